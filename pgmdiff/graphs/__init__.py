@@ -1,0 +1,22 @@
+"""Graphs: what describes a whole in terms of its pieces."""
+
+from pgmdiff.graphs.exactness import Report, is_alpha_acyclic, is_berge_acyclic
+from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.families import chain, cycle, grid, star, tiles, torus, tree
+from pgmdiff.graphs.regions import RegionGraph, RegionGroup
+
+__all__ = [
+    "FactorGraph",
+    "RegionGraph",
+    "RegionGroup",
+    "Report",
+    "chain",
+    "cycle",
+    "grid",
+    "is_alpha_acyclic",
+    "is_berge_acyclic",
+    "star",
+    "tiles",
+    "torus",
+    "tree",
+]

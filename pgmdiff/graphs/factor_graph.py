@@ -1,0 +1,568 @@
+r"""Bipartite factor graphs, their Bethe counting numbers, and networkx.
+
+Variables are blocks of elements with an event shape; a factor has an ordered scope of variables.
+The Bethe approximation counts
+
+    c_f = 1 for a factor,   c_x = 1 - d_x for a variable of degree d_x,
+
+so every element is counted once whatever the graph (Yedidia, Freeman, Weiss, "Constructing
+free-energy approximations and generalized belief propagation algorithms", 2005).
+"""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
+from math import prod
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, Shape
+
+if TYPE_CHECKING:
+    from pgmdiff.graphs.exactness import Report
+
+__all__ = ["FactorGraph"]
+
+VARIABLE, FACTOR = 0, 1
+"""Values of networkx's node attribute `bipartite`."""
+
+EMPTY: Mapping[Any, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, eq=False)
+class FactorGraph:
+    """An immutable bipartite graph of variables and factors.
+
+    Build one with `from_scopes`, `from_networkx` or `from_arrays`. The state `u` of the graph is
+    the vector of all elements: variable after variable in declaration order, each flattened.
+
+    Attributes:
+        variables: names, in declaration order.
+        factors: names, in declaration order; no name is both.
+        shapes: event shape of each variable.
+        axis: how a factor's model sees its scope: None, flattened and concatenated in scope
+            order; an integer, `torch.cat` of the variables' event shapes on that axis.
+        models: node name to model id, where it is neither the kind's model nor the node's name.
+        conditions: node name to the keyword arguments its model gets.
+        factor_model: model id of every factor that `models` does not list; None: its name.
+        variable_model: the same for variables.
+    """
+
+    variables: tuple[Hashable, ...]
+    factors: tuple[Hashable, ...]
+    shapes: tuple[Shape, ...]
+    _bounds: Ints
+    """int64 [factors + 1]: scope f is `_scope[_bounds[f] : _bounds[f + 1]]`."""
+    _scope: Ints
+    axis: int | None = None
+    models: Mapping[Hashable, Hashable] = field(default_factory=dict)
+    conditions: Mapping[Hashable, Condition] = field(default_factory=dict)
+    factor_model: Hashable | None = None
+    variable_model: Hashable | None = None
+    _drawn: "nx.Graph | None" = None
+    """The networkx graph this came from, with its attributes and order."""
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        self._check_scopes()
+        for array in (self._bounds, self._scope):
+            array.setflags(write=False)
+        object.__setattr__(self, "models", MappingProxyType(dict(self.models)))
+        object.__setattr__(self, "conditions", MappingProxyType(dict(self.conditions)))
+        for what, names in (("model", self.models), ("condition", self.conditions)):
+            for name in names:
+                if name not in self._variable_number and name not in self._factor_set:
+                    raise GraphError(
+                        f"FactorGraph: a {what} is given for {name!r}, which is no node. "
+                        "Use the name of a variable or a factor."
+                    )
+        _ = self.regions  # its errors belong to construction
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        plain = (dict(v) if isinstance(v, MappingProxyType) else v for v in values.values())
+        return FactorGraph, tuple(plain)
+
+    def _check_names(self) -> None:
+        for kind, names in (("variable", self.variables), ("factor", self.factors)):
+            if len(set(names)) != len(names):
+                twice = Counter(names).most_common(1)[0][0]
+                raise GraphError(f"FactorGraph: {kind} {twice!r} is listed twice. Rename one.")
+        both = self._factor_set & self._variable_number.keys()
+        if both:
+            raise GraphError(
+                f"FactorGraph: {next(iter(both))!r} names both a variable and a factor. "
+                "Rename one: counting numbers are reported by name."
+            )
+
+    def _check_scopes(self) -> None:
+        empty = np.flatnonzero(np.diff(self._bounds) == 0)
+        if len(empty):
+            raise GraphError(
+                f"FactorGraph: factor {self.factors[empty[0]]!r} has an empty scope. "
+                "Give it variables or remove it."
+            )
+        for rows, scopes in self._by_arity():
+            ordered = np.sort(scopes, axis=1)
+            again = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+            if len(again):
+                factor, scope = self.factors[rows[again[0]]], scopes[again[0]].tolist()
+                name = next(self.variables[v] for v in scope if scope.count(v) > 1)
+                raise GraphError(
+                    f"FactorGraph: factor {factor!r} lists variable {name!r} twice. "
+                    "List each variable once."
+                )
+
+    # ---------------------------------------------------------------- construction
+
+    @classmethod
+    def from_scopes(
+        cls,
+        scopes: Mapping[Hashable, Sequence[Hashable]],
+        shapes: Mapping[Hashable, Sequence[int]] | None = None,
+        *,
+        axis: int | None = None,
+        models: Mapping[Hashable, Hashable] = EMPTY,
+        conditions: Mapping[Hashable, Condition] = EMPTY,
+        factor_model: Hashable | None = None,
+        variable_model: Hashable | None = None,
+    ) -> "FactorGraph":
+        """A graph from a dict of scopes.
+
+        Args:
+            scopes: factor name to the ordered names of its variables.
+            shapes: variable name to event shape, in declaration order; variables in no scope are
+                isolated. None: every variable is a scalar, declared as it first appears.
+            axis, models, conditions, factor_model, variable_model: see the class.
+
+        Raises:
+            GraphError: a scope is empty, repeats a variable or lists one without a shape; a name
+                is used twice; scopes cannot be concatenated along `axis`.
+
+        Example:
+            >>> from pgmdiff.graphs import FactorGraph
+            >>> graph = FactorGraph.from_scopes({"f": ("a", "b"), "g": ("b", "c")})
+            >>> graph.counting_numbers()
+            {'f': 1, 'g': 1, 'a': 0, 'b': -1, 'c': 0}
+        """
+        for factor, scope in scopes.items():
+            if isinstance(scope, str | bytes):
+                raise GraphError(
+                    f"FactorGraph: the scope of factor {factor!r} is the string {scope!r}, "
+                    f"expected a sequence of names. Write {(scope,)!r} or {tuple(scope)!r}."
+                )
+        if shapes is None:
+            shapes = dict.fromkeys(chain.from_iterable(scopes.values()), ())
+        number = {name: v for v, name in enumerate(shapes)}
+        for factor, scope in scopes.items():
+            for name in scope:
+                if name not in number:
+                    raise GraphError(
+                        f"FactorGraph: factor {factor!r} lists variable {name!r}, which has no "
+                        f"shape. Add {name!r} to shapes= or remove it from the scope."
+                    )
+        return cls(
+            tuple(number),
+            tuple(scopes),
+            tuple(_shape(name, shape) for name, shape in shapes.items()),
+            _bounds(len(scope) for scope in scopes.values()),
+            np.array([number[name] for scope in scopes.values() for name in scope], np.int64),
+            axis=axis,
+            models=models,
+            conditions=conditions,
+            factor_model=factor_model,
+            variable_model=variable_model,
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        scopes: npt.ArrayLike | Sequence[npt.ArrayLike],
+        n_variables: int | None = None,
+        *,
+        shape: Sequence[int] = (),
+        variables: Iterable[Hashable] | None = None,
+        factors: Iterable[Hashable] | None = None,
+        axis: int | None = None,
+        factor_model: Hashable | None = None,
+        variable_model: Hashable | None = None,
+    ) -> "FactorGraph":
+        """A large graph from index arrays, vectorised.
+
+        Args:
+            scopes: integers `[n_factors, arity]`, the variables of every factor; or a sequence of
+                such arrays, one an arity.
+            n_variables: None: one more than the largest number in `scopes`.
+            shape: event shape of every variable.
+            variables, factors: names; None: `x0, x1, ...` and `f0, f1, ...`.
+            axis, factor_model, variable_model: see the class.
+
+        Raises:
+            GraphError: an array is not two-dimensional or not of integers, or a number is out of
+                range; and what `from_scopes` raises.
+        """
+        parts = [np.asarray(scopes)] if not isinstance(scopes, list | tuple) else scopes
+        if parts and all(np.ndim(part) == 1 for part in parts):
+            parts = [np.asarray(parts)]
+        arrays = [_scope_array(part) for part in parts]
+        flat = np.concatenate([a.ravel() for a in arrays] or [np.zeros(0, np.int64)])
+        n_variables = int(flat.max(initial=-1)) + 1 if n_variables is None else n_variables
+        if flat.size and (flat.min() < 0 or flat.max() >= n_variables):
+            raise GraphError(
+                f"FactorGraph: expected variables 0 to {n_variables - 1}, got scopes with "
+                f"{flat.min()} to {flat.max()}. Correct them, or n_variables=."
+            )
+        arities = np.repeat([a.shape[1] for a in arrays], [len(a) for a in arrays])
+        graph_variables = _names(variables, "x", n_variables, "variables")
+        return cls(
+            graph_variables,
+            _names(factors, "f", len(arities), "factors"),
+            (_shape("of every variable", shape),) * n_variables,
+            _bounds(arities),
+            flat,
+            axis=axis,
+            factor_model=factor_model,
+            variable_model=variable_model,
+        )
+
+    @classmethod
+    def from_networkx(cls, graph: "nx.Graph", *, axis: int | None = None) -> "FactorGraph":
+        """A graph drawn with networkx.
+
+        Nodes carry networkx's attribute `bipartite`: 0 for a variable, 1 for a factor; and, where
+        they apply, `shape` (of a variable, default `()`), `model` and `condition`. A scope is
+        ordered by the edges' attribute `position`, or, where a factor's edges have none, as its
+        edges were added. Everything else on the graph is kept for `to_networkx`.
+
+        Args:
+            graph: undirected, bipartite; nodes are declared in its order.
+            axis: see the class; None: the graph attribute `axis`, if any.
+
+        Raises:
+            GraphError: directed, a node without `bipartite`, an edge within one side, a factor
+                without edges, parallel edges.
+        """
+        if graph.is_directed() or graph.is_multigraph():
+            raise GraphError(
+                f"FactorGraph: expected an undirected networkx.Graph, got {type(graph).__name__}. "
+                "Convert it with networkx.Graph(graph)."
+            )
+        sides = {node: data.get("bipartite") for node, data in graph.nodes(data=True)}
+        for node, side in sides.items():
+            if side not in (VARIABLE, FACTOR):
+                raise GraphError(
+                    f"FactorGraph: node {node!r} has bipartite={side!r}, expected 0 (a variable) "
+                    f"or 1 (a factor). Set graph.nodes[{node!r}]['bipartite']."
+                )
+        for a, b in graph.edges:
+            if sides[a] == sides[b]:
+                kind = "variables" if sides[a] == VARIABLE else "factors"
+                raise GraphError(
+                    f"FactorGraph: edge ({a!r}, {b!r}) joins two {kind}, expected a variable and "
+                    "a factor. Put a factor node between two variables."
+                )
+        attributes = {
+            key: {n: data[key] for n, data in graph.nodes(data=True) if data.get(key) is not None}
+            for key in ("model", "condition")
+        }
+        built = cls.from_scopes(
+            {f: _ordered_scope(graph, f) for f in graph if sides[f] == FACTOR},
+            {x: graph.nodes[x].get("shape", ()) for x in graph if sides[x] == VARIABLE},
+            axis=graph.graph.get("axis") if axis is None else axis,
+            models=attributes["model"],
+            conditions=attributes["condition"],
+        )
+        object.__setattr__(built, "_drawn", graph.copy())
+        return built
+
+    def to_networkx(self) -> "nx.Graph":
+        """The graph as networkx's; `from_networkx` of it gives the same graph back."""
+        graph = nx.Graph() if self._drawn is None else self._drawn.copy()
+        if self.axis is not None:
+            graph.graph["axis"] = self.axis
+        for name, shape in zip(self.variables, self.shapes, strict=True):
+            graph.add_node(name, bipartite=VARIABLE, shape=shape)
+        for name in self.factors:
+            graph.add_node(name, bipartite=FACTOR)
+        for kind, names in (
+            (self.variable_model, self.variables),
+            (self.factor_model, self.factors),
+        ):
+            for name in names:
+                model = self.models.get(name, kind)
+                if model is not None:
+                    graph.nodes[name]["model"] = model
+        for name, condition in self.conditions.items():
+            graph.nodes[name]["condition"] = condition
+        for factor, scope in self.scopes.items():
+            for position, name in enumerate(scope):
+                graph.add_edge(factor, name, position=position)
+        return graph
+
+    # ---------------------------------------------------------------- structure
+
+    @cached_property
+    def _variable_number(self) -> dict[Hashable, int]:
+        return {name: v for v, name in enumerate(self.variables)}
+
+    @cached_property
+    def _factor_set(self) -> frozenset[Hashable]:
+        return frozenset(self.factors)
+
+    @cached_property
+    def scopes(self) -> Mapping[Hashable, tuple[Hashable, ...]]:
+        """Factor name to the ordered names of its variables."""
+        names = [self.variables[v] for v in self._scope]
+        bounds = self._bounds.tolist()
+        spans = zip(self.factors, bounds, bounds[1:], strict=False)
+        return MappingProxyType({f: tuple(names[a:b]) for f, a, b in spans})
+
+    @cached_property
+    def degrees(self) -> Ints:
+        """Number of factors on each variable, int64 `[variables]`."""
+        return np.bincount(self._scope, minlength=len(self.variables)).astype(np.int64)
+
+    @cached_property
+    def sizes(self) -> Ints:
+        """Number of elements of each variable, int64 `[variables]`."""
+        return np.array([prod(shape) for shape in self.shapes], np.int64)
+
+    @cached_property
+    def offsets(self) -> Ints:
+        """First element of each variable, and the total: int64 `[variables + 1]`."""
+        return _bounds(self.sizes)
+
+    @property
+    def n_elements(self) -> int:
+        """Number of elements of the state."""
+        return int(self.offsets[-1])
+
+    def counting_numbers(self) -> dict[Hashable, int]:
+        """Bethe counting numbers of all nodes by name, zeros included."""
+        counts: dict[Hashable, int] = dict.fromkeys(self.factors, 1)
+        return counts | dict(zip(self.variables, (1 - self.degrees).tolist(), strict=True))
+
+    def _by_arity(self) -> Iterator[tuple[Ints, Ints]]:
+        """Factors with equally many variables: their numbers, and their scopes as a matrix."""
+        arities = np.diff(self._bounds)
+        for arity in np.unique(arities[arities > 0]):
+            rows = np.flatnonzero(arities == arity)
+            yield rows, self._scope[self._bounds[rows, None] + np.arange(arity)]
+
+    # ---------------------------------------------------------------- regions
+
+    @cached_property
+    def regions(self) -> RegionGraph:
+        """The region graph with the Bethe counts: one region a node, factors and variables."""
+        parts: dict[tuple[Any, Shape], list[IndexGroup]] = {}
+        for part in chain(self._factor_groups(), self._variable_groups()):
+            parts.setdefault((part.model, part.shape), []).append(part)
+        return RegionGraph(
+            (self.n_elements,),
+            tuple(IndexGroup.concatenate(groups) for groups in parts.values()),
+            conditions=self.conditions,
+        )
+
+    def _variable_groups(self) -> Iterator[IndexGroup]:
+        shape_ids, shapes = _codes(self.shapes)
+        model_ids, models = self._model_codes(self.variables, self.variable_model)
+        for rows in _alike(np.stack([model_ids, shape_ids], axis=1)):
+            shape = shapes[shape_ids[rows[0]]]
+            yield IndexGroup(
+                torch.from_numpy(self._blocks(rows, shape)),
+                1 - self.degrees[rows],
+                _pick(self.variables, rows),
+                self.degrees[rows] == 0,
+                models[model_ids[rows[0]]],
+            )
+
+    def _factor_groups(self) -> Iterator[IndexGroup]:
+        shape_ids, shapes = _codes(self.shapes)
+        model_ids, models = self._model_codes(self.factors, self.factor_model)
+        for numbers, scopes in self._by_arity():
+            alike = _alike(np.concatenate([model_ids[numbers, None], shape_ids[scopes]], axis=1))
+            for rows in alike:
+                pieces = [
+                    self._blocks(column, shapes[shape_ids[column[0]]]) for column in scopes[rows].T
+                ]
+                names = _pick(self.factors, numbers[rows])
+                yield IndexGroup(
+                    torch.from_numpy(self._concatenate(names[0], pieces)),
+                    np.ones(len(rows), np.int64),
+                    names,
+                    np.ones(len(rows), np.bool_),
+                    models[model_ids[numbers[rows[0]]]],
+                )
+
+    def _blocks(self, rows: Ints, shape: Shape) -> Ints:
+        """Elements of variables of one shape: int64 `[n, *shape]`."""
+        first = self.offsets[rows].reshape(-1, *[1] * len(shape))
+        return first + np.arange(prod(shape)).reshape(shape)
+
+    def _concatenate(self, factor: Hashable, pieces: list[Ints]) -> Ints:
+        if self.axis is None:
+            return np.concatenate([p.reshape(len(p), prod(p.shape[1:])) for p in pieces], axis=1)
+        shapes = [piece.shape[1:] for piece in pieces]
+        ndim = len(shapes[0])
+        axis = self.axis + ndim if self.axis < 0 else self.axis
+        others = {shape[:axis] + shape[axis + 1 :] for shape in shapes}
+        if not 0 <= axis < ndim or {len(shape) for shape in shapes} != {ndim} or len(others) > 1:
+            raise GraphError(
+                f"FactorGraph: factor {factor!r} joins variables of shapes {shapes}, which cannot "
+                f"be concatenated along axis {self.axis}. Make their other axes equal, or use "
+                "axis=None to flatten them."
+            )
+        return np.concatenate(pieces, axis=axis + 1)
+
+    def _model_codes(
+        self, names: tuple[Hashable, ...], default: Hashable | None
+    ) -> tuple[Ints, list[Hashable]]:
+        if not self.models:
+            return np.zeros(len(names), np.int64), [default]
+        return _codes([self.models.get(name, default) for name in names])
+
+    def validate(self) -> "Report":
+        """Checks the counting numbers and says what composing on this graph promises."""
+        from pgmdiff.graphs.exactness import report_factor_graph
+
+        return report_factor_graph(self)
+
+    # ---------------------------------------------------------------- state
+
+    def pack(self, values: Mapping[Hashable, Tensor]) -> Tensor:
+        """The state from a tensor per variable: `[*batch, *shape]` each, to `[*batch, N]`.
+
+        Raises:
+            ShapeError: a variable is missing or unknown, a shape does not end in the variable's,
+                or batch shapes differ.
+        """
+        for name in self._variable_number.keys() ^ values.keys():
+            raise ShapeError(
+                f"FactorGraph.pack: {name!r} is {'missing' if name not in values else 'unknown'}. "
+                "Give one tensor for every variable of the graph."
+            )
+        flat, batches = [], set()
+        for name, shape in zip(self.variables, self.shapes, strict=True):
+            value, n_batch = values[name], values[name].ndim - len(shape)
+            if n_batch < 0 or tuple(value.shape[n_batch:]) != shape:
+                raise ShapeError(
+                    f"FactorGraph.pack: variable {name!r} has shape {shape}, got a tensor of "
+                    f"{tuple(value.shape)}. Expected [*batch, *{shape}]."
+                )
+            batches.add(tuple(value.shape[:n_batch]))
+            flat.append(value.reshape(*value.shape[:n_batch], prod(shape)))
+        if len(batches) > 1:
+            raise ShapeError(
+                f"FactorGraph.pack: variables have different batch shapes {sorted(batches)}. "
+                "Expand them to one."
+            )
+        return torch.cat(flat, dim=-1) if flat else torch.zeros(0)
+
+    def unpack(self, u: Tensor) -> dict[Hashable, Tensor]:
+        """One view `[*batch, *shape]` per variable, of a state `[*batch, N]`.
+
+        Raises:
+            ShapeError: the last axis is not the number of elements.
+        """
+        if u.ndim == 0 or u.shape[-1] != self.n_elements:
+            raise ShapeError(
+                f"FactorGraph.unpack: expected [*batch, {self.n_elements}], got {tuple(u.shape)}."
+            )
+        parts = u.split(self.sizes.tolist(), dim=-1)
+        named = zip(self.variables, self.shapes, parts, strict=True)
+        return {name: part.reshape(*u.shape[:-1], *shape) for name, shape, part in named}
+
+    def __repr__(self) -> str:
+        return (
+            f"FactorGraph({len(self.variables)} variables, {len(self.factors)} factors, "
+            f"{len(self._scope)} edges, {self.n_elements} elements)"
+        )
+
+
+def _shape(name: Hashable, shape: Sequence[int]) -> Shape:
+    try:
+        sides = tuple(int(side) for side in shape)
+    except TypeError:
+        raise GraphError(
+            f"FactorGraph: the shape of variable {name!r} must be a tuple of integers, got "
+            f"{shape!r}. Write ({shape!r},) for a vector."
+        ) from None
+    if any(side < 1 for side in sides):
+        raise GraphError(
+            f"FactorGraph: variable {name!r} has shape {sides}; every side must be at least 1. "
+            "Remove a variable without elements."
+        )
+    return sides
+
+
+def _bounds(sizes: Iterable[int]) -> Ints:
+    return np.concatenate([[0], np.cumsum(np.fromiter(sizes, np.int64))]).astype(np.int64)
+
+
+def _scope_array(scopes: npt.ArrayLike) -> Ints:
+    array = np.asarray(scopes)
+    if array.ndim != 2 or (array.size and array.dtype.kind not in "iu"):
+        raise GraphError(
+            f"FactorGraph: expected integer scopes [n_factors, arity], got {array.dtype} of shape "
+            f"{array.shape}. Give one array per arity."
+        )
+    return array.astype(np.int64)
+
+
+def _names(
+    names: Iterable[Hashable] | None, letter: str, n: int, what: str
+) -> tuple[Hashable, ...]:
+    if names is None:
+        return tuple(f"{letter}{i}" for i in range(n))
+    given = tuple(names)
+    if len(given) != n:
+        raise GraphError(f"FactorGraph: expected {n} names in {what}=, got {len(given)}.")
+    return given
+
+
+def _ordered_scope(graph: "nx.Graph", factor: Hashable) -> tuple[Hashable, ...]:
+    positions = {name: data.get("position") for name, data in graph.adj[factor].items()}
+    given = [p for p in positions.values() if p is not None]
+    if not given:
+        return tuple(positions)
+    if len(given) < len(positions) or len(set(given)) < len(given):
+        raise GraphError(
+            f"FactorGraph: the edges of factor {factor!r} have positions "
+            f"{list(positions.values())}, expected a different one on each, or none. "
+            "Set the edge attribute 'position'."
+        )
+    return tuple(sorted(positions, key=positions.__getitem__))
+
+
+def _codes(values: Sequence[Hashable]) -> tuple[Ints, list[Any]]:
+    """Numbers equal values alike, in the order of first appearance."""
+    code: dict[Hashable, int] = {}
+    codes = [code.setdefault(value, len(code)) for value in values]
+    return np.array(codes, np.int64), list(code)
+
+
+def _alike(keys: Ints) -> Iterator[Ints]:
+    """Row numbers of equal rows of a matrix, group by group, by first appearance."""
+    if len(keys) == 0:
+        return
+    if (keys == keys[0]).all():
+        yield np.arange(len(keys))
+        return
+    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(inverse, kind="stable")
+    pieces = np.split(order, np.cumsum(np.bincount(inverse.ravel()))[:-1])
+    for group in np.argsort(first):
+        yield pieces[group]
+
+
+def _pick(names: tuple[Hashable, ...], rows: Ints) -> tuple[Hashable, ...]:
+    return names if len(rows) == len(names) else tuple(names[row] for row in rows)

@@ -1,0 +1,426 @@
+r"""Regions of a state and their counting numbers: the one object everything else consumes.
+
+The state `u` has an event shape; its scalar entries, numbered in row-major order, are the
+*elements*. A *region* r is an integer array of elements, shaped as the region's model sees them,
+with an exact *counting number* c_r. A graph is valid when every element is counted once:
+
+    Σ_{r ∋ i} c_r = 1   for every element i.
+
+Regions that share a shape and a model are held as one *group* of arrays. `IndexGroup` stores the
+indices; `WindowGroup` stores where the windows of a tensor begin, and computes indices in chunks.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import GraphError
+
+if TYPE_CHECKING:
+    from pgmdiff.graphs.exactness import Report
+
+__all__ = ["AxisWindows", "Condition", "IndexGroup", "RegionGraph", "RegionGroup", "WindowGroup"]
+
+Shape = tuple[int, ...]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Condition = Mapping[str, Any]
+"""Keyword arguments of a score: names to pytrees of tensors, without a batch axis."""
+
+CHUNK = 1 << 22
+"""How many indices are materialised at once where a whole group is walked."""
+
+
+class RegionGroup(ABC):
+    """Regions of one shape and one model: also the batch that the model is called with.
+
+    Attributes:
+        shape: what the model sees.
+        counts: int64 `[n]`, the counting numbers (numerators over the graph's denominator).
+        outer: bool `[n]`, true for the pieces themselves (factors, windows, isolated variables),
+            false for what was derived to count elements once (variables, overlaps).
+        model: id of the model of all regions, or None: each region's model id is its own name.
+    """
+
+    shape: Shape
+    counts: Ints
+    outer: Bools
+    model: Hashable | None
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def names(self) -> list[Hashable]:
+        """Names of the regions, in order."""
+        return [self.name(row) for row in range(len(self))]
+
+    @property
+    def step(self) -> int:
+        """How many regions to materialise at once."""
+        return max(1, CHUNK // max(1, prod(self.shape)))
+
+    @abstractmethod
+    def name(self, row: int) -> Hashable:
+        """Name of one region."""
+
+    @abstractmethod
+    def indices(self, start: int, stop: int) -> Tensor:
+        """Elements of regions start..stop: int64 `[stop - start, *shape]`."""
+
+    @abstractmethod
+    def select(self, rows: Ints) -> "RegionGroup":
+        """The group of some of the regions, in the order given."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "RegionGroup":
+        """The same group with its tensors on a device."""
+
+    def scatter_sum(self, values: Ints, n_elements: int) -> Ints:
+        """Σ_{r ∋ i} values_r for every element i: exact, int64 `[n_elements]`."""
+        total = np.zeros(n_elements, np.int64)
+        for start in range(0, len(self), self.step):
+            stop = min(start + self.step, len(self))
+            index = self.indices(start, stop).reshape(stop - start, -1).numpy()
+            np.add.at(total, index, values[start:stop, None])
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class IndexGroup(RegionGroup):
+    """Regions given by their indices.
+
+    Args:
+        index: int64 `[n, *shape]`, elements of the flattened event.
+        counts: int64 `[n]`.
+        region_names: one a region.
+        outer: bool `[n]`.
+        model: see `RegionGroup`.
+    """
+
+    index: Tensor
+    counts: Ints
+    region_names: Sequence[Hashable]
+    outer: Bools
+    model: Hashable | None = None
+
+    @classmethod
+    def concatenate(cls, groups: Sequence["IndexGroup"]) -> "IndexGroup":
+        """One group of all regions of groups of one shape, under the first's model id."""
+        if len(groups) == 1:
+            return groups[0]
+        return cls(
+            torch.cat([g.index for g in groups]),
+            np.concatenate([g.counts for g in groups]),
+            [name for g in groups for name in g.region_names],
+            np.concatenate([g.outer for g in groups]),
+            groups[0].model,
+        )
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        return tuple(self.index.shape[1:])
+
+    def name(self, row: int) -> Hashable:
+        return self.region_names[row]
+
+    def indices(self, start: int, stop: int) -> Tensor:
+        return self.index[start:stop]
+
+    def select(self, rows: Ints) -> "IndexGroup":
+        return replace(
+            self,
+            index=self.index[torch.from_numpy(rows)],
+            counts=self.counts[rows],
+            region_names=[self.region_names[row] for row in rows],
+            outer=self.outer[rows],
+        )
+
+    def to(self, device: torch.device) -> "IndexGroup":
+        return replace(self, index=self.index.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class AxisWindows:
+    """Windows of one length along one axis.
+
+    Args:
+        size: of the axis.
+        length: of every window.
+        starts: where they begin; a window that runs past the end wraps around.
+        count: counting number of every window.
+        outer: whether these are windows, rather than overlaps of windows.
+    """
+
+    size: int
+    length: int
+    starts: Ints
+    count: int
+    outer: bool
+
+
+@dataclass(frozen=True, eq=False)
+class WindowGroup(RegionGroup):
+    """Axis-aligned windows of a tensor: the product of per-axis windows.
+
+    Counting numbers multiply along the axes. Nothing of the size of the indices is stored.
+    """
+
+    axes: tuple[AxisWindows, ...]
+    tables: tuple[Tensor, ...]
+    rows: Tensor
+    counts: Ints
+    outer: Bools
+    model: Hashable | None
+
+    @classmethod
+    def product(cls, axes: Sequence[AxisWindows]) -> "WindowGroup":
+        """All combinations of one window per axis; their model id is their shape."""
+        strides = np.cumprod([1, *[axis.size for axis in axes[:0:-1]]])[::-1]
+        tables = tuple(
+            torch.from_numpy((axis.starts[:, None] + np.arange(axis.length)) % axis.size * stride)
+            for axis, stride in zip(axes, strides, strict=True)
+        )
+        n = prod(len(axis.starts) for axis in axes)
+        return cls(
+            axes=tuple(axes),
+            tables=tables,
+            rows=torch.arange(n),
+            counts=np.full(n, prod(axis.count for axis in axes), np.int64),
+            outer=np.full(n, all(axis.outer for axis in axes)),
+            model=tuple(axis.length for axis in axes),
+        )
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        return tuple(axis.length for axis in self.axes)
+
+    def _places(self, rows: Tensor) -> list[Tensor]:
+        """Which window of each axis a row combines."""
+        places = []
+        for axis in reversed(self.axes):
+            places.append(rows % len(axis.starts))
+            rows = rows // len(axis.starts)
+        return places[::-1]
+
+    def name(self, row: int) -> str:
+        places = self._places(self.rows[row : row + 1])
+        starts = [int(a.starts[int(p)]) for a, p in zip(self.axes, places, strict=True)]
+        spans = (f"{s}:{s + a.length}" for s, a in zip(starts, self.axes, strict=True))
+        return f"[{', '.join(spans)}]"
+
+    def indices(self, start: int, stop: int) -> Tensor:
+        rows = self.rows[start:stop]
+        index = torch.zeros((), dtype=torch.int64, device=rows.device)
+        for table, place in zip(self.tables, self._places(rows), strict=True):
+            index = index[..., None] + table[place].reshape(
+                len(rows), *[1] * (max(index.ndim, 1) - 1), -1
+            )
+        return index
+
+    def select(self, rows: Ints) -> "WindowGroup":
+        return replace(
+            self,
+            rows=self.rows[torch.from_numpy(rows)],
+            counts=self.counts[rows],
+            outer=self.outer[rows],
+        )
+
+    def to(self, device: torch.device) -> "WindowGroup":
+        tables = tuple(table.to(device) for table in self.tables)
+        return replace(self, tables=tables, rows=self.rows.to(device))
+
+    def scatter_sum(self, values: Ints, n_elements: int) -> Ints:
+        whole = len(self) == prod(len(axis.starts) for axis in self.axes)
+        if not len(self) or not whole or (values != values[0]).any():
+            return super().scatter_sum(values, n_elements)
+        total = values[:1].astype(np.int64)
+        for axis in self.axes:
+            elements = (axis.starts[:, None] + np.arange(axis.length)) % axis.size
+            coverage = np.bincount(elements.ravel(), minlength=axis.size)
+            total = np.multiply.outer(total, coverage)
+        return total.ravel()
+
+
+@dataclass(frozen=True, eq=False)
+class RegionGraph:
+    """Regions of one state with exact counting numbers.
+
+    Args:
+        event_shape: of the state.
+        groups: of regions.
+        denominator: common denominator of all counting numbers.
+        conditions: per region name; what its model gets as keyword arguments.
+        junction_tree: whether the regions and counts are those of a junction tree, where the
+            constructor knows; None: `validate` finds out.
+
+    Raises:
+        GraphError: a name is used twice, or a condition names no region.
+    """
+
+    event_shape: Shape
+    groups: tuple[RegionGroup, ...]
+    denominator: int = 1
+    conditions: Mapping[Hashable, Condition] = field(default_factory=dict)
+    junction_tree: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.denominator < 1:
+            raise GraphError(
+                f"RegionGraph: expected a positive denominator, got {self.denominator}. "
+                "Put the sign into the counts."
+            )
+        if self.conditions:
+            unknown = next((n for n in self.conditions if n not in self._rows), None)
+            if unknown is not None:
+                raise GraphError(
+                    f"RegionGraph: a condition is given for {unknown!r}, which is no region. "
+                    "Use a name from `.names`."
+                )
+
+    @classmethod
+    def from_regions(
+        cls,
+        regions: Mapping[Hashable, npt.ArrayLike],
+        counts: Mapping[Hashable, int],
+        *,
+        event_shape: Sequence[int],
+        models: Mapping[Hashable, Hashable] | None = None,
+        conditions: Mapping[Hashable, Condition] | None = None,
+        denominator: int = 1,
+    ) -> "RegionGraph":
+        """A graph of regions listed one by one; those inside no other are the outer ones.
+
+        Args:
+            regions: region name to an integer array of flattened elements, in the model's shape.
+            counts: region name to counting number.
+            event_shape: of the state.
+            models: region name to model id, for regions whose model id is not their name.
+            conditions: region name to condition.
+            denominator: by which all counts are divided.
+
+        Raises:
+            GraphError: a region is empty, leaves the state, repeats an element or has no count.
+        """
+        n_elements = prod(event_shape)
+        arrays = {name: _checked(name, r, n_elements) for name, r in regions.items()}
+        for name in arrays.keys() ^ counts.keys():
+            raise GraphError(
+                f"RegionGraph: {name!r} must have both elements and a count. "
+                "Add it to regions= and counts=, or to neither."
+            )
+        sets = {name: frozenset(array.ravel().tolist()) for name, array in arrays.items()}
+        distinct = set(sets.values())
+        inner = {s for s in distinct if any(s < other for other in distinct)}
+        groups: dict[tuple[Any, Shape], list[Hashable]] = {}
+        for name, array in arrays.items():
+            model = (models or {}).get(name)
+            groups.setdefault((model, array.shape), []).append(name)
+        return cls(
+            tuple(event_shape),
+            tuple(
+                IndexGroup(
+                    torch.from_numpy(np.stack([arrays[name] for name in names])),
+                    np.array([counts[name] for name in names], np.int64),
+                    tuple(names),
+                    np.array([sets[name] not in inner for name in names]),
+                    model,
+                )
+                for (model, _), names in groups.items()
+            ),
+            denominator,
+            dict(conditions or {}),
+        )
+
+    @property
+    def n_elements(self) -> int:
+        """Number of scalar entries of the state."""
+        return prod(self.event_shape)
+
+    @property
+    def n_regions(self) -> int:
+        """Number of regions, those with count 0 included."""
+        return sum(map(len, self.groups))
+
+    @property
+    def names(self) -> list[Hashable]:
+        """Names of all regions."""
+        return [name for group in self.groups for name in group.names]
+
+    @cached_property
+    def _rows(self) -> dict[Hashable, tuple[RegionGroup, int]]:
+        rows = {name: (g, row) for g in self.groups for row, name in enumerate(g.names)}
+        if len(rows) != self.n_regions:
+            raise GraphError("RegionGraph: two regions share a name. Name each region once.")
+        return rows
+
+    def elements(self, name: Hashable) -> Tensor:
+        """Elements of one region, in its model's shape.
+
+        Raises:
+            GraphError: no region has this name.
+        """
+        if name not in self._rows:
+            raise GraphError(f"RegionGraph: no region is named {name!r}. See `.names`.")
+        group, row = self._rows[name]
+        return group.indices(row, row + 1)[0]
+
+    def counting_numbers(self) -> dict[Hashable, int]:
+        """Numerator of every region's counting number, by name, zeros included."""
+        return {
+            name: int(c) for g in self.groups for name, c in zip(g.names, g.counts, strict=True)
+        }
+
+    def element_sums(self) -> Ints:
+        """Σ_{r ∋ i} c_r for every element i, as numerators over the denominator."""
+        zero = np.zeros(self.n_elements, np.int64)
+        return sum((g.scatter_sum(g.counts, self.n_elements) for g in self.groups), zero)
+
+    def coverage(self) -> Ints:
+        """Number of outer regions that contain each element."""
+        zero = np.zeros(self.n_elements, np.int64)
+        outer = ((g, g.outer.astype(np.int64)) for g in self.groups)
+        return sum((g.scatter_sum(o, self.n_elements) for g, o in outer), zero)
+
+    def validate(self) -> "Report":
+        """Checks the counting numbers and says what composing on this graph promises."""
+        from pgmdiff.graphs.exactness import report
+
+        return report(self)
+
+    def __repr__(self) -> str:
+        evaluated = sum(int((g.counts != 0).sum()) for g in self.groups)
+        return (
+            f"RegionGraph(event_shape={self.event_shape}, {self.n_regions} regions "
+            f"({evaluated} with a nonzero count) in {len(self.groups)} groups)"
+        )
+
+
+def _checked(name: Hashable, elements: npt.ArrayLike, n_elements: int) -> Ints:
+    """A region's elements as int64, or a `GraphError` that says what is wrong with them."""
+    array = np.asarray(elements)
+    if array.size == 0:
+        raise GraphError(f"RegionGraph: region {name!r} is empty. Remove it.")
+    if array.dtype.kind not in "iu":
+        raise GraphError(
+            f"RegionGraph: region {name!r} must hold integers, got {array.dtype}. "
+            "List flattened element numbers."
+        )
+    if array.min() < 0 or array.max() >= n_elements:
+        raise GraphError(
+            f"RegionGraph: region {name!r} has elements from {array.min()} to {array.max()}, but "
+            f"the state has elements 0 to {n_elements - 1}. Correct them, or event_shape=."
+        )
+    if len(np.unique(array)) != array.size:
+        raise GraphError(
+            f"RegionGraph: region {name!r} lists an element twice. List each element once."
+        )
+    return array.astype(np.int64)
