@@ -1,0 +1,289 @@
+r"""A region graph and the scores of its regions make one joint score.
+
+    s(u, σ) = scale · Σ_r w_r A_rᵀ s_r(A_r u, σ)
+
+with the weights w_r of a composition rule. Which model is called on which regions is resolved at
+construction: all regions that share a model, a shape and the structure of their condition are one
+*batch* of the `plan`, evaluated in as few calls as `max_batch` allows. A call then only gathers,
+calls and scatters.
+"""
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import GraphError, ScoreError, ShapeError
+from pgmdiff.graphs.exactness import check_counts
+from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.regions import Condition, RegionGraph
+from pgmdiff.plan import Batch, Scores, map_tensors, plan
+from pgmdiff.rules import Marginal, Rule
+
+__all__ = ["Joint", "Scores", "compose"]
+
+
+def compose(
+    graph: FactorGraph | RegionGraph,
+    scores: Scores,
+    *,
+    rule: Rule | None = None,
+    conditions: Mapping[Hashable, Condition] | None = None,
+    null_condition: Condition | None = None,
+    max_batch: int | None = None,
+    check_finite: bool = True,
+) -> "Joint":
+    """Composes the scores of nodes into the score of the whole.
+
+    Args:
+        graph: a factor graph (with its Bethe counts) or a region graph.
+        scores: one callable `score(x, sigma, **condition)` for all nodes; or a mapping from model
+            id to callable, where a node's model id is its name unless the graph says otherwise;
+            or scores per region, such as `gaussian.node_scores`. See `scores` for adapters.
+        rule: `Marginal()` (the paper's, the default) or `Average()`.
+        conditions: node name to keyword arguments of its score, pytrees of tensors without a
+            batch axis; they add to and override the graph's own.
+        null_condition: what the nodes that are not pieces (variables, overlaps) get instead of
+            the conditions given at call time, such as the embedding of an empty prompt.
+        max_batch: most rows of one model call; None: no limit. On a CPU small batches are faster.
+        check_finite: whether each call checks its result for NaN and infinity (one reduction; on
+            a GPU it waits for the result), and then finds the guilty node.
+
+    Returns:
+        The joint score, itself a score callable.
+
+    Raises:
+        GraphError: the counting numbers are invalid, or a condition names no node.
+        ScoreError: a node that must be evaluated has no score.
+
+    Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
+    models", 2023, Eqs. 5-7.
+    """
+    rule = Marginal() if rule is None else rule
+    regions = graph.regions if isinstance(graph, FactorGraph) else graph
+    if not isinstance(regions, RegionGraph):
+        raise GraphError(
+            f"compose: expected a FactorGraph or a RegionGraph, got {type(graph).__name__}. "
+            "Convert a networkx graph with FactorGraph.from_networkx."
+        )
+    if max_batch is not None and max_batch < 1:
+        raise ScoreError(f"compose: expected max_batch of at least 1, got {max_batch}.")
+    check_counts(regions)
+    regions = replace(regions, conditions={**regions.conditions, **(conditions or {})})
+    scale = rule.scale(regions)
+    return Joint(
+        graph=regions,
+        rule=rule,
+        batches=tuple(plan(regions, scores, rule, null_condition or {})),
+        scale=None if scale is None else torch.from_numpy(scale),
+        max_batch=max_batch,
+        check_finite=check_finite,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """One model call: some regions of a batch on some samples, and what the model returned.
+
+    Attributes:
+        batch, start, stop: the regions are rows start..stop of `batch.group`.
+        samples: which samples.
+        index: int64 `[regions * d]`, the elements of the regions.
+        values: `[samples, regions, *shape]`.
+    """
+
+    batch: Batch
+    start: int
+    stop: int
+    samples: slice
+    index: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Joint:
+    """The composed score: `joint(u, sigma, **condition) -> [*batch, *event_shape]`.
+
+    Made by `compose`. `u` has any batch shape before the graph's event shape; sigma is one number
+    or has the batch shape; conditions given here start with the batch shape and reach every node
+    (except where `null_condition` replaces them). Works in the state's floating dtype and on its
+    device, under autograd or without.
+
+    Attributes:
+        graph: the region graph that is composed.
+        rule: the composition rule.
+        batches: the plan: which model is called on which regions.
+    """
+
+    graph: RegionGraph
+    rule: Rule
+    batches: tuple[Batch, ...]
+    scale: Tensor | None
+    max_batch: int | None
+    check_finite: bool
+    _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
+
+    def __call__(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        """The composed score of `u`; see the class and `rules` for what it approximates.
+
+        Raises:
+            ShapeError: u, sigma or a condition does not fit the graph.
+            ScoreError: a model returned NaN, infinity, or another shape, dtype or device.
+        """
+        flat, sigmas, condition = self._flatten(u, sigma, condition)
+        total = torch.zeros_like(flat)
+        for chunk in self.evaluate(flat, sigmas, condition):
+            weights = chunk.batch.weights[chunk.start : chunk.stop, None]
+            values = chunk.values.reshape(*chunk.values.shape[:2], -1) * weights
+            total[chunk.samples].index_add_(1, chunk.index, values.flatten(1))
+        if self.scale is not None:
+            total = total * self.scale.to(total)
+        if self.check_finite and not torch.compiler.is_compiling() and not total.isfinite().all():
+            self._find_guilty(flat, sigmas, condition)
+        return total.reshape(u.shape)
+
+    def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        """The composed denoiser D(u, σ) = u + σ² s(u, σ)."""
+        sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
+        s = sigma.reshape(*sigma.shape, *[1] * len(self.graph.event_shape))
+        return u + s**2 * self(u, sigma, **condition)
+
+    def evaluate(self, u: Tensor, sigma: Tensor, condition: Condition) -> Iterator[Chunk]:
+        """Every model call: u `[B, N]`, sigma `[B]`, conditions `[B, ...]`.
+
+        `max_batch` is shared between regions and samples; the indices of a chunk of regions are
+        computed once for all its samples.
+        """
+        n_samples = len(u)
+        if n_samples == 0:
+            return
+        for batch in self._on(u):
+            limit = self.max_batch or n_samples * len(batch.group)
+            width = min(n_samples, limit)
+            height = limit // width
+            for start in range(0, len(batch.group), height):
+                stop = min(start + height, len(batch.group))
+                index = batch.group.indices(start, stop).reshape(-1)
+                for first in range(0, n_samples, width):
+                    samples = slice(first, min(first + width, n_samples))
+                    yield self._call(batch, start, stop, samples, index, u, sigma, condition)
+
+    def _call(
+        self,
+        batch: Batch,
+        start: int,
+        stop: int,
+        samples: slice,
+        index: Tensor,
+        u: Tensor,
+        sigma: Tensor,
+        condition: Condition,
+    ) -> Chunk:
+        n, regions = samples.stop - samples.start, stop - start
+        shape = batch.group.shape
+        x = u[samples].index_select(1, index).reshape(n * regions, *shape)
+        sigmas = sigma[samples, None].expand(n, regions).reshape(-1)
+        given = {
+            **map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition),
+            **map_tensors(lambda t: _per_row(t[start:stop], n, regions), batch.condition),
+        }
+        values = batch.score(x, sigmas, **given)
+        self._check_output(values, x, batch, start, stop, sigmas)
+        values = values.reshape(n, regions, *shape)
+        return Chunk(batch, start, stop, samples, index, values)
+
+    def _on(self, u: Tensor) -> tuple[Batch, ...]:
+        key = (u.device, u.dtype)
+        if key not in self._placed:
+            self._placed[key] = tuple(batch.to(*key) for batch in self.batches)
+        return self._placed[key]
+
+    def _flatten(
+        self, u: Tensor, sigma: Tensor | float, condition: Condition
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """State `[B, N]`, σ `[B]` and conditions `[B, ...]` of any batch shape."""
+        event = self.graph.event_shape
+        n_batch = u.ndim - len(event)
+        if n_batch < 0 or tuple(u.shape[n_batch:]) != event or not u.is_floating_point():
+            raise ShapeError(
+                f"Joint: expected a floating state [*batch, *{event}], got {tuple(u.shape)} of "
+                f"{u.dtype}. Reshape it, or pack a factor graph's variables with graph.pack."
+            )
+        batch = u.shape[:n_batch]
+        sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
+        if sigma.ndim and sigma.shape != batch:
+            raise ShapeError(
+                f"Joint: expected sigma as one number or of the batch shape {tuple(batch)}, got "
+                f"{tuple(sigma.shape)}."
+            )
+
+        def flat(leaf: Tensor) -> Tensor:
+            if leaf.shape[:n_batch] != batch:
+                raise ShapeError(
+                    "Joint: conditions given at call time start with the batch shape "
+                    f"{tuple(batch)}, got a tensor of {tuple(leaf.shape)}. Expand it, or give it "
+                    "per node to compose(conditions=)."
+                )
+            return leaf.reshape(prod(batch), *leaf.shape[n_batch:])
+
+        sigmas = sigma.expand(batch).reshape(-1)
+        state = u.reshape(prod(batch), self.graph.n_elements)
+        return state, sigmas, map_tensors(flat, condition)
+
+    def _check_output(
+        self, values: Any, x: Tensor, batch: Batch, start: int, stop: int, sigma: Tensor
+    ) -> None:
+        expected = (x.shape, x.dtype, x.device)
+        is_tensor = isinstance(values, Tensor)
+        if is_tensor and (values.shape, values.dtype, values.device) == expected:
+            return
+        got = (
+            f"shape {tuple(values.shape)}, {values.dtype} on {values.device}"
+            if is_tensor
+            else type(values).__name__
+        )
+        others = f" to {batch.group.name(stop - 1)!r}" if stop - start > 1 else ""
+        raise ScoreError(
+            f"Joint: the score of node {batch.group.name(start)!r}{others} at "
+            f"σ = {sigma[0].item():g} (batch entry 0 on) must return what it was given, shape "
+            f"{tuple(x.shape)}, {x.dtype} on {x.device}; got {got}. Convert inside the model."
+        )
+
+    def _find_guilty(self, u: Tensor, sigma: Tensor, condition: Condition) -> None:
+        """Raises a `ScoreError` naming the node, σ and batch entry of a NaN or infinity."""
+        broken = ~u.isfinite().all(dim=1)
+        if broken.any():
+            entry = int(broken.nonzero()[0])
+            raise ScoreError(
+                f"Joint: the state itself is not finite at batch entry {entry} "
+                f"(σ = {sigma[entry].item():g}). Look at the step before: too large a step, or a "
+                "start that does not fit σ."
+            )
+        with torch.no_grad():
+            for chunk in self.evaluate(u, sigma, condition):
+                fine = chunk.values.reshape(*chunk.values.shape[:2], -1).isfinite().all(dim=2)
+                if not fine.all():
+                    sample, row = (~fine).nonzero()[0].tolist()
+                    entry = chunk.samples.start + sample
+                    raise ScoreError(
+                        f"Joint: the score of node {chunk.batch.group.name(chunk.start + row)!r} "
+                        f"is not finite at σ = {sigma[entry].item():g}, batch entry {entry}. "
+                        "Call it alone on this input; a denoiser has no score at σ = 0."
+                    )
+        raise ScoreError(
+            "Joint: every node's score is finite but their weighted sum overflows "
+            f"{u.dtype}. Use a wider dtype or a smaller state."
+        )
+
+    def __repr__(self) -> str:
+        calls = ", ".join(f"{len(b.group)} × {b.group.shape}" for b in self.batches)
+        return f"Joint({self.graph!r}, rule={self.rule!r}, evaluates {calls or 'nothing'})"
+
+
+def _per_row(leaf: Tensor, n_samples: int, n_regions: int) -> Tensor:
+    """`[regions, ...]` repeated for every sample: `[samples * regions, ...]`."""
+    expanded = leaf.expand(n_samples, n_regions, *leaf.shape[1:])
+    return expanded.reshape(n_samples * n_regions, *leaf.shape[1:])

@@ -1,0 +1,179 @@
+r"""The one call of every model, and adapters for networks that speak otherwise.
+
+A score is any plain callable
+
+    score(x, sigma, **condition) -> ∇ log q_σ(x),      q_σ = q * N(0, σ² I)  (variance exploding)
+
+with x `[batch, *shape]`, sigma `[batch]` and the result like x. It corresponds to the denoiser
+D(x, σ) = E[x_0 | x_σ = x] by s = (D - x) / σ² (Tweedie's formula; Robbins, 1956).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgmdiff.errors import ShapeError
+from pgmdiff.graphs.regions import RegionGroup, Shape
+
+__all__ = [
+    "RegionScores",
+    "Score",
+    "Timesteps",
+    "denoise",
+    "from_denoiser",
+    "from_eps",
+    "from_vp_eps",
+    "padded",
+]
+
+Score = Callable[..., Tensor]
+
+
+class RegionScores(ABC):
+    """Scores that differ from region to region and are still evaluated a group at a time."""
+
+    @abstractmethod
+    def bind(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
+        """One score for all regions of a group, and its keyword arguments `[n, ...]` per region."""
+
+
+def denoise(score: Score, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+    """D(x, σ) = x + σ² s(x, σ); a score's own `denoise` is preferred where it has one.
+
+    Args:
+        score: of x.
+        x: `[batch, *shape]`.
+        sigma: `[batch]`, or one number for all.
+        condition: passed on.
+    """
+    sigma = per_sample(sigma, x)
+    own = getattr(score, "denoise", None)
+    if own is not None:
+        denoised: Tensor = own(x, sigma, **condition)
+        return denoised
+    return x + beside(sigma, x) ** 2 * score(x, sigma, **condition)
+
+
+def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
+    """σ as `[batch]`, in the dtype and on the device of x."""
+    sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+    return sigma.expand(x.shape[0]) if sigma.ndim == 0 else sigma
+
+
+def beside(sigma: Tensor, x: Tensor) -> Tensor:
+    """σ `[batch]` as `[batch, 1, ...]`, to multiply x with."""
+    return sigma.reshape(-1, *[1] * (x.ndim - 1))
+
+
+@dataclass(frozen=True)
+class DenoiserScore:
+    """The score (D - x) / σ² of a denoiser; see `from_denoiser`."""
+
+    denoise: Callable[..., Tensor]
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        return (self.denoise(x, sigma, **condition) - x) / beside(sigma, x) ** 2
+
+
+def from_denoiser(denoiser: Callable[..., Tensor]) -> DenoiserScore:
+    """The score s = (D - x) / σ² of a denoiser. Defined for σ > 0.
+
+    Args:
+        denoiser: `denoiser(x, sigma, **condition) -> E[x_0 | x]`, x `[batch, *shape]` at variance
+            exploding noise, sigma `[batch]`: the call of EDM and k-diffusion networks.
+    """
+    return DenoiserScore(denoiser)
+
+
+def from_eps(eps: Callable[..., Tensor]) -> Score:
+    """The score s = -ε / σ of a variance-exploding noise-predicting network. Defined for σ > 0.
+
+    Args:
+        eps: `eps(x, sigma, **condition)`, predicting ε of x = x_0 + σ ε.
+    """
+
+    def score(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        return -eps(x, sigma, **condition) / beside(sigma, x)
+
+    return score
+
+
+@dataclass(frozen=True)
+class Timesteps:
+    """σ to the timesteps of a variance-preserving network, interpolated in log σ, never rounded.
+
+    With ᾱ_t the network's cumulative products, σ_t = √((1 - ᾱ_t) / ᾱ_t). Outside the network's
+    range the nearest timestep is used.
+
+    Args:
+        alphas_cumprod: ᾱ_t for t = 0, 1, ..., decreasing within (0, 1).
+    """
+
+    alphas_cumprod: Sequence[float]
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        alphas = np.asarray(self.alphas_cumprod, np.float64)
+        log_sigmas = 0.5 * (np.log1p(-alphas) - np.log(alphas))
+        steps = np.interp(
+            sigma.detach().double().log().cpu().numpy(), log_sigmas, np.arange(len(alphas))
+        )
+        return torch.from_numpy(np.asarray(steps)).to(sigma)
+
+
+def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> Score:
+    r"""The variance-exploding score of a variance-preserving noise-predicting network.
+
+    The network sees x_t = α x with α = 1 / √(1 + σ²) at timestep t(σ); s = -ε / σ.
+
+    Args:
+        eps: `eps(x_t, t, **condition)`, predicting ε of x_t = α x_0 + √(1 - α²) ε.
+        timesteps: σ `[batch]` to t `[batch]`; see `Timesteps`.
+    """
+
+    def score(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        s = beside(sigma, x)
+        return -eps(x * (1 + s**2).rsqrt(), timesteps(sigma), **condition) / s
+
+    return score
+
+
+def padded(score: Score, shape: Shape, mode: str = "reflect") -> Score:
+    """The score of crops by a model that takes one size only: pad, evaluate, crop.
+
+    A stand-in for the missing model of an overlap: x is centred in `shape` by padding, and the
+    part of the score that falls on x is kept. Never exact: the padding pretends to know what is
+    around the crop. Prefer a model trained on crops (`training.random_crops`), or a Gaussian
+    fitted to overlap data (`gaussian.Gaussian.fit`).
+
+    Args:
+        score: of `[batch, *shape]`.
+        shape: what the model takes; where it has several axes, the first (channels) is x's own.
+        mode: of `torch.nn.functional.pad`.
+
+    Raises:
+        ShapeError: x is larger than `shape` on some axis, or has other channels.
+    """
+
+    def cropped(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        missing = [want - have for want, have in zip(shape, x.shape[1:], strict=True)]
+        if min(missing) < 0 or (len(shape) > 1 and missing[0]):
+            raise ShapeError(
+                f"padded: expected x no larger than {tuple(shape)} and equal to it on the first "
+                f"axis, got {tuple(x.shape[1:])}."
+            )
+        before = [m // 2 for m in missing]
+        widths = [(b, m - b) for b, m in zip(before, missing, strict=True)]
+        spatial = widths[1:] or widths  # all that torch pads by reflection
+        pads = [side for pair in reversed(spatial) for side in pair]
+        whole = score(F.pad(x, pads, mode=mode), sigma, **condition)
+        sides = zip(before, x.shape[1:], strict=True)
+        kept = tuple(slice(start, start + side) for start, side in sides)
+        return whole[(slice(None), *kept)]
+
+    return cropped
