@@ -1,0 +1,35 @@
+# On a fresh machine `make demo` and `make test` set themselves up and do their job.
+# The pin keeps pip from taking gigabytes of CUDA where a CPU build is to be had; for another build
+# (see PyTorch's own selector) run, say, `make TORCH='torch==2.13.0 --index-url ...' test`.
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint types check clean install
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q --disable-pip-version-check $(TORCH)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/python -m pgmdiff demo --out out
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) out

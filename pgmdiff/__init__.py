@@ -1,0 +1,27 @@
+"""Compose diffusion scores with probabilistic graphical models."""
+
+from pgmdiff import gaussian, graphs, samplers
+from pgmdiff.compose import Joint, compose
+from pgmdiff.consistency import check_consistency
+from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
+from pgmdiff.rules import Average, Marginal
+from pgmdiff.scores import from_denoiser, from_eps
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Average",
+    "GraphError",
+    "Joint",
+    "Marginal",
+    "PgmdiffError",
+    "ScoreError",
+    "ShapeError",
+    "check_consistency",
+    "compose",
+    "from_denoiser",
+    "from_eps",
+    "gaussian",
+    "graphs",
+    "samplers",
+]

@@ -1,0 +1,20 @@
+"""Samplers: schedules, noise, solvers and the loop. They know neither graphs nor conditions."""
+
+from pgmdiff.samplers.noise import Noise, split_seed
+from pgmdiff.samplers.sample import Step, sample
+from pgmdiff.samplers.schedules import karras, log_linear
+from pgmdiff.samplers.solvers import SDE, Euler, Heun, Solver, State
+
+__all__ = [
+    "SDE",
+    "Euler",
+    "Heun",
+    "Noise",
+    "Solver",
+    "State",
+    "Step",
+    "karras",
+    "log_linear",
+    "sample",
+    "split_seed",
+]

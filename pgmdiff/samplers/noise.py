@@ -1,0 +1,95 @@
+"""Noise that is a function of (seed, sample, step, place in the state), and of nothing else.
+
+Every sample has a key; the normal numbers of a step are read from a counter-based generator
+(Philox 4×64; Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011) at
+that key and step. So they do not depend on the batch they are drawn in, on the device, on the
+dtype but for rounding, or on where a run was resumed.
+"""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import PgmdiffError, ShapeError
+
+__all__ = ["Generator", "Noise", "split_seed"]
+
+Generator = int | torch.Generator | Sequence[int] | Sequence[torch.Generator] | None
+"""One seed or generator for a batch, or one a sample. None: fresh entropy, not reproducible."""
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Standard normal noise for a batch of states.
+
+    Args:
+        keys: one 128-bit integer a sample; see `split_seed`.
+    """
+
+    keys: tuple[int, ...]
+
+    @classmethod
+    def of(cls, generator: Generator, n_samples: int) -> "Noise":
+        """Noise for a batch.
+
+        Args:
+            generator: an integer seed; a `torch.Generator`, from which one seed is drawn; a
+                sequence of either, one a sample; or None for fresh entropy.
+            n_samples: size of the batch.
+
+        Raises:
+            ShapeError: a sequence of another length.
+            PgmdiffError: something else than the above.
+        """
+        if generator is None:
+            return cls(split_seed(secrets.randbits(63), n_samples))
+        if isinstance(generator, int | np.integer | torch.Generator):
+            return cls(split_seed(_seed(generator), n_samples))
+        if not isinstance(generator, Sequence):
+            raise PgmdiffError(
+                "Noise: expected generator= an integer seed, a torch.Generator or a sequence with "
+                f"one a sample, got {type(generator).__name__}."
+            )
+        if len(generator) != n_samples:
+            raise ShapeError(
+                f"Noise: expected one generator or {n_samples}, one a sample, got {len(generator)}."
+            )
+        return cls(tuple(_seed(each) for each in generator))
+
+    def __call__(self, step: int, like: Tensor) -> Tensor:
+        """The noise of a step, shaped, placed and rounded like a state `[batch, *event]`."""
+        shape = like.shape[1:]
+        noise = np.empty((len(self.keys), prod(shape)))
+        for row, key in zip(noise, self.keys, strict=True):
+            bits = np.random.Philox(key=key, counter=[0, 0, 0, step])
+            np.random.Generator(bits).standard_normal(out=row)
+        return torch.from_numpy(noise).reshape(like.shape).to(like)
+
+
+def split_seed(seed: int, n: int) -> tuple[int, ...]:
+    """The keys of n samples under one seed: a batch may be drawn in parts with parts of these.
+
+    Example:
+        >>> from pgmdiff.samplers import split_seed
+        >>> split_seed(7, 3)[1:] == split_seed(7, 3)[1:3]
+        True
+    """
+    return tuple((_checked(seed) << 64) + sample for sample in range(n))
+
+
+def _checked(seed: int) -> int:
+    if not 0 <= seed < 2**64:
+        raise PgmdiffError(f"Noise: expected a seed of 0 to 2^64 - 1, got {seed}.")
+    return seed
+
+
+def _seed(generator: int | torch.Generator) -> int:
+    if isinstance(generator, torch.Generator):
+        device = generator.device
+        return int(torch.randint(2**63 - 1, (), generator=generator, device=device))
+    return int(generator)

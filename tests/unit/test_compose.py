@@ -1,0 +1,347 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pgmdiff import Average, GraphError, Marginal, ScoreError, ShapeError, compose
+from pgmdiff.gaussian import Gaussian, node_scores
+from pgmdiff.graphs import FactorGraph, RegionGraph, chain, tiles
+from tests.strategies import ar1, graphs, markov_gaussian
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def nonlinear(x: Tensor, sigma: Tensor) -> Tensor:
+    """A score that depends on order and shape, one row at a time."""
+    flat = x.reshape(len(x), -1)
+    out = torch.sin(flat.cumsum(dim=1)) / (1 + sigma[:, None] ** 2)
+    return out.reshape(x.shape)
+
+
+def loop_over_regions(graph: RegionGraph, u: Tensor, sigma: float) -> Tensor:
+    """The definition, one region and one sample at a time."""
+    flat = u.reshape(len(u), -1)
+    total = torch.zeros_like(flat)
+    for name, count in graph.counting_numbers().items():
+        index = graph.elements(name)
+        for sample in range(len(u)):
+            score = nonlinear(flat[sample][index][None], torch.tensor([sigma]))[0]
+            total[sample, index.reshape(-1)] += count * score.reshape(-1)
+    return total.reshape(u.shape)
+
+
+@settings(max_examples=60)
+@given(graphs(), st.integers(1, 3), st.sampled_from([None, 1, 2, 3, 5]))
+def test_joint_is_the_weighted_sum_over_regions(
+    graph: FactorGraph, n_samples: int, max_batch: int | None
+) -> None:
+    u = torch.randn(n_samples, graph.n_elements, generator=generator(), dtype=torch.float64)
+    joint = compose(graph, nonlinear, max_batch=max_batch)
+    expected = loop_over_regions(graph.regions, u, 0.7)
+    torch.testing.assert_close(joint(u, 0.7), expected)
+    assert all(len(b.group) > 0 and (b.weights != 0).all() for b in joint.batches)
+
+
+@pytest.mark.parametrize("max_batch", [None, 1, 3, 16])
+def test_tiles_compose_like_the_definition(max_batch: int | None) -> None:
+    graph = tiles((2, 12, 8), (2, 4, 4), (0, 2, 2), (False, True, False))
+    u = torch.randn(3, 2, 12, 8, generator=generator(), dtype=torch.float64)
+    joint = compose(graph, nonlinear, max_batch=max_batch)
+    torch.testing.assert_close(joint(u, 0.7), loop_over_regions(graph, u, 0.7))
+
+
+def test_calls_are_batched_and_zero_counts_are_never_evaluated() -> None:
+    calls = []
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        assert sigma.shape == (len(x),)
+        calls.append(tuple(x.shape))
+        return -x
+
+    graph, u = chain(6, (2,)), torch.randn(3, 12, generator=generator())
+    compose(graph, score)(u, 1.0)
+    assert sorted(calls) == [(12, 2), (15, 4)]  # 4 inner variables and 5 factors, 3 samples
+    calls.clear()
+    compose(graph, score, max_batch=4)(u, 1.0)
+    assert sum(n for n, _ in calls) == 27
+    assert max(n for n, _ in calls) <= 4
+    calls.clear()
+    compose(graph, score, rule=Average())(u, 1.0)
+    assert calls == [(15, 4)]
+
+
+def test_factors_and_variables_of_one_shape_share_a_call() -> None:
+    calls = []
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        calls.append(len(x))
+        return -x
+
+    graph = FactorGraph.from_scopes({"f": ("a",), "g": ("a",), "h": ("b",)}, {"a": (2,), "b": (2,)})
+    compose(graph, score)(torch.zeros(1, 4), 1.0)
+    assert calls == [4]
+    calls.clear()
+    by_model = chain(4, factor_model="f", variable_model="v")
+    compose(by_model, {"f": score, "v": score})(torch.zeros(1, 4), 1.0)
+    assert sorted(calls) == [2, 3]
+    calls.clear()
+    same_shape = FactorGraph.from_scopes(
+        {"f": ("a",), "g": ("a",)}, {"a": (1,)}, factor_model="f", variable_model="v"
+    )
+    compose(same_shape, {"f": score, "v": score})(torch.zeros(1, 1), 1.0)
+    assert calls == [3]
+
+
+def test_models_by_id() -> None:
+    graph, q = chain(3, (2,)), markov_gaussian(chain(3, (2,)), 0)
+    scores = node_scores(graph, q)
+    u = torch.randn(2, 6, generator=generator(), dtype=torch.float64)
+    expected = compose(graph, scores)(u, 0.5)
+    named = {name: scores[name] for name in ("f0", "f1", "x1")}  # ends have count 0
+    torch.testing.assert_close(compose(graph, named)(u, 0.5), expected)
+    tiled = tiles((8,), 4, 2)
+    by_shape = {(4,): lambda x, sigma: -x, (2,): lambda x, sigma: -2 * x}
+    out = compose(tiled, by_shape)(torch.ones(1, 8), 1.0)
+    assert out.tolist() == [[-1, -1, 0, 0, 0, 0, -1, -1]]
+
+
+def test_a_missing_model_is_named_with_the_ways_to_get_one() -> None:
+    with pytest.raises(ScoreError, match=r"node 'x1' needs the model 'x1'") as error:
+        compose(chain(3), {"f0": nonlinear, "f1": nonlinear})
+    for remedy in ("padded", "Gaussian.fit", "Average()"):
+        assert remedy in str(error.value)
+    with pytest.raises(ScoreError, match="'f0' is a int, expected a callable"):
+        compose(chain(2), {"f0": 3})
+    with pytest.raises(ScoreError, match="score of all nodes is a int"):
+        compose(chain(2), 3)
+    with pytest.raises(GraphError, match="got Graph"):
+        compose(chain(2).to_networkx(), nonlinear)
+
+
+def test_any_batch_shape_and_sigma() -> None:
+    joint = compose(chain(4), nonlinear)
+    u = torch.randn(2, 3, 4, generator=generator())
+    sigma = torch.rand(2, 3, generator=generator()) + 0.1
+    out = joint(u, sigma)
+    assert out.shape == u.shape
+    torch.testing.assert_close(out[1, 2], joint(u[1, 2], sigma[1, 2]))
+    torch.testing.assert_close(out[0, 1], joint(u[0, 1], sigma[0, 1].item()))
+    torch.testing.assert_close(joint.denoise(u, sigma), u + sigma[..., None] ** 2 * out)
+    assert joint(torch.zeros(0, 4), 1.0).shape == (0, 4)
+    assert compose(chain(0), nonlinear)(torch.zeros(2, 0), 1.0).shape == (2, 0)
+
+
+def test_states_that_do_not_fit_are_named() -> None:
+    joint = compose(chain(4), nonlinear)
+    with pytest.raises(ShapeError, match=r"expected a floating state \[\*batch, \*\(4,\)\]"):
+        joint(torch.zeros(2, 5), 1.0)
+    with pytest.raises(ShapeError, match="int64"):
+        joint(torch.zeros(2, 4, dtype=torch.int64), 1.0)
+    with pytest.raises(ShapeError, match="expected sigma"):
+        joint(torch.zeros(2, 4), torch.ones(3))
+    with pytest.raises(ShapeError, match="start with the batch shape"):
+        joint(torch.zeros(2, 4), 1.0, y=torch.ones(3, 1))
+    with pytest.raises(ScoreError, match="max_batch of at least 1"):
+        compose(chain(4), nonlinear, max_batch=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_and_gradients(dtype: torch.dtype) -> None:
+    joint = compose(chain(5), nonlinear, max_batch=3)
+    u = torch.randn(2, 5, generator=generator(), dtype=dtype, requires_grad=True)
+    out = joint(u, 0.5)
+    assert out.dtype == dtype
+    (gradient,) = torch.autograd.grad(out.square().sum(), u)
+    assert gradient.isfinite().all()
+    with torch.no_grad():
+        assert not joint(u, 0.5).requires_grad
+
+
+def test_gradients_are_right() -> None:
+    joint = compose(tiles((6,), 3, 2), nonlinear, max_batch=2)
+    u = torch.randn(2, 6, generator=generator(), dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda v: joint(v, 0.5), u)
+
+
+def test_gradients_reach_the_models() -> None:
+    weight = torch.ones((), requires_grad=True)
+    joint = compose(chain(3), lambda x, sigma: -weight * x)
+    joint(torch.ones(1, 3), 1.0).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.item() == pytest.approx(-3)
+
+
+def test_jacobian_through_functorch_matches_the_composed_precision() -> None:
+    from pgmdiff.gaussian import composed_precision
+
+    q = ar1(5, 0.8)
+    joint = compose(chain(5), node_scores(chain(5), q), check_finite=False)
+    u = torch.zeros(1, 5, dtype=torch.float64)
+    jacobian = torch.func.jacrev(lambda v: joint(v, 0.5))(u)[0, :, 0]
+    torch.testing.assert_close(-jacobian, composed_precision(chain(5), q, 0.5))
+
+
+# ---------------------------------------------------------------- conditions
+
+
+def shifted(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+    shift = condition.get("y", torch.zeros(len(x)))
+    assert shift.shape[0] == len(x)
+    return -(x - shift.reshape(len(x), *[1] * (x.ndim - 1)))
+
+
+def test_conditions_per_node() -> None:
+    graph = chain(3, (1,))
+    joint = compose(graph, shifted, conditions={"f0": {"y": torch.tensor(5.0)}})
+    out = joint(torch.zeros(2, 3), 1.0)
+    assert out.tolist() == [[5, 5, 0], [5, 5, 0]]
+    own = FactorGraph.from_scopes(
+        {"f": ("a", "b"), "g": ("b", "c")}, conditions={"g": {"y": torch.tensor(3.0)}}
+    )
+    assert compose(own, shifted)(torch.zeros(1, 3), 1.0).tolist() == [[0, 3, 3]]
+    both = compose(own, shifted, conditions={"f": {"y": torch.tensor(1.0)}})
+    assert both(torch.zeros(1, 3), 1.0).tolist() == [[1, 4, 3]]
+
+
+def test_nodes_with_equal_condition_structure_share_a_call() -> None:
+    calls = []
+
+    def score(x: Tensor, sigma: Tensor, prompt: dict | None = None) -> Tensor:
+        calls.append(len(x))
+        return -x
+
+    conditions = {f"f{i}": {"prompt": {"embedding": torch.full((3,), i)}} for i in range(4)}
+    conditions["f4"] = {"prompt": {"embedding": torch.zeros(5)}}
+    compose(chain(6, (2,)), score, conditions=conditions)(torch.zeros(1, 12), 1.0)
+    assert sorted(calls) == [1, 4, 4]  # four factors alike, one not, four variables
+
+
+def test_call_time_conditions_reach_every_node_and_null_the_overlaps() -> None:
+    u, y = torch.zeros(2, 3), torch.tensor([1.0, 2.0])
+    assert compose(chain(3), shifted)(u, 1.0, y=y).tolist() == [[1, 1, 1], [2, 2, 2]]
+    null = compose(chain(3), shifted, null_condition={"y": torch.tensor(0.0)})
+    assert null(u, 1.0, y=y).tolist() == [[1, 2, 1], [2, 4, 2]]
+    node = compose(
+        chain(3),
+        shifted,
+        null_condition={"y": torch.tensor(0.0)},
+        conditions={"x1": {"y": torch.tensor(7.0)}, "f0": {"y": torch.tensor(9.0)}},
+    )
+    assert node(u, 1.0, y=y).tolist() == [[9, 9 + 1 - 7, 1], [9, 9 + 2 - 7, 2]]
+
+
+def test_conditions_follow_their_rows_through_chunks() -> None:
+    conditions = {f"f{i}": {"y": torch.tensor(float(i))} for i in range(5)}
+    u = torch.randn(3, 6, generator=generator())
+    whole = compose(chain(6), shifted, conditions=conditions)(u, 1.0)
+    for max_batch in (1, 2, 4, 7):
+        chunked = compose(chain(6), shifted, conditions=conditions, max_batch=max_batch)
+        torch.testing.assert_close(chunked(u, 1.0), whole)
+
+
+def test_a_condition_for_no_node_is_named() -> None:
+    with pytest.raises(GraphError, match="condition is given for 'f9', which is no region"):
+        compose(chain(3), shifted, conditions={"f9": {}})
+
+
+# ---------------------------------------------------------------- guilty nodes
+
+
+def poisoned(node_value: float, bad: float):
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        guilty = (x == node_value).reshape(len(x), -1).any(dim=1)
+        return torch.where(guilty.reshape(-1, *[1] * (x.ndim - 1)), bad, -x)
+
+    return score
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("max_batch", [None, 2])
+def test_nan_names_node_sigma_and_batch_entry(bad: float, max_batch: int | None) -> None:
+    graph = chain(5, (2,))
+    u = torch.randn(3, 10, generator=generator())
+    u[1, 8] = 42.0  # the first element of x4, which only f3 sees
+    joint = compose(graph, poisoned(42.0, bad), max_batch=max_batch)
+    with pytest.raises(ScoreError, match=r"node 'f3' is not finite at σ = 0.25, batch entry 1"):
+        joint(u, torch.tensor([1.0, 0.25, 3.0]))
+    assert not compose(graph, poisoned(42.0, bad), check_finite=False)(u, 1.0).isfinite().all()
+
+
+def test_a_broken_state_and_an_overflow_are_told_apart() -> None:
+    u = torch.zeros(2, 3)
+    u[1, 0] = float("nan")
+    with pytest.raises(ScoreError, match="state itself is not finite at batch entry 1"):
+        compose(chain(3), nonlinear)(u, 1.0)
+    huge = compose(chain(3), lambda x, sigma: torch.full_like(x, 3e38) * (-1) ** x.ndim)
+    with pytest.raises(ScoreError, match="overflows"):
+        huge(torch.zeros(1, 3), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda x, sigma: x.double(), "torch.float64"),
+        (lambda x, sigma: x[:1], r"shape \(1, 4\)"),
+        (lambda x, sigma: x.sum(), r"shape \(\)"),
+        (lambda x, sigma: None, "got NoneType"),
+        (lambda x, sigma: x.to("meta"), "on meta"),
+    ],
+)
+def test_wrong_shape_dtype_or_device_names_the_node(score, message: str) -> None:
+    joint = compose(chain(4, (2,)), dict.fromkeys(("f0", "f1", "f2", "x1", "x2"), score))
+    with pytest.raises(ScoreError, match=message) as error:
+        joint(torch.zeros(2, 8), 0.5)
+    assert "node 'f0' to 'f2' at σ = 0.5" in str(error.value)
+
+
+# ---------------------------------------------------------------- rules
+
+
+def test_average_is_the_mean_over_pieces() -> None:
+    graph = tiles((8,), 4, 2)
+    u = torch.randn(1, 8, generator=generator(), dtype=torch.float64)
+    out = compose(graph, nonlinear, rule=Average())(u, 1.0)
+    windows = [nonlinear(u[:, i : i + 4], torch.ones(1)) for i in (0, 2, 4)]
+    expected = torch.zeros(1, 8, dtype=torch.float64)
+    for i, window in zip((0, 2, 4), windows, strict=True):
+        expected[:, i : i + 4] += window / torch.tensor(
+            [1 if i == 0 else 2] * 2 + [1 if i == 4 else 2] * 2
+        )
+    torch.testing.assert_close(out, expected)
+
+
+def test_average_gives_isolated_variables_their_own_score() -> None:
+    alone = FactorGraph.from_scopes({"f": ("a", "b")}, {"a": (), "b": (), "z": ()})
+    out = compose(alone, lambda x, sigma: -x, rule=Average())(torch.ones(1, 3), 1.0)
+    assert out.tolist() == [[-1, -1, -1]]
+
+
+def test_average_equals_marginal_without_overlap() -> None:
+    graph = tiles((8,), 4, 0)
+    u = torch.randn(2, 8, generator=generator())
+    a, m = (compose(graph, nonlinear, rule=rule)(u, 1.0) for rule in (Average(), Marginal()))
+    torch.testing.assert_close(a, m)
+
+
+def test_fitted_overlaps_stand_in_for_a_model() -> None:
+    """A Gaussian fitted to overlap data replaces a missing model."""
+    q, graph = ar1(12, 0.8), tiles((12,), 4, 2)
+    data = q.sample(200_000, generator())
+    fitted = Gaussian.fit(data[:, :2])
+    window = q.marginal(torch.arange(4))
+    joint = compose(graph, {(4,): window.score, (2,): fitted.score})
+    exact = compose(graph, node_scores(graph, q))
+    u = q.sample(10, generator(1))
+    difference = (joint(u, 0.5) - exact(u, 0.5)).abs().max()
+    assert difference < 0.05
+
+
+@pytest.mark.gpu
+def test_gpu_agrees_with_cpu() -> None:
+    graph = tiles((2, 12, 8), (2, 4, 4), (0, 2, 2), (False, True, False))
+    u = torch.randn(3, 2, 12, 8, generator=generator())
+    joint = compose(graph, nonlinear, max_batch=7)
+    torch.testing.assert_close(joint(u.cuda(), 0.7).cpu(), joint(u, 0.7), rtol=1e-5, atol=1e-5)

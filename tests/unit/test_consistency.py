@@ -1,0 +1,66 @@
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff import ShapeError, check_consistency
+from pgmdiff.gaussian import Gaussian, node_scores
+from pgmdiff.graphs import chain, tiles
+from tests.strategies import ar1
+
+SIGMAS = (0.1, 0.5, 1.0, 3.0)
+Q = ar1(12, 0.9)
+DATA = Q.sample(256, torch.Generator().manual_seed(0))
+WINDOW, OVERLAP = (Q.marginal(torch.arange(n)) for n in (4, 2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_true_marginals_are_consistent(seed: int) -> None:
+    for graph in (tiles((12,), 4, 2), tiles((12,), 4, 3), chain(6, (2,))):
+        found = check_consistency(graph, node_scores(graph, Q), DATA, SIGMAS, generator=seed)
+        assert found.consistent, str(found)
+        assert [row.sigma for row in found.rows] == list(SIGMAS)
+        for row in found.rows:
+            assert row.disagreement > 0, "pieces see more than overlaps"
+            assert row.error_piece < row.error_overlap
+            gap = row.error_overlap - row.error_piece - row.disagreement
+            assert abs(gap) < 0.15 * row.error_overlap, "Pythagoras"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        Gaussian(torch.zeros(2).double(), torch.eye(2).double()),  # right variance, no correlation
+        Gaussian(torch.zeros(2).double(), 4 * OVERLAP.covariance),  # wrong units
+        Gaussian(torch.full((2,), 0.3).double(), OVERLAP.covariance),  # wrong mean
+    ],
+)
+def test_a_wrong_overlap_is_found(wrong: Gaussian) -> None:
+    scores = {(4,): WINDOW.score, (2,): wrong.score}
+    found = check_consistency(tiles((12,), 4, 2), scores, DATA, SIGMAS)
+    assert not found.consistent
+    assert "not a marginal" in {row.verdict for row in found.rows}
+    assert "train both on crops" in str(found)
+
+
+def test_a_piece_that_lags_is_found() -> None:
+    def bad(x: Tensor, sigma: Tensor) -> Tensor:
+        return Gaussian(torch.zeros(4).double(), torch.eye(4).double()).score(x, sigma)
+
+    scores = {(4,): bad, (2,): OVERLAP.score}
+    found = check_consistency(tiles((12,), 4, 2), scores, DATA, (1.0,))
+    assert [row.verdict for row in found.rows] == ["piece lags"]
+    assert "train the piece's model further" in str(found)
+
+
+def test_rows_name_models() -> None:
+    scores = {(4,): WINDOW.score, (2,): OVERLAP.score}
+    (row,) = check_consistency(tiles((12,), 4, 2), scores, DATA, (1.0,)).rows
+    assert (row.piece, row.overlap) == ("(4,)", "(2,)")
+
+
+def test_nothing_to_compare_and_bad_data() -> None:
+    assert check_consistency(tiles((12,), 4, 0), WINDOW.score, DATA).rows == ()
+    with pytest.raises(ShapeError, match="expected data"):
+        check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA[:, :5])
+    with pytest.raises(ShapeError, match="expected data"):
+        check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA[:1])

@@ -1,0 +1,86 @@
+"""Imports point one way, and heavy ones are made only when asked for."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "pgmdiff"
+
+LAYERS = [
+    {"errors"},
+    {"graphs"},
+    {"scores", "precision"},
+    {"rules"},
+    {"plan"},
+    {"compose"},
+    {"gaussian", "conditioning", "samplers"},
+    {"consistency", "training", "baselines", "metrics", "models"},
+    {"plotting", "demo", "benchmarks"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+SEPARATE = {
+    ("conditioning", "samplers"),
+    ("gaussian", "samplers"),
+    ("samplers", "conditioning"),
+    ("samplers", "compose"),
+    ("samplers", "gaussian"),
+    ("samplers", "graphs"),
+}
+
+
+def part_of(path: Path) -> str:
+    relative = path.relative_to(ROOT).with_suffix("")
+    return relative.parts[0]
+
+
+def imported(path: Path) -> list[tuple[str, bool]]:
+    """Parts of pgmdiff a file imports, and whether at import time."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        for child in ast.iter_child_nodes(node):
+            child.parent = node  # type: ignore[attr-defined]
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pgmdiff"):
+            names = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+            inside = node
+            lazy = False
+            while hasattr(inside, "parent"):
+                inside = inside.parent
+                lazy |= isinstance(inside, ast.FunctionDef | ast.If)
+            found += [(name, not lazy) for name in names]
+    return found
+
+
+FILES = [p for p in ROOT.rglob("*.py") if part_of(p) not in ("__init__", "__main__")]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path: Path) -> None:
+    part = part_of(path)
+    for name, at_import_time in imported(path):
+        assert name in RANK, f"{name} has no layer: add it"
+        assert (part, name) not in SEPARATE, f"{part} must not know {name}"
+        assert RANK[name] <= RANK[part], f"{part} imports {name}, which is above it"
+        if name == "plotting":
+            assert not at_import_time, "nothing imports plotting at import time"
+
+
+def test_only_plotting_imports_matplotlib() -> None:
+    users = [p for p in FILES if "matplotlib" in p.read_text()]
+    assert {part_of(p) for p in users} <= {"plotting"}
+
+
+def test_the_package_imports_no_extra() -> None:
+    code = (
+        "import sys, pgmdiff; "
+        "heavy = {'matplotlib', 'skimage', 'safetensors', 'diffusers', 'hypothesis'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    assert out.stdout.strip() == "[]"

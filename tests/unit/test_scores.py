@@ -1,0 +1,72 @@
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff import ShapeError, from_denoiser, from_eps
+from pgmdiff.scores import Timesteps, denoise, from_vp_eps, padded
+from tests.strategies import ar1
+
+Q = ar1(3, 0.7)
+U = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+SIGMA = torch.tensor([0.1, 0.5, 1.0, 3.0, 10.0], dtype=torch.float64)
+
+
+def test_from_denoiser() -> None:
+    score = from_denoiser(Q.denoise)
+    torch.testing.assert_close(score(U, SIGMA), Q.score(U, SIGMA))
+    torch.testing.assert_close(denoise(score, U, SIGMA), Q.denoise(U, SIGMA))
+    torch.testing.assert_close(denoise(Q.score, U, 0.5), Q.denoise(U, 0.5))
+
+
+def test_from_eps() -> None:
+    def eps(x: Tensor, sigma: Tensor) -> Tensor:
+        return (x - Q.denoise(x, sigma)) / sigma[:, None]
+
+    torch.testing.assert_close(from_eps(eps)(U, SIGMA), Q.score(U, SIGMA))
+
+
+def test_from_vp_eps() -> None:
+    """A perfect VP network for a Gaussian, known at integer and fractional timesteps."""
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0)
+    timesteps = Timesteps(alphas.tolist())
+    log_sigmas = 0.5 * ((1 - alphas) / alphas).log()
+
+    def eps(x_t: Tensor, t: Tensor) -> Tensor:
+        low = t.floor().long().clamp(max=998)
+        log_sigma = torch.lerp(log_sigmas[low], log_sigmas[low + 1], t - low)
+        sigma = log_sigma.exp()[:, None]
+        x = x_t * (1 + sigma**2).sqrt()
+        return (x - Q.denoise(x, sigma[:, 0])) / sigma
+
+    score = from_vp_eps(eps, timesteps)
+    torch.testing.assert_close(score(U, SIGMA), Q.score(U, SIGMA), rtol=1e-9, atol=1e-12)
+    known = log_sigmas.exp()
+    torch.testing.assert_close(timesteps(known), torch.arange(1000).double())
+    assert timesteps(torch.tensor([1e-9, 1e9])).tolist() == [0.0, 999.0]
+
+
+def test_conditions_pass_through_adapters() -> None:
+    def network(x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
+        return x * y[:, None]
+
+    y = torch.arange(5.0).double()
+    expected = (U * y[:, None] - U) / SIGMA[:, None] ** 2
+    torch.testing.assert_close(from_denoiser(network)(U, SIGMA, y=y), expected)
+    torch.testing.assert_close(from_eps(network)(U, SIGMA, y=y), -U * y[:, None] / SIGMA[:, None])
+
+
+def test_padded_crops_what_it_pads() -> None:
+    seen = []
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(x)
+        return -x
+
+    crop = torch.randn(2, 1, 4, 3, generator=torch.Generator().manual_seed(0))
+    out = padded(score, (1, 4, 6))(crop, torch.ones(2))
+    torch.testing.assert_close(out, -crop)
+    assert seen[0].shape == (2, 1, 4, 6)
+    assert torch.equal(seen[0][..., 1:4], crop)
+    assert torch.equal(padded(score, (1, 4, 3))(crop, torch.ones(2)), -crop)
+    with pytest.raises(ShapeError, match="no larger than"):
+        padded(score, (1, 4, 2))(crop, torch.ones(2))
