@@ -86,13 +86,12 @@ def compose(
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """One model call: some regions of a batch on some samples, and what the model returned.
+    """What one model call sees: some regions of a batch, on some samples.
 
     Attributes:
         batch, start, stop: the regions are rows start..stop of `batch.group`.
         samples: which samples.
         index: int64 `[regions * d]`, the elements of the regions.
-        values: `[samples, regions, *shape]`.
     """
 
     batch: Batch
@@ -100,7 +99,6 @@ class Chunk:
     stop: int
     samples: slice
     index: Tensor
-    values: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,10 +133,9 @@ class Joint:
         """
         flat, sigmas, condition = self._flatten(u, sigma, condition)
         total = torch.zeros_like(flat)
-        for chunk in self.evaluate(flat, sigmas, condition):
-            weights = chunk.batch.weights[chunk.start : chunk.stop, None]
-            values = chunk.values.reshape(*chunk.values.shape[:2], -1) * weights
-            total[chunk.samples].index_add_(1, chunk.index, values.flatten(1))
+        for chunk, values in self.evaluate(flat, sigmas, condition):
+            whole = len(values) == len(total)
+            _add_weighted(total if whole else total[chunk.samples], chunk, values)
         if self.scale is not None:
             total = total * self.scale.to(total)
         if self.check_finite and not torch.compiler.is_compiling() and not total.isfinite().all():
@@ -151,16 +148,23 @@ class Joint:
         s = sigma.reshape(*sigma.shape, *[1] * len(self.graph.event_shape))
         return u + s**2 * self(u, sigma, **condition)
 
-    def evaluate(self, u: Tensor, sigma: Tensor, condition: Condition) -> Iterator[Chunk]:
-        """Every model call: u `[B, N]`, sigma `[B]`, conditions `[B, ...]`.
+    def evaluate(
+        self, u: Tensor, sigma: Tensor, condition: Condition
+    ) -> Iterator[tuple[Chunk, Tensor]]:
+        """Every model call and its values `[samples, regions, *shape]`.
 
-        `max_batch` is shared between regions and samples; the indices of a chunk of regions are
-        computed once for all its samples.
+        Args:
+            u: `[B, N]`.
+            sigma: `[B]`.
+            condition: pytrees of `[B, ...]`.
         """
+        for chunk in self._chunks(u):
+            yield chunk, self._call(chunk, u, sigma, condition)
+
+    def _chunks(self, u: Tensor) -> Iterator[Chunk]:
+        """Shares `max_batch` between regions and samples; one index serves all samples."""
         n_samples = len(u)
-        if n_samples == 0:
-            return
-        for batch in self._on(u):
+        for batch in self._on(u) if n_samples else ():
             limit = self.max_batch or n_samples * len(batch.group)
             width = min(n_samples, limit)
             height = limit // width
@@ -169,31 +173,21 @@ class Joint:
                 index = batch.group.indices(start, stop).reshape(-1)
                 for first in range(0, n_samples, width):
                     samples = slice(first, min(first + width, n_samples))
-                    yield self._call(batch, start, stop, samples, index, u, sigma, condition)
+                    yield Chunk(batch, start, stop, samples, index)
 
-    def _call(
-        self,
-        batch: Batch,
-        start: int,
-        stop: int,
-        samples: slice,
-        index: Tensor,
-        u: Tensor,
-        sigma: Tensor,
-        condition: Condition,
-    ) -> Chunk:
-        n, regions = samples.stop - samples.start, stop - start
-        shape = batch.group.shape
-        x = u[samples].index_select(1, index).reshape(n * regions, *shape)
-        sigmas = sigma[samples, None].expand(n, regions).reshape(-1)
+    def _call(self, chunk: Chunk, u: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        start, stop, samples, batch = chunk.start, chunk.stop, chunk.samples, chunk.batch
+        n, regions, shape = samples.stop - samples.start, stop - start, batch.group.shape
+        u, sigma = (u, sigma) if n == len(u) else (u[samples], sigma[samples])
+        x = u.index_select(1, chunk.index).reshape(n * regions, *shape)
+        sigmas = sigma.expand(regions) if n == 1 else sigma.repeat_interleave(regions)
         given = {
             **map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition),
             **map_tensors(lambda t: _per_row(t[start:stop], n, regions), batch.condition),
         }
-        values = batch.score(x, sigmas, **given)
-        self._check_output(values, x, batch, start, stop, sigmas)
-        values = values.reshape(n, regions, *shape)
-        return Chunk(batch, start, stop, samples, index, values)
+        values: Tensor = batch.score(x, sigmas, **given)
+        _check_output(values, x, chunk, sigmas)
+        return values.reshape(n, regions, *shape)
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
         key = (u.device, u.dtype)
@@ -233,25 +227,6 @@ class Joint:
         state = u.reshape(prod(batch), self.graph.n_elements)
         return state, sigmas, map_tensors(flat, condition)
 
-    def _check_output(
-        self, values: Any, x: Tensor, batch: Batch, start: int, stop: int, sigma: Tensor
-    ) -> None:
-        expected = (x.shape, x.dtype, x.device)
-        is_tensor = isinstance(values, Tensor)
-        if is_tensor and (values.shape, values.dtype, values.device) == expected:
-            return
-        got = (
-            f"shape {tuple(values.shape)}, {values.dtype} on {values.device}"
-            if is_tensor
-            else type(values).__name__
-        )
-        others = f" to {batch.group.name(stop - 1)!r}" if stop - start > 1 else ""
-        raise ScoreError(
-            f"Joint: the score of node {batch.group.name(start)!r}{others} at "
-            f"σ = {sigma[0].item():g} (batch entry 0 on) must return what it was given, shape "
-            f"{tuple(x.shape)}, {x.dtype} on {x.device}; got {got}. Convert inside the model."
-        )
-
     def _find_guilty(self, u: Tensor, sigma: Tensor, condition: Condition) -> None:
         """Raises a `ScoreError` naming the node, σ and batch entry of a NaN or infinity."""
         broken = ~u.isfinite().all(dim=1)
@@ -263,8 +238,8 @@ class Joint:
                 "start that does not fit σ."
             )
         with torch.no_grad():
-            for chunk in self.evaluate(u, sigma, condition):
-                fine = chunk.values.reshape(*chunk.values.shape[:2], -1).isfinite().all(dim=2)
+            for chunk, values in self.evaluate(u, sigma, condition):
+                fine = values.reshape(*values.shape[:2], -1).isfinite().all(dim=2)
                 if not fine.all():
                     sample, row = (~fine).nonzero()[0].tolist()
                     entry = chunk.samples.start + sample
@@ -287,3 +262,31 @@ def _per_row(leaf: Tensor, n_samples: int, n_regions: int) -> Tensor:
     """`[regions, ...]` repeated for every sample: `[samples * regions, ...]`."""
     expanded = leaf.expand(n_samples, n_regions, *leaf.shape[1:])
     return expanded.reshape(n_samples * n_regions, *leaf.shape[1:])
+
+
+def _add_weighted(total: Tensor, chunk: Chunk, values: Tensor) -> None:
+    """Adds w_r A_rᵀ values_r for the regions of a chunk, in place."""
+    batch, flat = chunk.batch, values.reshape(len(values), -1)
+    if batch.weight is not None:
+        total.index_add_(1, chunk.index, flat, alpha=batch.weight)
+        return
+    weights = batch.weights[chunk.start : chunk.stop, None]
+    weighted = flat.reshape(len(values), len(weights), -1) * weights
+    total.index_add_(1, chunk.index, weighted.flatten(1))
+
+
+def _check_output(values: object, x: Tensor, chunk: Chunk, sigma: Tensor) -> None:
+    """Raises a `ScoreError` unless a model returned a tensor like the one it was given."""
+    got = type(values).__name__
+    if isinstance(values, Tensor):
+        if (values.shape, values.dtype, values.device) == (x.shape, x.dtype, x.device):
+            return
+        got = f"shape {tuple(values.shape)}, {values.dtype} on {values.device}"
+    group = chunk.batch.group
+    others = f" to {group.name(chunk.stop - 1)!r}" if chunk.stop - chunk.start > 1 else ""
+    raise ScoreError(
+        f"Joint: the score of node {group.name(chunk.start)!r}{others} at "
+        f"σ = {sigma[0].item():g}, batch entry {chunk.samples.start} on, must return what it was "
+        f"given, shape {tuple(x.shape)}, {x.dtype} on {x.device}; got {got}. Convert inside the "
+        "model."
+    )

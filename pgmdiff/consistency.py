@@ -217,10 +217,10 @@ def _contained(
 def _denoised(joint: Joint, noisy: Tensor, sigma: float) -> dict[Hashable, Tensor]:
     """Every region's own denoised value of the noisy states, `[n, d]`, by name."""
     parts: dict[Hashable, list[Tensor]] = {}
-    for chunk in joint.evaluate(noisy, noisy.new_full((len(noisy),), sigma), {}):
+    for chunk, values in joint.evaluate(noisy, noisy.new_full((len(noisy),), sigma), {}):
         x = noisy[chunk.samples].index_select(1, chunk.index)
-        values = chunk.values.reshape(*chunk.values.shape[:2], -1)
-        denoised = x.reshape(values.shape) + sigma**2 * values
+        scores = values.reshape(*values.shape[:2], -1)
+        denoised = x.reshape(scores.shape) + sigma**2 * scores
         for row in range(chunk.stop - chunk.start):
             name = chunk.batch.group.name(chunk.start + row)
             parts.setdefault(name, []).append(denoised[:, row])

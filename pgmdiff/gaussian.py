@@ -107,7 +107,7 @@ class Gaussian:
 
     def score(self, u: Tensor, sigma: Tensor | float) -> Tensor:
         """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`."""
-        return score_of_stack(u, per_sample(sigma, u), **self._stack(len(u)))
+        return score_of_stack(u, per_sample(sigma, u), **self._stack(u))
 
     def denoise(self, u: Tensor, sigma: Tensor | float) -> Tensor:
         """E[u_0 | u_σ = u] for u `[batch, *event]`."""
@@ -132,23 +132,27 @@ class Gaussian:
         draws = z * values.clamp(min=0).sqrt() @ vectors.T
         return self.mean + draws.reshape(n, *self.event_shape)
 
-    def _stack(self, n: int) -> dict[str, Tensor]:
-        values, vectors = self._eigen
+    def _stack(self, u: Tensor) -> dict[str, Tensor]:
+        values, vectors = (part.to(u.device) for part in self._eigen)
         return {
-            "mean": self.mean.expand(n, *self.event_shape),
-            "eigenvalues": values.expand(n, -1),
-            "eigenvectors": vectors.expand(n, -1, -1),
+            "mean": self.mean.to(u.device).expand(len(u), *self.event_shape),
+            "eigenvalues": values.expand(len(u), -1),
+            "eigenvectors": vectors.expand(len(u), -1, -1),
         }
 
 
 def score_of_stack(
     x: Tensor, sigma: Tensor, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor
 ) -> Tensor:
-    """One Gaussian score a row: x and mean `[rows, *shape]`, eigenvectors `[rows, d, d]`."""
+    """One Gaussian score a row: x and mean `[rows, *shape]`, eigenvectors `[rows, d, d]`.
+
+    Computed in the wider dtype of x and the Gaussian, returned in that of x.
+    """
     centred = (x - mean).reshape(len(x), 1, -1)
-    variances = eigenvalues.clamp(min=0) + sigma[:, None] ** 2
-    rotated = (centred @ eigenvectors) / variances[:, None]
-    return -(rotated @ eigenvectors.mT).reshape(x.shape)
+    vectors = eigenvectors.to(centred.dtype)
+    variances = eigenvalues.to(centred.dtype).clamp(min=0) + sigma[:, None] ** 2
+    rotated = (centred @ vectors) / variances[:, None]
+    return -(rotated @ vectors.mT).reshape(x.shape).to(x.dtype)
 
 
 class NodeScores(RegionScores, Mapping[Hashable, Score]):

@@ -5,6 +5,7 @@ All regions that share a callable, a shape and the structure of their condition 
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,11 +40,17 @@ class Batch:
     weights: Tensor
     condition: dict[str, Any]
 
+    @cached_property
+    def weight(self) -> float | None:
+        """The weight of all regions where it is one, None otherwise."""
+        first = self.weights[0]
+        return first.item() if (self.weights == first).all() else None
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
         """The same batch, ready for states of a device and dtype."""
         return replace(
             self,
-            group=self.group.to(device),
+            group=self.group.resolved().to(device),
             weights=self.weights.to(device, dtype),
             condition=map_tensors(lambda t: t.to(device), self.condition),
         )
@@ -157,6 +164,8 @@ def _callable(score: Any, what: str) -> Score:
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Condition) -> dict[str, Any]:
     """Applies a function to every tensor of a condition."""
+    if not tree:
+        return {}
     mapped: dict[str, Any] = tree_map(
         lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, dict(tree)
     )

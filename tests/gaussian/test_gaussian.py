@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pgmdiff import ShapeError
+from pgmdiff import ShapeError, compose
 from pgmdiff.gaussian import Gaussian, bethe_entropy, kl_divergence, node_scores
 from pgmdiff.graphs import chain, tiles
 from tests.strategies import ar1, markov_gaussian
@@ -56,6 +56,18 @@ def test_bethe_entropy_is_not_the_entropy_for_sigma_above_0() -> None:
     q = ar1(8, 0.9)
     assert bethe_entropy(chain(8), q) == pytest.approx(q.entropy())
     assert bethe_entropy(chain(8), q, 1.0) > q.entropy(1.0) + 0.1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("own", [torch.float32, torch.float64])
+def test_scores_come_in_the_dtype_of_the_state(dtype: torch.dtype, own: torch.dtype) -> None:
+    q, exact = ar1(4, 0.8, own), ar1(4, 0.8)
+    u = exact.sample(3, torch.Generator().manual_seed(0)).to(dtype)
+    expected = exact.score(u.double(), 0.5).to(dtype)
+    torch.testing.assert_close(q.score(u, 0.5), expected, rtol=1e-4, atol=1e-5)
+    joint = compose(chain(4), node_scores(chain(4), q))
+    reference = compose(chain(4), node_scores(chain(4), exact))(u.double(), 0.5).to(dtype)
+    torch.testing.assert_close(joint(u, 0.5), reference, rtol=1e-4, atol=1e-5)
 
 
 def test_bad_gaussians_are_named() -> None:

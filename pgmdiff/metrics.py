@@ -1,0 +1,108 @@
+r"""Measures of samples: seams, and Fréchet distances of texture statistics.
+
+The Fréchet distance between two sets of feature vectors, taken as Gaussians, is
+
+    d² = |m_a - m_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½)
+
+(Dowson and Landau, "The Fréchet distance between multivariate normal distributions", 1982). With
+the features below it is an "FD", not an FID; read it beside the distance between two sets of real
+crops, which is not 0 for finite sets.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgmdiff.errors import ShapeError
+
+Floats = npt.NDArray[np.float64]
+
+__all__ = ["frechet_distance", "seam_ratio", "texture_features"]
+
+
+def seam_ratio(images: Tensor, seams: Iterable[int], *, periodic: bool = False) -> float:
+    """Mean absolute difference across seam columns over that across all other columns.
+
+    Args:
+        images: `[..., width]`.
+        seams: columns that begin a new piece; column 0 counts on periodic images only.
+        periodic: whether the last column is beside the first.
+
+    Returns:
+        1 where seams look like any other place; above, they show.
+
+    Raises:
+        ShapeError: no seam, or nothing but seams.
+    """
+    width = images.shape[-1]
+    steps = (images - images.roll(1, dims=-1)).abs().reshape(-1, width).mean(dim=0)
+    is_seam = torch.zeros(width, dtype=torch.bool, device=images.device)
+    is_seam[list(seams)] = True
+    inside = torch.ones_like(is_seam)
+    inside[0] = periodic
+    at, elsewhere = steps[is_seam & inside], steps[~is_seam & inside]
+    if len(at) == 0 or len(elsewhere) == 0:
+        raise ShapeError(
+            f"seam_ratio: expected some seams within 0 to {width - 1} and some other columns."
+        )
+    return (at.mean() / elsewhere.mean()).item()
+
+
+def texture_features(images: Tensor) -> Tensor:
+    """Statistics of a grey texture: `[n, 1, height, width]` to `[n, 63]`.
+
+    At full and at half resolution: log mean and log root mean square of the absolute responses to
+    the 15 oriented patterns of a 4 × 4 cosine basis; then mean, standard deviation and skewness of
+    the grey values.
+
+    Raises:
+        ShapeError: not grey images of at least 8 × 8 pixels.
+    """
+    if images.ndim != 4 or images.shape[1] != 1 or min(images.shape[-2:]) < 8:
+        raise ShapeError(
+            "texture_features: expected grey images [n, 1, height >= 8, width >= 8], got "
+            f"{tuple(images.shape)}."
+        )
+    wave = torch.arange(4, dtype=images.dtype, device=images.device)
+    rows = (math.pi / 4 * wave[:, None] * (wave + 0.5)).cos()
+    patterns = torch.einsum("ai,bj->abij", rows, rows).reshape(16, 1, 4, 4)[1:]
+    patterns = patterns / patterns.flatten(1).norm(dim=1)[:, None, None, None]
+    features = []
+    for scale in (images, F.avg_pool2d(images, 2)):
+        response = F.conv2d(scale, patterns).abs().flatten(2)
+        mean, rms = response.mean(dim=2), response.square().mean(dim=2).sqrt()
+        features += [(mean + 1e-4).log(), (rms + 1e-4).log()]
+    grey = images.flatten(1)
+    mean, std = grey.mean(dim=1, keepdim=True), grey.std(dim=1, keepdim=True)
+    skewness = (((grey - mean) / (std + 1e-4)) ** 3).mean(dim=1, keepdim=True)
+    return torch.cat([*features, mean, std, skewness], dim=1)
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """The squared Fréchet distance d² of two sets of features, `[n, d]` and `[m, d]`.
+
+    Raises:
+        ShapeError: the sets have different dimensions, or fewer than two members.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ShapeError(
+            f"frechet_distance: expected features [n >= 2, d] and [m >= 2, d], got "
+            f"{tuple(a.shape)} and {tuple(b.shape)}."
+        )
+    a_np, b_np = (x.double().cpu().numpy() for x in (a, b))
+    cov_a, cov_b = np.cov(a_np, rowvar=False), np.cov(b_np, rowvar=False)
+    root = _root(np.atleast_2d(cov_a))
+    middle = np.linalg.eigvalsh(root @ np.atleast_2d(cov_b) @ root).clip(min=0)
+    shift = ((a_np.mean(axis=0) - b_np.mean(axis=0)) ** 2).sum()
+    return float(shift + np.trace(np.atleast_2d(cov_a + cov_b)) - 2 * np.sqrt(middle).sum())
+
+
+def _root(covariance: Floats) -> Floats:
+    values, vectors = np.linalg.eigh(covariance)
+    root: Floats = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
+    return root

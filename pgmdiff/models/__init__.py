@@ -1,0 +1,1 @@
+"""Small networks, and the bundled weights with their cards."""

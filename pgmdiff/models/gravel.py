@@ -1,0 +1,48 @@
+"""The bundled texture model: crops of a photograph of gravel.
+
+Its weights and how they were made: `gravel.safetensors` and `gravel.md` beside this file;
+`scripts/train_gravel.py` makes them again.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgmdiff.models.unet import EDMDenoiser, UNet
+
+__all__ = ["SIGMA_DATA", "gravel_denoiser", "gravel_image", "untrained"]
+
+SIGMA_DATA = 0.274
+"""Standard deviation of the photograph's pixels, on the scale of [-1, 1]."""
+
+
+def gravel_image() -> Tensor:
+    """scikit-image's `gravel` (CC0), resized to 256 × 256: `[1, 256, 256]`, values in [-1, 1].
+
+    Raises:
+        ImportError: scikit-image is not installed; `pip install 'pgmdiff[demo]'`.
+    """
+    from skimage import data, transform
+
+    grey = transform.resize(data.gravel() / 255.0, (256, 256), anti_aliasing=True)
+    return torch.from_numpy(np.asarray(2 * grey - 1, dtype=np.float32))[None]
+
+
+def untrained() -> EDMDenoiser:
+    """The architecture of the gravel model with random weights: about 400,000 parameters."""
+    return EDMDenoiser(UNet(channels=1, widths=(32, 48, 64), features=64), SIGMA_DATA)
+
+
+def gravel_denoiser() -> EDMDenoiser:
+    """The trained denoiser of gravel crops, `denoise(x, sigma)` for x `[batch, 1, height, width]`.
+
+    It was trained on crops of 16 × 16, 16 × 8, 8 × 16 and 8 × 8 pixels with values in [-1, 1]
+    and serves as the model of windows and of their overlaps alike.
+    """
+    from safetensors.torch import load_file
+
+    model = untrained()
+    model.load_state_dict(load_file(Path(__file__).with_name("gravel.safetensors")))
+    return model.eval().requires_grad_(False)

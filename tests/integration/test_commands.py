@@ -1,0 +1,42 @@
+"""The commands do their job, on a small scale."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pgmdiff import demo
+from pgmdiff.benchmarks import speed
+
+
+def test_demo_writes_its_picture_and_figures(tmp_path: Path) -> None:
+    rows = demo.run(tmp_path / "new" / "out", width=128, steps=8)
+    report = json.loads((tmp_path / "new" / "out" / "demo.json").read_text())
+    assert (tmp_path / "new" / "out" / "demo.png").stat().st_size > 20_000
+    methods = [row["method"] for row in report["rows"]]
+    assert methods[0] == "real"
+    ratio = {row.method: row.seam_ratio for row in rows}
+    assert ratio["concatenation"] > 1.6
+    assert ratio["overlap averaging"] > 1.2
+    assert ratio["DiffCollage strip"] < 1.15
+    assert ratio["DiffCollage ring"] < 1.15
+    assert all(row.score_evaluations == 15 for row in rows[1:])
+    assert "seam ratio" in demo.table(rows)
+
+
+def test_speed_benchmark_smoke() -> None:
+    result = speed.run(smoke=True)
+    (row,) = result["rows"]
+    assert row["tiles"] == 8
+    assert row["turns"] >= 5
+    assert "joint / floor" in speed.table(result)
+
+
+@pytest.mark.parametrize("module", ["pgmdiff", "pgmdiff.benchmarks"])
+def test_commands_explain_themselves(module: str) -> None:
+    out = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
+    )
+    assert "usage: python -m" in out.stdout
