@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m pgmdiff.benchmarks NAME` prints a table and writes JSON."""
