@@ -69,6 +69,11 @@ def compose(
             f"compose: expected a FactorGraph or a RegionGraph, got {type(graph).__name__}. "
             "Convert a networkx graph with FactorGraph.from_networkx."
         )
+    if not isinstance(rule, Rule):
+        raise ScoreError(
+            f"compose: expected a rule such as Marginal() or Average(), got {rule!r}. "
+            "Make an instance of it."
+        )
     if max_batch is not None and max_batch < 1:
         raise ScoreError(f"compose: expected max_batch of at least 1, got {max_batch}.")
     check_counts(regions)
@@ -200,6 +205,8 @@ class Joint:
     ) -> tuple[Tensor, Tensor, dict[str, Any]]:
         """State `[B, N]`, σ `[B]` and conditions `[B, ...]` of any batch shape."""
         event = self.graph.event_shape
+        if not isinstance(u, Tensor):
+            raise ShapeError(f"Joint: expected the state as a tensor, got {type(u).__name__}.")
         n_batch = u.ndim - len(event)
         if n_batch < 0 or tuple(u.shape[n_batch:]) != event or not u.is_floating_point():
             raise ShapeError(

@@ -141,6 +141,8 @@ def check_consistency(
             f"check_consistency: expected data [n >= 2, *{joint.graph.event_shape}], got "
             f"{tuple(data.shape)}."
         )
+    if not data.isfinite().all():
+        raise ShapeError("check_consistency: the data is not finite. Remove such states.")
     clean = data.reshape(len(data), -1)
     noise = Noise.of(generator, len(data))
     kinds = _pairs_by_kind(joint)

@@ -51,6 +51,11 @@ class Gaussian:
     covariance: Tensor
 
     def __post_init__(self) -> None:
+        for what, value in (("mean", self.mean), ("covariance", self.covariance)):
+            if not isinstance(value, Tensor) or not value.isfinite().all():
+                raise ShapeError(
+                    f"Gaussian: the {what} must be a tensor of finite numbers, got {value!r}."
+                )
         n = self.mean.numel()
         if self.covariance.shape != (n, n):
             raise ShapeError(
@@ -97,6 +102,11 @@ class Gaussian:
     def marginal(self, elements: Tensor) -> "Gaussian":
         """The marginal on an integer array of flattened elements, in that array's shape."""
         flat = torch.as_tensor(elements).reshape(-1)
+        if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.mean.numel():
+            raise ShapeError(
+                f"Gaussian.marginal: elements {int(flat.min())} to {int(flat.max())} leave the "
+                f"state of {self.mean.numel()} elements."
+            )
         mean = self.mean.reshape(-1)[flat].reshape(torch.as_tensor(elements).shape)
         return Gaussian(mean, self.covariance[flat][:, flat])
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from math import prod
+from operator import index
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -161,10 +162,16 @@ class FactorGraph:
                     f"expected a sequence of names. Write {(scope,)!r} or {tuple(scope)!r}."
                 )
         if shapes is None:
-            shapes = dict.fromkeys(chain.from_iterable(scopes.values()), ())
+            listed = chain.from_iterable(scopes.values())
+            shapes = dict.fromkeys((name for name in listed if isinstance(name, Hashable)), ())
         number = {name: v for v, name in enumerate(shapes)}
         for factor, scope in scopes.items():
             for name in scope:
+                if not isinstance(name, Hashable):
+                    raise GraphError(
+                        f"FactorGraph: factor {factor!r} lists {name!r}, which cannot be a name: "
+                        "names must be hashable. Use a string, a number or a tuple."
+                    )
                 if name not in number:
                     raise GraphError(
                         f"FactorGraph: factor {factor!r} lists variable {name!r}, which has no "
@@ -210,9 +217,9 @@ class FactorGraph:
             GraphError: an array is not two-dimensional or not of integers, or a number is out of
                 range; and what `from_scopes` raises.
         """
-        parts = [np.asarray(scopes)] if not isinstance(scopes, list | tuple) else scopes
-        if parts and all(np.ndim(part) == 1 for part in parts):
-            parts = [np.asarray(parts)]
+        parts: list[Any] = list(scopes) if isinstance(scopes, list | tuple) else [scopes]
+        if parts and all(_is_row(part) for part in parts):
+            parts = [parts]
         arrays = [_scope_array(part) for part in parts]
         flat = np.concatenate([a.ravel() for a in arrays] or [np.zeros(0, np.int64)])
         n_variables = int(flat.max(initial=-1)) + 1 if n_variables is None else n_variables
@@ -251,6 +258,11 @@ class FactorGraph:
             GraphError: directed, a node without `bipartite`, an edge within one side, a factor
                 without edges, parallel edges.
         """
+        if not isinstance(graph, nx.Graph):
+            raise GraphError(
+                f"FactorGraph: expected a networkx.Graph, got {type(graph).__name__}. "
+                "For a dict of scopes use from_scopes."
+            )
         if graph.is_directed() or graph.is_multigraph():
             raise GraphError(
                 f"FactorGraph: expected an undirected networkx.Graph, got {type(graph).__name__}. "
@@ -490,7 +502,7 @@ class FactorGraph:
 
 def _shape(name: Hashable, shape: Sequence[int]) -> Shape:
     try:
-        sides = tuple(int(side) for side in shape)
+        sides = tuple(index(side) for side in shape)
     except TypeError:
         raise GraphError(
             f"FactorGraph: the shape of variable {name!r} must be a tuple of integers, got "
@@ -508,8 +520,19 @@ def _bounds(sizes: Iterable[int]) -> Ints:
     return np.concatenate([[0], np.cumsum(np.fromiter(sizes, np.int64))]).astype(np.int64)
 
 
+def _is_row(part: Any) -> bool:
+    """Whether this is one scope of numbers rather than an array of scopes."""
+    return len(part) > 0 and not hasattr(part[0], "__len__") and not np.ndim(part[0])
+
+
 def _scope_array(scopes: npt.ArrayLike) -> Ints:
-    array = np.asarray(scopes)
+    try:
+        array = np.asarray(scopes)
+    except ValueError:
+        raise GraphError(
+            "FactorGraph: the rows of a scope array have different lengths. "
+            "Give one array per arity."
+        ) from None
     if array.ndim != 2 or (array.size and array.dtype.kind not in "iu"):
         raise GraphError(
             f"FactorGraph: expected integer scopes [n_factors, arity], got {array.dtype} of shape "

@@ -175,10 +175,10 @@ def tiles(
 
 
 def _per_axis(what: str, value: int | Sequence[int], n: int) -> tuple[int, ...]:
-    values = (value,) * n if isinstance(value, int | np.integer) else tuple(value)
-    if len(values) != n:
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * n
+    if len(values) != n or not all(isinstance(v, int | np.integer) for v in values):
         raise GraphError(
-            f"tiles: expected one {what} or one for each of the {n} axes, got {values}."
+            f"tiles: expected one integer {what} or one for each of the {n} axes, got {value!r}."
         )
     return values
 

@@ -289,11 +289,19 @@ class RegionGraph:
                 "Put the sign into the counts."
             )
         if self.conditions:
-            unknown = next((n for n in self.conditions if n not in self._rows), None)
-            if unknown is not None:
+            self._check_conditions()
+
+    def _check_conditions(self) -> None:
+        for name, condition in self.conditions.items():
+            if name not in self._rows:
                 raise GraphError(
-                    f"RegionGraph: a condition is given for {unknown!r}, which is no region. "
+                    f"RegionGraph: a condition is given for {name!r}, which is no region. "
                     "Use a name from `.names`."
+                )
+            if not isinstance(condition, Mapping):
+                raise GraphError(
+                    f"RegionGraph: the condition of {name!r} is a {type(condition).__name__}, "
+                    "expected a mapping of keyword arguments. Write {'keyword': value}."
                 )
 
     @classmethod
@@ -320,6 +328,12 @@ class RegionGraph:
         Raises:
             GraphError: a region is empty, leaves the state, repeats an element or has no count.
         """
+        for name, count in counts.items():
+            if not isinstance(count, int | np.integer):
+                raise GraphError(
+                    f"RegionGraph: the count of {name!r} is {count!r}, expected an integer. "
+                    "For fractions give numerators, and denominator=."
+                )
         n_elements = prod(event_shape)
         arrays = {name: _checked(name, r, n_elements) for name, r in regions.items()}
         for name in arrays.keys() ^ counts.keys():

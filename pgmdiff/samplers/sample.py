@@ -88,6 +88,10 @@ def sample(
     sigmas = _checked(sigmas, start)
     if (x is None) == (shape is None):
         raise ShapeError("sample: expected either x= or shape=, got both or neither.")
+    if solver is not None and not isinstance(solver, Solver):
+        raise PgmdiffError(
+            f"sample: expected a solver such as Heun(), got {solver!r}. Make an instance of it."
+        )
     if x is None and start:
         raise ShapeError(f"sample: start={start} resumes a run and needs its state as x=.")
     dtype = dtype or (torch.float32 if x is None else x.dtype)

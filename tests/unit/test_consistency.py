@@ -64,3 +64,5 @@ def test_nothing_to_compare_and_bad_data() -> None:
         check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA[:, :5])
     with pytest.raises(ShapeError, match="expected data"):
         check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA[:1])
+    with pytest.raises(ShapeError, match="not finite"):
+        check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA * float("nan"))

@@ -266,3 +266,17 @@ def test_family_shapes() -> None:
     names = nx.relabel_nodes(nx.balanced_tree(3, 2), lambda i: f"x{i}")
     assert edges == set(map(frozenset, names.edges))
     assert cycle(3).scopes["f2"] == ("x2", "x0")
+
+
+def test_more_bad_input_is_named() -> None:
+    with pytest.raises(GraphError, match="different lengths"):
+        FactorGraph.from_arrays([[0, 1], [1, 2, 3]])
+    with pytest.raises(GraphError, match="names must be hashable"):
+        FactorGraph.from_scopes({"f": (["a"], "b")})  # type: ignore[list-item]
+    for shape in ("ab", (2.5,), None):
+        with pytest.raises(GraphError, match="must be a tuple of integers"):
+            FactorGraph.from_scopes({"f": ("a",)}, {"a": shape})  # type: ignore[dict-item]
+    with pytest.raises(GraphError, match=r"expected a networkx\.Graph, got dict"):
+        FactorGraph.from_networkx({"a": ("b",)})
+    with pytest.raises(GraphError, match="condition of 'f' is a int"):
+        FactorGraph.from_scopes({"f": ("a",)}, conditions={"f": 3})  # type: ignore[dict-item]

@@ -36,7 +36,8 @@ def test_selected_windows_keep_their_order() -> None:
         (((3, 8), 4, 2), "on axis 0 the window is 4 long, expected 1 to 3"),
         (((8,), 4, 4), "on axis 0 the overlap is 4, expected 0 to 3"),
         (((8,), 0, 0), "the window is 0 long"),
-        (((8, 8), (4,), 2), "expected one window or one for each of the 2 axes"),
+        (((8, 8), (4,), 2), "expected one integer window or one for each of the 2 axes"),
+        (((8,), 4.0, 2), "expected one integer window"),
         (((), 4, 2), "at least one axis"),
     ],
 )  # fmt: skip
@@ -80,6 +81,8 @@ def test_from_regions_checks_every_region() -> None:
         RegionGraph.from_regions(good, {"a": 1, "b": 1}, event_shape=(3,))
     with pytest.raises(GraphError, match="'z', which is no region"):
         RegionGraph.from_regions(good, counts, event_shape=(3,), conditions={"z": {}})
+    with pytest.raises(GraphError, match=r"the count of 'a' is 0\.5, expected an integer"):
+        RegionGraph.from_regions({"a": [0]}, {"a": 0.5}, event_shape=(1,))  # type: ignore[dict-item]
     with pytest.raises(GraphError, match="no region is named 'z'"):
         graph.elements("z")
 

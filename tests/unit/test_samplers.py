@@ -210,6 +210,7 @@ def test_progress_bar_is_off_by_default(capsys: pytest.CaptureFixture[str]) -> N
         ({"sigmas": [1.0, 0.0], "x": torch.zeros(1, 2), "start": 1}, "start from 0 to 0"),
         ({"sigmas": [1.0, 0.0], "shape": (1, 2), "dtype": torch.bfloat16}, "got torch.bfloat16"),
         ({"sigmas": [1.0, 0.0], "x": torch.zeros(1, 2, dtype=torch.int64)}, "got torch.int64"),
+        ({"sigmas": [1.0, 0.0], "shape": (1, 2), "solver": Heun}, "Make an instance of it"),
         ({"sigmas": [1.0, 0.0], "shape": (2, 2), "generator": [1]}, "one generator or 2"),
     ],
 )
