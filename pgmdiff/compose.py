@@ -8,7 +8,7 @@ construction: all regions that share a model, a shape and the structure of their
 calls and scatters.
 """
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -19,11 +19,14 @@ from torch import Tensor
 from pgmdiff.errors import GraphError, ScoreError, ShapeError
 from pgmdiff.graphs.exactness import check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import Condition, RegionGraph
+from pgmdiff.graphs.regions import Condition, IndexGroup, RegionGraph
 from pgmdiff.plan import Batch, Scores, map_tensors, plan
 from pgmdiff.rules import Marginal, Rule
 
 __all__ = ["Joint", "Scores", "compose"]
+
+KEPT_CALLS = 4096
+"""Most model calls of a joint call whose indices are sliced once and kept."""
 
 
 def compose(
@@ -127,6 +130,7 @@ class Joint:
     scale: Tensor | None
     max_batch: int | None
     check_finite: bool
+    _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
 
     def __call__(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
@@ -163,8 +167,18 @@ class Joint:
             sigma: `[B]`.
             condition: pytrees of `[B, ...]`.
         """
-        for chunk in self._chunks(u):
+        for chunk in self._kept_chunks(u):
             yield chunk, self._call(chunk, u, sigma, condition)
+
+    def _kept_chunks(self, u: Tensor) -> Iterable[Chunk]:
+        """The chunks; on small graphs, where each operation counts, they are made once."""
+        batches, key = self._on(u), (u.device, u.dtype, len(u))
+        calls = len(u) * sum(len(batch.group) for batch in batches)
+        if calls > KEPT_CALLS or not all(isinstance(b.group, IndexGroup) for b in batches):
+            return self._chunks(u)
+        if key not in self._kept:
+            self._kept[key] = tuple(self._chunks(u))
+        return self._kept[key]
 
     def _chunks(self, u: Tensor) -> Iterator[Chunk]:
         """Shares `max_batch` between regions and samples; one index serves all samples."""
