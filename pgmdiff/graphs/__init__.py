@@ -1,5 +1,6 @@
 """Graphs: what describes a whole in terms of its pieces."""
 
+from pgmdiff.graphs.counting import cluster_variation, junction_tree
 from pgmdiff.graphs.exactness import Report, is_alpha_acyclic, is_berge_acyclic
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.families import chain, cycle, grid, star, tiles, torus, tree
@@ -11,10 +12,12 @@ __all__ = [
     "RegionGroup",
     "Report",
     "chain",
+    "cluster_variation",
     "cycle",
     "grid",
     "is_alpha_acyclic",
     "is_berge_acyclic",
+    "junction_tree",
     "star",
     "tiles",
     "torus",

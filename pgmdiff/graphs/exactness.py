@@ -199,7 +199,7 @@ def is_junction_tree(graph: RegionGraph) -> bool | None:
 
 
 @dataclass(frozen=True)
-class _CliqueForest:
+class CliqueForest:
     """Maximal outer regions as sorted element arrays, joined by a maximum spanning forest."""
 
     cliques: list[Ints]
@@ -222,27 +222,31 @@ def _counted_sets(graph: RegionGraph) -> list[tuple[Ints, int]]:
     return sets
 
 
-def _clique_forest(graph: RegionGraph) -> _CliqueForest | None:
+def _clique_forest(graph: RegionGraph) -> CliqueForest | None:
     outer: dict[bytes, Ints] = {}
     for group in graph.groups:
         outer.update((e.tobytes(), e) for e in _sorted_elements(group)[group.outer])
-    regions = list(outer.values())
-    if not regions:
-        return _CliqueForest([], [], True)
-    overlap = _overlaps(regions, graph.n_elements)
+    return clique_forest(list(outer.values()), graph.n_elements)
+
+
+def clique_forest(sets: list[Ints], n_elements: int) -> CliqueForest | None:
+    """The maximal ones of distinct sorted sets, joined; None beyond `PAIR_LIMIT` overlaps."""
+    if not sets:
+        return CliqueForest([], [], True)
+    overlap = _overlaps(sets, n_elements)
     if overlap is None:
         return None
-    sizes = np.array([len(r) for r in regions])
+    sizes = np.array([len(r) for r in sets])
     contained = (overlap.data == sizes[overlap.row]) & (overlap.row != overlap.col)
-    maximal = np.ones(len(regions), bool)
+    maximal = np.ones(len(sets), bool)
     maximal[overlap.row[contained]] = False
     weights = overlap.tocsr()[maximal][:, maximal]
     weights.setdiag(0)
     weights.eliminate_zeros()
     tree = csgraph.minimum_spanning_tree(-weights).tocoo()
-    cliques = [r for r, keep in zip(regions, maximal, strict=True) if keep]
+    cliques = [r for r, keep in zip(sets, maximal, strict=True) if keep]
     covered = len(np.unique(np.concatenate(cliques)))
-    return _CliqueForest(
+    return CliqueForest(
         cliques,
         list(zip(tree.row.tolist(), tree.col.tolist(), strict=True)),
         bool(-tree.data.sum() == sizes[maximal].sum() - covered),
