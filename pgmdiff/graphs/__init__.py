@@ -5,6 +5,7 @@ from pgmdiff.graphs.exactness import Report, is_alpha_acyclic, is_berge_acyclic
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.families import chain, cycle, grid, star, tiles, torus, tree
 from pgmdiff.graphs.regions import RegionGraph, RegionGroup
+from pgmdiff.graphs.serialization import fingerprint, from_json, to_json
 
 __all__ = [
     "FactorGraph",
@@ -14,12 +15,15 @@ __all__ = [
     "chain",
     "cluster_variation",
     "cycle",
+    "fingerprint",
+    "from_json",
     "grid",
     "is_alpha_acyclic",
     "is_berge_acyclic",
     "junction_tree",
     "star",
     "tiles",
+    "to_json",
     "torus",
     "tree",
 ]

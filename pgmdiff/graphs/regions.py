@@ -207,6 +207,13 @@ class WindowGroup(RegionGroup):
     def shape(self) -> Shape:  # type: ignore[override]
         return tuple(axis.length for axis in self.axes)
 
+    @property
+    def whole(self) -> bool:
+        """Whether these are all combinations, not a selection."""
+        return torch.equal(
+            self.rows.cpu(), torch.arange(prod(len(axis.starts) for axis in self.axes))
+        )
+
     def _places(self, rows: Tensor) -> list[Tensor]:
         """Which window of each axis a row combines."""
         places = []
@@ -249,8 +256,7 @@ class WindowGroup(RegionGroup):
         return replace(self, tables=tables, rows=self.rows.to(device))
 
     def scatter_sum(self, values: Ints, n_elements: int) -> Ints:
-        whole = len(self) == prod(len(axis.starts) for axis in self.axes)
-        if not len(self) or not whole or (values != values[0]).any():
+        if not len(self) or not self.whole or (values != values[0]).any():
             return super().scatter_sum(values, n_elements)
         total = values[:1].astype(np.int64)
         for axis in self.axes:

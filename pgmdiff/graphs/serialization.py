@@ -1,0 +1,329 @@
+r"""Graphs as versioned JSON: an exact round trip, and nothing is ever executed.
+
+Names and model ids may be strings, numbers, booleans, None, and tuples or frozensets of these;
+conditions are pytrees (dicts, lists, tuples) of tensors and such values. Tensors are stored as
+their bytes, so that they come back bit for bit. What a networkx graph carried beyond the factor
+graph (positions, colours) is not stored.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Hashable, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import GraphError, PgmdiffError
+from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.regions import (
+    AxisWindows,
+    IndexGroup,
+    RegionGraph,
+    RegionGroup,
+    WindowGroup,
+)
+
+__all__ = ["fingerprint", "from_json", "to_json"]
+
+VERSION = 1
+MAX_CHARACTERS = 1 << 28
+MAX_REGIONS = 1 << 27
+"""Windows that a few numbers may stand for; more is taken for an attack on the memory."""
+
+Graph = FactorGraph | RegionGraph
+
+
+def to_json(graph: Graph) -> str:
+    """A graph as JSON text, the same in every process.
+
+    Raises:
+        GraphError: a name, a model id or a condition holds something that JSON cannot.
+    """
+    if isinstance(graph, FactorGraph):
+        content = _from_factor_graph(graph)
+    elif isinstance(graph, RegionGraph):
+        content = _from_region_graph(graph)
+    else:
+        raise GraphError(f"to_json: expected a graph of pgmdiff, got {type(graph).__name__}.")
+    document = {"pgmdiff": VERSION, "kind": type(graph).__name__, **content}
+    return json.dumps(document, separators=(",", ":"), allow_nan=False)
+
+
+def fingerprint(graph: Graph) -> str:
+    """SHA-256 of a graph's JSON: equal for equal graphs, in every process."""
+    return hashlib.sha256(to_json(graph).encode()).hexdigest()
+
+
+def from_json(text: str) -> Graph:
+    """The graph that `to_json` wrote.
+
+    Args:
+        text: untrusted input is safe: it is parsed, checked and never executed. Counting numbers
+            are taken as given, and so is a constructor's knowledge that they are a junction tree's.
+
+    Raises:
+        GraphError: not JSON, truncated, another version, too large, or not a graph.
+
+    Example:
+        >>> from pgmdiff.graphs import chain, fingerprint, from_json, to_json
+        >>> fingerprint(from_json(to_json(chain(3)))) == fingerprint(chain(3))
+        True
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise GraphError(
+            f"from_json: expected at most {MAX_CHARACTERS} characters, got {len(text)}. "
+            "Build so large a graph from arrays or tiles."
+        )
+    try:
+        document = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise GraphError(f"from_json: this is not JSON, or only a part of it: {error}.") from None
+    kinds: dict[Any, Callable[[dict[str, Any]], Graph]] = {
+        "FactorGraph": _to_factor_graph,
+        "RegionGraph": _to_region_graph,
+    }
+    if not isinstance(document, dict) or "pgmdiff" not in document:
+        raise GraphError("from_json: this is JSON, but not a graph of pgmdiff.")
+    if document["pgmdiff"] != VERSION or type(document["pgmdiff"]) is not int:
+        raise GraphError(
+            f"from_json: expected version {VERSION}, got {document['pgmdiff']!r}. "
+            "Update pgmdiff, or write the graph again."
+        )
+    kind = document.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise GraphError(f"from_json: expected a kind of {sorted(kinds)}, got {kind!r}.")
+    try:
+        return kinds[kind](document)
+    except PgmdiffError:
+        raise
+    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise GraphError(
+            f"from_json: this {kind} is malformed ({type(error).__name__}: {error})."
+        ) from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+# ---------------------------------------------------------------- factor graphs
+
+
+def _from_factor_graph(graph: FactorGraph) -> dict[str, Any]:
+    number = {name: v for v, name in enumerate(graph.variables)}
+    return {
+        "axis": graph.axis,
+        "variables": [_plain(name) for name in graph.variables],
+        "shapes": [list(shape) for shape in graph.shapes],
+        "factors": [_plain(name) for name in graph.factors],
+        "scopes": [[number[name] for name in scope] for scope in graph.scopes.values()],
+        "factor_model": _plain(graph.factor_model),
+        "variable_model": _plain(graph.variable_model),
+        "models": _pairs(graph.models, [*graph.variables, *graph.factors]),
+        "conditions": _pairs(graph.conditions, [*graph.variables, *graph.factors]),
+    }
+
+
+def _to_factor_graph(document: dict[str, Any]) -> FactorGraph:
+    variables = [_name(value) for value in document["variables"]]
+    factors = [_name(value) for value in document["factors"]]
+    scopes = [[variables[_natural(v)] for v in scope] for scope in document["scopes"]]
+    shapes = dict(zip(variables, document["shapes"], strict=True))
+    axis = document["axis"]
+    if len(shapes) < len(variables) or len(set(factors)) < len(factors):
+        raise GraphError("from_json: a variable or a factor is listed twice.")
+    return FactorGraph.from_scopes(
+        dict(zip(factors, scopes, strict=True)),
+        shapes,
+        axis=axis if axis is None else _integer(axis),
+        models={_name(k): _name(v) for k, v in document["models"]},
+        conditions={_name(k): _value(v) for k, v in document["conditions"]},
+        factor_model=_name(document["factor_model"]),
+        variable_model=_name(document["variable_model"]),
+    )
+
+
+# ---------------------------------------------------------------- region graphs
+
+
+def _from_region_graph(graph: RegionGraph) -> dict[str, Any]:
+    return {
+        "event_shape": list(graph.event_shape),
+        "denominator": graph.denominator,
+        "junction_tree": graph.junction_tree,
+        "groups": [_from_group(group) for group in graph.groups],
+        "conditions": _pairs(graph.conditions, graph.names if graph.conditions else []),
+    }
+
+
+def _from_group(group: RegionGroup) -> dict[str, Any]:
+    if isinstance(group, WindowGroup) and group.whole:
+        keys = ("size", "length", "count", "outer")
+        axes = [
+            {"starts": axis.starts.tolist(), **{key: getattr(axis, key) for key in keys}}
+            for axis in group.axes
+        ]
+        return {"windows": axes}
+    return {
+        "model": _plain(group.model),
+        "names": [_plain(name) for name in group.names],
+        "counts": group.counts.tolist(),
+        "outer": group.outer.tolist(),
+        "shape": list(group.shape),
+        "index": group.indices(0, len(group)).reshape(-1).tolist(),
+    }
+
+
+def _to_region_graph(document: dict[str, Any]) -> RegionGraph:
+    event_shape = tuple(_natural(side) for side in document["event_shape"])
+    known = document["junction_tree"]
+    if known not in (None, True, False):
+        raise GraphError(f"from_json: expected junction_tree true, false or null, got {known!r}.")
+    return RegionGraph(
+        event_shape,
+        tuple(_to_group(group, event_shape) for group in document["groups"]),
+        _integer(document["denominator"]),
+        {_name(k): _value(v) for k, v in document["conditions"]},
+        known,
+    )
+
+
+def _to_group(content: dict[str, Any], event_shape: tuple[int, ...]) -> RegionGroup:
+    if "windows" in content:
+        return _to_windows(content["windows"], event_shape)
+    names = tuple(_name(value) for value in content["names"])
+    shape = tuple(_natural(side) for side in content["shape"])
+    index = np.array([_natural(e) for e in content["index"]], np.int64)
+    index = index.reshape(len(names), *shape)
+    ordered = np.sort(index.reshape(len(names), prod(shape)), axis=1)
+    if index.size and (
+        index.max() >= prod(event_shape) or (ordered[:, 1:] == ordered[:, :-1]).any()
+    ):
+        raise GraphError(
+            f"from_json: a region leaves the state of {prod(event_shape)} elements, or lists an "
+            "element twice."
+        )
+    counts = np.array([_integer(c) for c in content["counts"]], np.int64)
+    outer = np.array([_flag(o) for o in content["outer"]], np.bool_)
+    if not len(counts) == len(outer) == len(names):
+        raise GraphError("from_json: a group has differing numbers of names, counts and flags.")
+    return IndexGroup(torch.from_numpy(index), counts, names, outer, _name(content["model"]))
+
+
+def _to_windows(content: list[dict[str, Any]], event_shape: tuple[int, ...]) -> WindowGroup:
+    axes = [
+        AxisWindows(
+            _integer(axis["size"]),
+            _integer(axis["length"]),
+            np.array([_natural(s) for s in axis["starts"]], np.int64),
+            _integer(axis["count"]),
+            _flag(axis["outer"]),
+        )
+        for axis in content
+    ]
+    if tuple(axis.size for axis in axes) != event_shape or not axes:
+        raise GraphError(f"from_json: windows do not fit the event shape {event_shape}.")
+    for number, axis in enumerate(axes):
+        if not 1 <= axis.length <= axis.size or (axis.starts >= axis.size).any():
+            raise GraphError(
+                f"from_json: windows on axis {number} do not fit its size {axis.size}."
+            )
+    if prod(len(axis.starts) for axis in axes) > MAX_REGIONS:
+        raise GraphError(f"from_json: expected at most {MAX_REGIONS} windows.")
+    return WindowGroup.product(axes)
+
+
+# ---------------------------------------------------------------- values
+
+
+def _pairs(values: Mapping[Hashable, Any], order: list[Hashable]) -> list[list[Any]]:
+    """A mapping as pairs, in the order of the graph's own nodes."""
+    return [[_plain(name), _plain(values[name])] for name in order if name in values]
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON; containers and tensors are tagged by a dict of one key."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, float | np.floating):
+        return {"float": float(value).hex()}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_plain(each) for each in value]}
+    if isinstance(value, frozenset):
+        return {"frozenset": sorted((_plain(each) for each in value), key=json.dumps)}
+    if isinstance(value, Mapping):
+        return {"dict": [[_plain(k), _plain(v)] for k, v in value.items()]}
+    if isinstance(value, Tensor) and value.dtype in DTYPES.values():
+        data = value.detach().cpu().contiguous().numpy().tobytes()
+        dtype = next(name for name, known in DTYPES.items() if known == value.dtype)
+        return {"tensor": [dtype, list(value.shape), base64.b64encode(data).decode()]}
+    raise GraphError(
+        f"to_json: {value!r} of type {type(value).__name__} cannot be stored. Use strings, "
+        "numbers, tuples, and tensors of a common dtype."
+    )
+
+
+DTYPES = {
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "float16": torch.float16,
+    "int64": torch.int64,
+    "int32": torch.int32,
+    "uint8": torch.uint8,
+    "bool": torch.bool,
+}
+
+
+def _value(plain: Any) -> Any:
+    """What `_plain` stored."""
+    if not isinstance(plain, dict):
+        if isinstance(plain, list | float):
+            raise GraphError(f"from_json: expected a tagged value, got {str(plain)[:40]}.")
+        return plain
+    ((tag, content),) = plain.items()
+    if tag == "float":
+        return float.fromhex(content)
+    if tag in ("list", "tuple", "frozenset"):
+        make = {"list": list, "tuple": tuple, "frozenset": frozenset}[tag]
+        return make(_value(each) for each in content)
+    if tag == "dict":
+        return {_name(k): _value(v) for k, v in content}
+    if tag == "tensor":
+        dtype, shape, data = content
+        if not isinstance(dtype, str) or dtype not in DTYPES:
+            raise GraphError(f"from_json: a tensor of unknown dtype {str(dtype)[:40]!r}.")
+        array = np.frombuffer(base64.b64decode(data, validate=True), dtype)
+        return torch.from_numpy(array.reshape([_natural(side) for side in shape]).copy())
+    raise GraphError(f"from_json: unknown tag {str(tag)[:40]!r}.")
+
+
+def _name(plain: Any) -> Any:
+    value = _value(plain)
+    if not isinstance(value, Hashable) or isinstance(value, Tensor):
+        raise GraphError(f"from_json: {value!r} cannot be a name.")
+    hash(value)  # a tuple may hold a list
+    return value
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int or abs(value) >= 2**63:
+        raise GraphError(f"from_json: expected an integer, got {str(value)[:40]!r}.")
+    return value
+
+
+def _natural(value: Any) -> int:
+    if _integer(value) < 0:
+        raise GraphError(f"from_json: expected no negative number, got {value}.")
+    return int(value)
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise GraphError(f"from_json: expected true or false, got {str(value)[:40]!r}.")
+    return value
