@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import subprocess
@@ -108,9 +109,7 @@ def test_what_cannot_be_stored_is_named() -> None:
         to_json({})  # type: ignore[arg-type]
 
 
-GOOD = {
-    name: json.loads(to_json(g)) for name, g in zip("ft", (CONDITIONED, SAMPLES[4]), strict=True)
-}
+GOOD = {"f": json.loads(to_json(CONDITIONED)), "t": json.loads(to_json(SAMPLES[4]))}
 
 
 def altered(graph: str, *path: object, to: object) -> str:
@@ -120,6 +119,10 @@ def altered(graph: str, *path: object, to: object) -> str:
         inside = inside[key]
     inside[path[-1]] = to
     return json.dumps(document)
+
+
+def tensor_condition(content: list) -> str:
+    return altered("f", "conditions", to=[["f", {"dict": [["y", {"tensor": content}]]}]])
 
 
 @pytest.mark.parametrize(
@@ -145,9 +148,9 @@ def altered(graph: str, *path: object, to: object) -> str:
         (altered("f", "variables", 0, to={"tuple": [{"list": []}]}), "malformed"),
         (altered("f", "variables", 0, to={"pickle": "gASV"}), "unknown tag 'pickle'"),
         (altered("f", "variables", 0, to=[1]), "tagged value"),
-        (altered("f", "conditions", to=[["f", {"dict": [["y", {"tensor": ["object", [1], ""]}]]}]]),
+        (tensor_condition(["object", [1], ""]),
          "unknown dtype 'object'"),
-        (altered("f", "conditions", to=[["f", {"dict": [["y", {"tensor": ["int64", [9], "AAAA"]}]]}]]),
+        (tensor_condition(["int64", [9], "AAAA"]),
          "malformed"),
         (altered("f", "axis", to="0"), "expected an integer"),
         (altered("t", "event_shape", 1, to=10**30), "expected an integer"),
@@ -179,8 +182,6 @@ def test_a_small_file_cannot_ask_for_a_huge_graph() -> None:
 def test_no_truncation_or_mutation_gets_through_unnamed(data: st.DataObject) -> None:
     text = to_json(SAMPLES[data.draw(st.integers(0, len(SAMPLES) - 1))])
     place = data.draw(st.integers(0, len(text) - 1))
-    letter = data.draw(st.sampled_from(list('0-9"[]{}ax,:') + ["", '"x"', "null", "1e9"]))
-    try:
+    letter = data.draw(st.sampled_from([*'0-9"[]{}ax,:', "", '"x"', "null", "1e9"]))
+    with contextlib.suppress(GraphError):
         from_json(text[:place] + letter + text[place + data.draw(st.integers(0, 2)) :])
-    except GraphError:
-        pass
