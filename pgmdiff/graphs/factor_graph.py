@@ -10,7 +10,7 @@ free-energy approximations and generalized belief propagation algorithms", 2005)
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -492,6 +492,35 @@ class FactorGraph:
         parts = u.split(self.sizes.tolist(), dim=-1)
         named = zip(self.variables, self.shapes, parts, strict=True)
         return {name: part.reshape(*u.shape[:-1], *shape) for name, shape, part in named}
+
+    def mask(self, names: Collection[Hashable] | Mapping[Hashable, Tensor | bool]) -> Tensor:
+        """Which elements of the state belong to named variables: bool `[N]`.
+
+        Args:
+            names: of variables; or a mapping from name to a boolean, or to a boolean tensor of
+                the variable's shape, for parts of a variable.
+
+        Raises:
+            GraphError: a name is no variable.
+            ShapeError: a part is not boolean or not of the variable's shape.
+        """
+        if isinstance(names, str | bytes):
+            raise GraphError(f"FactorGraph.mask: expected a collection of names, got {names!r}.")
+        whole = torch.zeros(self.n_elements, dtype=torch.bool)
+        for name in names:
+            if name not in self._variable_number:
+                raise GraphError(f"FactorGraph.mask: {name!r} is no variable. See `.variables`.")
+            v = self._variable_number[name]
+            part = torch.as_tensor(names[name] if isinstance(names, Mapping) else True)
+            if part.dtype != torch.bool or tuple(part.shape) not in ((), self.shapes[v]):
+                raise ShapeError(
+                    f"FactorGraph.mask: expected a boolean, or a boolean tensor of "
+                    f"{self.shapes[v]}, for variable {name!r}; got {part.dtype} of "
+                    f"{tuple(part.shape)}."
+                )
+            start, stop = self.offsets[v : v + 2].tolist()
+            whole[start:stop] = part.expand(self.shapes[v]).reshape(-1)
+        return whole
 
     def __repr__(self) -> str:
         return (

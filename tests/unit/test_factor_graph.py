@@ -280,3 +280,19 @@ def test_more_bad_input_is_named() -> None:
         FactorGraph.from_networkx({"a": ("b",)})
     with pytest.raises(GraphError, match="condition of 'f' is a int"):
         FactorGraph.from_scopes({"f": ("a",)}, conditions={"f": 3})  # type: ignore[dict-item]
+
+
+def test_masks_by_variable_name() -> None:
+    graph = FactorGraph.from_scopes({"f": ("a", "b")}, {"b": (3,), "a": (), "c": (2, 1)})
+    assert graph.mask({"a", "c"}).tolist() == [False] * 3 + [True] * 3
+    assert graph.mask([]).sum() == 0
+    part = graph.mask({"b": torch.tensor([True, False, True]), "a": True, "c": False})
+    assert part.tolist() == [True, False, True, True, False, False]
+    with pytest.raises(GraphError, match="'f' is no variable"):
+        graph.mask(["f"])
+    with pytest.raises(GraphError, match="collection of names"):
+        graph.mask("a")
+    with pytest.raises(ShapeError, match=r"boolean tensor of \(3,\), for variable 'b'"):
+        graph.mask({"b": torch.tensor([True])})
+    with pytest.raises(ShapeError, match=r"got torch\.int64"):
+        graph.mask({"a": torch.tensor(1)})
