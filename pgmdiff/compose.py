@@ -80,7 +80,7 @@ def compose(
     if max_batch is not None and max_batch < 1:
         raise ScoreError(f"compose: expected max_batch of at least 1, got {max_batch}.")
     check_counts(regions)
-    regions = replace(regions, conditions={**regions.conditions, **(conditions or {})})
+    regions = replace(regions, conditions=_merged(regions.conditions, conditions or {}))
     scale = rule.scale(regions)
     return Joint(
         graph=regions,
@@ -90,6 +90,18 @@ def compose(
         max_batch=max_batch,
         check_finite=check_finite,
     )
+
+
+def _merged(
+    own: Mapping[Hashable, Condition], given: Mapping[Hashable, Condition]
+) -> dict[Hashable, Condition]:
+    """Per node, the keywords given on top of the graph's own."""
+    both = {
+        name: {**own[name], **given[name]}
+        for name in own.keys() & given.keys()
+        if isinstance(given[name], Mapping)
+    }
+    return {**own, **given, **both}
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +160,7 @@ class Joint:
         if self.scale is not None:
             total = total * self.scale.to(total)
         if self.check_finite and not torch.compiler.is_compiling() and not total.isfinite().all():
-            self._find_guilty(flat, sigmas, condition)
+            self.find_guilty(flat, sigmas, condition)
         return total.reshape(u.shape)
 
     def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
@@ -177,7 +189,8 @@ class Joint:
         if calls > KEPT_CALLS or not all(isinstance(b.group, IndexGroup) for b in batches):
             return self._chunks(u)
         if key not in self._kept:
-            self._kept[key] = tuple(self._chunks(u))
+            with torch.inference_mode(False):
+                self._kept[key] = tuple(self._chunks(u))
         return self._kept[key]
 
     def _chunks(self, u: Tensor) -> Iterator[Chunk]:
@@ -211,7 +224,8 @@ class Joint:
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
         key = (u.device, u.dtype)
         if key not in self._placed:
-            self._placed[key] = tuple(batch.to(*key) for batch in self.batches)
+            with torch.inference_mode(False):  # what is kept must serve autograd later
+                self._placed[key] = tuple(batch.to(*key) for batch in self.batches)
         return self._placed[key]
 
     def _flatten(
@@ -248,7 +262,7 @@ class Joint:
         state = u.reshape(prod(batch), self.graph.n_elements)
         return state, sigmas, map_tensors(flat, condition)
 
-    def _find_guilty(self, u: Tensor, sigma: Tensor, condition: Condition) -> None:
+    def find_guilty(self, u: Tensor, sigma: Tensor, condition: Condition) -> None:
         """Raises a `ScoreError` naming the node, σ and batch entry of a NaN or infinity."""
         broken = ~u.isfinite().all(dim=1)
         if broken.any():

@@ -141,8 +141,11 @@ def check_consistency(
             f"check_consistency: expected data [n >= 2, *{joint.graph.event_shape}], got "
             f"{tuple(data.shape)}."
         )
-    if not data.isfinite().all():
-        raise ShapeError("check_consistency: the data is not finite. Remove such states.")
+    if not data.is_floating_point() or not data.isfinite().all():
+        raise ShapeError(
+            f"check_consistency: expected finite floating-point data, got {data.dtype}. Convert it "
+            "to the units the models know, and remove states that are not finite."
+        )
     clean = data.reshape(len(data), -1)
     noise = Noise.of(generator, len(data))
     kinds = _pairs_by_kind(joint)
@@ -195,7 +198,8 @@ def _kind(batch: Batch) -> str:
     group = batch.group
     if group.model is not None:
         return str(group.model)
-    return str(group.name(0)) if len(group) == 1 else f"{len(group)} × {group.shape}"
+    more = f" … (+{len(group) - 1})" if len(group) > 1 else ""
+    return f"{group.name(0)}{more}"
 
 
 def _contained(
@@ -222,6 +226,8 @@ def _denoised(joint: Joint, noisy: Tensor, sigma: float) -> dict[Hashable, Tenso
     for chunk, values in joint.evaluate(noisy, noisy.new_full((len(noisy),), sigma), {}):
         x = noisy[chunk.samples].index_select(1, chunk.index)
         scores = values.reshape(*values.shape[:2], -1)
+        if not scores.isfinite().all():
+            joint.find_guilty(noisy, noisy.new_full((len(noisy),), sigma), {})
         denoised = x.reshape(scores.shape) + sigma**2 * scores
         for row in range(chunk.stop - chunk.start):
             name = chunk.batch.group.name(chunk.start + row)

@@ -175,10 +175,13 @@ class NodeScores(RegionScores, Mapping[Hashable, Score]):
     def __init__(self, graph: FactorGraph | RegionGraph, gaussian: Gaussian) -> None:
         self.graph = graph.regions if isinstance(graph, FactorGraph) else graph
         self.gaussian = gaussian
-        if self.graph.n_elements != gaussian.mean.numel():
+        self.check(self.graph)
+
+    def check(self, graph: RegionGraph) -> None:
+        if graph.n_elements != self.gaussian.mean.numel():
             raise ShapeError(
-                f"node_scores: the graph has {self.graph.n_elements} elements, the Gaussian "
-                f"{gaussian.mean.numel()}. Give a Gaussian over the whole state."
+                f"node_scores: the graph has {graph.n_elements} elements, the Gaussian "
+                f"{self.gaussian.mean.numel()}. Give a Gaussian over the whole state."
             )
 
     def bind(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:

@@ -6,6 +6,7 @@ All regions that share a callable, a shape and the structure of their condition 
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,8 @@ def plan(
     Raises:
         ScoreError: a region has no score.
     """
+    if isinstance(scores, RegionScores):
+        scores.check(graph)
     alike: dict[Any, list[Batch]] = {}
     for group, weights in zip(graph.groups, rule.weights(graph), strict=True):
         needed = np.flatnonzero(weights)
@@ -74,7 +77,7 @@ def plan(
                 part = _part(score, group, rows[places], weights, _take(condition, places))
                 # Windows stay windows: only index groups are worth merging.
                 separate = None if isinstance(group, IndexGroup) else id(group)
-                key = (id(part.score), group.shape, structure, separate)
+                key = (_identity(part.score), group.shape, structure, separate)
                 alike.setdefault(key, []).append(part)
     for parts in alike.values():
         yield _merged(parts)
@@ -133,10 +136,10 @@ def _by_score(
     elif group.model is not None:
         yield _score_of(scores, group.model, group.name(int(rows[0]))), everything
     else:
-        found: dict[int, tuple[Score, list[int]]] = {}
+        found: dict[Any, tuple[Score, list[int]]] = {}
         for place, row in enumerate(rows.tolist()):
             score = _score_of(scores, group.name(row), group.name(row))
-            found.setdefault(id(score), (score, []))[1].append(place)
+            found.setdefault(_identity(score), (score, []))[1].append(place)
         for score, places in found.values():
             yield score, np.array(places, np.int64)
 
@@ -176,10 +179,20 @@ def _structure(condition: Condition) -> Any:
     """What conditions must share to be stacked: keys, shapes and dtypes, and all else's values."""
     leaves, spec = tree_flatten(dict(sorted(condition.items())))
     signature = (
-        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf)
+        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else _identity(leaf)
         for leaf in leaves
     )
     return str(spec), tuple(signature)
+
+
+def _identity(value: Any) -> Any:
+    """A key that is equal only for what may share a call: methods of one object are one."""
+    if isinstance(value, MethodType):
+        return id(value.__self__), value.__func__
+    return (type(value), value) if isinstance(value, SCALARS) else id(value)
+
+
+SCALARS = (str, bytes, bool, int, float, type(None))
 
 
 def _combine(

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError
-from pgmdiff.graphs.regions import RegionGroup, Shape
+from pgmdiff.graphs.regions import RegionGraph, RegionGroup, Shape
 
 __all__ = [
     "RegionScores",
@@ -37,6 +37,10 @@ Score = Callable[..., Tensor]
 
 class RegionScores(ABC):
     """Scores that differ from region to region and are still evaluated a group at a time."""
+
+    @abstractmethod
+    def check(self, graph: RegionGraph) -> None:
+        """Raises unless these are scores of the regions of this graph."""
 
     @abstractmethod
     def bind(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
@@ -162,6 +166,12 @@ def padded(score: Score, shape: Shape, mode: str = "reflect") -> Score:
 
     def cropped(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         missing = [want - have for want, have in zip(shape, x.shape[1:], strict=True)]
+        narrow = any(m > 2 * (s - 1) for m, s in zip(missing, x.shape[1:], strict=True) if m)
+        if mode == "reflect" and narrow:
+            raise ShapeError(
+                f"padded: {tuple(x.shape[1:])} is too narrow to be reflected up to {tuple(shape)}: "
+                "a side takes less than itself on either end. Use mode='replicate'."
+            )
         if min(missing) < 0 or (len(shape) > 1 and missing[0]):
             raise ShapeError(
                 f"padded: expected x no larger than {tuple(shape)} and equal to it on the first "

@@ -47,7 +47,7 @@ class Report:
         sums: their sums, times `denominator`.
         denominator: of all counting numbers.
         berge_acyclic: None where the graph has no factors and variables to ask it of.
-        alpha_acyclic: None where it was too large to find out.
+        alpha_acyclic: None where it was not found out: too large, or tiles that are no tree.
         junction_tree: whether the marginal rule is exact at σ = 0 for data Markov to the graph.
     """
 
@@ -81,12 +81,12 @@ class Report:
             )
         if self.junction_tree is None:
             return f"Too large to tell whether it is a junction tree. {laws}"
-        why = (
-            "counts differ from the junction tree's (overlaps of several variables, duplicate or "
-            "nested scopes: use cluster variation or a junction tree)"
-            if self.alpha_acyclic
-            else "regions form loops"
-        )
+        why = {
+            None: "regions form loops, or an overlap of two regions is counted in parts",
+            True: "counts differ from the junction tree's (overlaps of several variables, "
+            "duplicate or nested scopes: use cluster variation or a junction tree)",
+            False: "regions form loops",
+        }[self.alpha_acyclic]
         return f"Marginal rule: an approximation at every σ, σ = 0 included: {why}. {laws}"
 
     def raise_if_invalid(self) -> None:
@@ -121,7 +121,7 @@ def report(
         np.zeros(graph.n_elements, np.int64),
     )
     known = graph.junction_tree if junction_tree is None else junction_tree
-    alpha_acyclic = True if berge_acyclic else known
+    alpha_acyclic = True if berge_acyclic or known else None
     if known is None:
         alpha_acyclic = is_alpha_acyclic(graph)
         known = is_junction_tree(graph) if alpha_acyclic else alpha_acyclic

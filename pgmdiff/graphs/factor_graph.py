@@ -76,9 +76,10 @@ class FactorGraph:
         self._check_names()
         self._check_scopes()
         for array in (self._bounds, self._scope):
-            array.setflags(write=False)
+            _frozen(array)
         object.__setattr__(self, "models", MappingProxyType(dict(self.models)))
-        object.__setattr__(self, "conditions", MappingProxyType(dict(self.conditions)))
+        copied = {n: dict(c) if isinstance(c, Mapping) else c for n, c in self.conditions.items()}
+        object.__setattr__(self, "conditions", MappingProxyType(copied))
         for what, names in (("model", self.models), ("condition", self.conditions)):
             for name in names:
                 if name not in self._variable_number and name not in self._factor_set:
@@ -160,6 +161,11 @@ class FactorGraph:
                 raise GraphError(
                     f"FactorGraph: the scope of factor {factor!r} is the string {scope!r}, "
                     f"expected a sequence of names. Write {(scope,)!r} or {tuple(scope)!r}."
+                )
+            if not isinstance(scope, Sequence):
+                raise GraphError(
+                    f"FactorGraph: the scope of factor {factor!r} is a {type(scope).__name__}, "
+                    "expected a sequence: scopes are ordered. Use a tuple."
                 )
         if shapes is None:
             listed = chain.from_iterable(scopes.values())
@@ -341,17 +347,17 @@ class FactorGraph:
     @cached_property
     def degrees(self) -> Ints:
         """Number of factors on each variable, int64 `[variables]`."""
-        return np.bincount(self._scope, minlength=len(self.variables)).astype(np.int64)
+        return _frozen(np.bincount(self._scope, minlength=len(self.variables)).astype(np.int64))
 
     @cached_property
     def sizes(self) -> Ints:
         """Number of elements of each variable, int64 `[variables]`."""
-        return np.array([prod(shape) for shape in self.shapes], np.int64)
+        return _frozen(np.array([prod(shape) for shape in self.shapes], np.int64))
 
     @cached_property
     def offsets(self) -> Ints:
         """First element of each variable, and the total: int64 `[variables + 1]`."""
-        return _bounds(self.sizes)
+        return _frozen(_bounds(self.sizes))
 
     @property
     def n_elements(self) -> int:
@@ -381,7 +387,7 @@ class FactorGraph:
         return RegionGraph(
             (self.n_elements,),
             tuple(IndexGroup.concatenate(groups) for groups in parts.values()),
-            conditions=self.conditions,
+            conditions=dict(self.conditions),
         )
 
     def _variable_groups(self) -> Iterator[IndexGroup]:
@@ -543,6 +549,11 @@ def _shape(name: Hashable, shape: Sequence[int]) -> Shape:
             "Remove a variable without elements."
         )
     return sides
+
+
+def _frozen(array: Ints) -> Ints:
+    array.setflags(write=False)
+    return array
 
 
 def _bounds(sizes: Iterable[int]) -> Ints:

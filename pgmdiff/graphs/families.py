@@ -135,7 +135,8 @@ def tiles(
         shape: event shape of the state, channels included.
         window: length of a window on each axis; a window as long as the axis spans it.
         overlap: of neighbouring windows, on each axis; ignored where a window spans the axis.
-        periodic: whether each axis closes on itself.
+        periodic: whether each axis closes on itself. A window that spans its axis is not joined to
+            itself, periodic or not: there is no overlap that a model could see.
         remainder: what to do where the stride (window - overlap) does not divide an axis:
             `"error"`, or `"shift"`: on an open axis the last window is shifted inwards, on a
             periodic one the last overlap grows; counts stay valid.
@@ -218,7 +219,7 @@ def _starts(
     left = free % stride
     if left and remainder == "error":
         fits = [size - left, size - left + stride]
-        nearest = " or ".join(str(s) for s in fits if s >= window)
+        nearest = " or ".join(str(s) for s in fits if s >= window + periodic)
         raise GraphError(
             f"tiles: on axis {number} windows of {window} with stride {stride} do not fit a "
             f"{'periodic ' if periodic else ''}size of {size}. Use a size of {nearest}, or "

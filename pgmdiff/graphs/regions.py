@@ -116,6 +116,10 @@ class IndexGroup(RegionGroup):
     outer: Bools
     model: Hashable | None = None
 
+    def __post_init__(self) -> None:
+        self.counts.setflags(write=False)
+        self.outer.setflags(write=False)
+
     @classmethod
     def concatenate(cls, groups: Sequence["IndexGroup"]) -> "IndexGroup":
         """One group of all regions of groups of one shape, under the first's model id."""
@@ -184,6 +188,10 @@ class WindowGroup(RegionGroup):
     counts: Ints
     outer: Bools
     model: Hashable | None
+
+    def __post_init__(self) -> None:
+        self.counts.setflags(write=False)
+        self.outer.setflags(write=False)
 
     @classmethod
     def product(cls, axes: Sequence[AxisWindows]) -> "WindowGroup":

@@ -63,6 +63,8 @@ class Noise:
 
     def __call__(self, step: int, like: Tensor) -> Tensor:
         """The noise of a step, shaped, placed and rounded like a state `[batch, *event]`."""
+        if not like.is_floating_point():
+            raise ShapeError(f"Noise: expected a floating-point state, got {like.dtype}.")
         shape = like.shape[1:]
         noise = np.empty((len(self.keys), prod(shape)))
         for row, key in zip(noise, self.keys, strict=True):
