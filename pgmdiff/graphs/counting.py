@@ -120,6 +120,11 @@ def junction_tree(
 
 def _factor_graph(scopes: Scopes, shapes: Mapping[Hashable, Sequence[int]] | None) -> FactorGraph:
     if isinstance(scopes, FactorGraph):
+        if scopes.nested:
+            raise GraphError(
+                f"cluster variation: node {next(iter(scopes.nested))!r} is nested, and scopes say "
+                "nothing of inner graphs. Nest the result's pieces, or use flatten()."
+            )
         return scopes
     if isinstance(scopes, Mapping):
         return FactorGraph.from_scopes(scopes, shapes)

@@ -140,7 +140,12 @@ def report(
 
 
 def report_factor_graph(graph: FactorGraph) -> Report:
-    """Checks a factor graph; a forest of distinct factors is a junction tree."""
+    """Checks a factor graph; a forest of distinct factors is a junction tree.
+
+    Of a nested graph the leaves are checked: they are what is evaluated.
+    """
+    if graph.nested:
+        return report(graph.regions)
     berge_acyclic, distinct = _forest_of(graph)
     tree = True if berge_acyclic and distinct else None
     return report(graph.regions, berge_acyclic=berge_acyclic, junction_tree=tree)

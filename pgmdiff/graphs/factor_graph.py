@@ -11,7 +11,7 @@ free-energy approximations and generalized belief propagation algorithms", 2005)
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from math import prod
@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.graphs.nesting import check_nested, flatten
 from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, Shape
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class FactorGraph:
         conditions: node name to the keyword arguments its model gets.
         factor_model: model id of every factor that `models` does not list; None: its name.
         variable_model: the same for variables.
+        nested: node name to the graph that its marginal is composed of; see `nest`.
     """
 
     variables: tuple[Hashable, ...]
@@ -69,6 +71,7 @@ class FactorGraph:
     conditions: Mapping[Hashable, Condition] = field(default_factory=dict)
     factor_model: Hashable | None = None
     variable_model: Hashable | None = None
+    nested: Mapping[Hashable, "FactorGraph | RegionGraph"] = field(default_factory=dict)
     _drawn: "nx.Graph | None" = None
     """The networkx graph this came from, with its attributes and order."""
 
@@ -78,6 +81,7 @@ class FactorGraph:
         for array in (self._bounds, self._scope):
             _frozen(array)
         object.__setattr__(self, "models", MappingProxyType(dict(self.models)))
+        object.__setattr__(self, "nested", MappingProxyType(dict(self.nested)))
         copied = {n: dict(c) if isinstance(c, Mapping) else c for n, c in self.conditions.items()}
         object.__setattr__(self, "conditions", MappingProxyType(copied))
         for what, names in (("model", self.models), ("condition", self.conditions)):
@@ -87,7 +91,7 @@ class FactorGraph:
                         f"FactorGraph: a {what} is given for {name!r}, which is no node. "
                         "Use the name of a variable or a factor."
                     )
-        _ = self.regions  # its errors belong to construction
+        check_nested(self, self.nodes)  # the errors of both belong to construction
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -252,7 +256,8 @@ class FactorGraph:
         """A graph drawn with networkx.
 
         Nodes carry networkx's attribute `bipartite`: 0 for a variable, 1 for a factor; and, where
-        they apply, `shape` (of a variable, default `()`), `model` and `condition`. A scope is
+        they apply, `shape` (of a variable, default `()`), `model`, `condition`, and `graph`: the
+        inner graph of a nested node, as networkx's, a FactorGraph or a RegionGraph. A scope is
         ordered by the edges' attribute `position`, or, where a factor's edges have none, as its
         edges were added. Everything else on the graph is kept for `to_networkx`.
 
@@ -290,7 +295,11 @@ class FactorGraph:
                 )
         attributes = {
             key: {n: data[key] for n, data in graph.nodes(data=True) if data.get(key) is not None}
-            for key in ("model", "condition")
+            for key in ("model", "condition", "graph")
+        }
+        nested = {
+            n: cls.from_networkx(g) if isinstance(g, nx.Graph) else g
+            for n, g in attributes["graph"].items()
         }
         built = cls.from_scopes(
             {f: _ordered_scope(graph, f) for f in graph if sides[f] == FACTOR},
@@ -299,8 +308,7 @@ class FactorGraph:
             models=attributes["model"],
             conditions=attributes["condition"],
         )
-        object.__setattr__(built, "_drawn", graph.copy())
-        return built
+        return replace(built, nested=nested, _drawn=graph.copy())
 
     def to_networkx(self) -> "nx.Graph":
         """The graph as networkx's; `from_networkx` of it gives the same graph back."""
@@ -321,6 +329,10 @@ class FactorGraph:
                     graph.nodes[name]["model"] = model
         for name, condition in self.conditions.items():
             graph.nodes[name]["condition"] = condition
+        for name, inner in self.nested.items():
+            graph.nodes[name]["graph"] = (
+                inner.to_networkx() if isinstance(inner, FactorGraph) else inner
+            )
         for factor, scope in self.scopes.items():
             for position, name in enumerate(scope):
                 graph.add_edge(factor, name, position=position)
@@ -380,7 +392,50 @@ class FactorGraph:
 
     @cached_property
     def regions(self) -> RegionGraph:
-        """The region graph with the Bethe counts: one region a node, factors and variables."""
+        """What `compose` evaluates: the `nodes`, with nested ones expanded by `flatten`."""
+        return self.flatten() if self.nested else self.nodes
+
+    def nest(self, inner: "Mapping[Hashable, FactorGraph | RegionGraph]") -> "FactorGraph":
+        """The same graph, with nodes that are themselves graphs, to any depth.
+
+        Element j of an inner graph's state is the j-th element of the node's region, flattened as
+        the node's model would see it. Composing evaluates the inner graph's regions in place of
+        the node: its marginal is approximated by theirs, which is exact where the inner graph is.
+
+        Args:
+            inner: node name to graph, added to `nested`.
+
+        Raises:
+            GraphError: no such node, no graph, or another number of elements.
+
+        Example:
+            >>> from pgmdiff.graphs import FactorGraph, chain
+            >>> outer = FactorGraph.from_scopes({"f": ("a", "b")}, {"a": (2,), "b": ()})
+            >>> outer.nest({"f": chain(3)}).flatten().counting_numbers()
+            {'f0': 1, 'f1': 1, 'a': 0, 'x0': 0, 'x1': -1, 'x2': 0, 'b': 0}
+        """
+        return replace(self, nested={**self.nested, **inner})
+
+    def flatten(self, keep: Collection[Hashable] = ()) -> RegionGraph:
+        """The region graph of the leaves: nested nodes expanded, unless they are to be kept.
+
+        A leaf's counting number is the product of the counts along its path, summed over paths to
+        identical leaves (same elements in the same order, same model, same condition). A leaf is
+        called by its own name where that means one leaf, else by its path of names; its model id
+        is what its own graph says (its own name, by default). An expanded node's own model and
+        condition are not used, a kept node's inner graph is not.
+
+        Args:
+            keep: nested nodes to keep whole, by name (at any depth) or path of names.
+
+        Raises:
+            GraphError: what is to be kept is no nested node.
+        """
+        return flatten(self, keep)
+
+    @cached_property
+    def nodes(self) -> RegionGraph:
+        """The region graph with the Bethe counts: one region a node, nested or not."""
         parts: dict[tuple[Any, Shape], list[IndexGroup]] = {}
         for part in chain(self._factor_groups(), self._variable_groups()):
             parts.setdefault((part.model, part.shape), []).append(part)
@@ -531,7 +586,8 @@ class FactorGraph:
     def __repr__(self) -> str:
         return (
             f"FactorGraph({len(self.variables)} variables, {len(self.factors)} factors, "
-            f"{len(self._scope)} edges, {self.n_elements} elements)"
+            f"{len(self._scope)} edges, {self.n_elements} elements"
+            + (f", {len(self.nested)} nested nodes)" if self.nested else ")")
         )
 
 

@@ -21,13 +21,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from pgmdiff.errors import GraphError
 
 if TYPE_CHECKING:
     from pgmdiff.graphs.exactness import Report
 
-__all__ = ["AxisWindows", "Condition", "IndexGroup", "RegionGraph", "RegionGroup", "WindowGroup"]
+__all__ = [
+    "AxisWindows",
+    "Condition",
+    "IndexGroup",
+    "RegionGraph",
+    "RegionGroup",
+    "WindowGroup",
+    "condition_key",
+]
 
 Shape = tuple[int, ...]
 Ints = npt.NDArray[np.int64]
@@ -440,6 +449,19 @@ class RegionGraph:
             f"RegionGraph(event_shape={self.event_shape}, {self.n_regions} regions "
             f"({evaluated} with a nonzero count) in {len(self.groups)} groups)"
         )
+
+
+def condition_key(condition: Condition) -> Hashable:
+    """A key that is equal for equal conditions, tensors compared bit for bit."""
+    leaves, spec = tree_flatten(dict(sorted(condition.items())))
+    return str(spec), tuple(map(_leaf_key, leaves))
+
+
+def _leaf_key(leaf: Any) -> Hashable:
+    if isinstance(leaf, Tensor):
+        array = leaf.detach().cpu().contiguous().view(-1)
+        return str(leaf.dtype), tuple(leaf.shape), array.view(torch.uint8).numpy().tobytes()
+    return (type(leaf), leaf) if isinstance(leaf, Hashable) else id(leaf)
 
 
 def _checked(name: Hashable, elements: npt.ArrayLike, n_elements: int) -> Ints:

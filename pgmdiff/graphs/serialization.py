@@ -43,13 +43,7 @@ def to_json(graph: Graph) -> str:
     Raises:
         GraphError: a name, a model id or a condition holds something that JSON cannot.
     """
-    if isinstance(graph, FactorGraph):
-        content = _from_factor_graph(graph)
-    elif isinstance(graph, RegionGraph):
-        content = _from_region_graph(graph)
-    else:
-        raise GraphError(f"to_json: expected a graph of pgmdiff, got {type(graph).__name__}.")
-    document = {"pgmdiff": VERSION, "kind": type(graph).__name__, **content}
+    document = {"pgmdiff": VERSION, **_from_graph(graph)}
     return json.dumps(document, separators=(",", ":"), allow_nan=False)
 
 
@@ -82,10 +76,6 @@ def from_json(text: str) -> Graph:
         document = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise GraphError(f"from_json: this is not JSON, or only a part of it: {error}.") from None
-    kinds: dict[Any, Callable[[dict[str, Any]], Graph]] = {
-        "FactorGraph": _to_factor_graph,
-        "RegionGraph": _to_region_graph,
-    }
     if not isinstance(document, dict) or "pgmdiff" not in document:
         raise GraphError("from_json: this is JSON, but not a graph of pgmdiff.")
     if document["pgmdiff"] != VERSION or type(document["pgmdiff"]) is not int:
@@ -93,16 +83,14 @@ def from_json(text: str) -> Graph:
             f"from_json: expected version {VERSION}, got {document['pgmdiff']!r}. "
             "Update pgmdiff, or write the graph again."
         )
-    kind = document.get("kind")
-    if not isinstance(kind, str) or kind not in kinds:
-        raise GraphError(f"from_json: expected a kind of {sorted(kinds)}, got {kind!r}.")
     try:
-        return kinds[kind](document)
+        return _to_graph(document)
     except PgmdiffError:
         raise
     except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise GraphError(
-            f"from_json: this {kind} is malformed ({type(error).__name__}: {error})."
+            f"from_json: this {document.get('kind')} is malformed "
+            f"({type(error).__name__}: {error})."
         ) from None
 
 
@@ -110,11 +98,32 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+def _from_graph(graph: Graph) -> dict[str, Any]:
+    if isinstance(graph, FactorGraph):
+        return {"kind": "FactorGraph", **_from_factor_graph(graph)}
+    if isinstance(graph, RegionGraph):
+        return {"kind": "RegionGraph", **_from_region_graph(graph)}
+    raise GraphError(f"to_json: expected a graph of pgmdiff, got {type(graph).__name__}.")
+
+
+def _to_graph(document: dict[str, Any]) -> Graph:
+    kinds: dict[Any, Callable[[dict[str, Any]], Graph]] = {
+        "FactorGraph": _to_factor_graph,
+        "RegionGraph": _to_region_graph,
+    }
+    kind = document.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise GraphError(f"from_json: expected a kind of {sorted(kinds)}, got {kind!r}.")
+    return kinds[kind](document)
+
+
 # ---------------------------------------------------------------- factor graphs
 
 
 def _from_factor_graph(graph: FactorGraph) -> dict[str, Any]:
     number = {name: v for v, name in enumerate(graph.variables)}
+    nodes = [*graph.variables, *graph.factors]
+    nested = [[_plain(n), _from_graph(graph.nested[n])] for n in nodes if n in graph.nested]
     return {
         "axis": graph.axis,
         "variables": [_plain(name) for name in graph.variables],
@@ -123,8 +132,9 @@ def _from_factor_graph(graph: FactorGraph) -> dict[str, Any]:
         "scopes": [[number[name] for name in scope] for scope in graph.scopes.values()],
         "factor_model": _plain(graph.factor_model),
         "variable_model": _plain(graph.variable_model),
-        "models": _pairs(graph.models, [*graph.variables, *graph.factors]),
-        "conditions": _pairs(graph.conditions, [*graph.variables, *graph.factors]),
+        "models": _pairs(graph.models, nodes),
+        "conditions": _pairs(graph.conditions, nodes),
+        **({"nested": nested} if nested else {}),
     }
 
 
@@ -136,7 +146,8 @@ def _to_factor_graph(document: dict[str, Any]) -> FactorGraph:
     axis = document["axis"]
     if len(shapes) < len(variables) or len(set(factors)) < len(factors):
         raise GraphError("from_json: a variable or a factor is listed twice.")
-    return FactorGraph.from_scopes(
+    nested = {_name(k): _to_graph(inner) for k, inner in document.get("nested", [])}
+    graph = FactorGraph.from_scopes(
         dict(zip(factors, scopes, strict=True)),
         shapes,
         axis=axis if axis is None else _integer(axis),
@@ -145,6 +156,7 @@ def _to_factor_graph(document: dict[str, Any]) -> FactorGraph:
         factor_model=_name(document["factor_model"]),
         variable_model=_name(document["variable_model"]),
     )
+    return graph.nest(nested) if nested else graph
 
 
 # ---------------------------------------------------------------- region graphs

@@ -1,0 +1,172 @@
+r"""Nested factor graphs: a node that is itself a graph, and what is left when it is expanded.
+
+A node stands for the marginal of its region. Where that marginal is itself composed, q_n = Π_l
+q_l^{c_l} over the regions l of an inner graph, the whole is
+
+    p(u) = Π_n q_n^{c_n} = Π_l q_l^{Σ_paths c_n c_l}:
+
+the flattened coefficient of a leaf is the product of the counts along its path, summed over the
+paths to identical leaves (same elements in the same order, same model, same condition).
+"""
+
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pgmdiff.errors import GraphError
+from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, condition_key
+
+if TYPE_CHECKING:
+    from pgmdiff.graphs.factor_graph import FactorGraph
+
+__all__ = ["check_nested", "flatten"]
+
+Path = tuple[Hashable, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """A node that is evaluated, on one path from the outermost graph."""
+
+    path: Path
+    elements: Ints
+    """Of the whole state, in the model's shape."""
+    count: Fraction
+    outer: bool
+    model: Hashable
+    condition: Condition | None
+
+    @property
+    def key(self) -> Any:
+        """Equal for identical leaves."""
+        elements = (self.elements.shape, self.elements.tobytes())
+        return elements, self.model, condition_key(self.condition or {})
+
+
+def check_nested(graph: "FactorGraph", nodes: RegionGraph) -> None:
+    """Raises `GraphError` unless every nested node is a graph of its region's elements."""
+    known = set(graph.variables) | set(graph.factors)
+    for name, inner in graph.nested.items():
+        if name not in known:
+            raise GraphError(
+                f"FactorGraph: an inner graph is given for {name!r}, which is no node. "
+                "Use the name of a variable or a factor."
+            )
+        if not isinstance(inner, (RegionGraph, type(graph))):
+            raise GraphError(
+                f"FactorGraph: the inner graph of {name!r} is a {type(inner).__name__}, expected "
+                "a FactorGraph or a RegionGraph. Convert it, say with FactorGraph.from_networkx."
+            )
+        size = nodes.elements(name).numel()
+        if inner.n_elements != size:
+            raise GraphError(
+                f"FactorGraph: node {name!r} has {size} elements, its inner graph "
+                f"{inner.n_elements}. Element j of the inner state is the j-th element of the "
+                "node, flattened as its model sees it: make them as many."
+            )
+
+
+def flatten(graph: "FactorGraph", keep: Collection[Hashable]) -> RegionGraph:
+    """The region graph of a nested graph's leaves; see `FactorGraph.flatten`."""
+    kept = _checked_keep(graph, keep)
+    leaves: dict[Any, list[Leaf]] = {}
+    whole = np.arange(graph.n_elements)
+    for leaf in _leaves(graph, whole, Fraction(1), True, (), kept):
+        leaves.setdefault(leaf.key, []).append(leaf)
+    return _region_graph(graph.n_elements, list(leaves.values()))
+
+
+def _leaves(
+    graph: "FactorGraph | RegionGraph",
+    elements: Ints,
+    count: Fraction,
+    outer: bool,
+    path: Path,
+    keep: Collection[Hashable],
+) -> Iterator[Leaf]:
+    """The leaves of a graph whose state is `elements` of the whole state."""
+    nested: Mapping[Hashable, Any] = {} if isinstance(graph, RegionGraph) else graph.nested
+    nodes = graph if isinstance(graph, RegionGraph) else graph.nodes
+    for group in nodes.groups:
+        places = group.indices(0, len(group)).numpy()
+        for row, name in enumerate(group.names):
+            here = (*path, name)
+            region = elements[places[row]]
+            total = count * Fraction(int(group.counts[row]), nodes.denominator)
+            is_outer = outer and bool(group.outer[row])
+            if name in nested and not (name in keep or here in keep):
+                yield from _leaves(nested[name], region.ravel(), total, is_outer, here, keep)
+            else:
+                model = name if group.model is None else group.model
+                condition = nodes.conditions.get(name)
+                yield Leaf(here, region, total, is_outer, model, condition)
+
+
+def _region_graph(n_elements: int, merged: list[list[Leaf]]) -> RegionGraph:
+    """One region for every list of identical leaves."""
+    names = _names(merged)
+    counts = [sum((leaf.count for leaf in leaves), Fraction(0)) for leaves in merged]
+    denominator = lcm(*(count.denominator for count in counts))
+    groups: dict[Any, list[int]] = {}
+    for row, (leaves, name) in enumerate(zip(merged, names, strict=True)):
+        model = None if leaves[0].model == name else leaves[0].model
+        groups.setdefault((model, leaves[0].elements.shape), []).append(row)
+    return RegionGraph(
+        (n_elements,),
+        tuple(
+            IndexGroup(
+                torch.from_numpy(np.stack([merged[row][0].elements for row in rows])),
+                np.array([int(counts[row] * denominator) for row in rows], np.int64),
+                tuple(names[row] for row in rows),
+                np.array([any(leaf.outer for leaf in merged[row]) for row in rows]),
+                model,
+            )
+            for (model, _), rows in groups.items()
+        ),
+        denominator,
+        {
+            name: leaves[0].condition
+            for leaves, name in zip(merged, names, strict=True)
+            if leaves[0].condition is not None
+        },
+    )
+
+
+def _names(merged: list[list[Leaf]]) -> list[Hashable]:
+    """A leaf's own name where it means one leaf; else its first path, if that is longer."""
+    owners: dict[Hashable, set[int]] = {}
+    for row, leaves in enumerate(merged):
+        for leaf in leaves:
+            owners.setdefault(leaf.path[-1], set()).add(row)
+    return [
+        path[0] if len(path) == 1 else path if len(owners[path[-1]]) > 1 else path[-1]
+        for path in (min((leaf.path for leaf in leaves), key=len) for leaves in merged)
+    ]
+
+
+def _checked_keep(graph: "FactorGraph", keep: Collection[Hashable]) -> set[Hashable]:
+    if isinstance(keep, str | bytes):
+        raise GraphError(f"flatten: expected a collection of names to keep, got {keep!r}.")
+    kept = set(keep)
+    unknown = kept - _nested_names(graph, ())
+    if unknown:
+        raise GraphError(
+            f"flatten: {next(iter(unknown))!r} is to be kept whole, but is no nested node. "
+            "Give its name, or the path of names that leads to it."
+        )
+    return kept
+
+
+def _nested_names(graph: "FactorGraph | RegionGraph", path: Path) -> set[Hashable]:
+    """Names and paths of all nested nodes, at any depth."""
+    if isinstance(graph, RegionGraph):
+        return set()
+    found: set[Hashable] = set(graph.nested)
+    for name, inner in graph.nested.items():
+        found |= {(*path, name)} | _nested_names(inner, (*path, name))
+    return found
