@@ -7,10 +7,12 @@ maximal scopes, c_R = Σ_{S : ∩S = R} (-1)^{|S|-1}.
 
 *Junction tree*: +1 a clique, -1 a separator for every edge of a maximum spanning forest of cliques.
 Scopes without running intersection are triangulated first. Both agree on α-acyclic scopes.
+
+Pieces given as index arrays are counted as scopes of their `atoms`.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
 
 import networkx as nx
@@ -18,14 +20,13 @@ import numpy as np
 from networkx.algorithms.approximation import treewidth_min_fill_in
 
 from pgmdiff.errors import GraphError
+from pgmdiff.graphs.atoms import Neighbours, components
 from pgmdiff.graphs.exactness import CliqueForest, clique_forest
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import IndexGroup, RegionGraph
+from pgmdiff.graphs.pieces import Disconnected, Region, Scopes, maximal, numbered, pieces_of
+from pgmdiff.graphs.regions import RegionGraph
 
 __all__ = ["cluster_variation", "junction_tree"]
-
-Region = frozenset[Hashable]
-Scopes = FactorGraph | Mapping[Hashable, Sequence[Hashable]] | Iterable[Collection[Hashable]]
 
 MAX_REGIONS = 100_000
 """Size at which closing scopes under intersection is given up."""
@@ -35,28 +36,43 @@ def cluster_variation(
     scopes: Scopes,
     shapes: Mapping[Hashable, Sequence[int]] | None = None,
     *,
+    event_shape: Sequence[int] | None = None,
     absorb: bool = True,
+    disconnected: Disconnected = "one",
 ) -> RegionGraph:
-    """The region graph of cluster variation: maximal scopes, and their intersections.
+    """The region graph of cluster variation: maximal pieces, and their intersections.
 
-    Regions are named by the frozenset of their variables, which is also their model id unless the
-    factor graph gives one; those of count 0 are left out. A region lists its variables in
-    declaration order, whatever the order of the scopes; variables in no scope are regions of their
-    own.
+    *Of scopes*: regions are named by the frozenset of their variables, which is also their model
+    id unless the factor graph gives one, and list their variables in declaration order, whatever
+    the order of the scopes; variables in no scope are regions of their own.
 
-    Exact at σ = 0, for data Markov to the scopes, if they are α-acyclic; else the Kikuchi
-    approximation, which on tiles is far better than Bethe's on single pixels.
+    *Of index arrays*: pieces keep their names, arrays and model ids. An intersection is named by
+    the frozenset of the pieces around it (with a number, where there are several), and its model
+    id is its shape. It is laid out as the first piece around it has it: the sub-array of that
+    piece, where it is one (rows and columns that the intersection fills), else flattened.
+
+    Regions of count 0 are left out. Exact at σ = 0, for data Markov to the pieces, if they are
+    α-acyclic; else the Kikuchi approximation, which on tiles is far better than Bethe's on single
+    pixels.
 
     Args:
-        scopes: a factor graph, a dict of scopes, or scopes alone.
+        scopes: a factor graph, a dict of scopes, or scopes alone; or pieces: the outer regions of
+            a region graph, or, with `event_shape`, a dict of integer arrays of elements.
         shapes: variable name to event shape, in declaration order; None: all are scalars, declared
             as they first appear.
+        event_shape: of the state that index arrays are pieces of.
         absorb: whether scopes inside others are dropped; if not, they are an error. Those with a
-            model or a condition of their own are always an error: dropping them loses something.
+            model or a condition of their own are an error in any case, unless they repeat a scope
+            together with its model and condition: dropping them would lose something.
+        disconnected: whether an intersection in several unconnected parts (the two arcs of a ring
+            of two windows) is "one" region, whose model must know how the parts depend on one
+            another, or "several", which takes the parts for independent given the rest: a loop
+            where "one" is exact, but with models of connected parts only. Elements are connected
+            when they are beside each other in a piece's array, variables when in a scope.
 
     Raises:
-        GraphError: a scope that is not to be absorbed, more than `MAX_REGIONS` intersections, and
-            what `FactorGraph.from_scopes` raises.
+        GraphError: a scope that is not to be absorbed, more than `MAX_REGIONS` intersections,
+            elements in no piece, and what `FactorGraph.from_scopes` raises.
 
     Example:
         >>> from pgmdiff.graphs import cluster_variation
@@ -64,9 +80,9 @@ def cluster_variation(
         >>> sorted(("".join(sorted(r)), c) for r, c in regions.counting_numbers().items())
         [('abc', 1), ('bc', -1), ('bcd', 1)]
     """
-    graph = _factor_graph(scopes, shapes)
-    maximal = _maximal(graph, absorb)
-    regions = _closed(list(maximal))
+    pieces = pieces_of(scopes, shapes, event_shape, disconnected)
+    outer = maximal(pieces.graph, absorb)
+    regions = _closed(outer, pieces.touching)
     counts: dict[Region, int] = {}
     holders: defaultdict[Hashable, list[Region]] = defaultdict(list)
     for region in sorted(regions, key=len, reverse=True):
@@ -74,13 +90,14 @@ def cluster_variation(
         counts[region] = 1 - sum(counts[larger] for larger in rarest if region < larger)
         for variable in region:
             holders[variable].append(region)
-    return _region_graph(graph, maximal, counts)
+    return pieces.region_graph(outer, counts)
 
 
 def junction_tree(
     scopes: Scopes,
     shapes: Mapping[Hashable, Sequence[int]] | None = None,
     *,
+    event_shape: Sequence[int] | None = None,
     absorb: bool = True,
     max_clique: int | None = None,
 ) -> RegionGraph:
@@ -88,12 +105,14 @@ def junction_tree(
 
     Exact at σ = 0 for any data that is Markov to the scopes. Scopes that are not α-acyclic have to
     be triangulated (min-fill), which makes cliques larger than any scope: models of them are
-    needed. Names, model ids and order are those of `cluster_variation`.
+    needed. Names, model ids and order are those of `cluster_variation`; a clique or separator of
+    index arrays that is in no piece is flat, and named ("clique", k).
 
     Args:
-        scopes, shapes, absorb: as for `cluster_variation`.
-        max_clique: most variables of a clique that triangulation may make; None: do not
-            triangulate, and say how large the cliques would be.
+        scopes, shapes, event_shape, absorb: as for `cluster_variation`.
+        max_clique: most variables (of index arrays: atoms, the blocks that no piece splits) of a
+            clique that triangulation may make; None: do not triangulate, and say how large the
+            cliques would be.
 
     Raises:
         GraphError: triangulation is needed and not allowed, with the size it would take; and what
@@ -106,84 +125,42 @@ def junction_tree(
         >>> sorted(("".join(sorted(r)), c) for r, c in tree.counting_numbers().items())
         [('abd', 1), ('bcd', 1), ('bd', -1)]
     """
-    graph = _factor_graph(scopes, shapes)
-    maximal = _maximal(graph, absorb)
-    forest = _forest(graph, maximal)
+    pieces = pieces_of(scopes, shapes, event_shape, "one")
+    graph = pieces.graph
+    outer = maximal(graph, absorb)
+    forest = _forest(graph, outer)
     if not forest.running_intersection:
-        forest = _forest(graph, _triangulated(graph, maximal, max_clique))
+        forest = _forest(graph, _triangulated(graph, outer, max_clique))
     cliques = [frozenset(graph.variables[v] for v in clique) for clique in forest.cliques]
     counts = Counter(cliques)
     for a, b in forest.edges:
         counts[cliques[a] & cliques[b]] -= 1
-    return _region_graph(graph, cliques, counts)
+    return pieces.region_graph(cliques, counts)
 
 
-def _factor_graph(scopes: Scopes, shapes: Mapping[Hashable, Sequence[int]] | None) -> FactorGraph:
-    if isinstance(scopes, FactorGraph):
-        if scopes.nested:
-            raise GraphError(
-                f"cluster variation: node {next(iter(scopes.nested))!r} is nested, and scopes say "
-                "nothing of inner graphs. Nest the result's pieces, or use flatten()."
-            )
-        return scopes
-    if isinstance(scopes, Mapping):
-        return FactorGraph.from_scopes(scopes, shapes)
-    numbered: dict[Hashable, tuple[Hashable, ...]] = {
-        ("scope", i): tuple(scope) for i, scope in enumerate(scopes)
-    }
-    return FactorGraph.from_scopes(numbered, shapes)
-
-
-def _maximal(graph: FactorGraph, absorb: bool) -> list[Region]:
-    """Distinct scopes inside no other, and isolated variables."""
-    factors = {f: frozenset(scope) for f, scope in graph.scopes.items()}
-    position = {f: place for place, f in enumerate(factors)}
-    on = defaultdict(set)
-    for factor, scope in factors.items():
-        for variable in scope:
-            on[variable].add(factor)
-    kept: dict[Region, Hashable] = {}
-    for factor, scope in factors.items():
-        around = set.intersection(*(on[variable] for variable in scope))
-        larger = (f for f in around if scope < factors[f])
-        holder = min(larger, key=position.__getitem__, default=kept.get(scope))
-        if holder is None:
-            kept[scope] = factor
-        elif not absorb or factor in graph.models or factor in graph.conditions:
-            raise GraphError(
-                f"cluster variation: the scope of factor {factor!r} lies inside that of {holder!r}"
-                + (
-                    ". Remove it, or pass absorb=True."
-                    if not absorb
-                    else ", and it has a model or a condition of its own, which would be lost. "
-                    "Compose its FactorGraph, or remove it."
-                )
-            )
-    isolated = (v for v, d in zip(graph.variables, graph.degrees, strict=True) if d == 0)
-    return [*kept, *(frozenset([variable]) for variable in isolated)]
-
-
-def _closed(maximal: list[Region]) -> set[Region]:
-    """All intersections of regions, the empty one left out."""
+def _closed(outer: list[Region], touching: Neighbours | None) -> set[Region]:
+    """All intersections of regions, or their connected parts; the empty one left out."""
     on: defaultdict[Hashable, list[Region]] = defaultdict(list)
-    for region in maximal:
+    for region in outer:
         for variable in region:
             on[variable].append(region)
-    closed, new = set(maximal), set(maximal)
+    closed, new = set(outer), set(outer)
     while new:
-        found = {r & m for r in new for v in r for m in on[v]}
+        found = {r & m for r in new for v in r for m in on[v] if not r <= m}
+        if touching is not None:
+            found = {part for region in found for part in components(region, touching)}
         new = found - closed
         closed |= new
         if len(closed) > MAX_REGIONS:
             raise GraphError(
-                f"cluster_variation: more than {MAX_REGIONS} intersections of {len(maximal)} "
+                f"cluster_variation: more than {MAX_REGIONS} intersections of {len(outer)} "
                 "scopes. Use tiles for windows of a tensor, or the Bethe counts of a FactorGraph."
             )
     return closed
 
 
 def _forest(graph: FactorGraph, regions: list[Region]) -> CliqueForest:
-    sets = [np.array(numbers, np.int64) for numbers in _numbered(graph, regions)]
+    sets = [np.array(numbers, np.int64) for numbers in numbered(graph, regions)]
     forest = clique_forest(sets, len(graph.variables))
     if forest is None:
         raise GraphError(
@@ -193,18 +170,12 @@ def _forest(graph: FactorGraph, regions: list[Region]) -> CliqueForest:
     return forest
 
 
-def _numbered(graph: FactorGraph, regions: list[Region]) -> list[list[int]]:
-    """Each region as sorted variable numbers: declaration order, the same in every process."""
-    number = {name: v for v, name in enumerate(graph.variables)}
-    return [sorted(number[name] for name in region) for region in regions]
-
-
 def _triangulated(
     graph: FactorGraph, regions: list[Region], max_clique: int | None
 ) -> list[Region]:
     """Cliques of a chordal graph that contains every region, by the min-fill heuristic."""
     primal = nx.Graph()  # of numbers, whose order does not depend on hashes
-    for numbers in _numbered(graph, regions):
+    for numbers in numbered(graph, regions):
         primal.add_nodes_from(numbers)
         primal.add_edges_from(combinations(numbers, 2))
     width, bags = treewidth_min_fill_in(primal)
@@ -216,57 +187,3 @@ def _triangulated(
             "cliques, or use cluster_variation."
         )
     return [frozenset(graph.variables[v] for v in bag) for bag in bags]
-
-
-def _region_graph(
-    graph: FactorGraph, outer: Collection[Region], counts: Mapping[Region, int]
-) -> RegionGraph:
-    """Regions of nonzero count, their variables in declaration order."""
-    kept = [region for region, count in counts.items() if count and region]
-    numbered = zip(_numbered(graph, kept), kept, strict=True)
-    order = sorted(numbered, key=lambda pair: (-len(pair[1]), pair[0]))
-    counted = {region: counts[region] for _, region in order}
-    factor: dict[Region, Hashable] = {}
-    for name, scope in graph.scopes.items():
-        factor.setdefault(frozenset(scope), name)  # the first of duplicates is the one kept
-    models = {r: graph.models.get(factor[r], graph.factor_model) for r in counted if r in factor}
-    # A factor graph of the regions lays out their indices; single variables are its variables.
-    layout = FactorGraph.from_scopes(
-        {
-            r: [graph.variables[v] for v in numbers]
-            for numbers, r in order
-            if len(r) > 1 or r in factor
-        },
-        dict(zip(graph.variables, graph.shapes, strict=True)),
-        axis=graph.axis,
-        models={region: model for region, model in models.items() if model is not None},
-        variable_model=graph.variable_model,
-    )
-    single = {v for v in graph.variables if frozenset([v]) not in layout.scopes}
-    groups = []
-    for group in layout.regions.groups:
-        found = {
-            row: frozenset(layout.scopes.get(name, (name,)))
-            for row, name in enumerate(group.names)
-            if name in layout.scopes or name in single
-        }
-        rows = [row for row, region in found.items() if region in counted]
-        regions = [found[row] for row in rows]
-        groups.append(
-            IndexGroup(
-                group.select(np.array(rows, np.int64)).indices(0, len(rows)),
-                np.array([counted[region] for region in regions], np.int64),
-                regions,
-                np.array([region in outer for region in regions], np.bool_),
-                group.model,
-            )
-        )
-    return RegionGraph(
-        (graph.n_elements,),
-        tuple(group for group in groups if len(group)),
-        conditions={
-            r: graph.conditions[f]
-            for r, f in factor.items()
-            if r in counted and f in graph.conditions
-        },
-    )

@@ -16,10 +16,9 @@ from math import lcm
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, condition_key
+from pgmdiff.graphs.regions import Condition, Ints, RegionGraph, condition_key
 
 if TYPE_CHECKING:
     from pgmdiff.graphs.factor_graph import FactorGraph
@@ -112,28 +111,17 @@ def _region_graph(n_elements: int, merged: list[list[Leaf]]) -> RegionGraph:
     names = _names(merged)
     counts = [sum((leaf.count for leaf in leaves), Fraction(0)) for leaves in merged]
     denominator = lcm(*(count.denominator for count in counts))
-    groups: dict[Any, list[int]] = {}
-    for row, (leaves, name) in enumerate(zip(merged, names, strict=True)):
-        model = None if leaves[0].model == name else leaves[0].model
-        groups.setdefault((model, leaves[0].elements.shape), []).append(row)
-    return RegionGraph(
-        (n_elements,),
-        tuple(
-            IndexGroup(
-                torch.from_numpy(np.stack([merged[row][0].elements for row in rows])),
-                np.array([int(counts[row] * denominator) for row in rows], np.int64),
-                tuple(names[row] for row in rows),
-                np.array([any(leaf.outer for leaf in merged[row]) for row in rows]),
-                model,
-            )
-            for (model, _), rows in groups.items()
-        ),
-        denominator,
+    named = dict(zip(names, merged, strict=True))
+    return RegionGraph.grouped(
+        {name: leaves[0].elements for name, leaves in named.items()},
         {
-            name: leaves[0].condition
-            for leaves, name in zip(merged, names, strict=True)
-            if leaves[0].condition is not None
+            name: (int(count * denominator), any(leaf.outer for leaf in leaves))
+            for (name, leaves), count in zip(named.items(), counts, strict=True)
         },
+        (n_elements,),
+        models={name: ls[0].model for name, ls in named.items() if ls[0].model != name},
+        conditions={n: ls[0].condition for n, ls in named.items() if ls[0].condition is not None},
+        denominator=denominator,
     )
 
 

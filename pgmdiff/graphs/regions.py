@@ -331,7 +331,7 @@ class RegionGraph:
     def from_regions(
         cls,
         regions: Mapping[Hashable, npt.ArrayLike],
-        counts: Mapping[Hashable, int],
+        counts: Mapping[Hashable, int] | None = None,
         *,
         event_shape: Sequence[int],
         models: Mapping[Hashable, Hashable] | None = None,
@@ -342,7 +342,8 @@ class RegionGraph:
 
         Args:
             regions: region name to an integer array of flattened elements, in the model's shape.
-            counts: region name to counting number.
+            counts: region name to counting number; None: 1 each, and all are outer: pieces, valid
+                where no two overlap. For the counts of overlapping ones see `cluster_variation`.
             event_shape: of the state.
             models: region name to model id, for regions whose model id is not their name.
             conditions: region name to condition.
@@ -351,7 +352,8 @@ class RegionGraph:
         Raises:
             GraphError: a region is empty, leaves the state, repeats an element or has no count.
         """
-        for name, count in counts.items():
+        given = dict.fromkeys(regions, 1) if counts is None else counts
+        for name, count in given.items():
             if not isinstance(count, int | np.integer):
                 raise GraphError(
                     f"RegionGraph: the count of {name!r} is {count!r}, expected an integer. "
@@ -359,32 +361,50 @@ class RegionGraph:
                 )
         n_elements = prod(event_shape)
         arrays = {name: _checked(name, r, n_elements) for name, r in regions.items()}
-        for name in arrays.keys() ^ counts.keys():
+        for name in arrays.keys() ^ given.keys():
             raise GraphError(
                 f"RegionGraph: {name!r} must have both elements and a count. "
                 "Add it to regions= and counts=, or to neither."
             )
-        sets = {name: frozenset(array.ravel().tolist()) for name, array in arrays.items()}
-        distinct = set(sets.values())
-        inner = {s for s in distinct if any(s < other for other in distinct)}
+        inner = _inside_others(arrays) if counts is not None else set()
+        return cls.grouped(
+            arrays,
+            {name: (count, name not in inner) for name, count in given.items()},
+            event_shape,
+            models=models or {},
+            conditions=conditions or {},
+            denominator=denominator,
+        )
+
+    @classmethod
+    def grouped(
+        cls,
+        arrays: Mapping[Hashable, Ints],
+        counts: Mapping[Hashable, tuple[int, bool]],
+        event_shape: Sequence[int],
+        *,
+        models: Mapping[Hashable, Hashable],
+        conditions: Mapping[Hashable, Condition],
+        denominator: int = 1,
+    ) -> "RegionGraph":
+        """`from_regions` of arrays known to be right, with (count, outer) of each."""
         groups: dict[tuple[Any, Shape], list[Hashable]] = {}
         for name, array in arrays.items():
-            model = (models or {}).get(name)
-            groups.setdefault((model, array.shape), []).append(name)
+            groups.setdefault((models.get(name), array.shape), []).append(name)
         return cls(
             tuple(event_shape),
             tuple(
                 IndexGroup(
                     torch.from_numpy(np.stack([arrays[name] for name in names])),
-                    np.array([counts[name] for name in names], np.int64),
+                    np.array([counts[name][0] for name in names], np.int64),
                     tuple(names),
-                    np.array([sets[name] not in inner for name in names]),
+                    np.array([counts[name][1] for name in names], np.bool_),
                     model,
                 )
                 for (model, _), names in groups.items()
             ),
             denominator,
-            dict(conditions or {}),
+            dict(conditions),
         )
 
     @property
@@ -449,6 +469,14 @@ class RegionGraph:
             f"RegionGraph(event_shape={self.event_shape}, {self.n_regions} regions "
             f"({evaluated} with a nonzero count) in {len(self.groups)} groups)"
         )
+
+
+def _inside_others(arrays: Mapping[Hashable, Ints]) -> set[Hashable]:
+    """Names of the regions that are proper parts of others."""
+    sets = {name: frozenset(array.ravel().tolist()) for name, array in arrays.items()}
+    distinct = set(sets.values())
+    inner = {s for s in distinct if any(s < other for other in distinct)}
+    return {name for name, elements in sets.items() if elements in inner}
 
 
 def condition_key(condition: Condition) -> Hashable:

@@ -1,0 +1,162 @@
+"""Cluster variation and junction trees of index arrays."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgmdiff import GraphError, compose
+from pgmdiff.gaussian import composed_precision
+from pgmdiff.graphs import FactorGraph, RegionGraph, cluster_variation, cycle, junction_tree, tiles
+from tests.strategies import ar1, relative
+
+
+def by_elements(graph: RegionGraph) -> dict:
+    """Nonzero counts by the set of elements: names and layouts left out."""
+    counts: Counter = Counter()
+    for name, count in graph.counting_numbers().items():
+        counts[frozenset(graph.elements(name).reshape(-1).tolist())] += count
+    return {region: count for region, count in counts.items() if count}
+
+
+def windows_of(graph: RegionGraph) -> dict:
+    return {
+        group.name(row): group.indices(row, row + 1)[0].numpy()
+        for group in graph.groups
+        for row in range(len(group))
+        if group.outer[row]
+    }
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        tiles((3, 8, 12), (3, 4, 6), (0, 2, 3)),
+        tiles((10, 10), 4, 1),
+        tiles((9,), 4, 1, True),
+        tiles((12, 12), 6, 2, True),
+        tiles((13,), 5, 2, remainder="shift"),
+    ],
+)
+def test_arrays_of_windows_give_the_counts_of_tiles(graph: RegionGraph) -> None:
+    pieces = cluster_variation(windows_of(graph), event_shape=graph.event_shape)
+    assert by_elements(pieces) == by_elements(graph)
+    shapes = {g.shape for g in graph.groups}
+    assert {g.shape for g in pieces.groups} == shapes
+    for name, array in windows_of(graph).items():
+        assert (pieces.elements(name).numpy() == array).all()
+    assert by_elements(cluster_variation(graph)) == by_elements(graph)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.lists(st.sampled_from(range(7)), min_size=1, unique=True), max_size=6))
+def test_arrays_are_counted_as_scopes_of_elements(pieces: list) -> None:
+    pieces += [[e] for e in range(7) if not any(e in p for p in pieces)]
+    arrays = {f"p{i}": np.array(p) for i, p in enumerate(pieces)}
+    of_arrays = cluster_variation(arrays, event_shape=(7,))
+    scopes = cluster_variation(pieces, dict.fromkeys(range(7), ()))
+    assert by_elements(of_arrays) == by_elements(scopes)
+    several = cluster_variation(arrays, event_shape=(7,), disconnected="several")
+    assert several.validate().valid
+    tree = junction_tree(arrays, event_shape=(7,), max_clique=7)
+    assert tree.validate().junction_tree
+
+
+def test_an_overlap_is_laid_out_as_the_first_piece_has_it() -> None:
+    upright = np.arange(16).reshape(4, 4)
+    turned = np.rot90(np.arange(8, 24).reshape(4, 4))
+    graph = cluster_variation({"turned": turned, "upright": upright}, event_shape=(24,))
+    assert graph.counting_numbers() == {
+        "turned": 1, "upright": 1, frozenset({"turned", "upright"}): -1
+    }  # fmt: skip
+    overlap = graph.elements(frozenset({"turned", "upright"}))
+    assert overlap.tolist() == turned[:, :2].tolist()
+    ragged = {"a": np.array([[0, 1], [2, 3]]), "b": np.array([3, 4, 0, 1])}
+    flat = cluster_variation(ragged, event_shape=(5,)).elements(frozenset("ab"))
+    assert flat.tolist() == [0, 1, 3]
+
+
+def test_two_arcs_of_a_ring_are_one_region_or_two() -> None:
+    ring = {"front": [0, 1, 2, 3, 4, 5], "back": [4, 5, 6, 7, 0, 1]}
+    both = frozenset(ring)
+    one = cluster_variation(ring, event_shape=(8,))
+    assert one.counting_numbers() == {"front": 1, "back": 1, both: -1}
+    assert one.elements(both).tolist() == [0, 1, 4, 5]
+    assert one.validate().junction_tree
+    several = cluster_variation(ring, event_shape=(8,), disconnected="several")
+    assert several.counting_numbers() == {"front": 1, "back": 1, (both, 0): -1, (both, 1): -1}
+    assert several.elements((both, 1)).tolist() == [4, 5]
+    assert several.validate().valid
+    assert not several.validate().junction_tree
+    # Of scopes: neighbours in a scope are connected.
+    scopes = {"f": ("a", "b", "c"), "g": ("c", "d", "a")}
+    assert cluster_variation(scopes).counting_numbers()[frozenset("ac")] == -1
+    parts = cluster_variation(scopes, disconnected="several").counting_numbers()
+    assert parts[frozenset("a")] == parts[frozenset("c")] == -1
+    # Exact where the data knows nothing of the other arc, and only there.
+    chain = ar1(8, 0.6)
+    precision = torch.linalg.inv(chain.covariance)
+    arcs = cluster_variation({"l": range(5), "r": range(3, 8)}, event_shape=(8,))
+    assert relative(composed_precision(arcs, chain), precision) < 1e-12
+
+
+def test_models_and_conditions_of_pieces_are_kept() -> None:
+    pieces = RegionGraph.from_regions(
+        {"a": [0, 1, 2], "b": [2, 3], "again": [0, 1, 2]},
+        event_shape=(4,),
+        models={"a": "big", "again": "big"},
+        conditions={"b": {"y": torch.ones(1)}},
+    )
+    graph = cluster_variation(pieces)
+    assert {g.model for g in graph.groups} == {"big", None, (1,)}
+    assert graph.conditions["b"]["y"] == 1
+    assert graph.names == ["a", "b", frozenset({"a", "b", "again"})]
+    with pytest.raises(GraphError, match="'again' lies inside that of 'a'"):
+        cluster_variation(pieces, absorb=False)
+    lost = RegionGraph.from_regions(
+        {"a": [0, 1, 2], "part": [1, 2]}, event_shape=(3,), models={"part": "small"}
+    )
+    with pytest.raises(GraphError, match="would be lost"):
+        cluster_variation(lost)
+
+
+def test_equal_models_are_absorbed_different_ones_never() -> None:
+    scopes = {"f": ("a", "b"), "g": ("b", "a")}
+    same = FactorGraph.from_scopes(scopes, models={"f": "m", "g": "m"})
+    assert list(cluster_variation(same).counting_numbers().values()) == [1]
+    y, z = {"y": torch.ones(2)}, {"y": torch.zeros(2)}
+    equal = FactorGraph.from_scopes(scopes, conditions={"f": y, "g": {"y": torch.ones(2)}})
+    assert list(cluster_variation(equal).counting_numbers().values()) == [1]
+    for differing in ({"f": y, "g": z}, {"g": y}):
+        graph = FactorGraph.from_scopes(scopes, conditions=differing)
+        with pytest.raises(GraphError, match="would be lost"):
+            cluster_variation(graph)
+
+
+def test_loops_of_arrays_are_triangulated_only_where_allowed() -> None:
+    loop = {f"f{i}": [i, (i + 1) % 4] for i in range(4)}
+    with pytest.raises(GraphError, match="Pass max_clique=3"):
+        junction_tree(loop, event_shape=(4,))
+    tree = junction_tree(loop, event_shape=(4,), max_clique=3)
+    assert sorted(tree.counting_numbers().values()) == [-1, 1, 1]
+    assert by_elements(tree) == by_elements(junction_tree(cycle(4), max_clique=3))
+
+
+def test_bad_pieces_are_named() -> None:
+    with pytest.raises(GraphError, match="2 elements are in no piece, the first is 3"):
+        cluster_variation({"a": [0, 1, 2]}, event_shape=(5,))
+    with pytest.raises(GraphError, match="'one' or 'several', got 'both'"):
+        cluster_variation([("a", "b")], disconnected="both")
+    with pytest.raises(GraphError, match="expected a dict of index arrays"):
+        cluster_variation([[0, 1]], event_shape=(2,))
+    with pytest.raises(GraphError, match="region 'a' has elements from 0 to 9"):
+        cluster_variation({"a": [0, 9]}, event_shape=(5,))
+
+
+def test_counted_arrays_compose() -> None:
+    graph = cluster_variation({"l": [[0, 1], [2, 3]], "r": [[1, 4], [3, 5]]}, event_shape=(6,))
+    u = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(compose(graph, lambda x, sigma: -x)(u, 1.0), -u)
