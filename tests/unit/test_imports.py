@@ -17,7 +17,7 @@ LAYERS = [
     {"plan"},
     {"compose"},
     {"gaussian", "conditioning", "samplers"},
-    {"consistency", "training", "baselines", "metrics", "models"},
+    {"consistency", "training", "baselines", "metrics", "models", "panorama"},
     {"plotting", "demo", "benchmarks"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

@@ -1,0 +1,248 @@
+r"""The geometry of a cube map as index arrays, and region graphs on it.
+
+Axes: x points right, y down, z forward, for a viewer at the centre who looks at face F. A face has
+a frame of unit vectors (right, down, normal), the same for all by rotation, never by reflection:
+right × down = normal. A pixel centre at (a, b) of the square [-1, 1]² looks along
+
+    a · right + b · down + normal.
+
+The side faces F, R, B, L stand upright (down = y); U and D have right = x, so that the lower edge
+of U and the upper edge of D meet F. Two adjacent faces are laid side by side by turning each by
+the quarter turns that bring the other's normal to its right or its bottom, and minus the other's
+normal to the opposite side. The elements of the state `[6, *C, n, n]` are numbered in row-major
+order, so such a pair is just an index array.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from itertools import permutations
+from math import prod
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from pgmdiff.errors import GraphError
+from pgmdiff.graphs.regions import IndexGroup, Ints, RegionGraph, Shape
+
+__all__ = ["FACES", "FRAMES", "cubemap", "face_directions"]
+
+Floats = npt.NDArray[np.float64]
+
+FACES = ("F", "B", "L", "R", "U", "D")
+"""Front, back, left, right, up, down: the order of the faces in a state, opposites together."""
+
+
+def _frames() -> Ints:
+    normals = np.array(
+        [(0, 0, 1), (0, 0, -1), (-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0)], np.int64
+    )
+    rights = np.where(normals[:, 1:2] == 0, np.cross((0, 1, 0), normals), (1, 0, 0))
+    frames: Ints = np.stack([rights, np.cross(normals, rights), normals], axis=1)
+    frames.setflags(write=False)
+    return frames
+
+
+FRAMES = _frames()
+"""int64 `[6, 3, 3]`: the vectors right, down and normal of every face."""
+
+
+def face_directions(face_size: int) -> Floats:
+    """Unit vectors of the pixel centres of a cube map, in the axes of this module.
+
+    Pixel (i, j) of a face of n × n looks along a · right + b · down + normal (then normalised)
+    with a = (2j + 1)/n - 1 and b = (2i + 1)/n - 1: the gnomonic projection, whose pixels shrink
+    from the middle of a face (2/n radians apart) towards its corners.
+
+    Args:
+        face_size: n, in pixels.
+
+    Returns:
+        float64 `[6, n, n, 3]`: face, row (down), column (right), and (x, y, z).
+
+    Raises:
+        GraphError: the size is no integer of at least 2.
+
+    Example:
+        >>> from pgmdiff.graphs.cube import FACES, face_directions
+        >>> middle = face_directions(3)[:, 1, 1]
+        >>> dict(zip("FRU", middle[[FACES.index(f) for f in "FRU"]].astype(int).tolist()))
+        {'F': [0, 0, 1], 'R': [1, 0, 0], 'U': [0, -1, 0]}
+    """
+    n = _face_size("face_directions", face_size)
+    centre = (2 * np.arange(n) + 1) / n - 1
+    down, right = np.meshgrid(centre, centre, indexing="ij")
+    local = np.stack([right, down, np.ones((n, n))], axis=-1)
+    vectors = np.einsum("ijk,fkx->fijx", local, FRAMES)
+    directions: Floats = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return directions
+
+
+def cubemap(
+    face_size: int, overlap: int | None = None, *, channels: int | None = None
+) -> RegionGraph:
+    """Faces of a cube map joined by windows across its 12 edges, with cluster variation's counts.
+
+    A window takes `overlap` pixels of either face, the shared edge in its middle. Each of its two
+    halves is its overlap with a face, so every half counts -1:
+
+        1 ≤ overlap < n:  6 faces +1, 12 windows +1, 24 halves -1
+        overlap = n:      12 pairs +1, 6 faces 1 - 4 = -3
+
+    Smaller intersections (at the corners of a face, or of opposite halves) all have count 0, since
+    each window that contains one does so with its half. The second row is the paper's flattened
+    cube map. By default windows are as large as faces, for one model of n × n images.
+
+    Regions are named
+
+    - 'F', a face, `[*C, n, n]`;
+    - 'F|R', a window across the edge of two side faces, the first to the left of the second, both
+      upright: `[*C, n, 2 overlap]`;
+    - 'U/F', a window whose first face lies above its second; the side face is upright and U or D
+      is turned to fit: `[*C, 2 overlap, n]`;
+    - 'F[0:4, 0:8]', rows and columns of a face, in the face's own orientation.
+
+    A model id is the region's shape. Nothing is mirrored: all is seen from the centre. Regions form
+    loops around the corners of the cube, so composing is an approximation even at σ = 0.
+
+    Args:
+        face_size: n, in pixels.
+        overlap: pixels of either face in a window; None: n/2.
+        channels: C of a state `[6, C, n, n]`; None: the state is `[6, n, n]`.
+
+    Raises:
+        GraphError: a size, overlap or number of channels that is no integer in its range, or an
+            odd face whose overlap is not given.
+
+    Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
+    models", 2023, Appendix A, for overlap = n.
+
+    Example:
+        >>> from pgmdiff.graphs.cube import cubemap
+        >>> cubemap(8, channels=3)
+        RegionGraph(event_shape=(6, 3, 8, 8), 42 regions (42 with a nonzero count) in 3 groups)
+    """
+    n = _face_size("cubemap", face_size)
+    overlap = _overlap(n, overlap)
+    faces = _face_arrays(n, channels)
+    windows = _edge_windows(n, overlap, channels)
+    regions = {**dict(zip(FACES, faces, strict=True)), **windows}
+    counts = Counter(list(regions))
+    for name, half in _halves(faces, overlap):
+        regions[name] = half
+        counts[name] -= 1
+    outer = windows.keys() | (FACES if overlap < n else ())
+    return RegionGraph(faces.shape, _by_shape(regions, counts, outer), junction_tree=False)
+
+
+def _face_arrays(face_size: int, channels: int | None) -> Ints:
+    """The elements of the state, in its shape `[6, *C, n, n]`."""
+    if channels is not None and (not _is_integer(channels) or channels < 1):
+        raise GraphError(
+            f"cubemap: channels is {channels!r}, expected a positive integer, or None for a state "
+            "without a channel axis. Give the number of channels."
+        )
+    shape = (6, *(() if channels is None else (channels,)), face_size, face_size)
+    return np.arange(prod(shape)).reshape(shape)
+
+
+def _edge_arrays(face_size: int, channels: int | None) -> dict[str, Ints]:
+    """The elements of the 12 pairs of faces: `[*C, n, 2n]` ('F|R') or `[*C, 2n, n]` ('U/F')."""
+    faces = _face_arrays(face_size, channels)
+    pairs = {}
+    for first, second, beside in _edges():
+        toward = FRAMES[second, 2], -FRAMES[first, 2]
+        halves = [
+            np.rot90(faces[face], _quarter_turns(face, normal, beside), axes=(-2, -1))
+            for face, normal in zip((first, second), toward, strict=True)
+        ]
+        name = f"{FACES[first]}{'|' if beside else '/'}{FACES[second]}"
+        pairs[name] = np.concatenate(halves, axis=-1 if beside else -2)
+    return pairs
+
+
+def _edges() -> list[tuple[int, int, bool]]:
+    """Pairs (first, second, beside): the first face left of the second (beside), or above it."""
+    is_side = FRAMES[:, 2, 1] == 0
+    edges = []
+    for a, b in permutations(range(6), 2):
+        if is_side[a] and is_side[b]:
+            if (FRAMES[a, 0] == FRAMES[b, 2]).all():
+                edges.append((a, b, True))
+        elif is_side[a] != is_side[b] and FRAMES[a, 2, 1] <= 0 <= FRAMES[b, 2, 1]:
+            edges.append((a, b, False))
+    return edges
+
+
+def _quarter_turns(face: int, direction: Ints, rightwards: bool) -> int:
+    """Turns (as of `np.rot90`) that bring a direction to a face's right, or else to its bottom."""
+    right, down, _ = FRAMES[face]
+    around = np.stack([right, down, -right, -down])  # what is to the right after 0, 1, … turns
+    (at,) = np.flatnonzero((around == direction).all(axis=1))
+    return int(at - (0 if rightwards else 1)) % 4
+
+
+def _edge_windows(face_size: int, overlap: int, channels: int | None) -> dict[str, Ints]:
+    """The middle of every pair of faces."""
+    middle = slice(face_size - overlap, face_size + overlap)
+    return {
+        name: pair[..., middle] if "|" in name else pair[..., middle, :]
+        for name, pair in _edge_arrays(face_size, channels).items()
+    }
+
+
+def _halves(faces: Ints, overlap: int) -> Iterator[tuple[str, Ints]]:
+    """The parts of every face that windows take at its top, bottom, left and right."""
+    n = faces.shape[-1]
+    whole, first, last = (0, n), (0, overlap), (n - overlap, n)
+    for name, face in zip(FACES, faces, strict=True):
+        for (a, b), (c, d) in ((first, whole), (last, whole), (whole, first), (whole, last)):
+            yield f"{name}[{a}:{b}, {c}:{d}]" if overlap < n else name, face[..., a:b, c:d]
+
+
+def _by_shape(
+    regions: Mapping[str, Ints], counts: Mapping[str, int], outer: Set[str]
+) -> tuple[IndexGroup, ...]:
+    """One group a shape, which is its model id."""
+    groups: dict[Shape, list[str]] = {}
+    for name, array in regions.items():
+        groups.setdefault(array.shape, []).append(name)
+    return tuple(
+        IndexGroup(
+            torch.from_numpy(np.stack([regions[name] for name in names])),
+            np.array([counts[name] for name in names], np.int64),
+            tuple(names),
+            np.array([name in outer for name in names]),
+            shape,
+        )
+        for shape, names in groups.items()
+    )
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int | np.integer)
+
+
+def _face_size(caller: str, face_size: int) -> int:
+    if not _is_integer(face_size) or face_size < 2:
+        raise GraphError(
+            f"{caller}: face_size is {face_size!r}, expected an integer of at least 2. "
+            "Give the number of pixels along the edge of a face."
+        )
+    return int(face_size)
+
+
+def _overlap(n: int, overlap: int | None) -> int:
+    if overlap is None:
+        if n % 2:
+            raise GraphError(
+                f"cubemap: face_size is {n}, expected an even number, for windows of half a face. "
+                f"Use a size of {n - 1} or {n + 1}, or give overlap=."
+            )
+        return n // 2
+    if not _is_integer(overlap) or not 1 <= overlap <= n:
+        raise GraphError(
+            f"cubemap: the overlap is {overlap!r}, expected an integer from 1 to {n}, the size of "
+            f"a face. Give the pixels a window takes of either face; {n} joins whole faces."
+        )
+    return int(overlap)

@@ -1,0 +1,364 @@
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff import GraphError, ShapeError, compose
+from pgmdiff.graphs import cluster_variation, is_alpha_acyclic
+from pgmdiff.graphs.cube import FACES, FRAMES, _edge_arrays, cubemap, face_directions
+from pgmdiff.panorama import (
+    cube_to_equirectangular,
+    equirectangular_directions,
+    equirectangular_to_cube,
+)
+
+Array = npt.NDArray[np.float64]
+SIZES = [2, 3, 4, 5, 8]
+PAIRS = {"F|R", "R|B", "B|L", "L|F", *(f"U/{s}" for s in "FBLR"), *(f"{s}/D" for s in "FBLR")}
+
+
+def directions(elements: npt.NDArray[np.int64], n: int) -> Array:
+    """Where the pixels of a region without channels look."""
+    return face_directions(n).reshape(-1, 3)[elements]
+
+
+def angles(a: Array, b: Array) -> Array:
+    return np.arccos((a * b).sum(axis=-1).clip(-1, 1))
+
+
+def handedness(seen: Array) -> Array:
+    """det[d_right, d_down, d] of every pixel: positive where seen from inside."""
+    right, down = seen[:-1, 1:] - seen[:-1, :-1], seen[1:, :-1] - seen[:-1, :-1]
+    return np.linalg.det(np.stack([right, down, seen[:-1, :-1]], axis=-1))
+
+
+# The geometry
+
+
+def test_faces_are_turned_never_mirrored() -> None:
+    assert (np.linalg.det(FRAMES) > 0).all()
+    assert (FRAMES @ FRAMES.transpose(0, 2, 1) == np.eye(3)).all()
+    assert (FRAMES[1::2, 2] == -FRAMES[::2, 2]).all(), "opposite faces follow each other"
+    assert (FRAMES[:4, 1] == (0, 1, 0)).all(), "side faces stand upright"
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_directions_are_unit_vectors_of_the_right_face(n: int) -> None:
+    d = face_directions(n)
+    assert d.shape == (6, n, n, 3)
+    assert d.dtype == np.float64
+    assert np.allclose(np.linalg.norm(d, axis=-1), 1)
+    face = np.einsum("fijx,gx->fijg", d, FRAMES[:, 2]).argmax(axis=-1)
+    assert (face == np.arange(6)[:, None, None]).all()
+    assert all((handedness(side) > 0).all() for side in d)
+    sky, ground = d[FACES.index("U")], d[FACES.index("D")]
+    assert (sky[-1, :, 2] > 0).all(), "the lower edge of U meets F"
+    assert (ground[0, :, 2] > 0).all(), "the upper edge of D meets F"
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_pairs_are_two_whole_faces_the_side_face_upright(n: int) -> None:
+    pairs = _edge_arrays(n, None)
+    assert set(pairs) == PAIRS
+    faces = np.arange(6 * n * n).reshape(6, n, n)
+    for name, pair in pairs.items():
+        beside = "|" in name
+        assert pair.shape == ((n, 2 * n) if beside else (2 * n, n))
+        for face, half in zip(name[::2], np.split(pair, 2, axis=int(beside)), strict=True):
+            original = faces[FACES.index(face)]
+            assert any((half == np.rot90(original, k)).all() for k in range(4))
+            assert face in "UD" or (half == original).all()
+
+
+def test_channels_are_turned_together() -> None:
+    n, plane = 4, 16
+    flat, deep = _edge_arrays(n, None), _edge_arrays(n, 3)
+    for name, pair in flat.items():
+        face, pixel = np.divmod(pair, plane)
+        for channel in range(3):
+            assert (deep[name][channel] == (3 * face + channel) * plane + pixel).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 8, 17])
+def test_neighbours_across_an_edge_are_neighbours_on_the_sphere(n: int) -> None:
+    for name, pair in _edge_arrays(n, None).items():
+        seen = directions(pair, n)
+        assert (handedness(seen) > 0).all(), f"{name} is mirrored"
+        across = seen if "|" in name else seen.swapaxes(0, 1)  # the edge is between columns n-1, n
+        steps = angles(across[:, 1:], across[:, :-1])
+        assert (steps[:, n - 1] <= steps[:, n - 2] + 1e-9).all()
+        assert (steps[:, n - 1] <= steps[:, n] + 1e-9).all()
+        first, second = across[:, :n], across[:, n:]
+        row = np.arange(n)
+        for edge, other, column in ((first[:, -1], second, 0), (second[:, 0], first, n - 1)):
+            nearest = (edge @ other.reshape(-1, 3).T).argmax(axis=1)
+            assert (nearest == row * n + column).all(), name
+
+
+def test_the_checks_notice_mirrors_and_wrong_turns() -> None:
+    n = 8
+    pair = _edge_arrays(n, None)["U/R"]
+    assert (handedness(directions(pair[:, ::-1], n)) < 0).all()
+    upside_down = np.concatenate([pair[:n][::-1, ::-1], pair[n:]])
+    seen = directions(upside_down, n)
+    assert angles(seen[n - 1], seen[n]).max() > 1
+
+
+# Graphs
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3])
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 6])
+def test_every_overlap_counts_every_pixel_once(n: int, channels: int | None) -> None:
+    c = () if channels is None else (channels,)
+    for overlap in range(1, n + 1):
+        graph = cubemap(n, overlap, channels=channels)
+        assert graph.event_shape == (6, *c, n, n)
+        assert graph.validate().valid
+        assert is_alpha_acyclic(graph) is False
+        whole = overlap == n
+        assert sorted(graph.counting_numbers().values()) == (
+            [-3] * 6 + [1] * 12 if whole else [-1] * 24 + [1] * 18
+        )
+        outer = {name for g in graph.groups for name, o in zip(g.names, g.outer, strict=True) if o}
+        assert outer == (PAIRS if whole else PAIRS | set(FACES))
+        assert all(g.model == g.shape for g in graph.groups)
+        assert graph.elements("F|R").shape == (*c, n, 2 * overlap)
+        assert graph.elements("U/B").shape == (*c, 2 * overlap, n)
+
+
+@pytest.mark.parametrize(("n", "overlap"), [(n, o) for n in (2, 3, 4) for o in range(1, n + 1)])
+def test_counts_are_those_of_cluster_variation(n: int, overlap: int) -> None:
+    graph = cubemap(n, overlap)
+    sets = {name: frozenset(graph.elements(name).flatten().tolist()) for name in graph.names}
+    counts = {sets[name]: count for name, count in graph.counting_numbers().items()}
+    assert len(counts) == graph.n_regions
+    scopes = [sorted(sets[name]) for name in [*FACES, *PAIRS]]
+    assert cluster_variation(scopes).counting_numbers() == counts
+
+
+def test_windows_are_the_middle_of_the_pairs_and_names_are_slices() -> None:
+    n, overlap = 8, 3
+    state = torch.arange(6 * 2 * n * n).reshape(6, 2, n, n)
+    graph, pairs = cubemap(n, overlap, channels=2), _edge_arrays(n, 2)
+    for name in PAIRS:
+        pair = torch.from_numpy(pairs[name].copy())
+        middle = pair[..., 5:11] if "|" in name else pair[..., 5:11, :]
+        assert torch.equal(graph.elements(name), middle)
+    for name in set(graph.names) - PAIRS:
+        face = state[FACES.index(name[0])]
+        rows, columns = (
+            [slice(*map(int, part.split(":"))) for part in name[2:-1].split(", ")]
+            if "[" in name
+            else (slice(None), slice(None))
+        )
+        assert torch.equal(graph.elements(name), face[:, rows, columns])
+
+
+def test_half_face_windows_are_seen_by_the_model_of_faces() -> None:
+    graph = cubemap(8, channels=3)
+    assert [g.shape for g in graph.groups] == [(3, 8, 8), (3, 4, 8), (3, 8, 4)]
+    assert [len(g) for g in graph.groups] == [18, 12, 12]
+    assert cubemap(8).counting_numbers() == cubemap(8, 4).counting_numbers()
+
+
+@pytest.mark.parametrize(("n", "overlap"), [(4, None), (4, 1), (4, 3), (4, 4), (5, 2)])
+def test_scores_compose(n: int, overlap: int | None) -> None:
+    graph = cubemap(n, overlap, channels=2)
+    u = torch.randn(3, *graph.event_shape, generator=torch.Generator().manual_seed(0))
+    joint = compose(graph, lambda x, sigma: -x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2))
+    assert torch.allclose(joint(u, 2.0), -u / 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((1,), "face_size is 1, expected an integer of at least 2"),
+        ((4.0,), r"face_size is 4\.0"),
+        ((5,), "Use a size of 4 or 6, or give overlap="),
+        ((4, 0), "the overlap is 0, expected an integer from 1 to 4"),
+        ((4, 5), "the overlap is 5"),
+        ((4, 1.5), r"the overlap is 1\.5"),
+        ((4, 2, 0), "channels is 0, expected a positive integer"),
+        ((4, 2, "3"), "channels is '3'"),
+    ],
+)
+def test_bad_cubes_are_named(arguments: tuple, message: str) -> None:
+    n, overlap, channels = (*arguments, None, None)[:3]
+    with pytest.raises(GraphError, match=f"cubemap: .*{message}"):
+        cubemap(n, overlap, channels=channels)
+
+
+def test_directions_need_a_size() -> None:
+    with pytest.raises(GraphError, match="face_directions: face_size is 0"):
+        face_directions(0)
+
+
+# Panoramas
+
+
+def harmonics(d: Array) -> Tensor:
+    """Harmonic polynomials of degrees 1 to 3: `[..., 3]` to `[11, ...]`."""
+    x, y, z = np.moveaxis(d, -1, 0)
+    linear, mixed = [x, y, z], [x * y, y * z, z * x, x * x - y * y, 3 * z * z - 1]
+    cubic = [x * y * z, x**3 - 3 * x * z * z, y * (5 * y * y - 3)]
+    return torch.from_numpy(np.stack(linear + mixed + cubic))
+
+
+def cube(n: int) -> Tensor:
+    return harmonics(face_directions(n)).movedim(0, 1)
+
+
+def panorama(height: int) -> Tensor:
+    return harmonics(equirectangular_directions(height))
+
+
+def distance_to_border(height: int, n: int) -> tuple[Array, Array]:
+    """Of a panorama's pixels from their face's border, in its pixels: along both axes, sorted."""
+    d = np.abs(equirectangular_directions(height))
+    across = np.sort(d / d.max(axis=-1, keepdims=True), axis=-1)
+    return (1 - across[..., 1]) * n / 2, (1 - across[..., 0]) * n / 2
+
+
+def errors(n: int) -> dict[str, Tensor]:
+    height = 2 * n
+    there = cube_to_equirectangular(cube(n), height)
+    return {
+        "to panorama": there - panorama(height),
+        "to cube": equirectangular_to_cube(panorama(height), n) - cube(n),
+        "round trip": equirectangular_to_cube(there, n) - cube(n),
+    }
+
+
+def test_errors_are_of_second_order() -> None:
+    coarse, fine = errors(24), errors(48)
+    for name, error in coarse.items():
+        for ratio in (
+            error.abs().max() / fine[name].abs().max(),
+            error.square().mean().sqrt() / fine[name].square().mean().sqrt(),
+        ):
+            assert 3.5 < ratio < 4.5, name
+
+
+@pytest.mark.parametrize("n", [8, 16, 32, 33])
+def test_seams_are_no_worse_than_the_inside(n: int) -> None:
+    height = 4 * n
+    error = (cube_to_equirectangular(cube(n), height) - panorama(height)).abs().amax(dim=0)
+    to_border, to_corner = map(torch.from_numpy, distance_to_border(height, n))
+    edge, corner = to_border < 0.5, to_corner < 1
+    assert edge.sum() > 8 * n
+    assert corner.any()
+    assert error[edge].max() < error[~edge].max()
+    assert error[corner].max() < error[~edge].max()
+
+
+def test_neighbours_of_another_face_matter() -> None:
+    n, height = 16, 64
+    without = cube(n).clone()
+    without[FACES.index("R")] = 0
+    error = (cube_to_equirectangular(without, height) - panorama(height)).abs().amax(dim=0)
+    edge = torch.from_numpy(distance_to_border(height, n)[0] < 0.5)
+    at_f = slice(height // 2 + height // 4, height + height // 4)  # |λ| < π/4
+    assert error[:, at_f][edge[:, at_f]].max() > 0.1, "the border of F continues into R"
+
+
+@pytest.mark.parametrize("n", [16, 32])
+def test_poles_and_the_longitude_seam_are_no_worse_than_the_inside(n: int) -> None:
+    height = 2 * n
+    error = (equirectangular_to_cube(panorama(height), n) - cube(n)).abs().amax(dim=1)
+    x, y, z = np.moveaxis(face_directions(n), -1, 0)
+    near_pole = torch.from_numpy(np.arccos(abs(y)) < 2 * np.pi / height)
+    at_seam = torch.from_numpy((abs(x) < np.pi / height) & (z < 0))
+    assert near_pole.any()
+    assert at_seam.any()
+    assert error[near_pole].max() <= 1.1 * error[~near_pole].max()
+    assert error[at_seam].max() <= 1.1 * error[~at_seam].max()
+
+
+def turned_right(faces: Tensor) -> Tensor:
+    """The cube map of a viewer who has turned to face R."""
+    f, b, left, r, u, d = faces.unbind(-4)
+    return torch.stack([r, left, f, b, u.rot90(-1, (-2, -1)), d.rot90(1, (-2, -1))], dim=-4)
+
+
+def test_turning_the_viewer_moves_the_panorama_by_a_quarter() -> None:
+    generator = torch.Generator().manual_seed(0)
+    faces = torch.randn(6, 2, 6, 6, generator=generator, dtype=torch.float64)
+    image = torch.randn(2, 20, 40, generator=generator, dtype=torch.float64)
+    before, after = (cube_to_equirectangular(f, 20) for f in (faces, turned_right(faces)))
+    assert torch.allclose(after, before.roll(-10, dims=-1))
+    after = equirectangular_to_cube(image.roll(-10, dims=-1), 6)
+    assert torch.allclose(after, turned_right(equirectangular_to_cube(image, 6)))
+
+
+def test_the_middle_of_a_panorama_is_the_front() -> None:
+    faces = torch.eye(6)[:, :, None, None].expand(6, 6, 8, 8)
+    image = cube_to_equirectangular(faces, 16)
+    middles = {"F": (8, 16), "R": (8, 24), "L": (8, 8), "B": (8, 0), "U": (0, 5), "D": (15, 5)}
+    for face, (row, column) in middles.items():
+        assert image[:, row, column].argmax() == FACES.index(face)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("batch", [(), (2,), (2, 0), (2, 3)])
+def test_batches_and_dtypes(batch: tuple[int, ...], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    faces = torch.rand(*batch, 6, 3, 4, 4, generator=generator).to(dtype)
+    image = cube_to_equirectangular(faces, 7)
+    back = equirectangular_to_cube(image, 5)
+    assert image.shape == (*batch, 3, 7, 14)
+    assert back.shape == (*batch, 6, 3, 5, 5)
+    assert image.dtype == back.dtype == dtype
+    tolerance = 8 * torch.finfo(dtype).eps
+    for index in np.ndindex(batch):
+        alone = cube_to_equirectangular(faces[index], 7)
+        assert torch.allclose(image[index], alone, rtol=0, atol=tolerance)
+        alone = equirectangular_to_cube(image[index], 5)
+        assert torch.allclose(back[index], alone, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("height", [1, 2, 9])
+def test_constants_stay_and_values_stay_in_range(n: int, height: int) -> None:
+    ones = torch.ones(6, 1, n, n, dtype=torch.float64)
+    image = cube_to_equirectangular(ones, height)
+    assert (image - 1).abs().max() < 1e-15
+    assert (equirectangular_to_cube(image, n) - 1).abs().max() < 1e-15
+    generator = torch.Generator().manual_seed(0)
+    spots = (torch.rand(6, 50, n, n, generator=generator, dtype=torch.float64) < 0.2).double()
+    for sampled in (
+        cube_to_equirectangular(spots, height),
+        equirectangular_to_cube(cube_to_equirectangular(spots, height), n),
+    ):
+        assert sampled.min() >= 0
+        assert sampled.max() <= 1 + 1e-15
+
+
+def test_gradients() -> None:
+    generator = torch.Generator().manual_seed(0)
+    faces = torch.randn(6, 1, 2, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    image = torch.randn(1, 3, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: cube_to_equirectangular(x, 5), faces)
+    assert torch.autograd.gradcheck(lambda x: equirectangular_to_cube(x, 3), image)
+
+
+def test_bad_images_are_named() -> None:
+    good = torch.zeros(6, 1, 4, 4)
+    for shape in ((6, 4, 4), (5, 1, 4, 4), (6, 1, 4, 5), (6, 1, 1, 1)):
+        with pytest.raises(ShapeError, match="cube_to_equirectangular: expected faces"):
+            cube_to_equirectangular(torch.zeros(shape), 4)
+    for shape in ((4, 8), (1, 4, 4), (1, 0, 0)):
+        with pytest.raises(ShapeError, match="equirectangular_to_cube: expected a panorama"):
+            equirectangular_to_cube(torch.zeros(shape), 4)
+    with pytest.raises(ShapeError, match=r"got torch\.int64"):
+        cube_to_equirectangular(good.long(), 4)
+    with pytest.raises(ShapeError, match=r"got torch\.uint8"):
+        equirectangular_to_cube(torch.zeros(1, 4, 8, dtype=torch.uint8), 4)
+    for height in (0, 2.5):
+        with pytest.raises(ShapeError, match="height is"):
+            cube_to_equirectangular(good, height)  # type: ignore[arg-type]
+    with pytest.raises(ShapeError, match="face_size is 1, expected an integer of at least 2"):
+        equirectangular_to_cube(torch.zeros(1, 4, 8), 1)
+    with pytest.raises(ShapeError, match="equirectangular_directions: height is 0"):
+        equirectangular_directions(0)
