@@ -34,7 +34,7 @@ def compose(
     scores: Scores,
     *,
     rule: Rule | None = None,
-    conditions: Mapping[Hashable, Condition] | None = None,
+    conditions: Mapping[Any, Condition] | None = None,
     null_condition: Condition | None = None,
     max_batch: int | None = None,
     check_finite: bool = True,
@@ -93,7 +93,7 @@ def compose(
 
 
 def _merged(
-    own: Mapping[Hashable, Condition], given: Mapping[Hashable, Condition]
+    own: Mapping[Any, Condition], given: Mapping[Any, Condition]
 ) -> dict[Hashable, Condition]:
     """Per node, the keywords given on top of the graph's own."""
     both = {

@@ -12,6 +12,7 @@ what is inconsistent there is what goes wrong at the seams.
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -116,7 +117,7 @@ def check_consistency(
     data: Tensor,
     sigmas: Iterable[float] = (0.1, 0.3, 1.0, 3.0),
     *,
-    conditions: Mapping[Hashable, Condition] | None = None,
+    conditions: Mapping[Any, Condition] | None = None,
     generator: Generator = 0,
     max_batch: int | None = None,
 ) -> Consistency:
@@ -236,7 +237,7 @@ def _denoised(joint: Joint, noisy: Tensor, sigma: float) -> dict[Hashable, Tenso
 
 
 def _on_overlap(
-    pair: _Pair, denoised: Mapping[Hashable, Tensor], noisy: Tensor, clean: Tensor
+    pair: _Pair, denoised: Mapping[Any, Tensor], noisy: Tensor, clean: Tensor
 ) -> tuple[Tensor, ...]:
     """The piece's and the overlap's denoised, the noisy and the clean values: `[n, d]` each."""
     by_piece = denoised[pair.piece][:, pair.places]

@@ -21,7 +21,7 @@ from pgmdiff.scores import RegionScores, Score
 
 __all__ = ["Batch", "Scores", "map_tensors", "plan"]
 
-Scores = Score | Mapping[Hashable, Score] | RegionScores
+Scores = Score | Mapping[Any, Score] | RegionScores
 """One callable for all nodes, a mapping from model id to callable, or scores per region."""
 
 
@@ -105,7 +105,7 @@ def _take(condition: dict[str, Any], places: Ints) -> dict[str, Any]:
 def _by_condition(
     group: RegionGroup,
     rows: Ints,
-    conditions: Mapping[Hashable, Condition],
+    conditions: Mapping[Any, Condition],
     null_condition: Condition,
 ) -> Iterator[tuple[Any, Ints, dict[str, Any]]]:
     """Splits rows by the structure of their conditions, and stacks these."""
@@ -144,7 +144,7 @@ def _by_score(
             yield score, np.array(places, np.int64)
 
 
-def _score_of(scores: Mapping[Hashable, Score], model: Hashable, name: Hashable) -> Score:
+def _score_of(scores: Mapping[Any, Score], model: Hashable, name: Hashable) -> Score:
     if model not in scores:
         given = ", ".join(map(repr, list(scores)[:8])) + (", ..." if len(scores) > 8 else "")
         raise ScoreError(

@@ -14,6 +14,7 @@ Pieces given as index arrays are counted as scopes of their `atoms`.
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -34,7 +35,7 @@ MAX_REGIONS = 100_000
 
 def cluster_variation(
     scopes: Scopes,
-    shapes: Mapping[Hashable, Sequence[int]] | None = None,
+    shapes: Mapping[Any, Sequence[int]] | None = None,
     *,
     event_shape: Sequence[int] | None = None,
     absorb: bool = True,
@@ -95,7 +96,7 @@ def cluster_variation(
 
 def junction_tree(
     scopes: Scopes,
-    shapes: Mapping[Hashable, Sequence[int]] | None = None,
+    shapes: Mapping[Any, Sequence[int]] | None = None,
     *,
     event_shape: Sequence[int] | None = None,
     absorb: bool = True,

@@ -14,18 +14,19 @@ order, so such a pair is just an index array.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import permutations
 from math import prod
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.regions import IndexGroup, Ints, RegionGraph, Shape
+from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.regions import Ints, RegionGraph
 
-__all__ = ["FACES", "FRAMES", "cubemap", "face_directions"]
+__all__ = ["FACES", "FRAMES", "cubemap", "face_directions", "nested_cubemap"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -118,7 +119,7 @@ def cubemap(
     models", 2023, Appendix A, for overlap = n.
 
     Example:
-        >>> from pgmdiff.graphs.cube import cubemap
+        >>> from pgmdiff.graphs import cubemap
         >>> cubemap(8, channels=3)
         RegionGraph(event_shape=(6, 3, 8, 8), 42 regions (42 with a nonzero count) in 3 groups)
     """
@@ -132,7 +133,77 @@ def cubemap(
         regions[name] = half
         counts[name] -= 1
     outer = windows.keys() | (FACES if overlap < n else ())
-    return RegionGraph(faces.shape, _by_shape(regions, counts, outer), junction_tree=False)
+    graph = RegionGraph.grouped(
+        regions,
+        {name: (counts[name], name in outer) for name in regions},
+        faces.shape,
+        models={name: array.shape for name, array in regions.items()},
+        conditions={},
+    )
+    return replace(graph, junction_tree=False)
+
+
+def nested_cubemap(face_size: int, *, channels: int | None = None) -> FactorGraph:
+    """The paper's cube map: a factor graph of pairs of opposite faces, with loops inside.
+
+    Outside, three variables FB, LR, UD `[2, *C, n, n]` (two opposite faces each, -1) and three
+    factors LFRB, ULDR, UFDB (+1), the bands of four faces around an axis. Inside a band, a loop of
+    four pairs of adjacent faces +1 and four faces -1; inside a variable, two faces +1. Flattened:
+    12 pairs +1, 6 faces -1 · 2 + 1 · (-1) = -3, as `cubemap(face_size, face_size)`, whose names,
+    arrays and model ids the leaves have.
+
+    The state is the flattened `[6, *C, n, n]` of `cubemap`.
+
+    Args:
+        face_size: n, in pixels.
+        channels: C; None: the faces have no channel axis.
+
+    Raises:
+        GraphError: a size or number of channels that is no integer in its range.
+
+    Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
+    models", 2023, Appendix A (which prints the first factor as F, B, L, B).
+
+    Example:
+        >>> from pgmdiff.graphs import nested_cubemap
+        >>> cube = nested_cubemap(8)
+        >>> cube.counting_numbers()
+        {'LFRB': 1, 'ULDR': 1, 'UFDB': 1, 'FB': -1, 'LR': -1, 'UD': -1}
+        >>> cube.flatten().counting_numbers()["F"]
+        -3
+    """
+    n = _face_size("nested_cubemap", face_size)
+    faces = dict(zip(FACES, _face_arrays(n, channels), strict=True))
+    axes = ["".join(FACES[a : a + 2]) for a in (0, 2, 4)]
+    bands = {b: tuple(a for a in axes if set(a) < set(b)) for b in ("LFRB", "ULDR", "UFDB")}
+    shape = (2, *faces["F"].shape)
+    pairs = _edge_arrays(n, channels)
+    within = {band: "".join(scope) for band, scope in bands.items()} | {a: a for a in axes}
+    return FactorGraph.from_scopes(bands, dict.fromkeys(axes, shape)).nest(
+        {
+            node: _joined([faces[f] for f in inside], inside, pairs)
+            for node, inside in within.items()
+        }
+    )
+
+
+def _joined(faces: list[Ints], names: str, pairs: Mapping[str, Ints]) -> RegionGraph:
+    """Some faces, the state in their order, joined by the pairs of adjacent ones among them."""
+    whole = np.stack(faces)
+    adjacent = {name: p for name, p in pairs.items() if {name[0], name[2]} <= set(names)}
+    regions = {**dict(zip(names, faces, strict=True)), **adjacent}
+    degrees = Counter(face for name in adjacent for face in (name[0], name[2]))
+    order = np.argsort(whole, axis=None)
+    return RegionGraph.grouped(
+        {
+            name: order[np.searchsorted(whole.ravel(), array, sorter=order)]
+            for name, array in regions.items()
+        },
+        {name: (1 - degrees[name], not degrees[name]) for name in regions},
+        whole.shape,
+        models={name: array.shape for name, array in regions.items()},
+        conditions={},
+    )
 
 
 def _face_arrays(face_size: int, channels: int | None) -> Ints:
@@ -198,25 +269,6 @@ def _halves(faces: Ints, overlap: int) -> Iterator[tuple[str, Ints]]:
     for name, face in zip(FACES, faces, strict=True):
         for (a, b), (c, d) in ((first, whole), (last, whole), (whole, first), (whole, last)):
             yield f"{name}[{a}:{b}, {c}:{d}]" if overlap < n else name, face[..., a:b, c:d]
-
-
-def _by_shape(
-    regions: Mapping[str, Ints], counts: Mapping[str, int], outer: Set[str]
-) -> tuple[IndexGroup, ...]:
-    """One group a shape, which is its model id."""
-    groups: dict[Shape, list[str]] = {}
-    for name, array in regions.items():
-        groups.setdefault(array.shape, []).append(name)
-    return tuple(
-        IndexGroup(
-            torch.from_numpy(np.stack([regions[name] for name in names])),
-            np.array([counts[name] for name in names], np.int64),
-            tuple(names),
-            np.array([name in outer for name in names]),
-            shape,
-        )
-        for shape, names in groups.items()
-    )
 
 
 def _is_integer(value: object) -> bool:

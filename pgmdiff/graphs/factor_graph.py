@@ -67,11 +67,11 @@ class FactorGraph:
     """int64 [factors + 1]: scope f is `_scope[_bounds[f] : _bounds[f + 1]]`."""
     _scope: Ints
     axis: int | None = None
-    models: Mapping[Hashable, Hashable] = field(default_factory=dict)
-    conditions: Mapping[Hashable, Condition] = field(default_factory=dict)
+    models: Mapping[Any, Hashable] = field(default_factory=dict)
+    conditions: Mapping[Any, Condition] = field(default_factory=dict)
     factor_model: Hashable | None = None
     variable_model: Hashable | None = None
-    nested: Mapping[Hashable, "FactorGraph | RegionGraph"] = field(default_factory=dict)
+    nested: Mapping[Any, "FactorGraph | RegionGraph"] = field(default_factory=dict)
     _drawn: "nx.Graph | None" = None
     """The networkx graph this came from, with its attributes and order."""
 
@@ -133,12 +133,12 @@ class FactorGraph:
     @classmethod
     def from_scopes(
         cls,
-        scopes: Mapping[Hashable, Sequence[Hashable]],
-        shapes: Mapping[Hashable, Sequence[int]] | None = None,
+        scopes: Mapping[Any, Sequence[Hashable]],
+        shapes: Mapping[Any, Sequence[int]] | None = None,
         *,
         axis: int | None = None,
-        models: Mapping[Hashable, Hashable] = EMPTY,
-        conditions: Mapping[Hashable, Condition] = EMPTY,
+        models: Mapping[Any, Hashable] = EMPTY,
+        conditions: Mapping[Any, Condition] = EMPTY,
         factor_model: Hashable | None = None,
         variable_model: Hashable | None = None,
     ) -> "FactorGraph":
@@ -349,7 +349,7 @@ class FactorGraph:
         return frozenset(self.factors)
 
     @cached_property
-    def scopes(self) -> Mapping[Hashable, tuple[Hashable, ...]]:
+    def scopes(self) -> Mapping[Any, tuple[Hashable, ...]]:
         """Factor name to the ordered names of its variables."""
         names = [self.variables[v] for v in self._scope]
         bounds = self._bounds.tolist()
@@ -395,7 +395,7 @@ class FactorGraph:
         """What `compose` evaluates: the `nodes`, with nested ones expanded by `flatten`."""
         return self.flatten() if self.nested else self.nodes
 
-    def nest(self, inner: "Mapping[Hashable, FactorGraph | RegionGraph]") -> "FactorGraph":
+    def nest(self, inner: "Mapping[Any, FactorGraph | RegionGraph]") -> "FactorGraph":
         """The same graph, with nodes that are themselves graphs, to any depth.
 
         Element j of an inner graph's state is the j-th element of the node's region, flattened as
@@ -511,7 +511,7 @@ class FactorGraph:
 
     # ---------------------------------------------------------------- state
 
-    def pack(self, values: Mapping[Hashable, Tensor]) -> Tensor:
+    def pack(self, values: Mapping[Any, Tensor]) -> Tensor:
         """The state from a tensor per variable: `[*batch, *shape]` each, to `[*batch, N]`.
 
         Raises:
@@ -554,7 +554,7 @@ class FactorGraph:
         named = zip(self.variables, self.shapes, parts, strict=True)
         return {name: part.reshape(*u.shape[:-1], *shape) for name, shape, part in named}
 
-    def mask(self, names: Collection[Hashable] | Mapping[Hashable, Tensor | bool]) -> Tensor:
+    def mask(self, names: Collection[Hashable] | Mapping[Any, Tensor | bool]) -> Tensor:
         """Which elements of the state belong to named variables: bool `[N]`.
 
         Args:

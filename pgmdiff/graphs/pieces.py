@@ -10,7 +10,7 @@ from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ Disconnected = Literal["one", "several"]
 Scopes = (
     FactorGraph
     | RegionGraph
-    | Mapping[Hashable, Sequence[Hashable] | npt.ArrayLike]
+    | Mapping[Any, Sequence[Hashable] | npt.ArrayLike]
     | Iterable[Collection[Hashable]]
 )
 
@@ -62,7 +62,7 @@ class ArrayPieces(Pieces):
     """Index arrays, as scopes of their atoms."""
 
     source: RegionGraph
-    arrays: Mapping[Hashable, Ints]
+    arrays: Mapping[Any, Ints]
     labels: Ints
 
     @cached_property
@@ -137,7 +137,7 @@ class ArrayPieces(Pieces):
 
 def pieces_of(
     scopes: Scopes,
-    shapes: Mapping[Hashable, Sequence[int]] | None,
+    shapes: Mapping[Any, Sequence[int]] | None,
     event_shape: Sequence[int] | None,
     disconnected: Disconnected,
 ) -> Pieces:
@@ -205,7 +205,7 @@ def _together(graph: FactorGraph) -> Neighbours:
     return touching
 
 
-def _factor_graph(scopes: Scopes, shapes: Mapping[Hashable, Sequence[int]] | None) -> FactorGraph:
+def _factor_graph(scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None) -> FactorGraph:
     if isinstance(scopes, FactorGraph):
         if scopes.nested:
             raise GraphError(

@@ -302,7 +302,7 @@ class RegionGraph:
     event_shape: Shape
     groups: tuple[RegionGroup, ...]
     denominator: int = 1
-    conditions: Mapping[Hashable, Condition] = field(default_factory=dict)
+    conditions: Mapping[Any, Condition] = field(default_factory=dict)
     junction_tree: bool | None = None
 
     def __post_init__(self) -> None:
@@ -330,12 +330,12 @@ class RegionGraph:
     @classmethod
     def from_regions(
         cls,
-        regions: Mapping[Hashable, npt.ArrayLike],
-        counts: Mapping[Hashable, int] | None = None,
+        regions: Mapping[Any, npt.ArrayLike],
+        counts: Mapping[Any, int] | None = None,
         *,
         event_shape: Sequence[int],
-        models: Mapping[Hashable, Hashable] | None = None,
-        conditions: Mapping[Hashable, Condition] | None = None,
+        models: Mapping[Any, Hashable] | None = None,
+        conditions: Mapping[Any, Condition] | None = None,
         denominator: int = 1,
     ) -> "RegionGraph":
         """A graph of regions listed one by one; those inside no other are the outer ones.
@@ -379,12 +379,12 @@ class RegionGraph:
     @classmethod
     def grouped(
         cls,
-        arrays: Mapping[Hashable, Ints],
-        counts: Mapping[Hashable, tuple[int, bool]],
+        arrays: Mapping[Any, Ints],
+        counts: Mapping[Any, tuple[int, bool]],
         event_shape: Sequence[int],
         *,
-        models: Mapping[Hashable, Hashable],
-        conditions: Mapping[Hashable, Condition],
+        models: Mapping[Any, Hashable],
+        conditions: Mapping[Any, Condition],
         denominator: int = 1,
     ) -> "RegionGraph":
         """`from_regions` of arrays known to be right, with (count, outer) of each."""
@@ -471,7 +471,7 @@ class RegionGraph:
         )
 
 
-def _inside_others(arrays: Mapping[Hashable, Ints]) -> set[Hashable]:
+def _inside_others(arrays: Mapping[Any, Ints]) -> set[Hashable]:
     """Names of the regions that are proper parts of others."""
     sets = {name: frozenset(array.ravel().tolist()) for name, array in arrays.items()}
     distinct = set(sets.values())

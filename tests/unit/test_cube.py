@@ -6,7 +6,14 @@ from torch import Tensor
 
 from pgmdiff import GraphError, ShapeError, compose
 from pgmdiff.graphs import cluster_variation, is_alpha_acyclic
-from pgmdiff.graphs.cube import FACES, FRAMES, _edge_arrays, cubemap, face_directions
+from pgmdiff.graphs.cube import (
+    FACES,
+    FRAMES,
+    _edge_arrays,
+    cubemap,
+    face_directions,
+    nested_cubemap,
+)
 from pgmdiff.panorama import (
     cube_to_equirectangular,
     equirectangular_directions,
@@ -362,3 +369,21 @@ def test_bad_images_are_named() -> None:
         equirectangular_to_cube(torch.zeros(1, 4, 8), 1)
     with pytest.raises(ShapeError, match="equirectangular_directions: height is 0"):
         equirectangular_directions(0)
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+def test_the_papers_nested_cube_is_the_one_of_whole_faces(channels: int | None) -> None:
+    nested, flat = nested_cubemap(4, channels=channels), cubemap(4, 4, channels=channels)
+    leaves = nested.flatten()
+    assert leaves.counting_numbers() == flat.counting_numbers()
+    for name in flat.names:
+        assert torch.equal(leaves.elements(name), flat.elements(name))
+    assert {g.model for g in leaves.groups} == {g.model for g in flat.groups}
+    assert nested.validate().valid
+    loop = nested.nested["LFRB"]
+    assert loop.event_shape[0] == 4
+    assert sorted(loop.counting_numbers().values()) == [-1] * 4 + [1] * 4
+    assert loop.validate().valid
+    assert nested.nested["UD"].counting_numbers() == {"U": 1, "D": 1}
+    outer = nested.flatten(keep=nested.nested)
+    assert outer.counting_numbers() == nested.counting_numbers()
