@@ -4,9 +4,21 @@ from pgmdiff.graphs.counting import cluster_variation, junction_tree
 from pgmdiff.graphs.cube import cubemap, nested_cubemap
 from pgmdiff.graphs.exactness import Report, is_alpha_acyclic, is_berge_acyclic
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.families import chain, cycle, grid, star, tiles, torus, tree
+from pgmdiff.graphs.families import (
+    chain,
+    cycle,
+    grid,
+    hidden_markov,
+    markov_random_field,
+    named_tree,
+    observations,
+    star,
+    torus,
+    tree,
+)
 from pgmdiff.graphs.regions import RegionGraph, RegionGroup
 from pgmdiff.graphs.serialization import fingerprint, from_json, to_json
+from pgmdiff.graphs.windows import product, tiles, time_by_parts
 
 __all__ = [
     "FactorGraph",
@@ -20,12 +32,18 @@ __all__ = [
     "fingerprint",
     "from_json",
     "grid",
+    "hidden_markov",
     "is_alpha_acyclic",
     "is_berge_acyclic",
     "junction_tree",
+    "markov_random_field",
+    "named_tree",
     "nested_cubemap",
+    "observations",
+    "product",
     "star",
     "tiles",
+    "time_by_parts",
     "to_json",
     "torus",
     "tree",

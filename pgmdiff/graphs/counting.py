@@ -48,9 +48,10 @@ def cluster_variation(
     the order of the scopes; variables in no scope are regions of their own.
 
     *Of index arrays*: pieces keep their names, arrays and model ids. An intersection is named by
-    the frozenset of the pieces around it (with a number, where there are several), and its model
-    id is its shape. It is laid out as the first piece around it has it: the sub-array of that
-    piece, where it is one (rows and columns that the intersection fills), else flattened.
+    the frozenset of the pieces around it (with a number, where there are several), which is its
+    model id too, unless those pieces share a model: then it is the shape. It is laid out as the
+    first piece around it has it: the sub-array of that piece, where it is one (rows and columns
+    that the intersection fills), else flattened.
 
     Regions of count 0 are left out. Exact at σ = 0, for data Markov to the pieces, if they are
     α-acyclic; else the Kikuchi approximation, which on tiles is far better than Bethe's on single

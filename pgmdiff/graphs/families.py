@@ -1,24 +1,29 @@
-r"""Common topologies: chains, cycles, stars, trees, lattices of variables, windows of a tensor.
+r"""Common topologies of variables: chains, cycles, stars, trees, lattices, Markov random fields."""
 
-Windows along one axis: windows count +1 and overlaps of neighbouring windows -1, so an element in
-m consecutive windows is counted m - (m - 1) times. Counts of several axes multiply; this is the
-cluster variation of the tiles (edge overlaps -1, corner overlaps +1), without set operations.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
+import networkx as nx
 import numpy as np
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import AxisWindows, Ints, RegionGraph, WindowGroup
+from pgmdiff.graphs.regions import Condition
 
-__all__ = ["chain", "cycle", "grid", "star", "tiles", "torus", "tree"]
-
-Remainder = Literal["error", "shift"]
+__all__ = [
+    "chain",
+    "cycle",
+    "grid",
+    "hidden_markov",
+    "markov_random_field",
+    "named_tree",
+    "observations",
+    "star",
+    "torus",
+    "tree",
+]
 
 
 def chain(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
@@ -115,126 +120,155 @@ def _lattice(
     )
 
 
-def tiles(
-    shape: Sequence[int],
-    window: int | Sequence[int],
-    overlap: int | Sequence[int] = 0,
-    periodic: bool | Sequence[bool] = False,
-    *,
-    remainder: Remainder = "error",
-) -> RegionGraph:
-    """Overlapping windows of one tensor, with the counts of cluster variation.
-
-    Windows count +1, overlaps of neighbours along one axis -1, corners where such overlaps cross
-    +1, and so on by the product rule. A region is named by the slices it takes (`'[0:1, 8:24]'`;
-    past the end it wraps), and its model id is its shape.
-
-    One tiled axis gives a junction tree unless it is periodic; two overlapping axes make loops.
+def named_tree(
+    parents: Mapping[Any, Any], shapes: Mapping[Any, Sequence[int]] | None = None, **options: Any
+) -> FactorGraph:
+    """A tree over named parts, a pair factor `(parent, child)` on every edge. Berge-acyclic.
 
     Args:
-        shape: event shape of the state, channels included.
-        window: length of a window on each axis; a window as long as the axis spans it.
-        overlap: of neighbouring windows, on each axis; ignored where a window spans the axis.
-        periodic: whether each axis closes on itself. A window that spans its axis is not joined to
-            itself, periodic or not: there is no overlap that a model could see.
-        remainder: what to do where the stride (window - overlap) does not divide an axis:
-            `"error"`, or `"shift"`: on an open axis the last window is shifted inwards, on a
-            periodic one the last overlap grows; counts stay valid.
+        parents: child to its parent; what is no child is a root, and there may be several.
+        shapes: name to event shape, in declaration order; None: all are scalars.
+        options: of `FactorGraph.from_scopes`, such as `axis`, `models` and `conditions`.
 
     Raises:
-        GraphError: a window is longer than its axis; an overlap is not shorter than its window;
-            the stride does not fit, with the nearest sizes that do.
+        GraphError: a part is its own ancestor.
 
     Example:
-        >>> from pgmdiff.graphs import tiles
-        >>> ring = tiles((16, 64), window=(16, 16), overlap=(0, 8), periodic=(False, True))
-        >>> ring
-        RegionGraph(event_shape=(16, 64), 16 regions (16 with a nonzero count) in 2 groups)
+        >>> from pgmdiff.graphs import named_tree
+        >>> body = named_tree({"arm": "torso", "leg": "torso", "hand": "arm"})
+        >>> [count for name, count in body.counting_numbers().items() if name in ("torso", "arm")]
+        [-1, -1]
     """
-    n = len(shape)
-    if n == 0 or remainder not in ("error", "shift"):
-        raise GraphError(
-            f"tiles: expected a shape with at least one axis and remainder 'error' or 'shift', "
-            f"got shape={tuple(shape)} and remainder={remainder!r}."
-        )
-    settings = zip(
-        shape,
-        _per_axis("window", window, n),
-        _per_axis("overlap", overlap, n),
-        _per_axis("periodic", periodic, n),
-        strict=True,
-    )
-    axes = [
-        _axis(number, size, w, o, bool(p), remainder)
-        for number, (size, w, o, p) in enumerate(settings)
-    ]
-    return RegionGraph(
-        tuple(shape),
-        tuple(WindowGroup.product(parts) for parts in product(*axes)),
-        junction_tree=_tiles_are_acyclic(axes),
+    for part in parents:
+        line = [part]
+        while line[-1] in parents:
+            line.append(parents[line[-1]])
+            if line[-1] in line[:-1]:
+                raise GraphError(
+                    f"named_tree: {line[-1]!r} is its own ancestor, by way of {line}. "
+                    "Give every part one parent, and roots none."
+                )
+    return FactorGraph.from_scopes(
+        {(parent, child): (parent, child) for child, parent in parents.items()}, shapes, **options
     )
 
 
-def _per_axis(what: str, value: int | Sequence[int], n: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * n
-    if len(values) != n or not all(isinstance(v, int | np.integer) for v in values):
+def markov_random_field(
+    graph: "nx.Graph",
+    shapes: Mapping[Any, Sequence[int]] | None = None,
+    *,
+    cliques: bool = False,
+    **options: Any,
+) -> FactorGraph:
+    """The factor graph of any undirected graph of variables.
+
+    Pairwise factors, named by their edge, make loops wherever the graph has a cycle. Factors on
+    maximal cliques (Hammersley and Clifford, 1971), named by the tuple of their variables, hold
+    all that is Markov to the graph; they are many on dense graphs. Where cliques overlap in
+    several variables Bethe's counts are wrong: pass the result to `cluster_variation` or
+    `junction_tree`.
+
+    Args:
+        graph: nodes are the variables, in its order; node attributes `shape`, where there are any.
+        shapes: name to event shape; None: the attributes, or scalars.
+        cliques: whether factors are the maximal cliques of two or more, instead of the edges.
+        options: of `FactorGraph.from_scopes`.
+
+    Raises:
+        GraphError: directed, parallel edges, or an edge from a node to itself.
+
+    Example:
+        >>> import networkx as nx
+        >>> from pgmdiff.graphs import markov_random_field
+        >>> markov_random_field(nx.petersen_graph())
+        FactorGraph(10 variables, 15 factors, 30 edges, 10 elements)
+    """
+    if not isinstance(graph, nx.Graph) or graph.is_directed() or graph.is_multigraph():
         raise GraphError(
-            f"tiles: expected one integer {what} or one for each of the {n} axes, got {value!r}."
+            f"markov_random_field: expected an undirected networkx.Graph, got "
+            f"{type(graph).__name__}. Convert it with networkx.Graph(graph)."
         )
-    return values
-
-
-def _axis(
-    number: int, size: int, window: int, overlap: int, periodic: bool, remainder: Remainder
-) -> list[AxisWindows]:
-    """The windows of one axis, and their overlaps by length."""
-    if not 1 <= window <= size:
+    for node in nx.nodes_with_selfloops(graph):
         raise GraphError(
-            f"tiles: on axis {number} the window is {window} long, expected 1 to {size}, the size "
-            "of the axis. Give a window for each axis; the axis' size spans it."
+            f"markov_random_field: {node!r} has an edge to itself. Remove it: a factor of one "
+            "variable can be added with FactorGraph.from_scopes."
         )
-    if window == size:
-        return [AxisWindows(size, window, np.zeros(1, np.int64), 1, True)]
-    if not 0 <= overlap < window:
+    number = {name: v for v, name in enumerate(graph)}
+    found = (c for c in nx.find_cliques(graph) if len(c) > 1) if cliques else graph.edges
+    ordered = sorted(sorted(number[name] for name in scope) for scope in found)
+    scopes = [tuple(list(graph)[v] for v in scope) for scope in ordered]
+    own = {name: graph.nodes[name].get("shape", ()) for name in graph}
+    return FactorGraph.from_scopes({s: s for s in scopes}, {**own, **(shapes or {})}, **options)
+
+
+def hidden_markov(
+    n: int, state: Sequence[int] = (), observation: Sequence[int] = (), **options: Any
+) -> FactorGraph:
+    """A hidden Markov chain: states x0 … x(n-1), each with an observation y_i. Berge-acyclic.
+
+    Factors t_i on (x_i, x_(i+1)) have the model id "transition", factors e_i on (x_i, y_i)
+    "emission", the states "state"; observations count 0 and need no model. Observed ones are
+    conditioned on through `graph.mask({"y0", ...})`.
+
+    Args:
+        n: number of states, at least 1.
+        state, observation: their event shapes.
+        options: of `FactorGraph.from_scopes`.
+    """
+    steps = range(_at_least("hidden_markov", n, 1))
+    scopes = {f"t{i}": (f"x{i}", f"x{i + 1}") for i in steps[:-1]}
+    emissions = {f"e{i}": (f"x{i}", f"y{i}") for i in steps}
+    models = (
+        dict.fromkeys(scopes, "transition")
+        | dict.fromkeys(emissions, "emission")
+        | {
+            f"{letter}{i}": kind
+            for letter, kind in (("x", "state"), ("y", "observation"))
+            for i in steps
+        }
+    )
+    shapes = {f"x{i}": state for i in steps} | {f"y{i}": observation for i in steps}
+    return FactorGraph.from_scopes(scopes | emissions, shapes, **{"models": models, **options})
+
+
+def observations(
+    n: int,
+    shape: Sequence[int] = (),
+    conditions: Sequence[Condition] | None = None,
+    *,
+    name: str = "theta",
+) -> FactorGraph:
+    r"""N observations of one parameter: tall-data posteriors, q(θ | y_1 … y_N).
+
+    For observations that are independent given θ, q(θ | y_1 … y_N) ∝ q(θ)^{1-N} Π_i q(θ | y_i):
+    a factor y_i per observation with the model id "posterior" (+1), and the parameter itself with
+    the model id "prior" (1 - N). Exact at σ = 0 for any data (the factors differ by their
+    conditions, so this is no junction tree, and `validate` cannot know it); at σ > 0 noised
+    posteriors do not multiply (Geffner, Papamakarios, Mnih, "Compositional score modeling for
+    simulation-based inference", 2023; Linhart et al., "Diffusion posterior sampling for
+    simulation-based inference in tall data settings", 2024).
+
+    Args:
+        n: N, at least 1.
+        shape: event shape of θ.
+        conditions: one an observation: what "posterior" gets as keywords, say {"y": tensor}.
+        name: of the parameter.
+
+    Raises:
+        GraphError: not one condition an observation.
+    """
+    factors = [f"y{i}" for i in range(_at_least("observations", n, 1))]
+    if conditions is not None and len(conditions) != n:
         raise GraphError(
-            f"tiles: on axis {number} the overlap is {overlap}, expected 0 to {window - 1}: "
-            "less than the window. Shorten it."
+            f"observations: expected {n} conditions, one an observation, got {len(conditions)}."
         )
-    stride = window - overlap
-    starts = _starts(number, size, window, stride, periodic, remainder)
-    after = np.append(starts[1:], starts[0] + size) if periodic else starts[1:]
-    before = starts[: len(after)]
-    lengths = before + window - after
-    parts = [AxisWindows(size, window, starts, 1, True)]
-    for length in np.unique(lengths[lengths > 0])[::-1]:
-        begins = after[lengths == length] % size
-        parts.append(AxisWindows(size, int(length), begins, -1, False))
-    return parts
-
-
-def _starts(
-    number: int, size: int, window: int, stride: int, periodic: bool, remainder: Remainder
-) -> Ints:
-    free = size if periodic else size - window
-    left = free % stride
-    if left and remainder == "error":
-        fits = [size - left, size - left + stride]
-        nearest = " or ".join(str(s) for s in fits if s >= window + periodic)
-        raise GraphError(
-            f"tiles: on axis {number} windows of {window} with stride {stride} do not fit a "
-            f"{'periodic ' if periodic else ''}size of {size}. Use a size of {nearest}, or "
-            "remainder='shift'."
-        )
-    starts = np.arange(0, free if periodic else free + 1, stride)
-    return np.append(starts, free) if left and not periodic else starts
-
-
-def _tiles_are_acyclic(axes: list[list[AxisWindows]]) -> bool:
-    """Windows overlap along one axis at the most, and that axis is not closed into a loop."""
-    overlapping = [parts for parts in axes if len(parts) > 1]
-    n_overlaps = [sum(len(part.starts) for part in parts[1:]) for parts in overlapping]
-    loops = [n >= len(parts[0].starts) for n, parts in zip(n_overlaps, overlapping, strict=True)]
-    return len(overlapping) <= 1 and not any(loops)
+    return FactorGraph.from_scopes(
+        dict.fromkeys(factors, (name,)),
+        {name: shape},
+        conditions=dict(zip(factors, conditions or [], strict=False)),
+        factor_model="posterior",
+        variable_model="prior",
+    )
 
 
 def _at_least(family: str, n: int, least: int) -> int:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.atoms import Neighbours, array_neighbours, atoms, connected_atoms
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import IndexGroup, Ints, RegionGraph, condition_key
+from pgmdiff.graphs.regions import IndexGroup, Ints, RegionGraph, Shape, condition_key
 
 __all__ = ["Disconnected", "Pieces", "Region", "Scopes", "maximal", "numbered", "pieces_of"]
 
@@ -93,6 +93,11 @@ class ArrayPieces(Pieces):
         filled = array[np.ix_(*lines)]
         return filled if filled.size == kept.sum() else array[kept]
 
+    def _overlap_model(self, around: Sequence[Hashable], shape: Shape) -> Shape | None:
+        """The shape, where the pieces around an overlap share a model id; else its own name."""
+        models = {self.graph.models.get(piece) for piece in around}
+        return shape if len(models) == 1 and None not in models else None
+
     def _names(self, regions: Sequence[Region]) -> dict[Region, Hashable]:
         """Pieces by their own names; others by the pieces around them, numbered where needed."""
         pieces: dict[Region, Hashable] = {}
@@ -128,8 +133,10 @@ class ArrayPieces(Pieces):
             {name: (counts[region], region in outer) for region, name in named.items()},
             self.source.event_shape,
             models={
-                name: self.graph.models.get(name) if name in self.arrays else array.shape
-                for name, array in arrays.items()
+                name: self.graph.models.get(name)
+                if name in self.arrays
+                else self._overlap_model(self._around(region), arrays[name].shape)
+                for region, name in named.items()
             },
             conditions={n: c for n, c in self.source.conditions.items() if n in arrays},
         )

@@ -111,8 +111,12 @@ def test_models_and_conditions_of_pieces_are_kept() -> None:
         conditions={"b": {"y": torch.ones(1)}},
     )
     graph = cluster_variation(pieces)
-    assert {g.model for g in graph.groups} == {"big", None, (1,)}
+    assert {g.model for g in graph.groups} == {"big", None}
     assert graph.conditions["b"]["y"] == 1
+    alike = RegionGraph.from_regions(
+        {"a": [0, 1], "b": [1, 2]}, event_shape=(3,), models={"a": "m", "b": "m"}
+    )
+    assert {g.model for g in cluster_variation(alike).groups} == {"m", (1,)}
     assert graph.names == ["a", "b", frozenset({"a", "b", "again"})]
     with pytest.raises(GraphError, match="'again' lies inside that of 'a'"):
         cluster_variation(pieces, absorb=False)
