@@ -12,14 +12,18 @@ variables of a Markov chain are not Markov.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import prod
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
 from pgmdiff.errors import GraphError
+from pgmdiff.graphs.atoms import atoms, first_elements
 from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.proxy import Proxy, proxy
 from pgmdiff.graphs.regions import Ints, RegionGraph, RegionGroup
 
 __all__ = [
@@ -30,6 +34,9 @@ __all__ = [
     "is_junction_tree",
     "report",
 ]
+
+NODE_LIMIT = 2_000
+"""Regions and distinct elements beyond which no diameter is computed."""
 
 PAIR_LIMIT = 50_000_000
 """Pairs of overlapping regions beyond which α-acyclicity is left undetermined."""
@@ -49,6 +56,7 @@ class Report:
         berge_acyclic: None where the graph has no factors and variables to ask it of.
         alpha_acyclic: None where it was not found out: too large, or tiles that are no tree.
         junction_tree: whether the marginal rule is exact at σ = 0 for data Markov to the graph.
+        graph: the region graph, of which more is found out when asked for.
     """
 
     n_elements: int
@@ -61,6 +69,7 @@ class Report:
     berge_acyclic: bool | None
     alpha_acyclic: bool | None
     junction_tree: bool | None
+    graph: RegionGraph = field(repr=False)
 
     @property
     def valid(self) -> bool:
@@ -77,7 +86,9 @@ class Report:
             return (
                 "Marginal rule: exact at σ = 0 for any data that is Markov with respect to this "
                 "junction tree. At σ > 0 it is an approximation, even for Gaussian data: noised "
-                f"variables of a Markov tree are not Markov. {laws}"
+                "variables of a Markov tree are not Markov. Posterior rule: exact at every σ for "
+                "Gaussian data with true covariances, if it is Markov with respect to the tree; "
+                f"for other data its Gaussian closure is an approximation. {laws}"
             )
         if self.junction_tree is None:
             return f"Too large to tell whether it is a junction tree. {laws}"
@@ -87,7 +98,54 @@ class Report:
             "duplicate or nested scopes: use cluster variation or a junction tree)",
             False: "regions form loops",
         }[self.alpha_acyclic]
-        return f"Marginal rule: an approximation at every σ, σ = 0 included: {why}. {laws}"
+        return (
+            f"Marginal rule: an approximation at every σ, σ = 0 included: {why}. Posterior rule: "
+            "reaches N(m, P⁻¹), P = Σ_r c_r Σ_r⁻¹, for Gaussian data, where P is positive "
+            f"definite; that is not the data's distribution either. {laws}"
+        )
+
+    @property
+    def n_evaluations(self) -> int:
+        """Regions evaluated by every step of a solver that calls the joint score once."""
+        return sum(int((g.counts != 0).sum()) for g in self.graph.groups)
+
+    @property
+    def n_evaluated_elements(self) -> int:
+        """Elements that these evaluations see, each as often as it is seen."""
+        return sum(int((g.counts != 0).sum()) * prod(g.shape) for g in self.graph.groups)
+
+    @property
+    def largest_region(self) -> int:
+        """Elements of the largest region that is evaluated: the largest clique."""
+        sizes = (prod(g.shape) for g in self.graph.groups if (g.counts != 0).any())
+        return max(sizes, default=0)
+
+    @cached_property
+    def diameter(self) -> int | None:
+        """Most pieces that the shortest way between two connected elements leads through.
+
+        A step of the marginal rule carries information through one. None: too large to tell.
+        """
+        return _diameter(self.graph)
+
+    @cached_property
+    def proxy(self) -> Proxy | None:
+        """Definiteness of the composed precision, for a common correlation; see `graphs.proxy`.
+
+        None: invalid counts, or too large to test. A junction tree's is always definite.
+        """
+        return proxy(self.graph) if self.valid else None
+
+    @property
+    def warning(self) -> str | None:
+        """What to beware of, if the proxy turns improper."""
+        if self.junction_tree or self.proxy is None or self.proxy.improper_from is None:
+            return None
+        return (
+            "the composed precision turns indefinite, and the composition improper, for data whose "
+            f"blocks all correlate by more than {self.proxy.proper_up_to:.3f}: samples of it can "
+            "grow without bound. Larger pieces help; advisor.advise tells for your covariance"
+        )
 
     def raise_if_invalid(self) -> None:
         """Raises `GraphError` naming the first elements that are not counted once."""
@@ -105,9 +163,25 @@ class Report:
             f"Berge-acyclic: {known[self.berge_acyclic]}; "
             f"α-acyclic: {known[self.alpha_acyclic]}; "
             f"junction tree: {known[self.junction_tree]}",
+            f"a step evaluates {self.n_evaluations} regions with {self.n_evaluated_elements} "
+            f"elements in all; the largest has {self.largest_region}",
+            f"diameter: {'not determined' if self.diameter is None else self.diameter} "
+            f"(pieces between the elements farthest apart)",
+            f"Gaussian proxy: {self._definiteness}",
             self.promise,
         ]
-        return "\n".join(lines)
+        return "\n".join(lines + ([f"WARNING: {self.warning}."] if self.warning else []))
+
+    @property
+    def _definiteness(self) -> str:
+        if self.junction_tree:
+            return "the composed precision of every Gaussian is positive definite"
+        if self.proxy is None:
+            return "not tested (invalid, or too large)"
+        blocks = f"{self.proxy.n_atoms} blocks of a common correlation ρ"
+        if self.proxy.improper_from is None:
+            return f"proper for {blocks} up to {self.proxy.proper_up_to:g} (certified)"
+        return f"proper for {blocks} up to {self.proxy.proper_up_to:.4f} only (certified)"
 
 
 def report(
@@ -122,7 +196,7 @@ def report(
     )
     known = graph.junction_tree if junction_tree is None else junction_tree
     alpha_acyclic = True if berge_acyclic or known else None
-    if known is None:
+    if known is None or (known is False and graph.n_regions <= NODE_LIMIT):
         alpha_acyclic = is_alpha_acyclic(graph)
         known = is_junction_tree(graph) if alpha_acyclic else alpha_acyclic
     return Report(
@@ -136,6 +210,7 @@ def report(
         berge_acyclic=berge_acyclic,
         alpha_acyclic=alpha_acyclic,
         junction_tree=known,
+        graph=graph,
     )
 
 
@@ -214,7 +289,7 @@ class CliqueForest:
 
 def _sorted_elements(group: RegionGroup) -> Ints:
     """int64 `[n, d]`: the sorted elements of every region of a group."""
-    index = group.indices(0, len(group)).reshape(len(group), -1)
+    index = group.indices(0, len(group)).reshape(len(group), prod(group.shape))
     return np.sort(index.numpy(), axis=1)
 
 
@@ -256,6 +331,21 @@ def clique_forest(sets: list[Ints], n_elements: int) -> CliqueForest | None:
         list(zip(tree.row.tolist(), tree.col.tolist(), strict=True)),
         bool(-tree.data.sum() == sizes[maximal].sum() - covered),
     )
+
+
+def _diameter(graph: RegionGraph) -> int | None:
+    n_outer = sum(int(g.outer.sum()) for g in graph.groups)
+    if n_outer > NODE_LIMIT or n_outer == 0:
+        return None if n_outer else 0
+    outer = [r for g in graph.groups for r in _sorted_elements(g)[g.outer]]
+    labels = atoms(outer, graph.n_elements)
+    n_atoms = len(first_elements(labels))
+    if n_outer + n_atoms > NODE_LIMIT:
+        return None
+    holds = incidence([np.unique(labels[region]) for region in outer], n_atoms)
+    bipartite = sparse.block_array([[None, holds], [holds.T, None]]).tocsr()
+    steps = csgraph.shortest_path(bipartite, unweighted=True, directed=False)[n_outer:, n_outer:]
+    return int(steps[np.isfinite(steps)].max()) // 2 or 1
 
 
 def incidence(regions: list[Ints], n_elements: int) -> "sparse.csr_array":
