@@ -1,4 +1,4 @@
-r"""Closed-form oracles: Gaussians, their marginals on regions, and what a rule makes of them.
+r"""Closed-form oracles: Gaussians and mixtures of them, and what a rule makes of their marginals.
 
 For q = N(m, Σ) and q_σ = N(m, Σ + σ² I):
 
@@ -9,26 +9,39 @@ For q = N(m, Σ) and q_σ = N(m, Σ + σ² I):
 A composed score of a Gaussian is linear, s = -J (u - m), with the composed precision
 J(σ) = Σ_r c_r A_rᵀ (Σ_r + σ² I)⁻¹ A_r. Where J = Σ⁻¹ the marginal rule is exact; the Bethe entropy
 Σ_r c_r H(q_r) is then the true one (Zhang et al., "DiffCollage", 2023, Eqs. 5-9).
+
+For a mixture q = Σ_k w_k N(m_k, Σ_k) the score is that of its components, each weighed by the
+posterior probability of the component, its responsibility p(k | u_σ = u):
+
+    s(u, σ) = Σ_k p(k | u) s_k(u, σ),     p(k | u) ∝ w_k N(u; m_k, Σ_k + σ² I)
 """
 
 import math
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
+from math import prod
+from typing import TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import ShapeError
+from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.graphs.exactness import check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import RegionGraph, RegionGroup
+from pgmdiff.rules import Floats, Marginal, Rule
 from pgmdiff.scores import RegionScores, Score, beside, per_sample
 
 __all__ = [
     "Gaussian",
+    "GaussianMixture",
     "NodeScores",
     "bethe_entropy",
+    "composed_log_density",
     "composed_precision",
+    "from_region_covariances",
     "kl_divergence",
     "node_scores",
 ]
@@ -165,33 +178,204 @@ def score_of_stack(
     return -(rotated @ vectors.mT).reshape(x.shape).to(x.dtype)
 
 
+@dataclass(frozen=True, eq=False)
+class GaussianMixture:
+    """Σ_k w_k N(m_k, Σ_k) on states of any event shape.
+
+    Args:
+        weights: `[K]`, positive, summing to 1.
+        components: K Gaussians of one event shape.
+
+    Raises:
+        ShapeError: there is not one positive weight a component, the weights do not sum to 1, or
+            the components' event shapes differ.
+    """
+
+    weights: Tensor
+    components: Sequence[Gaussian]
+
+    def __post_init__(self) -> None:
+        k, shapes = len(self.components), {c.event_shape for c in self.components}
+        if len(shapes) != 1:
+            raise ShapeError(
+                "GaussianMixture: expected at least one component and one event shape, got "
+                f"{k} components of shapes {sorted(shapes)}. Reshape their means."
+            )
+        if not isinstance(self.weights, Tensor) or self.weights.shape != (k,):
+            raise ShapeError(
+                f"GaussianMixture: expected a tensor of {k} weights, one a component, got "
+                f"{self.weights!r}."
+            )
+        total = self.weights.double().sum().item()
+        if not (self.weights > 0).all() or abs(total - 1) > WEIGHT_TOLERANCE:
+            raise ShapeError(
+                "GaussianMixture: expected positive weights that sum to 1, got "
+                f"{self.weights.tolist()} with sum {total:.7g}. Leave out components of weight 0 "
+                "and divide by the sum."
+            )
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of the state."""
+        return self.components[0].event_shape
+
+    @property
+    def mean(self) -> Tensor:
+        """Σ_k w_k m_k: `[*event]`."""
+        return _weighted(self.weights, [c.mean for c in self.components])
+
+    @property
+    def covariance(self) -> Tensor:
+        """Σ_k w_k (Σ_k + (m_k - m)(m_k - m)ᵀ): `[N, N]` over the flattened event."""
+        offsets = [(c.mean - self.mean).reshape(-1) for c in self.components]
+        between = [torch.outer(offset, offset) for offset in offsets]
+        within = [c.covariance for c in self.components]
+        return _weighted(self.weights, within) + _weighted(self.weights, between)
+
+    def marginal(self, elements: Tensor) -> "GaussianMixture":
+        """The marginal on an integer array of flattened elements, in that array's shape."""
+        return GaussianMixture(self.weights, [c.marginal(elements) for c in self.components])
+
+    def noised(self, sigma: float) -> "GaussianMixture":
+        """q_σ: every component with covariance Σ_k + σ² I."""
+        return GaussianMixture(self.weights, [c.noised(sigma) for c in self.components])
+
+    def score(self, u: Tensor, sigma: Tensor | float) -> Tensor:
+        """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`."""
+        x, sigma = u.reshape(len(u), 1, -1), per_sample(sigma, u)[:, None]
+        return self._stack.like(x).score(x, sigma).reshape(u.shape).to(u.dtype)
+
+    def denoise(self, u: Tensor, sigma: Tensor | float) -> Tensor:
+        """E[u_0 | u_σ = u] for u `[batch, *event]`."""
+        return u + beside(per_sample(sigma, u), u) ** 2 * self.score(u, sigma)
+
+    def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats."""
+        x, sigma = u.reshape(len(u), 1, -1), per_sample(sigma, u)[:, None]
+        return self._stack.like(x).log_density(x, sigma)[:, 0]
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Independent draws, `[n, *event]`."""
+        which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        draws = self.mean.new_empty(n, *self.event_shape)
+        for k, component in enumerate(self.components):
+            mine = which == k
+            draws[mine] = component.sample(int(mine.sum()), generator).to(draws)
+        return draws
+
+    @cached_property
+    def _stack(self) -> "Stack":
+        """The whole state as the one region of a stack."""
+        parts = [(c.mean.reshape(1, -1), *(e[None] for e in c._eigen)) for c in self.components]
+        means, values, vectors = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
+        return Stack(self.weights.to(means).log()[None], means, values, vectors)
+
+
+WEIGHT_TOLERANCE = 1e-6
+"""How far the weights of a mixture may sum from 1: the rounding of float32."""
+
+Distribution: TypeAlias = Gaussian | GaussianMixture
+"""What has closed-form marginals and scores."""
+
+
+def _weighted(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """Σ_k w_k values_k."""
+    stacked = torch.stack(tuple(values))
+    return torch.einsum("k,k...->...", weights.to(stacked), stacked)
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """One mixture of K Gaussians on each of n regions of d elements, all evaluated at once.
+
+    Methods take x `[batch, n, d]` and sigma `[batch, n]` of the stack's dtype.
+
+    Args:
+        log_weights: `[n, K]`.
+        mean: `[n, K, d]`.
+        eigenvalues: of the covariances, `[n, K, d]`.
+        eigenvectors: `[n, K, d, d]`.
+    """
+
+    log_weights: Tensor
+    mean: Tensor
+    eigenvalues: Tensor
+    eigenvectors: Tensor
+
+    @classmethod
+    def of(cls, q: Distribution, group: RegionGroup) -> "Stack":
+        """The marginals of q on the regions of a group."""
+        mixture = q if isinstance(q, GaussianMixture) else GaussianMixture(torch.ones(1), [q])
+        parts = [marginals(component, group) for component in mixture.components]
+        mean = torch.stack([m.reshape(len(group), -1) for m, _ in parts], dim=1)
+        covariance = torch.stack([c for _, c in parts], dim=1)
+        log_weights = mixture.weights.to(mean).log().expand(len(group), -1)
+        return cls(log_weights, mean, *torch.linalg.eigh(covariance))
+
+    def like(self, x: Tensor) -> "Stack":
+        """The same stack on x's device, in the wider dtype of both."""
+        dtype = torch.promote_types(x.dtype, self.mean.dtype)
+        return Stack(*(part.to(x.device, dtype) for part in vars(self).values()))
+
+    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The log-density log Σ_k w_k N(x; m_k, Σ_k + σ² I): `[batch, n]`."""
+        return self._log_joint(self._rotated(x), self._variances(sigma)).logsumexp(dim=2)
+
+    def score(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Σ_k p(k | x) s_k(x): `[batch, n, d]`."""
+        rotated, variances = self._rotated(x), self._variances(sigma)
+        responsibilities = self._log_joint(rotated, variances).softmax(dim=2)
+        pulls = responsibilities[..., None] * rotated / variances
+        return -torch.einsum("bnke,nkde->bnd", pulls, self.eigenvectors)
+
+    def _log_joint(self, rotated: Tensor, variances: Tensor) -> Tensor:
+        """The terms log w_k N(x; m_k, Σ_k + σ² I): `[batch, n, K]`."""
+        exponents = (2 * math.pi * variances).log() + rotated**2 / variances
+        return self.log_weights - 0.5 * exponents.sum(dim=3)
+
+    def _rotated(self, x: Tensor) -> Tensor:
+        """Centred x - m_k along the eigenvectors of Σ_k: `[batch, n, K, d]`."""
+        return torch.einsum("bnkd,nkde->bnke", x[:, :, None] - self.mean, self.eigenvectors)
+
+    def _variances(self, sigma: Tensor) -> Tensor:
+        """Eigenvalues of Σ_k + σ² I: `[batch, n, K, d]`."""
+        return self.eigenvalues.clamp(min=0) + sigma[:, :, None, None] ** 2
+
+
+def mixture_score_of_stack(x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
+    """One mixture score a row: x `[rows, *shape]`, sigma `[rows]`, fields of a `Stack`.
+
+    Computed in the wider dtype of x and the mixture, returned in that of x.
+    """
+    flat = x.reshape(1, len(x), -1)
+    return Stack(**stack).like(x).score(flat, sigma[None]).reshape(x.shape).to(x.dtype)
+
+
 class NodeScores(RegionScores, Mapping[Hashable, Score]):
-    """The exact marginal scores of a graph's regions under one Gaussian.
+    """The exact marginal scores of a graph's regions under one Gaussian, or mixture of Gaussians.
 
     What `compose(scores=)` takes, evaluated a group at a time; also a mapping from region name to
     that region's score.
     """
 
-    def __init__(self, graph: FactorGraph | RegionGraph, gaussian: Gaussian) -> None:
-        self.graph = graph.regions if isinstance(graph, FactorGraph) else graph
-        self.gaussian = gaussian
+    def __init__(self, graph: FactorGraph | RegionGraph, q: Distribution) -> None:
+        self.graph = _regions(graph)
+        self.q = q
         self.check(self.graph)
 
     def check(self, graph: RegionGraph) -> None:
-        if graph.n_elements != self.gaussian.mean.numel():
-            raise ShapeError(
-                f"node_scores: the graph has {graph.n_elements} elements, the Gaussian "
-                f"{self.gaussian.mean.numel()}. Give a Gaussian over the whole state."
-            )
+        _check_size("node_scores", graph, self.q)
 
     def bind(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
         """One score for the group, with the marginals' means and eigensystems as conditions."""
-        mean, covariance = marginals(self.gaussian, group)
+        if isinstance(self.q, GaussianMixture):
+            return mixture_score_of_stack, dict(vars(Stack.of(self.q, group)))
+        mean, covariance = marginals(self.q, group)
         values, vectors = torch.linalg.eigh(covariance)
         return score_of_stack, {"mean": mean, "eigenvalues": values, "eigenvectors": vectors}
 
     def __getitem__(self, name: Hashable) -> Score:
-        return self.gaussian.marginal(self.graph.elements(name)).score
+        return self.q.marginal(self.graph.elements(name)).score
 
     def __iter__(self) -> Iterator[Hashable]:
         return iter(self.graph.names)
@@ -200,17 +384,29 @@ class NodeScores(RegionScores, Mapping[Hashable, Score]):
         return self.graph.n_regions
 
 
-def node_scores(graph: FactorGraph | RegionGraph, gaussian: Gaussian) -> NodeScores:
+def node_scores(graph: FactorGraph | RegionGraph, q: Distribution) -> NodeScores:
     """The exact marginal score of every region of a graph, for `compose`.
 
     Args:
-        graph: over as many elements as the Gaussian.
-        gaussian: of the whole state.
+        graph: over as many elements as q.
+        q: a Gaussian or a mixture of Gaussians, of the whole state.
 
     Raises:
         ShapeError: the sizes differ.
     """
-    return NodeScores(graph, gaussian)
+    return NodeScores(graph, q)
+
+
+def _regions(graph: FactorGraph | RegionGraph) -> RegionGraph:
+    return graph.regions if isinstance(graph, FactorGraph) else graph
+
+
+def _check_size(what: str, graph: RegionGraph, q: Distribution) -> None:
+    if graph.n_elements != prod(q.event_shape):
+        raise ShapeError(
+            f"{what}: the graph has {graph.n_elements} elements, the {type(q).__name__} "
+            f"{prod(q.event_shape)}. Give a {type(q).__name__} over the whole state."
+        )
 
 
 def marginals(gaussian: Gaussian, group: RegionGroup) -> tuple[Tensor, Tensor]:
@@ -220,32 +416,185 @@ def marginals(gaussian: Gaussian, group: RegionGroup) -> tuple[Tensor, Tensor]:
     return gaussian.mean.reshape(-1)[index], gaussian.covariance[flat[:, :, None], flat[:, None]]
 
 
-def composed_precision(
-    graph: FactorGraph | RegionGraph, gaussian: Gaussian, sigma: float = 0.0
-) -> Tensor:
-    """J(σ) = Σ_r c_r A_rᵀ (Σ_r + σ² I)⁻¹ A_r, dense `[N, N]`: the marginal score is -J(u - m).
+def _weighed(
+    graph: RegionGraph, weights: Sequence[Floats]
+) -> Iterator[tuple[RegionGroup, Tensor, Tensor]]:
+    """Per group: its regions of nonzero weight, their elements `[n, d]` and weights `[n]`."""
+    for group, weight in zip(graph.groups, weights, strict=True):
+        rows = np.flatnonzero(weight)
+        if len(rows):
+            some = group.select(rows)
+            index = some.indices(0, len(some)).reshape(len(some), -1)
+            yield some, index, torch.from_numpy(weight[rows])
 
-    Equal to (Σ + σ² I)⁻¹ at σ = 0 on a junction tree that the Gaussian is Markov to; not for
-    σ > 0, where a composed score is an approximation. tr(J (Σ + σ² I)) = N for any valid counts.
+
+def _add_blocks(total: Tensor, index: Tensor, blocks: Tensor) -> None:
+    """Adds Σ_r A_rᵀ blocks_r A_r to a dense `[N, N]` matrix, in place."""
+    rows, columns = index[:, :, None].expand_as(blocks), index[:, None].expand_as(blocks)
+    total.index_put_((rows, columns), blocks, accumulate=True)
+
+
+def composed_precision(
+    graph: FactorGraph | RegionGraph,
+    gaussian: Gaussian,
+    sigma: float = 0.0,
+    rule: Rule | None = None,
+) -> Tensor:
+    """J(σ) = scale · Σ_r w_r A_rᵀ (Σ_r + σ² I)⁻¹ A_r, dense `[N, N]`: the score is -J(u - m).
+
+    Under the marginal rule w_r = c_r and scale = 1. J then equals (Σ + σ² I)⁻¹ at σ = 0 on a
+    junction tree that the Gaussian is Markov to; not for σ > 0, where a composed score is an
+    approximation. tr(J (Σ + σ² I)) = N for any valid counts. Under overlap averaging J is not
+    symmetric in general: that score is no gradient.
+
+    Args:
+        graph: over as many elements as the Gaussian.
+        gaussian: of the whole state.
+        sigma: noise level.
+        rule: a weighted sum of scores; None: the marginal rule.
+
+    Raises:
+        ShapeError: the sizes differ.
     """
-    graph = graph.regions if isinstance(graph, FactorGraph) else graph
+    graph, rule = _regions(graph), Marginal() if rule is None else rule
+    _check_size("composed_precision", graph, gaussian)
     total = torch.zeros_like(gaussian.covariance)
-    for group in graph.groups:
+    for group, index, weights in _weighed(graph, rule.weights(graph)):
         _, covariance = marginals(gaussian, group)
-        eye = torch.eye(covariance.shape[-1], dtype=covariance.dtype)
-        counts = torch.from_numpy(group.counts / graph.denominator).to(covariance)
-        precisions = counts[:, None, None] * torch.linalg.inv(covariance + sigma**2 * eye)
-        flat = group.indices(0, len(group)).reshape(len(group), -1)
-        rows, columns = flat[:, :, None].expand_as(precisions), flat[:, None].expand_as(precisions)
-        total.index_put_((rows, columns), precisions, accumulate=True)
+        precisions = torch.linalg.inv(covariance + sigma**2 * torch.eye(index.shape[1]).to(total))
+        _add_blocks(total, index, weights.to(total)[:, None, None] * precisions)
+    scale = rule.scale(graph)
+    return total if scale is None else torch.from_numpy(scale).to(total)[:, None] * total
+
+
+def composed_log_density(
+    graph: FactorGraph | RegionGraph,
+    q: Distribution,
+    u: Tensor,
+    sigma: Tensor | float = 0.0,
+) -> Tensor:
+    """Σ_r c_r log q_σ(A_r u), whose gradient is the score of the marginal rule: `[batch]`, in nats.
+
+    The log-density of q itself at σ = 0 on a junction tree that q is Markov to. Elsewhere not
+    normalised: equal to a log-density up to a constant at best, where its integral is finite.
+
+    Args:
+        graph: over as many elements as q.
+        q: of the whole state.
+        u: `[batch, *event]`.
+        sigma: a number or `[batch]`.
+
+    Raises:
+        ShapeError: the sizes of the graph, q and u differ.
+
+    Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
+    models", 2023, Eq. 5.
+    """
+    graph = _regions(graph)
+    _check_size("composed_log_density", graph, q)
+    flat, sigmas = u.reshape(len(u), -1), per_sample(sigma, u)
+    if flat.shape[1] != graph.n_elements:
+        raise ShapeError(
+            f"composed_log_density: expected states of {graph.n_elements} elements, got "
+            f"{tuple(u.shape)}. Give u as [batch, *event]."
+        )
+    total = torch.zeros_like(flat[:, 0])
+    for group, index, counts in _weighed(graph, Marginal().weights(graph)):
+        stack = Stack.of(q, group).like(flat)
+        densities = stack.log_density(flat[:, index], sigmas[:, None].expand(-1, len(group)))
+        total = total + densities @ counts.to(densities)
     return total
+
+
+def from_region_covariances(
+    graph: FactorGraph | RegionGraph, covariances: Mapping[Hashable, Tensor]
+) -> Gaussian:
+    """N(0, P⁻¹) with P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r: a whole made of the covariances of regions.
+
+    On a junction tree whose regions agree on their overlaps this is the Gaussian of largest entropy
+    among those with these region covariances, and it is Markov to the tree. Elsewhere it is the
+    Bethe (or Kikuchi) approximation of one: its own region covariances are not those given.
+
+    Args:
+        graph: over the whole state.
+        covariances: region name to `[d, d]`, flattened in the order its model sees; a region of
+            count 0 needs none.
+
+    Raises:
+        GraphError: counts are invalid; a region has no covariance or a name is no region's; P is
+            not positive definite.
+        ShapeError: a covariance has another shape, or is not symmetric and positive definite.
+
+    Source: Lauritzen, "Graphical models", 1996, section 5.3 (decomposable models).
+    """
+    graph = _regions(graph)
+    check_counts(graph)
+    _check_names(graph, covariances)
+    dtypes = (covariance.dtype for covariance in covariances.values())
+    dtype = reduce(torch.promote_types, dtypes, torch.float32)
+    total = torch.zeros(graph.n_elements, graph.n_elements, dtype=dtype)
+    for group, index, counts in _weighed(graph, Marginal().weights(graph)):
+        checked = [_checked(n, covariances[n], index.shape[1]) for n in group.names]
+        precisions = torch.linalg.inv(torch.stack(checked).to(total))
+        _add_blocks(total, index, counts.to(total)[:, None, None] * precisions)
+    return Gaussian(torch.zeros(graph.event_shape, dtype=dtype), _inverse(total))
+
+
+def _check_names(graph: RegionGraph, covariances: Mapping[Hashable, Tensor]) -> None:
+    counts = graph.counting_numbers()
+    for name in covariances:
+        if name not in counts:
+            raise GraphError(
+                f"from_region_covariances: {name!r} is no region of the graph. Use a name from "
+                "`.names`."
+            )
+    for name, count in counts.items():
+        if count and name not in covariances:
+            raise GraphError(
+                f"from_region_covariances: region {name!r} has the count {count} but no "
+                "covariance. Give one; that of a sub-region can be read off a region around it."
+            )
+
+
+def _checked(name: Hashable, covariance: Tensor, d: int) -> Tensor:
+    """The covariance of a region, or a `ShapeError` that says what is wrong with it."""
+    if covariance.shape != (d, d):
+        raise ShapeError(
+            f"from_region_covariances: expected the covariance of {name!r} as [{d}, {d}], got "
+            f"{tuple(covariance.shape)}. Flatten the region in the order its model sees."
+        )
+    try:
+        smallest = Gaussian(covariance.new_zeros(d), covariance)._eigen[0].min()
+    except ShapeError as error:
+        raise ShapeError(f"from_region_covariances: region {name!r}: {error}") from None
+    if smallest <= d * torch.finfo(covariance.dtype).eps * covariance.abs().max():
+        raise ShapeError(
+            f"from_region_covariances: the covariance of {name!r} is singular, its smallest "
+            f"eigenvalue is {smallest:.3g}. Estimate it from more samples, or add to its diagonal."
+        )
+    return covariance
+
+
+def _inverse(precision: Tensor) -> Tensor:
+    """The covariance of a positive definite precision, symmetric to the last bit."""
+    precision = (precision + precision.T) / 2
+    factor, info = torch.linalg.cholesky_ex(precision)
+    if info:
+        smallest = torch.linalg.eigvalsh(precision)[0]
+        raise GraphError(
+            "from_region_covariances: Σ_r c_r A_rᵀ Σ_r⁻¹ A_r is not positive definite, its "
+            f"smallest eigenvalue is {smallest:.3g}. Read all covariances off one pooled estimate; "
+            "on a graph with loops also shrink them towards one common diagonal."
+        )
+    covariance = torch.cholesky_inverse(factor)
+    return (covariance + covariance.T) / 2
 
 
 def bethe_entropy(
     graph: FactorGraph | RegionGraph, gaussian: Gaussian, sigma: float = 0.0
 ) -> float:
     """Σ_r c_r H(q_σ(u_r)) in nats: on a junction tree the joint's entropy, at σ = 0 only."""
-    graph = graph.regions if isinstance(graph, FactorGraph) else graph
+    graph = _regions(graph)
     total = 0.0
     for group in graph.groups:
         _, covariance = marginals(gaussian, group)
