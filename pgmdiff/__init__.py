@@ -1,6 +1,7 @@
 """Compose diffusion scores with probabilistic graphical models."""
 
 from pgmdiff import gaussian, graphs, samplers
+from pgmdiff.advisor import advise, window_candidates
 from pgmdiff.compose import Joint, compose
 from pgmdiff.consistency import check_consistency
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
@@ -17,6 +18,7 @@ __all__ = [
     "PgmdiffError",
     "ScoreError",
     "ShapeError",
+    "advise",
     "check_consistency",
     "compose",
     "from_denoiser",
@@ -24,4 +26,5 @@ __all__ = [
     "gaussian",
     "graphs",
     "samplers",
+    "window_candidates",
 ]

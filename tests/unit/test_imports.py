@@ -17,7 +17,7 @@ LAYERS = [
     {"plan"},
     {"compose"},
     {"gaussian", "conditioning", "samplers"},
-    {"consistency", "training", "baselines", "metrics", "models", "panorama"},
+    {"advisor", "baselines", "consistency", "metrics", "models", "panorama", "testing", "training"},
     {"plotting", "demo", "benchmarks"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

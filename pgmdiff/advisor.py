@@ -1,0 +1,418 @@
+r"""Which rule, window and overlap? What each loses on a Gaussian, before anything is sampled.
+
+Under a rule that is a weighted sum of scores the score of a centred Gaussian is linear, s = -J(σ) u
+(`gaussian.composed_precision`), and so is the probability-flow ODE
+
+    du/dσ = -σ s(u, σ) = σ J(σ) u,      u(σ_max) ~ N(0, σ_max² I)
+
+The sampler's whole law follows from pushing σ_max I through it: it reaches N(0, MᵀM). Posterior
+and evidence composition reach, in the limit of many steps, the Bethe distribution
+
+    N(0, P⁻¹),      P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r
+
+What a rule loses is the divergence KL(reached ‖ q) per element. Composition after Zhang et al.,
+"DiffCollage: parallel generation of large content with diffusion models", 2023; solver and schedule
+after Karras et al., "Elucidating the design space of diffusion-based generative models", 2022.
+"""
+
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.gaussian import Gaussian, composed_precision, from_region_covariances, kl_divergence
+from pgmdiff.graphs.exactness import check_counts
+from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.regions import AxisWindows, RegionGraph, WindowGroup
+from pgmdiff.graphs.windows import tiles
+from pgmdiff.rules import Average, Marginal, Rule
+from pgmdiff.samplers import Heun, karras, sample
+from pgmdiff.scores import Score
+
+__all__ = ["Advice", "Prediction", "advise", "window_candidates"]
+
+LIMIT = 2000
+"""Most elements that are advised on: the work is dense, some 80 products of `[N, N]` matrices."""
+
+NONE = 1e-6
+"""A loss in nats an element below which there is none to speak of."""
+
+LEVELS = 40
+"""Noise levels of the default schedule; with it the solver itself loses about 1e-4."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What composing on one graph is predicted to lose; losses are nats an element.
+
+    Attributes:
+        name: of the graph.
+        marginal: loss of the marginal rule, the solver's own error included.
+        average: of overlap averaging, likewise.
+        posterior: of posterior and evidence composition, many steps taken; inf: not defined.
+        evaluations: regions evaluated for one score of the whole, by all rules but averaging,
+            which evaluates the outer ones only.
+        elements: how many elements these regions have together.
+        window, overlap: of neighbouring windows, on each axis, where the graph is made of tiles.
+        note: why losses are infinite, where they are.
+    """
+
+    name: Hashable
+    marginal: float
+    average: float
+    posterior: float
+    evaluations: int
+    elements: int
+    window: tuple[int, ...] | None = None
+    overlap: tuple[int, ...] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What `advise` found: a `Prediction` for every graph, and in words what to do about it."""
+
+    rows: tuple[Prediction, ...]
+    tolerance: float
+
+    def __str__(self) -> str:
+        width = max(len("graph"), *(len(str(row.name)) for row in self.rows))
+        lines = [
+            "Predicted loss, nats an element: KL(sampled ‖ q) of a Gaussian q",
+            f"{'graph':{width}} {'marginal':>9} {'average':>9} {'posterior':>9} "
+            f"{'evaluations':>11} {'elements':>9}",
+        ]
+        for row in self.rows:
+            lines.append(
+                f"{row.name!s:{width}} {_nats(row.marginal):>9} {_nats(row.average):>9} "
+                f"{_nats(row.posterior):>9} {row.evaluations:11d} {row.elements:9d}"
+            )
+        lines += [f"{row.name}: {row.note}." for row in self.rows if row.note]
+        return "\n".join([*lines, self.sentence])
+
+    @property
+    def sentence(self) -> str:
+        """What the first graph loses, and what it takes to lose less."""
+        first = self.rows[0]
+        verdict = f"With {first.name} the marginal rule {_loses(first.marginal)} an element"
+        if first.marginal <= self.tolerance:
+            verdict += f", within the tolerance of {self.tolerance:g}"
+        return "; ".join([verdict, *self._remedies(first)]) + "."
+
+    def _remedies(self, first: Prediction) -> list[str]:
+        better = self.cheapest
+        remedies = [_change(first, better)] if better else []
+        if first.marginal <= self.tolerance:
+            return remedies if better and better.elements < first.elements else []
+        if not better and len(self.rows) > 1:
+            remedies = [f"no other graph here stays within {self.tolerance:g}"]
+        return [*remedies, f"the posterior rule {_loses(first.posterior)}"]
+
+    @property
+    def cheapest(self) -> Prediction | None:
+        """Of the other graphs whose marginal loss is within tolerance, that of fewest elements.
+
+        Elements, since one evaluation of a large window is no less work than many of small ones.
+        """
+        fine = [row for row in self.rows[1:] if row.marginal <= self.tolerance]
+        return min(
+            fine, key=lambda row: (row.elements, row.evaluations, row.marginal), default=None
+        )
+
+
+def _nats(loss: float) -> str:
+    return "0" if loss < NONE else f"{loss:.2g}"
+
+
+def _loses(loss: float) -> str:
+    """A loss as a predicate."""
+    if loss == math.inf:
+        return "has no result (see the note)"
+    return "loses none" if loss < NONE else f"loses {loss:.2g} nats"
+
+
+def _change(first: Prediction, other: Prediction) -> str:
+    """What to do to get from one graph to another, and what it costs."""
+    cost = f"at {other.evaluations / first.evaluations:.2g} times the evaluations"
+    if other.window != first.window or other.window is None:
+        cost += f" and {other.elements / first.elements:.2g} times the elements"
+    more, name = _more_overlap(first, other), str(other.name)
+    if more is not None:
+        pixels = "pixel" if abs(more) == 1 else "pixels"
+        name = f"{abs(more)} {'more' if more > 0 else 'fewer'} {pixels} of overlap ({name})"
+    return f"with {name}, {cost}, it {_loses(other.marginal)}"
+
+
+def _more_overlap(first: Prediction, other: Prediction) -> int | None:
+    """By how much the overlaps of equal windows differ, where it is one number."""
+    if not first.overlap or not other.overlap or first.window != other.window:
+        return None
+    pairs = zip(first.overlap, other.overlap, strict=True)
+    differences = {b - a for a, b in pairs if a != b}
+    return differences.pop() if len(differences) == 1 else None
+
+
+def advise(
+    graphs: FactorGraph | RegionGraph | Mapping[str, FactorGraph | RegionGraph],
+    q: Gaussian | Mapping[Hashable, Tensor],
+    *,
+    sigmas: Sequence[float] | None = None,
+    tolerance: float = 0.01,
+) -> Advice:
+    """Predicts, in closed form, what every rule loses on every graph if the data are Gaussian.
+
+    Loss is KL(sampled ‖ q) per element. For the marginal rule and overlap averaging it is that of
+    the law which `samplers.sample(..., solver=Heun())` reaches from N(0, σ_max²): exact, to
+    rounding, with the error of the solver and of its start. For the posterior and evidence rules,
+    which agree on Gaussians, it is a prediction from theory in the limit of many steps (these
+    rules are not in the library yet): 0 on a junction tree that q is Markov to, infinite, with a
+    note, where P is not positive definite. The mean of q plays no part: states are centred.
+
+    Other data lose other amounts. Use it with a Gaussian fitted to the data (`Gaussian.fit`), to
+    choose among graphs and rules, not as a bound.
+
+    Args:
+        graphs: one graph, or graphs by name, all over the same state; the first is compared with
+            the others. See `window_candidates`.
+        q: a Gaussian over the whole state; or, for one graph, region name to covariance `[d, d]`,
+            of which `gaussian.from_region_covariances` makes a whole (which is Markov to a
+            junction tree by construction: the posterior rule then loses nothing on it; to compare
+            other graphs, make that whole and give it).
+        sigmas: of the sampler; None: 40 Karras levels from 80 to 0.002 times the root mean
+            square of the standard deviations, then 0.
+        tolerance: a loss in nats an element that is found acceptable.
+
+    Raises:
+        ShapeError: the state has no elements or more than `LIMIT`, sizes differ, or the covariance
+            of q is singular.
+        GraphError: no graph; invalid counts; region covariances for several graphs, or of which no
+            whole can be made.
+
+    Example:
+        >>> from textwrap import fill
+        >>> import torch
+        >>> from pgmdiff.advisor import advise, window_candidates
+        >>> from pgmdiff.gaussian import Gaussian
+        >>> place = torch.arange(32)
+        >>> chain = Gaussian(torch.zeros(32), 0.8 ** (place[:, None] - place).abs().float())
+        >>> advice = advise(window_candidates((32,), [8], [1, 2, 6]), chain, tolerance=0.002)
+        >>> print(fill(advice.sentence, 80))
+        With window 8, overlap 1 the marginal rule loses 0.016 nats an element; with 5
+        more pixels of overlap (window 8, overlap 6), at 2.8 times the evaluations, it
+        loses 0.00066 nats; the posterior rule loses none.
+    """
+    named = graphs if isinstance(graphs, Mapping) else {"this graph": graphs}
+    regions = {n: g.regions if isinstance(g, FactorGraph) else g for n, g in named.items()}
+    _check_graphs(regions)
+    whole = _whole(regions, q)
+    for name, graph in regions.items():
+        _check_size(name, graph, whole)
+    whole = _centred(whole)
+    levels = _default_sigmas(whole) if sigmas is None else tuple(sigmas)
+    return Advice(tuple(_predict(n, g, whole, levels) for n, g in regions.items()), tolerance)
+
+
+def _check_graphs(graphs: Mapping[str, RegionGraph]) -> None:
+    if not graphs:
+        raise GraphError("advise: expected at least one graph, got none. Give a graph, or some.")
+    for name, graph in graphs.items():
+        if not 1 <= graph.n_elements <= LIMIT:
+            raise ShapeError(
+                f"advise: {name} has {graph.n_elements} elements, expected 1 to {LIMIT}: the "
+                "work is dense. Advise on a smaller crop; a few windows settle the loss an element."
+            )
+        check_counts(graph)
+
+
+def _check_size(name: str, graph: RegionGraph, q: Gaussian) -> None:
+    if graph.n_elements != q.mean.numel():
+        raise ShapeError(
+            f"advise: {name} has {graph.n_elements} elements, q has {q.mean.numel()}. Give graphs "
+            "and a Gaussian over one state."
+        )
+
+
+def _whole(graphs: Mapping[str, RegionGraph], q: Gaussian | Mapping[Hashable, Tensor]) -> Gaussian:
+    """The Gaussian itself, or the one that the only graph makes of region covariances."""
+    if isinstance(q, Gaussian):
+        return q
+    if not isinstance(q, Mapping):
+        raise ShapeError(
+            f"advise: expected a Gaussian or a mapping of region covariances, got a "
+            f"{type(q).__name__}. Of a mixture give Gaussian(q.mean, q.covariance)."
+        )
+    if len(graphs) > 1:
+        raise GraphError(
+            f"advise: region covariances belong to one graph, got {len(graphs)}. Make a whole of "
+            "them with gaussian.from_region_covariances(graph, covariances), and give that."
+        )
+    return from_region_covariances(next(iter(graphs.values())), q)
+
+
+def _centred(q: Gaussian) -> Gaussian:
+    """N(0, Σ) of a flat state in float64.
+
+    Raises:
+        ShapeError: Σ is singular.
+    """
+    covariance = ((q.covariance + q.covariance.T) / 2).double()
+    values = torch.linalg.eigvalsh(covariance)
+    if len(values) and values[0] <= len(values) * torch.finfo(q.covariance.dtype).eps * values[-1]:
+        raise ShapeError(
+            f"advise: the covariance of q is singular, its eigenvalues go from {values[0]:.3g} to "
+            f"{values[-1]:.3g}: every loss would be infinite. Fit it to more samples, or add "
+            "noise, q.noised(σ)."
+        )
+    return Gaussian(covariance.new_zeros(len(covariance)), covariance)
+
+
+def _default_sigmas(q: Gaussian) -> tuple[float, ...]:
+    scale = q.covariance.diagonal().mean().sqrt().item()
+    return tuple(karras(LEVELS, 0.002 * scale, 80 * scale))
+
+
+def _predict(name: str, graph: RegionGraph, q: Gaussian, sigmas: Sequence[float]) -> Prediction:
+    marginal, average = (_sampled_loss(graph, q, sigmas, rule) for rule in (Marginal(), Average()))
+    posterior, note = _bethe_loss(graph, q)
+    counted = [(int((g.counts != 0).sum()), math.prod(g.shape)) for g in graph.groups]
+    diverged = [n for n, loss in (("marginal", marginal), ("average", average)) if loss == math.inf]
+    notes = [note] * bool(note) + [f"sampling diverges under the {n} rule" for n in diverged]
+    window, overlap = _tiling(graph)
+    return Prediction(
+        name,
+        marginal,
+        average,
+        posterior,
+        evaluations=sum(n for n, _ in counted),
+        elements=sum(n * d for n, d in counted),
+        window=window,
+        overlap=overlap,
+        note="; ".join(notes),
+    )
+
+
+def _sampled_loss(graph: RegionGraph, q: Gaussian, sigmas: Sequence[float], rule: Rule) -> float:
+    """Loss of the law that the sampler reaches: the solver is linear, so push the identity."""
+    start = sigmas[0] * torch.eye(graph.n_elements, dtype=torch.float64)
+    reached = sample(_linear_score(graph, q, rule), sigmas, x=start, solver=Heun())
+    return _loss(reached.T @ reached, q)
+
+
+def _linear_score(graph: RegionGraph, q: Gaussian, rule: Rule) -> Score:
+    """-J(σ) u; Heun asks for every σ twice in a row."""
+
+    @lru_cache(maxsize=1)
+    def precision(sigma: float) -> Tensor:
+        return composed_precision(graph, q, sigma, rule)
+
+    def score(u: Tensor, sigma: Tensor) -> Tensor:
+        return -u @ precision(sigma[0].item()).T
+
+    return score
+
+
+def _bethe_loss(graph: RegionGraph, q: Gaussian) -> tuple[float, str]:
+    """Loss of N(0, P⁻¹), and a note where there is no such thing."""
+    precision = composed_precision(graph, q)
+    precision = (precision + precision.T) / 2
+    factor, info = torch.linalg.cholesky_ex(precision)
+    if info:
+        smallest = torch.linalg.eigvalsh(precision)[0].item()
+        return math.inf, (
+            "the posterior rule is not defined, P is indefinite (smallest eigenvalue "
+            f"{smallest:.2g}): shrink the covariances towards a common diagonal"
+        )
+    return _loss(torch.cholesky_inverse(factor), q), ""
+
+
+def _loss(covariance: Tensor, q: Gaussian) -> float:
+    """KL(N(0, covariance) ‖ q) per element; rounding may not make it negative."""
+    if not covariance.isfinite().all():
+        return math.inf
+    reached = Gaussian(q.mean, (covariance + covariance.T) / 2)
+    return max(kl_divergence(reached, q) / len(covariance), 0.0)
+
+
+def _tiling(graph: RegionGraph) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+    """Window and least overlap of neighbours on each axis, of a graph made by `tiles`."""
+    for group in graph.groups:
+        if isinstance(group, WindowGroup) and all(axis.outer for axis in group.axes):
+            return group.shape, tuple(map(_overlap, group.axes))
+    return None, None
+
+
+def _overlap(axis: AxisWindows) -> int:
+    strides = np.diff(axis.starts)
+    return axis.length - int(strides.max()) if len(strides) else 0
+
+
+def window_candidates(
+    shape: Sequence[int],
+    windows: Sequence[int | Sequence[int]],
+    overlaps: Sequence[int | Sequence[int]],
+    periodic: bool | Sequence[bool] = False,
+) -> dict[str, RegionGraph]:
+    """Tiles of a state for every window and overlap that fit it, by name, for `advise`.
+
+    A window fits that is nowhere longer than its axis and, where it does not span the axis, longer
+    than the overlap. Where strides do not divide an axis the last window is shifted inwards.
+
+    Args:
+        shape: event shape of the state, channels included.
+        windows: each one length for all axes, or one an axis.
+        overlaps: likewise.
+        periodic: see `graphs.tiles`.
+
+    Raises:
+        GraphError: none fits, or a window or overlap has not one length for each axis.
+
+    Example:
+        >>> from pgmdiff.advisor import window_candidates
+        >>> list(window_candidates((3, 64), [(3, 16)], [2, 8, 16]))
+        ['window 3×16, overlap 2', 'window 3×16, overlap 8']
+    """
+    found = {
+        _named(shape, window, overlap): tiles(shape, window, overlap, periodic, remainder="shift")
+        for window, overlap in product(windows, overlaps)
+        if _fits(shape, window, overlap)
+    }
+    if not found:
+        raise GraphError(
+            f"window_candidates: none of the windows {list(windows)} with overlaps "
+            f"{list(overlaps)} fits a state of {tuple(shape)}. Give a length for every axis, "
+            "channels included, no longer than it, and shorter overlaps."
+        )
+    return found
+
+
+def _each(value: int | Sequence[int], n: int) -> tuple[int, ...]:
+    values = tuple(value) if isinstance(value, Sequence) else (value,) * n
+    if len(values) != n:
+        raise GraphError(
+            f"window_candidates: expected one length or one for each of the {n} axes, got "
+            f"{value!r}. Count the channels too."
+        )
+    return values
+
+
+def _fits(shape: Sequence[int], window: int | Sequence[int], overlap: int | Sequence[int]) -> bool:
+    n = len(shape)
+    axes = zip(shape, _each(window, n), _each(overlap, n), strict=True)
+    return all(w == size or 0 <= o < w < size for size, w, o in axes)
+
+
+def _named(shape: Sequence[int], window: int | Sequence[int], overlap: int | Sequence[int]) -> str:
+    """A window of the whole has no overlap."""
+    if _each(window, len(shape)) == tuple(shape):
+        return f"window {_times(window)}"
+    return f"window {_times(window)}, overlap {_times(overlap)}"
+
+
+def _times(value: int | Sequence[int]) -> str:
+    return "×".join(map(str, value)) if isinstance(value, Sequence) else str(value)
