@@ -1,0 +1,100 @@
+r"""`assert_lawful`: all laws on one graph, the first that fails explained.
+
+Laws come from the most basic to the most numerical, so that the first to fail is the one to mend.
+Numerical laws compare with dense oracles in float64; a graph of many elements is first reduced to
+one element for every *atom* (block that no region splits), which changes no counting number.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import networkx as nx
+
+from pgmdiff.errors import GraphError
+from pgmdiff.graphs import FactorGraph, RegionGraph
+from pgmdiff.testing import laws
+from pgmdiff.testing.laws import LawBroken, NotApplicable, Subject
+
+__all__ = ["LAWS", "Checked", "LawBroken", "assert_lawful"]
+
+Law = Callable[[Subject], None]
+
+LAWS: dict[str, Law] = {law.__name__: law for law in laws.ALL}
+"""Name to law, in the order in which they are checked."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What `assert_lawful` checked.
+
+    Attributes:
+        passed: names of laws that hold.
+        skipped: law to why it does not apply, or could not be checked.
+    """
+
+    passed: tuple[str, ...]
+    skipped: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"holds    {name}" for name in self.passed]
+        return "\n".join(lines + [f"skipped  {name}: {why}" for name, why in self.skipped.items()])
+
+
+def assert_lawful(
+    graph: "FactorGraph | RegionGraph | nx.Graph",
+    *,
+    seed: int = 0,
+    only: Iterable[str] | None = None,
+) -> Checked:
+    """Checks a graph against every law that must hold for it.
+
+    Laws on numbers are checked at random Gaussians and mixtures of Gaussians, which a law that is
+    broken passes with probability 0; laws on structure are checked exhaustively.
+
+    Args:
+        graph: of any kind; networkx's are converted.
+        seed: of the random Gaussians, mixtures and relabellings.
+        only: names of laws to check, of `LAWS`; None: all.
+
+    Returns:
+        Which laws hold, and which do not apply or could not be checked (`print` it).
+
+    Raises:
+        LawBroken: an AssertionError: the first law that fails, where, and what was expected.
+        GraphError: it is no graph, or a law's name is unknown.
+
+    Example:
+        >>> from pgmdiff.graphs import RegionGraph
+        >>> from pgmdiff.testing import assert_lawful
+        >>> windows = {"a": [0, 1, 2], "b": [2, 3, 4]}
+        >>> assert_lawful(RegionGraph.from_regions(windows, event_shape=(5,)))
+        Traceback (most recent call last):
+            ...
+        pgmdiff.testing.laws.LawBroken: counts_sum_to_one: element 2 is in 'a' (+1), 'b' (+1): the \
+counts sum to 2, expected 1.
+    """
+    subject = Subject(_graph(graph), seed)
+    passed, skipped = [], {}
+    for name in LAWS if only is None else only:
+        if name not in LAWS:
+            raise GraphError(f"assert_lawful: no law is named {name!r}. See testing.LAWS.")
+        try:
+            LAWS[name](subject)
+        except NotApplicable as reason:
+            skipped[name] = str(reason)
+        except LawBroken as broken:
+            raise LawBroken(f"{name}: {broken}") from None
+        else:
+            passed.append(name)
+    return Checked(tuple(passed), skipped)
+
+
+def _graph(graph: object) -> FactorGraph | RegionGraph:
+    if isinstance(graph, nx.Graph):
+        return FactorGraph.from_networkx(graph)
+    if not isinstance(graph, FactorGraph | RegionGraph):
+        raise GraphError(
+            f"assert_lawful: expected a FactorGraph, a RegionGraph or a networkx.Graph, got "
+            f"{type(graph).__name__}. Build one with pgmdiff.graphs."
+        )
+    return graph

@@ -1,0 +1,591 @@
+r"""The laws, each a function that raises `LawBroken` and says where.
+
+For region graphs with counts c_r, region scores s_r(·, σ) of one distribution q and composed score
+s = Σ_r c_r A_rᵀ s_r A_r, whatever the graph, the data and σ:
+
+    Σ_{r ∋ i} c_r = 1 for every element i                              counts_sum_to_one
+    E[(u_i - m_i) s_i(u, σ)] = -1, so (J (Σ + σ² I))_ii = 1            steins_identity_holds
+    s = ∇ Σ_r c_r log q_σ(A_r u)                                       the_score_is_a_gradient
+    J_ij = 0 where no region holds both i and j                        only_shared_regions_couple
+
+and on junction trees, at σ = 0 and for q Markov to the tree, s = ∇ log q  (promises_are_kept).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgmdiff.compose import compose
+from pgmdiff.errors import GraphError
+from pgmdiff.gaussian import (
+    Gaussian,
+    GaussianMixture,
+    bethe_entropy,
+    composed_log_density,
+    composed_precision,
+    node_scores,
+)
+from pgmdiff.graphs import (
+    FactorGraph,
+    RegionGraph,
+    cluster_variation,
+    from_json,
+    junction_tree,
+    to_json,
+)
+from pgmdiff.graphs.atoms import atoms, first_elements
+from pgmdiff.testing import oracles
+
+__all__ = ["ALL", "LawBroken", "NotApplicable", "Subject"]
+
+DENSE = 48
+"""Elements beyond which a graph is reduced to its atoms."""
+LARGEST = 300
+"""Atoms, or elements of a nested graph, beyond which no dense oracle is made."""
+FEW_ELEMENTS = 128
+"""Elements up to which axes are permuted: atoms have none."""
+FEW_PIECES = 12
+"""Pieces up to which inclusion-exclusion is summed: 2^12 terms."""
+MANY_REGIONS = 1_000
+"""Regions beyond which nothing is done one region, or pair of regions, at a time."""
+SIGMAS = (0.3, 1.7)
+TOLERANCE = 1e-8
+"""Relative: float64, with room for covariances of condition 10^6."""
+
+
+class LawBroken(AssertionError):
+    """A graph, or the library, breaks a law."""
+
+
+class NotApplicable(Exception):
+    """A law says nothing of this graph, or it is too large to check."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A graph under test, and what is derived from it.
+
+    Args:
+        graph: as it was given.
+        seed: of everything random.
+    """
+
+    graph: FactorGraph | RegionGraph
+    seed: int = 0
+
+    @cached_property
+    def regions(self) -> RegionGraph:
+        """What is composed, without conditions: they have no part in the laws."""
+        regions = self.graph.regions if isinstance(self.graph, FactorGraph) else self.graph
+        return replace(regions, conditions={})
+
+    @cached_property
+    def small(self) -> RegionGraph:
+        """The regions, reduced to atoms if they have many elements.
+
+        Raises:
+            NotApplicable: that leaves too many.
+        """
+        if self.regions.n_elements <= DENSE:
+            return self.regions
+        _few_regions(self.regions)
+        reduced = _reduced(self.regions)
+        if reduced.n_elements > LARGEST:
+            raise NotApplicable(f"{reduced.n_elements} atoms are too many for a dense oracle")
+        return reduced
+
+    @cached_property
+    def gaussian(self) -> Gaussian:
+        """Markov to the small graph's pieces."""
+        return oracles.markov_gaussian(self.small, self.seed)
+
+    @cached_property
+    def mixture(self) -> GaussianMixture:
+        """A mixture of such Gaussians."""
+        return oracles.markov_mixture(self.small, self.seed)
+
+    @cached_property
+    def states(self) -> Tensor:
+        """Three states of the small graph, float64 `[3, *event]`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randn(3, *self.small.event_shape, generator=generator, dtype=torch.float64)
+
+    def factor_graph(self) -> FactorGraph:
+        """The graph itself, if it is a factor graph of a size to look at node by node."""
+        if not isinstance(self.graph, FactorGraph):
+            raise NotApplicable("not a factor graph")
+        _few_regions(self.graph.nodes)
+        return self.graph
+
+    def valid(self) -> RegionGraph:
+        """The small graph, if it can be composed."""
+        if not self.regions.n_elements:
+            raise NotApplicable("the state is empty")
+        return self.small
+
+
+# ---------------------------------------------------------------- counts
+
+
+def counts_sum_to_one(subject: Subject) -> None:
+    """Every element is counted once: summed region by region, not as the library does it."""
+    graph = subject.regions
+    sums = np.zeros(graph.n_elements, np.int64)
+    for group in graph.groups:
+        for start in range(0, len(group), group.step):
+            index = group.indices(start, min(start + group.step, len(group))).numpy()
+            counts = group.counts[start : start + len(index)]
+            np.add.at(sums, index.reshape(len(index), -1), counts[:, None])
+    wrong = np.flatnonzero(sums != graph.denominator)
+    if len(wrong):
+        element = int(wrong[0])
+        share = "" if graph.denominator == 1 else f"/{graph.denominator}"
+        raise LawBroken(
+            f"element {element} is in {_holders(graph, element)}: the counts sum to "
+            f"{sums[element]}{share}, expected {graph.denominator}{share}."
+        )
+
+
+def bethe_counts_are_one_minus_degree(subject: Subject) -> None:
+    """c_f = 1 and c_x = 1 - d_x, degrees counted from the scopes."""
+    graph = subject.factor_graph()
+    degrees = Counter(name for scope in graph.scopes.values() for name in scope)
+    for name, count in graph.counting_numbers().items():
+        expected = 1 if name in graph.scopes else 1 - degrees[name]
+        _equal(count, expected, f"the count of {name!r}")
+
+
+def names_and_elements_are_unambiguous(subject: Subject) -> None:
+    """Names are unique; a region lists each of its elements once, all inside the state."""
+    graph = subject.regions
+    _few_regions(graph)
+    twice = [name for name, n in Counter(graph.names).items() if n > 1]
+    if twice:
+        raise LawBroken(f"two regions are named {twice[0]!r}.")
+    for name in graph.names:
+        elements = graph.elements(name).reshape(-1).tolist()
+        if len(set(elements)) < len(elements):
+            raise LawBroken(f"region {name!r} lists an element twice: {sorted(elements)}.")
+        if elements and not 0 <= min(elements) <= max(elements) < graph.n_elements:
+            raise LawBroken(f"region {name!r} leaves the state of {graph.n_elements} elements.")
+
+
+# ---------------------------------------------------------------- structure
+
+
+def acyclicity_is_reported_truly(subject: Subject) -> None:
+    """Berge-acyclic ⇒ α-acyclic ⇔ GYO reduction; a junction tree is α-acyclic."""
+    report = subject.graph.validate()
+    acyclic = oracles.is_acyclic(oracles.outer_sets(_reduced_or_skipped(subject)))
+    if report.alpha_acyclic is not None:
+        _equal(report.alpha_acyclic, acyclic, "α-acyclic, by GYO reduction")
+    if report.junction_tree and not acyclic:
+        raise LawBroken("it is reported to be a junction tree, but its pieces form loops.")
+    if report.berge_acyclic and not acyclic:
+        raise LawBroken("it is reported to be Berge-acyclic, but its pieces form loops.")
+
+
+def cluster_variation_is_inclusion_exclusion(subject: Subject) -> None:
+    """Cluster variation of the pieces: Möbius = inclusion-exclusion, supersets sum to 1."""
+    pieces = oracles.outer_sets(_reduced_or_skipped(subject))
+    graph = cluster_variation([sorted(piece) for piece in pieces])  # type: ignore[type-var]
+    counts = graph.counting_numbers()
+    if len(set(pieces)) <= FEW_PIECES:
+        _equal(counts, oracles.inclusion_exclusion(pieces), "the counts of cluster variation")
+    for region in counts:
+        total = oracles.superset_counts(counts, region)  # type: ignore[arg-type]
+        _equal(total, 1, f"the sum of counts around {sorted(region)}")  # type: ignore[call-overload]
+
+
+def cluster_variation_depends_on_maximal_pieces_only(subject: Subject) -> None:
+    """Order, duplicates and subsets change no count; a disjoint union concatenates."""
+    pieces = [sorted(p) for p in oracles.outer_sets(_reduced_or_skipped(subject))]  # type: ignore[type-var]
+    counts = cluster_variation(pieces).counting_numbers()
+    again = [*pieces[::-1], *pieces[:2], *(piece[: max(1, len(piece) // 2)] for piece in pieces)]
+    found = cluster_variation(again).counting_numbers()
+    _equal(found, counts, "the counts, with pieces reordered, repeated and cut")
+    primed = [[(element, "'") for element in piece] for piece in pieces]
+    both = cluster_variation([*pieces, *primed]).counting_numbers()
+    other = cluster_variation(primed).counting_numbers()
+    _equal(both, counts | other, "the counts of a disjoint union")
+
+
+def acyclic_pieces_have_one_answer(subject: Subject) -> None:
+    """On α-acyclic pieces cluster variation ≡ junction tree; Σ c = number of components."""
+    pieces = oracles.outer_sets(_reduced_or_skipped(subject))
+    if not oracles.is_acyclic(pieces):
+        raise NotApplicable("the pieces form loops")
+    scopes = [sorted(piece) for piece in pieces]  # type: ignore[type-var]
+    counts = cluster_variation(scopes).counting_numbers()
+    _equal(junction_tree(scopes).counting_numbers(), counts, "the counts of the junction tree")
+    _equal(sum(counts.values()), _components(pieces), "the sum of all counts (components)")
+    graph = subject.graph
+    if isinstance(graph, FactorGraph) and _is_forest(graph):
+        bethe = oracles.counts_by_elements(graph.regions)
+        of_scopes = oracles.counts_by_elements(cluster_variation(_plain(graph)))
+        _equal(bethe, of_scopes, "Bethe's counts, against cluster variation")
+
+
+# ---------------------------------------------------------------- scores
+
+
+def the_score_is_the_weighted_sum(subject: Subject) -> None:
+    """What `compose` evaluates in batches is Σ_r c_r A_rᵀ s_r, one region at a time."""
+    graph = subject.valid()
+    for q in (subject.gaussian, subject.mixture):
+        joint = compose(graph, node_scores(graph, q))
+        for sigma in SIGMAS:
+            flat = subject.states.reshape(len(subject.states), -1)
+            expected = oracles.weighted_sum(graph, q, flat, sigma)
+            _close(joint(subject.states, sigma), expected, graph, "the composed score")
+
+
+def the_score_is_a_gradient(subject: Subject) -> None:
+    """The composed score is the autograd gradient of the composed log-density."""
+    graph = subject.valid()
+    for q in (subject.gaussian, subject.mixture):
+        for sigma in SIGMAS:
+            u = subject.states.clone().requires_grad_()
+            density = composed_log_density(graph, q, u, sigma).sum()
+            (gradient,) = torch.autograd.grad(density, u)
+            score = compose(graph, node_scores(graph, q))(subject.states, sigma)
+            _close(score, gradient, graph, "the composed score, against autograd")
+
+
+def steins_identity_holds(subject: Subject) -> None:
+    """Per element E[(u_i - m_i) s_i] = -1, hence (J (Σ + σ² I))_ii = 1, on loops too."""
+    graph = subject.valid()
+    for sigma in (0.0, *SIGMAS):
+        noised = subject.gaussian.noised(sigma).covariance
+        diagonal = (composed_precision(graph, subject.gaussian, sigma) @ noised).diagonal()
+        _close(diagonal, torch.ones_like(diagonal), graph, f"-E[(u - m) s] at σ = {sigma}")
+
+
+def only_shared_regions_couple(subject: Subject) -> None:
+    """The composed precision is 0 where two elements share no region."""
+    graph = subject.valid()
+    shared = np.eye(graph.n_elements, dtype=bool)
+    for group in graph.groups:
+        for elements in group.indices(0, len(group)).reshape(len(group), prod(group.shape)):
+            shared[np.ix_(elements, elements)] = True
+    precision = composed_precision(graph, subject.gaussian, SIGMAS[0]).numpy()
+    wrong = np.argwhere((np.abs(precision) > 0) & ~shared)
+    if len(wrong):
+        i, j = wrong[0].tolist()
+        raise LawBroken(f"elements {i} and {j} share no region, but their precision is not 0.")
+
+
+def zero_counts_are_never_called(subject: Subject) -> None:
+    """A region of count 0 costs no evaluation; every other one is seen exactly once."""
+    graph = subject.valid()
+    _few_regions(graph)
+    called: Counter[Hashable] = Counter()
+
+    def recorder(name: Hashable) -> Callable[..., Tensor]:
+        def score(x: Tensor, sigma: Tensor) -> Tensor:
+            called[name] += len(x)
+            return -x
+
+        return score
+
+    recorders = {name: recorder(name) for name in graph.names}
+    compose(_without_models(graph), recorders)(subject.states[:1], 1.0)
+    for name, count in graph.counting_numbers().items():
+        _equal(called[name], int(count != 0), f"evaluations of {name!r} (count {count})")
+
+
+def relabelling_changes_nothing(subject: Subject) -> None:
+    """Elements renumbered, regions renamed and reordered: the same score, renumbered."""
+    graph = subject.valid()
+    rng = np.random.default_rng(subject.seed)
+    place = rng.permutation(graph.n_elements)
+    flat = subject.states.reshape(len(subject.states), -1)
+    names = list(graph.names)
+    rng.shuffle(names)
+    relabelled = _with_regions(
+        graph, {n: place[graph.elements(n).numpy()] for n in names}, (graph.n_elements,)
+    )
+    q, moved = subject.gaussian, torch.from_numpy(np.argsort(place))
+    there = Gaussian(q.mean.reshape(-1)[moved], q.covariance[moved][:, moved])
+    score = compose(graph, node_scores(graph, q))(subject.states, SIGMAS[0])
+    renumbered = compose(relabelled, node_scores(relabelled, there))(flat[:, moved], SIGMAS[0])
+    _close(renumbered[:, place], score, graph, "the score of the relabelled graph")
+
+
+def axes_may_be_permuted(subject: Subject) -> None:
+    """The state's axes in another order, the regions with them: the same score, transposed."""
+    graph = subject.regions
+    if len(graph.event_shape) < 2:
+        raise NotApplicable("the state has one axis")
+    if graph.n_elements > FEW_ELEMENTS:
+        raise NotApplicable(f"{graph.n_elements} elements are too many to permute axes of")
+    _few_regions(graph)
+    q = oracles.markov_gaussian(graph, subject.seed)
+    order = tuple(range(len(graph.event_shape)))[::-1]
+    number = np.arange(graph.n_elements).reshape(graph.event_shape)
+    place = np.argsort(number.transpose(order), axis=None)
+    shape = tuple(graph.event_shape[axis] for axis in order)
+    turned = _with_regions(graph, {n: place[graph.elements(n).numpy()] for n in graph.names}, shape)
+    moved = torch.from_numpy(number.transpose(order).ravel())
+    there = Gaussian(q.mean.permute(order), q.covariance[moved][:, moved])
+    generator = torch.Generator().manual_seed(subject.seed)
+    u = torch.randn(2, *graph.event_shape, generator=generator, dtype=torch.float64)
+    back = (0, *(1 + axis for axis in order))
+    score = compose(graph, node_scores(graph, q))(u, SIGMAS[0])
+    other = compose(turned, node_scores(turned, there))(u.permute(back), SIGMAS[0])
+    _close(other.permute(back), score, graph, "the score with axes permuted")
+
+
+def batches_change_nothing(subject: Subject) -> None:
+    """One row a model call, or one sample a joint call: the same score."""
+    graph = subject.valid()
+    scores = node_scores(graph, subject.mixture)
+    whole = compose(graph, scores)(subject.states, SIGMAS[0])
+    single = compose(graph, scores, max_batch=1)(subject.states, SIGMAS[0])
+    _close(single, whole, graph, "the score with max_batch=1")
+    apart = [compose(graph, scores)(u, SIGMAS[0]) for u in subject.states]
+    _close(torch.stack(apart), whole, graph, "the score of one sample at a time")
+
+
+def promises_are_kept(subject: Subject) -> None:
+    """On a reported junction tree precision and entropy of Gaussians Markov to it are exact."""
+    graph = subject.valid()
+    if not subject.graph.validate().junction_tree:
+        raise NotApplicable("no exactness is promised")
+    q = subject.gaussian
+    precision = composed_precision(graph, q)
+    _close(precision, torch.linalg.inv(q.covariance), graph, "the composed precision at σ = 0")
+    entropy, expected = bethe_entropy(graph, q), q.entropy()
+    if abs(entropy - expected) > TOLERANCE * max(1.0, abs(expected)):
+        raise LawBroken(f"the Bethe entropy is {entropy:.9g}, expected {expected:.9g}.")
+
+
+def nested_nodes_may_be_kept(subject: Subject) -> None:
+    """Keeping a nested node and giving it its composed inner graph changes nothing."""
+    graph = subject.factor_graph()
+    if not graph.nested:
+        raise NotApplicable("no node is nested")
+    if graph.n_elements > LARGEST:
+        raise NotApplicable(f"{graph.n_elements} elements are too many for a dense oracle")
+    generator = torch.Generator().manual_seed(subject.seed)
+    u = torch.randn(2, graph.n_elements, generator=generator, dtype=torch.float64)
+    expanded = compose(graph, _by_model(graph.flatten()))(u, 1.0)
+    for name, inner in graph.nested.items():
+        flat = graph.flatten(keep={(name,)})
+        regions = inner.regions if isinstance(inner, FactorGraph) else inner
+        composed = compose(regions, _by_model(regions))
+        scores = _by_model(flat)
+        scores[graph.models.get(name, _default_model(graph, name))] = _flattened(composed)
+        kept = compose(flat, scores)(u, 1.0)
+        _close(kept, expanded, graph.regions, f"the score with {name!r} kept whole")
+
+
+# ---------------------------------------------------------------- housekeeping
+
+
+def saving_and_loading_is_the_identity(subject: Subject) -> None:
+    """`from_json(to_json(graph))` has the same JSON, elements, counts and models."""
+    _few_regions(subject.regions)
+    try:
+        text = to_json(subject.graph)
+    except GraphError as error:
+        raise NotApplicable(str(error)) from None
+    loaded = from_json(text)
+    _equal(to_json(loaded) == text, True, "whether the loaded graph has the same JSON")
+    again = loaded.regions if isinstance(loaded, FactorGraph) else loaded
+    regions = subject.regions
+    _equal(again.counting_numbers(), regions.counting_numbers(), "the loaded counts")
+    _equal([g.model for g in again.groups], [g.model for g in regions.groups], "the models")
+    for name in regions.names:
+        _equal(again.elements(name).tolist(), regions.elements(name).tolist(), f"region {name!r}")
+
+
+def networkx_gives_the_graph_back(subject: Subject) -> None:
+    """`from_networkx(to_networkx())` keeps scopes and their order, shapes, counts and models."""
+    graph = subject.factor_graph()
+    again = FactorGraph.from_networkx(graph.to_networkx())
+    _equal(dict(again.scopes), dict(graph.scopes), "the scopes")
+    _equal((again.variables, again.shapes), (graph.variables, graph.shapes), "the variables")
+    _equal(again.counting_numbers(), graph.counting_numbers(), "the counts")
+    _equal(again.nested.keys(), graph.nested.keys(), "the nested nodes")
+    for name in graph.nodes.names:
+        same = torch.equal(again.nodes.elements(name), graph.nodes.elements(name))
+        _equal(same, True, f"whether region {name!r} is the same")
+
+
+def packing_and_unpacking_are_inverse(subject: Subject) -> None:
+    """`pack(unpack(u))` is u, bit for bit."""
+    graph = subject.factor_graph()
+    u = torch.arange(2.0 * graph.n_elements).reshape(2, graph.n_elements)
+    if graph.n_elements and not torch.equal(graph.pack(graph.unpack(u)), u):
+        raise LawBroken("pack(unpack(u)) is not u.")
+
+
+def nothing_is_mutated(subject: Subject) -> None:
+    """Composing and calling leaves the graph, the state and σ as they were."""
+    graph = subject.valid()
+    before = [(g.indices(0, len(g)).clone(), g.counts.copy()) for g in graph.groups]
+    u, sigma = subject.states.clone(), torch.ones(len(subject.states), dtype=torch.float64)
+    compose(graph, node_scores(graph, subject.gaussian))(u, sigma)
+    _equal(torch.equal(u, subject.states), True, "whether the state is untouched")
+    _equal(bool((sigma == 1).all()), True, "whether σ is untouched")
+    for group, (index, counts) in zip(graph.groups, before, strict=True):
+        same = torch.equal(group.indices(0, len(group)), index) and (group.counts == counts).all()
+        _equal(bool(same), True, "whether the regions are untouched")
+
+
+ALL = (
+    counts_sum_to_one,
+    bethe_counts_are_one_minus_degree,
+    names_and_elements_are_unambiguous,
+    acyclicity_is_reported_truly,
+    cluster_variation_is_inclusion_exclusion,
+    cluster_variation_depends_on_maximal_pieces_only,
+    acyclic_pieces_have_one_answer,
+    the_score_is_the_weighted_sum,
+    the_score_is_a_gradient,
+    steins_identity_holds,
+    only_shared_regions_couple,
+    zero_counts_are_never_called,
+    relabelling_changes_nothing,
+    axes_may_be_permuted,
+    batches_change_nothing,
+    promises_are_kept,
+    nested_nodes_may_be_kept,
+    saving_and_loading_is_the_identity,
+    networkx_gives_the_graph_back,
+    packing_and_unpacking_are_inverse,
+    nothing_is_mutated,
+)
+
+
+# ---------------------------------------------------------------- what laws are made of
+
+
+def _equal(got: object, expected: object, what: str) -> None:
+    if got != expected:
+        raise LawBroken(f"{what}: got {_short(got)}, expected {_short(expected)}.")
+
+
+def _close(got: Tensor, expected: Tensor, graph: RegionGraph, what: str) -> None:
+    """Compares `[..., N]` or `[batch, *event]`, relative to the largest entry."""
+    got, expected = got.reshape(-1, graph.n_elements), expected.reshape(-1, graph.n_elements)
+    error = (got - expected).abs()
+    if not error.numel() or error.max() <= TOLERANCE * expected.abs().max().clamp(min=1):
+        return
+    row, element = divmod(int(error.argmax()), graph.n_elements)
+    raise LawBroken(
+        f"{what}: got {got[row, element]:.6g}, expected {expected[row, element]:.6g} on element "
+        f"{element}, which is in {_holders(graph, element)}."
+    )
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 300 else f"{text[:300]}…"
+
+
+def _holders(graph: RegionGraph, element: int) -> str:
+    """The regions that hold an element, with their counts."""
+    found = []
+    for group in graph.groups:
+        for start in range(0, len(group), group.step):
+            index = group.indices(start, min(start + group.step, len(group)))
+            rows = (index.reshape(len(index), -1) == element).any(dim=1).nonzero()[:, 0] + start
+            found += [f"{group.name(row)!r} ({group.counts[row]:+d})" for row in rows.tolist()]
+    more = f" and {len(found) - 8} more" if len(found) > 8 else ""
+    return (", ".join(found[:8]) or "no region") + more
+
+
+def _few_regions(graph: RegionGraph) -> None:
+    if graph.n_regions > MANY_REGIONS:
+        raise NotApplicable(f"{graph.n_regions} regions are too many to look at one by one")
+
+
+def _reduced_or_skipped(subject: Subject) -> RegionGraph:
+    _few_regions(subject.regions)
+    return _reduced(subject.regions)
+
+
+def _reduced(graph: RegionGraph) -> RegionGraph:
+    """The same regions, with one element for every atom: counts and acyclicity are the same."""
+    arrays = {name: graph.elements(name).reshape(-1).numpy() for name in graph.names}
+    labels = atoms(arrays.values(), graph.n_elements)
+    first = first_elements(labels)
+    kept = np.isin(np.arange(graph.n_elements), first)
+    return _with_regions(graph, {n: labels[a[kept[a]]] for n, a in arrays.items()}, (len(first),))
+
+
+def _with_regions(
+    graph: RegionGraph, arrays: dict[Hashable, Any], event_shape: tuple[int, ...]
+) -> RegionGraph:
+    """Other elements for regions of the same names, counts and flags."""
+    flags = {n: bool(o) for g in graph.groups for n, o in zip(g.names, g.outer, strict=True)}
+    counts = graph.counting_numbers()
+    return RegionGraph.grouped(
+        arrays,
+        {name: (counts[name], flags[name]) for name in arrays},
+        event_shape,
+        models={},
+        conditions={},
+        denominator=graph.denominator,
+    )
+
+
+def _without_models(graph: RegionGraph) -> RegionGraph:
+    """The same regions, each one's model id its own name."""
+    arrays = {name: graph.elements(name).numpy() for name in graph.names}
+    return _with_regions(graph, arrays, graph.event_shape)
+
+
+def _components(pieces: list[frozenset[Hashable]]) -> int:
+    parts: list[set[Hashable]] = []
+    for piece in pieces:
+        touching = [part for part in parts if part & piece]
+        parts = [part for part in parts if part not in touching]
+        parts.append(set(piece).union(*touching))
+    return len(parts)
+
+
+def _plain(graph: FactorGraph) -> FactorGraph:
+    """The same scopes and shapes, without models and conditions."""
+    return FactorGraph.from_scopes(
+        dict(graph.scopes), dict(zip(graph.variables, graph.shapes, strict=True))
+    )
+
+
+def _by_model(graph: RegionGraph) -> dict[Hashable, Any]:
+    """Some score for every model id, each different, none caring for its condition."""
+    ids = {n if g.model is None else g.model for g in graph.groups for n in g.names}
+    return {model: _some_score(model) for model in ids}
+
+
+def _some_score(model: Hashable) -> Callable[..., Tensor]:
+    slope = 1 + (sum(repr(model).encode()) % 97) / 97
+
+    def score(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        return -slope * x.flatten(1).cumsum(dim=1).tanh().reshape(x.shape) - x
+
+    return score
+
+
+def _flattened(joint: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A joint of an inner state, as the score of a node of another shape."""
+
+    def score(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        shape = joint.graph.event_shape  # type: ignore[attr-defined]
+        return joint(x.reshape(len(x), *shape), sigma).reshape(x.shape)
+
+    return score
+
+
+def _default_model(graph: FactorGraph, name: Hashable) -> Hashable:
+    kind = graph.factor_model if name in graph.scopes else graph.variable_model
+    return name if kind is None else kind
