@@ -1,4 +1,4 @@
-"""Figures. The only importer of matplotlib."""
+"""Strips of images under one another, with their seams."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

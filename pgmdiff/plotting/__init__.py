@@ -1,0 +1,13 @@
+"""Figures: graphs with their counting numbers, and strips. The only importer of matplotlib."""
+
+try:
+    import matplotlib as _matplotlib  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "pgmdiff.plotting needs matplotlib. Install it with: pip install 'pgmdiff[plot]'"
+    ) from error
+
+from pgmdiff.plotting.graphs import plot
+from pgmdiff.plotting.strips import save_strips
+
+__all__ = ["plot", "save_strips"]

@@ -1,0 +1,271 @@
+"""Scenes on paper: sizes in points follow from the axes, so that text fits where it stands."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, FancyBboxPatch, Patch, Rectangle
+from matplotlib.patheffects import withStroke
+
+from pgmdiff.plotting.layouts import PAGE
+from pgmdiff.plotting.scenes import NAMED, Node, Scene
+from pgmdiff.plotting.style import (
+    INK,
+    MIST,
+    add_legend,
+    colour_of,
+    columns,
+    count_entries,
+    count_text,
+    figure_of,
+    sheet,
+    text_colour,
+    text_size,
+)
+
+__all__ = ["draw_scene"]
+
+LARGEST, SMALLEST = 11.0, 6.0
+"""Font sizes, in points."""
+BORDER = 0.35
+
+
+@dataclass(frozen=True)
+class Type:
+    """How text is set: its size in points, whether names are written, whether counts are."""
+
+    size: float
+    names: bool
+    counts: bool
+    forced: bool
+
+
+def draw_scene(scene: Scene, ax: Axes | None, labels: bool | None, title: str | None) -> Figure:
+    """Draws a scene on axes, or on a figure of the size it needs."""
+    entries = _entries(scene)
+    width, height = (side + 2 * BORDER for side in scene.size)
+    if ax is None:
+        larger = 2 if labels else 1
+        unit = min(_unit(scene), larger * PAGE[0] / width, larger * PAGE[1] / height)
+        _, ax = sheet(unit * width, unit * height, entries, title)
+    else:
+        _dress(ax, entries, title)
+    left, right, bottom, top = scene.bounds
+    ax.set_axis_off()
+    ax.set_xlim(left - BORDER, right + BORDER)
+    ax.set_ylim(bottom - BORDER, top + BORDER)
+    ax.set_aspect("equal")
+    _draw(ax, scene, labels, _points_per_unit(ax, width, height))
+    return figure_of(ax)
+
+
+def _unit(scene: Scene) -> float:
+    """Inches of a node: more where few nodes have long names."""
+    plain = [node for node in _all(scene) if node.kind in ("circle", "square")]
+    longest = max((text_size(_wrapped(node.name))[0] for node in plain), default=0.0)
+    return min(max(0.5, longest * 7.5 / 72 / 0.8), 0.8) if len(plain) <= 40 else 0.5
+
+
+def _dress(ax: Axes, entries: Sequence[Artist], title: str | None) -> None:
+    inches = ax.get_position().width * ax.figure.get_figwidth()  # type: ignore[union-attr]
+    if title:
+        ax.set_title(title, fontsize=12)
+    if entries:
+        add_legend(ax, entries, columns(inches, entries), 0.0)
+
+
+def _points_per_unit(ax: Axes, width: float, height: float) -> float:
+    box = ax.get_position(original=True)
+    inches = figure_of(ax).get_size_inches()
+    return float(72 * min(box.width * inches[0] / width, box.height * inches[1] / height))
+
+
+def _all(scene: Scene) -> Iterator[Node]:
+    for node in scene.nodes:
+        yield node
+        if node.inside:
+            yield from _all(node.inside)
+
+
+def _entries(scene: Scene) -> list[Artist]:
+    """The legend: kinds of nodes, then counts."""
+    nodes = list(_all(scene))
+    kinds = {node.kind for node in nodes}
+    style = {"ls": "none", "mfc": "white", "mec": INK, "ms": 8, "mew": 0.9}
+    entries: list[Artist] = []
+    if "circle" in kinds:
+        entries.append(Line2D([], [], marker="o", label="variable", **style))  # type: ignore[arg-type]
+    if "square" in kinds:
+        entries.append(Line2D([], [], marker="s", label="factor", **style))  # type: ignore[arg-type]
+    if "box" in kinds:
+        entries.append(Patch(fc="white", ec=MIST, lw=1.6, label="nested"))
+    if scene.dashed:
+        entries.append(Line2D([], [], ls="--", color=MIST, label="around the edge"))
+    return entries + list(count_entries(node.count for node in nodes))
+
+
+# ---------------------------------------------------------------- ink
+
+
+def _draw(ax: Axes, scene: Scene, labels: bool | None, points: float) -> None:
+    nodes = list(_all(scene))
+    kind = _type([node for node in nodes if node.kind != "box"], labels, points)
+    thin = min(1.3, max(0.45, points / 26))
+    _draw_level(ax, scene, kind, points, thin, 1.0)
+
+
+def _draw_level(
+    ax: Axes, scene: Scene, kind: Type, points: float, thin: float, zorder: float
+) -> None:
+    ax.add_collection(LineCollection(scene.edges, colors=MIST, linewidths=thin, zorder=zorder))
+    ax.add_collection(
+        LineCollection(
+            scene.dashed, colors=MIST, linewidths=thin, linestyles="dashed", zorder=zorder
+        )
+    )
+    ghosts = [Rectangle((x - 0.5, y - 0.5), 1, 1) for x, y in scene.ghosts]
+    ax.add_collection(
+        PatchCollection(ghosts, fc="white", ec=MIST, ls="--", lw=thin, zorder=zorder + 0.1)
+    )
+    plain = [node for node in scene.nodes if node.kind != "box"]
+    faces = [colour_of(node.count) for node in plain]
+    patches = [_patch(node) for node in plain]
+    ax.add_collection(
+        PatchCollection(patches, fc=faces, ec=INK, lw=0.55 * thin, zorder=zorder + 0.2)
+    )
+    for node in plain:
+        _label(ax, node, kind, points, zorder + 0.3)
+    for node in scene.nodes:
+        if node.kind == "box":
+            _draw_box(ax, node, kind, points, thin, zorder + 0.2)
+
+
+def _patch(node: Node) -> Patch:
+    if node.kind == "circle":
+        return Circle((node.x, node.y), 0.5)
+    if node.kind == "square":
+        return Rectangle((node.x - 0.46, node.y - 0.46), 0.92, 0.92)
+    return _rounded(node, 0.16)
+
+
+def _rounded(node: Node, radius: float, **style: Any) -> FancyBboxPatch:
+    corner = node.x - node.width / 2, node.y - node.height / 2
+    box = f"round,pad=0,rounding_size={radius}"
+    return FancyBboxPatch(corner, node.width, node.height, boxstyle=box, **style)
+
+
+def _draw_box(ax: Axes, node: Node, kind: Type, points: float, thin: float, zorder: float) -> None:
+    """A rounded box, its name and count on the upper edge, its graph inside."""
+    colour = colour_of(node.count)
+    ax.add_patch(_rounded(node, 0.4, fc="#fbfbfc", ec=colour, lw=1.8 * thin, zorder=zorder))
+    caption = f"{node.name}  {count_text(node.count)}" if kind.names else count_text(node.count)
+    size = min(LARGEST, max(0.3 * points, 1.0))
+    ax.text(
+        node.x,
+        node.y + node.height / 2,
+        caption,
+        size=size,
+        ha="center",
+        parse_math=False,
+        va="center_baseline",
+        zorder=zorder + 2,
+        color=text_colour(colour),
+        bbox={"boxstyle": "round,pad=0.25", "fc": colour, "ec": "none"},
+    )
+    if node.inside:
+        _draw_level(ax, node.inside, kind, points, thin, zorder + 0.5)
+    else:
+        ax.text(
+            node.x,
+            node.y - 0.1,
+            node.note,
+            size=0.9 * size,
+            ha="center",
+            parse_math=False,
+            va="center",
+            color=INK,
+            zorder=zorder + 2,
+        )
+
+
+# ---------------------------------------------------------------- text
+
+
+def _type(nodes: Sequence[Node], labels: bool | None, points: float) -> Type:
+    """The largest size at which almost all texts fit; without names if that is too small."""
+    names = len(nodes) <= NAMED if labels is None else labels
+    if names:
+        size = min((_fitting(node, _text(node), points) for node in nodes), default=LARGEST)
+        if size >= SMALLEST:
+            return Type(min(size, LARGEST), True, True, False)
+        room = min(0.3 * points, SMALLEST + 1)
+        if room >= SMALLEST - 0.5 or labels:
+            return Type(max(room, SMALLEST), True, True, bool(labels))
+    counts = [_fitting(node, count_text(node.count), points) for node in nodes]
+    size = min(min(counts, default=LARGEST), LARGEST)
+    return Type(size, False, size >= SMALLEST - 1, False)
+
+
+def _fitting(node: Node, text: str, points: float) -> float:
+    """Font size at which a text fills its node."""
+    width, height = text_size(text)
+    if node.kind == "circle":
+        return 0.93 * points / float((width**2 + (0.85 * height) ** 2) ** 0.5)
+    margin = 0.86 if node.kind == "square" else 0.94
+    across = margin * points * node.width / width
+    return min(across, margin * points * node.height / height)
+
+
+def _text(node: Node) -> str:
+    return (
+        f"{_wrapped(node.name)}\n{count_text(node.count)}" if node.name else count_text(node.count)
+    )
+
+
+def _wrapped(name: str) -> str:
+    """A long name in two lines, broken where it has a joint."""
+    if len(name) <= 7:
+        return name
+    joints = [i for i, letter in enumerate(name) if letter in " ,_-–|/" and 1 < i < len(name) - 2]
+    if not joints:
+        return name
+    middle = min(joints, key=lambda i: abs(2 * i - len(name)))
+    return f"{name[: middle + 1].rstrip()}\n{name[middle + 1 :]}"
+
+
+def _label(ax: Axes, node: Node, kind: Type, points: float, zorder: float) -> None:
+    if not kind.counts:
+        return
+    text = _text(node) if kind.names else count_text(node.count)
+    if kind.names and not kind.forced:
+        text = _shortened(node, text, kind.size, points)
+    colour = colour_of(node.count)
+    artist = ax.text(
+        node.x,
+        node.y,
+        text,
+        size=kind.size,
+        ha="center",
+        parse_math=False,
+        va="center",
+        linespacing=1.0,
+        color=text_colour(colour),
+        zorder=zorder,
+    )
+    if kind.forced:
+        artist.set_color("black")
+        artist.set_path_effects([withStroke(linewidth=1.6, foreground="white")])
+
+
+def _shortened(node: Node, text: str, size: float, points: float) -> str:
+    """The text with its name cut until it fits."""
+    name = node.name
+    while _fitting(node, text, points) < 0.97 * size and len(name) > 1:
+        name = name[:-1]
+        text = f"{_wrapped(name + '…')}\n{count_text(node.count)}"
+    return text if len(name) > 1 or name == node.name else count_text(node.count)
