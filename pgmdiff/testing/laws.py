@@ -37,6 +37,7 @@ from pgmdiff.graphs import (
     RegionGraph,
     cluster_variation,
     from_json,
+    is_berge_acyclic,
     junction_tree,
     to_json,
 )
@@ -554,11 +555,16 @@ def _components(pieces: list[frozenset[Hashable]]) -> int:
     return len(parts)
 
 
+def _is_forest(graph: FactorGraph) -> bool:
+    """Berge-acyclic with distinct factors, none nested."""
+    distinct = {frozenset(scope) for scope in graph.scopes.values()}
+    return not graph.nested and is_berge_acyclic(graph) and len(distinct) == len(graph.factors)
+
+
 def _plain(graph: FactorGraph) -> FactorGraph:
     """The same scopes and shapes, without models and conditions."""
-    return FactorGraph.from_scopes(
-        dict(graph.scopes), dict(zip(graph.variables, graph.shapes, strict=True))
-    )
+    shapes = dict(zip(graph.variables, graph.shapes, strict=True))
+    return FactorGraph.from_scopes(dict(graph.scopes), shapes)
 
 
 def _by_model(graph: RegionGraph) -> dict[Hashable, Any]:
