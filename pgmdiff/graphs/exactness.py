@@ -94,8 +94,8 @@ class Report:
             return f"Too large to tell whether it is a junction tree. {laws}"
         why = {
             None: "regions form loops, or an overlap of two regions is counted in parts",
-            True: "counts differ from the junction tree's (overlaps of several variables, "
-            "duplicate or nested scopes: use cluster variation or a junction tree)",
+            True: "counts differ from the junction tree's (an overlap counted in parts, such as "
+            "several variables, duplicate or nested scopes: use cluster variation)",
             False: "regions form loops",
         }[self.alpha_acyclic]
         return (

@@ -19,7 +19,9 @@ from pgmdiff.gaussian import (
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, grid, tiles
 from pgmdiff.rules import Rule
 from pgmdiff.samplers import Heun, karras, sample
-from tests.strategies import ar1, markov_gaussian, trees
+from pgmdiff.testing import markov_gaussian
+from pgmdiff.testing.strategies import trees
+from tests.helpers import ar1
 
 
 def sampled_loss(graph: RegionGraph, q: Gaussian, rule: Rule, sigmas: list[float]) -> float:

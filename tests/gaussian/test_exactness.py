@@ -13,7 +13,9 @@ from pgmdiff import Marginal, compose, gaussian
 from pgmdiff.gaussian import Gaussian, bethe_entropy, composed_precision, kl_divergence
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, exactness, grid, tiles
 from pgmdiff.samplers import SDE, Heun, karras, sample
-from tests.strategies import ar1, graphs, markov_gaussian, relative, trees
+from pgmdiff.testing import markov_gaussian
+from pgmdiff.testing.strategies import factor_graphs, trees
+from tests.helpers import ar1, relative
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 
@@ -41,7 +43,7 @@ def test_joint_score_is_the_composed_precision(graph: FactorGraph, seed: int, si
 
 
 @settings(max_examples=300)
-@given(graphs(), st.integers(0, 2**31), st.floats(0.0, 10.0))
+@given(factor_graphs(), st.integers(0, 2**31), st.floats(0.0, 10.0))
 def test_stein_law_holds_on_every_valid_graph(graph: FactorGraph, seed: int, sigma: float) -> None:
     """Per element E[(u_i - m_i) s_i] = -(J (Σ + σ² I))_ii = -1."""
     q = markov_gaussian(graph, seed)

@@ -4,7 +4,8 @@ import torch
 from pgmdiff import ShapeError, compose
 from pgmdiff.gaussian import Gaussian, bethe_entropy, kl_divergence, node_scores
 from pgmdiff.graphs import chain, tiles
-from tests.strategies import ar1, markov_gaussian
+from pgmdiff.testing import markov_gaussian
+from tests.helpers import ar1
 
 
 def test_score_is_the_gradient_of_the_log_density() -> None:

@@ -18,7 +18,9 @@ from pgmdiff.gaussian import (
     node_scores,
 )
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, grid, tiles
-from tests.strategies import ar1, graphs, markov_gaussian, relative, trees
+from pgmdiff.testing import markov_gaussian
+from pgmdiff.testing.strategies import factor_graphs, trees
+from tests.helpers import ar1, relative
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -156,7 +158,7 @@ def test_composed_score_is_the_gradient_of_the_composed_log_density(name, kind, 
 
 
 @settings(max_examples=60)
-@given(graphs(), st.integers(0, 2**31), st.floats(0.05, 5.0))
+@given(factor_graphs(), st.integers(0, 2**31), st.floats(0.05, 5.0))
 def test_composed_scores_are_gradients_on_any_graph(
     graph: FactorGraph, seed: int, sigma: float
 ) -> None:

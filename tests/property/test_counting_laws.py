@@ -22,7 +22,9 @@ from pgmdiff.graphs import (
     is_berge_acyclic,
     junction_tree,
 )
-from tests.strategies import ar1, graphs, markov_gaussian, relative, trees
+from pgmdiff.testing import markov_gaussian
+from pgmdiff.testing.strategies import factor_graphs, trees
+from tests.helpers import ar1, relative
 from tests.unit.test_counting import GRAPHS
 
 NAMES = "abcdefg"
@@ -109,7 +111,7 @@ def test_forests_of_distinct_factors_are_bethe(graph: FactorGraph) -> None:
 
 
 @settings(max_examples=150)
-@given(graphs(), st.integers(0, 2**31))
+@given(factor_graphs(), st.integers(0, 2**31))
 def test_junction_trees_are_exact_at_sigma_0(graph: FactorGraph, seed: int) -> None:
     """Whatever the scopes; the cluster variation is, if they are α-acyclic."""
     q = markov_gaussian(graph, seed)

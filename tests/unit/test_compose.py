@@ -7,7 +7,9 @@ from torch import Tensor
 from pgmdiff import Average, GraphError, Marginal, ScoreError, ShapeError, compose
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, tiles
-from tests.strategies import ar1, graphs, markov_gaussian
+from pgmdiff.testing import markov_gaussian
+from pgmdiff.testing.strategies import factor_graphs
+from tests.helpers import ar1
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -34,7 +36,7 @@ def loop_over_regions(graph: RegionGraph, u: Tensor, sigma: float) -> Tensor:
 
 
 @settings(max_examples=60)
-@given(graphs(), st.integers(1, 3), st.sampled_from([None, 1, 2, 3, 5]))
+@given(factor_graphs(), st.integers(1, 3), st.sampled_from([None, 1, 2, 3, 5]))
 def test_joint_is_the_weighted_sum_over_regions(
     graph: FactorGraph, n_samples: int, max_batch: int | None
 ) -> None:

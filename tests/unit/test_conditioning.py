@@ -4,7 +4,7 @@ import torch
 from pgmdiff import ShapeError
 from pgmdiff.conditioning import replacement
 from pgmdiff.samplers import SDE, karras, sample
-from tests.strategies import ar1
+from tests.helpers import ar1
 
 Q = ar1(2, 0.9)
 MASK = torch.tensor([True, False])

@@ -5,7 +5,7 @@ from torch import Tensor
 from pgmdiff import ShapeError, check_consistency
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import chain, tiles
-from tests.strategies import ar1
+from tests.helpers import ar1
 
 SIGMAS = (0.1, 0.5, 1.0, 3.0)
 Q = ar1(12, 0.9)

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from pgmdiff import GraphError, ShapeError
 from pgmdiff.graphs import FactorGraph, chain, cycle, grid, star, torus, tree
-from tests.strategies import graphs
+from pgmdiff.testing.strategies import factor_graphs
 
 
 def same(a: FactorGraph, b: FactorGraph) -> bool:
@@ -84,13 +84,13 @@ def test_scope_order_survives_relabelling() -> None:
     assert FactorGraph.from_networkx(relabelled).scopes["F"] == (7, "a", "b")
 
 
-@given(graphs())
+@given(factor_graphs())
 def test_round_trip_of_any_graph(graph: FactorGraph) -> None:
     assert same(FactorGraph.from_networkx(graph.to_networkx()), graph)
     assert same(pickle.loads(pickle.dumps(graph)), graph)
 
 
-@given(graphs())
+@given(factor_graphs())
 def test_pack_and_unpack_are_inverse(graph: FactorGraph) -> None:
     u = torch.arange(2.0 * 3 * graph.n_elements).reshape(2, 3, graph.n_elements)
     values = graph.unpack(u)

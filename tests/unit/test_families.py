@@ -22,7 +22,7 @@ from pgmdiff.graphs import (
     tiles,
     time_by_parts,
 )
-from tests.strategies import ar1, relative
+from tests.helpers import ar1, relative
 
 
 def test_named_trees() -> None:

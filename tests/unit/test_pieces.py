@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pgmdiff import GraphError, compose
 from pgmdiff.gaussian import composed_precision
 from pgmdiff.graphs import FactorGraph, RegionGraph, cluster_variation, cycle, junction_tree, tiles
-from tests.strategies import ar1, relative
+from tests.helpers import ar1, relative
 
 
 def by_elements(graph: RegionGraph) -> dict:

@@ -19,7 +19,7 @@ from pgmdiff.samplers import (
     sample,
     split_seed,
 )
-from tests.strategies import ar1
+from tests.helpers import ar1
 
 TARGET = Gaussian(
     torch.tensor([1.0, -0.5], dtype=torch.float64),

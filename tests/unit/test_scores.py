@@ -4,7 +4,7 @@ from torch import Tensor
 
 from pgmdiff import ShapeError, from_denoiser, from_eps
 from pgmdiff.scores import Timesteps, denoise, from_vp_eps, padded
-from tests.strategies import ar1
+from tests.helpers import ar1
 
 Q = ar1(3, 0.7)
 U = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -21,7 +21,7 @@ from pgmdiff.graphs import (
     tiles,
     to_json,
 )
-from tests.strategies import graphs
+from pgmdiff.testing.strategies import factor_graphs
 from tests.unit.test_factor_graph import same
 
 CONDITIONS = {
@@ -61,7 +61,7 @@ def test_round_trip_is_exact(graph) -> None:
     assert str(again.validate()) == str(graph.validate())
 
 
-@given(graphs())
+@given(factor_graphs())
 def test_round_trip_of_any_graph(graph: FactorGraph) -> None:
     assert same(from_json(to_json(graph)), graph)
 
