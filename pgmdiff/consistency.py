@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pgmdiff.compose import Joint, compose
 from pgmdiff.errors import ShapeError
-from pgmdiff.graphs.exactness import incidence
+from pgmdiff.graphs.acyclicity import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.plan import Batch, Scores

@@ -1,8 +1,9 @@
 """Graphs: what describes a whole in terms of its pieces."""
 
+from pgmdiff.graphs.acyclicity import is_alpha_acyclic, is_berge_acyclic
 from pgmdiff.graphs.counting import cluster_variation, junction_tree
 from pgmdiff.graphs.cube import cubemap, nested_cubemap
-from pgmdiff.graphs.exactness import Report, is_alpha_acyclic, is_berge_acyclic
+from pgmdiff.graphs.exactness import Report
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.families import (
     chain,

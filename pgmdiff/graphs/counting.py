@@ -13,6 +13,7 @@ Pieces given as index arrays are counted as scopes of their `atoms`.
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -21,8 +22,8 @@ import numpy as np
 from networkx.algorithms.approximation import treewidth_min_fill_in
 
 from pgmdiff.errors import GraphError
+from pgmdiff.graphs.acyclicity import CliqueForest, clique_forest
 from pgmdiff.graphs.atoms import Neighbours, components
-from pgmdiff.graphs.exactness import CliqueForest, clique_forest
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.pieces import Disconnected, Region, Scopes, maximal, numbered, pieces_of
 from pgmdiff.graphs.regions import RegionGraph
@@ -137,7 +138,7 @@ def junction_tree(
     counts = Counter(cliques)
     for a, b in forest.edges:
         counts[cliques[a] & cliques[b]] -= 1
-    return pieces.region_graph(cliques, counts)
+    return replace(pieces.region_graph(cliques, counts), junction_tree=True)
 
 
 def _closed(outer: list[Region], touching: Neighbours | None) -> set[Region]:

@@ -1,45 +1,23 @@
-r"""Which acyclicity a graph has, and what composing on it therefore promises.
+r"""What composing on a graph promises, given which acyclicity it has.
 
-- *Berge-acyclic*: the bipartite graph of distinct factors is a forest.
-- *α-acyclic*: the outer regions can be joined into a tree with running intersection; equivalently
-  a maximum spanning forest of the regions, weighted by the sizes of their intersections, weighs
-  Σ|C| - |∪C| (Bernstein and Goodman, "Power of natural semijoins", 1981).
-- *Junction tree*: α-acyclic, and the counts are +1 a clique, -1 a separator of that forest. Then
-  q = Π_r q_r^{c_r} for every q that is Markov to the tree, so the composed score is exact at σ = 0.
-
-For σ > 0 composing noised marginals is an approximation even on a junction tree, since the noised
-variables of a Markov chain are not Markov.
+On a junction tree q = Π_r q_r^{c_r} for every q that is Markov to the tree, so the composed score
+is exact at σ = 0. For σ > 0 composing noised marginals is an approximation even there, since the
+noised variables of a Markov chain are not Markov.
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse import csgraph
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.atoms import atoms, first_elements
+from pgmdiff.graphs.acyclicity import NODE_LIMIT, acyclicity, diameter, forest_of
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.proxy import Proxy, proxy
-from pgmdiff.graphs.regions import Ints, RegionGraph, RegionGroup
+from pgmdiff.graphs.regions import Ints, RegionGraph
 
-__all__ = [
-    "Report",
-    "incidence",
-    "is_alpha_acyclic",
-    "is_berge_acyclic",
-    "is_junction_tree",
-    "report",
-]
-
-NODE_LIMIT = 2_000
-"""Regions and distinct elements beyond which no diameter is computed."""
-
-PAIR_LIMIT = 50_000_000
-"""Pairs of overlapping regions beyond which α-acyclicity is left undetermined."""
+__all__ = ["Report", "check_counts", "report", "report_factor_graph"]
 
 
 @dataclass(frozen=True)
@@ -126,7 +104,7 @@ class Report:
 
         A step of the marginal rule carries information through one. None: too large to tell.
         """
-        return _diameter(self.graph)
+        return diameter(self.graph)
 
     @cached_property
     def proxy(self) -> Proxy | None:
@@ -188,24 +166,18 @@ def report(
     graph: RegionGraph, *, berge_acyclic: bool | None = None, junction_tree: bool | None = None
 ) -> Report:
     """Checks a region graph, given what is known of it already; see `Report`."""
-    sums = graph.element_sums()
-    unbalanced = np.flatnonzero(sums != graph.denominator)
-    covered = sum(
-        (g.scatter_sum(np.ones(len(g), np.int64), graph.n_elements) for g in graph.groups),
-        np.zeros(graph.n_elements, np.int64),
-    )
+    unbalanced, sums = graph.unbalanced()
     known = graph.junction_tree if junction_tree is None else junction_tree
     alpha_acyclic = True if berge_acyclic or known else None
     if known is None or (known is False and graph.n_regions <= NODE_LIMIT):
-        alpha_acyclic = is_alpha_acyclic(graph)
-        known = is_junction_tree(graph) if alpha_acyclic else alpha_acyclic
+        alpha_acyclic, known = acyclicity(graph)
     return Report(
         n_elements=graph.n_elements,
         n_regions=graph.n_regions,
         n_zero_counts=sum(int((g.counts == 0).sum()) for g in graph.groups),
-        uncovered=np.flatnonzero(covered == 0),
+        uncovered=_uncovered(graph) if len(unbalanced) else unbalanced,
         unbalanced=unbalanced,
-        sums=sums[unbalanced],
+        sums=sums,
         denominator=graph.denominator,
         berge_acyclic=berge_acyclic,
         alpha_acyclic=alpha_acyclic,
@@ -221,146 +193,23 @@ def report_factor_graph(graph: FactorGraph) -> Report:
     """
     if graph.nested:
         return report(graph.regions)
-    berge_acyclic, distinct = _forest_of(graph)
+    berge_acyclic, distinct = forest_of(graph)
     tree = True if berge_acyclic and distinct else None
     return report(graph.regions, berge_acyclic=berge_acyclic, junction_tree=tree)
 
 
 def check_counts(graph: RegionGraph) -> None:
     """Raises `GraphError` unless every element is counted once."""
-    sums = graph.element_sums()
-    unbalanced = np.flatnonzero(sums != graph.denominator)
+    unbalanced, sums = graph.unbalanced()
     if len(unbalanced):
-        raise GraphError(_imbalance(unbalanced, sums[unbalanced], graph.denominator))
+        raise GraphError(_imbalance(unbalanced, sums, graph.denominator))
 
 
-def is_berge_acyclic(graph: FactorGraph) -> bool:
-    """Whether the bipartite graph is a forest, scopes on the same variables taken as one."""
-    return _forest_of(graph)[0]
-
-
-def _forest_of(graph: FactorGraph) -> tuple[bool, bool]:
-    """Whether distinct scopes form a forest, and whether all scopes are distinct."""
-    n_nodes, edges = len(graph.variables), [np.zeros((2, 0), np.int64)]
-    for _, matrix in graph._by_arity():
-        distinct = np.unique(np.sort(matrix, axis=1), axis=0)
-        factors = n_nodes + np.arange(len(distinct))
-        edges.append(np.stack([np.repeat(factors, distinct.shape[1]), distinct.ravel()]))
-        n_nodes += len(distinct)
-    rows, columns = np.concatenate(edges, axis=1)
-    all_distinct = n_nodes == len(graph.variables) + len(graph.factors)
-    if n_nodes == 0:
-        return True, all_distinct
-    adjacency = sparse.coo_array((np.ones(len(rows)), (rows, columns)), (n_nodes, n_nodes))
-    components, _ = csgraph.connected_components(adjacency, directed=False)
-    return bool(len(rows) == n_nodes - components), all_distinct
-
-
-def is_alpha_acyclic(graph: RegionGraph) -> bool | None:
-    """Whether the outer regions have running intersection; None if there are too many overlaps."""
-    forest = _clique_forest(graph)
-    return None if forest is None else forest.running_intersection
-
-
-def is_junction_tree(graph: RegionGraph) -> bool | None:
-    """Whether regions and counts are those of a junction tree; None if too large to tell."""
-    forest = _clique_forest(graph)
-    if forest is None or not forest.running_intersection:
-        return None if forest is None else False
-    expected = Counter[bytes]()
-    for clique in forest.cliques:
-        expected[clique.tobytes()] += graph.denominator
-    for a, b in forest.edges:
-        separator = np.intersect1d(forest.cliques[a], forest.cliques[b], assume_unique=True)
-        expected[separator.tobytes()] -= graph.denominator
-    for elements, count in _counted_sets(graph):
-        expected[elements.tobytes()] -= count
-    return not any(expected.values())
-
-
-@dataclass(frozen=True)
-class CliqueForest:
-    """Maximal outer regions as sorted element arrays, joined by a maximum spanning forest."""
-
-    cliques: list[Ints]
-    edges: list[tuple[int, int]]
-    running_intersection: bool
-
-
-def _sorted_elements(group: RegionGroup) -> Ints:
-    """int64 `[n, d]`: the sorted elements of every region of a group."""
-    index = group.indices(0, len(group)).reshape(len(group), prod(group.shape))
-    return np.sort(index.numpy(), axis=1)
-
-
-def _counted_sets(graph: RegionGraph) -> list[tuple[Ints, int]]:
-    """Sorted elements and count of every region whose count is not 0."""
-    sets: list[tuple[Ints, int]] = []
+def _uncovered(graph: RegionGraph) -> Ints:
+    covered = np.zeros(graph.n_elements, np.int64)
     for group in graph.groups:
-        counted = zip(_sorted_elements(group), group.counts, strict=True)
-        sets += [(elements, int(count)) for elements, count in counted if count]
-    return sets
-
-
-def _clique_forest(graph: RegionGraph) -> CliqueForest | None:
-    outer: dict[bytes, Ints] = {}
-    for group in graph.groups:
-        outer.update((e.tobytes(), e) for e in _sorted_elements(group)[group.outer])
-    return clique_forest(list(outer.values()), graph.n_elements)
-
-
-def clique_forest(sets: list[Ints], n_elements: int) -> CliqueForest | None:
-    """The maximal ones of distinct sorted sets, joined; None beyond `PAIR_LIMIT` overlaps."""
-    if not sets:
-        return CliqueForest([], [], True)
-    overlap = _overlaps(sets, n_elements)
-    if overlap is None:
-        return None
-    sizes = np.array([len(r) for r in sets])
-    contained = (overlap.data == sizes[overlap.row]) & (overlap.row != overlap.col)
-    maximal = np.ones(len(sets), bool)
-    maximal[overlap.row[contained]] = False
-    weights = overlap.tocsr()[maximal][:, maximal]
-    weights.setdiag(0)
-    weights.eliminate_zeros()
-    tree = csgraph.minimum_spanning_tree(-weights).tocoo()
-    cliques = [r for r, keep in zip(sets, maximal, strict=True) if keep]
-    covered = len(np.unique(np.concatenate(cliques)))
-    return CliqueForest(
-        cliques,
-        list(zip(tree.row.tolist(), tree.col.tolist(), strict=True)),
-        bool(-tree.data.sum() == sizes[maximal].sum() - covered),
-    )
-
-
-def _diameter(graph: RegionGraph) -> int | None:
-    n_outer = sum(int(g.outer.sum()) for g in graph.groups)
-    if n_outer > NODE_LIMIT or n_outer == 0:
-        return None if n_outer else 0
-    outer = [r for g in graph.groups for r in _sorted_elements(g)[g.outer]]
-    labels = atoms(outer, graph.n_elements)
-    n_atoms = len(first_elements(labels))
-    if n_outer + n_atoms > NODE_LIMIT:
-        return None
-    holds = incidence([np.unique(labels[region]) for region in outer], n_atoms)
-    bipartite = sparse.block_array([[None, holds], [holds.T, None]]).tocsr()
-    steps = csgraph.shortest_path(bipartite, unweighted=True, directed=False)[n_outer:, n_outer:]
-    return int(steps[np.isfinite(steps)].max()) // 2 or 1
-
-
-def incidence(regions: list[Ints], n_elements: int) -> "sparse.csr_array":
-    """Sparse `[regions, n_elements]`, 1 where a region contains an element."""
-    bounds = np.concatenate([[0], np.cumsum([len(region) for region in regions])])
-    columns = np.concatenate(regions)
-    return sparse.csr_array((np.ones(len(columns)), columns, bounds), (len(regions), n_elements))
-
-
-def _overlaps(regions: list[Ints], n_elements: int) -> "sparse.coo_array | None":
-    """|A ∩ B| of all overlapping pairs of regions; None beyond `PAIR_LIMIT`."""
-    contains = incidence(regions, n_elements)
-    if (contains.sum(axis=0) ** 2).sum() > PAIR_LIMIT:
-        return None
-    return (contains @ contains.T).tocoo()
+        covered += group.scatter_sum(np.ones(len(group), np.int64), graph.n_elements)
+    return np.flatnonzero(covered == 0)
 
 
 def _imbalance(elements: Ints, sums: Ints, denominator: int) -> str:

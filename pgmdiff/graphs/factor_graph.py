@@ -99,6 +99,8 @@ class FactorGraph:
         return FactorGraph, tuple(plain)
 
     def _check_names(self) -> None:
+        if all(isinstance(names, Numbered) for names in (self.variables, self.factors)):
+            return  # unique, and apart: x0, x1, … and f0, f1, …
         for kind, names in (("variable", self.variables), ("factor", self.factors)):
             if len(set(names)) != len(names):
                 twice = Counter(names).most_common(1)[0][0]
@@ -364,7 +366,8 @@ class FactorGraph:
     @cached_property
     def sizes(self) -> Ints:
         """Number of elements of each variable, int64 `[variables]`."""
-        return _frozen(np.array([prod(shape) for shape in self.shapes], np.int64))
+        codes, shapes = _codes(self.shapes)
+        return _frozen(np.array([prod(shape) for shape in shapes], np.int64)[codes])
 
     @cached_property
     def offsets(self) -> Ints:
@@ -384,6 +387,9 @@ class FactorGraph:
     def _by_arity(self) -> Iterator[tuple[Ints, Ints]]:
         """Factors with equally many variables: their numbers, and their scopes as a matrix."""
         arities = np.diff(self._bounds)
+        if len(arities) and (arities == arities[0]).all() and arities[0]:
+            yield np.arange(len(arities)), self._scope.reshape(len(arities), -1)
+            return
         for arity in np.unique(arities[arities > 0]):
             rows = np.flatnonzero(arities == arity)
             yield rows, self._scope[self._bounds[rows, None] + np.arange(arity)]
@@ -613,7 +619,8 @@ def _frozen(array: Ints) -> Ints:
 
 
 def _bounds(sizes: Iterable[int]) -> Ints:
-    return np.concatenate([[0], np.cumsum(np.fromiter(sizes, np.int64))]).astype(np.int64)
+    counted = sizes if isinstance(sizes, np.ndarray) else np.fromiter(sizes, np.int64)
+    return np.concatenate([[0], np.cumsum(counted)]).astype(np.int64)
 
 
 def _is_row(part: Any) -> bool:
@@ -641,7 +648,7 @@ def _names(
     names: Iterable[Hashable] | None, letter: str, n: int, what: str
 ) -> tuple[Hashable, ...]:
     if names is None:
-        return tuple(f"{letter}{i}" for i in range(n))
+        return Numbered([f"{letter}{i}" for i in range(n)])
     given = tuple(names)
     if len(given) != n:
         raise GraphError(f"FactorGraph: expected {n} names in {what}=, got {len(given)}.")
@@ -662,8 +669,16 @@ def _ordered_scope(graph: "nx.Graph", factor: Hashable) -> tuple[Hashable, ...]:
     return tuple(sorted(positions, key=positions.__getitem__))
 
 
+class Numbered(tuple[Hashable, ...]):
+    """Names made of a letter and a number: known to be unique without looking."""
+
+    __slots__ = ()
+
+
 def _codes(values: Sequence[Hashable]) -> tuple[Ints, list[Any]]:
     """Numbers equal values alike, in the order of first appearance."""
+    if values and values.count(values[0]) == len(values):  # as a million alike often are
+        return np.zeros(len(values), np.int64), [values[0]]
     code: dict[Hashable, int] = {}
     codes = [code.setdefault(value, len(code)) for value in values]
     return np.array(codes, np.int64), list(code)

@@ -49,6 +49,8 @@ class Leaf:
 
 def check_nested(graph: "FactorGraph", nodes: RegionGraph) -> None:
     """Raises `GraphError` unless every nested node is a graph of its region's elements."""
+    if not graph.nested:
+        return
     known = set(graph.variables) | set(graph.factors)
     for name, inner in graph.nested.items():
         if name not in known:

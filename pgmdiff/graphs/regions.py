@@ -13,7 +13,7 @@ indices; `WindowGroup` stores where the windows of a tensor begin, and computes 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -183,6 +183,12 @@ class AxisWindows:
     count: int
     outer: bool
 
+    @cached_property
+    def coverage(self) -> Ints:
+        """Number of windows over every place of the axis, int64 `[size]`."""
+        places = (self.starts[:, None] + np.arange(self.length)) % self.size
+        return np.bincount(places.ravel(), minlength=self.size)
+
 
 @dataclass(frozen=True, eq=False)
 class WindowGroup(RegionGroup):
@@ -231,6 +237,11 @@ class WindowGroup(RegionGroup):
             self.rows.cpu(), torch.arange(prod(len(axis.starts) for axis in self.axes))
         )
 
+    @property
+    def uniform(self) -> bool:
+        """Whether these are all combinations, and all have one counting number."""
+        return len(self) > 0 and self.whole and bool((self.counts == self.counts[0]).all())
+
     def _places(self, rows: Tensor) -> list[Tensor]:
         """Which window of each axis a row combines."""
         places = []
@@ -240,8 +251,8 @@ class WindowGroup(RegionGroup):
         return places[::-1]
 
     def name(self, row: int) -> str:
-        places = self._places(self.rows[row : row + 1])
-        starts = [int(a.starts[int(p)]) for a, p in zip(self.axes, places, strict=True)]
+        places = np.unravel_index(int(self.rows[row]), [len(axis.starts) for axis in self.axes])
+        starts = [int(a.starts[p]) for a, p in zip(self.axes, places, strict=True)]
         spans = (f"{s}:{s + a.length}" for s, a in zip(starts, self.axes, strict=True))
         return f"[{', '.join(spans)}]"
 
@@ -275,12 +286,8 @@ class WindowGroup(RegionGroup):
     def scatter_sum(self, values: Ints, n_elements: int) -> Ints:
         if not len(self) or not self.whole or (values != values[0]).any():
             return super().scatter_sum(values, n_elements)
-        total = values[:1].astype(np.int64)
-        for axis in self.axes:
-            elements = (axis.starts[:, None] + np.arange(axis.length)) % axis.size
-            coverage = np.bincount(elements.ravel(), minlength=axis.size)
-            total = np.multiply.outer(total, coverage)
-        return total.ravel()
+        coverages = (axis.coverage for axis in self.axes)
+        return reduce(np.multiply.outer, coverages, values[:1].astype(np.int64)).ravel()
 
 
 @dataclass(frozen=True, eq=False)
@@ -451,6 +458,16 @@ class RegionGraph:
         zero = np.zeros(self.n_elements, np.int64)
         return sum((g.scatter_sum(g.counts, self.n_elements) for g in self.groups), zero)
 
+    def unbalanced(self) -> tuple[Ints, Ints]:
+        """Elements whose counts do not sum to 1, and their sums as numerators."""
+        windows = [g for g in self.groups if isinstance(g, WindowGroup) and g.uniform]
+        only_windows = windows and len(windows) == len(self.groups)
+        if only_windows and (_window_sums(windows) == self.denominator).all():
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        sums = self.element_sums()
+        elements = np.flatnonzero(sums != self.denominator)
+        return elements, sums[elements]
+
     def coverage(self) -> Ints:
         """Number of outer regions that contain each element."""
         zero = np.zeros(self.n_elements, np.int64)
@@ -469,6 +486,29 @@ class RegionGraph:
             f"RegionGraph(event_shape={self.event_shape}, {self.n_regions} regions "
             f"({evaluated} with a nonzero count) in {len(self.groups)} groups)"
         )
+
+
+def _window_sums(groups: Sequence[WindowGroup]) -> Ints:
+    """Sums of counts over elements, one for every kind: windows cover whole axes alike.
+
+    Places of an axis that every group covers equally often are one kind, so that the sums of a
+    million windows are those of a few combinations of kinds.
+    """
+    kinds = [_kinds([group.axes[a] for group in groups]) for a in range(len(groups[0].axes))]
+    total = np.zeros([axis.shape[1] for axis in kinds], np.int64)
+    for g, group in enumerate(groups):
+        total += reduce(np.multiply.outer, (axis[g] for axis in kinds), group.counts[0])
+    return total
+
+
+def _kinds(axes: Sequence[AxisWindows]) -> Ints:
+    """The distinct columns of the axes' coverages: int64 `[axes, kinds]`."""
+    code = np.zeros(axes[0].size, np.int64)
+    for axis in dict.fromkeys(axes):
+        code = code * (len(axis.starts) + 1) + axis.coverage
+        code = np.unique(code, return_inverse=True)[1]
+    first = np.unique(code, return_index=True)[1]
+    return np.stack([axis.coverage[first] for axis in axes])
 
 
 def _inside_others(arrays: Mapping[Any, Ints]) -> set[Hashable]:

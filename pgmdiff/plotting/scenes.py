@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.exactness import incidence
+from pgmdiff.graphs.acyclicity import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Ints, RegionGraph
 from pgmdiff.plotting.layouts import LAYOUTS, Points, edges_of, ring, separated
