@@ -1,12 +1,13 @@
-"""`python -m pgmdiff.benchmarks speed [--out FILE] [--smoke]`."""
+"""`python -m pgmdiff.benchmarks speed | scale [--out FILE] [--figure FILE] [--smoke]`."""
 
 import argparse
 import json
 from pathlib import Path
+from types import ModuleType
 
-from pgmdiff.benchmarks import speed
+from pgmdiff.benchmarks import scale, speed
 
-BENCHMARKS = {"speed": speed}
+BENCHMARKS: dict[str, ModuleType] = {"scale": scale, "speed": speed}
 
 
 def main() -> None:
@@ -16,12 +17,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--smoke", action="store_true", help="the smallest case only, once")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--figure", type=Path, help="picture to write, of benchmarks that have one")
     arguments = parser.parse_args()
     benchmark = BENCHMARKS[arguments.name]
     result = benchmark.run(smoke=arguments.smoke, device=arguments.device)
     print(benchmark.table(result))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    if arguments.figure is not None and hasattr(benchmark, "draw"):
+        benchmark.draw(result, arguments.figure)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgmdiff import demo
-from pgmdiff.benchmarks import speed
+from pgmdiff.benchmarks import scale, speed
 
 
 def test_demo_writes_its_picture_and_figures(tmp_path: Path) -> None:
@@ -32,6 +32,15 @@ def test_speed_benchmark_smoke() -> None:
     assert row["tiles"] == 8
     assert row["turns"] >= 5
     assert "joint / floor" in speed.table(result)
+
+
+def test_scale_benchmark_smoke(tmp_path: Path) -> None:
+    result = scale.run(smoke=True)
+    assert [row["kind"] for row in result["rows"]] == list(scale.KINDS)
+    assert all(row["regions"] > 1000 for row in result["rows"])
+    assert "random tree" in scale.table(result)
+    scale.draw(result, tmp_path / "scale.png")
+    assert (tmp_path / "scale.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("module", ["pgmdiff", "pgmdiff.benchmarks"])
