@@ -12,7 +12,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     try:
         code: int = arguments.run(arguments)
-    except (ImportError, OSError, ValueError) as error:
+    except Exception as error:  # whatever a file holds, one line says what is wrong with it
         print(f"pgmdiff {arguments.command}: {_one_line(error)}", file=sys.stderr)
         code = 2
     sys.exit(code)

@@ -215,6 +215,11 @@ def advise(
         _check_size(name, graph, whole)
     whole = _centred(whole)
     levels = _default_sigmas(whole) if sigmas is None else tuple(sigmas)
+    if len(levels) < 2 or levels[-1] != 0:
+        raise ShapeError(
+            f"advise: expected sigmas that end in 0, got {levels}: a law that is still noised "
+            "cannot be compared with q. Append 0."
+        )
     return Advice(tuple(_predict(n, g, whole, levels) for n, g in regions.items()), tolerance)
 
 

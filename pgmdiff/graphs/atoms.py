@@ -38,9 +38,9 @@ def connected_atoms(regions: Sequence[Ints], n_elements: int) -> Ints:
     return _renumbered(csgraph.connected_components(graph, directed=False)[1])
 
 
-def array_neighbours(regions: Sequence[Ints], labels: Ints) -> Neighbours:
+def array_neighbours(regions: Sequence[Ints], labels: Ints) -> Mapping[int, set[int]]:
     """Which atoms touch: hold elements beside each other in some region's array."""
-    touching: defaultdict[Hashable, set[Hashable]] = defaultdict(set)
+    touching: defaultdict[int, set[int]] = defaultdict(set)
     for a, b in np.unique(labels[_beside(regions)], axis=1).T.tolist():
         touching[a].add(b)
         touching[b].add(a)

@@ -25,7 +25,15 @@ from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import CliqueForest, clique_forest
 from pgmdiff.graphs.atoms import Neighbours, components
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.pieces import Disconnected, Region, Scopes, maximal, numbered, pieces_of
+from pgmdiff.graphs.pieces import (
+    Disconnected,
+    Region,
+    Scopes,
+    has_its_own,
+    maximal,
+    numbered,
+    pieces_of,
+)
 from pgmdiff.graphs.regions import RegionGraph
 
 __all__ = ["cluster_variation", "junction_tree"]
@@ -46,7 +54,8 @@ def cluster_variation(
 
     *Of scopes*: regions are named by the frozenset of their variables, which is also their model
     id unless the factor graph gives one, and list their variables in declaration order, whatever
-    the order of the scopes; variables in no scope are regions of their own.
+    the order of the scopes (a scope whose model is given keeps its own); variables in no scope are
+    regions of their own.
 
     *Of index arrays*: pieces keep their names, arrays and model ids. An intersection is named by
     the frozenset of the pieces around it (with a number, where there are several), which is its
@@ -71,7 +80,7 @@ def cluster_variation(
             of two windows) is "one" region, whose model must know how the parts depend on one
             another, or "several", which takes the parts for independent given the rest: a loop
             where "one" is exact, but with models of connected parts only. Elements are connected
-            when they are beside each other in a piece's array, variables when in a scope.
+            when they are beside each other in a piece's array, variables when in a scope's order.
 
     Raises:
         GraphError: a scope that is not to be absorbed, more than `MAX_REGIONS` intersections,
@@ -133,12 +142,26 @@ def junction_tree(
     outer = maximal(graph, absorb)
     forest = _forest(graph, outer)
     if not forest.running_intersection:
-        forest = _forest(graph, _triangulated(graph, outer, max_clique))
+        cliques_of = _triangulated(graph, outer, max_clique)
+        _check_nothing_is_lost(graph, cliques_of)
+        forest = _forest(graph, cliques_of)
     cliques = [frozenset(graph.variables[v] for v in clique) for clique in forest.cliques]
     counts = Counter(cliques)
     for a, b in forest.edges:
         counts[cliques[a] & cliques[b]] -= 1
     return replace(pieces.region_graph(cliques, counts), junction_tree=True)
+
+
+def _check_nothing_is_lost(graph: FactorGraph, cliques: list[Region]) -> None:
+    """Raises `GraphError` for a factor with a model of its own that triangulation swallows."""
+    kept = set(cliques)
+    for factor, scope in graph.scopes.items():
+        if frozenset(scope) not in kept and has_its_own(graph, factor):
+            raise GraphError(
+                f"junction_tree: triangulation puts factor {factor!r} inside a larger clique, and "
+                "it has a model or a condition of its own, which would be lost. Remove it, and "
+                "give the clique's model by the clique's name."
+            )
 
 
 def _closed(outer: list[Region], touching: Neighbours | None) -> set[Region]:

@@ -5,7 +5,7 @@ is exact at σ = 0. For σ > 0 composing noised marginals is an approximation ev
 noised variables of a Markov chain are not Markov.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 
@@ -35,6 +35,7 @@ class Report:
         alpha_acyclic: None where it was not found out: too large, or tiles that are no tree.
         junction_tree: whether the marginal rule is exact at σ = 0 for data Markov to the graph.
         graph: the region graph, of which more is found out when asked for.
+        nested_exact: whether this is a nested graph that is exact level by level.
     """
 
     n_elements: int
@@ -48,6 +49,7 @@ class Report:
     alpha_acyclic: bool | None
     junction_tree: bool | None
     graph: RegionGraph = field(repr=False)
+    nested_exact: bool = False
 
     @property
     def valid(self) -> bool:
@@ -63,10 +65,17 @@ class Report:
         if self.junction_tree:
             return (
                 "Marginal rule: exact at σ = 0 for any data that is Markov with respect to this "
-                "junction tree. At σ > 0 it is an approximation, even for Gaussian data: noised "
-                "variables of a Markov tree are not Markov. Posterior rule: exact at every σ for "
+                "junction tree, if the regions' models are its marginals. At σ > 0 it is an "
+                "approximation, even for Gaussian data: noised variables of a Markov tree are not "
+                "Markov. Posterior rule: exact at every σ for "
                 "Gaussian data with true covariances, if it is Markov with respect to the tree; "
                 f"for other data its Gaussian closure is an approximation. {laws}"
+            )
+        if self.nested_exact:
+            return (
+                "Marginal rule: exact at σ = 0 for data that is Markov with respect to the outer "
+                "graph, and whose nested marginals are Markov with respect to the inner graphs: "
+                f"all are junction trees. An approximation at σ > 0. {laws}"
             )
         if self.junction_tree is None:
             return f"Too large to tell whether it is a junction tree. {laws}"
@@ -167,10 +176,12 @@ def report(
 ) -> Report:
     """Checks a region graph, given what is known of it already; see `Report`."""
     unbalanced, sums = graph.unbalanced()
-    known = graph.junction_tree if junction_tree is None else junction_tree
-    alpha_acyclic = True if berge_acyclic or known else None
-    if known is None or (known is False and graph.n_regions <= NODE_LIMIT):
-        alpha_acyclic, known = acyclicity(graph)
+    known, alpha_acyclic = junction_tree, True if berge_acyclic else None
+    if known is None:
+        known, alpha_acyclic = graph.junction_tree, True if graph.junction_tree else alpha_acyclic
+        if known is None or graph.n_regions <= NODE_LIMIT:  # what is claimed is checked
+            found = acyclicity(graph)
+            alpha_acyclic, known = (alpha_acyclic, known) if found == (None, None) else found
     return Report(
         n_elements=graph.n_elements,
         n_regions=graph.n_regions,
@@ -192,10 +203,18 @@ def report_factor_graph(graph: FactorGraph) -> Report:
     Of a nested graph the leaves are checked: they are what is evaluated.
     """
     if graph.nested:
-        return report(graph.regions)
+        return replace(report(graph.regions), nested_exact=_nested_exact(graph))
     berge_acyclic, distinct = forest_of(graph)
     tree = True if berge_acyclic and distinct else None
     return report(graph.regions, berge_acyclic=berge_acyclic, junction_tree=tree)
+
+
+def _nested_exact(graph: FactorGraph) -> bool:
+    """Whether the outer graph, and every inner one that is counted, is exact at σ = 0."""
+    outer = replace(graph, nested={}).validate()
+    counts = graph.counting_numbers()
+    inner = (g.validate() for name, g in graph.nested.items() if counts[name])
+    return bool(outer.junction_tree) and all(r.junction_tree or r.nested_exact for r in inner)
 
 
 def check_counts(graph: RegionGraph) -> None:

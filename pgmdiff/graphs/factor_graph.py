@@ -428,14 +428,16 @@ class FactorGraph:
         A leaf's counting number is the product of the counts along its path, summed over paths to
         identical leaves (same elements in the same order, same model, same condition). A leaf is
         called by its own name where that means one leaf, else by its path of names; its model id
-        is what its own graph says (its own name, by default). An expanded node's own model and
-        condition are not used, a kept node's inner graph is not.
+        is what its own graph says (its own name, by default: give `models` where two inner graphs
+        use one name for different models). An expanded node's own model is not used, a kept
+        node's inner graph is not.
 
         Args:
             keep: nested nodes to keep whole, by name (at any depth) or path of names.
 
         Raises:
-            GraphError: what is to be kept is no nested node.
+            GraphError: what is to be kept is no nested node; a node to be expanded has a condition,
+                which no leaf would get.
         """
         return flatten(self, keep)
 

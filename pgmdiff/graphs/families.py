@@ -139,15 +139,18 @@ def named_tree(
         >>> [count for name, count in body.counting_numbers().items() if name in ("torso", "arm")]
         [-1, -1]
     """
+    settled: set[Any] = set()
     for part in parents:
-        line = [part]
-        while line[-1] in parents:
-            line.append(parents[line[-1]])
-            if line[-1] in line[:-1]:
+        line: dict[Any, None] = {}
+        while part in parents and part not in settled:
+            if part in line:
                 raise GraphError(
-                    f"named_tree: {line[-1]!r} is its own ancestor, by way of {line}. "
+                    f"named_tree: {part!r} is its own ancestor, by way of {list(line)}. "
                     "Give every part one parent, and roots none."
                 )
+            line[part] = None
+            part = parents[part]
+        settled.update(line)
     return FactorGraph.from_scopes(
         {(parent, child): (parent, child) for child, parent in parents.items()}, shapes, **options
     )
@@ -196,7 +199,8 @@ def markov_random_field(
     number = {name: v for v, name in enumerate(graph)}
     found = (c for c in nx.find_cliques(graph) if len(c) > 1) if cliques else graph.edges
     ordered = sorted(sorted(number[name] for name in scope) for scope in found)
-    scopes = [tuple(list(graph)[v] for v in scope) for scope in ordered]
+    names = list(graph)
+    scopes = [tuple(names[v] for v in scope) for scope in ordered]
     own = {name: graph.nodes[name].get("shape", ()) for name in graph}
     return FactorGraph.from_scopes({s: s for s in scopes}, {**own, **(shapes or {})}, **options)
 
@@ -242,11 +246,11 @@ def observations(
 
     For observations that are independent given θ, q(θ | y_1 … y_N) ∝ q(θ)^{1-N} Π_i q(θ | y_i):
     a factor y_i per observation with the model id "posterior" (+1), and the parameter itself with
-    the model id "prior" (1 - N). Exact at σ = 0 for any data (the factors differ by their
-    conditions, so this is no junction tree, and `validate` cannot know it); at σ > 0 noised
-    posteriors do not multiply (Geffner, Papamakarios, Mnih, "Compositional score modeling for
-    simulation-based inference", 2023; Linhart et al., "Diffusion posterior sampling for
-    simulation-based inference in tall data settings", 2024).
+    the model id "prior" (1 - N). Exact at σ = 0 for any data (`validate`, which looks at elements
+    only, does not know that the factors differ by their conditions); at σ > 0 noised posteriors do
+    not multiply (Geffner, Papamakarios, Mnih, "Compositional score modeling for simulation-based
+    inference", 2023; Linhart et al., "Diffusion posterior sampling for simulation-based inference
+    in tall data settings", 2024).
 
     Args:
         n: N, at least 1.

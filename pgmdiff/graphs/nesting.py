@@ -9,6 +9,7 @@ the flattened coefficient of a leaf is the product of the counts along its path,
 paths to identical leaves (same elements in the same order, same model, same condition).
 """
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -101,6 +102,7 @@ def _leaves(
             total = count * Fraction(int(group.counts[row]), nodes.denominator)
             is_outer = outer and bool(group.outer[row])
             if name in nested and not (name in keep or here in keep):
+                _check_no_condition(here, nodes.conditions.get(name))
                 yield from _leaves(nested[name], region.ravel(), total, is_outer, here, keep)
             else:
                 model = name if group.model is None else group.model
@@ -133,10 +135,29 @@ def _names(merged: list[list[Leaf]]) -> list[Hashable]:
     for row, leaves in enumerate(merged):
         for leaf in leaves:
             owners.setdefault(leaf.path[-1], set()).add(row)
-    return [
+    paths = [min((leaf.path for leaf in leaves), key=len) for leaves in merged]
+    names: list[Hashable] = [
         path[0] if len(path) == 1 else path if len(owners[path[-1]]) > 1 else path[-1]
-        for path in (min((leaf.path for leaf in leaves), key=len) for leaves in merged)
+        for path in paths
     ]
+    taken = Counter(names)
+    for row, path in enumerate(paths):  # a node may be named by a tuple that is another's path
+        if len(path) > 1 and taken[names[row]] > 1:
+            taken[names[row]] -= 1
+            number = 0
+            while (path, number) in taken:
+                number += 1
+            names[row] = (path, number)
+            taken[names[row]] += 1
+    return names
+
+
+def _check_no_condition(path: Path, condition: Condition | None) -> None:
+    if condition:
+        raise GraphError(
+            f"flatten: the nested node {path[-1]!r} has a condition, which no leaf would get. Give "
+            f"conditions to the nodes of its inner graph, or keep it whole: keep={{{path[-1]!r}}}."
+        )
 
 
 def _checked_keep(graph: "FactorGraph", keep: Collection[Hashable]) -> set[Hashable]:

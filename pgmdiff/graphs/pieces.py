@@ -6,7 +6,7 @@ region graph again, laid out as the variables or the arrays are.
 
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -20,7 +20,16 @@ from pgmdiff.graphs.atoms import Neighbours, array_neighbours, atoms, connected_
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import IndexGroup, Ints, RegionGraph, Shape, condition_key
 
-__all__ = ["Disconnected", "Pieces", "Region", "Scopes", "maximal", "numbered", "pieces_of"]
+__all__ = [
+    "Disconnected",
+    "Pieces",
+    "Region",
+    "Scopes",
+    "has_its_own",
+    "maximal",
+    "numbered",
+    "pieces_of",
+]
 
 Region = frozenset[Hashable]
 Disconnected = Literal["one", "several"]
@@ -30,6 +39,13 @@ Scopes = (
     | Mapping[Any, Sequence[Hashable] | npt.ArrayLike]
     | Iterable[Collection[Hashable]]
 )
+
+
+@dataclass(frozen=True)
+class Atom:
+    """A name that no piece has."""
+
+    number: int
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,7 @@ class ArrayPieces(Pieces):
 
     def _array(self, region: Region, around: Sequence[Hashable]) -> Ints:
         """As the first piece around it has it: its sub-array if it fills one, else flat."""
-        ids = np.fromiter(region, np.int64)
+        ids = [atom.number for atom in region if isinstance(atom, Atom)]
         if not around:
             return np.flatnonzero(np.isin(self.labels, ids))
         array = self.arrays[around[0]]
@@ -107,14 +123,18 @@ class ArrayPieces(Pieces):
         twice = Counter(around.values())
         named: dict[Region, Hashable] = {}
         numbers: Counter[Hashable] = Counter()
+        taken: set[Hashable] = set(self.arrays)
         for region in regions:
             if region in pieces:
                 named[region] = pieces[region]
                 continue
             base: Hashable = around[region] or "clique"
-            unique = around[region] and twice[around[region]] == 1
-            named[region] = base if unique else (base, numbers[base])
-            numbers[base] += 1
+            name = base if around[region] and twice[around[region]] == 1 else (base, 0)
+            while name in taken:
+                numbers[base] += 1
+                name = (base, numbers[base])
+            taken.add(name)
+            named[region] = name
         return named
 
     def region_graph(self, outer: Collection[Region], counts: Mapping[Region, int]) -> RegionGraph:
@@ -191,15 +211,17 @@ def _array_pieces(source: RegionGraph, split: bool) -> ArrayPieces:
             f"cluster_variation: {len(uncovered)} elements are in no piece, the first is "
             f"{uncovered[0]}. Add a piece that holds them, or correct event_shape=."
         )
-    scopes = {name: np.unique(labels[array]).tolist() for name, array in arrays.items()}
+    known: list[Hashable] = [Atom(number) for number in range(int(labels.max(initial=-1)) + 1)]
+    scopes = {n: [known[k] for k in np.unique(labels[a]).tolist()] for n, a in arrays.items()}
     graph = FactorGraph.from_scopes(
         scopes,
-        dict.fromkeys(range(int(labels.max(initial=-1)) + 1), ()),
+        dict.fromkeys(known, ()),
         models=models,
         conditions={n: c for n, c in source.conditions.items() if n in arrays},
     )
-    touching = array_neighbours(pieces, labels) if split else None
-    return ArrayPieces(graph, touching, source, arrays, labels)
+    beside = array_neighbours(pieces, labels).items() if split else []
+    touching = {known[a]: {known[b] for b in others} for a, others in beside}
+    return ArrayPieces(graph, touching if split else None, source, arrays, labels)
 
 
 def _together(graph: FactorGraph) -> Neighbours:
@@ -222,9 +244,16 @@ def _factor_graph(scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None) ->
         return scopes
     if isinstance(scopes, Mapping):
         return FactorGraph.from_scopes(scopes, shapes)  # type: ignore[arg-type]
+    listed: list[Any] = list(scopes)  # type: ignore[arg-type]
+    for scope in listed:
+        if isinstance(scope, str | bytes | Set) and not (isinstance(scope, Set) and shapes):
+            raise GraphError(
+                f"cluster variation: the scope {scope!r} is a {type(scope).__name__}, expected a "
+                "sequence of names: variables are declared in its order. Use a tuple, or give "
+                "shapes= in the order of declaration."
+            )
     numbered: dict[Hashable, tuple[Hashable, ...]] = {
-        ("scope", i): tuple(scope)
-        for i, scope in enumerate(scopes)  # type: ignore[arg-type]
+        ("scope", i): tuple(scope) for i, scope in enumerate(listed)
     }
     return FactorGraph.from_scopes(numbered, shapes)
 
@@ -232,7 +261,10 @@ def _factor_graph(scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None) ->
 def _region_graph(
     graph: FactorGraph, outer: Collection[Region], counts: Mapping[Region, int]
 ) -> RegionGraph:
-    """Regions of nonzero count, their variables in declaration order."""
+    """Regions of nonzero count, their variables in declaration order.
+
+    But a scope whose model is given keeps its own order, as that model expects.
+    """
     kept = [region for region, count in counts.items() if count and region]
     pairs = zip(numbered(graph, kept), kept, strict=True)
     order = sorted(pairs, key=lambda pair: (-len(pair[1]), pair[0]))
@@ -244,13 +276,16 @@ def _region_graph(
     # A factor graph of the regions lays out their indices; single variables are its variables.
     layout = FactorGraph.from_scopes(
         {
-            r: [graph.variables[v] for v in numbers]
+            r: graph.scopes[factor[r]]
+            if models.get(r) is not None
+            else [graph.variables[v] for v in numbers]
             for numbers, r in order
             if len(r) > 1 or r in factor
         },
         dict(zip(graph.variables, graph.shapes, strict=True)),
         axis=graph.axis,
-        models={region: model for region, model in models.items() if model is not None},
+        models={r: model for r, model in models.items() if model is not None}
+        | {v: graph.models[v] for v in graph.variables if v in graph.models},
         variable_model=graph.variable_model,
     )
     single = {v for v in graph.variables if frozenset([v]) not in layout.scopes}
@@ -276,9 +311,9 @@ def _region_graph(
         (graph.n_elements,),
         tuple(group for group in groups if len(group)),
         conditions={
-            r: graph.conditions[f]
-            for r, f in factor.items()
-            if r in counted and f in graph.conditions
+            r: graph.conditions[node]
+            for r, node in ({frozenset([v]): v for v in graph.variables} | factor).items()
+            if r in counted and node in graph.conditions
         },
     )
 
@@ -309,9 +344,7 @@ def maximal(graph: FactorGraph, absorb: bool) -> list[Region]:
                 f"cluster variation: the scope of factor {factor!r} lies inside that of "
                 f"{holder!r}. Remove it, or pass absorb=True."
             )
-        elif _has_its_own(graph, factor) and not (
-            scope == factors[holder] and _same_model(graph, factor, holder)
-        ):
+        elif _loses(graph, factor, holder):
             raise GraphError(
                 f"cluster variation: the scope of factor {factor!r} lies inside that of "
                 f"{holder!r}, and it has a model or a condition of its own, which would be lost. "
@@ -321,10 +354,21 @@ def maximal(graph: FactorGraph, absorb: bool) -> list[Region]:
     return [*kept, *(frozenset([variable]) for variable in isolated)]
 
 
-def _has_its_own(graph: FactorGraph, factor: Hashable) -> bool:
+def _loses(graph: FactorGraph, factor: Hashable, holder: Hashable) -> bool:
+    """Whether dropping a factor for the sake of another loses a model or a condition."""
+    if frozenset(graph.scopes[factor]) != frozenset(graph.scopes[holder]):
+        return has_its_own(graph, factor)
+    own = has_its_own(graph, factor) or has_its_own(graph, holder)
+    return own and not _same_model(graph, factor, holder)
+
+
+def has_its_own(graph: FactorGraph, factor: Hashable) -> bool:
+    """Whether a factor has a model or a condition of its own."""
     return factor in graph.models or factor in graph.conditions
 
 
 def _same_model(graph: FactorGraph, a: Hashable, b: Hashable) -> bool:
+    """Scopes in equal order, with equal models and conditions."""
     conditions = (condition_key(graph.conditions.get(f, {})) for f in (a, b))
-    return graph.models.get(a) == graph.models.get(b) and len(set(conditions)) == 1
+    equal = graph.models.get(a) == graph.models.get(b) and len(set(conditions)) == 1
+    return equal and graph.scopes[a] == graph.scopes[b]

@@ -11,6 +11,7 @@ indices; `WindowGroup` stores where the windows of a tensor begin, and computes 
 """
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, reduce
@@ -43,6 +44,9 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Condition = Mapping[str, Any]
 """Keyword arguments of a score: names to pytrees of tensors, without a batch axis."""
+
+LARGEST_COUNT = 1 << 62
+"""What the counting numbers of a graph must stay below in all, so that int64 sums are exact."""
 
 CHUNK = 1 << 22
 """How many indices are materialised at once where a whole group is walked."""
@@ -303,7 +307,8 @@ class RegionGraph:
             constructor knows; None: `validate` finds out.
 
     Raises:
-        GraphError: a name is used twice, or a condition names no region.
+        GraphError: a condition names no region; counts too large to be summed exactly. A name
+            that is used twice is found when names are first looked up.
     """
 
     event_shape: Shape
@@ -313,10 +318,16 @@ class RegionGraph:
     junction_tree: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.denominator < 1:
+        if not isinstance(self.denominator, int | np.integer) or self.denominator < 1:
             raise GraphError(
-                f"RegionGraph: expected a positive denominator, got {self.denominator}. "
-                "Put the sign into the counts."
+                f"RegionGraph: expected a positive denominator, an integer, got "
+                f"{self.denominator!r}. Put the sign into the counts."
+            )
+        total = sum(float(np.abs(g.counts.astype(np.float64)).sum()) for g in self.groups)
+        if total >= LARGEST_COUNT or self.denominator >= LARGEST_COUNT:
+            raise GraphError(
+                f"RegionGraph: counting numbers of {total:.3g} in all are too large to be summed "
+                "exactly. Cancel common factors of the counts and the denominator."
             )
         if self.conditions:
             self._check_conditions()
@@ -366,6 +377,7 @@ class RegionGraph:
                     f"RegionGraph: the count of {name!r} is {count!r}, expected an integer. "
                     "For fractions give numerators, and denominator=."
                 )
+        _check_sizes(given)
         n_elements = prod(event_shape)
         arrays = {name: _checked(name, r, n_elements) for name, r in regions.items()}
         for name in arrays.keys() ^ given.keys():
@@ -395,6 +407,7 @@ class RegionGraph:
         denominator: int = 1,
     ) -> "RegionGraph":
         """`from_regions` of arrays known to be right, with (count, outer) of each."""
+        _check_sizes({name: count for name, (count, _) in counts.items()})
         groups: dict[tuple[Any, Shape], list[Hashable]] = {}
         for name, array in arrays.items():
             groups.setdefault((models.get(name), array.shape), []).append(name)
@@ -514,9 +527,20 @@ def _kinds(axes: Sequence[AxisWindows]) -> Ints:
 def _inside_others(arrays: Mapping[Any, Ints]) -> set[Hashable]:
     """Names of the regions that are proper parts of others."""
     sets = {name: frozenset(array.ravel().tolist()) for name, array in arrays.items()}
-    distinct = set(sets.values())
-    inner = {s for s in distinct if any(s < other for other in distinct)}
-    return {name for name, elements in sets.items() if elements in inner}
+    on: defaultdict[int, list[frozenset[int]]] = defaultdict(list)
+    for distinct in set(sets.values()):
+        for element in distinct:
+            on[element].append(distinct)
+    return {n for n, s in sets.items() if any(s < t for t in min((on[e] for e in s), key=len))}
+
+
+def _check_sizes(counts: Mapping[Any, int]) -> None:
+    for name, count in counts.items():
+        if abs(count) >= LARGEST_COUNT:
+            raise GraphError(
+                f"RegionGraph: the count of {name!r} is {count}, too large to be summed exactly. "
+                "Cancel common factors of the counts and the denominator."
+            )
 
 
 def condition_key(condition: Condition) -> Hashable:

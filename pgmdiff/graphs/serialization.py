@@ -34,6 +34,18 @@ MAX_CHARACTERS = 1 << 28
 MAX_REGIONS = 1 << 27
 """Windows that a few numbers may stand for; more is taken for an attack on the memory."""
 
+MAX_ELEMENTS = 1 << 28
+"""Elements that a few numbers may stand for, in the state and in all regions listed."""
+BAD_DOCUMENT = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+
 Graph = FactorGraph | RegionGraph
 
 
@@ -57,7 +69,8 @@ def from_json(text: str) -> Graph:
 
     Args:
         text: untrusted input is safe: it is parsed, checked and never executed. Counting numbers
-            are taken as given, and so is a constructor's knowledge that they are a junction tree's.
+            are taken as given, and so is the claim that they are a junction tree's; `validate`
+            checks it (but not on thousands of regions).
 
     Raises:
         GraphError: not JSON, truncated, another version, too large, or not a graph.
@@ -67,6 +80,8 @@ def from_json(text: str) -> Graph:
         >>> fingerprint(from_json(to_json(chain(3)))) == fingerprint(chain(3))
         True
     """
+    if not isinstance(text, str):
+        raise GraphError(f"from_json: expected text, got a {type(text).__name__}.")
     if len(text) > MAX_CHARACTERS:
         raise GraphError(
             f"from_json: expected at most {MAX_CHARACTERS} characters, got {len(text)}. "
@@ -87,7 +102,7 @@ def from_json(text: str) -> Graph:
         return _to_graph(document)
     except PgmdiffError:
         raise
-    except (ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except BAD_DOCUMENT as error:
         raise GraphError(
             f"from_json: this {document.get('kind')} is malformed "
             f"({type(error).__name__}: {error})."
@@ -106,7 +121,9 @@ def _from_graph(graph: Graph) -> dict[str, Any]:
     raise GraphError(f"to_json: expected a graph of pgmdiff, got {type(graph).__name__}.")
 
 
-def _to_graph(document: dict[str, Any]) -> Graph:
+def _to_graph(document: Any) -> Graph:
+    if not isinstance(document, dict):
+        raise GraphError(f"from_json: expected a graph, got {str(document)[:40]!r}.")
     kinds: dict[Any, Callable[[dict[str, Any]], Graph]] = {
         "FactorGraph": _to_factor_graph,
         "RegionGraph": _to_region_graph,
@@ -143,6 +160,11 @@ def _to_factor_graph(document: dict[str, Any]) -> FactorGraph:
     factors = [_name(value) for value in document["factors"]]
     scopes = [[variables[_natural(v)] for v in scope] for scope in document["scopes"]]
     shapes = dict(zip(variables, document["shapes"], strict=True))
+    sizes = {
+        v: prod(map(_natural, shape)) if isinstance(shape, list) else 0  # named by from_scopes
+        for v, shape in shapes.items()
+    }
+    _check_elements(sum(sizes.values()) + sum(sizes[v] for scope in scopes for v in scope))
     axis = document["axis"]
     if len(shapes) < len(variables) or len(set(factors)) < len(factors):
         raise GraphError("from_json: a variable or a factor is listed twice.")
@@ -192,16 +214,29 @@ def _from_group(group: RegionGroup) -> dict[str, Any]:
 
 def _to_region_graph(document: dict[str, Any]) -> RegionGraph:
     event_shape = tuple(_natural(side) for side in document["event_shape"])
+    _check_elements(prod(event_shape))
     known = document["junction_tree"]
     if known not in (None, True, False):
         raise GraphError(f"from_json: expected junction_tree true, false or null, got {known!r}.")
-    return RegionGraph(
+    graph = RegionGraph(
         event_shape,
         tuple(_to_group(group, event_shape) for group in document["groups"]),
         _integer(document["denominator"]),
         {_name(k): _value(v) for k, v in document["conditions"]},
         known,
     )
+    listed = [name for g in graph.groups if isinstance(g, IndexGroup) for name in g.names]
+    if len(set(listed)) < len(listed):
+        raise GraphError("from_json: two regions share a name.")
+    return graph
+
+
+def _check_elements(n: int) -> None:
+    if n > MAX_ELEMENTS:
+        raise GraphError(
+            f"from_json: expected at most {MAX_ELEMENTS} elements, got {n}. "
+            "Build so large a graph from arrays or tiles."
+        )
 
 
 def _to_group(content: dict[str, Any], event_shape: tuple[int, ...]) -> RegionGroup:
@@ -266,11 +301,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return {"float": float(value).hex()}
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_plain(each) for each in value]}
+        return {"list" if isinstance(value, list) else "tuple": [_plain(each) for each in value]}
     if isinstance(value, frozenset):
         return {"frozenset": sorted((_plain(each) for each in value), key=json.dumps)}
     if isinstance(value, Mapping):
-        return {"dict": [[_plain(k), _plain(v)] for k, v in value.items()]}
+        pairs = [[_plain(k), _plain(v)] for k, v in value.items()]
+        return {"dict": sorted(pairs, key=lambda pair: json.dumps(pair[0]))}
     if isinstance(value, Tensor) and value.dtype in DTYPES.values():
         data = value.detach().cpu().contiguous().numpy().tobytes()
         dtype = next(name for name, known in DTYPES.items() if known == value.dtype)

@@ -47,6 +47,8 @@ def tiles(
     past the end it wraps), and its model id is its shape.
 
     One tiled axis gives a junction tree unless it is periodic; two overlapping axes make loops.
+    Where two windows of a periodic axis overlap at both ends, these are two regions:
+    `cluster_variation(..., disconnected="several")`.
 
     Args:
         shape: event shape of the state, channels included.
@@ -267,7 +269,8 @@ def time_by_parts(
         >>> motion.counting_numbers()["[8:16]", frozenset({"legs", "torso"})]
         1
     """
-    width = channels or 1 + max((c for part in parts.values() for c in part), default=0)
+    listed = [channel for part in parts.values() for channel in part]
+    width = 1 + max(listed, default=0) if channels is None else channels
     return product(
         tiles((length,), window, overlap, periodic, remainder=remainder),
         cluster_variation(parts, event_shape=(width,)),

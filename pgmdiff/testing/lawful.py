@@ -75,7 +75,8 @@ counts sum to 2, expected 1.
     """
     subject = Subject(_graph(graph), seed)
     passed, skipped = [], {}
-    for name in LAWS if only is None else only:
+    chosen = [only] if isinstance(only, str) else LAWS if only is None else only
+    for name in chosen:
         if name not in LAWS:
             raise GraphError(f"assert_lawful: no law is named {name!r}. See testing.LAWS.")
         try:

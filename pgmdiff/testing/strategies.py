@@ -90,7 +90,7 @@ def trees(draw: st.DrawFn, max_factors: int = 7) -> FactorGraph:
 def nested_graphs(draw: st.DrawFn, depth: int = 2) -> FactorGraph:
     """A factor graph some of whose nodes are graphs: of their own elements, in two parts or one.
 
-    Inner graphs are pairs of neighbouring elements, the elements alone, or nested again.
+    Names inside may be those outside; inner graphs may be nested again.
     """
     outer = draw(factor_graphs(max_variables=4, max_factors=3))
     inner = {}
@@ -105,13 +105,14 @@ def nested_graphs(draw: st.DrawFn, depth: int = 2) -> FactorGraph:
 def _of_size(draw: st.DrawFn, size: int, depth: int) -> FactorGraph:
     """A graph of a number of scalar or block variables, perhaps nested."""
     cut = draw(st.integers(0, size - 1))
-    shapes: dict[str, tuple[int, ...]] = {"rest": (size - cut,)}
+    part, rest, both = draw(st.sampled_from([("part", "rest", "both"), ("v1", "v0", "f0")]))
+    shapes: dict[str, tuple[int, ...]] = {rest: (size - cut,)}
     if cut:
-        shapes = {"part": (cut,), **shapes}
-    scopes = {"both": tuple(shapes)} if draw(st.booleans()) else {}
+        shapes = {part: (cut,), **shapes}
+    scopes = {both: tuple(shapes)} if draw(st.booleans()) else {}
     graph = FactorGraph.from_scopes(scopes, shapes)
     if depth and cut and draw(st.booleans()):
-        return graph.nest({"part": draw(_of_size(cut, depth - 1))})
+        return graph.nest({part: draw(_of_size(cut, depth - 1))})
     return graph
 
 

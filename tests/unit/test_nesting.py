@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from pgmdiff import GraphError, compose
+from pgmdiff.gaussian import composed_precision
 from pgmdiff.graphs import (
     FactorGraph,
     RegionGraph,
@@ -11,8 +12,11 @@ from pgmdiff.graphs import (
     cycle,
     fingerprint,
     from_json,
+    observations,
     to_json,
 )
+from pgmdiff.testing import assert_lawful
+from tests.helpers import ar1, relative
 
 FACES = "FBLRUD"
 
@@ -154,3 +158,40 @@ def test_bad_nesting_is_named(inner: dict, message: str) -> None:
 def test_scopes_say_nothing_of_inner_graphs() -> None:
     with pytest.raises(GraphError, match="is nested"):
         cluster_variation(paper_cube())
+
+
+def test_tuple_names_and_paths_may_clash() -> None:
+    inner = FactorGraph.from_scopes({"h": ("a", "b")})
+    outer = FactorGraph.from_scopes(
+        {"f": ("p", "q"), ("f", "a"): ("q", "r")}, {"p": (), "q": (), "r": (), "a": ()}
+    )
+    flat = outer.nest({"f": inner}).flatten()
+    assert len(set(flat.names)) == flat.n_regions
+    assert flat.validate().valid
+
+
+def test_a_condition_is_not_lost_by_expanding() -> None:
+    graph = observations(2, (2,), [{"y": torch.tensor([1.0])}, {"y": torch.tensor([5.0])}])
+    nested = graph.nest({"y0": FactorGraph.from_scopes({"h": ("p", "q")})})
+    with pytest.raises(GraphError, match="nested node 'y0' has a condition, which no leaf"):
+        nested.flatten()
+    assert nested.flatten(keep={"y0"}).conditions["y0"]["y"] == 1
+
+
+def test_a_nested_report_knows_what_is_exact_level_by_level() -> None:
+    outer = FactorGraph.from_scopes(
+        {"f": ("a", "b"), "g": ("b", "c")}, {"a": (2,), "b": (3,), "c": (2,)}
+    )
+    exact = outer.nest({"b": chain(3)}).validate()
+    assert exact.nested_exact
+    assert "nested marginals are Markov" in exact.promise
+    q = ar1(7, 0.6)
+    precision = composed_precision(outer.nest({"b": chain(3)}), q)
+    assert relative(precision, torch.linalg.inv(q.covariance)) < 1e-12
+    assert not outer.nest({"b": cycle(3)}).validate().nested_exact
+    assert not paper_cube().validate().nested_exact
+
+
+def test_default_names_may_repeat_inside() -> None:
+    outer = chain(3, (2,))
+    assert_lawful(outer.nest({factor: chain(4) for factor in outer.factors}))

@@ -128,16 +128,67 @@ def test_models_and_conditions_of_pieces_are_kept() -> None:
 
 
 def test_equal_models_are_absorbed_different_ones_never() -> None:
-    scopes = {"f": ("a", "b"), "g": ("b", "a")}
+    scopes = {"f": ("a", "b"), "g": ("a", "b")}
     same = FactorGraph.from_scopes(scopes, models={"f": "m", "g": "m"})
     assert list(cluster_variation(same).counting_numbers().values()) == [1]
     y, z = {"y": torch.ones(2)}, {"y": torch.zeros(2)}
     equal = FactorGraph.from_scopes(scopes, conditions={"f": y, "g": {"y": torch.ones(2)}})
     assert list(cluster_variation(equal).counting_numbers().values()) == [1]
-    for differing in ({"f": y, "g": z}, {"g": y}):
-        graph = FactorGraph.from_scopes(scopes, conditions=differing)
+    turned = {"f": ("a", "b"), "g": ("b", "a")}
+    for differing in (
+        FactorGraph.from_scopes(scopes, conditions={"f": y, "g": z}),
+        FactorGraph.from_scopes(scopes, conditions={"f": y}),
+        FactorGraph.from_scopes(scopes, conditions={"g": y}),
+        FactorGraph.from_scopes(scopes, models={"f": "m"}),
+        FactorGraph.from_scopes(turned, models={"f": "m", "g": "m"}),
+    ):
         with pytest.raises(GraphError, match="would be lost"):
-            cluster_variation(graph)
+            cluster_variation(differing)
+
+
+def test_a_scope_with_a_model_keeps_the_order_that_model_expects() -> None:
+    graph = FactorGraph.from_scopes(
+        {"f": ("a", "b"), "g": ("c", "b")},
+        {"a": (), "b": (), "c": ()},
+        models={"f": "edge", "g": "edge", "b": "node"},
+        conditions={"b": {"t": torch.ones(1)}},
+    )
+    counted = cluster_variation(graph)
+    assert counted.elements(frozenset("cb")).tolist() == graph.regions.elements("g").tolist()
+    assert {g.model for g in counted.groups} == {"edge", "node"}
+    assert counted.conditions[frozenset("b")]["t"] == 1
+    directed = {"edge": lambda x, sigma, **c: x * torch.tensor([1.0, 10.0]),
+                "node": lambda x, sigma, **c: -x}  # fmt: skip
+    u = torch.ones(1, 3)
+    torch.testing.assert_close(compose(counted, directed)(u, 1.0), compose(graph, directed)(u, 1.0))
+    loop = {"f": ("a", "b"), "g": ("b", "c"), "h": ("c", "d"), "k": ("d", "a")}
+    with pytest.raises(GraphError, match="triangulation puts factor 'f' inside"):
+        junction_tree(FactorGraph.from_scopes(loop, models={"f": "m"}), max_clique=3)
+
+
+def test_pieces_may_have_any_names() -> None:
+    numbers = cluster_variation({0: [0, 1, 2], 1: [2, 3, 4]}, event_shape=(5,))
+    assert numbers.counting_numbers() == {0: 1, 1: 1, frozenset({0, 1}): -1}
+    both = frozenset("ab")
+    clash = cluster_variation({"a": [0, 1, 2], "b": [2, 3, 4], both: [4, 5]}, event_shape=(6,))
+    assert clash.validate().valid
+    assert clash.counting_numbers()[both] == 1
+    assert clash.counting_numbers()[both, 1] == -1
+
+
+def test_scopes_have_an_order() -> None:
+    for unordered in ([{"a", "b"}], ["ab"]):
+        with pytest.raises(GraphError, match="expected a sequence of names"):
+            cluster_variation(unordered)
+    shapes = {"b": (), "a": ()}
+    assert cluster_variation([{"a", "b"}], shapes).names == [frozenset("ab")]
+
+
+def test_rings_of_windows_are_several_by_the_other_name() -> None:
+    for size, window, overlap in [(4, 3, 2), (6, 4, 2), (12, 8, 5), (9, 4, 1)]:
+        ring = tiles((size,), window, overlap, True, remainder="shift")
+        several = cluster_variation(ring, disconnected="several")
+        assert by_elements(several) == by_elements(ring)
 
 
 def test_loops_of_arrays_are_triangulated_only_where_allowed() -> None:

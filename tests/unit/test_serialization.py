@@ -15,6 +15,7 @@ from pgmdiff.graphs import (
     RegionGraph,
     chain,
     cluster_variation,
+    cycle,
     fingerprint,
     from_json,
     grid,
@@ -185,3 +186,41 @@ def test_no_truncation_or_mutation_gets_through_unnamed(data: st.DataObject) -> 
     letter = data.draw(st.sampled_from([*'0-9"[]{}ax,:', "", '"x"', "null", "1e9"]))
     with contextlib.suppress(GraphError):
         from_json(text[:place] + letter + text[place + data.draw(st.integers(0, 2)) :])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nested": [["f0", [1]]]}, "expected a graph, got"),
+        ({"nested": [["f0", "chain"]]}, "expected a graph, got"),
+        ({"shapes": [[10**12], [1]]}, "expected at most"),
+        ({"shapes": [[10**9], [1]]}, "expected at most"),
+    ],
+)
+def test_hostile_factor_graphs_are_named(change: dict, message: str) -> None:
+    document = json.loads(to_json(FactorGraph.from_scopes({"f0": ("a", "b")}, {"a": (), "b": ()})))
+    with pytest.raises(GraphError, match=message):
+        from_json(json.dumps({**document, **change}))
+
+
+def test_hostile_region_graphs_are_named() -> None:
+    document = json.loads(to_json(chain(3).regions))
+    for change in ({"event_shape": [10**14], "groups": []}, {"event_shape": [10**12]}):
+        with pytest.raises(GraphError, match="expected at most"):
+            from_json(json.dumps({**document, **change}))
+    huge = json.loads(to_json(chain(3).regions))
+    huge["groups"][0]["counts"] = [2**62, 2**62]
+    with pytest.raises(GraphError, match="too large to be summed exactly"):
+        from_json(json.dumps(huge))
+    twice = json.loads(to_json(chain(3).regions))
+    twice["groups"][0]["names"] = ["f0", "f0"]
+    with pytest.raises(GraphError, match="two regions share a name"):
+        from_json(json.dumps(twice))
+    with pytest.raises(GraphError, match="expected text, got a NoneType"):
+        from_json(None)
+
+
+def test_a_claim_in_a_file_is_checked() -> None:
+    document = json.loads(to_json(cycle(4).regions))
+    document["junction_tree"] = True
+    assert from_json(json.dumps(document)).validate().junction_tree is False
