@@ -5,17 +5,19 @@ from pgmdiff.advisor import advise, window_candidates
 from pgmdiff.compose import Joint, compose
 from pgmdiff.consistency import check_consistency
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
-from pgmdiff.rules import Average, Marginal
+from pgmdiff.rules import Average, Evidence, Marginal, Posterior
 from pgmdiff.scores import from_denoiser, from_eps
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Average",
+    "Evidence",
     "GraphError",
     "Joint",
     "Marginal",
     "PgmdiffError",
+    "Posterior",
     "ScoreError",
     "ShapeError",
     "advise",

@@ -2,10 +2,12 @@ r"""A region graph and the scores of its regions make one joint score.
 
     s(u, σ) = scale · Σ_r w_r A_rᵀ s_r(A_r u, σ)
 
-with the weights w_r of a composition rule. Which model is called on which regions is resolved at
-construction: all regions that share a model, a shape and the structure of their condition are one
-*batch* of the `plan`, evaluated in as few calls as `max_batch` allows. A call then only gathers,
-calls and scatters.
+with the weights w_r of a composition rule; posterior and evidence composition sharpen the s_r by
+I + σ² Σ_r⁻¹ first and solve with I + σ² P after (see `rules`).
+
+Which model is called on which regions is resolved at construction: regions that share a model,
+a shape and the structure of their condition are one *batch* of the `plan`, evaluated in as few
+calls as `max_batch` allows. A call then only gathers, calls and scatters.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
@@ -21,7 +23,8 @@ from pgmdiff.graphs.exactness import check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, IndexGroup, RegionGraph
 from pgmdiff.plan import Batch, Scores, map_tensors, plan
-from pgmdiff.rules import Marginal, Rule
+from pgmdiff.precision import ComposedPrecision, Solve, solver_of
+from pgmdiff.rules import Evidence, Marginal, Posterior, Rule
 
 __all__ = ["Joint", "Scores", "compose"]
 
@@ -46,7 +49,8 @@ def compose(
         scores: one callable `score(x, sigma, **condition)` for all nodes; or a mapping from model
             id to callable, where a node's model id is its name unless the graph says otherwise;
             or scores per region, such as `gaussian.node_scores`. See `scores` for adapters.
-        rule: `Marginal()` (the paper's, the default) or `Average()`.
+        rule: `Marginal()` (the paper's, the default), `Average()`, or, with covariances of the
+            regions, `Posterior(covariances)` or `Evidence(covariances)`.
         conditions: node name to keyword arguments of its score, pytrees of tensors without a
             batch axis; they add to and override the graph's own.
         null_condition: what the nodes that are not pieces (variables, overlaps) get instead of
@@ -82,13 +86,19 @@ def compose(
     check_counts(regions)
     regions = replace(regions, conditions=_merged(regions.conditions, conditions or {}))
     scale = rule.scale(regions)
+    batches = tuple(plan(regions, scores, rule, null_condition or {}))
+    precision = rule.precision(regions) if isinstance(rule, Posterior) else None
+    if precision is not None:
+        batches = tuple(replace(b, inverse=precision.inverse(b.group)[1]) for b in batches)
     return Joint(
         graph=regions,
         rule=rule,
-        batches=tuple(plan(regions, scores, rule, null_condition or {})),
+        batches=batches,
         scale=None if scale is None else torch.from_numpy(scale),
         max_batch=max_batch,
         check_finite=check_finite,
+        precision=precision,
+        solve=None if precision is None else solver_of(precision),
     )
 
 
@@ -134,6 +144,8 @@ class Joint:
         graph: the region graph that is composed.
         rule: the composition rule.
         batches: the plan: which model is called on which regions.
+        precision: P, under posterior and evidence composition.
+        solve: how systems with I + σ² P are solved.
     """
 
     graph: RegionGraph
@@ -142,6 +154,8 @@ class Joint:
     scale: Tensor | None
     max_batch: int | None
     check_finite: bool
+    precision: ComposedPrecision | None = field(default=None, repr=False)
+    solve: Solve | None = field(default=None, repr=False)
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
 
@@ -153,12 +167,10 @@ class Joint:
             ScoreError: a model returned NaN, infinity, or another shape, dtype or device.
         """
         flat, sigmas, condition = self._flatten(u, sigma, condition)
-        total = torch.zeros_like(flat)
-        for chunk, values in self.evaluate(flat, sigmas, condition):
-            whole = len(values) == len(total)
-            _add_weighted(total if whole else total[chunk.samples], chunk, values)
-        if self.scale is not None:
-            total = total * self.scale.to(total)
+        if isinstance(self.rule, Evidence):
+            total = self._evidence_gradient(flat, sigmas, condition)
+        else:
+            total = self._weighted_sum(flat, sigmas, condition)
         if self.check_finite and not torch.compiler.is_compiling() and not total.isfinite().all():
             self.find_guilty(flat, sigmas, condition)
         return total.reshape(u.shape)
@@ -168,6 +180,68 @@ class Joint:
         sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
         s = sigma.reshape(*sigma.shape, *[1] * len(self.graph.event_shape))
         return u + s**2 * self(u, sigma, **condition)
+
+    def _weighted_sum(self, u: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """The score of all rules but the evidence's: `[B, N]`."""
+        total = torch.zeros_like(u)
+        for chunk, values in self.evaluate(u, sigma, condition):
+            whole = len(values) == len(total)
+            sharpened = _sharpened(_flat(values), chunk, sigma)
+            _add_weighted(total if whole else total[chunk.samples], chunk, sharpened)
+        if self.solve is not None:
+            total = self.solve(total, sigma)
+        return total if self.scale is None else total * self.scale.to(total)
+
+    def _evidence_gradient(self, u: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """∇L_σ: every region twice, the second time with its vector-Jacobian product."""
+        differentiate = torch.is_grad_enabled() and u.requires_grad
+        score = self._weighted_sum(u, sigma, condition)
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = u if differentiate else u.detach().clone().requires_grad_()
+            sigma, score = (t if differentiate else t.detach().clone() for t in (sigma, score))
+            total = torch.zeros_like(leaf)
+            for chunk, values in self.evaluate(leaf, sigma, condition):
+                flat = _flat(values)
+                pull = _sharpened(_gathered(score, chunk) - flat, chunk, sigma)
+                weighted = sigma[chunk.samples, None, None] ** 2 * pull * _weights(chunk)[:, None]
+                (back,) = torch.autograd.grad(
+                    flat, leaf, weighted, retain_graph=differentiate, create_graph=differentiate
+                )
+                # Σ_r c_r A_rᵀ pull_r is 0 by the definition of the score; added, its rounding
+                # errors, which σ² Σ_r⁻¹ has made large, cancel those in `back`.
+                part = torch.zeros_like(total[chunk.samples])
+                local = flat + pull
+                _add_weighted(part, chunk, local if differentiate else local.detach())
+                total = total + back
+                total[chunk.samples] += part
+        return total if differentiate else total.detach()
+
+    def log_density(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        """L_σ(u) of evidence composition, in nats: `[*batch]`. Its gradient is the joint's score.
+
+        Raises:
+            ScoreError: the rule is not `Evidence`, or a piece's log-density is not known: its
+                score must have a method `log_density(x, sigma, **condition) -> [batch]`.
+            GraphError: log det(I + σ² P) cannot be had: too large a state, and no junction tree.
+        """
+        if not isinstance(self.rule, Evidence) or self.precision is None or self.solve is None:
+            raise ScoreError(
+                f"Joint.log_density: expected the rule Evidence, got {self.rule!r}. "
+                "Other rules have none of their own."
+            )
+        flat, sigmas, condition = self._flatten(u, sigma, condition)
+        score = self._weighted_sum(flat, sigmas, condition)
+        total = self.precision.log_determinants(sigmas) - self.solve.log_determinant(sigmas)
+        total = 0.5 * total.to(flat)
+        for chunk, values in self.evaluate(flat, sigmas, condition):
+            gap = _gathered(score, chunk) - _flat(values)
+            excess = (gap * _sharpened(gap, chunk, sigmas)).sum(dim=2)
+            densities = self._call(chunk, flat, sigmas, condition, density=True)
+            own = densities - 0.5 * sigmas[chunk.samples, None] ** 2 * excess
+            part = torch.zeros_like(total)
+            part[chunk.samples] = own @ _weights(chunk)
+            total = total + part
+        return total.reshape(u.shape[: u.ndim - len(self.graph.event_shape)])
 
     def evaluate(
         self, u: Tensor, sigma: Tensor, condition: Condition
@@ -207,7 +281,16 @@ class Joint:
                     samples = slice(first, min(first + width, n_samples))
                     yield Chunk(batch, start, stop, samples, index)
 
-    def _call(self, chunk: Chunk, u: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+    def _call(
+        self,
+        chunk: Chunk,
+        u: Tensor,
+        sigma: Tensor,
+        condition: Condition,
+        *,
+        density: bool = False,
+    ) -> Tensor:
+        """Scores `[samples, regions, *shape]`, or log-densities `[samples, regions]`."""
         start, stop, samples, batch = chunk.start, chunk.stop, chunk.samples, chunk.batch
         n, regions, shape = samples.stop - samples.start, stop - start, batch.group.shape
         u, sigma = (u, sigma) if n == len(u) else (u[samples], sigma[samples])
@@ -217,6 +300,9 @@ class Joint:
             **map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition),
             **map_tensors(lambda t: _per_row(t[start:stop], n, regions), batch.condition),
         }
+        if density:
+            densities: Tensor = _log_density(batch.score, chunk)(x, sigmas, **given)
+            return densities.reshape(n, regions)
         values: Tensor = batch.score(x, sigmas, **given)
         _check_output(values, x, chunk, sigmas)
         return values.reshape(n, regions, *shape)
@@ -297,6 +383,45 @@ def _per_row(leaf: Tensor, n_samples: int, n_regions: int) -> Tensor:
     """`[regions, ...]` repeated for every sample: `[samples * regions, ...]`."""
     expanded = leaf.expand(n_samples, n_regions, *leaf.shape[1:])
     return expanded.reshape(n_samples * n_regions, *leaf.shape[1:])
+
+
+def _flat(values: Tensor) -> Tensor:
+    """`[samples, regions, *shape]` as `[samples, regions, d]`."""
+    return values.reshape(*values.shape[:2], -1)
+
+
+def _weights(chunk: Chunk) -> Tensor:
+    """Weights of a chunk's regions, `[regions]`."""
+    return chunk.batch.weights[chunk.start : chunk.stop]
+
+
+def _gathered(u: Tensor, chunk: Chunk) -> Tensor:
+    """A_r u for the regions and samples of a chunk: `[samples, regions, d]`."""
+    regions = chunk.stop - chunk.start
+    rows = u[chunk.samples].index_select(1, chunk.index)
+    return rows.reshape(len(rows), regions, -1)
+
+
+def _sharpened(values: Tensor, chunk: Chunk, sigma: Tensor) -> Tensor:
+    """(I + σ² Σ_r⁻¹) values_r, `[samples, regions, d]`; the values themselves without Σ_r."""
+    inverse = chunk.batch.inverse
+    if inverse is None:
+        return values
+    if len(inverse) > 1:
+        inverse = inverse[chunk.start : chunk.stop]
+    pulled: Tensor = (values[:, :, None] @ inverse)[:, :, 0]
+    return values + sigma[chunk.samples, None, None] ** 2 * pulled
+
+
+def _log_density(score: Any, chunk: Chunk) -> Any:
+    """The log-density that belongs to a score, or a `ScoreError`."""
+    known: Any = getattr(score, "log_density", None)
+    if known is None:
+        raise ScoreError(
+            f"Joint.log_density: the log-density of node {chunk.batch.group.name(chunk.start)!r} "
+            "is not known. Give a score that has a method log_density(x, sigma, **condition)."
+        )
+    return known
 
 
 def _add_weighted(total: Tensor, chunk: Chunk, values: Tensor) -> None:

@@ -31,7 +31,7 @@ from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.graphs.exactness import check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import RegionGraph, RegionGroup
-from pgmdiff.rules import Floats, Marginal, Rule
+from pgmdiff.rules import Floats, Marginal, Posterior, Rule
 from pgmdiff.scores import RegionScores, Score, beside, per_sample
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "composed_precision",
     "from_region_covariances",
     "kl_divergence",
+    "node_covariances",
     "node_scores",
 ]
 
@@ -164,18 +165,36 @@ class Gaussian:
         }
 
 
-def score_of_stack(
-    x: Tensor, sigma: Tensor, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor
-) -> Tensor:
-    """One Gaussian score a row: x and mean `[rows, *shape]`, eigenvectors `[rows, d, d]`.
+class _GaussianScores:
+    """One Gaussian a row: x and mean `[rows, *shape]`, eigenvectors `[rows, d, d]`.
 
     Computed in the wider dtype of x and the Gaussian, returned in that of x.
     """
-    centred = (x - mean).reshape(len(x), 1, -1)
-    vectors = eigenvectors.to(centred.dtype)
-    variances = eigenvalues.to(centred.dtype).clamp(min=0) + sigma[:, None] ** 2
-    rotated = (centred @ vectors) / variances[:, None]
-    return -(rotated @ vectors.mT).reshape(x.shape).to(x.dtype)
+
+    def __call__(
+        self, x: Tensor, sigma: Tensor, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor
+    ) -> Tensor:
+        rotated, variances, vectors = self._parts(x, sigma, mean, eigenvalues, eigenvectors)
+        return -(rotated / variances @ vectors.mT).reshape(x.shape).to(x.dtype)
+
+    def log_density(
+        self, x: Tensor, sigma: Tensor, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor
+    ) -> Tensor:
+        """Log q_σ(x), `[rows]`, in nats."""
+        rotated, variances, _ = self._parts(x, sigma, mean, eigenvalues, eigenvectors)
+        logs = (2 * math.pi * variances).log() + rotated**2 / variances
+        return -0.5 * logs.sum(dim=(1, 2)).to(x.dtype)
+
+    def _parts(
+        self, x: Tensor, sigma: Tensor, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        centred = (x - mean).reshape(len(x), 1, -1)
+        vectors = eigenvectors.to(centred.dtype)
+        variances = eigenvalues.to(centred.dtype).clamp(min=0) + sigma[:, None] ** 2
+        return centred @ vectors, variances[:, None], vectors
+
+
+score_of_stack = _GaussianScores()
 
 
 @dataclass(frozen=True, eq=False)
@@ -342,13 +361,23 @@ class Stack:
         return self.eigenvalues.clamp(min=0) + sigma[:, :, None, None] ** 2
 
 
-def mixture_score_of_stack(x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
-    """One mixture score a row: x `[rows, *shape]`, sigma `[rows]`, fields of a `Stack`.
+class _MixtureScores:
+    """One mixture a row: x `[rows, *shape]`, sigma `[rows]`, fields of a `Stack`.
 
     Computed in the wider dtype of x and the mixture, returned in that of x.
     """
-    flat = x.reshape(1, len(x), -1)
-    return Stack(**stack).like(x).score(flat, sigma[None]).reshape(x.shape).to(x.dtype)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
+        flat = x.reshape(1, len(x), -1)
+        return Stack(**stack).like(x).score(flat, sigma[None]).reshape(x.shape).to(x.dtype)
+
+    def log_density(self, x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
+        """Log q_σ(x), `[rows]`, in nats."""
+        flat = x.reshape(1, len(x), -1)
+        return Stack(**stack).like(x).log_density(flat, sigma[None])[0].to(x.dtype)
+
+
+mixture_score_of_stack = _MixtureScores()
 
 
 class NodeScores(RegionScores, Mapping[Hashable, Score]):
@@ -416,6 +445,17 @@ def marginals(gaussian: Gaussian, group: RegionGroup) -> tuple[Tensor, Tensor]:
     return gaussian.mean.reshape(-1)[index], gaussian.covariance[flat[:, :, None], flat[:, None]]
 
 
+def node_covariances(graph: FactorGraph | RegionGraph, q: Distribution) -> "dict[Hashable, Tensor]":
+    """The covariance `[d, d]` of every counted region, for `Posterior` and `Evidence`."""
+    whole = q if isinstance(q, Gaussian) else Gaussian(q.mean, q.covariance)
+    regions = _regions(graph)
+    _check_size("node_covariances", regions, q)
+    found: dict[Hashable, Tensor] = {}
+    for group, _, _ in _weighed(regions, Marginal().weights(regions)):
+        found.update(zip(group.names, marginals(whole, group)[1], strict=True))
+    return found
+
+
 def _weighed(
     graph: RegionGraph, weights: Sequence[Floats]
 ) -> Iterator[tuple[RegionGroup, Tensor, Tensor]]:
@@ -457,6 +497,11 @@ def composed_precision(
         ShapeError: the sizes differ.
     """
     graph, rule = _regions(graph), Marginal() if rule is None else rule
+    if isinstance(rule, Posterior):
+        raise GraphError(
+            "composed_precision: under posterior and evidence composition the precision is that of "
+            "N(m, P⁻¹) noised. Use rule.precision(graph).dense() for P."
+        )
     _check_size("composed_precision", graph, gaussian)
     total = torch.zeros_like(gaussian.covariance)
     for group, index, weights in _weighed(graph, rule.weights(graph)):
@@ -537,6 +582,7 @@ def from_region_covariances(
         checked = [_checked(n, covariances[n], index.shape[1]) for n in group.names]
         precisions = torch.linalg.inv(torch.stack(checked).to(total))
         _add_blocks(total, index, counts.to(total)[:, None, None] * precisions)
+    _check_agreement(graph, covariances)
     return Gaussian(torch.zeros(graph.event_shape, dtype=dtype), _inverse(total))
 
 
@@ -554,6 +600,21 @@ def _check_names(graph: RegionGraph, covariances: Mapping[Hashable, Tensor]) -> 
                 f"from_region_covariances: region {name!r} has the count {count} but no "
                 "covariance. Give one; that of a sub-region can be read off a region around it."
             )
+
+
+def _check_agreement(graph: RegionGraph, covariances: Mapping[Hashable, Tensor]) -> None:
+    """Raises `GraphError` unless regions that share elements give them the same variance."""
+    seen: dict[int, tuple[float, Hashable]] = {}
+    for name, covariance in covariances.items():
+        elements = graph.elements(name).reshape(-1).tolist()
+        for element, variance in zip(elements, covariance.diagonal().tolist(), strict=True):
+            first, holder = seen.setdefault(element, (variance, name))
+            if abs(first - variance) > 1e-3 * max(abs(first), abs(variance)):
+                raise GraphError(
+                    f"from_region_covariances: element {element} has the variance {first:.4g} in "
+                    f"{holder!r} and {variance:.4g} in {name!r}. Read all covariances off one "
+                    "estimate, or make their diagonals agree first."
+                )
 
 
 def _checked(name: Hashable, covariance: Tensor, d: int) -> Tensor:

@@ -34,12 +34,14 @@ class Batch:
         group: the regions.
         weights: float64 `[n]`, of the composition rule.
         condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions.
+        inverse: Σ_r⁻¹ of every region, `[n or 1, d, d]`, where the rule needs it.
     """
 
     score: Score
     group: RegionGroup
     weights: Tensor
     condition: dict[str, Any]
+    inverse: Tensor | None = None
 
     @cached_property
     def weight(self) -> float | None:
@@ -54,6 +56,7 @@ class Batch:
             group=self.group.resolved().to(device),
             weights=self.weights.to(device, dtype),
             condition=map_tensors(lambda t: t.to(device), self.condition),
+            inverse=None if self.inverse is None else self.inverse.to(device, dtype),
         )
 
 

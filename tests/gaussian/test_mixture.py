@@ -17,7 +17,7 @@ from pgmdiff.gaussian import (
     from_region_covariances,
     node_scores,
 )
-from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, grid, tiles
+from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, grid, tiles, torus
 from pgmdiff.testing import markov_gaussian
 from pgmdiff.testing.strategies import factor_graphs, trees
 from tests.helpers import ar1, relative
@@ -274,8 +274,13 @@ def test_bad_region_covariances_are_named() -> None:
         from_region_covariances(graph, {**full, "f0": torch.tensor([[1.0, 0.5], [0.0, 1.0]])})
     with pytest.raises(ShapeError, match="'f0' is singular, its smallest eigenvalue"):
         from_region_covariances(graph, {**full, "f0": torch.ones(2, 2)})
+    disagreeing = {**full, "x1": torch.full((1, 1), 0.1)}
+    with pytest.raises(GraphError, match="element 1 has the variance 1 in 'f0'"):
+        from_region_covariances(graph, disagreeing)
+    lattice, pair = torus(3, 3), torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+    improper = dict.fromkeys(lattice.factors, pair) | dict.fromkeys(lattice.variables, torch.eye(1))
     with pytest.raises(GraphError, match="not positive definite, its smallest eigenvalue is -"):
-        from_region_covariances(graph, {**full, "x1": torch.full((1, 1), 0.1)})
+        from_region_covariances(lattice, improper)
 
 
 def test_bad_mixtures_are_named() -> None:
