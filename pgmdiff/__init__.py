@@ -5,6 +5,7 @@ from pgmdiff.advisor import advise, window_candidates
 from pgmdiff.compose import Joint, compose
 from pgmdiff.consistency import check_consistency
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
+from pgmdiff.precision import fit_covariances
 from pgmdiff.rules import Average, Evidence, Marginal, Posterior
 from pgmdiff.scores import from_denoiser, from_eps
 
@@ -23,6 +24,7 @@ __all__ = [
     "advise",
     "check_consistency",
     "compose",
+    "fit_covariances",
     "from_denoiser",
     "from_eps",
     "gaussian",

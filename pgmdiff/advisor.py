@@ -170,9 +170,9 @@ def advise(
     Loss is KL(sampled ‖ q) per element. For the marginal rule and overlap averaging it is that of
     the law which `samplers.sample(..., solver=Heun())` reaches from N(0, σ_max²): exact, to
     rounding, with the error of the solver and of its start. For the posterior and evidence rules,
-    which agree on Gaussians, it is a prediction from theory in the limit of many steps (these
-    rules are not in the library yet): 0 on a junction tree that q is Markov to, infinite, with a
-    note, where P is not positive definite. The mean of q plays no part: states are centred.
+    which agree on Gaussians, it is what they reach in the limit of many steps: 0 on a junction
+    tree that q is Markov to, infinite, with a note, where P is not positive definite. The mean of
+    q plays no part: states are centred.
 
     Other data lose other amounts. Use it with a Gaussian fitted to the data (`Gaussian.fit`), to
     choose among graphs and rules, not as a bound.

@@ -13,12 +13,12 @@ common diagonal M (the mean over regions of their variances), Σ_r ← (1 - λ) 
 """
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import OrderedDict, defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from torch import Tensor
 from pgmdiff.errors import GraphError, ScoreError, ShapeError
 from pgmdiff.graphs.regions import RegionGraph, RegionGroup
 
+if TYPE_CHECKING:
+    from pgmdiff.graphs.factor_graph import FactorGraph
+
 __all__ = [
     "ComposedPrecision",
     "ConjugateGradients",
@@ -37,6 +40,8 @@ __all__ = [
     "Eigen",
     "Solve",
     "SparseFactors",
+    "fit_covariances",
+    "least_shrinkage",
     "solver_of",
 ]
 
@@ -89,6 +94,113 @@ class Dense(Covariances):
                 f"{tuple(matrix.shape)}. Flatten the region in the order its model sees."
             )
         return (matrix + matrix.T).double().cpu() / 2
+
+
+@dataclass(frozen=True)
+class Pooled(Covariances):
+    """Estimated together; see `fit_covariances`.
+
+    Attributes:
+        outer: name of an outer region to its `[d, d]` covariance, float64.
+        parents: region name to an outer region around it, and its places there `[d]`.
+    """
+
+    outer: Mapping[Hashable, Tensor] = field(repr=False)
+    parents: Mapping[Hashable, tuple[Hashable, Tensor]] = field(repr=False)
+
+    def of(self, group: RegionGroup) -> Tensor:
+        parts = [self.parents[name] for name in group.names]
+        return torch.stack([self.outer[p][places][:, places] for p, places in parts])
+
+
+def fit_covariances(
+    graph: "FactorGraph | RegionGraph", data: Tensor | Iterable[Tensor], *, ridge: float = 1e-6
+) -> Pooled:
+    """Region covariances from clean states, in one pass, so that they agree on overlaps.
+
+    Only the outer regions are estimated; every sub-region is read off the first outer region
+    around it. Since all come from the same states they are blocks of one positive definite
+    estimate, and on a junction tree P is positive definite. Estimated one by one from different
+    samples they often are not.
+
+    Args:
+        graph: its counted regions must each lie inside an outer one, as they do in all our graphs.
+        data: states `[n, *event]`, or batches of them: streamed, never held together.
+        ridge: added to the variances, relative to their mean: what was never seen is not
+            impossible.
+
+    Raises:
+        ShapeError: fewer than two states, or states of another shape.
+        GraphError: a region lies inside no outer one.
+
+    Example:
+        >>> import torch
+        >>> from pgmdiff import Posterior
+        >>> from pgmdiff.graphs import chain
+        >>> from pgmdiff.precision import fit_covariances
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> data = torch.randn(500, 3, generator=generator).cumsum(1)
+        >>> Posterior(fit_covariances(chain(3), data))
+        Posterior(shrinkage=0.0)
+    """
+    regions = graph if isinstance(graph, RegionGraph) else graph.regions
+    outer = {
+        group.name(row): group.indices(row, row + 1).reshape(-1)
+        for group in regions.groups
+        for row in np.flatnonzero(group.outer).tolist()
+    }
+    n, sums = 0, torch.zeros(regions.n_elements, dtype=torch.float64)
+    products: dict[Hashable, Tensor] = {}
+    for batch in [data] if isinstance(data, Tensor) else data:
+        if tuple(batch.shape[1:]) != regions.event_shape:
+            raise ShapeError(
+                f"fit_covariances: expected states [n, *{regions.event_shape}], got "
+                f"{tuple(batch.shape)}. Reshape them, or pack a factor graph's variables."
+            )
+        flat = batch.detach().cpu().reshape(len(batch), -1).double()
+        if n == 0:
+            origin = flat.mean(dim=0)
+        flat = flat - origin  # so that squares do not drown in a large mean
+        n, sums = n + len(flat), sums + flat.sum(dim=0)
+        for name, index in outer.items():
+            part = flat[:, index]
+            products[name] = part.T @ part + products.get(name, 0)
+    if n < 2:
+        raise ShapeError(f"fit_covariances: expected at least 2 states, got {n}.")
+    mean = sums / n
+    variances = {
+        name: product / n - torch.outer(mean[outer[name]], mean[outer[name]])
+        for name, product in products.items()
+    }
+    level = ridge * float(torch.cat([v.diagonal() for v in variances.values()]).mean())
+    fitted = {name: v + level * torch.eye(len(v)).to(v) for name, v in variances.items()}
+    return Pooled(fitted, _parents(regions, outer))
+
+
+def _parents(
+    graph: RegionGraph, outer: Mapping[Hashable, Tensor]
+) -> dict[Hashable, tuple[Hashable, Tensor]]:
+    """For every counted region an outer one around it, and its places there."""
+    on: defaultdict[int, list[Hashable]] = defaultdict(list)
+    for name, index in outer.items():
+        for element in index.tolist():
+            on[element].append(name)
+    sets = {name: frozenset(index.tolist()) for name, index in outer.items()}
+    found: dict[Hashable, tuple[Hashable, Tensor]] = {}
+    for group in graph.groups:
+        for row in np.flatnonzero((group.counts != 0) | group.outer).tolist():
+            name, elements = group.name(row), group.indices(row, row + 1).reshape(-1)
+            inside = frozenset(elements.tolist())
+            around = [p for p in on[int(elements[0])] if inside <= sets[p]]
+            if not around:
+                raise GraphError(
+                    f"fit_covariances: region {name!r} lies inside no outer region. Give its "
+                    "covariance by name: Posterior({...})."
+                )
+            parent = name if name in outer else around[0]
+            order = outer[parent].argsort()
+            found[name] = parent, order[torch.searchsorted(outer[parent][order], elements)]
+    return found
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,13 +1,17 @@
-"""`python -m pgmdiff.benchmarks speed | scale [--out FILE] [--figure FILE] [--smoke]`."""
+"""`python -m pgmdiff.benchmarks exactness | scale | speed [--out FILE] [--figure FILE]`."""
 
 import argparse
 import json
 from pathlib import Path
 from types import ModuleType
 
-from pgmdiff.benchmarks import scale, speed
+from pgmdiff.benchmarks import exactness, scale, speed
 
-BENCHMARKS: dict[str, ModuleType] = {"scale": scale, "speed": speed}
+BENCHMARKS: dict[str, ModuleType] = {
+    "exactness": exactness,
+    "scale": scale,
+    "speed": speed,
+}
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ from pgmdiff.precision import (
     Covariances,
     Eigen,
     SparseFactors,
+    fit_covariances,
     least_shrinkage,
 )
 from pgmdiff.samplers import SDE, Heun, karras, sample
@@ -322,3 +323,41 @@ def test_two_mode_chain() -> None:
         assert value == pytest.approx(expected[name], abs=4 * 0.01 / 2**0.5)
     assert found["posterior"] < found["marginal"] / 3
     assert found["evidence"] < found["marginal"] / 3
+
+
+def test_fitted_covariances_agree_and_converge() -> None:
+    graph = tiles((12,), 6, 3)
+    q = ar1(12, 0.8)
+    data = 50.0 + q.sample(4000, torch.Generator().manual_seed(0))
+    fitted = fit_covariances(graph, data, ridge=0.0)
+    flat = data - data.mean(dim=0)
+    whole = flat.T @ flat / len(flat)
+    for group in graph.groups:
+        for row, matrix in enumerate(fitted.of(group)):
+            index = group.indices(row, row + 1)[0]
+            torch.testing.assert_close(matrix, whole[index][:, index], rtol=1e-9, atol=1e-9)
+    streamed = fit_covariances(graph, data.split(700), ridge=0.0)
+    for group in graph.groups:
+        torch.testing.assert_close(streamed.of(group), fitted.of(group), rtol=1e-9, atol=1e-9)
+    joint = compose(graph, node_scores(graph, q), rule=Posterior(fitted))
+    u = states(12)
+    error = relative(joint(u, 1.0), q.score(u, 1.0))
+    assert 1e-6 < error < 4 * (12 / 4000) ** 0.5
+    marginal = compose(graph, node_scores(graph, q))
+    assert error < relative(marginal(u, 1.0), q.score(u, 1.0))
+    with pytest.raises(ShapeError, match=r"expected states \[n, \*\(12,\)\]"):
+        fit_covariances(graph, data[:, :5])
+    with pytest.raises(ShapeError, match="at least 2 states, got 1"):
+        fit_covariances(graph, data[:1])
+
+
+def test_few_samples_stay_definite_on_junction_trees() -> None:
+    """Fewer states than elements of a region: the ridge and pooling keep P positive definite."""
+    graph = chain(8, (3,))
+    for seed in range(20):
+        q = markov_gaussian(graph, seed)
+        data = q.sample(5, torch.Generator().manual_seed(seed)).reshape(5, -1)
+        joint = compose(
+            graph, node_scores(graph, q), rule=Posterior(fit_covariances(graph, data, ridge=1e-3))
+        )
+        assert torch.linalg.eigvalsh(joint.precision.dense())[0] > 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgmdiff import demo
-from pgmdiff.benchmarks import scale, speed
+from pgmdiff.benchmarks import exactness, scale, speed
 
 
 def test_demo_writes_its_picture_and_figures(tmp_path: Path) -> None:
@@ -41,6 +41,15 @@ def test_scale_benchmark_smoke(tmp_path: Path) -> None:
     assert "random tree" in scale.table(result)
     scale.draw(result, tmp_path / "scale.png")
     assert (tmp_path / "scale.png").stat().st_size > 10_000
+
+
+def test_exactness_benchmark_smoke() -> None:
+    result = exactness.run(smoke=True)
+    losses = {row["rule"]: row["loss"] for row in result["gaussian"]}
+    assert losses["posterior"] == pytest.approx(losses["exact score"], rel=1e-8)
+    assert losses["evidence"] == pytest.approx(losses["exact score"], rel=1e-8)
+    assert {row["rule"] for row in result["two_mode_chain"]} == set(exactness.RULES)
+    assert "two-mode chain" in exactness.table(result)
 
 
 @pytest.mark.parametrize("module", ["pgmdiff", "pgmdiff.benchmarks"])
