@@ -1,5 +1,6 @@
 """Samplers: schedules, noise, solvers and the loop. They know neither graphs nor conditions."""
 
+from pgmdiff.samplers.correctors import Corrector, Langevin, Metropolis, PredictorCorrector
 from pgmdiff.samplers.noise import Noise, split_seed
 from pgmdiff.samplers.sample import Step, sample
 from pgmdiff.samplers.schedules import karras, log_linear
@@ -7,9 +8,13 @@ from pgmdiff.samplers.solvers import SDE, Euler, Heun, Solver, State
 
 __all__ = [
     "SDE",
+    "Corrector",
     "Euler",
     "Heun",
+    "Langevin",
+    "Metropolis",
     "Noise",
+    "PredictorCorrector",
     "Solver",
     "State",
     "Step",
