@@ -243,6 +243,25 @@ class Joint:
             total = total + part
         return total.reshape(u.shape[: u.ndim - len(self.graph.event_shape)])
 
+    def potential(self, u: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The marginal rule's score, and Σ_i g_i = ½ Σ_i (s_i² - Σ_{r ∋ i} c_r s_{r,i}²).
+
+        The second, `[*batch]`, is what the Feynman-Kac weights of `samplers.sample_weighted` grow
+        by. On a junction tree its mean under Π_r q_σ(u_r)^{c_r} is 0.
+
+        Raises:
+            ScoreError: the rule is not `Marginal`.
+        """
+        if not isinstance(self.rule, Marginal):
+            raise ScoreError(f"Joint.potential: expected the rule Marginal, got {self.rule!r}.")
+        flat, sigmas, _ = self._flatten(u, sigma, {})
+        total, squares = torch.zeros_like(flat), torch.zeros_like(flat)
+        for chunk, values in self.evaluate(flat, sigmas, {}):
+            for part, local in ((total, values), (squares, values**2)):
+                _add_weighted(part[chunk.samples], chunk, _flat(local))
+        rate = 0.5 * (total**2 - squares).sum(dim=1)
+        return total.reshape(u.shape), rate.reshape(u.shape[: u.ndim - len(self.graph.event_shape)])
+
     def evaluate(
         self, u: Tensor, sigma: Tensor, condition: Condition
     ) -> Iterator[tuple[Chunk, Tensor]]:

@@ -4,6 +4,7 @@ from pgmdiff.samplers.correctors import Corrector, Langevin, Metropolis, Predict
 from pgmdiff.samplers.noise import Noise, split_seed
 from pgmdiff.samplers.sample import Step, sample
 from pgmdiff.samplers.schedules import karras, log_linear
+from pgmdiff.samplers.smc import Particles, effective_sample_size, sample_weighted
 from pgmdiff.samplers.solvers import SDE, Euler, Heun, Solver, State
 
 __all__ = [
@@ -14,12 +15,15 @@ __all__ = [
     "Langevin",
     "Metropolis",
     "Noise",
+    "Particles",
     "PredictorCorrector",
     "Solver",
     "State",
     "Step",
+    "effective_sample_size",
     "karras",
     "log_linear",
     "sample",
+    "sample_weighted",
     "split_seed",
 ]
