@@ -131,4 +131,5 @@ def _moved(
 ) -> Tensor:
     """One step of Eq. (1), Euler-Maruyama in σ²: the one that the weights belong to."""
     fall = sigma**2 - sigma_next**2
-    return x + 0.5 * (1 + eta**2) * fall * score + eta * fall**0.5 * z
+    moved: Tensor = x + 0.5 * (1 + eta**2) * fall * score + eta * fall**0.5 * z
+    return moved
