@@ -86,10 +86,10 @@ def compose(
     check_counts(regions)
     regions = replace(regions, conditions=_merged(regions.conditions, conditions or {}))
     scale = rule.scale(regions)
-    batches = tuple(plan(regions, scores, rule, null_condition or {}))
-    precision = rule.precision(regions) if isinstance(rule, Posterior) else None
-    if precision is not None:
-        batches = tuple(replace(b, inverse=precision.inverse(b.group)[1]) for b in batches)
+    with torch.inference_mode(False):  # what is made here must serve autograd later
+        precision = rule.precision(regions) if isinstance(rule, Posterior) else None
+        batches = tuple(plan(regions, scores, rule, null_condition or {}, precision))
+        solve = None if precision is None else solver_of(precision)
     return Joint(
         graph=regions,
         rule=rule,
@@ -98,7 +98,7 @@ def compose(
         max_batch=max_batch,
         check_finite=check_finite,
         precision=precision,
-        solve=None if precision is None else solver_of(precision),
+        solve=solve,
     )
 
 
@@ -194,14 +194,20 @@ class Joint:
 
     def _evidence_gradient(self, u: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """∇L_σ: every region twice, the second time with its vector-Jacobian product."""
-        differentiate = torch.is_grad_enabled() and u.requires_grad
         score = self._weighted_sum(u, sigma, condition)
+        differentiate = torch.is_grad_enabled() and score.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = u if differentiate else u.detach().clone().requires_grad_()
+            leaf = u if u.requires_grad and differentiate else u.detach().clone().requires_grad_()
             sigma, score = (t if differentiate else t.detach().clone() for t in (sigma, score))
             total = torch.zeros_like(leaf)
             for chunk, values in self.evaluate(leaf, sigma, condition):
                 flat = _flat(values)
+                if not flat.requires_grad:
+                    raise ScoreError(
+                        f"Joint: the evidence rule differentiates the score of node "
+                        f"{chunk.batch.group.name(chunk.start)!r}, which does not depend on its "
+                        "input for autograd. Remove torch.no_grad or detach from it."
+                    )
                 pull = _sharpened(_gathered(score, chunk) - flat, chunk, sigma)
                 weighted = sigma[chunk.samples, None, None] ** 2 * pull * _weights(chunk)[:, None]
                 (back,) = torch.autograd.grad(

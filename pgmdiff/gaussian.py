@@ -605,7 +605,10 @@ def _check_names(graph: RegionGraph, covariances: Mapping[Hashable, Tensor]) -> 
 def _check_agreement(graph: RegionGraph, covariances: Mapping[Hashable, Tensor]) -> None:
     """Raises `GraphError` unless regions that share elements give them the same variance."""
     seen: dict[int, tuple[float, Hashable]] = {}
+    counts = graph.counting_numbers()
     for name, covariance in covariances.items():
+        if not counts[name]:
+            continue
         elements = graph.elements(name).reshape(-1).tolist()
         for element, variance in zip(elements, covariance.diagonal().tolist(), strict=True):
             first, holder = seen.setdefault(element, (variance, name))

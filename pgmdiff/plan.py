@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, RegionGroup
+from pgmdiff.precision import ComposedPrecision
 from pgmdiff.rules import Floats, Rule
 from pgmdiff.scores import RegionScores, Score
 
@@ -54,16 +55,22 @@ class Batch:
         return replace(
             self,
             group=self.group.resolved().to(device),
-            weights=self.weights.to(device, dtype),
-            condition=map_tensors(lambda t: t.to(device), self.condition),
-            inverse=None if self.inverse is None else self.inverse.to(device, dtype),
+            weights=_ordinary(self.weights.to(device, dtype)),
+            condition=map_tensors(lambda t: _ordinary(t.to(device)), self.condition),
+            inverse=None if self.inverse is None else _ordinary(self.inverse.to(device, dtype)),
         )
 
 
 def plan(
-    graph: RegionGraph, scores: Scores, rule: Rule, null_condition: Condition
+    graph: RegionGraph,
+    scores: Scores,
+    rule: Rule,
+    null_condition: Condition,
+    precision: ComposedPrecision | None = None,
 ) -> Iterator[Batch]:
     """The batches of a graph under a rule; regions of weight 0 are left out.
+
+    With a `precision`, batches carry the inverse covariances of their regions.
 
     Raises:
         ScoreError: a region has no score.
@@ -78,6 +85,8 @@ def plan(
         ):
             for score, places in _by_score(group, rows, scores):
                 part = _part(score, group, rows[places], weights, _take(condition, places))
+                if precision is not None:
+                    part = replace(part, inverse=precision.inverse(part.group)[1])
                 # Windows stay windows: only index groups are worth merging.
                 separate = None if isinstance(group, IndexGroup) else id(group)
                 key = (_identity(part.score), group.shape, structure, separate)
@@ -220,4 +229,19 @@ def _merged(parts: list[Batch]) -> Batch:
         group=IndexGroup.concatenate(index_groups),
         weights=torch.cat([part.weights for part in parts]),
         condition=_combine(torch.cat, [part.condition for part in parts]),
+        inverse=_joined_inverses(parts),
     )
+
+
+def _joined_inverses(parts: list[Batch]) -> Tensor | None:
+    """One inverse covariance a region, now that regions of several models are one batch."""
+    if any(part.inverse is None for part in parts):
+        return None
+    return torch.cat(
+        [part.inverse.expand(len(part.group), -1, -1) for part in parts if part.inverse is not None]
+    )
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """A tensor that autograd may keep, wherever it was made."""
+    return tensor.clone() if tensor.is_inference() else tensor

@@ -50,6 +50,8 @@ SMALL = 768
 SPARSE_ENTRIES = 20_000_000
 """Entries of region precisions up to which P is assembled, and factorised."""
 KEPT_FACTORS = 8
+ACCEPTED = 1e-8
+"""Relative residual that conjugate gradients may end with."""
 
 
 class Covariances(ABC):
@@ -261,14 +263,22 @@ class ComposedPrecision:
 
     def inverse(self, group: RegionGroup) -> tuple[Tensor, Tensor]:
         """Eigenvalues `[n or 1, d]` of the (shrunk) covariances of a group, and their inverses."""
-        values, vectors = torch.linalg.eigh(self._shrunk(group))
+        covariance = self._shrunk(group)
+        infinite = ~covariance.isfinite().flatten(1).all(dim=1)
+        if infinite.any():
+            row = int(infinite.nonzero()[0])
+            raise GraphError(
+                f"Posterior: the covariance of {group.name(row)!r} holds NaN or infinity. "
+                "Remove states that are not finite before estimating it."
+            )
+        values, vectors = torch.linalg.eigh(covariance)
         floor = 1e-13 * values.abs().amax(dim=1, keepdim=True)
         if not (values > floor).all():
             row = int((values <= floor).any(dim=1).nonzero()[0])
             raise GraphError(
-                f"Posterior: the covariance of {group.name(row)!r} is singular, its eigenvalues go "
-                f"from {values[row].min():.3g} to {values[row].max():.3g}. Estimate it from more "
-                "samples, or add to its diagonal."
+                f"Posterior: the covariance of {group.name(row)!r} is singular or indefinite, its "
+                f"eigenvalues go from {values[row].min():.3g} to {values[row].max():.3g}. Estimate "
+                "it from more samples, or add to its diagonal."
             )
         return values, (vectors / values[:, None]) @ vectors.mT
 
@@ -357,7 +367,7 @@ class Solve(ABC):
 
     @abstractmethod
     def log_determinant(self, sigma: Tensor) -> Tensor:
-        """The log-determinant of I + σ² P, float64 `[B]`."""
+        """The log-determinant of I + σ² P, float64 `[B]`; not differentiable in σ."""
 
 
 def solver_of(precision: ComposedPrecision) -> Solve:
@@ -456,7 +466,7 @@ class SparseFactors(Solve):
 
 
 class ConjugateGradients(Solve):
-    """Matrix-free, preconditioned by the diagonal, on the state's device and in its dtype.
+    """Matrix-free, preconditioned by the diagonal, on the state's device, in float64.
 
     Attributes:
         residual: largest relative residual of the latest call.
@@ -507,8 +517,8 @@ class ConjugateGradients(Solve):
             total.index_add_(0, index.reshape(-1), (counts[:, None] * diagonal).reshape(-1))
         return total
 
-    def _solve(self, b: Tensor, sigma: Tensor) -> Tensor:
-        s2 = sigma[:, None] ** 2
+    def _solve(self, right: Tensor, sigma: Tensor) -> Tensor:
+        b, s2 = right.double(), sigma.double()[:, None] ** 2
         scale = 1 / (1 + s2 * self._diagonal(b)).clamp(min=1e-12)
         x, r = torch.zeros_like(b), b.clone()
         z = scale * r
@@ -518,35 +528,42 @@ class ConjugateGradients(Solve):
         for _ in range(self.most_steps):
             self.residual = float((r.norm(dim=1) / norm).max()) if len(b) else 0.0
             if self.residual <= tolerance:
-                return x
+                return x.to(right)
             product = p + s2 * self.product(p)
             curvature = (p * product).sum(dim=1, keepdim=True)
-            active = rz > 0
+            active = r.norm(dim=1, keepdim=True) > tolerance * norm[:, None]
             if (active & (curvature <= 0)).any():
                 raise _indefinite(self.precision, None)
-            step = torch.where(active, rz / curvature.clamp(min=1e-300), 0)
+            step = torch.where(active, rz / torch.where(active, curvature, 1.0), 0)
             x, r = x + step * p, r - step * product
             z = scale * r
             rz, before = (r * z).sum(dim=1, keepdim=True), rz
-            p = z + torch.where(before > 0, rz / before.clamp(min=1e-300), 0) * p
-        if self.residual > 1e3 * tolerance:
+            p = z + torch.where(active, rz / torch.where(active, before, 1.0), 0) * p
+        if self.residual > ACCEPTED:
             raise ScoreError(
                 f"Posterior: conjugate gradients left a relative residual of {self.residual:.2g} "
                 f"after {self.most_steps} steps. Better conditioned covariances (shrinkage=), or "
                 "float64, help."
             )
-        return x
+        return x.to(right)
 
 
 class _Symmetric(torch.autograd.Function):
-    """x = M⁻¹ b with symmetric M that does not depend on b: its own vector-Jacobian product."""
+    """x = M⁻¹ b with M = I + σ² P: ∂x/∂b = M⁻¹, and ∂x/∂σ = -M⁻¹ 2σ P x = -(2/σ) M⁻¹ (b - x)."""
 
     @staticmethod
     def forward(ctx: Any, b: Tensor, sigma: Tensor, solve: Any) -> Tensor:
-        ctx.sigma, ctx.solve = sigma, solve
+        ctx.save_for_backward(b, sigma)
+        ctx.solve = solve
         solved: Tensor = solve(b, sigma)
         return solved
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return _Symmetric.apply(gradient, ctx.sigma, ctx.solve), None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        b, sigma = ctx.saved_tensors
+        pulled = _Symmetric.apply(gradient, sigma, ctx.solve)
+        if not ctx.needs_input_grad[1]:
+            return pulled, None, None
+        x = _Symmetric.apply(b, sigma, ctx.solve)
+        slope = torch.where(sigma > 0, -2 / sigma.clamp(min=1e-30), 0)
+        return pulled, slope * (pulled * (b - x)).sum(dim=1), None

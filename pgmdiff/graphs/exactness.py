@@ -14,6 +14,7 @@ import numpy as np
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import NODE_LIMIT, acyclicity, diameter, forest_of
 from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.nesting import flatten
 from pgmdiff.graphs.proxy import Proxy, proxy
 from pgmdiff.graphs.regions import Ints, RegionGraph
 
@@ -203,7 +204,8 @@ def report_factor_graph(graph: FactorGraph) -> Report:
     Of a nested graph the leaves are checked: they are what is evaluated.
     """
     if graph.nested:
-        return replace(report(graph.regions), nested_exact=_nested_exact(graph))
+        leaves = flatten(graph, (), to_compose=False)
+        return replace(report(leaves), nested_exact=_nested_exact(graph))
     berge_acyclic, distinct = forest_of(graph)
     tree = True if berge_acyclic and distinct else None
     return report(graph.regions, berge_acyclic=berge_acyclic, junction_tree=tree)

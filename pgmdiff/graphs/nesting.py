@@ -11,7 +11,7 @@ paths to identical leaves (same elements in the same order, same model, same con
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import lcm
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,8 @@ class Leaf:
     outer: bool
     model: Hashable
     condition: Condition | None
+    lost: Hashable | None = None
+    """An expanded node around it that has a condition."""
 
     @property
     def key(self) -> Any:
@@ -73,12 +75,20 @@ def check_nested(graph: "FactorGraph", nodes: RegionGraph) -> None:
             )
 
 
-def flatten(graph: "FactorGraph", keep: Collection[Hashable]) -> RegionGraph:
-    """The region graph of a nested graph's leaves; see `FactorGraph.flatten`."""
+def flatten(
+    graph: "FactorGraph", keep: Collection[Hashable], *, to_compose: bool = True
+) -> RegionGraph:
+    """The region graph of a nested graph's leaves; see `FactorGraph.flatten`.
+
+    Counts do not depend on conditions: if only they are wanted, not `to_compose`, an expanded
+    node's own condition does not matter.
+    """
     kept = _checked_keep(graph, keep)
     leaves: dict[Any, list[Leaf]] = {}
     whole = np.arange(graph.n_elements)
     for leaf in _leaves(graph, whole, Fraction(1), True, (), kept):
+        if to_compose and leaf.count:
+            _check_no_condition(leaf)
         leaves.setdefault(leaf.key, []).append(leaf)
     return _region_graph(graph.n_elements, list(leaves.values()))
 
@@ -102,8 +112,9 @@ def _leaves(
             total = count * Fraction(int(group.counts[row]), nodes.denominator)
             is_outer = outer and bool(group.outer[row])
             if name in nested and not (name in keep or here in keep):
-                _check_no_condition(here, nodes.conditions.get(name))
-                yield from _leaves(nested[name], region.ravel(), total, is_outer, here, keep)
+                inner = _leaves(nested[name], region.ravel(), total, is_outer, here, keep)
+                lost = name if nodes.conditions.get(name) else None
+                yield from (replace(leaf, lost=lost or leaf.lost) for leaf in inner)
             else:
                 model = name if group.model is None else group.model
                 condition = nodes.conditions.get(name)
@@ -152,11 +163,12 @@ def _names(merged: list[list[Leaf]]) -> list[Hashable]:
     return names
 
 
-def _check_no_condition(path: Path, condition: Condition | None) -> None:
-    if condition:
+def _check_no_condition(leaf: Leaf) -> None:
+    if leaf.lost is not None:
         raise GraphError(
-            f"flatten: the nested node {path[-1]!r} has a condition, which no leaf would get. Give "
-            f"conditions to the nodes of its inner graph, or keep it whole: keep={{{path[-1]!r}}}."
+            f"flatten: the nested node {leaf.lost!r} has a condition, which no leaf would get. "
+            "Give conditions to the nodes of its inner graph, or keep it whole: "
+            f"keep={{{leaf.lost!r}}}."
         )
 
 

@@ -370,5 +370,6 @@ def has_its_own(graph: FactorGraph, factor: Hashable) -> bool:
 def _same_model(graph: FactorGraph, a: Hashable, b: Hashable) -> bool:
     """Scopes in equal order, with equal models and conditions."""
     conditions = (condition_key(graph.conditions.get(f, {})) for f in (a, b))
-    equal = graph.models.get(a) == graph.models.get(b) and len(set(conditions)) == 1
+    models = {graph.models.get(f, graph.factor_model) for f in (a, b)}
+    equal = len(models) == 1 and len(set(conditions)) == 1
     return equal and graph.scopes[a] == graph.scopes[b]

@@ -35,7 +35,9 @@ MAX_REGIONS = 1 << 27
 """Windows that a few numbers may stand for; more is taken for an attack on the memory."""
 
 MAX_ELEMENTS = 1 << 28
-"""Elements that a few numbers may stand for, in the state and in all regions listed."""
+"""Elements of a factor graph's state and regions together: their indices are held."""
+MAX_STATE = 1 << 34
+"""Elements of a state whose regions are listed, or windows."""
 BAD_DOCUMENT = (
     ArithmeticError,
     AttributeError,
@@ -139,6 +141,7 @@ def _to_graph(document: Any) -> Graph:
 
 def _from_factor_graph(graph: FactorGraph) -> dict[str, Any]:
     number = {name: v for v, name in enumerate(graph.variables)}
+    _check_elements(graph.n_elements + int(graph.sizes[graph._scope].sum()))
     nodes = [*graph.variables, *graph.factors]
     nested = [[_plain(n), _from_graph(graph.nested[n])] for n in nodes if n in graph.nested]
     return {
@@ -214,7 +217,7 @@ def _from_group(group: RegionGroup) -> dict[str, Any]:
 
 def _to_region_graph(document: dict[str, Any]) -> RegionGraph:
     event_shape = tuple(_natural(side) for side in document["event_shape"])
-    _check_elements(prod(event_shape))
+    _check_elements(prod(event_shape), MAX_STATE)
     known = document["junction_tree"]
     if known not in (None, True, False):
         raise GraphError(f"from_json: expected junction_tree true, false or null, got {known!r}.")
@@ -231,11 +234,11 @@ def _to_region_graph(document: dict[str, Any]) -> RegionGraph:
     return graph
 
 
-def _check_elements(n: int) -> None:
-    if n > MAX_ELEMENTS:
+def _check_elements(n: int, most: int | None = None) -> None:
+    most = MAX_ELEMENTS if most is None else most
+    if n > most:
         raise GraphError(
-            f"from_json: expected at most {MAX_ELEMENTS} elements, got {n}. "
-            "Build so large a graph from arrays or tiles."
+            f"JSON: expected at most {most} elements, got {n}. Build so large a graph in code."
         )
 
 

@@ -42,6 +42,7 @@ from pgmdiff.graphs import (
     to_json,
 )
 from pgmdiff.graphs.atoms import atoms, first_elements
+from pgmdiff.graphs.nesting import flatten
 from pgmdiff.graphs.regions import condition_key
 from pgmdiff.testing import oracles
 
@@ -85,8 +86,9 @@ class Subject:
     @cached_property
     def regions(self) -> RegionGraph:
         """What is composed, without conditions: they have no part in the laws."""
-        regions = self.graph.regions if isinstance(self.graph, FactorGraph) else self.graph
-        return replace(regions, conditions={})
+        if isinstance(self.graph, RegionGraph):
+            return replace(self.graph, conditions={})
+        return replace(flatten(self.graph, (), to_compose=False), conditions={})
 
     @cached_property
     def small(self) -> RegionGraph:

@@ -226,6 +226,7 @@ def test_bad_covariances_are_named() -> None:
         ({"x1": None}, GraphError, "region 'x1' has no covariance"),
         ({"f0": torch.eye(3)}, ShapeError, r"'f0' as \[2, 2\], got \(3, 3\)"),
         ({"f1": torch.ones(2, 2)}, GraphError, "the covariance of 'f1' is singular"),
+        ({"f1": torch.full((2, 2), float("nan"))}, GraphError, "'f1' holds NaN or infinity"),
     ]:
         given = {n: c for n, c in {**good, **change}.items() if c is not None}
         with pytest.raises(error, match=message):
@@ -361,3 +362,65 @@ def test_few_samples_stay_definite_on_junction_trees() -> None:
             graph, node_scores(graph, q), rule=Posterior(fit_covariances(graph, data, ridge=1e-3))
         )
         assert torch.linalg.eigvalsh(joint.precision.dense())[0] > 0
+
+
+def test_one_callable_may_serve_models_of_different_covariances() -> None:
+    graph = FactorGraph.from_scopes(
+        {"f": ("a", "b"), "h": ("b", "c")}, models={"f": "m1", "h": "m2"}, variable_model="v"
+    )
+    score = lambda x, sigma: -x / 2  # noqa: E731
+    near = torch.tensor([[1.0, 0.3], [0.3, 1.0]])
+    far = torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+    one = torch.eye(1)
+    u = states(3)
+    by_model = compose(graph, score, rule=Posterior({"m1": near, "m2": far, "v": one}))
+    by_name = compose(graph, score, rule=Posterior({"f": near, "h": far, "b": one}))
+    assert relative(by_model(u, 2.0), by_name(u, 2.0)) < 1e-12
+
+
+def test_gradients_reach_sigma_conditions_and_weights() -> None:
+    graph, q = chain(6), ar1(6, 0.9)
+    covariances = node_covariances(graph, q)
+    u, sigma = states(6), torch.tensor([0.2, 0.7, 2.0, 9.0], dtype=torch.float64)
+    joint = compose(graph, node_scores(graph, q), rule=Posterior(covariances))
+    expected = torch.autograd.functional.jacobian(lambda s: joint(u, s).sum(dim=1), sigma)
+    for solve in (SparseFactors(joint.precision), ConjugateGradients(joint.precision)):
+        other = replace(joint, solve=solve)
+        leaf = sigma.clone().requires_grad_()
+        (found,) = torch.autograd.grad(other(u, leaf).sum(), leaf)
+        assert relative(found, expected.diagonal()) < 1e-6
+    weight = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    score = lambda x, s: -weight * x.tanh()  # noqa: E731
+    evidence = compose(graph, score, rule=Evidence(covariances))
+    assert evidence(u, 1.0).requires_grad
+    with pytest.raises(ScoreError, match="does not depend on its"):
+        compose(graph, torch.no_grad()(lambda x, s: -x), rule=Evidence(covariances))(u, 1.0)
+
+
+def test_composing_in_inference_mode() -> None:
+    graph, q = chain(4), ar1(4, 0.9)
+    with torch.inference_mode():
+        for rule in (Posterior, Evidence):
+            joint = compose(graph, node_scores(graph, q), rule=rule(node_covariances(graph, q)))
+            assert relative(joint(states(4), 1.0), q.score(states(4), 1.0)) < 1e-8
+    leaf = states(4).requires_grad_()
+    joint(leaf, 1.0).sum().backward()
+    assert leaf.grad is not None
+
+
+def test_conjugate_gradients_know_when_a_row_is_done() -> None:
+    graph = tiles((40,), 8, 4)
+    precision = Posterior(node_covariances(graph, ar1(40, 0.97))).precision(graph)
+    eye = torch.eye(40, dtype=torch.float64)
+    solve, dense = ConjugateGradients(precision), precision.dense()
+    generator = torch.Generator().manual_seed(14)
+    for _ in range(20):
+        sigma = 10 ** (torch.rand(6, generator=generator) * 6 - 4)
+        b = torch.randn(6, 40, generator=generator)
+        b = b * 10 ** (torch.rand(6, 1, generator=generator) * 6 - 5)
+        expected = torch.stack([
+            torch.linalg.solve(eye + s.double() ** 2 * dense, row.double())
+            for row, s in zip(b, sigma, strict=True)
+        ])  # fmt: skip
+        assert relative(solve(b, sigma).double() / b.norm(dim=1, keepdim=True),
+                        expected / b.norm(dim=1, keepdim=True)) < 1e-5  # fmt: skip

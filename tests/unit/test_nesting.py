@@ -176,6 +176,8 @@ def test_a_condition_is_not_lost_by_expanding() -> None:
     with pytest.raises(GraphError, match="nested node 'y0' has a condition, which no leaf"):
         nested.flatten()
     assert nested.flatten(keep={"y0"}).conditions["y0"]["y"] == 1
+    assert nested.validate().valid  # counts do not depend on conditions
+    assert "counts_sum_to_one" in assert_lawful(nested, only="counts_sum_to_one").passed
 
 
 def test_a_nested_report_knows_what_is_exact_level_by_level() -> None:

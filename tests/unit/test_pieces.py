@@ -131,6 +131,8 @@ def test_equal_models_are_absorbed_different_ones_never() -> None:
     scopes = {"f": ("a", "b"), "g": ("a", "b")}
     same = FactorGraph.from_scopes(scopes, models={"f": "m", "g": "m"})
     assert list(cluster_variation(same).counting_numbers().values()) == [1]
+    kind = FactorGraph.from_scopes(scopes, models={"f": "m"}, factor_model="m")
+    assert list(cluster_variation(kind).counting_numbers().values()) == [1]
     y, z = {"y": torch.ones(2)}, {"y": torch.zeros(2)}
     equal = FactorGraph.from_scopes(scopes, conditions={"f": y, "g": {"y": torch.ones(2)}})
     assert list(cluster_variation(equal).counting_numbers().values()) == [1]

@@ -19,6 +19,7 @@ from pgmdiff.graphs import (
     fingerprint,
     from_json,
     grid,
+    serialization,
     tiles,
     to_json,
 )
@@ -203,8 +204,13 @@ def test_hostile_factor_graphs_are_named(change: dict, message: str) -> None:
         from_json(json.dumps({**document, **change}))
 
 
-def test_hostile_region_graphs_are_named() -> None:
+def test_hostile_region_graphs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     document = json.loads(to_json(chain(3).regions))
+    large = tiles((20000, 20000), (64, 64), (32, 32))
+    assert fingerprint(from_json(to_json(large))) == fingerprint(large)
+    monkeypatch.setattr(serialization, "MAX_ELEMENTS", 6)
+    with pytest.raises(GraphError, match="at most 6 elements, got 7"):
+        to_json(chain(3))
     for change in ({"event_shape": [10**14], "groups": []}, {"event_shape": [10**12]}):
         with pytest.raises(GraphError, match="expected at most"):
             from_json(json.dumps({**document, **change}))
