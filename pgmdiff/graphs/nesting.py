@@ -86,10 +86,16 @@ def flatten(
     kept = _checked_keep(graph, keep)
     leaves: dict[Any, list[Leaf]] = {}
     whole = np.arange(graph.n_elements)
-    for leaf in _leaves(graph, whole, Fraction(1), True, (), kept):
-        if to_compose and leaf.count:
-            _check_no_condition(leaf)
-        leaves.setdefault(leaf.key, []).append(leaf)
+    try:
+        for leaf in _leaves(graph, whole, Fraction(1), True, (), kept):
+            if to_compose and leaf.count:
+                _check_no_condition(leaf)
+            leaves.setdefault(leaf.key, []).append(leaf)
+    except RecursionError:
+        raise GraphError(
+            "flatten: the graph is nested too deeply for Python's recursion limit. Raise it with "
+            "sys.setrecursionlimit, or flatten inner graphs first."
+        ) from None
     return _region_graph(graph.n_elements, list(leaves.values()))
 
 
@@ -176,7 +182,7 @@ def _checked_keep(graph: "FactorGraph", keep: Collection[Hashable]) -> set[Hasha
     if isinstance(keep, str | bytes):
         raise GraphError(f"flatten: expected a collection of names to keep, got {keep!r}.")
     kept = set(keep)
-    unknown = kept - _nested_names(graph, ())
+    unknown = kept - _nested_names(graph, ()) if kept else kept
     if unknown:
         raise GraphError(
             f"flatten: {next(iter(unknown))!r} is to be kept whole, but is no nested node. "

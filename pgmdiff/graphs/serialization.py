@@ -57,8 +57,11 @@ def to_json(graph: Graph) -> str:
     Raises:
         GraphError: a name, a model id or a condition holds something that JSON cannot.
     """
-    document = {"pgmdiff": VERSION, **_from_graph(graph)}
-    return json.dumps(document, separators=(",", ":"), allow_nan=False)
+    try:
+        document = {"pgmdiff": VERSION, **_from_graph(graph)}
+        return json.dumps(document, separators=(",", ":"), allow_nan=False)
+    except RecursionError:
+        raise GraphError("to_json: this graph is nested too deeply for JSON. Flatten it.") from None
 
 
 def fingerprint(graph: Graph) -> str:

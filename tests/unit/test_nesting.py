@@ -197,3 +197,17 @@ def test_a_nested_report_knows_what_is_exact_level_by_level() -> None:
 def test_default_names_may_repeat_inside() -> None:
     outer = chain(3, (2,))
     assert_lawful(outer.nest({factor: chain(4) for factor in outer.factors}))
+
+
+def test_nesting_too_deep_is_named() -> None:
+    graph = FactorGraph.from_scopes({}, {"x": ()})
+    for _ in range(40):
+        graph = FactorGraph.from_scopes({}, {"x": ()}).nest({"x": graph})
+    assert graph.flatten().n_regions == 1
+    assert fingerprint(from_json(to_json(graph))) == fingerprint(graph)
+    for _ in range(1500):
+        graph = FactorGraph.from_scopes({}, {"x": ()}).nest({"x": graph})
+    with pytest.raises(GraphError, match="nested too deeply"):
+        graph.flatten()
+    with pytest.raises(GraphError, match="nested too deeply"):
+        to_json(graph)
