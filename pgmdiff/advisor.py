@@ -208,7 +208,7 @@ def advise(
         loses 0.00066 nats; the posterior rule loses none.
     """
     named = graphs if isinstance(graphs, Mapping) else {"this graph": graphs}
-    regions = {n: g.regions if isinstance(g, FactorGraph) else g for n, g in named.items()}
+    regions = {name: graph.regions for name, graph in named.items()}
     _check_graphs(regions)
     whole = _whole(regions, q)
     for name, graph in regions.items():

@@ -388,7 +388,7 @@ class NodeScores(RegionScores, Mapping[Hashable, Score]):
     """
 
     def __init__(self, graph: FactorGraph | RegionGraph, q: Distribution) -> None:
-        self.graph = _regions(graph)
+        self.graph = graph.regions
         self.q = q
         self.check(self.graph)
 
@@ -426,10 +426,6 @@ def node_scores(graph: FactorGraph | RegionGraph, q: Distribution) -> NodeScores
     return NodeScores(graph, q)
 
 
-def _regions(graph: FactorGraph | RegionGraph) -> RegionGraph:
-    return graph.regions if isinstance(graph, FactorGraph) else graph
-
-
 def _check_size(what: str, graph: RegionGraph, q: Distribution) -> None:
     if graph.n_elements != prod(q.event_shape):
         raise ShapeError(
@@ -448,7 +444,7 @@ def marginals(gaussian: Gaussian, group: RegionGroup) -> tuple[Tensor, Tensor]:
 def node_covariances(graph: FactorGraph | RegionGraph, q: Distribution) -> "dict[Hashable, Tensor]":
     """The covariance `[d, d]` of every counted region, for `Posterior` and `Evidence`."""
     whole = q if isinstance(q, Gaussian) else Gaussian(q.mean, q.covariance)
-    regions = _regions(graph)
+    regions = graph.regions
     _check_size("node_covariances", regions, q)
     found: dict[Hashable, Tensor] = {}
     for group, _, _ in _weighed(regions, Marginal().weights(regions)):
@@ -496,7 +492,7 @@ def composed_precision(
     Raises:
         ShapeError: the sizes differ.
     """
-    graph, rule = _regions(graph), Marginal() if rule is None else rule
+    graph, rule = graph.regions, Marginal() if rule is None else rule
     if isinstance(rule, Posterior):
         raise GraphError(
             "composed_precision: under posterior and evidence composition the precision is that of "
@@ -535,7 +531,7 @@ def composed_log_density(
     Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
     models", 2023, Eq. 5.
     """
-    graph = _regions(graph)
+    graph = graph.regions
     _check_size("composed_log_density", graph, q)
     flat, sigmas = u.reshape(len(u), -1), per_sample(sigma, u)
     if flat.shape[1] != graph.n_elements:
@@ -572,7 +568,7 @@ def from_region_covariances(
 
     Source: Lauritzen, "Graphical models", 1996, section 5.3 (decomposable models).
     """
-    graph = _regions(graph)
+    graph = graph.regions
     check_counts(graph)
     _check_names(graph, covariances)
     dtypes = (covariance.dtype for covariance in covariances.values())
@@ -658,7 +654,7 @@ def bethe_entropy(
     graph: FactorGraph | RegionGraph, gaussian: Gaussian, sigma: float = 0.0
 ) -> float:
     """Σ_r c_r H(q_σ(u_r)) in nats: on a junction tree the joint's entropy, at σ = 0 only."""
-    graph = _regions(graph)
+    graph = graph.regions
     total = 0.0
     for group in graph.groups:
         _, covariance = marginals(gaussian, group)

@@ -145,7 +145,7 @@ def fit_covariances(
         >>> Posterior(fit_covariances(chain(3), data))
         Posterior(shrinkage=0.0)
     """
-    regions = graph if isinstance(graph, RegionGraph) else graph.regions
+    regions = graph.regions
     outer = {
         group.name(row): group.indices(row, row + 1).reshape(-1)
         for group in regions.groups
@@ -241,6 +241,7 @@ class ComposedPrecision:
     graph: RegionGraph
     covariances: Covariances
     shrinkage: float = 0.0
+    _inverses: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.shrinkage <= 1:
@@ -253,16 +254,29 @@ class ComposedPrecision:
         return tuple(self._blocks())
 
     def _blocks(self) -> Iterator[Block]:
+        for group, index in self._counted():
+            counts = torch.from_numpy(group.counts / self.graph.denominator)
+            yield Block(group, index, counts, *self.inverse(group))
+
+    def _counted(self) -> Iterator[tuple[RegionGroup, Tensor]]:
+        """The regions of nonzero count of every group, and their elements `[n, d]`."""
         for group in self.graph.groups:
             rows = np.flatnonzero(group.counts)
             if len(rows):
                 some = group.select(rows)
-                counts = torch.from_numpy(some.counts / self.graph.denominator)
-                index = some.indices(0, len(some)).reshape(len(some), -1)
-                yield Block(some, index, counts, *self.inverse(some))
+                yield some, some.indices(0, len(some)).reshape(len(some), -1)
 
     def inverse(self, group: RegionGroup) -> tuple[Tensor, Tensor]:
-        """Eigenvalues `[n or 1, d]` of the (shrunk) covariances of a group, and their inverses."""
+        """Eigenvalues `[n or 1, d]` of the (shrunk) covariances of a group, and their inverses.
+
+        Kept: the plan asks again for what P was made of.
+        """
+        key = (group.model, group.shape, *group.names)
+        if key not in self._inverses:
+            self._inverses[key] = self._inverted(group)
+        return self._inverses[key]
+
+    def _inverted(self, group: RegionGroup) -> tuple[Tensor, Tensor]:
         covariance = self._shrunk(group)
         infinite = ~covariance.isfinite().flatten(1).all(dim=1)
         if infinite.any():
@@ -294,14 +308,10 @@ class ComposedPrecision:
     def _common_variances(self) -> Tensor:
         """Every element's variance, averaged over the counted regions that hold it."""
         total = torch.zeros(2, self.graph.n_elements, dtype=torch.float64)
-        for group in self.graph.groups:
-            rows = np.flatnonzero(group.counts)
-            if len(rows):
-                some = group.select(rows)
-                index = some.indices(0, len(some)).reshape(len(some), -1)
-                variances = self.covariances.of(some).diagonal(dim1=1, dim2=2).expand(index.shape)
-                total[0].index_add_(0, index.reshape(-1), variances.reshape(-1))
-                total[1].index_add_(0, index.reshape(-1), torch.ones_like(variances).reshape(-1))
+        for group, index in self._counted():
+            variances = self.covariances.of(group).diagonal(dim1=1, dim2=2).expand(index.shape)
+            total[0].index_add_(0, index.reshape(-1), variances.reshape(-1))
+            total[1].index_add_(0, index.reshape(-1), torch.ones_like(variances).reshape(-1))
         return total[0] / total[1]
 
     @property

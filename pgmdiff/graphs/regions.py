@@ -428,6 +428,11 @@ class RegionGraph:
         )
 
     @property
+    def regions(self) -> "RegionGraph":
+        """Itself: what of any graph, a factor graph too, is composed."""
+        return self
+
+    @property
     def n_elements(self) -> int:
         """Number of scalar entries of the state."""
         return prod(self.event_shape)

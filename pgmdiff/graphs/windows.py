@@ -173,7 +173,7 @@ def product(left: FactorGraph | RegionGraph, right: FactorGraph | RegionGraph) -
         >>> product(tiles((8,), 4, 2), chain(3)).counting_numbers()["[2:6]", "f0"]
         1
     """
-    a, b = (g.regions if isinstance(g, FactorGraph) else g for g in (left, right))
+    a, b = left.regions, right.regions
     groups = [
         _product_group(model, x, y, b.n_elements)
         for one in a.groups

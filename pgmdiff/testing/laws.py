@@ -384,7 +384,7 @@ def nested_nodes_may_be_kept(subject: Subject) -> None:
     for name, inner in graph.nested.items():
         own = object()  # a model id that no leaf has
         flat = replace(graph, models={**graph.models, name: own}).flatten(keep={(name,)})
-        regions = inner.regions if isinstance(inner, FactorGraph) else inner
+        regions = inner.regions
         composed = compose(regions, _by_model(regions))
         kept = compose(flat, {**_by_model(flat), own: _flattened(composed)})(u, 1.0)
         _close(kept, expanded, graph.regions, f"the score with {name!r} kept whole")
@@ -404,7 +404,7 @@ def saving_and_loading_is_the_identity(subject: Subject) -> None:
         raise NotApplicable(str(error)) from None
     loaded = from_json(text)
     _equal(to_json(loaded) == text, True, "whether the loaded graph has the same JSON")
-    again = loaded.regions if isinstance(loaded, FactorGraph) else loaded
+    again = loaded.regions
     regions = subject.regions
     _equal(again.counting_numbers(), regions.counting_numbers(), "the loaded counts")
     _equal([g.model for g in again.groups], [g.model for g in regions.groups], "the models")

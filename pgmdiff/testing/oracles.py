@@ -32,7 +32,7 @@ def markov_gaussian(graph: FactorGraph | RegionGraph, seed: int) -> Gaussian:
     Its precision is I + Σ_f A_fᵀ R_f R_fᵀ A_f over pieces f, with standard normal R_f; its mean is
     standard normal.
     """
-    regions, rng = _regions(graph), np.random.default_rng(seed)
+    regions, rng = graph.regions, np.random.default_rng(seed)
     precision = np.eye(regions.n_elements)
     for group in regions.groups:
         index = group.indices(0, len(group)).reshape(len(group), -1).numpy()
@@ -117,10 +117,6 @@ def weighted_sum(
         score = q.marginal(elements).score(u[:, elements], sigma)
         total[:, elements.reshape(-1)] += count / graph.denominator * score.reshape(len(u), -1)
     return total
-
-
-def _regions(graph: FactorGraph | RegionGraph) -> RegionGraph:
-    return graph.regions if isinstance(graph, FactorGraph) else graph
 
 
 def _maximal(scopes: Iterable[Set]) -> list[Set]:
