@@ -4,6 +4,7 @@ from pgmdiff import gaussian, graphs, samplers
 from pgmdiff.advisor import advise, window_candidates
 from pgmdiff.compose import Joint, compose
 from pgmdiff.consistency import check_consistency
+from pgmdiff.denoising_errors import fit_denoising_errors
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
 from pgmdiff.precision import fit_covariances
 from pgmdiff.rules import Average, Evidence, Marginal, Posterior
@@ -25,6 +26,7 @@ __all__ = [
     "check_consistency",
     "compose",
     "fit_covariances",
+    "fit_denoising_errors",
     "from_denoiser",
     "from_eps",
     "gaussian",

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ScoreError, ShapeError
-from pgmdiff.graphs.exactness import check_counts
+from pgmdiff.graphs.exactness import Definiteness, Report, check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, IndexGroup, RegionGraph
 from pgmdiff.plan import Batch, Scores, map_tensors, plan
-from pgmdiff.precision import ComposedPrecision, Solve, solver_of
+from pgmdiff.precision import Precision, Solve, least_shrinkage, solver_of
 from pgmdiff.rules import Evidence, Marginal, Posterior, Rule
 
 __all__ = ["Joint", "Scores", "compose"]
@@ -154,7 +154,7 @@ class Joint:
     scale: Tensor | None
     max_batch: int | None
     check_finite: bool
-    precision: ComposedPrecision | None = field(default=None, repr=False)
+    precision: Precision | None = field(default=None, repr=False)
     solve: Solve | None = field(default=None, repr=False)
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
@@ -175,6 +175,18 @@ class Joint:
             self.find_guilty(flat, sigmas, condition)
         return total.reshape(u.shape)
 
+    def validate(self) -> Report:
+        """The exactness report of the graph; with λ*, and what is used, where P is composed.
+
+        λ* takes some tens of factorisations.
+        """
+        report = self.graph.validate()
+        if self.precision is None:
+            return report
+        least = least_shrinkage(self.precision)
+        used = Definiteness(least, self.precision.shrinkage, self.precision.jitter)
+        return replace(report, definiteness=used)
+
     def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         """The composed denoiser D(u, σ) = u + σ² s(u, σ)."""
         sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
@@ -184,12 +196,15 @@ class Joint:
     def _weighted_sum(self, u: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The score of all rules but the evidence's: `[B, N]`."""
         total = torch.zeros_like(u)
+        start = torch.zeros_like(u) if self.solve is not None and self.solve.uses_start else None
         for chunk, values in self.evaluate(u, sigma, condition):
             whole = len(values) == len(total)
             sharpened = _sharpened(_flat(values), chunk, sigma)
             _add_weighted(total if whole else total[chunk.samples], chunk, sharpened)
+            if start is not None:  # the marginal rule's score
+                _add_weighted(start[chunk.samples], chunk, _flat(values).detach())
         if self.solve is not None:
-            total = self.solve(total, sigma)
+            total = self.solve(total, sigma, start)
         return total if self.scale is None else total * self.scale.to(total)
 
     def _evidence_gradient(self, u: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -401,7 +416,11 @@ class Joint:
 
     def __repr__(self) -> str:
         calls = ", ".join(f"{len(b.group)} × {b.group.shape}" for b in self.batches)
-        return f"Joint({self.graph!r}, rule={self.rule!r}, evaluates {calls or 'nothing'})"
+        changed = ""
+        if self.precision is not None and (self.precision.shrinkage or self.precision.jitter):
+            used = f"shrinkage {self.precision.shrinkage:.3g}, jitter {self.precision.jitter:.3g}"
+            changed = f", made definite by {used}"
+        return f"Joint({self.graph!r}, rule={self.rule!r}{changed}, evaluates {calls or 'nothing'})"
 
 
 def _per_row(leaf: Tensor, n_samples: int, n_regions: int) -> Tensor:
@@ -429,13 +448,12 @@ def _gathered(u: Tensor, chunk: Chunk) -> Tensor:
 
 def _sharpened(values: Tensor, chunk: Chunk, sigma: Tensor) -> Tensor:
     """(I + σ² Σ_r⁻¹) values_r, `[samples, regions, d]`; the values themselves without Σ_r."""
-    inverse = chunk.batch.inverse
-    if inverse is None:
+    precisions = chunk.batch.precisions
+    if precisions is None:
         return values
-    if len(inverse) > 1:
-        inverse = inverse[chunk.start : chunk.stop]
-    pulled: Tensor = (values[:, :, None] @ inverse)[:, :, 0]
-    return values + sigma[chunk.samples, None, None] ** 2 * pulled
+    levels = sigma[chunk.samples]
+    pulled = precisions.rows(chunk.start, chunk.stop).times(values, levels)
+    return values + levels[:, None, None] ** 2 * pulled
 
 
 def _log_density(score: Any, chunk: Chunk) -> Any:

@@ -17,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.compose import Joint, compose
-from pgmdiff.errors import ShapeError
+from pgmdiff.compose import Joint
+from pgmdiff.denoising import checked_states, every_region, local_denoised
 from pgmdiff.graphs.acyclicity import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.plan import Batch, Scores
-from pgmdiff.rules import Floats, Rule
 from pgmdiff.samplers.noise import Generator, Noise
 
 __all__ = ["Agreement", "Consistency", "check_consistency"]
@@ -100,17 +99,6 @@ class Consistency:
         return "\n".join(lines + [f"{v}: {ADVICE[v]}." for v in found if v in ADVICE])
 
 
-@dataclass(frozen=True)
-class _Everything(Rule):
-    """Evaluates every region that is outer or counted."""
-
-    def weights(self, graph: RegionGraph) -> list[Floats]:
-        return [((g.counts != 0) | g.outer).astype(float) for g in graph.groups]
-
-    def scale(self, graph: RegionGraph) -> None:
-        return None
-
-
 def check_consistency(
     graph: FactorGraph | RegionGraph,
     scores: Scores,
@@ -136,24 +124,14 @@ def check_consistency(
     Raises:
         ShapeError: data of another shape, or fewer than 2 states.
     """
-    joint = compose(graph, scores, rule=_Everything(), conditions=conditions, max_batch=max_batch)
-    if len(data) < 2 or tuple(data.shape[1:]) != joint.graph.event_shape:
-        raise ShapeError(
-            f"check_consistency: expected data [n >= 2, *{joint.graph.event_shape}], got "
-            f"{tuple(data.shape)}."
-        )
-    if not data.is_floating_point() or not data.isfinite().all():
-        raise ShapeError(
-            f"check_consistency: expected finite floating-point data, got {data.dtype}. Convert it "
-            "to the units the models know, and remove states that are not finite."
-        )
-    clean = data.reshape(len(data), -1)
+    joint = every_region(graph, scores, conditions=conditions, max_batch=max_batch)
+    clean = checked_states("check_consistency", data, joint)
     noise = Noise.of(generator, len(data))
     kinds = _pairs_by_kind(joint)
     rows = []
     for step, sigma in enumerate(sigmas):
         noisy = clean + sigma * noise(step, clean)
-        denoised = _denoised(joint, noisy, sigma)
+        denoised = local_denoised(joint, noisy, sigma)
         for (piece, overlap), pairs in kinds.items():
             seen = [_on_overlap(pair, denoised, noisy, clean) for pair in pairs]
             stacked = [torch.stack(part, dim=1) for part in zip(*seen, strict=True)]
@@ -218,22 +196,6 @@ def _contained(
         overlap = names[1][column]
         if size == len(overlaps[overlap][1]):
             yield names[0][row], overlap
-
-
-@torch.no_grad()
-def _denoised(joint: Joint, noisy: Tensor, sigma: float) -> dict[Hashable, Tensor]:
-    """Every region's own denoised value of the noisy states, `[n, d]`, by name."""
-    parts: dict[Hashable, list[Tensor]] = {}
-    for chunk, values in joint.evaluate(noisy, noisy.new_full((len(noisy),), sigma), {}):
-        x = noisy[chunk.samples].index_select(1, chunk.index)
-        scores = values.reshape(*values.shape[:2], -1)
-        if not scores.isfinite().all():
-            joint.find_guilty(noisy, noisy.new_full((len(noisy),), sigma), {})
-        denoised = x.reshape(scores.shape) + sigma**2 * scores
-        for row in range(chunk.stop - chunk.start):
-            name = chunk.batch.group.name(chunk.start + row)
-            parts.setdefault(name, []).append(denoised[:, row])
-    return {name: torch.cat(samples) for name, samples in parts.items()}
 
 
 def _on_overlap(

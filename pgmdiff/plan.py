@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, RegionGroup
-from pgmdiff.precision import ComposedPrecision
+from pgmdiff.precision import Precision, RegionPrecisions
+from pgmdiff.precision.forms import concatenated
 from pgmdiff.rules import Floats, Rule
 from pgmdiff.scores import RegionScores, Score
 
@@ -35,14 +36,14 @@ class Batch:
         group: the regions.
         weights: float64 `[n]`, of the composition rule.
         condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions.
-        inverse: Σ_r⁻¹ of every region, `[n or 1, d, d]`, where the rule needs it.
+        precisions: Σ_r⁻¹ of every region, where the rule needs them.
     """
 
     score: Score
     group: RegionGroup
     weights: Tensor
     condition: dict[str, Any]
-    inverse: Tensor | None = None
+    precisions: RegionPrecisions | None = None
 
     @cached_property
     def weight(self) -> float | None:
@@ -57,7 +58,9 @@ class Batch:
             group=self.group.resolved().to(device),
             weights=_ordinary(self.weights.to(device, dtype)),
             condition=map_tensors(lambda t: _ordinary(t.to(device)), self.condition),
-            inverse=None if self.inverse is None else _ordinary(self.inverse.to(device, dtype)),
+            precisions=None
+            if self.precisions is None
+            else self.precisions.to(device, dtype).map(_ordinary),
         )
 
 
@@ -66,7 +69,7 @@ def plan(
     scores: Scores,
     rule: Rule,
     null_condition: Condition,
-    precision: ComposedPrecision | None = None,
+    precision: Precision | None = None,
 ) -> Iterator[Batch]:
     """The batches of a graph under a rule; regions of weight 0 are left out.
 
@@ -86,7 +89,7 @@ def plan(
             for score, places in _by_score(group, rows, scores):
                 part = _part(score, group, rows[places], weights, _take(condition, places))
                 if precision is not None:
-                    part = replace(part, inverse=precision.inverse(part.group)[1])
+                    part = replace(part, precisions=precision.inverse(part.group))
                 # Windows stay windows: only index groups are worth merging.
                 separate = None if isinstance(group, IndexGroup) else id(group)
                 key = (_identity(part.score), group.shape, structure, separate)
@@ -229,17 +232,14 @@ def _merged(parts: list[Batch]) -> Batch:
         group=IndexGroup.concatenate(index_groups),
         weights=torch.cat([part.weights for part in parts]),
         condition=_combine(torch.cat, [part.condition for part in parts]),
-        inverse=_joined_inverses(parts),
+        precisions=_joined_precisions(parts),
     )
 
 
-def _joined_inverses(parts: list[Batch]) -> Tensor | None:
+def _joined_precisions(parts: list[Batch]) -> RegionPrecisions | None:
     """One inverse covariance a region, now that regions of several models are one batch."""
-    if any(part.inverse is None for part in parts):
-        return None
-    return torch.cat(
-        [part.inverse.expand(len(part.group), -1, -1) for part in parts if part.inverse is not None]
-    )
+    known = [(p.precisions, len(p.group)) for p in parts if p.precisions is not None]
+    return concatenated(known) if len(known) == len(parts) else None
 
 
 def _ordinary(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ fusing diffusion paths for controlled image generation", 2023).
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,15 @@ from torch import Tensor
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.regions import RegionGraph
-from pgmdiff.precision import ComposedPrecision, Covariances, Dense
+from pgmdiff.precision import (
+    ComposedPrecision,
+    Covariances,
+    DenoisingErrors,
+    Dense,
+    LevelledPrecision,
+    Precision,
+    least_change,
+)
 
 __all__ = ["Average", "Evidence", "Marginal", "Posterior", "Rule"]
 
@@ -93,6 +101,9 @@ class Posterior(Rule):
             covariance of its clean values, flattened as its model sees them; or a provider. Read
             all off one estimate: see `fit_covariances`.
         shrinkage: λ in [0, 1], towards a common diagonal, where P is not positive definite.
+            "least": the least jitter that helps, or else the least λ*, to be seen in the joint's
+            `validate()` and repr.
+        jitter: ε; ε times the mean variance is added to all variances.
 
     Source: ours on factor graphs; the closure after Linhart, Cardoso, Gramfort, Le Corff,
     Rodrigues, "Diffusion posterior sampling for simulation-based inference in tall data settings",
@@ -100,7 +111,8 @@ class Posterior(Rule):
     """
 
     covariances: Mapping[Any, Tensor] | Covariances = field(repr=False)
-    shrinkage: float = 0.0
+    shrinkage: float | Literal["least"] = 0.0
+    jitter: float = field(default=0.0, repr=False)
 
     def weights(self, graph: RegionGraph) -> list[Floats]:
         return Marginal().weights(graph)
@@ -108,8 +120,8 @@ class Posterior(Rule):
     def scale(self, graph: RegionGraph) -> None:
         return None
 
-    def precision(self, graph: RegionGraph) -> ComposedPrecision:
-        """P of a graph.
+    def precision(self, graph: RegionGraph) -> Precision:
+        """P of a graph, with the jitter or shrinkage that was asked for.
 
         Raises:
             GraphError: a region has no covariance, or a singular one.
@@ -122,7 +134,20 @@ class Posterior(Rule):
                 f"a {type(given).__name__}."
             )
         provider = given if isinstance(given, Covariances) else Dense(given)
-        return ComposedPrecision(graph, provider, self.shrinkage)
+
+        def make(shrinkage: float, jitter: float) -> Precision:
+            if isinstance(provider, DenoisingErrors):
+                return LevelledPrecision.of(graph, provider, shrinkage, jitter)
+            return ComposedPrecision(graph, provider, shrinkage, jitter)
+
+        if isinstance(self.shrinkage, str):
+            if self.shrinkage != "least":
+                raise GraphError(
+                    f"{type(self).__name__}: expected shrinkage from 0 to 1 or 'least', got "
+                    f"{self.shrinkage!r}."
+                )
+            return least_change(make)
+        return make(self.shrinkage, self.jitter)
 
 
 @dataclass(frozen=True)
@@ -140,5 +165,5 @@ class Evidence(Posterior):
     known.
 
     Args:
-        covariances, shrinkage: see `Posterior`.
+        covariances, shrinkage, jitter: see `Posterior`.
     """

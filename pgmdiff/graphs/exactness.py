@@ -18,7 +18,30 @@ from pgmdiff.graphs.nesting import flatten
 from pgmdiff.graphs.proxy import Proxy, proxy
 from pgmdiff.graphs.regions import Ints, RegionGraph
 
-__all__ = ["Report", "check_counts", "report", "report_factor_graph"]
+__all__ = ["Definiteness", "Report", "check_counts", "report", "report_factor_graph"]
+
+
+@dataclass(frozen=True)
+class Definiteness:
+    """What was done to make P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r positive definite.
+
+    Attributes:
+        least_shrinkage: λ*, least such that P of the covariances as given is positive definite for
+            all of [λ*, 1]; None: not determined, too large.
+        shrinkage: λ that is used.
+        jitter: ε that is used, in units of the mean variance.
+    """
+
+    least_shrinkage: float | None
+    shrinkage: float
+    jitter: float
+
+    def __str__(self) -> str:
+        least = "not determined" if self.least_shrinkage is None else f"{self.least_shrinkage:.3f}"
+        return (
+            f"composed precision of the covariances: least shrinkage λ* {least}; used: "
+            f"shrinkage {self.shrinkage:.3g}, jitter {self.jitter:.3g}"
+        )
 
 
 @dataclass(frozen=True)
@@ -37,6 +60,7 @@ class Report:
         junction_tree: whether the marginal rule is exact at σ = 0 for data Markov to the graph.
         graph: the region graph, of which more is found out when asked for.
         nested_exact: whether this is a nested graph that is exact level by level.
+        definiteness: of the composed precision of given covariances, from a joint's `validate`.
     """
 
     n_elements: int
@@ -51,6 +75,7 @@ class Report:
     junction_tree: bool | None
     graph: RegionGraph = field(repr=False)
     nested_exact: bool = False
+    definiteness: "Definiteness | None" = None
 
     @property
     def valid(self) -> bool:
@@ -156,6 +181,7 @@ class Report:
             f"diameter: {'not determined' if self.diameter is None else self.diameter} "
             f"(pieces between the elements farthest apart)",
             f"Gaussian proxy: {self._definiteness}",
+            *([str(self.definiteness)] if self.definiteness else []),
             self.promise,
         ]
         return "\n".join(lines + ([f"WARNING: {self.warning}."] if self.warning else []))

@@ -205,7 +205,7 @@ def test_indefinite_precisions_are_refused_and_the_least_shrinkage_named() -> No
     covariance = torch.full((24, 24), 0.5, dtype=torch.float64).fill_diagonal_(1.0)
     q = Gaussian(torch.zeros(24, dtype=torch.float64), covariance)
     covariances = node_covariances(cube, q)
-    with pytest.raises(GraphError, match=r"its smallest eigenvalue is -.*the least that works is"):
+    with pytest.raises(GraphError, match=r"its smallest eigenvalue is -.*shrinkage=.least."):
         compose(cube, node_scores(cube, q), rule=Posterior(covariances))
     precision = Posterior(covariances).precision(cube.regions)
     least = least_shrinkage(precision)

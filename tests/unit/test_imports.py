@@ -17,7 +17,18 @@ LAYERS = [
     {"plan"},
     {"compose"},
     {"gaussian", "conditioning", "samplers"},
-    {"advisor", "baselines", "consistency", "metrics", "models", "panorama", "testing", "training"},
+    {"denoising"},
+    {
+        "advisor",
+        "baselines",
+        "consistency",
+        "denoising_errors",
+        "metrics",
+        "models",
+        "panorama",
+        "testing",
+        "training",
+    },
     {"plotting", "demo", "benchmarks"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

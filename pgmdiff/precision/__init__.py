@@ -1,0 +1,58 @@
+"""Region covariances, the composed precision, and solves with it: for posterior composition."""
+
+from pgmdiff.precision.composed import ComposedPrecision, LevelledPrecision, Precision
+from pgmdiff.precision.covariances import (
+    Covariances,
+    DenoisingErrors,
+    Dense,
+    LowRank,
+    Pooled,
+    Separable,
+    Stationary,
+)
+from pgmdiff.precision.fitting import fit_covariances
+from pgmdiff.precision.forms import RegionCovariances, RegionPrecisions
+from pgmdiff.precision.solves import (
+    Channelwise,
+    Circulant,
+    ConjugateGradients,
+    Eigen,
+    IndefiniteError,
+    PerLevel,
+    SmallSpace,
+    Solve,
+    SparseFactors,
+    is_definite,
+    least_change,
+    least_shrinkage,
+    solver_of,
+)
+
+__all__ = [
+    "Channelwise",
+    "Circulant",
+    "ComposedPrecision",
+    "ConjugateGradients",
+    "Covariances",
+    "DenoisingErrors",
+    "Dense",
+    "Eigen",
+    "IndefiniteError",
+    "LevelledPrecision",
+    "LowRank",
+    "PerLevel",
+    "Pooled",
+    "Precision",
+    "RegionCovariances",
+    "RegionPrecisions",
+    "Separable",
+    "SmallSpace",
+    "Solve",
+    "SparseFactors",
+    "Stationary",
+    "fit_covariances",
+    "is_definite",
+    "least_change",
+    "least_shrinkage",
+    "solver_of",
+]

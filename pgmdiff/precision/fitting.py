@@ -1,0 +1,416 @@
+r"""Region covariances estimated from clean states, in one streamed pass, so that they agree.
+
+Only the outer regions are estimated; a sub-region is read off the first outer region around it.
+All then are blocks of one positive definite estimate, and on a junction tree P is positive
+definite. Estimated one by one from different samples they often are not.
+
+    dense        Σ̂ = Σ_n (u_n - m)(u_n - m)ᵀ / n
+    low rank     U diag(λ - δ) Uᵀ + δ I of the leading eigenpairs of Σ̂, δ the mean of all others of
+                 all regions: probabilistic principal components (Tipping and Bishop,
+                 "Probabilistic principal component analysis", 1999), by incremental singular
+                 value decompositions (Ross, Lim, Lin, Yang, "Incremental learning for robust
+                 visual tracking", 2008)
+    stationary   γ̂(h) = Σ_t (u_t - m)(u_{t+h} - m) / (number of such pairs), by Fourier transforms
+"""
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.graphs.regions import RegionGraph, WindowGroup
+from pgmdiff.precision.covariances import (
+    Covariances,
+    LowRank,
+    Place,
+    Pooled,
+    Separable,
+    Stationary,
+    without_channels,
+)
+
+if TYPE_CHECKING:
+    from pgmdiff.graphs.factor_graph import FactorGraph
+
+__all__ = ["Form", "fit_covariances"]
+
+Form: TypeAlias = Literal["dense", "low_rank", "stationary"]
+
+DENSE_ELEMENTS = 1_000
+"""Elements of a region up to which its covariance is kept as a matrix."""
+ROWS = 1_024
+"""Windows taken into a low-rank estimate at once."""
+
+
+def fit_covariances(
+    graph: "FactorGraph | RegionGraph",
+    data: Tensor | Iterable[Tensor],
+    *,
+    form: Form | None = None,
+    shared: bool = False,
+    channels: bool = False,
+    rank: int = 64,
+    axes: Sequence[int] | None = None,
+    ridge: float = 1e-6,
+) -> Covariances:
+    """Region covariances from clean states; see the module for the estimates.
+
+    Args:
+        graph: its counted regions must each lie inside an outer one, as they do in all our graphs.
+        data: states `[n, *event]`, or batches of them: streamed, never held together.
+        form: `"dense"`; `"low_rank"` plus a diagonal δ; `"stationary"`, for windows of a tensor:
+            shift-invariant over `axes`. None: dense up to 1,000 elements a region, low rank above.
+        shared: whether all outer regions with one model have one covariance: their windows are
+            pooled. For windows of the same thing it is much the better estimate, and what allows
+            Fourier solves on periodic graphs. Regions whose model is their own are not pooled.
+        channels: whether covariances are C ⊗ S, channels (the first axis) times places.
+        rank: of the low-rank form.
+        axes: of the event, that are stationary; None: all (but the channels, where separated).
+        ridge: added to the variances, relative to their mean: what was never seen is not
+            impossible.
+
+    Raises:
+        ShapeError: fewer than two states, or states of another shape.
+        GraphError: a region lies inside no outer one; an option that does not fit the graph.
+
+    Example:
+        >>> import torch
+        >>> from pgmdiff import Posterior
+        >>> from pgmdiff.graphs import chain
+        >>> from pgmdiff.precision import fit_covariances
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> data = torch.randn(500, 3, generator=generator).cumsum(1)
+        >>> Posterior(fit_covariances(chain(3), data))
+        Posterior(shrinkage=0.0)
+    """
+    regions = graph.regions
+    whole = _Channels(regions.event_shape[0]) if channels else None
+    inner = without_channels(regions) if channels else regions
+    chosen = _form(form, inner)
+    estimate = _estimate(chosen, inner, shared, rank, axes, 1 if channels else 0)
+    n = 0
+    for batch in [data] if isinstance(data, Tensor) else data:
+        states = _checked(batch, regions).reshape(len(batch), -1, inner.n_elements)
+        n += len(states)
+        estimate.add(states)
+        if whole is not None:
+            whole.add(states)
+    if n < 2:
+        raise ShapeError(f"fit_covariances: expected at least 2 states, got {n}.")
+    found = estimate.finish(ridge)
+    return found if whole is None else Separable(whole.finish(ridge), found)
+
+
+def _form(form: Form | None, graph: RegionGraph) -> Form:
+    if form is not None:
+        if form not in ("dense", "low_rank", "stationary"):
+            raise GraphError(
+                "fit_covariances: expected form= 'dense', 'low_rank' or 'stationary', got "
+                f"{form!r}."
+            )
+        return form
+    largest = max((prod(g.shape) for g in graph.groups if g.outer.any()), default=0)
+    return "dense" if largest <= DENSE_ELEMENTS else "low_rank"
+
+
+def _checked(batch: Tensor, graph: RegionGraph) -> Tensor:
+    if not isinstance(batch, Tensor) or tuple(batch.shape[1:]) != graph.event_shape:
+        got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
+        raise ShapeError(
+            f"fit_covariances: expected states [n, *{graph.event_shape}], got {got}. Reshape them, "
+            "or pack a factor graph's variables."
+        )
+    return batch.detach().cpu().double()
+
+
+def _estimate(
+    form: Form,
+    graph: RegionGraph,
+    shared: bool,
+    rank: int,
+    axes: Sequence[int] | None,
+    dropped: int,
+) -> "_Estimate":
+    if form == "stationary":
+        return _Autocovariance(graph, _stationary_axes(graph, axes, dropped))
+    if axes is not None:
+        raise GraphError("fit_covariances: axes= belongs to form='stationary'.")
+    if form == "low_rank" and rank < 1:
+        raise GraphError(f"fit_covariances: expected a rank of at least 1, got {rank}.")
+    outer = _outer(graph, shared)
+    return _Moments(graph, outer) if form == "dense" else _Components(graph, outer, rank)
+
+
+def _stationary_axes(
+    graph: RegionGraph, axes: Sequence[int] | None, dropped: int
+) -> tuple[int, ...]:
+    n = len(graph.event_shape)
+    given = tuple(range(n)) if axes is None else tuple(axis - dropped for axis in axes)
+    if not given or len(set(given)) < len(given) or not all(0 <= axis < n for axis in given):
+        raise GraphError(
+            f"fit_covariances: expected axes= of the event's {n + dropped}, counted from 0"
+            f"{' and not the channels' if dropped else ''}, got {axes}."
+        )
+    return tuple(sorted(given))
+
+
+class _Estimate(ABC):
+    """What is learnt from states `[n, channels, N]`, batch by batch."""
+
+    @abstractmethod
+    def add(self, states: Tensor) -> None:
+        """Takes a batch in; channels are further states, each with its own mean."""
+
+    @abstractmethod
+    def finish(self, ridge: float) -> Covariances:
+        """The provider."""
+
+
+@dataclass(frozen=True)
+class _Outer:
+    """Outer regions that share an estimate: their elements, `[n, d]`."""
+
+    index: Tensor
+
+
+def _outer(graph: RegionGraph, shared: bool) -> dict[Hashable, _Outer]:
+    """Kind to the outer regions that are pooled: one each, or all of a model."""
+    found: dict[Hashable, _Outer] = {}
+    for group in graph.groups:
+        rows = np.flatnonzero(group.outer)
+        if not len(rows):
+            continue
+        some = group.select(rows)
+        index = some.indices(0, len(some)).reshape(len(some), -1)
+        if shared and group.model is not None:
+            found[group.model, group.shape] = _Outer(index)
+        else:
+            found.update(
+                (name, _Outer(row[None])) for name, row in zip(some.names, index, strict=True)
+            )
+    return found
+
+
+class _Moments(_Estimate):
+    """Σ̂ of every kind of outer region, by first and second moments about the first batch's mean."""
+
+    def __init__(self, graph: RegionGraph, outer: Mapping[Hashable, _Outer]) -> None:
+        self.graph, self.outer, self.n = graph, outer, 0
+        self.origin: Tensor | None = None  # so that squares do not drown in a large mean
+        self.sums = torch.zeros(1, graph.n_elements, dtype=torch.float64)
+        self.products: dict[Hashable, Tensor] = {}
+
+    def add(self, states: Tensor) -> None:
+        if self.origin is None:
+            self.origin = states.mean(dim=0)
+        centred = states - self.origin
+        self.n, self.sums = self.n + len(states), self.sums + centred.sum(dim=0)
+        for kind, regions in self.outer.items():
+            for index in regions.index:
+                part = centred[:, :, index].flatten(0, 1)
+                self.products[kind] = part.T @ part + self.products.get(kind, 0)
+
+    def finish(self, ridge: float) -> Pooled:
+        mean = self.sums / self.n
+        fitted = {kind: self._covariance(kind, mean) for kind in self.outer}
+        level = ridge * float(torch.cat([v.diagonal() for v in fitted.values()]).mean())
+        for covariance in fitted.values():
+            covariance.diagonal().add_(level)
+        return Pooled(fitted, _parents(self.graph, self.outer))
+
+    def _covariance(self, kind: Hashable, mean: Tensor) -> Tensor:
+        """Pooled: about each region's own mean."""
+        means = mean[:, self.outer[kind].index].flatten(0, 1)
+        return (self.products[kind] / self.n - means.T @ means) / len(means)
+
+
+class _Components(_Estimate):
+    """Leading principal components of every kind of outer region."""
+
+    def __init__(self, graph: RegionGraph, outer: Mapping[Hashable, _Outer], rank: int) -> None:
+        self.graph, self.outer, self.rank = graph, outer, rank
+        self.parts = {kind: _Principal(2 * rank) for kind in outer}
+
+    def add(self, states: Tensor) -> None:
+        for kind, regions in self.outer.items():
+            for index in regions.index:
+                for rows in states[:, :, index].split(ROWS):
+                    self.parts[kind].add(rows)
+
+    def finish(self, ridge: float) -> LowRank:
+        rank = min(self.rank, *(o.index.shape[1] - 1 for o in self.outer.values()))
+        variances = {kind: part.scales**2 / part.n for kind, part in self.parts.items()}
+        left = sum(p.total / p.n - float(variances[k][:rank].sum()) for k, p in self.parts.items())
+        free = sum(o.index.shape[1] - rank for o in self.outer.values())
+        all_elements = sum(o.index.shape[1] for o in self.outer.values())
+        mean = sum(p.total / p.n for p in self.parts.values()) / all_elements
+        floor = max(left, 0.0) / free + ridge * mean
+        factors = {
+            kind: part.vectors[:, :rank] * (variances[kind][:rank] - floor).clamp(min=0).sqrt()
+            for kind, part in self.parts.items()
+        }
+        return LowRank(factors, floor, _parents(self.graph, self.outer))
+
+
+class _Principal:
+    """An incremental singular value decomposition of centred rows, truncated.
+
+    Attributes:
+        vectors: `[d, k]`.
+        scales: singular values, `[k]`.
+        total: sum of squares of all centred rows, what was truncated included.
+        n: rows seen.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.n, self.total = most, 0, 0.0
+        self.vectors = self.scales = self.mean = torch.zeros(0, dtype=torch.float64)
+
+    def add(self, rows: Tensor) -> None:
+        """Takes rows `[n, channels, d]` in, every channel about its own mean."""
+        n, channels, d = rows.shape
+        mean = rows.mean(dim=0)
+        before = self.mean if self.n else mean
+        own = (rows - mean).reshape(n * channels, d)
+        seen = self.n // channels
+        moved = (seen * n / (seen + n)) ** 0.5 * (before - mean)
+        self.total += float((own**2).sum() + (moved**2).sum())
+        kept = self.vectors * self.scales if self.n else own.new_zeros(d, 0)
+        stacked = torch.cat([kept, own.T, moved.T], dim=1)
+        vectors, scales, _ = torch.linalg.svd(stacked, full_matrices=False)
+        self.vectors, self.scales = vectors[:, : self.most], scales[: self.most]
+        self.mean = (seen * before + n * mean) / (seen + n)
+        self.n += n * channels
+
+
+class _Autocovariance(_Estimate):
+    """γ̂ over the lags of the longest window."""
+
+    def __init__(self, graph: RegionGraph, axes: tuple[int, ...]) -> None:
+        self.graph, self.axes, self.n = graph, axes, 0
+        windows = [g for g in graph.groups if isinstance(g, WindowGroup)]
+        if len(windows) < len(graph.groups):
+            raise GraphError(
+                "fit_covariances: form='stationary' needs windows of a tensor (graphs.tiles)."
+            )
+        self.longest = [max(g.shape[axis] for g in windows) for axis in axes]
+        self.wraps = [any(_wraps(g, axis) for g in windows) for axis in axes]
+        self.sizes = [
+            graph.event_shape[axis] + (0 if wraps else longest)
+            for axis, longest, wraps in zip(axes, self.longest, self.wraps, strict=True)
+        ]
+        self.power: Tensor | int = 0
+        self.origin: Tensor | None = None
+        self.sums: Tensor | int = 0
+
+    def add(self, states: Tensor) -> None:
+        fields = self._fields(states)
+        if self.origin is None:
+            self.origin = fields.mean()
+        fields = fields - self.origin
+        for one in fields.split(64):
+            self.power = self.power + self._correlated(one, one)
+        self.n, self.sums = self.n + len(fields), self.sums + fields.sum(dim=0)
+
+    def _fields(self, states: Tensor) -> Tensor:
+        """`[n, channels, N]` as `[n, channels, A, *stationary axes]`."""
+        (n, channels, _), shape, k = states.shape, self.graph.event_shape, len(self.axes)
+        whole = states.reshape(n, channels, *shape)
+        moved = whole.movedim([axis + 2 for axis in self.axes], list(range(-k, 0)))
+        return moved.reshape(n, channels, -1, *(shape[axis] for axis in self.axes))
+
+    def _correlated(self, x: Tensor, y: Tensor) -> Tensor:
+        """Σ_t x_a(t) y_b(t + h), summed over states and channels: `[A, A, *sizes]`."""
+        x, y = x.flatten(0, 1), y.flatten(0, 1)
+        dims = list(range(2, x.ndim))
+        waves = [torch.fft.rfftn(v, s=self.sizes, dim=dims) for v in (x, y)]
+        product = torch.einsum("na...,nb...->ab...", waves[0].conj(), waves[1])
+        summed: Tensor = torch.fft.irfftn(product, s=self.sizes, dim=dims)
+        return summed
+
+    def finish(self, ridge: float) -> Stationary:
+        assert isinstance(self.sums, Tensor)
+        field = (self.sums / self.n)[None]
+        level = field.mean(dim=list(range(3, field.ndim)), keepdim=True).expand_as(field)
+        crossed = self._correlated(field, level) + self._correlated(level, field)
+        centred = self.power / self.n - (crossed - self._correlated(level, level))
+        ones = torch.ones_like(field)
+        gamma = centred / self._correlated(ones, ones).clamp(min=0.5)
+        for number, longest in enumerate(self.longest):
+            lags = torch.arange(1 - longest, longest) % self.sizes[number]
+            gamma = gamma.index_select(2 + number, lags)
+        at_zero = gamma
+        for longest in self.longest:
+            at_zero = at_zero.select(2, longest - 1)
+        return Stationary(gamma, self.axes, ridge * float(at_zero.diagonal().mean()))
+
+
+def _wraps(group: WindowGroup, axis: int) -> bool:
+    windows = group.axes[axis]
+    return bool((windows.starts + windows.length > windows.size).any())
+
+
+class _Channels:
+    """C, with mean variance 1 a channel."""
+
+    def __init__(self, n_channels: int) -> None:
+        self.n = 0
+        self.origin: Tensor | None = None
+        self.sums: Tensor | int = 0
+        self.products = torch.zeros(n_channels, n_channels, dtype=torch.float64)
+
+    def add(self, states: Tensor) -> None:
+        if self.origin is None:
+            self.origin = states.mean(dim=0)
+        centred = states - self.origin
+        self.products += torch.einsum("ncp,ndp->cd", centred, centred)
+        self.n, self.sums = self.n + len(states), self.sums + centred.sum(dim=0)
+
+    def finish(self, ridge: float) -> Tensor:
+        assert isinstance(self.sums, Tensor)
+        mean = self.sums / self.n
+        covariance = self.products / self.n - mean @ mean.T
+        covariance = covariance / covariance.diagonal().mean()
+        return covariance + ridge * torch.eye(len(covariance)).to(covariance)
+
+
+def _parents(graph: RegionGraph, outer: Mapping[Hashable, _Outer]) -> dict[Hashable, Place]:
+    """For every counted or outer region its place in the first outer region around it."""
+    around = [(kind, row) for kind, regions in outer.items() for row in regions.index]
+    sets = [frozenset(row.tolist()) for _, row in around]
+    on: defaultdict[int, list[int]] = defaultdict(list)
+    for number, (_, row) in enumerate(around):
+        for element in row.tolist():
+            on[element].append(number)
+    found: dict[Hashable, Place] = {}
+    for name, elements in _counted(graph):
+        inside = frozenset(elements.tolist())
+        parents = [number for number in on[int(elements[0])] if inside <= sets[number]]
+        if not parents:
+            raise GraphError(
+                f"fit_covariances: region {name!r} lies inside no outer region. Give its "
+                "covariance by name: Posterior({...})."
+            )
+        kind, row = around[_itself(parents, around, elements)]
+        order = row.argsort()
+        found[name] = Place(kind, order[torch.searchsorted(row[order], elements)])
+    return found
+
+
+def _itself(parents: list[int], around: list[tuple[Hashable, Tensor]], elements: Tensor) -> int:
+    """The region itself, if it is an outer one, or the first around it."""
+    same = (n for n in parents if torch.equal(around[n][1], elements))
+    return next(same, parents[0])
+
+
+def _counted(graph: RegionGraph) -> Iterator[tuple[Hashable, Tensor]]:
+    for group in graph.groups:
+        for row in np.flatnonzero((group.counts != 0) | group.outer).tolist():
+            yield group.name(row), group.indices(row, row + 1).reshape(-1)

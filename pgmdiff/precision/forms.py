@@ -1,0 +1,417 @@
+r"""The forms that covariances of regions come in, and their inverses.
+
+    dense                   Σ_r
+    low rank + diagonal     Σ_r = U_r diag(s_r) U_rᵀ + δ I,  U_rᵀ U_r = I,  δ common to all regions
+                            Σ_r⁻¹ = δ⁻¹ (I - U_r diag(g_r) U_rᵀ),     g = s / (s + δ)
+    separable               Σ_r = C ⊗ S_r,  C common to all regions     Σ_r⁻¹ = C⁻¹ ⊗ S_r⁻¹
+
+One object holds the regions of a group: n of them, or one that they share.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import GraphError
+
+__all__ = [
+    "Change",
+    "DenseCovariances",
+    "DensePrecisions",
+    "Interpolated",
+    "Inverted",
+    "LowRankCovariances",
+    "LowRankPrecisions",
+    "RegionCovariances",
+    "RegionPrecisions",
+    "SeparableCovariances",
+    "SeparablePrecisions",
+    "concatenated",
+]
+
+NEGLIGIBLE = 1e-13
+"""Eigenvalues below this share of the largest are taken for 0."""
+
+Names = Callable[[int], Hashable]
+"""Row of a group to the name of its region."""
+
+
+class RegionPrecisions(ABC):
+    """Σ_r⁻¹ of n regions of d elements, or one that all share."""
+
+    @abstractmethod
+    def times(self, v: Tensor, sigma: Tensor) -> Tensor:
+        """Σ_r⁻¹ v_r for v `[B, n, d]`; sigma `[B]` matters only where covariances depend on it."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """`[n or 1, d, d]`."""
+
+    @abstractmethod
+    def log_determinants(self, sigma: Tensor) -> Tensor:
+        """The log-determinants of I + σ² Σ_r⁻¹ for sigma `[B]`: float64 `[B, n or 1]`."""
+
+    @abstractmethod
+    def map(self, function: Callable[[Tensor], Tensor]) -> "RegionPrecisions":
+        """With a function applied to every tensor, all of which have n or 1 rows."""
+
+    @property
+    @abstractmethod
+    def shared(self) -> bool:
+        """Whether all regions share one."""
+
+    def diagonal(self) -> Tensor:
+        """`[n or 1, d]`."""
+        return self.dense().diagonal(dim1=1, dim2=2)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "RegionPrecisions":
+        """On a device, in a dtype."""
+        return self.map(lambda t: t.to(device, dtype))
+
+    def rows(self, start: int, stop: int) -> "RegionPrecisions":
+        """Of some of the regions."""
+        return self if self.shared else self.map(lambda t: t[start:stop])
+
+
+@dataclass(frozen=True, eq=False)
+class DensePrecisions(RegionPrecisions):
+    """Σ_r⁻¹ as matrices.
+
+    Args:
+        inverse: `[n or 1, d, d]`.
+        eigenvalues: of the inverses, `[n or 1, d]`.
+    """
+
+    inverse: Tensor
+    eigenvalues: Tensor
+
+    def times(self, v: Tensor, sigma: Tensor) -> Tensor:
+        if self.shared:
+            return v @ self.inverse[0]
+        return (v.transpose(0, 1) @ self.inverse).transpose(0, 1)
+
+    def dense(self) -> Tensor:
+        return self.inverse
+
+    def log_determinants(self, sigma: Tensor) -> Tensor:
+        return torch.log1p(_column(sigma, self.eigenvalues) ** 2 * self.eigenvalues).sum(dim=2)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "DensePrecisions":
+        return DensePrecisions(function(self.inverse), function(self.eigenvalues))
+
+    @property
+    def shared(self) -> bool:
+        return len(self.inverse) == 1
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankPrecisions(RegionPrecisions):
+    """Σ_r⁻¹ = δ⁻¹ (I - U_r diag(g_r) U_rᵀ).
+
+    Args:
+        vectors: U_r, orthonormal columns, `[n or 1, d, k]`.
+        gains: g_r in [0, 1), `[n or 1, k]`.
+        floor: δ.
+    """
+
+    vectors: Tensor
+    gains: Tensor
+    floor: float
+
+    def times(self, v: Tensor, sigma: Tensor) -> Tensor:
+        if self.shared:
+            inside = (v @ self.vectors[0]) * self.gains[0] @ self.vectors[0].T
+        else:
+            inside = (v.transpose(0, 1) @ self.vectors) * self.gains[:, None]
+            inside = (inside @ self.vectors.mT).transpose(0, 1)
+        return (v - inside) / self.floor
+
+    def dense(self) -> Tensor:
+        eye = torch.eye(self.vectors.shape[1]).to(self.vectors)
+        return (eye - (self.vectors * self.gains[:, None]) @ self.vectors.mT) / self.floor
+
+    def log_determinants(self, sigma: Tensor) -> Tensor:
+        d, k = self.vectors.shape[1:]
+        ratio = _column(sigma, self.gains) ** 2 / self.floor
+        outside = (d - k) * torch.log1p(ratio)[:, :, 0]
+        return outside + torch.log1p(ratio * (1 - self.gains)).sum(dim=2)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "LowRankPrecisions":
+        return LowRankPrecisions(function(self.vectors), function(self.gains), self.floor)
+
+    @property
+    def shared(self) -> bool:
+        return len(self.vectors) == 1
+
+
+@dataclass(frozen=True, eq=False)
+class SeparablePrecisions(RegionPrecisions):
+    """C⁻¹ ⊗ S_r⁻¹ on regions of [channels, places].
+
+    Args:
+        channels: C⁻¹, `[1, c, c]`.
+        places: S_r⁻¹ of n regions.
+    """
+
+    channels: Tensor
+    places: RegionPrecisions
+
+    def times(self, v: Tensor, sigma: Tensor) -> Tensor:
+        batch, n, c = len(v), v.shape[1], self.channels.shape[1]
+        apart = (self.channels[0] @ v.reshape(batch, n, c, -1)).transpose(1, 2)
+        inside = self.places.times(apart.reshape(batch * c, n, -1), sigma.repeat_interleave(c))
+        return inside.reshape(batch, c, n, -1).transpose(1, 2).reshape(v.shape)
+
+    def dense(self) -> Tensor:
+        return torch.stack([torch.kron(self.channels[0], s) for s in self.places.dense()])
+
+    def log_determinants(self, sigma: Tensor) -> Tensor:
+        values = torch.linalg.eigvalsh(self.channels[0].double())
+        each = (self.places.log_determinants(sigma * value.sqrt().to(sigma)) for value in values)
+        return torch.stack(tuple(each)).sum(dim=0)
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "SeparablePrecisions":
+        return SeparablePrecisions(self.channels, self.places.map(function))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "SeparablePrecisions":
+        return SeparablePrecisions(self.channels.to(device, dtype), self.places.to(device, dtype))
+
+    @property
+    def shared(self) -> bool:
+        return self.places.shared
+
+
+@dataclass(frozen=True, eq=False)
+class Interpolated(RegionPrecisions):
+    """Σ_r(σ)⁻¹ linear in log σ between levels, constant beyond: definite where all levels are.
+
+    Args:
+        levels: ascending.
+        parts: one a level.
+    """
+
+    levels: tuple[float, ...]
+    parts: tuple[RegionPrecisions, ...]
+
+    def times(self, v: Tensor, sigma: Tensor) -> Tensor:
+        shares = hat_functions(self.levels, sigma)
+        total = torch.zeros_like(v)
+        for share, part in zip(shares.unbind(1), self.parts, strict=True):
+            if (share > 0).any():
+                total = total + share[:, None, None].to(v) * part.times(v, sigma)
+        return total
+
+    def dense(self) -> Tensor:
+        raise NotImplementedError("depends on σ: see `at`")
+
+    def at(self, sigma: float) -> DensePrecisions:
+        """At one noise level."""
+        shares = hat_functions(self.levels, torch.tensor([sigma], dtype=torch.float64))[0]
+        used = [(w, p) for w, p in zip(shares.tolist(), self.parts, strict=True) if w > 0]
+        inverse = torch.stack([w * p.dense() for w, p in used]).sum(dim=0)
+        return DensePrecisions(inverse, torch.linalg.eigvalsh(inverse))
+
+    def log_determinants(self, sigma: Tensor) -> Tensor:
+        return torch.cat(
+            [self.at(s).log_determinants(sigma.new_tensor([s])) for s in sigma.tolist()]
+        )
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Interpolated":
+        return Interpolated(self.levels, tuple(part.map(function) for part in self.parts))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Interpolated":
+        return Interpolated(self.levels, tuple(part.to(device, dtype) for part in self.parts))
+
+    @property
+    def shared(self) -> bool:
+        return self.parts[0].shared
+
+
+def hat_functions(levels: tuple[float, ...], sigma: Tensor) -> Tensor:
+    """Shares of each level at every sigma `[B]`, linear in log σ: `[B, levels]`, rows sum to 1."""
+    knots = torch.tensor(levels, dtype=torch.float64).log()
+    place = (
+        sigma.detach().double().cpu().clamp(levels[0], levels[-1]).log().clamp(knots[0], knots[-1])
+    )
+    right = torch.searchsorted(knots, place).clamp(1, max(len(levels) - 1, 1))
+    if len(levels) == 1:
+        return torch.ones(len(sigma), 1, dtype=torch.float64, device=sigma.device)
+    share = (place - knots[right - 1]) / (knots[right] - knots[right - 1])
+    shares = torch.zeros(len(sigma), len(levels), dtype=torch.float64)
+    shares.scatter_(1, right[:, None], share[:, None])
+    shares.scatter_(1, right[:, None] - 1, 1 - share[:, None])
+    return shares.to(sigma.device)
+
+
+def concatenated(parts: Sequence[tuple[RegionPrecisions, int]]) -> RegionPrecisions:
+    """One object for several, each of so many regions."""
+    first = parts[0][0]
+    if isinstance(first, Interpolated):
+        levels = [(p.parts, n) for p, n in parts if isinstance(p, Interpolated)]
+        each = zip(*(some for some, _ in levels), strict=True)
+        sizes = [n for _, n in levels]
+        joined = (concatenated(list(zip(some, sizes, strict=True))) for some in each)
+        return Interpolated(first.levels, tuple(joined))
+    inverse = torch.cat([p.dense().expand(n, -1, -1) for p, n in parts])
+    return DensePrecisions(inverse, torch.linalg.eigvalsh(inverse))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to all covariances of a graph alike, so that they still agree.
+
+    Attributes:
+        shrinkage: λ in [0, 1].
+        jitter: ε.
+        mean: m, the mean variance of the state.
+    """
+
+    shrinkage: float
+    jitter: float
+    mean: float
+
+
+class RegionCovariances(ABC):
+    """Σ_r of n regions of d elements, or one that all share, in float64."""
+
+    @abstractmethod
+    def variances(self) -> Tensor:
+        """Their diagonals, `[n or 1, d]`."""
+
+    @abstractmethod
+    def shrunk(self, change: Change, common: Tensor) -> "RegionCovariances":
+        """(1 - λ) Σ_r + λ A_r M A_rᵀ + ε m I.
+
+        Args:
+            change: λ, ε and m.
+            common: M on the regions' elements, `[n, d]`; where low rank must stay, M is m I.
+        """
+
+    @abstractmethod
+    def inverse(self, names: Names) -> RegionPrecisions:
+        """Σ_r⁻¹.
+
+        Raises:
+            GraphError: one is singular, indefinite or not finite; it is named.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class DenseCovariances(RegionCovariances):
+    """Σ_r as matrices `[n or 1, d, d]`."""
+
+    matrices: Tensor
+
+    def variances(self) -> Tensor:
+        return self.matrices.diagonal(dim1=1, dim2=2)
+
+    def shrunk(self, change: Change, common: Tensor) -> "DenseCovariances":
+        if len(self.matrices) == 1 and (common == common[:1]).all():
+            common = common[:1]
+        added = torch.diag_embed(change.shrinkage * common + change.jitter * change.mean)
+        return DenseCovariances((1 - change.shrinkage) * self.matrices + added)
+
+    def inverse(self, names: Names) -> DensePrecisions:
+        infinite = ~self.matrices.isfinite().flatten(1).all(dim=1)
+        if infinite.any():
+            raise GraphError(
+                f"Posterior: the covariance of {names(int(infinite.nonzero()[0]))!r} holds NaN or "
+                "infinity. Remove states that are not finite before estimating it."
+            )
+        values, vectors = torch.linalg.eigh(self.matrices)
+        floor = NEGLIGIBLE * values.abs().amax(dim=1, keepdim=True)
+        if not (values > floor).all():
+            row = int((values <= floor).any(dim=1).nonzero()[0])
+            raise GraphError(
+                f"Posterior: the covariance of {names(row)!r} is singular or indefinite, its "
+                f"eigenvalues go from {values[row].min():.3g} to {values[row].max():.3g}. Estimate "
+                "it from more samples, or add to its diagonal (jitter=, ridge=)."
+            )
+        return DensePrecisions((vectors / values[:, None]) @ vectors.mT, 1 / values)
+
+
+@dataclass(frozen=True, eq=False)
+class LowRankCovariances(RegionCovariances):
+    """U_r diag(s_r) U_rᵀ + δ I.
+
+    Args:
+        factors: U_r diag(s_r)^½ in any basis: F_r with Σ_r = F_r F_rᵀ + δ I, `[n or 1, d, k]`.
+        floor: δ, positive, the same for all regions of a graph.
+    """
+
+    factors: Tensor
+    floor: float
+
+    def variances(self) -> Tensor:
+        return (self.factors**2).sum(dim=2) + self.floor
+
+    def shrunk(self, change: Change, common: Tensor) -> "LowRankCovariances":
+        kept = 1 - change.shrinkage
+        floor = kept * self.floor + (change.shrinkage + change.jitter) * change.mean
+        return LowRankCovariances(kept**0.5 * self.factors, floor)
+
+    def inverse(self, names: Names) -> LowRankPrecisions:
+        finite = self.factors.isfinite().flatten(1).all(dim=1)
+        if not (finite.all() and self.floor > 0):
+            row = 0 if finite.all() else int((~finite).nonzero()[0])
+            raise GraphError(
+                f"Posterior: the low-rank covariance of {names(row)!r} needs finite factors and a "
+                f"positive δ, got δ = {self.floor:.3g}. Estimate it from more samples."
+            )
+        vectors, scales, _ = torch.linalg.svd(self.factors, full_matrices=False)
+        return LowRankPrecisions(vectors, scales**2 / (scales**2 + self.floor), self.floor)
+
+
+@dataclass(frozen=True, eq=False)
+class SeparableCovariances(RegionCovariances):
+    """C ⊗ S_r on regions of [channels, places].
+
+    Args:
+        channels: C, `[c, c]`, the same for all regions of a graph.
+        places: S_r.
+    """
+
+    channels: Tensor
+    places: RegionCovariances
+
+    def variances(self) -> Tensor:
+        return torch.stack(
+            [torch.kron(self.channels.diagonal(), v) for v in self.places.variances()]
+        )
+
+    def shrunk(self, change: Change, common: Tensor) -> "SeparableCovariances":
+        own = self.channels.diagonal()
+        mean = (common.reshape(len(common), len(own), -1) / own[:, None]).mean(dim=1)
+        inner = replace(change, mean=change.mean / float(own.mean()))
+        return SeparableCovariances(self.channels, self.places.shrunk(inner, mean))
+
+    def inverse(self, names: Names) -> SeparablePrecisions:
+        whole = DenseCovariances(self.channels[None]).inverse(lambda _: "the channels")
+        return SeparablePrecisions(whole.inverse, self.places.inverse(names))
+
+
+@dataclass(frozen=True, eq=False)
+class Inverted(RegionCovariances):
+    """Covariances of which the inverses are what is known."""
+
+    precisions: RegionPrecisions = field(repr=False)
+
+    def variances(self) -> Tensor:
+        return self._dense.variances()
+
+    def shrunk(self, change: Change, common: Tensor) -> DenseCovariances:
+        return self._dense.shrunk(change, common)
+
+    def inverse(self, names: Names) -> RegionPrecisions:
+        return self.precisions
+
+    @property
+    def _dense(self) -> DenseCovariances:
+        return DenseCovariances(torch.linalg.inv(self.precisions.dense()))
+
+
+def _column(sigma: Tensor, like: Tensor) -> Tensor:
+    return sigma.double().to(like.device)[:, None, None]
