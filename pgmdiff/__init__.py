@@ -1,6 +1,6 @@
 """Compose diffusion scores with probabilistic graphical models."""
 
-from pgmdiff import gaussian, graphs, samplers
+from pgmdiff import conditioning, gaussian, graphs, samplers
 from pgmdiff.advisor import advise, window_candidates
 from pgmdiff.compose import Joint, compose
 from pgmdiff.consistency import check_consistency
@@ -25,6 +25,7 @@ __all__ = [
     "advise",
     "check_consistency",
     "compose",
+    "conditioning",
     "fit_covariances",
     "fit_denoising_errors",
     "from_denoiser",

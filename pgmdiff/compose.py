@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed_later
 
 from pgmdiff.errors import GraphError, ScoreError, ShapeError
 from pgmdiff.graphs.exactness import Definiteness, Report, check_counts
@@ -25,6 +26,7 @@ from pgmdiff.graphs.regions import Condition, IndexGroup, RegionGraph
 from pgmdiff.plan import Batch, Scores, map_tensors, plan
 from pgmdiff.precision import Precision, Solve, least_shrinkage, solver_of
 from pgmdiff.rules import Evidence, Marginal, Posterior, Rule
+from pgmdiff.scores import Score
 
 __all__ = ["Joint", "Scores", "compose"]
 
@@ -41,6 +43,7 @@ def compose(
     null_condition: Condition | None = None,
     max_batch: int | None = None,
     check_finite: bool = True,
+    checkpoint: bool = False,
 ) -> "Joint":
     """Composes the scores of nodes into the score of the whole.
 
@@ -58,6 +61,8 @@ def compose(
         max_batch: most rows of one model call; None: no limit. On a CPU small batches are faster.
         check_finite: whether each call checks its result for NaN and infinity (one reduction; on
             a GPU it waits for the result), and then finds the guilty node.
+        checkpoint: whether, under autograd, model calls are made again in the backward pass instead
+            of being remembered: memory of one call at a time, for one more evaluation of each.
 
     Returns:
         The joint score, itself a score callable.
@@ -97,6 +102,7 @@ def compose(
         scale=None if scale is None else torch.from_numpy(scale),
         max_batch=max_batch,
         check_finite=check_finite,
+        checkpoint=checkpoint,
         precision=precision,
         solve=solve,
     )
@@ -154,6 +160,7 @@ class Joint:
     scale: Tensor | None
     max_batch: int | None
     check_finite: bool
+    checkpoint: bool = False
     precision: Precision | None = field(default=None, repr=False)
     solve: Solve | None = field(default=None, repr=False)
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
@@ -343,9 +350,15 @@ class Joint:
         if density:
             densities: Tensor = _log_density(batch.score, chunk)(x, sigmas, **given)
             return densities.reshape(n, regions)
-        values: Tensor = batch.score(x, sigmas, **given)
+        values: Tensor = self._evaluated(batch.score, x, sigmas, given)
         _check_output(values, x, chunk, sigmas)
         return values.reshape(n, regions, *shape)
+
+    def _evaluated(self, score: Score, x: Tensor, sigmas: Tensor, given: dict[str, Any]) -> Tensor:
+        if not (self.checkpoint and torch.is_grad_enabled()):
+            return score(x, sigmas, **given)
+        again: Tensor = recomputed_later(score, x, sigmas, use_reentrant=False, **given)
+        return again
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
         key = (u.device, u.dtype)

@@ -2,44 +2,49 @@ r"""Conditioning by replacement: `y = H u` met exactly, on the denoised value.
 
     û_0 ← H⁺ y + (I - H⁺ H) û_0
 
-for a mask H (Zhang et al., "DiffCollage", 2023, Algorithm 4; Song et al., "Score-based generative
-modeling through stochastic differential equations", 2021). The constraint holds exactly at the end;
-the samples are *not* draws from the posterior, at any number of steps: what is observed reaches
-the rest only through the denoiser's next evaluation.
+(Zhang et al., "DiffCollage", 2023, Algorithm 4; Song et al., "Score-based generative modeling
+through stochastic differential equations", 2021; Wang, Yu, Zhang, "Zero-shot image restoration
+using denoising diffusion null-space model", 2023). The constraint holds exactly at the end; the
+samples are *not* draws from the posterior, at any number of steps: what is observed reaches the
+rest only through the denoiser's next evaluation. A schedule that rises again and again lets it be
+heard more often (Lugmayr et al., "RePaint", 2022): `samplers.sample` noises where σ rises.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from pgmdiff.errors import ShapeError
+from pgmdiff.conditioning.observations import checked_observation
+from pgmdiff.conditioning.operators import LinearOperator, Mask
 from pgmdiff.scores import DenoiserScore, Score, denoise
 
 __all__ = ["replacement"]
 
 
-def replacement(score: Score, observed: Tensor, mask: Tensor) -> Score:
-    """A score whose denoised value equals the observation where it is known.
+def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tensor) -> Score:
+    """A score whose denoised value meets y = H u.
 
     Args:
         score: of states `[batch, *event]`.
-        observed: clean values, broadcastable to the state; ignored where the mask is false.
-        mask: bool, broadcastable to the state; true where observed.
+        observed: y, `[*observed]` or one a sample.
+        operator: H; or a boolean mask `[*event]`, true where observed: `observed` then has the
+            state's shape and is ignored where the mask is false.
 
     Returns:
         A score, with its denoiser as `.denoise`.
 
     Raises:
-        ShapeError: the mask is not boolean, or an observed value is not finite.
+        ShapeError: the observation is not finite or of another shape; the mask is not boolean.
+        PgmdiffError: no state gives this observation.
     """
-    if mask.dtype.is_floating_point or mask.dtype.is_complex or mask.max() > 1:
-        raise ShapeError(f"replacement: expected a boolean mask, got {mask.dtype}. Use mask > 0.")
-    mask = mask.bool()
-    if not (observed.isfinite() | ~mask).all():
-        raise ShapeError("replacement: an observed value is not finite. Unmask what is missing.")
+    h = Mask(operator) if isinstance(operator, Tensor) else operator
+    if isinstance(h, Mask) and observed.shape != h.mask.shape:
+        shape = observed.shape if observed.ndim > h.mask.ndim else h.mask.shape
+        observed = observed.expand(shape)
+    y = checked_observation("replacement", observed, h, noiseless=True)
 
     def conditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         denoised = denoise(score, x, sigma, **condition)
-        return denoised.where(~mask.to(x.device), observed.to(x))
+        return denoised + h.A_dagger(y.to(x.device) - h.A(denoised)).to(x)
 
     return DenoiserScore(conditioned)

@@ -13,7 +13,7 @@ LAYERS = [
     {"errors"},
     {"graphs"},
     {"scores", "precision"},
-    {"rules"},
+    {"guidance", "rules"},
     {"plan"},
     {"compose"},
     {"gaussian", "conditioning", "samplers"},

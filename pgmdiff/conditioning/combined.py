@@ -1,0 +1,172 @@
+r"""Operators whose pseudo-inverse is found by conjugate gradients, to an explicit tolerance.
+
+H⁺ y is the limit of conjugate gradients on Hᵀ H x = Hᵀ y from x = 0, which never leaves the range
+of Hᵀ.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import prod
+
+import torch
+from torch import Tensor
+
+from pgmdiff.conditioning.conjugate_gradients import conjugate_gradients
+from pgmdiff.conditioning.operators import Operator, Shape
+from pgmdiff.errors import PgmdiffError, ShapeError
+
+__all__ = ["Composition", "Linear", "Stack"]
+
+
+class ByIteration(Operator):
+    """Operators without a closed pseudo-inverse.
+
+    Attributes:
+        tolerance: relative residual of Hᵀ H x = Hᵀ y.
+        most_steps: of conjugate gradients.
+    """
+
+    tolerance: float
+    most_steps: int
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return conjugate_gradients(
+            lambda x: self.A_adjoint(self.A(x)),
+            self.A_adjoint(y),
+            tolerance=self.tolerance,
+            most_steps=self.most_steps,
+            what=type(self).__name__,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Stack(ByIteration):
+    """Several observations of one state: flattened, and one after the other.
+
+    Args:
+        operators: of one event shape.
+        tolerance, most_steps: of the pseudo-inverse, by conjugate gradients.
+
+    Raises:
+        ShapeError: none, or event shapes differ.
+    """
+
+    operators: tuple[Operator, ...]
+    tolerance: float = 1e-10
+    most_steps: int = 2_000
+
+    def __post_init__(self) -> None:
+        shapes = {tuple(operator.event_shape) for operator in self.operators}
+        if len(shapes) != 1:
+            raise ShapeError(
+                f"Stack: expected operators of one event shape, got {sorted(shapes)}. Compose each "
+                "with a crop, if it sees a part."
+            )
+
+    @property
+    def event_shape(self) -> Shape:  # type: ignore[override]
+        return tuple(self.operators[0].event_shape)
+
+    @property
+    def observed_shape(self) -> Shape:  # type: ignore[override]
+        return (sum(self._sizes),)
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [prod(operator.observed_shape) for operator in self.operators]
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Observations of each operator `[batch, *observed]`, as one of the stack."""
+        return torch.cat([part.reshape(len(part), -1) for part in parts], dim=1)
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.joined([operator.A(x) for operator in self.operators])
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        parts = zip(self.operators, y.split(self._sizes, dim=1), strict=True)
+        shaped = (o.A_adjoint(part.reshape(len(part), *o.observed_shape)) for o, part in parts)
+        return torch.stack(tuple(shaped)).sum(dim=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Composition(ByIteration):
+    """First one operator, then another: H = G F. Made by `G @ F`.
+
+    Args:
+        outer, inner: G and F.
+        tolerance, most_steps: of the pseudo-inverse, by conjugate gradients.
+
+    Raises:
+        ShapeError: G does not take what F gives.
+    """
+
+    outer: Operator
+    inner: Operator
+    tolerance: float = 1e-10
+    most_steps: int = 2_000
+
+    def __post_init__(self) -> None:
+        if tuple(self.outer.event_shape) != tuple(self.inner.observed_shape):
+            raise ShapeError(
+                f"Composition: the outer operator takes {tuple(self.outer.event_shape)}, the inner "
+                f"one gives {tuple(self.inner.observed_shape)}."
+            )
+
+    @property
+    def event_shape(self) -> Shape:  # type: ignore[override]
+        return tuple(self.inner.event_shape)
+
+    @property
+    def observed_shape(self) -> Shape:  # type: ignore[override]
+        return tuple(self.outer.observed_shape)
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.outer.A(self.inner.A(x))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.A_adjoint(self.outer.A_adjoint(y))
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(ByIteration):
+    """Any linear function of batches; its adjoint by autograd.
+
+    Args:
+        function: `[batch, *event]` to `[batch, *observed]`, sample by sample, linear.
+        event_shape: of the state.
+        tolerance, most_steps: of the pseudo-inverse, by conjugate gradients.
+
+    Raises:
+        PgmdiffError: a probe with random states shows that the function is not linear.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    event_shape: Shape
+    tolerance: float = 1e-10
+    most_steps: int = 2_000
+    observed_shape: Shape = field(init=False)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2, *self.event_shape, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            values = self.function(x)
+            mixed = self.function((x[:1] + 3 * x[1:]) * 10.0)
+        object.__setattr__(self, "observed_shape", tuple(values.shape[1:]))
+        gap = (mixed - 10.0 * (values[:1] + 3 * values[1:])).abs().max()
+        if not gap <= 1e-5 * mixed.abs().max().clamp(min=1e-30):
+            raise PgmdiffError(
+                "Linear: the function is not linear: f(10 (a + 3 b)) differs from 10 (f(a) + "
+                f"3 f(b)) by {gap.item():.2g}. Remove offsets; moment_matching and reconstruction "
+                "take nonlinear functions as they are."
+            )
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        x = torch.zeros(len(y), *self.event_shape, dtype=y.real.dtype, device=y.device)
+        with torch.enable_grad():
+            x.requires_grad_()
+            (back,) = torch.autograd.grad(self.function(x), x, y)
+        return back

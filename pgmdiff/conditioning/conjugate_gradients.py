@@ -1,0 +1,66 @@
+"""Conjugate gradients on batches: every sample by itself."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import PgmdiffError
+
+__all__ = ["conjugate_gradients"]
+
+
+def conjugate_gradients(
+    product: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    tolerance: float,
+    most_steps: int,
+    what: str,
+) -> Tensor:
+    """Solves M x = b, M symmetric positive semi-definite, b in its range, sample by sample.
+
+    Args:
+        product: v to M v, both `[batch, ...]`.
+        b: `[batch, ...]`.
+        tolerance: relative residual of every sample.
+        most_steps: at most.
+        what: who asks, for the error.
+
+    Raises:
+        PgmdiffError: the tolerance is not met.
+    """
+    x, r = torch.zeros_like(b), b
+    p, rr = r, _squares(r)
+    tiny = torch.finfo(rr.dtype).tiny
+    goal = (tolerance**2 * rr).clamp(min=tiny)
+    for _ in range(most_steps):
+        active = rr > goal
+        if not active.any():
+            return x
+        product_p = product(p)
+        curvature = _inner(p, product_p)
+        step = torch.where(active & (curvature > 0), rr / curvature.clamp(min=tiny), 0)
+        x, r = x + _beside(step, p) * p, r - _beside(step, p) * product_p
+        rr, before = _squares(r), rr
+        p = r + _beside(torch.where(active, rr / before.clamp(min=tiny), 0), p) * p
+    left = (rr / _squares(b).clamp(min=tiny)).max().sqrt().item()
+    if left <= tolerance:
+        return x
+    raise PgmdiffError(
+        f"{what}: conjugate gradients left a relative residual of {left:.2g} after {most_steps} "
+        f"steps, expected {tolerance:.2g}. Raise tolerance= or most_steps=, or use float64."
+    )
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    inner: Tensor = (a.conj() * b).real.reshape(len(a), -1).sum(dim=1)
+    return inner
+
+
+def _squares(a: Tensor) -> Tensor:
+    return _inner(a, a)
+
+
+def _beside(values: Tensor, like: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (like.ndim - 1)).to(like.real.dtype)

@@ -1,0 +1,87 @@
+import math
+
+import pytest
+import torch
+
+from pgmdiff import ScoreError, ShapeError, compose
+from pgmdiff.graphs import chain
+from pgmdiff.guidance import guided, interpolated, scheduled, slerp
+
+EMPTY = torch.zeros(2)
+X, SIGMA = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.ones(3)
+
+
+def towards(x, sigma, text):
+    """The score of a Gaussian whose mean is the condition."""
+    return (text - x) / (1 + sigma[:, None] ** 2)
+
+
+def test_guidance_extrapolates_each_row_by_its_own_scale() -> None:
+    text = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+    w = torch.tensor([0.0, 1.0, 5.0])
+    found = guided(towards, {"text": EMPTY})(X, SIGMA, text=text, guidance=w)
+    torch.testing.assert_close(found, towards(X, SIGMA, w[:, None] * text))
+    calls = []
+
+    def counted(x, sigma, text):
+        calls.append(len(x))
+        return towards(x, sigma, text)
+
+    guided(counted, {"text": EMPTY})(X, SIGMA, text=text)
+    guided(counted, {"text": EMPTY}, guidance=2.0)(X, SIGMA, text=text)
+    assert calls == [3, 6]
+
+
+def test_every_node_has_its_own_scale() -> None:
+    graph = chain(3)
+    texts = interpolated(("f0", "f1"), "text", torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+    scales = {"f0": torch.tensor(2.0), "f1": torch.tensor(7.0)}
+    conditions = {name: {**texts[name], "guidance": scales[name]} for name in texts}
+    pair = guided(towards, {"text": EMPTY})
+    single = lambda x, sigma, text: -x / (1 + sigma**2)  # noqa: E731
+    scores = {"f0": pair, "f1": pair, "x1": single}
+    u = torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    joint = compose(graph, scores, conditions=conditions, null_condition={"text": EMPTY})
+    left = towards(u[:, :2], torch.ones(4), torch.tensor([2.0, 0.0]))
+    right = towards(u[:, 1:], torch.ones(4), torch.tensor([0.0, 7.0]))
+    expected = torch.stack([left[:, 0], left[:, 1] + right[:, 0] + u[:, 1] / 2, right[:, 1]], dim=1)
+    torch.testing.assert_close(joint(u, 1.0), expected)
+
+
+def test_conditions_follow_sigma() -> None:
+    text = torch.ones(3, 2)
+    interval = {"guidance": lambda w, s: torch.where((s > 0.3) & (s < 5), w, 1.0)}
+    score = scheduled(guided(towards, {"text": EMPTY}), interval)
+    sigma, w = torch.tensor([0.1, 1.0, 9.0]), torch.full((3,), 4.0)
+    found = score(X, sigma, text=text, guidance=w)
+    expected = towards(X, sigma, torch.tensor([1.0, 4.0, 1.0])[:, None] * text)
+    torch.testing.assert_close(found, expected)
+
+
+def test_slerp_keeps_to_the_sphere() -> None:
+    a, b = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
+    for t in (0.0, 0.25, 0.5, 1.0):
+        angle = t * math.pi / 2
+        expected = 3 * torch.tensor([math.cos(angle), math.sin(angle)])
+        torch.testing.assert_close(slerp(a, b, t), expected)
+    torch.testing.assert_close(slerp(a, 2 * a, 0.5), 1.5 * a)
+    assert slerp(a, -a, 0.5).isfinite().all()
+    assert slerp(torch.zeros(2), a, 0.5).isfinite().all()
+    many = slerp(a.expand(5, 2), b.expand(5, 2), torch.linspace(0, 1, 5))
+    torch.testing.assert_close(many.norm(dim=1), torch.full((5,), 3.0))
+    names = list(interpolated(["p", "q", "r"], "text", a, b).values())
+    torch.testing.assert_close(names[1]["text"], 3 * torch.tensor([0.5, 0.5]).sqrt())
+
+
+def test_bad_conditions_are_named() -> None:
+    guide, text = guided(towards, {"text": EMPTY}, guidance=2.0), torch.ones(3, 2)
+    for call, error, message in [
+        (lambda: guide(X, SIGMA), ScoreError, r"expected the conditions \['text'\], got \[\]"),
+        (lambda: guide(X, SIGMA, text=torch.ones(3, 4)), ShapeError, r"null condition as \(4,\)"),
+        (lambda: guide(X, SIGMA, text="sea"), ScoreError, "must be a tensor"),
+        (lambda: scheduled(guide, {"w": max})(X, SIGMA, text=text), ScoreError, "condition 'w'"),
+        (lambda: slerp(EMPTY, torch.zeros(3), 0.5), ShapeError, "one shape"),
+        (lambda: interpolated(["f"], "text", EMPTY, EMPTY), ShapeError, "two nodes"),
+    ]:
+        with pytest.raises(error, match=message):
+            call()

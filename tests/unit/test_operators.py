@@ -1,0 +1,156 @@
+"""Every operator against its own matrix: adjoint, Moore-Penrose identities, errors."""
+
+from math import prod
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff import PgmdiffError, ShapeError
+from pgmdiff.conditioning import (
+    Crop,
+    DenseOperator,
+    FourierMask,
+    Linear,
+    LinearOperator,
+    Mask,
+    Operator,
+    PerAxis,
+    Stack,
+    block_average,
+    blur,
+    channel_mix,
+)
+from pgmdiff.conditioning.conjugate_gradients import conjugate_gradients
+from pgmdiff.conditioning.observations import checked_observation
+from pgmdiff.graphs import FactorGraph
+
+GENERATOR = torch.Generator().manual_seed(0)
+KERNEL = torch.tensor([0.2, 0.5, 0.3])
+GREY = torch.tensor([[0.299, 0.587, 0.114]])
+
+
+def random(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=GENERATOR, dtype=torch.float64)
+
+
+COARSE = block_average((3, 4, 8), 2)
+OPERATORS: dict[str, Operator] = {
+    "mask": Mask(random(3, 4) > 0),
+    "empty mask": Mask(torch.zeros(3, 4, dtype=torch.bool)),
+    "crop": Crop((3, 4, 8), (slice(None), slice(1, 3), slice(2, 7, 2))),
+    "block average": COARSE,
+    "block average of a series": block_average((12,), 3),
+    "blur": blur((2, 6, 5), KERNEL),
+    "periodic blur": blur((7,), KERNEL, periodic=True),
+    "singular blur": blur((8,), torch.tensor([0.25, 0.5, 0.25]), periodic=True),
+    "grey": channel_mix((3, 4), GREY),
+    "per axis": PerAxis((3, 4), {0: random(2, 3), 1: random(5, 4)}),
+    "dense": DenseOperator(random(4, 9), (3, 3)),
+    "dense of low rank": DenseOperator(random(6, 2) @ random(2, 9), (3, 3)),
+    "frequencies": FourierMask(random(5, 6) > 0.3),
+    "frequencies of one axis": FourierMask(random(2, 7) > 0, axes=(1,)),
+    "composition": channel_mix((3, 2, 4), GREY) @ COARSE,
+    "stack": Stack((COARSE, Crop((3, 4, 8), (slice(1),)))),
+    "function": Linear(lambda x: x.cumsum(-1)[:, ::2], (6,)),
+}
+
+
+def matrix(function, shape: tuple[int, ...]) -> Tensor:
+    eye = torch.eye(prod(shape), dtype=torch.float64).reshape(-1, *shape)
+    columns = function(eye)
+    if columns.is_complex():
+        columns = torch.view_as_real(columns)
+    return columns.reshape(len(eye), -1).T
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_adjoints_and_pseudo_inverses(name: str) -> None:
+    operator = OPERATORS[name]
+    assert isinstance(operator, LinearOperator)
+    h = matrix(operator.A, operator.event_shape)
+    assert operator.A(random(2, *operator.event_shape)).shape[1:] == operator.observed_shape
+    x = random(3, *operator.event_shape)
+    y = operator.A(random(3, *operator.event_shape))
+    forward = (operator.A(x).conj() * y).real.reshape(3, -1).sum(1)
+    torch.testing.assert_close(forward, (x * operator.A_adjoint(y)).reshape(3, -1).sum(1))
+    back = matrix(lambda e: operator.A_dagger(operator.A(e)), operator.event_shape)
+    torch.testing.assert_close(back, torch.linalg.pinv(h, rtol=1e-6) @ h, rtol=0, atol=1e-6)
+    torch.testing.assert_close(back @ back, back, rtol=0, atol=1e-6)
+    torch.testing.assert_close(h @ back, h, rtol=0, atol=1e-6)
+    if not y.is_complex():
+        inverse = matrix(operator.A_dagger, operator.observed_shape)
+        assert (inverse - torch.linalg.pinv(h, rtol=1e-6)).abs().max() < 1e-6
+        project = h @ inverse
+        torch.testing.assert_close(project, project.T, rtol=0, atol=1e-6)
+
+
+def test_dtypes_stay() -> None:
+    for operator in (COARSE, OPERATORS["dense"], OPERATORS["blur"], OPERATORS["frequencies"]):
+        y = operator.A(torch.zeros(1, *operator.event_shape))
+        assert y.dtype in (torch.float32, torch.complex64)
+        assert operator.A_dagger(y).dtype == torch.float32
+
+
+def test_named_variables_as_evidence() -> None:
+    graph = FactorGraph.from_scopes({"f": ("a", "b")}, shapes={"a": (2,), "b": ()})
+    operator = Mask(graph.mask(["a"]))
+    assert operator.A(torch.ones(1, 3)).tolist() == [[1.0, 1.0, 0.0]]
+
+
+def test_operators_that_are_not_linear_are_named() -> None:
+    for function in (torch.sin, lambda x: x + 1, lambda x: x.abs()):
+        with pytest.raises(PgmdiffError, match="the function is not linear"):
+            Linear(function, (4,))
+
+
+def test_bad_operators_are_named() -> None:
+    for make, message in [
+        (lambda: Mask(torch.ones(3)), r"boolean mask, got torch\.float32"),
+        (lambda: FourierMask(torch.ones(3)), r"boolean mask, got torch\.float32"),
+        (lambda: Crop((4,), (slice(4, 4),)), "takes nothing"),
+        (lambda: Crop((4,), (slice(1), slice(1))), "takes nothing"),
+        (lambda: PerAxis((4,), {1: torch.eye(4)}), "for axis 1"),
+        (lambda: PerAxis((4,), {0: torch.eye(3)}), r"got \(3, 3\) for axis 0"),
+        (lambda: block_average((3, 10), 4), "blocks of 4 do not fit axis 1 of size 10"),
+        (lambda: blur((1, 8), torch.ones(4)), "odd length"),
+        (lambda: DenseOperator(torch.ones(2, 5), (2, 2)), r"\[M, 4\]"),
+        (lambda: Stack((COARSE, block_average((12,), 3))), "one event shape"),
+        (lambda: COARSE @ COARSE, r"takes \(3, 4, 8\), the inner one gives \(3, 2, 4\)"),
+    ]:
+        with pytest.raises(ShapeError, match=message):
+            make()
+
+
+def test_bad_observations_are_named() -> None:
+    operator = DenseOperator(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), (2,))
+    for y, error, message in [
+        (torch.ones(3), ShapeError, r"expected an observation \[\*\(2,\)\].*got \(3,\)"),
+        ([1.0, 2.0], ShapeError, "as a tensor, got list"),
+        (torch.tensor([1.0, float("nan")]), ShapeError, "not finite"),
+        (torch.tensor([1.0, 5.0]), PgmdiffError, "no state gives this observation"),
+    ]:
+        with pytest.raises(error, match=message):
+            checked_observation("f", y, operator, noiseless=True)
+    assert checked_observation("f", torch.tensor([1.0, 5.0]), operator, noiseless=False).shape == (
+        1,
+        2,
+    )
+    with pytest.raises(PgmdiffError, match="expected an operator with A, A_adjoint and A_dagger"):
+        checked_observation("f", torch.ones(2), torch.sin, noiseless=True)
+
+
+def test_conjugate_gradients_say_when_they_fail() -> None:
+    spread = torch.logspace(0, 8, 40, dtype=torch.float64)
+    with pytest.raises(PgmdiffError, match=r"Stack: .* after 3 steps, expected 1e-10"):
+        conjugate_gradients(
+            lambda v: spread * v,
+            torch.ones(1, 40).double(),
+            tolerance=1e-10,
+            most_steps=3,
+            what="Stack",
+        )
+    zero = conjugate_gradients(
+        lambda v: v, torch.zeros(2, 3), tolerance=1e-5, most_steps=3, what="x"
+    )
+    assert zero.abs().max() == 0
