@@ -19,7 +19,7 @@ __all__ = ["Composition", "Linear", "Stack"]
 
 
 class ByIteration(Operator):
-    """Operators without a closed pseudo-inverse.
+    """Operators without a closed pseudo-inverse, which is found in float64 whatever y is.
 
     Attributes:
         tolerance: relative residual of Hᵀ H x = Hᵀ y.
@@ -30,13 +30,15 @@ class ByIteration(Operator):
     most_steps: int
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        return conjugate_gradients(
+        wide = y.to(torch.complex128 if y.is_complex() else torch.float64)
+        found = conjugate_gradients(
             lambda x: self.A_adjoint(self.A(x)),
-            self.A_adjoint(y),
+            self.A_adjoint(wide),
             tolerance=self.tolerance,
             most_steps=self.most_steps,
             what=type(self).__name__,
         )
+        return found.to(y.real.dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,6 +91,9 @@ class Solve(ABC):
         """Largest relative residual of the latest call; direct solves leave rounding only: 0."""
         return 0.0
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
 
 def solver_of(precision: Precision) -> Solve:
     """The solve that suits a graph and its covariances.
