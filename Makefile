@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types fuzz check clean install
+.PHONY: demo test lint types docs fuzz check clean install
 
 install: $(STAMP)
 
@@ -31,8 +31,15 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
+
 fuzz: $(STAMP)
 	$(BIN)/python -m scripts.fuzz
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out docs/_build
