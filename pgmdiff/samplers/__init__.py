@@ -2,10 +2,11 @@
 
 from pgmdiff.samplers.correctors import Corrector, Langevin, Metropolis, PredictorCorrector
 from pgmdiff.samplers.noise import Noise, split_seed
+from pgmdiff.samplers.one_step import SDE, Euler, Heun
 from pgmdiff.samplers.sample import Step, sample
 from pgmdiff.samplers.schedules import karras, log_linear
 from pgmdiff.samplers.smc import Particles, effective_sample_size, sample_weighted
-from pgmdiff.samplers.solvers import SDE, Euler, Heun, Solver, State
+from pgmdiff.samplers.solvers import Past, Solver, State
 
 __all__ = [
     "SDE",
@@ -16,6 +17,7 @@ __all__ = [
     "Metropolis",
     "Noise",
     "Particles",
+    "Past",
     "PredictorCorrector",
     "Solver",
     "State",

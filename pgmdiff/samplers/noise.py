@@ -4,12 +4,17 @@ Every sample has a key; the normal numbers of a step are read from a counter-bas
 (Philox 4×64; Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", 2011) at
 that key and step. So they do not depend on the batch they are drawn in, on the device, on the
 dtype but for rounding, or on where a run was resumed.
+
+Who draws under which number: a step of a solver its own number k, and `SECOND` + k where it draws
+twice; correctors from 2^40; a rise of the schedule `RISE` + k; resampling from 2^61; the start of
+a run `START`.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -17,7 +22,13 @@ from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError
 
-__all__ = ["Generator", "Noise", "split_seed"]
+__all__ = ["Draw", "Generator", "Noise", "split_seed"]
+
+Draw: TypeAlias = Callable[[int, Tensor], Tensor]
+"""(number, like) to standard normal noise, shaped and placed like the second; such as `Noise`."""
+
+SECOND, RISE, START = 1 << 32, 1 << 60, 1 << 63
+"""Where numbers of draws other than a step's first begin: no schedule reaches them."""
 
 Generator = int | torch.Generator | Sequence[int] | Sequence[torch.Generator] | None
 """One seed or generator for a batch, or one a sample. None: fresh entropy, not reproducible."""

@@ -1,7 +1,9 @@
 """The sampling loop: a score, a schedule and a solver make samples."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
+from math import isclose
 from typing import TypedDict
 
 import torch
@@ -9,20 +11,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.samplers.noise import Generator, Noise
-from pgmdiff.samplers.solvers import Euler, Solver
+from pgmdiff.samplers.noise import START, Generator, Noise
+from pgmdiff.samplers.one_step import Euler
+from pgmdiff.samplers.solvers import Solver, State
 from pgmdiff.scores import Score
 
 __all__ = ["Step", "sample"]
 
-START = 2**63
-"""The step number of the noise that starts a run: no schedule reaches it."""
-
 
 class Step(TypedDict):
-    """What a callback is given: the keys that k-diffusion's callbacks know.
+    """What a callback is given: the keys that k-diffusion's callbacks know, and the solver's state.
 
-    A run can be resumed from it: `sample(..., x=step["x"], start=step["i"])`.
+    A run can be resumed from it, bit for bit: `sample(..., state=step["state"])`.
     """
 
     x: Tensor
@@ -33,6 +33,8 @@ class Step(TypedDict):
     """Noise level of x."""
     denoised: Tensor
     """The denoised value of x."""
+    state: State
+    """All that the solver knew before the step."""
 
 
 @torch.no_grad()
@@ -42,6 +44,7 @@ def sample(
     *,
     x: Tensor | None = None,
     shape: Sequence[int] | None = None,
+    state: State | None = None,
     solver: Solver | None = None,
     generator: Generator = None,
     callback: Callable[[Step], None] | None = None,
@@ -59,13 +62,16 @@ def sample(
         sigmas: strictly decreasing, positive but for the last, which may be 0.
         x: the noised start at `sigmas[start]`, used as it is; or
         shape: `[batch, *event]` of a start drawn from N(0, sigmas[0]²). The true start is
-            q * N(0, σ²): choose sigmas[0] well above the size of the whole.
+            q * N(0, σ²): choose sigmas[0] well above the size of the whole; or
+        state: resumes the run that this state is of, at its step: from a callback, or saved. Given
+            the same score, schedule, solver and seed, what follows is the same bit for bit.
         solver: `Euler()` (the default), `Heun()`, `SDE(eta)`.
         generator: an integer seed, a `torch.Generator`, or one of them a sample; None: fresh
             entropy. Noise depends on seed, sample and step only; see `noise`.
         callback: called with a `Step`, a dict, at every step.
         progress: shows a progress bar.
-        start: resumes a run at this step, with `x` as it was before it.
+        start: begins at this step of the schedule, with `x`. Solvers of several steps begin anew,
+            without the steps before: to resume them, give `state`.
         dtype: of the state, at least float32; None: x's, or float32.
         device: of the state; None: x's, or the CPU.
 
@@ -73,8 +79,9 @@ def sample(
         The state at the last σ, `[batch, *event]`.
 
     Raises:
-        PgmdiffError: a schedule that does not decrease, or a half-precision dtype.
-        ShapeError: not exactly one of x and shape, or one generator too many or too few.
+        PgmdiffError: a schedule that does not decrease, a half-precision dtype, or a state that is
+            of another schedule.
+        ShapeError: not exactly one of x, shape and state, or one generator too many or too few.
 
     Example:
         >>> import torch
@@ -85,35 +92,73 @@ def sample(
         >>> sample(target.score, sigmas, shape=(5, 2), solver=Heun(), generator=0).shape
         torch.Size([5, 2])
     """
-    sigmas = _checked(sigmas, start)
-    if (x is None) == (shape is None):
-        raise ShapeError("sample: expected either x= or shape=, got both or neither.")
-    if solver is not None and not isinstance(solver, Solver):
-        raise PgmdiffError(
-            f"sample: expected a solver such as Heun(), got {solver!r}. Make an instance of it."
+    levels = _levels(sigmas)
+    if [x is None, shape is None, state is None].count(False) != 1:
+        raise ShapeError(
+            "sample: expected one of x=, shape= and state=, got several of them or none."
         )
-    if x is None and start:
-        raise ShapeError(f"sample: start={start} resumes a run and needs its state as x=.")
-    dtype = dtype or (torch.float32 if x is None else x.dtype)
-    if dtype not in (torch.float32, torch.float64):
-        raise PgmdiffError(
-            f"sample: the state must be float32 or float64, got {dtype}. Pass dtype=torch.float32; "
-            "cast inside the model if it needs half precision."
-        )
-    like = torch.empty(tuple(shape or ()) if x is None else 0, dtype=dtype, device=device)
-    noise = Noise.of(generator, len(like if x is None else x))
-    x = sigmas[0] * noise(START, like) if x is None else x.to(dtype=dtype, device=device)
-    solver = Euler() if solver is None else solver
-    state = solver.init(x, sigmas[start], start)
-    for sigma_next in tqdm(sigmas[start + 1 :], disable=not progress, desc="sampling"):
+    solver = _checked_solver(solver)
+    if state is None:
+        state, noise = _begun(solver, levels, start, x, shape, generator, dtype, device)
+    else:
+        state, noise = _resumed(levels, start, state, generator, dtype, device)
+    for sigma_next in tqdm(levels[state.step + 1 :], disable=not progress, desc="sampling"):
         after = solver.step(score, state, sigma_next, noise)
         if callback is not None and after.denoised is not None:
-            callback(Step(x=state.x, i=state.step, sigma=state.sigma, denoised=after.denoised))
+            callback(_payload(state, after.denoised))
         state = after
     return state.x
 
 
-def _checked(sigmas: Sequence[float], start: int) -> list[float]:
+def _begun(
+    solver: Solver,
+    levels: list[float],
+    start: int,
+    x: Tensor | None,
+    shape: Sequence[int] | None,
+    generator: Generator,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> tuple[State, Noise]:
+    _check_start(levels, start, x)
+    dtype = _checked_dtype(dtype or (torch.float32 if x is None else x.dtype))
+    if x is not None:
+        x = x.to(dtype=dtype, device=device)
+        return solver.init(x, levels[start], start), Noise.of(generator, len(x))
+    like = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
+    noise = Noise.of(generator, len(like))
+    return solver.init(levels[0] * noise(START, like), levels[0]), noise
+
+
+def _resumed(
+    levels: list[float],
+    start: int,
+    state: State,
+    generator: Generator,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+) -> tuple[State, Noise]:
+    _check_state(levels, start, state)
+    state = _placed(state, _checked_dtype(dtype or state.x.dtype), device)
+    return state, Noise.of(generator, len(state.x))
+
+
+def _payload(state: State, denoised: Tensor) -> Step:
+    return Step(x=state.x, i=state.step, sigma=state.sigma, denoised=denoised, state=state)
+
+
+def _placed(state: State, dtype: torch.dtype, device: torch.device | str | None) -> State:
+    """The state and all it carries, in a dtype and on a device."""
+
+    def placed(x: Tensor) -> Tensor:
+        return x.to(dtype=dtype, device=device)
+
+    denoised = None if state.denoised is None else placed(state.denoised)
+    history = tuple((sigma, placed(past)) for sigma, past in state.history)
+    return replace(state, x=placed(state.x), denoised=denoised, history=history)
+
+
+def _levels(sigmas: Sequence[float]) -> list[float]:
     levels = [float(sigma) for sigma in sigmas]
     falling = all(a > b for a, b in pairwise(levels))
     if len(levels) < 2 or levels[-1] < 0 or not falling:
@@ -121,9 +166,43 @@ def _checked(sigmas: Sequence[float], start: int) -> list[float]:
             "sample: expected sigmas that decrease strictly and do not go below 0, got "
             f"{levels[:3]}{' ...' if len(levels) > 3 else ''}. Use samplers.karras or log_linear."
         )
+    return levels
+
+
+def _checked_solver(solver: Solver | None) -> Solver:
+    if solver is None:
+        return Euler()
+    if not isinstance(solver, Solver):
+        raise PgmdiffError(
+            f"sample: expected a solver such as Heun(), got {solver!r}. Make an instance of it."
+        )
+    return solver
+
+
+def _checked_dtype(dtype: torch.dtype) -> torch.dtype:
+    if dtype not in (torch.float32, torch.float64):
+        raise PgmdiffError(
+            f"sample: the state must be float32 or float64, got {dtype}. Pass dtype=torch.float32; "
+            "cast inside the model if it needs half precision."
+        )
+    return dtype
+
+
+def _check_start(levels: list[float], start: int, x: Tensor | None) -> None:
     if not 0 <= start < len(levels) - 1:
         raise PgmdiffError(
             f"sample: expected start from 0 to {len(levels) - 2}, a step of the schedule, "
             f"got {start}."
         )
-    return levels
+    if x is None and start:
+        raise ShapeError(f"sample: start={start} resumes a run and needs its state as x=.")
+
+
+def _check_state(levels: list[float], start: int, state: State) -> None:
+    known = 0 <= state.step < len(levels)
+    if not known or not isclose(levels[state.step], state.sigma) or start not in (0, state.step):
+        there = f"σ = {levels[state.step]:.6g} there" if known else f"{len(levels) - 1} steps"
+        raise PgmdiffError(
+            f"sample: the state is of step {state.step} at σ = {state.sigma:.6g}, but the schedule "
+            f"has {there} and start={start}. Resume with the schedule of the run, without start=."
+        )

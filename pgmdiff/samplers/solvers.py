@@ -1,41 +1,44 @@
-r"""One-step solvers of the generative equation, with σ as time.
+"""What a solver is: a pure rule from one state to the next, with σ as time.
 
-    du = -½ (1 + η²) s(u, σ) dσ² + η √|dσ²| dw,      dσ² < 0                       (Eq. 1)
-
-η = 0 is the probability-flow ODE, η = 1 the reverse of the noising process (Zhang et al.,
-"DiffCollage", 2023, Eq. 1 and Algorithm 3). With the denoised value D held fixed over a step from
-σ to σ', both are integrated exactly:
-
-    u' = D + (σ'/σ)^(1+η²) (u - D) + σ' √(1 - (σ'/σ)^(2η²)) z
+A solver keeps nothing inside: all it knows between two steps is in its `State`, which is public and
+immutable. A state saved at any step and given back to `sample` goes on bit for bit.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError
-from pgmdiff.scores import Score, denoise
+from pgmdiff.samplers.noise import Draw
+from pgmdiff.scores import Score
 
-__all__ = ["SDE", "Euler", "Heun", "Solver", "State"]
+__all__ = ["Past", "Solver", "State"]
+
+Past: TypeAlias = tuple[float, Tensor]
+"""A noise level, and what a multistep solver extrapolates as it was there."""
 
 
 @dataclass(frozen=True)
 class State:
     """All a solver knows between two steps.
 
+    `torch.save(vars(state), path)` writes it, `State(**torch.load(path))` reads it back.
+
     Attributes:
         x: the state at noise level `sigma`, `[batch, *event]`.
         step: number of the next step, counted from the start of the schedule.
         sigma: noise level of x.
         denoised: the denoised value the last step used, if there was one.
+        history: what the next step needs of those before, the latest first; empty for solvers of
+            one step.
     """
 
     x: Tensor
     step: int
     sigma: float
     denoised: Tensor | None = None
+    history: tuple[Past, ...] = ()
 
 
 class Solver(ABC):
@@ -45,104 +48,16 @@ class Solver(ABC):
     """Score evaluations of a step; of the last step, to σ = 0, it is always one."""
 
     def init(self, x: Tensor, sigma: float, step: int = 0) -> State:
-        """The state of x at noise level sigma, before step number `step`."""
+        """The state of x at noise level sigma, before step number `step`, without history."""
         return State(x, step, sigma)
 
     @abstractmethod
-    def step(
-        self,
-        score: Score,
-        state: State,
-        sigma_next: float,
-        noise: Callable[[int, Tensor], Tensor],
-    ) -> State:
+    def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
         """From `state.sigma` down to `sigma_next`.
 
         Args:
             score: of `[batch, *event]`.
             state: from `init` or the step before.
             sigma_next: below `state.sigma`; may be 0.
-            noise: (step, like) to standard normal noise; see `Noise`.
+            noise: (number, like) to standard normal noise; see `Noise`.
         """
-
-
-@dataclass(frozen=True)
-class Euler(Solver):
-    """Algorithm 3: the probability-flow ODE, u' = D + (σ'/σ)(u - D). First order; equal to DDIM."""
-
-    evaluations = 1
-
-    def step(
-        self,
-        score: Score,
-        state: State,
-        sigma_next: float,
-        noise: Callable[[int, Tensor], Tensor],
-    ) -> State:
-        denoised = denoise(score, state.x, state.sigma)
-        x = denoised + (sigma_next / state.sigma) * (state.x - denoised)
-        return State(x, state.step + 1, sigma_next, denoised)
-
-
-@dataclass(frozen=True)
-class Heun(Solver):
-    """The probability-flow ODE with Heun's second-order method, two evaluations a step.
-
-    Source: Karras et al., "Elucidating the design space of diffusion-based generative models",
-    2022, Algorithm 1.
-    """
-
-    evaluations = 2
-
-    def step(
-        self,
-        score: Score,
-        state: State,
-        sigma_next: float,
-        noise: Callable[[int, Tensor], Tensor],
-    ) -> State:
-        x, sigma = state.x, state.sigma
-        denoised = denoise(score, x, sigma)
-        slope = (x - denoised) / sigma
-        x_next = x + (sigma_next - sigma) * slope
-        if sigma_next > 0:
-            slope_next = (x_next - denoise(score, x_next, sigma_next)) / sigma_next
-            x_next = x + (sigma_next - sigma) * (slope + slope_next) / 2
-        return State(x_next, state.step + 1, sigma_next, denoised)
-
-
-@dataclass(frozen=True)
-class SDE(Solver):
-    """Eq. (1) with any η >= 0, exact for a denoised value that is constant over the step.
-
-    First order. η = 0 is `Euler`, η = 1 ancestral sampling (DDPM); gDDIM's isotropic case (Zhang,
-    Tao, Chen, "gDDIM: generalized denoising diffusion implicit models", 2023).
-
-    Args:
-        eta: strength of the noise.
-
-    Raises:
-        PgmdiffError: eta is negative.
-    """
-
-    eta: float = 1.0
-    evaluations = 1
-
-    def __post_init__(self) -> None:
-        if not self.eta >= 0:
-            raise PgmdiffError(f"SDE: expected eta >= 0, got {self.eta}.")
-
-    def step(
-        self,
-        score: Score,
-        state: State,
-        sigma_next: float,
-        noise: Callable[[int, Tensor], Tensor],
-    ) -> State:
-        denoised = denoise(score, state.x, state.sigma)
-        ratio = sigma_next / state.sigma
-        x = denoised + ratio ** (1 + self.eta**2) * (state.x - denoised)
-        spread = sigma_next * (1 - ratio ** (2 * self.eta**2)) ** 0.5
-        if spread > 0:
-            x = x + spread * noise(state.step, x)
-        return State(x, state.step + 1, sigma_next, denoised)

@@ -3,10 +3,12 @@
     from pgmdiff.testing import assert_lawful
     assert_lawful(my_graph)
 
+`law_reached` is the law of a sampler where the score is affine, without sampling error.
 `pgmdiff.testing.strategies` needs Hypothesis and is imported only when asked for.
 """
 
 from pgmdiff.testing.lawful import LAWS, Checked, LawBroken, assert_lawful
+from pgmdiff.testing.linear import law_reached
 from pgmdiff.testing.oracles import markov_gaussian, markov_mixture
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "Checked",
     "LawBroken",
     "assert_lawful",
+    "law_reached",
     "markov_gaussian",
     "markov_mixture",
 ]
