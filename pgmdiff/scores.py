@@ -67,7 +67,7 @@ def denoise(score: Score, x: Tensor, sigma: Tensor | float, **condition: Any) ->
 def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     """σ as `[batch]`, in the dtype and on the device of x."""
     if isinstance(sigma, float):
-        return x.new_full((len(x),), sigma)  # a compiled step then serves every σ
+        return x.new_ones(len(x)) * sigma  # not a constant of a compiled step, which serves every σ
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     return sigma.expand(x.shape[0]) if sigma.ndim == 0 else sigma
 

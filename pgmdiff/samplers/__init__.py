@@ -1,6 +1,7 @@
 """Samplers: schedules, noise, solvers and the loop. They know neither graphs nor conditions."""
 
 from pgmdiff.samplers.correctors import Corrector, Langevin, Metropolis, PredictorCorrector
+from pgmdiff.samplers.multistep import DEIS, DPMSolver2M, DPMSolver3M, UniPC
 from pgmdiff.samplers.noise import Noise, split_seed
 from pgmdiff.samplers.one_step import SDE, Euler, Heun
 from pgmdiff.samplers.sample import Step, sample
@@ -9,6 +10,10 @@ from pgmdiff.samplers.smc import Particles, effective_sample_size, sample_weight
 from pgmdiff.samplers.solvers import Past, Solver, State
 
 __all__ = [
+    "UniPC",
+    "DPMSolver3M",
+    "DPMSolver2M",
+    "DEIS",
     "SDE",
     "Corrector",
     "Euler",

@@ -12,6 +12,7 @@ r"""One-step solvers of the generative equation, with σ as time.
 from dataclasses import dataclass
 
 from pgmdiff.errors import PgmdiffError
+from pgmdiff.samplers.exponential import decay, spread
 from pgmdiff.samplers.noise import Draw
 from pgmdiff.samplers.solvers import Solver, State
 from pgmdiff.scores import Score, denoise
@@ -75,9 +76,7 @@ class SDE(Solver):
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
         denoised = denoise(score, state.x, state.sigma)
-        ratio = sigma_next / state.sigma
-        x = denoised + ratio ** (1 + self.eta**2) * (state.x - denoised)
-        spread = sigma_next * (1 - ratio ** (2 * self.eta**2)) ** 0.5
-        if spread > 0:
-            x = x + spread * noise(state.step, x)
+        x = denoised + decay(state.sigma, sigma_next, self.eta) * (state.x - denoised)
+        if self.eta and sigma_next:
+            x = x + spread(state.sigma, sigma_next, self.eta) * noise(state.step, x)
         return State(x, state.step + 1, sigma_next, denoised)
