@@ -1,15 +1,18 @@
 """Samplers: schedules, noise, solvers and the loop. They know neither graphs nor conditions."""
 
+from pgmdiff.samplers.churn import EDM
 from pgmdiff.samplers.correctors import Corrector, Langevin, Metropolis, PredictorCorrector
 from pgmdiff.samplers.multistep import DEIS, DPMSolver2M, DPMSolver3M, UniPC
 from pgmdiff.samplers.noise import Noise, split_seed
-from pgmdiff.samplers.one_step import SDE, Euler, Heun
+from pgmdiff.samplers.one_step import SDE, DPMSolver2S, Euler, Heun
 from pgmdiff.samplers.sample import Step, sample
 from pgmdiff.samplers.schedules import karras, log_linear
 from pgmdiff.samplers.smc import Particles, effective_sample_size, sample_weighted
 from pgmdiff.samplers.solvers import Past, Solver, State
 
 __all__ = [
+    "DPMSolver2S",
+    "EDM",
     "UniPC",
     "DPMSolver3M",
     "DPMSolver2M",
