@@ -6,7 +6,15 @@ from pgmdiff.samplers.multistep import DEIS, DPMSolver2M, DPMSolver3M, UniPC
 from pgmdiff.samplers.noise import Noise, split_seed
 from pgmdiff.samplers.one_step import SDE, DPMSolver2S, Euler, Heun
 from pgmdiff.samplers.sample import Step, sample
-from pgmdiff.samplers.schedules import karras, log_linear
+from pgmdiff.samplers.schedules import (
+    cosine,
+    from_scheduler,
+    karras,
+    log_linear,
+    log_snr,
+    time_travel,
+    variance_preserving,
+)
 from pgmdiff.samplers.smc import Particles, effective_sample_size, sample_weighted
 from pgmdiff.samplers.solvers import Past, Solver, State
 
@@ -30,10 +38,15 @@ __all__ = [
     "Solver",
     "State",
     "Step",
+    "cosine",
     "effective_sample_size",
+    "from_scheduler",
     "karras",
     "log_linear",
+    "log_snr",
     "sample",
     "sample_weighted",
     "split_seed",
+    "time_travel",
+    "variance_preserving",
 ]

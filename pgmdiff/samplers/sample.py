@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from math import isclose
+from math import isclose, isfinite
 from typing import TypedDict
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.samplers.noise import START, Generator, Noise
+from pgmdiff.samplers.noise import RISE, START, Generator, Noise
 from pgmdiff.samplers.one_step import Euler
 from pgmdiff.samplers.solvers import Solver, State
 from pgmdiff.scores import Score
@@ -57,9 +57,14 @@ def sample(
 
     Runs without gradients; to differentiate through sampling, loop over `solver.step`.
 
+    To vary given data rather than draw new ones (SDEdit; Meng et al., 2022), start in the middle:
+    `sample(score, sigmas[k:], x=data + sigmas[k] * noise)`, or `sample(score, [0, *sigmas[k:]],
+    x=data)`, which draws that noise.
+
     Args:
         score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`.
-        sigmas: strictly decreasing, positive but for the last, which may be 0.
+        sigmas: noise levels, ending in a fall. Where they rise, noise of variance σ'² - σ² is
+            added and solvers of several steps begin anew: see `time_travel`.
         x: the noised start at `sigmas[start]`, used as it is; or
         shape: `[batch, *event]` of a start drawn from N(0, sigmas[0]²). The true start is
             q * N(0, σ²): choose sigmas[0] well above the size of the whole; or
@@ -68,7 +73,7 @@ def sample(
         solver: `Euler()` (the default), `Heun()`, `SDE(eta)`.
         generator: an integer seed, a `torch.Generator`, or one of them a sample; None: fresh
             entropy. Noise depends on seed, sample and step only; see `noise`.
-        callback: called with a `Step`, a dict, at every step.
+        callback: called with a `Step`, a dict, at every step down.
         progress: shows a progress bar.
         start: begins at this step of the schedule, with `x`. Solvers of several steps begin anew,
             without the steps before: to resume them, give `state`.
@@ -79,8 +84,8 @@ def sample(
         The state at the last σ, `[batch, *event]`.
 
     Raises:
-        PgmdiffError: a schedule that does not decrease, a half-precision dtype, or a state that is
-            of another schedule.
+        PgmdiffError: a schedule that stays, falls below 0 or ends in a rise, a half-precision
+            dtype, or a state that is of another schedule.
         ShapeError: not exactly one of x, shape and state, or one generator too many or too few.
 
     Example:
@@ -103,6 +108,9 @@ def sample(
     else:
         state, noise = _resumed(levels, start, state, generator, dtype, device)
     for sigma_next in tqdm(levels[state.step + 1 :], disable=not progress, desc="sampling"):
+        if sigma_next > state.sigma:
+            state = _raised(solver, state, sigma_next, noise)
+            continue
         after = solver.step(score, state, sigma_next, noise)
         if callback is not None and after.denoised is not None:
             callback(_payload(state, after.denoised))
@@ -143,6 +151,13 @@ def _resumed(
     return state, Noise.of(generator, len(state.x))
 
 
+def _raised(solver: Solver, state: State, sigma: float, noise: Noise) -> State:
+    """U + √(σ'² - σ²) z: noised further, and without history."""
+    added = (sigma**2 - state.sigma**2) ** 0.5
+    x = state.x + added * noise(RISE + state.step, state.x)
+    return solver.init(x, sigma, state.step + 1)
+
+
 def _payload(state: State, denoised: Tensor) -> Step:
     return Step(x=state.x, i=state.step, sigma=state.sigma, denoised=denoised, state=state)
 
@@ -160,11 +175,13 @@ def _placed(state: State, dtype: torch.dtype, device: torch.device | str | None)
 
 def _levels(sigmas: Sequence[float]) -> list[float]:
     levels = [float(sigma) for sigma in sigmas]
-    falling = all(a > b for a, b in pairwise(levels))
-    if len(levels) < 2 or levels[-1] < 0 or not falling:
+    moving = all(a != b for a, b in pairwise(levels))
+    sound = all(isfinite(level) and level >= 0 for level in levels)
+    if len(levels) < 2 or not (sound and moving and levels[-1] < levels[-2]):
         raise PgmdiffError(
-            "sample: expected sigmas that decrease strictly and do not go below 0, got "
-            f"{levels[:3]}{' ...' if len(levels) > 3 else ''}. Use samplers.karras or log_linear."
+            "sample: expected finite sigmas of at least 0 that differ from one to the next and "
+            f"fall at the end, got {levels[:3]}{' ...' if len(levels) > 3 else ''}. Use "
+            "samplers.karras or log_linear."
         )
     return levels
 
@@ -194,8 +211,9 @@ def _check_start(levels: list[float], start: int, x: Tensor | None) -> None:
             f"sample: expected start from 0 to {len(levels) - 2}, a step of the schedule, "
             f"got {start}."
         )
-    if x is None and start:
-        raise ShapeError(f"sample: start={start} resumes a run and needs its state as x=.")
+    if x is None and (start or not levels[0]):
+        begins = f"start={start} begins within a run" if start else "sigmas[0] = 0 begins at data"
+        raise ShapeError(f"sample: {begins} and needs its state as x=.")
 
 
 def _check_state(levels: list[float], start: int, state: State) -> None:

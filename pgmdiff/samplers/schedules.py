@@ -1,14 +1,28 @@
-"""Noise levels: descending float64 Python floats that end in 0.
+"""Noise levels: float64 Python floats that fall to 0.
 
-σ is the time variable, in the data's units. Every schedule has `steps` positive levels from
-`sigma_max` down to `sigma_min`, then 0.
+σ is the time variable, in the data's units. Every family has `steps` positive levels from
+`sigma_max` down to `sigma_min`, then 0: equal steps of some function of σ, which is what sets it
+apart. `time_travel` makes schedules that rise in between, where the loop adds noise.
 """
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from pgmdiff.errors import PgmdiffError
 
-__all__ = ["karras", "log_linear"]
+__all__ = [
+    "cosine",
+    "from_scheduler",
+    "karras",
+    "log_linear",
+    "log_snr",
+    "time_travel",
+    "variance_preserving",
+]
 
 
 def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> list[float]:
@@ -36,6 +50,169 @@ def log_linear(steps: int, sigma_min: float, sigma_max: float) -> list[float]:
     """Equal steps in log σ from σ_max to σ_min, then 0."""
     _check(steps, sigma_min, sigma_max)
     return _ended(np.geomspace(sigma_max, sigma_min, steps), sigma_min, sigma_max)
+
+
+def log_snr(steps: int, lowest: float, highest: float) -> list[float]:
+    """Equal steps in log SNR = -2 log σ: `log_linear` by its signal-to-noise ratios, then 0.
+
+    Args:
+        steps: number of positive levels, and of solver steps.
+        lowest, highest: log SNR of the first and last positive level; σ = exp(-½ log SNR).
+
+    Example:
+        >>> from pgmdiff.samplers import log_snr
+        >>> [round(sigma, 3) for sigma in log_snr(3, -4.0, 8.0)]
+        [7.389, 0.368, 0.018, 0.0]
+    """
+    return log_linear(steps, math.exp(-highest / 2), math.exp(-lowest / 2))
+
+
+def cosine(steps: int, sigma_min: float, sigma_max: float, s: float = 0.008) -> list[float]:
+    """Equal steps in the time of the cosine schedule, at its σ_t = √((1 - ᾱ_t) / ᾱ_t), then 0.
+
+    ᾱ_t = cos²(θ_t) / cos²(θ_0) with θ_t = (t + s) / (1 + s) · π/2.
+
+    Args:
+        steps, sigma_min, sigma_max: as of `karras`.
+        s: offset of the start.
+
+    Source: Nichol and Dhariwal, "Improved denoising diffusion probabilistic models", 2021, Eq. 17.
+    """
+    first = s / (1 + s) * math.pi / 2
+    sine, base = math.sin(first), math.cos(first)
+    return _equal_steps(
+        steps,
+        sigma_min,
+        sigma_max,
+        time=lambda sigma: math.atan2(math.hypot(sigma, sine), base),
+        level=lambda angle: math.sqrt(max((base * math.tan(angle)) ** 2 - sine**2, 0)),
+    )
+
+
+def variance_preserving(
+    steps: int, sigma_min: float, sigma_max: float, beta_min: float = 0.1, beta_max: float = 20.0
+) -> list[float]:
+    """Equal steps in the time of the linear VP schedule, at its σ_t = √((1 - ᾱ_t) / ᾱ_t), then 0.
+
+    -log ᾱ_t = β_min t + ½ (β_max - β_min) t²: DDPM's linear β.
+
+    Args:
+        steps, sigma_min, sigma_max: as of `karras`.
+        beta_min, beta_max: β at t = 0 and 1.
+
+    Source: Song et al., "Score-based generative modeling through stochastic differential
+    equations", 2021, Eq. 32 f.
+    """
+    rise = beta_max - beta_min
+
+    def time(sigma: float) -> float:
+        spent = 2 * math.log1p(sigma**2)
+        return spent / (beta_min + math.sqrt(beta_min**2 + rise * spent))
+
+    def level(t: float) -> float:
+        return math.sqrt(math.expm1(beta_min * t + rise * t**2 / 2))
+
+    return _equal_steps(steps, sigma_min, sigma_max, time=time, level=level)
+
+
+def from_scheduler(
+    scheduler: Any, *, sigma_max: float | None = None, flow: bool | None = None
+) -> list[float]:
+    """The levels a diffusers scheduler would visit, after its `set_timesteps`; 0 at the end.
+
+    Read from its `sigmas` (those of flows as σ / (1 - σ)), else from `alphas_cumprod` at its
+    `timesteps`, as √((1 - ᾱ) / ᾱ). A level that comes twice in a row is kept once, as are those of
+    second evaluations. diffusers is not imported: whatever has these attributes will do.
+
+    Args:
+        scheduler: a diffusers scheduler, or alike.
+        sigma_max: caps the levels: flows and zero terminal SNR begin at infinity.
+        flow: whether `sigmas` are those of a flow, (1 - σ) x_0 + σ ε; None: as its config says, or
+            where there is no `alphas_cumprod` and no level above 1.
+
+    Raises:
+        PgmdiffError: timesteps were not set, there is nothing to read, or a level is infinite.
+    """
+    if getattr(scheduler, "num_inference_steps", 1) is None:
+        raise PgmdiffError(
+            "from_scheduler: the scheduler has no timesteps. Call its set_timesteps(n) first."
+        )
+    cap = math.inf if sigma_max is None else float(sigma_max)
+    levels = [min(level, cap) for level in _scheduled(scheduler, flow)]
+    if not all(map(math.isfinite, levels)):
+        raise PgmdiffError(
+            "from_scheduler: a level is infinite: pure noise. Pass sigma_max=, well above the size "
+            "of the data."
+        )
+    kept = levels[:1] + [level for before, level in pairwise(levels) if level != before]
+    return kept if kept[-1] == 0 else [*kept, 0.0]
+
+
+def time_travel(sigmas: Sequence[float], length: int, times: int = 1) -> list[float]:
+    """A schedule that goes every `length` steps again, `times` more times; the loop adds the noise.
+
+    Args:
+        sigmas: falling.
+        length: steps of a stretch; the last one may be shorter.
+        times: how often a stretch is repeated.
+
+    Raises:
+        PgmdiffError: a length below 1 or a negative number of times.
+
+    Source: Lugmayr et al., "RePaint: inpainting using denoising diffusion probabilistic models",
+    2022.
+
+    Example:
+        >>> from pgmdiff.samplers import time_travel
+        >>> time_travel([4.0, 3.0, 2.0, 1.0, 0.0], length=2)
+        [4.0, 3.0, 2.0, 4.0, 3.0, 2.0, 1.0, 0.0, 2.0, 1.0, 0.0]
+    """
+    if length < 1 or times < 0:
+        raise PgmdiffError(
+            f"time_travel: expected length >= 1 and times >= 0, got {length} and {times}."
+        )
+    levels = [float(sigma) for sigma in sigmas]
+    travelled = levels[:1]
+    for first in range(0, len(levels) - 1, length):
+        stretch = levels[first : first + length + 1]
+        travelled += stretch[1:] + times * stretch
+    return travelled
+
+
+def _scheduled(scheduler: Any, flow: bool | None) -> list[float]:
+    """σ of a scheduler's levels, with repetitions, possibly infinite."""
+    config = dict(getattr(scheduler, "config", {}))
+    alphas, sigmas = (getattr(scheduler, name, None) for name in ("alphas_cumprod", "sigmas"))
+    if sigmas is not None:
+        levels = [float(sigma) for sigma in sigmas]
+        if flow is None:
+            bounded = alphas is None and "sigma_data" not in config and max(levels) <= 1
+            flow = bool(config.get("use_flow_sigmas")) or bounded
+        return [_ratio(sigma, 1 - sigma) for sigma in levels] if flow else levels
+    if alphas is None or getattr(scheduler, "timesteps", None) is None:
+        raise PgmdiffError(
+            "from_scheduler: expected `sigmas`, or `alphas_cumprod` and `timesteps`, but "
+            f"{type(scheduler).__name__} has neither. Give the levels yourself, as a list."
+        )
+    kept = [float(alphas[int(t)]) for t in scheduler.timesteps]
+    return [_ratio(1 - alpha, alpha) ** 0.5 for alpha in kept]
+
+
+def _ratio(noise: float, signal: float) -> float:
+    return noise / signal if signal > 0 else math.inf
+
+
+def _equal_steps(
+    steps: int,
+    sigma_min: float,
+    sigma_max: float,
+    time: Callable[[float], float],
+    level: Callable[[float], float],
+) -> list[float]:
+    """Equal steps of time(σ), whose inverse is `level`."""
+    _check(steps, sigma_min, sigma_max)
+    times = np.linspace(time(sigma_max), time(sigma_min), steps).tolist()
+    return _ended(np.array([level(t) for t in times]), sigma_min, sigma_max)
 
 
 def _ended(levels: "np.ndarray", sigma_min: float, sigma_max: float) -> list[float]:

@@ -1,4 +1,6 @@
+from collections.abc import Callable
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,15 +11,24 @@ from pgmdiff import PgmdiffError, ShapeError, compose
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import chain
 from pgmdiff.samplers import (
+    DEIS,
     SDE,
+    DPMSolver2M,
     Euler,
     Heun,
     Noise,
+    Solver,
+    cosine,
+    from_scheduler,
     karras,
     log_linear,
+    log_snr,
     sample,
     split_seed,
+    time_travel,
+    variance_preserving,
 )
+from pgmdiff.samplers.noise import RISE
 from tests.helpers import ar1
 
 TARGET = Gaussian(
@@ -26,21 +37,124 @@ TARGET = Gaussian(
 )
 
 
-def test_schedules_descend_to_zero() -> None:
-    for schedule in (karras, log_linear):
-        sigmas = schedule(18, 0.002, 80.0)
+@pytest.mark.parametrize("schedule", [karras, log_linear, cosine, variance_preserving])
+def test_schedules_descend_to_zero(schedule: Callable[..., list[float]]) -> None:
+    for sigma_min in (0.002, 1e-9):
+        sigmas = schedule(18, sigma_min, 80.0)
         assert len(sigmas) == 19
         assert sigmas[0] == 80.0
-        assert sigmas[-2:] == [0.002, 0.0]
+        assert sigmas[-2:] == [sigma_min, 0.0]
         assert all(type(s) is float for s in sigmas)
         assert all(a > b for a, b in pairwise(sigmas))
-        assert schedule(1, 0.1, 2.0) == [2.0, 0.0]
+    assert schedule(1, 0.1, 2.0) == [2.0, 0.0]
+    with pytest.raises(PgmdiffError, match="0 < sigma_min < sigma_max"):
+        schedule(10, 1.0, 0.5)
+    with pytest.raises(PgmdiffError, match="steps=0"):
+        schedule(0, 0.1, 0.5)
+
+
+def test_schedules_take_equal_steps_of_their_time() -> None:
     ratios = np.divide(log_linear(5, 0.1, 10.0)[1:-1], log_linear(5, 0.1, 10.0)[:-2])
     assert np.allclose(ratios, ratios[0])
-    with pytest.raises(PgmdiffError, match="0 < sigma_min < sigma_max"):
-        karras(10, 1.0, 0.5)
-    with pytest.raises(PgmdiffError, match="steps=0"):
-        karras(0, 0.1, 0.5)
+    snr = -2 * np.log(log_snr(6, -5.0, 9.0)[:-1])
+    assert np.allclose(snr, np.linspace(-5.0, 9.0, 6))
+    # ᾱ_t as published, from t = .95 to .01
+    t = np.linspace(0.95, 0.01, 7)
+    angle, first = (np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2 for u in (t, 0.0))
+    published = np.sqrt((1 - angle / first) / (angle / first))
+    assert np.allclose(cosine(7, published[-1], published[0])[:-1], published)
+    alpha = np.exp(-(0.1 * t + 0.5 * 19.9 * t**2))
+    published = np.sqrt((1 - alpha) / alpha)
+    assert np.allclose(variance_preserving(7, published[-1], published[0])[:-1], published)
+
+
+class Scheduler(SimpleNamespace):
+    """What diffusers' schedulers have."""
+
+
+def test_levels_of_a_diffusers_scheduler() -> None:
+    alphas = torch.linspace(0.9999, 0.01, 1000)
+    noised = Scheduler(alphas_cumprod=alphas, timesteps=torch.tensor([900, 500, 500, 0]))
+    expected = [((1 - a) / a) ** 0.5 for a in alphas[[900, 500, 0]].tolist()]
+    assert from_scheduler(noised) == pytest.approx([*expected, 0.0])
+    own = Scheduler(
+        alphas_cumprod=alphas, sigmas=torch.tensor([14.0, 3, 3, 0.5, 0]), num_inference_steps=3
+    )
+    assert from_scheduler(own) == [14.0, 3.0, 0.5, 0.0]
+    assert from_scheduler(own, sigma_max=5.0)[0] == 5.0
+    ends_above = Scheduler(sigmas=np.array([2.0, 0.5, 0.5]), config={"sigma_data": 0.5})
+    assert from_scheduler(ends_above) == [2.0, 0.5, 0.0]
+    narrow = Scheduler(sigmas=[0.8, 0.5, 0.0], config={"sigma_data": 0.5})
+    assert from_scheduler(narrow) == [0.8, 0.5, 0.0]
+
+
+def test_levels_of_a_flow_scheduler() -> None:
+    flow = Scheduler(sigmas=torch.tensor([1.0, 0.75, 0.5, 0.2, 0.0]))
+    with pytest.raises(PgmdiffError, match="Pass sigma_max="):
+        from_scheduler(flow)
+    assert from_scheduler(flow, sigma_max=80.0) == pytest.approx([80.0, 3.0, 1.0, 0.25, 0.0])
+    assert from_scheduler(flow, flow=False) == pytest.approx([1.0, 0.75, 0.5, 0.2, 0.0])
+    both = Scheduler(
+        sigmas=[0.75, 0.5, 0.0], alphas_cumprod=[0.9, 0.1], config={"use_flow_sigmas": True}
+    )
+    assert from_scheduler(both) == pytest.approx([3.0, 1.0, 0.0])
+
+
+def test_schedulers_without_levels_are_named() -> None:
+    with pytest.raises(PgmdiffError, match=r"Call its set_timesteps\(n\) first"):
+        from_scheduler(Scheduler(sigmas=[1.0, 0.0], num_inference_steps=None))
+    with pytest.raises(PgmdiffError, match="Scheduler has neither"):
+        from_scheduler(Scheduler(alphas_cumprod=[0.5]))
+
+
+# ---------------------------------------------------------------- rises and truncated starts
+
+
+def test_time_travel() -> None:
+    sigmas = karras(7, 0.1, 5.0)
+    assert time_travel(sigmas, 3, 0) == sigmas
+    travelled = time_travel(sigmas, 3, 2)
+    assert len(travelled) - 1 == 3 * 7 + 3 * 2  # all steps three times, and two rises a stretch
+    assert sum(b > a for a, b in pairwise(travelled)) == 6
+    assert travelled[:5] == [*sigmas[:4], sigmas[0]]
+    with pytest.raises(PgmdiffError, match="length >= 1"):
+        time_travel(sigmas, 0)
+
+
+@pytest.mark.parametrize("solver", [Euler(), DEIS(3), DPMSolver2M(1.0)], ids=str)
+def test_a_rise_adds_noise_and_drops_the_history(solver: Solver) -> None:
+    sigmas, steps = [5.0, 2.0, 1.0, 3.0, 1.0, 0.5, 2.0, 0.0], []
+    run = {"solver": solver, "generator": 5}
+    out = sample(TARGET.score, sigmas, shape=(4, 2), callback=steps.append, **run)
+    assert [s["i"] for s in steps] == [0, 1, 3, 4, 6]
+    fallen = sample(TARGET.score, sigmas[:3], shape=(4, 2), **run)
+    added = 8**0.5 * Noise.of(5, 4)(RISE + 2, fallen)
+    torch.testing.assert_close(steps[2]["x"], fallen + added)
+    assert steps[2]["state"].history == ()
+    for step in steps:
+        assert torch.equal(sample(TARGET.score, sigmas, state=step["state"], **run), out)
+
+
+def test_rises_keep_the_law() -> None:
+    """Down, up and down again: still the target, to sampling error."""
+    n, sigmas = 4000, time_travel(karras(30, 0.01, 40.0), 10)
+    x = TARGET.noised(40.0).sample(n, torch.Generator().manual_seed(0))
+    out = sample(TARGET.score, sigmas, x=x, solver=DEIS(3), generator=1)
+    assert ((out.mean(dim=0) - TARGET.mean).abs() < 4 / n**0.5).all()
+    assert ((out.T.cov() - TARGET.covariance).abs() < 4 * (2 / n) ** 0.5 + 0.01).all()
+
+
+def test_truncated_starts() -> None:
+    """SDEdit: noised data, down the rest of the schedule; or let the loop add the noise."""
+    sigmas = karras(12, 0.01, 10.0)
+    data, noise = TARGET.sample(3, torch.Generator().manual_seed(0)), Noise.of(7, 3)
+    noised = data + sigmas[5] * noise(RISE, data)
+    out = sample(TARGET.score, sigmas[5:], x=noised, solver=DEIS(2))
+    assert torch.equal(out, sample(TARGET.score, sigmas, x=noised, start=5, solver=DEIS(2)))
+    rising = sample(TARGET.score, [0, *sigmas[5:]], x=data, solver=DEIS(2), generator=7)
+    torch.testing.assert_close(rising, out)
+    with pytest.raises(ShapeError, match="begins at data"):
+        sample(TARGET.score, [0, *sigmas[5:]], shape=(3, 2))
 
 
 def test_sde_without_noise_is_euler() -> None:
@@ -170,10 +284,12 @@ def test_progress_bar_is_off_by_default(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sigmas": [0.1, 1.0, 0.0], "shape": (1, 2)}, "decrease strictly"),
-        ({"sigmas": [1.0], "shape": (1, 2)}, "decrease strictly"),
-        ({"sigmas": [1.0, -1.0], "shape": (1, 2)}, "decrease strictly"),
-        ({"sigmas": [float("nan"), 0.0], "shape": (1, 2)}, "decrease strictly"),
+        ({"sigmas": [1.0, 0.5, 0.5, 0.0], "shape": (1, 2)}, "differ from one to the next"),
+        ({"sigmas": [1.0, 0.0, 0.5], "shape": (1, 2)}, "fall at the end"),
+        ({"sigmas": [1.0], "shape": (1, 2)}, "finite sigmas of at least 0"),
+        ({"sigmas": [1.0, -1.0], "shape": (1, 2)}, "finite sigmas of at least 0"),
+        ({"sigmas": [float("nan"), 0.0], "shape": (1, 2)}, "finite sigmas of at least 0"),
+        ({"sigmas": [float("inf"), 0.0], "shape": (1, 2)}, "finite sigmas of at least 0"),
         ({"sigmas": [1.0, 0.0]}, "expected one of x="),
         (
             {"sigmas": [1.0, 0.0], "x": torch.zeros(1, 2), "shape": (1, 2)},
