@@ -1,5 +1,6 @@
 """Samplers: schedules, noise, solvers and the loop. They know neither graphs nor conditions."""
 
+from pgmdiff.samplers.adaptive import Adaptive, log_likelihood
 from pgmdiff.samplers.churn import EDM
 from pgmdiff.samplers.correctors import Corrector, Langevin, Metropolis, PredictorCorrector
 from pgmdiff.samplers.multistep import DEIS, DPMSolver2M, DPMSolver3M, UniPC
@@ -26,6 +27,7 @@ __all__ = [
     "DPMSolver2M",
     "DEIS",
     "SDE",
+    "Adaptive",
     "Corrector",
     "Euler",
     "Heun",
@@ -42,6 +44,7 @@ __all__ = [
     "effective_sample_size",
     "from_scheduler",
     "karras",
+    "log_likelihood",
     "log_linear",
     "log_snr",
     "sample",

@@ -88,7 +88,8 @@ def test_only_plotting_imports_matplotlib() -> None:
 def test_the_package_imports_no_extra() -> None:
     code = (
         "import sys, pgmdiff; "
-        "heavy = {'matplotlib', 'skimage', 'safetensors', 'diffusers', 'hypothesis'}; "
+        "heavy = {'matplotlib', 'skimage', 'safetensors', 'diffusers', 'torchdiffeq', "
+        "'hypothesis'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     out = subprocess.run(
