@@ -83,7 +83,8 @@ class DenoiserScore:
 
     denoise: Callable[..., Tensor]
 
-    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+    def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        sigma = per_sample(sigma, x)
         return (self.denoise(x, sigma, **condition) - x) / beside(sigma, x) ** 2
 
 

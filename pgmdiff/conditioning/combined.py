@@ -7,6 +7,7 @@ of Hᵀ.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -74,12 +75,16 @@ class Stack(ByIteration):
         return (sum(self._sizes),)
 
     @property
+    def widest(self) -> torch.dtype:  # type: ignore[override]
+        return _narrowest(self.operators)
+
+    @property
     def _sizes(self) -> list[int]:
         return [prod(operator.observed_shape) for operator in self.operators]
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Observations of each operator `[batch, *observed]`, as one of the stack."""
-        return torch.cat([part.reshape(len(part), -1) for part in parts], dim=1)
+        return torch.cat([part.reshape(len(part), prod(part.shape[1:])) for part in parts], dim=1)
 
     def A(self, x: Tensor) -> Tensor:
         return self.joined([operator.A(x) for operator in self.operators])
@@ -122,11 +127,19 @@ class Composition(ByIteration):
     def observed_shape(self) -> Shape:  # type: ignore[override]
         return tuple(self.outer.observed_shape)
 
+    @property
+    def widest(self) -> torch.dtype:  # type: ignore[override]
+        return _narrowest((self.outer, self.inner))
+
     def A(self, x: Tensor) -> Tensor:
         return self.outer.A(self.inner.A(x))
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         return self.inner.A_adjoint(self.outer.A_adjoint(y))
+
+
+def _narrowest(operators: Sequence[Operator]) -> torch.dtype:
+    return min((operator.widest for operator in operators), key=lambda dtype: dtype.itemsize)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,23 +150,27 @@ class Linear(ByIteration):
         function: `[batch, *event]` to `[batch, *observed]`, sample by sample, linear.
         event_shape: of the state.
         tolerance, most_steps: of the pseudo-inverse, by conjugate gradients.
+        widest: dtype of the probe; float32 for a network of float32 weights.
 
     Raises:
-        PgmdiffError: a probe with random states shows that the function is not linear.
+        PgmdiffError: a probe with random states, of size 10 or so, shows that the function is not
+            linear.
+        ShapeError: it gives no tensor `[batch, ...]`.
     """
 
     function: Callable[[Tensor], Tensor]
     event_shape: Shape
     tolerance: float = 1e-10
     most_steps: int = 2_000
+    widest: torch.dtype = torch.float64
     observed_shape: Shape = field(init=False)
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
-        x = torch.randn(2, *self.event_shape, generator=generator, dtype=torch.float64)
+        x = torch.randn(2, *self.event_shape, generator=generator, dtype=self.widest)
         with torch.no_grad():
-            values = self.function(x)
-            mixed = self.function((x[:1] + 3 * x[1:]) * 10.0)
+            values = self._called(x)
+            mixed = self._called((x[:1] + 3 * x[1:]) * 10.0)
         object.__setattr__(self, "observed_shape", tuple(values.shape[1:]))
         gap = (mixed - 10.0 * (values[:1] + 3 * values[1:])).abs().max()
         if not gap <= 1e-5 * mixed.abs().max().clamp(min=1e-30):
@@ -163,12 +180,22 @@ class Linear(ByIteration):
                 "take nonlinear functions as they are."
             )
 
+    def _called(self, x: Tensor) -> Tensor:
+        values: Any = self.function(x)
+        if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(x):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ShapeError(
+                f"Linear: expected the function to make a tensor [{len(x)}, ...] of "
+                f"{tuple(x.shape)}, got {got}. It works on batches, sample by sample."
+            )
+        return values
+
     def A(self, x: Tensor) -> Tensor:
         return self.function(x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        x = torch.zeros(len(y), *self.event_shape, dtype=y.real.dtype, device=y.device)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.zeros(len(y), *self.event_shape, dtype=y.real.dtype, device=y.device)
             x.requires_grad_()
             (back,) = torch.autograd.grad(self.function(x), x, y)
         return back

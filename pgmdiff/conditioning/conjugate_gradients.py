@@ -1,13 +1,14 @@
 """Conjugate gradients on batches: every sample by itself."""
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError
 
-__all__ = ["conjugate_gradients"]
+__all__ = ["conjugate_gradients", "squared_norms"]
 
 
 def conjugate_gradients(
@@ -31,7 +32,7 @@ def conjugate_gradients(
         PgmdiffError: the tolerance is not met.
     """
     x, r = torch.zeros_like(b), b
-    p, rr = r, _squares(r)
+    p, rr = r, squared_norms(r)
     tiny = torch.finfo(rr.dtype).tiny
     goal = (tolerance**2 * rr).clamp(min=tiny)
     for _ in range(most_steps):
@@ -42,9 +43,9 @@ def conjugate_gradients(
         curvature = _inner(p, product_p)
         step = torch.where(active & (curvature > 0), rr / curvature.clamp(min=tiny), 0)
         x, r = x + _beside(step, p) * p, r - _beside(step, p) * product_p
-        rr, before = _squares(r), rr
+        rr, before = squared_norms(r), rr
         p = r + _beside(torch.where(active, rr / before.clamp(min=tiny), 0), p) * p
-    left = (rr / _squares(b).clamp(min=tiny)).max().sqrt().item()
+    left = (rr / squared_norms(b).clamp(min=tiny)).max().sqrt().item()
     if left <= tolerance:
         return x
     raise PgmdiffError(
@@ -54,11 +55,12 @@ def conjugate_gradients(
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
-    inner: Tensor = (a.conj() * b).real.reshape(len(a), -1).sum(dim=1)
+    inner: Tensor = (a.conj() * b).real.reshape(len(a), prod(a.shape[1:])).sum(dim=1)
     return inner
 
 
-def _squares(a: Tensor) -> Tensor:
+def squared_norms(a: Tensor) -> Tensor:
+    """‖a‖² of every sample, `[batch]`."""
     return _inner(a, a)
 
 

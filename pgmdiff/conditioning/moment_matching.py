@@ -18,16 +18,17 @@ V is the choice:
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pgmdiff.conditioning.conjugate_gradients import conjugate_gradients
-from pgmdiff.conditioning.observations import checked_observation
+from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstruction import differentiable
-from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.errors import PgmdiffError
 from pgmdiff.scores import DenoiserScore, Score, beside, denoise, per_sample
 
 __all__ = ["Composed", "Isotropic", "PosteriorCovariance", "Tweedie", "moment_matching"]
@@ -117,7 +118,7 @@ class Composed(PosteriorCovariance):
         denoised = denoise(score, x, sigma, **condition)
 
         def product(v: Tensor) -> Tensor:
-            solved: Tensor = self.joint.solve(v.reshape(len(v), -1), sigma)
+            solved: Tensor = self.joint.solve(v.reshape(len(v), prod(v.shape[1:])), sigma)
             return beside(sigma, x) ** 2 * solved.reshape(v.shape)
 
         return Moments(denoised, product, product)
@@ -158,18 +159,14 @@ def moment_matching(
         )
     if not noise >= 0:
         raise PgmdiffError(f"moment_matching: expected noise of at least 0, got {noise}.")
+    observation = Observation.of("moment_matching", observed, operator, noiseless=noise == 0)
     linear = operator if isinstance(operator, LinearOperator) else None
-    function = operator.A if isinstance(operator, LinearOperator) else operator
-    if linear is not None:
-        observed = checked_observation("moment_matching", observed, linear, noiseless=noise == 0)
-    elif not observed.isfinite().all():
-        raise ShapeError("moment_matching: an observed value is not finite.")
 
     def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
         known = covariance.moments(score, x, sigma, condition)
-        h = linear or Linearised(function, known.denoised)
-        gap = observed.to(x.device) - function(known.denoised)
+        h = linear or Linearised(observation.function, known.denoised)
+        gap = observation.misfit(known.denoised)
         precision = 1e-12 if x.dtype == torch.float64 else 1e-5
         weights = conjugate_gradients(
             lambda v: h.A(known.inner(h.A_adjoint(v))) + noise**2 * v,

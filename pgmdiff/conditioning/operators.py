@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -58,10 +58,12 @@ class Operator(ABC):
     Attributes:
         event_shape: of the states.
         observed_shape: of what is observed.
+        widest: the widest dtype of states that its maps take.
     """
 
     event_shape: Shape
     observed_shape: Shape
+    widest: torch.dtype = torch.float64
 
     @abstractmethod
     def A(self, x: Tensor) -> Tensor:
@@ -96,9 +98,7 @@ class Mask(Operator):
     mask: Tensor
 
     def __post_init__(self) -> None:
-        if not isinstance(self.mask, Tensor) or self.mask.dtype != torch.bool:
-            got = getattr(self.mask, "dtype", type(self.mask).__name__)
-            raise ShapeError(f"Mask: expected a boolean mask, got {got}. Use mask > 0.")
+        _check_mask("Mask", self.mask)
 
     @property
     def event_shape(self) -> Shape:  # type: ignore[override]
@@ -116,6 +116,12 @@ class Mask(Operator):
 
     def A_dagger(self, y: Tensor) -> Tensor:
         return self.A(y)
+
+
+def _check_mask(what: str, mask: Any) -> None:
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = getattr(mask, "dtype", type(mask).__name__)
+        raise ShapeError(f"{what}: expected a boolean mask, got {got}. Use mask > 0.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +172,7 @@ class PerAxis(Operator):
         tolerance: singular values below this share of the largest are taken for 0.
 
     Raises:
-        ShapeError: a matrix does not fit its axis.
+        ShapeError: a matrix does not fit its axis, or is complex.
     """
 
     event_shape: Shape
@@ -176,10 +182,11 @@ class PerAxis(Operator):
     def __post_init__(self) -> None:
         for axis, matrix in self.matrices.items():
             fits = 0 <= axis < len(self.event_shape) and matrix.ndim == 2
-            if not fits or matrix.shape[1] != self.event_shape[axis]:
+            if not fits or matrix.shape[1] != self.event_shape[axis] or matrix.is_complex():
                 raise ShapeError(
-                    f"PerAxis: expected a matrix [observed, size] for an axis of the state "
-                    f"{tuple(self.event_shape)}, got {tuple(matrix.shape)} for axis {axis}."
+                    f"PerAxis: expected a real matrix [observed, size] for an axis of the state "
+                    f"{tuple(self.event_shape)}, got {tuple(matrix.shape)} for axis {axis}, of "
+                    f"{matrix.dtype}."
                 )
 
     @property
@@ -292,7 +299,7 @@ class DenseOperator(Operator):
         tolerance: singular values below this share of the largest are taken for 0.
 
     Raises:
-        ShapeError: the matrix does not fit the state.
+        ShapeError: the matrix does not fit the state, or is complex.
     """
 
     matrix: Tensor
@@ -300,10 +307,12 @@ class DenseOperator(Operator):
     tolerance: float = 1e-10
 
     def __post_init__(self) -> None:
-        if self.matrix.ndim != 2 or self.matrix.shape[1] != prod(self.event_shape):
+        fits = self.matrix.ndim == 2 and self.matrix.shape[1] == prod(self.event_shape)
+        if not fits or self.matrix.is_complex():
             raise ShapeError(
-                f"DenseOperator: expected a matrix [M, {prod(self.event_shape)}] for a state of "
-                f"{tuple(self.event_shape)}, got {tuple(self.matrix.shape)}."
+                f"DenseOperator: expected a real matrix [M, {prod(self.event_shape)}] for a state "
+                f"of {tuple(self.event_shape)}, got {tuple(self.matrix.shape)} of "
+                f"{self.matrix.dtype}. Stack real and imaginary parts."
             )
 
     @property
@@ -316,7 +325,7 @@ class DenseOperator(Operator):
         return inverse
 
     def A(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), -1) @ self.matrix.to(x).T
+        return x.reshape(len(x), prod(self.event_shape)) @ self.matrix.to(x).T
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         return (y @ self.matrix.to(y)).reshape(len(y), *self.event_shape)
@@ -337,15 +346,20 @@ class FourierMask(Operator):
         axes: of the event that are transformed; None: all.
 
     Raises:
-        ShapeError: the mask is not boolean.
+        ShapeError: the mask is not boolean; an axis is not one of the event's.
     """
 
     mask: Tensor
     axes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.mask.dtype != torch.bool:
-            raise ShapeError(f"FourierMask: expected a boolean mask, got {self.mask.dtype}.")
+        _check_mask("FourierMask", self.mask)
+        axes = range(self.mask.ndim) if self.axes is None else self.axes
+        if len(set(axes)) < len(axes) or not all(0 <= axis < self.mask.ndim for axis in axes):
+            raise ShapeError(
+                f"FourierMask: expected distinct axes of the event's {self.mask.ndim}, counted "
+                f"from 0, got {self.axes}."
+            )
 
     @property
     def event_shape(self) -> Shape:  # type: ignore[override]

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.conditioning.observations import checked_observation
+from pgmdiff.conditioning.conjugate_gradients import squared_norms
+from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import LinearOperator
-from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.errors import PgmdiffError
 from pgmdiff.scores import Score, beside, per_sample
 
 __all__ = ["Weight", "dps", "matched", "reconstruction"]
@@ -67,15 +68,7 @@ def reconstruction(
         ScoreError: the score cannot be differentiated.
     """
     weight = dps() if weight is None else weight
-    function = operator.A if isinstance(operator, LinearOperator) else operator
-    if isinstance(operator, LinearOperator):
-        observed = checked_observation("reconstruction", observed, operator, noiseless=False)
-    elif not callable(operator):
-        raise PgmdiffError(
-            f"reconstruction: expected an operator or a function, got {type(operator).__name__}."
-        )
-    elif not observed.isfinite().all():
-        raise ShapeError("reconstruction: an observed value is not finite.")
+    observation = Observation.of("reconstruction", observed, operator, noiseless=False)
 
     def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
@@ -83,8 +76,8 @@ def reconstruction(
         with torch.inference_mode(False), torch.enable_grad():
             leaf = x if differentiate else x.detach().clone().requires_grad_()
             denoised = differentiable("reconstruction", score, leaf, sigma, condition)
-            residual = observed.to(x.device) - function(denoised)
-            squares = (residual.abs() ** 2).reshape(len(residual), -1).sum(dim=1)
+            residual = observation.misfit(denoised)
+            squares = squared_norms(residual)
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
         own = (denoised - leaf) / beside(sigma, x) ** 2
         descent = beside(weight(sigma, squares.sqrt()), x).to(x) * slope

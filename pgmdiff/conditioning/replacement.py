@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pgmdiff.conditioning.observations import checked_observation
+from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import LinearOperator, Mask
 from pgmdiff.scores import DenoiserScore, Score, denoise
 
@@ -28,7 +28,7 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
         score: of states `[batch, *event]`.
         observed: y, `[*observed]` or one a sample.
         operator: H; or a boolean mask `[*event]`, true where observed: `observed` then has the
-            state's shape and is ignored where the mask is false.
+            state's shape, or is one number, and is ignored where the mask is false.
 
     Returns:
         A score, with its denoiser as `.denoise`.
@@ -38,13 +38,12 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
         PgmdiffError: no state gives this observation.
     """
     h = Mask(operator) if isinstance(operator, Tensor) else operator
-    if isinstance(h, Mask) and observed.shape != h.mask.shape:
-        shape = observed.shape if observed.ndim > h.mask.ndim else h.mask.shape
-        observed = observed.expand(shape)
-    y = checked_observation("replacement", observed, h, noiseless=True)
+    if isinstance(h, Mask) and isinstance(observed, Tensor) and observed.ndim == 0:
+        observed = observed.expand(h.mask.shape)
+    observation = Observation.of("replacement", observed, h, noiseless=True)
 
-    def conditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+    def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         denoised = denoise(score, x, sigma, **condition)
-        return denoised + h.A_dagger(y.to(x.device) - h.A(denoised)).to(x)
+        return denoised + h.A_dagger(observation.misfit(denoised))
 
     return DenoiserScore(conditioned)

@@ -13,6 +13,7 @@ from pgmdiff.conditioning import (
     Mask,
     Tweedie,
     block_average,
+    blur,
     dps,
     matched,
     moment_matching,
@@ -231,3 +232,64 @@ def test_bad_conditions_are_named() -> None:
     ]:
         with pytest.raises(error, match=message):
             make()
+
+
+def every_kind(score, y: Tensor, h) -> list:
+    return [
+        replacement(score, y, h),
+        reconstruction(score, y, h),
+        moment_matching(score, y, h, Composed(score)),
+        moment_matching(score, y, h, Tweedie()),
+        moment_matching(score, y, h, Isotropic()),
+    ]
+
+
+def test_conditioned_scores_keep_the_states_dtype_and_batch() -> None:
+    joint, h = composed(ar1(N, 0.9)), Mask(torch.arange(N) % 3 == 0)
+    u, y = random(4, N), h.A(random(4, N, seed=1))
+    for single, double in zip(
+        every_kind(joint, y, h), every_kind(joint, y.float(), h), strict=True
+    ):
+        assert single(u.float(), 0.7).dtype == torch.float32
+        assert double(u, 0.7).dtype == torch.float64  # σ may be one number
+        assert relative(single(u.float(), 0.7).double(), double(u, 0.7)) < 1e-4
+    for empty in every_kind(joint, y[:1], h):
+        assert empty(u[:0], torch.ones(0, dtype=torch.float64)).shape == (0, N)
+
+
+def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
+    joint, h = composed(ar1(N, 0.9)), Mask(torch.arange(N) % 3 == 0)
+    u, y = random(4, N), h.A(random(3, N, seed=1))
+    narrow = Crop((1,), (slice(1),))  # which torch would broadcast, or slice
+    long = Crop((N + 2,), (slice(2),))
+    for states, seen, operator, message in [
+        (u, y, h, r"each of 4 samples, got \(3, 10\)"),
+        (u[:1], y, h, r"each of 1 samples, got \(3, 10\)"),
+        (u, y[0] + 1j * y[0], h, "the observation is complex"),
+        (u, torch.zeros(1), narrow, r"observes states \[batch, \*\(1,\)\], got \(4, 10\)"),
+        (u, torch.zeros(2), long, r"observes states \[batch, \*\(12,\)\], got \(4, 10\)"),
+        (u.reshape(2, 2, N), y[0], h, "flatten several batch axes"),
+    ]:
+        for guided in every_kind(joint, seen, operator):
+            with pytest.raises(ShapeError, match=message):
+                guided(states, torch.ones(states.shape[:-1], dtype=torch.float64))
+    for make in (replacement, reconstruction):
+        with pytest.raises(ShapeError, match="as a tensor, got list"):
+            make(joint, [0.0] * N, h)
+    with pytest.raises(ShapeError, match=r"makes torch\.float16 of states of torch\.float64"):
+        reconstruction(joint, torch.zeros(2), lambda x: x[:, :2].half())(u, 1.0)
+    with pytest.raises(PgmdiffError, match="a function, got str"):
+        moment_matching(joint, y, "h", Composed(joint))
+
+
+def test_rounded_observations_of_operators_that_are_not_onto() -> None:
+    q, h = ar1(8, 0.9), blur((8,), torch.tensor([0.25, 0.5, 0.25]), periodic=True)
+    joint = composed(q, chain(8))
+    x, u = q.sample(2, torch.Generator().manual_seed(0)), random(2, 8)
+    rounded = h.A(x.float()).double()
+    for sigma in SIGMAS:
+        found, exact = (
+            moment_matching(joint, y, h, Composed(joint)).denoise(u, sigma)
+            for y in (rounded, h.A(x))
+        )
+        assert relative(found, exact) < 1e-4

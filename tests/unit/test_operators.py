@@ -107,6 +107,34 @@ def test_operators_that_are_not_linear_are_named() -> None:
             Linear(function, (4,))
 
 
+def test_functions_serve_in_inference_mode_and_in_their_own_dtype() -> None:
+    operator = OPERATORS["function"]
+    y = operator.A(random(2, 6))
+    with torch.inference_mode():
+        inside = operator.A_dagger(operator.A(random(2, 6) * 0) + y)
+    torch.testing.assert_close(inside, operator.A_dagger(y))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = torch.nn.Conv1d(1, 1, 3, bias=False)
+    single = Linear(network, (1, 8), widest=torch.float32)
+    both = Stack((single, Crop((1, 8), (slice(None), slice(2)))))
+    assert (single @ Mask(torch.ones(1, 8) > 0)).widest == both.widest == torch.float32
+    y = both.A(random(2, 1, 8).float()).detach()
+    torch.testing.assert_close(
+        checked_observation("f", y, both, noiseless=True), y, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_noiseless_observations_are_put_into_the_range() -> None:
+    operator = DenseOperator(torch.tensor([[1.0, 0.0], [2.0, 0.0]]).double(), (2,))
+    y = torch.tensor([[1.0, 2.0 + 1e-7], [1e6, 2e6]]).double()
+    inside = checked_observation("f", y, operator, noiseless=True)
+    assert (inside[:, 1] - 2 * inside[:, 0]).abs().max() < 1e-9
+    y[0, 1] = 5.0  # every sample by its own scale
+    with pytest.raises(PgmdiffError, match=r"y by 1\.2 \(y up to 5\)"):
+        checked_observation("f", y, operator, noiseless=True)
+
+
 def test_bad_operators_are_named() -> None:
     for make, message in [
         (lambda: Mask(torch.ones(3)), r"boolean mask, got torch\.float32"),
@@ -118,6 +146,14 @@ def test_bad_operators_are_named() -> None:
         (lambda: block_average((3, 10), 4), "blocks of 4 do not fit axis 1 of size 10"),
         (lambda: blur((1, 8), torch.ones(4)), "odd length"),
         (lambda: DenseOperator(torch.ones(2, 5), (2, 2)), r"\[M, 4\]"),
+        (lambda: DenseOperator(torch.fft.fft(torch.eye(4)), (4,)), "real matrix .*complex64"),
+        (lambda: PerAxis((4,), {0: torch.eye(4) * 1j}), "real matrix .*complex64"),
+        (lambda: FourierMask(torch.ones(4, 4) > 0, axes=(-1,)), r"event's 2, .* got \(-1,\)"),
+        (lambda: FourierMask(torch.ones(4, 4) > 0, axes=(0, 0)), r"distinct .* got \(0, 0\)"),
+        (
+            lambda: Linear(lambda x: x.sum(), (4,)),
+            r"make a tensor \[2, ...\].*, got \(\)",
+        ),
         (lambda: Stack((COARSE, block_average((12,), 3))), "one event shape"),
         (lambda: COARSE @ COARSE, r"takes \(3, 4, 8\), the inner one gives \(3, 2, 4\)"),
     ]:
