@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pgmdiff.conditioning.conjugate_gradients import conjugate_gradients
 from pgmdiff.conditioning.operators import Operator, Shape
@@ -31,15 +32,39 @@ class ByIteration(Operator):
     most_steps: int
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        wide = y.to(torch.complex128 if y.is_complex() else torch.float64)
-        found = conjugate_gradients(
-            lambda x: self.A_adjoint(self.A(x)),
-            self.A_adjoint(wide),
+        inverse: Tensor = _PseudoInverse.apply(y, self)
+        return inverse
+
+    def solved(self, product: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
+        """By conjugate gradients, to this operator's tolerance."""
+        return conjugate_gradients(
+            product,
+            b,
             tolerance=self.tolerance,
             most_steps=self.most_steps,
             what=type(self).__name__,
         )
+
+
+class _PseudoInverse(torch.autograd.Function):
+    """H⁺ y; its adjoint is (Hᵀ)⁺ g, from H Hᵀ z = H g, which has a solution for every g."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, h: ByIteration) -> Tensor:
+        ctx.operator, ctx.dtype = h, y.dtype
+        found = h.solved(lambda x: h.A_adjoint(h.A(x)), h.A_adjoint(_wide(y)))
         return found.to(y.real.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        h: ByIteration = ctx.operator
+        found = h.solved(lambda y: h.A(h.A_adjoint(y)), h.A(_wide(gradient)))
+        return found.to(ctx.dtype), None
+
+
+def _wide(y: Tensor) -> Tensor:
+    return y.to(torch.complex128 if y.is_complex() else torch.float64)
 
 
 @dataclass(frozen=True, eq=False)

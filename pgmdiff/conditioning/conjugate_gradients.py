@@ -1,10 +1,17 @@
-"""Conjugate gradients on batches: every sample by itself."""
+r"""Conjugate gradients on batches: every sample by itself.
+
+Under autograd the solution of M x = b is differentiated as what it is, not as how it was found:
+dx = M⁻¹ (db - dM x), one more solve in the backward pass.
+"""
 
 from collections.abc import Callable
+from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pgmdiff.errors import PgmdiffError
 
@@ -21,6 +28,8 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solves M x = b, M symmetric positive semi-definite, b in its range, sample by sample.
 
+    Differentiable once, in b and in whatever M depends on.
+
     Args:
         product: v to M v, both `[batch, ...]`.
         b: `[batch, ...]`.
@@ -31,6 +40,40 @@ def conjugate_gradients(
     Raises:
         PgmdiffError: the tolerance is not met.
     """
+    solve = partial(_solve, product, tolerance=tolerance, most_steps=most_steps, what=what)
+    with torch.no_grad():
+        x = solve(b)
+    if not torch.is_grad_enabled():
+        return x
+    left = b - product(x)
+    if not left.requires_grad:
+        return x
+    implicit: Tensor = _Implicit.apply(left, solve)
+    return x + implicit
+
+
+class _Implicit(torch.autograd.Function):
+    """M⁻¹ of a residual: 0 but for rounding. What it is for is its derivative, M⁻¹."""
+
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, solve: Callable[[Tensor], Tensor]) -> Tensor:
+        ctx.solve = solve
+        return torch.zeros_like(residual)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.solve(gradient), None
+
+
+def _solve(
+    product: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    tolerance: float,
+    most_steps: int,
+    what: str,
+) -> Tensor:
     x, r = torch.zeros_like(b), b
     p, rr = r, squared_norms(r)
     tiny = torch.finfo(rr.dtype).tiny

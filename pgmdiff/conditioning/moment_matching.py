@@ -41,7 +41,7 @@ class Moments:
     """What is known of u_0 given u_σ.
 
     Attributes:
-        denoised: D, detached from autograd.
+        denoised: D.
         inner: v to V v, as it stands in H V Hᵀ.
         outer: v to V v, as it carries the observation back.
     """
@@ -184,34 +184,43 @@ class Linearised:
     """The derivative of a function of batches at a point, as an operator."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], at: Tensor) -> None:
-        self.function, self.at = function, at.detach()
+        self.function, self.at = function, at
 
     def A(self, x: Tensor) -> Tensor:
+        again = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():  # the gradient of a gradient
-            leaf = self.at.clone().requires_grad_()
+            leaf = _leaf(self.at)
             value = self.function(leaf)
             weight = torch.zeros_like(value, requires_grad=True)
             (back,) = torch.autograd.grad(value, leaf, weight, create_graph=True)
-            (forward,) = torch.autograd.grad(back, weight, x)
+            (forward,) = torch.autograd.grad(back, weight, x, create_graph=again)
         return forward
 
     def A_adjoint(self, y: Tensor) -> Tensor:
+        again = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = self.at.clone().requires_grad_()
-            (back,) = torch.autograd.grad(self.function(leaf), leaf, y)
+            leaf = _leaf(self.at)
+            (back,) = torch.autograd.grad(self.function(leaf), leaf, y, create_graph=again)
         return back
+
+
+def _leaf(x: Tensor) -> Tensor:
+    """What to differentiate by: x itself where others do, too."""
+    return x if x.requires_grad else x.detach().clone().requires_grad_()
 
 
 def _with_pull(
     score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
 ) -> tuple[Tensor, Product]:
-    """D, and v to σ² Jᵀ v."""
+    """D, and v to σ² Jᵀ v; differentiable where x is."""
+    outside = torch.is_grad_enabled() and x.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
+        leaf = x if outside else x.detach().clone().requires_grad_()
         denoised = differentiable("moment_matching", score, leaf, sigma.clone(), condition)
 
     def pull(v: Tensor) -> Tensor:
-        (back,) = torch.autograd.grad(denoised, leaf, v, retain_graph=True)
+        again = outside and torch.is_grad_enabled()
+        (back,) = torch.autograd.grad(denoised, leaf, v, retain_graph=True, create_graph=again)
         return beside(sigma, x) ** 2 * back
 
-    return denoised.detach(), pull
+    return denoised if outside else denoised.detach(), pull

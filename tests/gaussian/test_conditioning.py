@@ -23,6 +23,7 @@ from pgmdiff.conditioning import (
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.samplers import SDE, Heun, karras, sample
+from pgmdiff.scores import beside
 from tests.helpers import ar1, relative
 
 PAIR = ar1(2, 0.9)
@@ -293,3 +294,51 @@ def test_rounded_observations_of_operators_that_are_not_onto() -> None:
             for y in (rounded, h.A(x))
         )
         assert relative(found, exact) < 1e-4
+
+
+def numerical_gradient(function, x: Tensor, step: float = 1e-5) -> Tensor:
+    """Of a sum over samples that do not depend on each other, by central differences."""
+    columns = []
+    for e in torch.eye(x.shape[1], dtype=x.dtype) * step:
+        columns.append((function(x + e) - function(x - e)) / (2 * step))
+    return torch.stack(columns, dim=1)
+
+
+def bent(x: Tensor, sigma: Tensor) -> Tensor:
+    """A score that is not linear, with a symmetric Jacobian."""
+    return -(x + 0.3 * x.sin()) / (1 + beside(sigma, x) ** 2)
+
+
+CONDITIONINGS = {
+    "replacement": lambda joint, y, h, noise: replacement(joint, y, h),
+    "reconstruction": lambda joint, y, h, noise: reconstruction(joint, y, h),
+    "Composed": lambda joint, *seen, noise: moment_matching(
+        joint, *seen, Composed(joint), noise=noise
+    ),
+    "Tweedie": lambda joint, *seen, noise: moment_matching(bent, *seen, Tweedie(), noise=noise),
+    "Isotropic": lambda joint, *seen, noise: moment_matching(
+        joint, *seen, Isotropic(1.3), noise=noise
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONDITIONINGS)
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_gradients_through_conditioned_scores(kind: str, noise: float) -> None:
+    """Also where V, or what is observed, is not the same everywhere."""
+    graph, mask = chain(4), Mask(torch.arange(4) % 2 == 0)
+    rule = Posterior(node_covariances(graph, ar1(4, 0.9)))
+    joint, u, v = compose(graph, bent, rule=rule), random(3, 4), random(3, 4, seed=1)
+    sigma = torch.full((3,), 0.8, dtype=torch.float64)
+    observed = [(mask.A(random(1, 4, seed=2)), mask)]
+    if noise and kind != "replacement":
+        observed.append((random(2), lambda x: x[:, :2] ** 2 + x[:, 1:3]))
+    for seen in observed:
+        conditioned = CONDITIONINGS[kind](joint, *seen, noise=noise)
+        leaf = u.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad((conditioned(leaf, sigma) * v).sum(), leaf)
+        expected = numerical_gradient(lambda x, f=conditioned: (f(x, sigma) * v).sum(dim=1), u)
+        assert relative(gradient, expected) < 1e-7
+    guided = moment_matching(bent, *observed[0], Tweedie())
+    with torch.no_grad():
+        assert not guided(leaf, sigma).requires_grad

@@ -125,6 +125,18 @@ def test_functions_serve_in_inference_mode_and_in_their_own_dtype() -> None:
     )
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_gradients_of_pseudo_inverses(name: str) -> None:
+    """Also where an operator is not onto, and a gradient lies outside the range of Hᵀ."""
+    operator = OPERATORS[name]
+    y = operator.A(random(2, *operator.event_shape)).requires_grad_()
+    back = operator.A_dagger(y)
+    g, other = random(*back.shape), operator.A(random(2, *operator.event_shape))
+    (gradient,) = torch.autograd.grad(back, y, g)
+    expected = (operator.A_dagger(other).detach() * g).sum()
+    torch.testing.assert_close((gradient.conj() * other).real.sum(), expected)
+
+
 def test_noiseless_observations_are_put_into_the_range() -> None:
     operator = DenseOperator(torch.tensor([[1.0, 0.0], [2.0, 0.0]]).double(), (2,))
     y = torch.tensor([[1.0, 2.0 + 1e-7], [1e6, 2e6]]).double()
