@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.scores import Score, beside
@@ -34,7 +35,8 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> S
 
     Args:
         score: takes the keywords of `null`.
-        null: the empty condition: keyword to a tensor without a batch axis, or another value.
+        null: the empty condition: keyword to a tensor without a batch axis, a pytree of them, or
+            another value.
         guidance: w where none is given.
 
     Raises:
@@ -60,7 +62,7 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> S
         w = torch.as_tensor(guidance, dtype=x.dtype, device=x.device).expand(len(x))
         if (w == 1).all():
             return score(x, sigma, **condition)
-        stacked = {key: _with_null(value, null[key]) for key, value in condition.items()}
+        stacked = {key: tree_map(_with_null, v, null[key]) for key, v in condition.items()}
         values = score(torch.cat([x, x]), torch.cat([sigma, sigma]), **stacked)
         conditional, unconditional = values.chunk(2)
         return unconditional + beside(w, x) * (conditional - unconditional)
@@ -130,9 +132,10 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)[..., None]
     lengths = a.norm(dim=-1, keepdim=True) * b.norm(dim=-1, keepdim=True)
     cosine = (a * b).sum(dim=-1, keepdim=True) / lengths.clamp(min=torch.finfo(a.dtype).tiny)
-    angle = cosine.clamp(-1, 1).arccos()
-    straight = angle.sin() < PARALLEL
-    sine = torch.where(straight, torch.ones_like(angle), angle.sin())
+    cosine = cosine.clamp(-1, 1)
+    straight = cosine.detach().arccos().sin() < PARALLEL
+    angle = cosine.where(~straight, 0).arccos()  # whose slope is infinite at 1
+    sine = angle.sin()
     left = torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine)
     right = torch.where(straight, t, (t * angle).sin() / sine)
     return left * a + right * b

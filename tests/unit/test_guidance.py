@@ -73,6 +73,21 @@ def test_slerp_keeps_to_the_sphere() -> None:
     torch.testing.assert_close(names[1]["text"], 3 * torch.tensor([0.5, 0.5]).sqrt())
 
 
+def test_slerp_has_gradients_where_it_is_straight() -> None:
+    for b in (torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 0.0]), torch.tensor([1.0, 1e-5])):
+        a = torch.tensor([1.0, 0.0], requires_grad=True)
+        (gradient,) = torch.autograd.grad(slerp(a, b, 0.3).sum(), a)
+        torch.testing.assert_close(gradient, torch.full((2,), 0.7))
+
+
+def test_conditions_may_be_trees() -> None:
+    tree, null = {"a": torch.ones(3, 2), "b": torch.zeros(3, 1)}, {"a": EMPTY, "b": torch.ones(1)}
+    both = lambda x, sigma, text: towards(x, sigma, text["a"]) * (1 + text["b"])  # noqa: E731
+    found = guided(both, {"text": null}, guidance=2.0)(X, SIGMA, text=tree)
+    expected = 2 * towards(X, SIGMA, 1.0) - 2 * towards(X, SIGMA, 0.0)
+    torch.testing.assert_close(found, expected)
+
+
 def test_bad_conditions_are_named() -> None:
     guide, text = guided(towards, {"text": EMPTY}, guidance=2.0), torch.ones(3, 2)
     for call, error, message in [
