@@ -146,7 +146,7 @@ def moment_matching(
             1e-12 in float64, 1e-5 in float32.
 
     Returns:
-        A score, with its denoiser as `.denoise`.
+        A score, for σ > 0; with its denoiser, for σ ≥ 0, as `.denoise`.
 
     Raises:
         ShapeError: the observation is not finite or of another shape.
@@ -166,7 +166,8 @@ def moment_matching(
         sigma = per_sample(sigma, x)
         known = covariance.moments(score, x, sigma, condition)
         h = linear or Linearised(observation.function, known.denoised)
-        gap = observation.misfit(known.denoised)
+        misfit = observation.misfit(known.denoised)
+        gap = misfit.where(beside(sigma, misfit) > 0, 0)  # at σ = 0, V = 0: nothing to learn
         precision = 1e-12 if x.dtype == torch.float64 else 1e-5
         weights = conjugate_gradients(
             lambda v: h.A(known.inner(h.A_adjoint(v))) + noise**2 * v,

@@ -342,3 +342,14 @@ def test_gradients_through_conditioned_scores(kind: str, noise: float) -> None:
     guided = moment_matching(bent, *observed[0], Tweedie())
     with torch.no_grad():
         assert not guided(leaf, sigma).requires_grad
+
+
+def test_without_noise_there_is_nothing_to_learn() -> None:
+    joint, h = composed(ar1(N, 0.9)), Mask(torch.arange(N) % 3 == 0)
+    u, y = random(2, N), h.A(random(1, N, seed=1))
+    sigma = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    for covariance in (Composed(joint), Tweedie(), Isotropic()):
+        guided = moment_matching(joint, y, h, covariance)
+        found = guided.denoise(u, sigma)
+        torch.testing.assert_close(found[0], u[0])
+        torch.testing.assert_close(found[1], guided.denoise(u, 1.0)[1])
