@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pgmdiff.compose import Joint
 from pgmdiff.denoising import checked_states, every_region, local_denoised
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.plan import Scores
@@ -59,7 +59,7 @@ def fit_denoising_errors(
         What `Posterior` and `Evidence` take as covariances.
 
     Raises:
-        ShapeError: data of another shape, or fewer than 2 states.
+        ShapeError: data of another shape, or fewer states than a region has elements.
         PgmdiffError: a noise level that is not positive, or given twice.
     """
     levels = tuple(sorted(float(sigma) for sigma in sigmas))
@@ -89,6 +89,13 @@ def _at(joint: Joint, clean: Tensor, noisy: Tensor, sigma: float, shared: bool) 
             both = torch.stack([error.T @ error, pull.T @ pull]) / len(clean)
             own = group.model if shared and group.model is not None else name
             moments[own] = moments.get(own, 0) + torch.cat([both, torch.ones_like(both[:1])])
+    for name, (_, pull, number) in moments.items():
+        if len(pull) > len(clean) * number[0, 0] or torch.linalg.matrix_rank(pull) < len(pull):
+            raise ShapeError(
+                f"fit_denoising_errors: the scores of {name!r}, of {len(pull)} elements, at σ = "
+                f"{sigma:g} do not vary in every direction over {len(clean)} states. Give many "
+                "times as many states as elements, or shared=True."
+            )
     levels = {name: (m[0] / m[2], m[1] / m[2]) for name, m in moments.items()}
     return Dense({name: _effective(*both, sigma) for name, both in levels.items()})
 

@@ -12,6 +12,7 @@ Every one reads sub-regions off what it holds for their parents, so that they ag
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -222,12 +223,23 @@ class DenoisingErrors(Covariances):
     linear in log σ between levels and constant beyond.
 
     Attributes:
-        levels: noise levels, ascending.
+        levels: noise levels, positive, ascending.
         at: one provider a level.
+
+    Raises:
+        GraphError: levels that do not ascend from above 0, or another number of providers.
     """
 
     levels: tuple[float, ...]
     at: tuple[Covariances, ...] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        ascending = all(a < b for a, b in pairwise((0.0, *self.levels)))
+        if not ascending or not self.levels or len(self.at) != len(self.levels):
+            raise GraphError(
+                f"DenoisingErrors: expected ascending positive levels, each with a provider, got "
+                f"{self.levels} and {len(self.at)} providers. Sort them together."
+            )
 
     def of(self, group: RegionGroup) -> Tensor | RegionCovariances:
         raise GraphError("DenoisingErrors: depends on σ; see `at`.")

@@ -1,8 +1,12 @@
 r"""Region covariances estimated from clean states, in one streamed pass, so that they agree.
 
 Only the outer regions are estimated; a sub-region is read off the first outer region around it.
-All then are blocks of one positive definite estimate, and on a junction tree P is positive
-definite. Estimated one by one from different samples they often are not.
+Dense covariances that are not shared then are blocks of one positive definite estimate, and P is
+positive definite on every junction tree; estimated one by one from different samples it often is
+not. Where they are shared, or of low rank, a sub-region agrees with that first outer region, but
+with others around it only as far as the data do: P is positive definite on chains, usually on other
+trees. Stationary ones agree everywhere, but of few states they can be indefinite themselves. In
+these cases posterior composition says so, and `shrinkage="least"` helps.
 
     dense        Σ̂ = Σ_n (u_n - m)(u_n - m)ᵀ / n
     low rank     U diag(λ - δ) Uᵀ + δ I of the leading eigenpairs of Σ̂, δ the mean of all others of
@@ -22,6 +26,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError
@@ -64,20 +69,21 @@ def fit_covariances(
 
     Args:
         graph: its counted regions must each lie inside an outer one, as they do in all our graphs.
-        data: states `[n, *event]`, or batches of them: streamed, never held together.
+        data: states `[n, *event]`, or batches of them: streamed, never held together. Means are
+            taken out place by place; of the stationary form, one mean over the stationary axes.
         form: `"dense"`; `"low_rank"` plus a diagonal δ; `"stationary"`, for windows of a tensor:
             shift-invariant over `axes`. None: dense up to 1,000 elements a region, low rank above.
         shared: whether all outer regions with one model have one covariance: their windows are
             pooled. For windows of the same thing it is much the better estimate, and what allows
             Fourier solves on periodic graphs. Regions whose model is their own are not pooled.
         channels: whether covariances are C ⊗ S, channels (the first axis) times places.
-        rank: of the low-rank form.
+        rank: of the low-rank form; regions of fewer elements are kept whole.
         axes: of the event, that are stationary; None: all (but the channels, where separated).
         ridge: added to the variances, relative to their mean: what was never seen is not
             impossible.
 
     Raises:
-        ShapeError: fewer than two states, or states of another shape.
+        ShapeError: fewer than two states; states of another shape, complex or not finite.
         GraphError: a region lies inside no outer one; an option that does not fit the graph.
 
     Example:
@@ -97,7 +103,10 @@ def fit_covariances(
     estimate = _estimate(chosen, inner, shared, rank, axes, 1 if channels else 0)
     n = 0
     for batch in [data] if isinstance(data, Tensor) else data:
-        states = _checked(batch, regions).reshape(len(batch), -1, inner.n_elements)
+        checked = _checked(batch, regions)
+        if not len(batch):
+            continue
+        states = checked.reshape(len(batch), -1, inner.n_elements)
         n += len(states)
         estimate.add(states)
         if whole is not None:
@@ -126,6 +135,12 @@ def _checked(batch: Tensor, graph: RegionGraph) -> Tensor:
         raise ShapeError(
             f"fit_covariances: expected states [n, *{graph.event_shape}], got {got}. Reshape them, "
             "or pack a factor graph's variables."
+        )
+    if batch.is_complex() or not batch.isfinite().all():
+        raise ShapeError(
+            f"fit_covariances: expected states of finite real numbers, got {batch.dtype}"
+            f"{'' if batch.is_complex() else ' with NaN or infinity'}. Remove states that are not "
+            "finite."
         )
     return batch.detach().cpu().double()
 
@@ -190,7 +205,9 @@ def _outer(graph: RegionGraph, shared: bool) -> dict[Hashable, _Outer]:
         some = group.select(rows)
         index = some.indices(0, len(some)).reshape(len(some), -1)
         if shared and group.model is not None:
-            found[group.model, group.shape] = _Outer(index)
+            key = (group.model, group.shape)
+            known = [found[key].index] if key in found else []
+            found[key] = _Outer(torch.cat([*known, index]))
         else:
             found.update(
                 (name, _Outer(row[None])) for name, row in zip(some.names, index, strict=True)
@@ -240,23 +257,25 @@ class _Components(_Estimate):
 
     def add(self, states: Tensor) -> None:
         for kind, regions in self.outer.items():
-            for index in regions.index:
+            for region, index in enumerate(regions.index):
                 for rows in states[:, :, index].split(ROWS):
-                    self.parts[kind].add(rows)
+                    self.parts[kind].add(rows, region)
 
     def finish(self, ridge: float) -> LowRank:
-        rank = min(self.rank, *(o.index.shape[1] - 1 for o in self.outer.values()))
-        variances = {kind: part.scales**2 / part.n for kind, part in self.parts.items()}
-        left = sum(p.total / p.n - float(variances[k][:rank].sum()) for k, p in self.parts.items())
-        free = sum(o.index.shape[1] - rank for o in self.outer.values())
-        all_elements = sum(o.index.shape[1] for o in self.outer.values())
-        mean = sum(p.total / p.n for p in self.parts.values()) / all_elements
+        sizes = {kind: regions.index.shape[1] for kind, regions in self.outer.items()}
+        most = min(self.rank, max(sizes.values()) - 1)
+        variances = {kind: part.scales[:most] ** 2 / part.n for kind, part in self.parts.items()}
+        totals = {kind: part.total / part.n for kind, part in self.parts.items()}
+        left = sum(totals[kind] - float(variances[kind].sum()) for kind in sizes)
+        free = sum(d - min(most, d) for d in sizes.values())
+        mean = sum(totals.values()) / sum(sizes.values())
         floor = max(left, 0.0) / free + ridge * mean
         factors = {
-            kind: part.vectors[:, :rank] * (variances[kind][:rank] - floor).clamp(min=0).sqrt()
+            kind: part.vectors[:, :most] * (variances[kind] - floor).clamp(min=0).sqrt()
             for kind, part in self.parts.items()
         }
-        return LowRank(factors, floor, _parents(self.graph, self.outer))
+        same = {kind: F.pad(f, (0, most - f.shape[1])) for kind, f in factors.items()}
+        return LowRank(same, floor, _parents(self.graph, self.outer))
 
 
 class _Principal:
@@ -267,26 +286,27 @@ class _Principal:
         scales: singular values, `[k]`.
         total: sum of squares of all centred rows, what was truncated included.
         n: rows seen.
+        means: how many states were seen of a region, and their mean `[channels, d]`.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.n, self.total = most, 0, 0.0
-        self.vectors = self.scales = self.mean = torch.zeros(0, dtype=torch.float64)
+        self.vectors = self.scales = torch.zeros(0, dtype=torch.float64)
+        self.means: dict[int, tuple[int, Tensor]] = {}
 
-    def add(self, rows: Tensor) -> None:
-        """Takes rows `[n, channels, d]` in, every channel about its own mean."""
+    def add(self, rows: Tensor, region: int) -> None:
+        """Takes rows `[n, channels, d]` in, every channel of a region about its own mean."""
         n, channels, d = rows.shape
         mean = rows.mean(dim=0)
-        before = self.mean if self.n else mean
+        seen, before = self.means.get(region, (0, mean))
         own = (rows - mean).reshape(n * channels, d)
-        seen = self.n // channels
         moved = (seen * n / (seen + n)) ** 0.5 * (before - mean)
         self.total += float((own**2).sum() + (moved**2).sum())
         kept = self.vectors * self.scales if self.n else own.new_zeros(d, 0)
         stacked = torch.cat([kept, own.T, moved.T], dim=1)
         vectors, scales, _ = torch.linalg.svd(stacked, full_matrices=False)
         self.vectors, self.scales = vectors[:, : self.most], scales[: self.most]
-        self.mean = (seen * before + n * mean) / (seen + n)
+        self.means[region] = seen + n, (seen * before + n * mean) / (seen + n)
         self.n += n * channels
 
 

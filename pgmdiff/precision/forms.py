@@ -11,6 +11,7 @@ One object holds the regions of a group: n of them, or one that they share.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -211,7 +212,7 @@ class Interpolated(RegionPrecisions):
         """At one noise level."""
         shares = hat_functions(self.levels, torch.tensor([sigma], dtype=torch.float64))[0]
         used = [(w, p) for w, p in zip(shares.tolist(), self.parts, strict=True) if w > 0]
-        inverse = torch.stack([w * p.dense() for w, p in used]).sum(dim=0)
+        inverse = reduce(torch.add, (w * p.dense() for w, p in used))
         return DensePrecisions(inverse, torch.linalg.eigvalsh(inverse))
 
     def log_determinants(self, sigma: Tensor) -> Tensor:
@@ -225,9 +226,12 @@ class Interpolated(RegionPrecisions):
     def to(self, device: torch.device, dtype: torch.dtype) -> "Interpolated":
         return Interpolated(self.levels, tuple(part.to(device, dtype) for part in self.parts))
 
+    def rows(self, start: int, stop: int) -> "Interpolated":
+        return Interpolated(self.levels, tuple(part.rows(start, stop) for part in self.parts))
+
     @property
     def shared(self) -> bool:
-        return self.parts[0].shared
+        return all(part.shared for part in self.parts)
 
 
 def hat_functions(levels: tuple[float, ...], sigma: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def solver_of(precision: Precision) -> Solve:
         return Channelwise(precision)
     if precision.graph.n_elements <= SMALL:
         return Eigen(precision)
-    if all(isinstance(block.precisions, LowRankPrecisions) for block in precision.blocks):
+    if _common_floor(precision) is not None:
         return SmallSpace(precision)
     periods = shifts(precision)
     if periods is not None:
@@ -116,6 +116,12 @@ def solver_of(precision: Precision) -> Solve:
     if _is_tree(precision.graph) and precision.n_entries <= SPARSE_ENTRIES:
         return SparseFactors(precision)
     return ConjugateGradients(precision)
+
+
+def _common_floor(precision: ComposedPrecision) -> float | None:
+    """δ, where all regions are low rank plus the same δ I."""
+    floors = {getattr(block.precisions, "floor", None) for block in precision.blocks}
+    return floors.pop() if len(floors) == 1 else None
 
 
 def _is_tree(graph: RegionGraph) -> bool:
@@ -126,7 +132,7 @@ def _is_tree(graph: RegionGraph) -> bool:
 def is_definite(precision: Precision) -> bool | None:
     """Whether P is positive definite; None: too large to tell before it is solved with.
 
-    By eigenvalues or the pivots of a factorisation; for low rank by converged Lanczos iterations.
+    By eigenvalues, or the signs of the pivots of a factorisation.
     """
     try:
         solve = solver_of(precision)
@@ -176,16 +182,18 @@ def least_change(make: Callable[[float, float], Precision]) -> Precision:
     for jitter in JITTERS:
         try:
             precision = make(0.0, jitter)
-        except GraphError:  # a region's own covariance is singular
-            if jitter == JITTERS[-1]:
-                raise
+        except GraphError:  # a region's own covariance is singular or indefinite
             continue
         if is_definite(precision) is not False:
             return precision
-    least = least_shrinkage(precision)
+    marginal = make(1.0, 0.0)  # raises where no shrinkage helps
+    least = least_shrinkage(marginal)
     if least is None:
-        raise _indefinite(precision, None)
-    return precision.shrunk(least)
+        raise GraphError(
+            f"Posterior: the least shrinkage of {marginal.graph.n_elements} elements is not looked "
+            f"for beyond {TESTED}, and a region's own covariance needs some. Give shrinkage=."
+        )
+    return marginal.shrunk(least)
 
 
 def _indefinite(precision: Precision, smallest: float | None) -> IndefiniteError:
@@ -334,6 +342,8 @@ class Circulant(Solve):
         return total
 
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
+        if not len(b):
+            return torch.zeros_like(b)
         values, vectors, order = self._like(b)
         blocks = b[:, order].reshape(len(b), *self.periods, -1)
         axes = [axis + 1 for axis in self._axes]
@@ -519,7 +529,10 @@ def _directions(block: Block, low: LowRankPrecisions, n_elements: int) -> tuple[
 
 
 class PerLevel(Solve):
-    """P depends on σ: a solve for each of the latest few σ."""
+    """P depends on σ: a solve for each of the latest few σ.
+
+    Derivatives with respect to σ leave out that of P(σ).
+    """
 
     def __init__(self, precision: LevelledPrecision) -> None:
         self.precision = precision
@@ -614,7 +627,7 @@ class ConjugateGradients(Solve):
         return self._placed[key]
 
     def _diagonal(self, v: Tensor) -> Tensor:
-        total = torch.zeros_like(v[0])
+        total = v.new_zeros(v.shape[1])
         for index, counts, precisions in self._like(v):
             diagonal = precisions.diagonal().expand(index.shape)
             total.index_add_(0, index.reshape(-1), (counts[:, None] * diagonal).reshape(-1))
