@@ -35,6 +35,12 @@ class ByIteration(Operator):
         inverse: Tensor = _PseudoInverse.apply(y, self)
         return inverse
 
+    def wide(self, y: Tensor) -> Tensor:
+        """In the widest dtype that this operator takes."""
+        return y.to(
+            torch.promote_types(self.widest, torch.complex32) if y.is_complex() else self.widest
+        )
+
     def solved(self, product: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
         """By conjugate gradients, to this operator's tolerance."""
         return conjugate_gradients(
@@ -52,19 +58,15 @@ class _PseudoInverse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, y: Tensor, h: ByIteration) -> Tensor:
         ctx.operator, ctx.dtype = h, y.dtype
-        found = h.solved(lambda x: h.A_adjoint(h.A(x)), h.A_adjoint(_wide(y)))
+        found = h.solved(lambda x: h.A_adjoint(h.A(x)), h.A_adjoint(h.wide(y)))
         return found.to(y.real.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         h: ByIteration = ctx.operator
-        found = h.solved(lambda y: h.A(h.A_adjoint(y)), h.A(_wide(gradient)))
+        found = h.solved(lambda y: h.A(h.A_adjoint(y)), h.A(h.wide(gradient)))
         return found.to(ctx.dtype), None
-
-
-def _wide(y: Tensor) -> Tensor:
-    return y.to(torch.complex128 if y.is_complex() else torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
