@@ -259,6 +259,12 @@ def concatenated(parts: Sequence[tuple[RegionPrecisions, int]]) -> RegionPrecisi
         sizes = [n for _, n in levels]
         joined = (concatenated(list(zip(some, sizes, strict=True))) for some in each)
         return Interpolated(first.levels, tuple(joined))
+    low = [(p, n) for p, n in parts if isinstance(p, LowRankPrecisions)]
+    if len(low) == len(parts) and len({(p.floor, p.gains.shape[1]) for p, _ in low}) == 1:
+        vectors = torch.cat([p.vectors.expand(n, -1, -1) for p, n in low])
+        return LowRankPrecisions(
+            vectors, torch.cat([p.gains.expand(n, -1) for p, n in low]), low[0][0].floor
+        )
     inverse = torch.cat([p.dense().expand(n, -1, -1) for p, n in parts])
     return DensePrecisions(inverse, torch.linalg.eigvalsh(inverse))
 

@@ -36,7 +36,7 @@ from pgmdiff.precision import (
 )
 from pgmdiff.precision.covariances import Place
 from pgmdiff.precision.forms import LowRankCovariances
-from pgmdiff.precision.solves import shifts
+from pgmdiff.precision.solves.circulant import shifts
 from tests.gaussian.test_posterior import TwoModes
 from tests.helpers import ar1, relative
 
