@@ -9,6 +9,7 @@ import pytest
 
 from pgmdiff import demo
 from pgmdiff.benchmarks import exactness, scale, speed
+from pgmdiff.benchmarks.exactness.methods import RULES
 
 
 def test_demo_writes_its_picture_and_figures(tmp_path: Path) -> None:
@@ -43,13 +44,15 @@ def test_scale_benchmark_smoke(tmp_path: Path) -> None:
     assert (tmp_path / "scale.png").stat().st_size > 10_000
 
 
-def test_exactness_benchmark_smoke() -> None:
+def test_exactness_benchmark_smoke(tmp_path: Path) -> None:
     result = exactness.run(smoke=True)
-    losses = {row["rule"]: row["loss"] for row in result["gaussian"]}
+    losses = {row["rule"]: row["loss"] for row in result["gaussians"]["rows"]}
     assert losses["posterior"] == pytest.approx(losses["exact score"], rel=1e-8)
     assert losses["evidence"] == pytest.approx(losses["exact score"], rel=1e-8)
-    assert {row["rule"] for row in result["two_mode_chain"]} == set(exactness.RULES)
+    assert {row["rule"] for row in result["modes"]["rows"]} == set(RULES)
     assert "two-mode chain" in exactness.table(result)
+    exactness.draw(result, tmp_path / "new")
+    assert (tmp_path / "new" / "exactness.png").stat().st_size > 5_000
 
 
 @pytest.mark.parametrize("module", ["pgmdiff", "pgmdiff.benchmarks"])
