@@ -1,11 +1,15 @@
-"""Curves on logarithmic axes, for the benchmarks."""
+"""Curves and dots for the benchmarks: what is measured, against what it cost, by method."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
-__all__ = ["save_curves"]
+__all__ = ["Panel", "save_curves", "save_dots", "save_panels"]
 
 STYLES = (
     ("#2f7fbd", "o", "-", 1.6),
@@ -15,10 +19,44 @@ STYLES = (
 )
 """Colour, marker, line and width: curves that coincide can still be told apart."""
 
+METHOD_STYLES = {
+    "concatenation": ("#b9bdc2", "v", "-", 1.6),
+    "average": ("#8a8f94", "D", "-", 1.6),
+    "marginal": ("#2f7fbd", "o", "-", 1.6),
+    "marginal + Langevin": ("#2f7fbd", "o", ":", 1.4),
+    "posterior": ("#dd7a1f", "s", "-", 3.6),
+    "evidence": ("#3f9b57", "P", "-", 1.8),
+    "exact score": ("#2b2b2b", "^", "--", 1.2),
+    "exact samples": ("#2b2b2b", "x", "none", 1.2),
+}
+"""The same colour for a method in every picture."""
+
+Style = tuple[str, str, str, float]
+Points = tuple[Sequence[float], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves on logarithmic axes.
+
+    Attributes:
+        curves: label to x and y.
+        xlabel, ylabel, title: of the axes.
+        limit: a dashed horizontal line: its label and height.
+        notes: label of a curve to a text at each of its points.
+    """
+
+    curves: Mapping[str, Points]
+    xlabel: str
+    ylabel: str
+    title: str
+    limit: tuple[str, float] | None = None
+    notes: Mapping[str, Sequence[str]] | None = None
+
 
 def save_curves(
     path: Path,
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    curves: Mapping[str, Points],
     *,
     xlabel: str,
     ylabel: str,
@@ -28,14 +66,97 @@ def save_curves(
     """Writes curves (label to x and y), and a dashed limit with its label, on log-log axes."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
-    for (label, (x, y)), (colour, marker, line, width) in zip(curves.items(), STYLES, strict=False):
-        axes.loglog(x, y, line, color=colour, marker=marker, markersize=5, lw=width, label=label)
-    if limit is not None:
-        axes.axhline(limit[1], color="#b2182b", ls="--", lw=1.2, label=limit[0])
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.set_title(title, loc="left", fontsize=11)
-    axes.grid(True, which="major", color="#e3e6e9", lw=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
+    _draw(axes, Panel(curves, xlabel, ylabel, title, limit))
     axes.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
+
+
+def save_panels(path: Path, panels: Sequence[Panel], title: str, *, columns: int = 0) -> None:
+    """Writes panels in rows of `columns` (0: one row), with one legend below them."""
+    columns = columns or len(panels)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns, 3.5 * rows + 0.9), layout="constrained")
+    for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
+        _draw(axes, panel)
+    figure.suptitle(title, fontsize=11, x=0.02, ha="left")
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        handles, labels = axes.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        list(entries.values()), list(entries), loc="outside lower center", ncols=4, frameon=False
+    )
+    figure.savefig(path, dpi=110)
+
+
+def save_dots(
+    path: Path,
+    groups: Mapping[str, Mapping[str, tuple[float, float]]],
+    *,
+    xlabel: str,
+    title: str,
+    linear: float,
+) -> None:
+    """Writes dots with bars of two standard errors: a line a group, a dot a method.
+
+    Args:
+        path: of the picture.
+        groups: group to method to value and standard error.
+        xlabel, title: of the axes.
+        linear: up to where the axis is linear; beyond it is logarithmic.
+    """
+    figure = Figure(figsize=(7.6, 0.8 * len(groups) + 1.6), layout="constrained")
+    axes = figure.subplots()
+    methods = list(dict.fromkeys(method for values in groups.values() for method in values))
+    for m, method in enumerate(methods):
+        colour, marker, _, _ = _style(method, m)
+        rows = [g for g, values in enumerate(groups.values()) if method in values]
+        found = [values[method] for values in groups.values() if method in values]
+        axes.errorbar(
+            [value for value, _ in found],
+            [row + 0.7 * (m / max(len(methods) - 1, 1) - 0.5) for row in rows],
+            xerr=[2 * error for _, error in found],
+            fmt=marker,
+            color=colour,
+            markersize=5.5,
+            capsize=2,
+            lw=1.2,
+            label=method,
+        )
+    for edge in range(1, len(groups)):
+        axes.axhline(edge - 0.5, color="#e3e6e9", lw=0.8)
+    axes.set_xscale("symlog", linthresh=linear, linscale=0.6)
+    axes.set_yticks(range(len(groups)), groups)
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    _finish(axes, xlabel, "", title)
+    axes.grid(False, axis="y")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def _draw(axes: Axes, panel: Panel) -> None:
+    for number, (label, (x, y)) in enumerate(panel.curves.items()):
+        colour, marker, line, width = _style(label, number)
+        axes.loglog(x, y, line, color=colour, marker=marker, markersize=5, lw=width, label=label)
+        notes = (panel.notes or {}).get(label, ())
+        for at, height, note in zip(x, y, notes, strict=False):
+            axes.annotate(note, (at, height), (0, 5), textcoords="offset points", fontsize=7)
+    if panel.limit is not None:
+        axes.axhline(panel.limit[1], color="#b2182b", ls="--", lw=1.2, label=panel.limit[0])
+    if max((max(x, default=0) for x, _ in panel.curves.values()), default=0) < 10_000:
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    _finish(axes, panel.xlabel, panel.ylabel, panel.title)
+
+
+def _style(label: str, number: int) -> Style:
+    return METHOD_STYLES.get(label, STYLES[number % len(STYLES)])
+
+
+def _finish(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.grid(True, which="major", color="#e3e6e9", lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
