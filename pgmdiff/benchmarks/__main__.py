@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from pgmdiff.benchmarks import exactness, scale, speed
 
@@ -34,13 +35,26 @@ def main() -> None:
         parser.error(f"{arguments.name} has the parts {list(known)}, not {sorted(unknown)}")
     some = {"parts": arguments.parts} if arguments.parts else {}
     result = benchmark.run(smoke=arguments.smoke, device=arguments.device, **some)
-    if some and arguments.out is not None and arguments.out.exists():
-        result = {**json.loads(arguments.out.read_text()), **result}
     print(benchmark.table(result))
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
     if arguments.figure is not None and hasattr(benchmark, "draw"):
         benchmark.draw(result, arguments.figure)
+    if arguments.out is not None:
+        kept = json.loads(arguments.out.read_text()) if some and arguments.out.exists() else {}
+        arguments.out.write_text(_text({**kept, **result}) + "\n")
+
+
+def _text(value: Any, indent: str = "") -> str:
+    """JSON with a line a row: what holds rows is broken into lines, a row is not."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if not any(isinstance(part, dict) for part in parts):
+        return json.dumps(value, ensure_ascii=False)
+    inner = indent + "  "
+    if isinstance(value, dict):
+        items = [f"{json.dumps(key)}: {_text(each, inner)}" for key, each in value.items()]
+    else:
+        items = [_text(each, inner) for each in value]
+    marks = "{}" if isinstance(value, dict) else "[]"
+    return f"{marks[0]}\n{inner}" + f",\n{inner}".join(items) + f"\n{indent}{marks[1]}"
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import pytest
 
 from pgmdiff import demo
 from pgmdiff.benchmarks import exactness, scale, speed
-from pgmdiff.benchmarks.exactness.methods import RULES
+from pgmdiff.benchmarks.__main__ import main
+from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS
 
 
 def test_demo_writes_its_picture_and_figures(tmp_path: Path) -> None:
@@ -46,13 +47,36 @@ def test_scale_benchmark_smoke(tmp_path: Path) -> None:
 
 def test_exactness_benchmark_smoke(tmp_path: Path) -> None:
     result = exactness.run(smoke=True)
-    losses = {row["rule"]: row["loss"] for row in result["gaussians"]["rows"]}
+    losses = {row["method"]: row["kl"] for row in result["gaussians"]["rows"] if "kl" in row}
     assert losses["posterior"] == pytest.approx(losses["exact score"], rel=1e-8)
     assert losses["evidence"] == pytest.approx(losses["exact score"], rel=1e-8)
-    assert {row["rule"] for row in result["modes"]["rows"]} == set(RULES)
-    assert "two-mode chain" in exactness.table(result)
+    measured = {row["method"] for row in result["modes"]["rows"]}
+    assert measured >= {method.name for method in (*METHODS, *CORRECTED)} | {"exact samples"}
+    text = exactness.table(result)
+    for words in ("Fewest levels", "two-mode chain", "worse by more than", "at its best"):
+        assert words in text
     exactness.draw(result, tmp_path / "new")
-    assert (tmp_path / "new" / "exactness.png").stat().st_size > 5_000
+    for name in ("exactness", "exactness_modes", "exactness_overlap"):
+        assert (tmp_path / "new" / f"{name}.png").stat().st_size > 10_000
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_parts_of_a_benchmark_are_run_again_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "exactness.json"
+    before = {"settings": {}, "modes": {"rows": [{"kept": 1}]}, "gaussians": {"rows": []}}
+    out.write_text(json.dumps(before))
+    command = ["benchmarks", "exactness", "--smoke", "--out", str(out), "--parts", "gaussians"]
+    monkeypatch.setattr(sys, "argv", command)
+    main()
+    after = json.loads(out.read_text())
+    assert after["modes"] == before["modes"]
+    assert after["gaussians"]["rows"][0]["method"] == "exact score"
+    assert "Fewest levels" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "speed", "--parts", "gaussians"])
+    with pytest.raises(SystemExit):
+        main()
 
 
 @pytest.mark.parametrize("module", ["pgmdiff", "pgmdiff.benchmarks"])

@@ -1,9 +1,18 @@
-"""Part 2, the two-mode chain: 12 variables at ±2 with a hidden 2-state chain, stay probability .9.
+"""Part 2, laws that are no Gaussians: samples of every method against exact ones.
 
-Unbiased energy distance between samples of the SDE (η = 1) and exact ancestral ones, mean and
-standard error over seeds.
+The SDE with η = 1, Karras 20 → .01, from N(0, 20²). All methods of a seed start from the same noise
+and are compared with the same exact samples, so that a difference to the marginal rule has a small
+standard error; a method is marked where it is worse by more than two of them.
+
+*measures*: energy distance and sliced Wasserstein distance to exact samples (of which another set
+gives the floor), how often neighbours switch modes, and the mean of the exact log-density.
+*solvers*: what of an error is the steps' and what the rule's, on the two-mode chain: first-order
+and second-order SDE steps, with the exact score (all error is the solver's) and with the rules'.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,106 +20,321 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.benchmarks.exactness.methods import RULES, rule_of
-from pgmdiff.compose import compose
-from pgmdiff.gaussian import Gaussian, GaussianMixture
-from pgmdiff.graphs import chain
-from pgmdiff.samplers import SDE, karras, sample
+from pgmdiff.benchmarks.exactness.distributions import (
+    Law,
+    curved_chain,
+    parity_star,
+    star_of_categories,
+    three_mode_chain,
+    tree_of_mixtures,
+    two_mode_chain,
+)
+from pgmdiff.benchmarks.exactness.integrators import SecondOrderSDE
+from pgmdiff.benchmarks.exactness.measures import (
+    energy_distance,
+    mean_and_error,
+    sliced_wasserstein,
+)
+from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS, Counter, Method, Problem
+from pgmdiff.samplers import SDE, Solver, karras, sample
 
-__all__ = ["draw", "lines", "rows"]
+__all__ = ["Run", "Truth", "draw", "label", "law_problem", "lines", "measures", "rows", "summary"]
 
+SIGMAS = 0.01, 20.0
 SEEDS = 8
-SAMPLES = 2000
-STEPS = (20, 60)
-SWITCH, SPREAD, WITHIN = 0.1, 0.16, 0.9
-"""Of the two-mode chain: switch probability, variance of a mode, correlation within a run."""
+TRUTH, OTHER_TRUTH = 100, 200
+"""Added to a seed: that of the exact samples compared with, and of those that give the floor."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a law is measured.
+
+    Attributes:
+        samples: of a seed.
+        seeds: how many.
+        budgets: evaluations of every region, and the methods that are given them.
+        steps: level counts at which the evidence rule, too, takes as many as the others.
+    """
+
+    samples: int
+    seeds: int
+    budgets: Mapping[int, Sequence[Method]]
+    steps: Sequence[int]
+
+
+CORE = tuple(Method(rule) for rule in ("marginal", "posterior", "evidence"))
+EVERY = (*METHODS, *CORRECTED)
+TWO_MODES = Size(1000, SEEDS, {20: METHODS, 60: EVERY}, (20, 60))
+OTHERS = Size(500, SEEDS, {20: EVERY, 60: CORE}, (20,))
+FULL = {
+    two_mode_chain: TWO_MODES,
+    three_mode_chain: OTHERS,
+    curved_chain: OTHERS,
+    tree_of_mixtures: OTHERS,
+    star_of_categories: OTHERS,
+    parity_star: OTHERS,
+}
+SMOKE = {
+    two_mode_chain: Size(50, 2, {6: EVERY}, (6,)),
+    parity_star: Size(20, 1, {4: CORE}, ()),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """A law, exact samples of every seed, and the same as a problem."""
+
+    law: Law
+    problem: Problem
+    exact: tuple[Tensor, ...]
+
+    @classmethod
+    def of(cls, law: Law, samples: int, seeds: int, problem: Problem | None = None) -> "Truth":
+        """Exact samples of all seeds; without a problem given it is that of the law's pairs."""
+        exact = tuple(_exact(law, samples, TRUTH + seed) for seed in range(seeds))
+        return cls(law, problem or law_problem(law), exact)
 
 
 def rows(*, smoke: bool) -> list[dict[str, Any]]:
-    """Measures all rules; `smoke` with one seed of few samples."""
-    return [
-        _two_mode_row(rule, steps, seeds=1 if smoke else SEEDS, n=200 if smoke else SAMPLES)
-        for rule in tqdm(RULES, desc="two modes")
-        for steps in (STEPS[:1] if smoke else STEPS)
-    ]
+    """Measures all laws; `smoke` two of them, with few samples."""
+    sizes = (SMOKE if smoke else FULL).items()
+    found = [row for law, size in tqdm(sizes, desc="laws") for row in _law_rows(law(), size)]
+    return found + list(_solver_rows(SOLVER_SMOKE if smoke else SOLVER_ROWS))
+
+
+def law_problem(law: Law) -> Problem:
+    """The exact scores and covariances of the parts of a law."""
+    scores = {name: model.score for name, model in law.models.items()}
+    covariances = {name: model.covariance for name, model in law.models.items()}
+    return Problem(law.graph.regions, lambda graph: scores, covariances, law.whole)
+
+
+def _exact(law: Law, samples: int, seed: int) -> Tensor:
+    return law.sample(samples, torch.Generator().manual_seed(seed))
+
+
+# ---------------------------------------------------------------- all methods on one law
+
+
+def _law_rows(law: Law, size: Size) -> Iterator[dict[str, Any]]:
+    truth = Truth.of(law, size.samples, size.seeds)
+    floor = [_exact(law, size.samples, OTHER_TRUTH + seed) for seed in range(size.seeds)]
+    yield label(truth, "exact samples") | summary(measures(truth, floor))
+    for budget, methods in size.budgets.items():
+        known = [m for m in methods if m.rule != "exact score" or law.whole is not None]
+        runs = [(method, method.levels(budget, SDE(1.0))) for method in known]
+        if budget in size.steps:
+            runs.append((Method("evidence"), budget))
+        yield from _compared(truth, budget, runs)
+
+
+def _compared(
+    truth: Truth, budget: int, runs: Sequence[tuple[Method, int]]
+) -> Iterator[dict[str, Any]]:
+    """A row a run; first of all runs the marginal rule, which the others are compared with."""
+    base = Run.of(truth, Method("marginal"), budget)
+    measured = measures(truth, base.samples)
+    for method, levels in runs:
+        run = base if method == Method("marginal") else Run.of(truth, method, levels)
+        found = measured if run is base else measures(truth, run.samples)
+        row: dict[str, Any] = {"budget": budget, "solver": "SDE", "levels": levels, **run.cost}
+        above = _above(found["energy"], measured["energy"])
+        row |= {"above_marginal": above, "worse": _worse(*above)}
+        if method.name == "posterior":
+            gaps = [(a - b).abs().max() for a, b in zip(run.samples, base.samples, strict=True)]
+            row["from_marginal"] = float(max(gaps))
+        yield label(truth, method.name) | row | summary(found)
+
+
+def _above(a: Sequence[float], b: Sequence[float]) -> tuple[float, float | None]:
+    """How much larger a is, seed by seed."""
+    return mean_and_error([first - second for first, second in zip(a, b, strict=True)])
+
+
+def _worse(mean: float, error: float | None) -> bool | None:
+    return None if error is None else mean > 2 * error
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The samples of a method, of every seed, and what they cost."""
+
+    samples: list[Tensor]
+    cost: dict[str, float]
+
+    @classmethod
+    def of(
+        cls, truth: Truth, method: Method, levels: int, predictor: Solver | None = None
+    ) -> "Run":
+        counter, predictor = Counter(), predictor or SDE(1.0)
+        score, solver = method.prepared(truth.problem, predictor, counter)
+        shape = truth.exact[0].shape
+        samples = [
+            sample(
+                score,
+                karras(levels, *SIGMAS),
+                shape=shape,
+                solver=solver,
+                generator=seed,
+                dtype=torch.float64,
+            )
+            for seed in range(len(truth.exact))
+        ]
+        cost = counter.cost(len(samples) * shape[0], shape[1])
+        return cls(samples, {"evaluations": method.evaluations(levels, predictor), **cost})
+
+
+def label(truth: Truth, method: str) -> dict[str, Any]:
+    """What every row of samples says."""
+    samples = len(truth.exact[0])
+    seeds = len(truth.exact)
+    return {"law": truth.law.name, "method": method, "seeds": seeds, "samples": samples}
+
+
+def measures(truth: Truth, samples: Sequence[Tensor]) -> dict[str, list[float]]:
+    """Every measure of every seed's samples."""
+    law, pairs = truth.law, list(zip(samples, truth.exact, strict=True))
+    return {
+        "energy": [energy_distance(u, exact, mirrored=law.mirrored) for u, exact in pairs],
+        "sliced": [sliced_wasserstein(u, exact) for u, exact in pairs],
+        "switches": [law.switches(u).mean().item() for u in samples],
+        "log_density": [law.log_density(u).mean().item() for u in samples],
+    }
+
+
+def summary(measured: dict[str, list[float]]) -> dict[str, tuple[float, float | None]]:
+    """Means over seeds, and their standard errors."""
+    return {name: mean_and_error(values) for name, values in measured.items()}
+
+
+# ---------------------------------------------------------------- the steps' and the rule's error
+
+
+@dataclass(frozen=True)
+class SolverRuns:
+    """The two-mode chain, at one number of levels.
+
+    Attributes:
+        levels: of every run.
+        rules: each takes as many steps, so that the evidence rule evaluates twice as often.
+        samples, seeds: of a run, and how many.
+        second: whether the second-order step is tried, too.
+    """
+
+    levels: int
+    rules: Sequence[str]
+    samples: int
+    seeds: int = SEEDS
+    second: bool = False
+
+
+RULES = ("marginal", "posterior", "evidence", "exact score")
+SOLVER_ROWS = (
+    SolverRuns(20, RULES, 2000, second=True),
+    SolverRuns(60, RULES, 2000, second=True),
+    SolverRuns(240, RULES, 250),
+    SolverRuns(960, RULES[2:], 100, 4),
+)
+SOLVER_SMOKE = (SolverRuns(4, RULES[2:3], 20, 1),)
+
+
+def _solver_rows(runs: Sequence[SolverRuns]) -> Iterator[dict[str, Any]]:
+    for run in tqdm(runs, desc="solvers"):
+        truth = Truth.of(two_mode_chain(), run.samples, run.seeds)
+        solvers: dict[str, Solver] = {"SDE": SDE(1.0)}
+        if run.second:
+            solvers["second-order SDE"] = SecondOrderSDE(karras(run.levels, *SIGMAS))
+        for rule, (name, solver) in product(run.rules, solvers.items()):
+            done = Run.of(truth, Method(rule), run.levels, solver)
+            row = {"table": "solvers", "solver": name, "levels": run.levels, **done.cost}
+            yield label(truth, rule) | row | summary(measures(truth, done.samples))
+
+
+# ---------------------------------------------------------------- what is shown
 
 
 def lines(rows: list[dict[str, Any]]) -> list[str]:
     """The rows as text."""
-    text = ["two-mode chain, energy distance (standard error), evaluations a region"]
-    for row in rows:
-        error = row["standard_error"]
+    methods = [row for row in rows if "table" not in row]
+    text = []
+    for law in dict.fromkeys(row["law"] for row in methods):
+        some = [row for row in methods if row["law"] == law]
+        text += [f"{law}: {some[0]['seeds']} seeds of {some[0]['samples']} samples", HEADS]
+        text += [*map(_line, some), ""]
+    coincide = [row for row in methods if row["law"] == "parity star" and "from_marginal" in row]
+    for row in coincide:
         text.append(
-            f"{row['rule']:>22} {row['evaluations']:>12} {row['mean']:.4f}"
-            + (f" ({error:.4f})" if error is not None else "")
+            f"parity star, {row['budget']} evaluations: samples of posterior and marginal rule "
+            f"differ by {row['from_marginal']:.1e}"
         )
-    return text
+    return [*text, *_violation_lines(methods), "", *_solver_lines(rows)]
 
 
-def draw(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Nothing yet."""
+HEADS = (
+    f"{'':>30} {'levels':>6} {'evals':>6} {'rows':>6} {'energy distance':>17} {'sliced':>7} "
+    f"{'switch':>7} {'log q':>7}   above the marginal rule"
+)
 
 
-def _two_mode_row(rule: str, steps: int, *, seeds: int, n: int, length: int = 12) -> dict[str, Any]:
-    pair, single = _two_mode_pair(), _two_mode_pair().marginal(torch.tensor(0))
-    graph = chain(length, factor_model="pair", variable_model="single")
-    covariances = {"pair": pair.covariance, "single": single.covariance}
-    scores = {"pair": pair.score, "single": single.score}
-    joint = compose(graph, scores, rule=rule_of(rule, covariances))
-    distances = []
-    for seed in range(seeds):
-        u = sample(
-            joint,
-            karras(steps, 0.01, 20.0),
-            shape=(n, length),
-            solver=SDE(1.0),
-            generator=seed,
-            dtype=torch.float64,
-        )
-        truth = _two_mode_samples(n, length, torch.Generator().manual_seed(100 + seed))
-        distances.append(_energy_distance(u, truth))
-    found = torch.tensor(distances, dtype=torch.float64)
-    return {
-        "rule": rule,
-        "steps": steps,
-        "evaluations": steps * (2 if rule == "evidence" else 1),
-        "seeds": seeds,
-        "samples": n,
-        "mean": found.mean().item(),
-        "standard_error": (found.std() / seeds**0.5).item() if seeds > 1 else None,
-    }
-
-
-def _two_mode_pair() -> GaussianMixture:
-    """Runs are correlated inside, modes that differ are not."""
-    eye = torch.eye(2, dtype=torch.float64)
-    together = SPREAD * (eye + WITHIN * (1 - eye))
-    modes = [(-2.0, -2.0), (-2.0, 2.0), (2.0, -2.0), (2.0, 2.0)]
-    stay, switch = (1 - SWITCH) / 2, SWITCH / 2
-    return GaussianMixture(
-        torch.tensor([stay, switch, switch, stay], dtype=torch.float64),
-        [
-            Gaussian(
-                torch.tensor(m, dtype=torch.float64), together if m[0] == m[1] else SPREAD * eye
-            )
-            for m in modes
-        ],
+def _line(row: dict[str, Any]) -> str:
+    cost = " ".join(f"{row[key]:>6.0f}" if key in row else " " * 6 for key in COSTS)
+    above = _figure(row["above_marginal"], "+.4f") if "above_marginal" in row else ""
+    mark = " worse" if row.get("worse") else ""
+    return (
+        f"{row['method']:>30} {cost} {_figure(row['energy'], '.4f'):>17} "
+        f"{row['sliced'][0]:>7.3f} {row['switches'][0]:>7.3f} {row['log_density'][0]:>7.2f}   "
+        f"{above}{mark}"
     )
 
 
-def _two_mode_samples(n: int, length: int, generator: torch.Generator) -> Tensor:
-    first = torch.randint(2, (n, 1), generator=generator)
-    switched = (torch.rand(n, length - 1, generator=generator) < SWITCH).cumsum(dim=1)
-    modes = torch.cat([first, (first + switched) % 2], dim=1)
-    noise = SPREAD**0.5 * torch.randn(n, length, generator=generator, dtype=torch.float64)
-    for i in range(1, length):
-        kept = WITHIN * noise[:, i - 1] + (1 - WITHIN**2) ** 0.5 * noise[:, i]
-        noise[:, i] = torch.where(modes[:, i] == modes[:, i - 1], kept, noise[:, i])
-    samples: Tensor = 4.0 * modes - 2.0 + noise
-    return samples
+COSTS = ("levels", "evaluations", "rows")
 
 
-def _energy_distance(a: Tensor, b: Tensor) -> float:
-    """The unbiased 2 E|a - b| - E|a - a'| - E|b - b'|."""
-    within = (torch.cdist(x, x).sum() / (len(x) * (len(x) - 1)) for x in (a, b))
-    return (2 * torch.cdist(a, b).mean() - sum(within)).item()
+def _figure(value: tuple[float, float | None], form: str) -> str:
+    mean, error = value
+    return format(mean, form) + ("" if error is None else f" ± {error:.4f}")
+
+
+def _violation_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Where a rule that should not be is worse than the marginal rule of the same budget."""
+    ours = [row for row in rows if row["method"] in ("posterior", "evidence") and "worse" in row]
+    found = [row for row in ours if row["worse"]]
+    yield (
+        f"posterior and evidence composition against the marginal rule: {len(ours)} comparisons, "
+        f"{len(found)} worse by more than two standard errors"
+    )
+    for row in found:
+        yield f"  {row['law']}, {row['method']}, {row['evaluations']} evaluations: " + _figure(
+            row["above_marginal"], "+.4f"
+        )
+
+
+def _solver_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    yield "two-mode chain: energy distance by steps; with the exact score it is the solver's own"
+    for row in rows:
+        if "table" in row:
+            yield (
+                f"{row['method']:>30} {row['levels']:>6} {row['solver']:>17} "
+                f"{_figure(row['energy'], '.4f'):>17}   switch {row['switches'][0]:.3f}   "
+                f"{row['seeds']} × {row['samples']}"
+            )
+
+
+def draw(rows: list[dict[str, Any]], folder: Path) -> None:
+    """Energy distances of the methods at the smallest budget, law by law."""
+    from pgmdiff.plotting.curves import save_dots
+
+    shown = [method.name for method in METHODS]
+    groups: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in rows:
+        if "table" not in row and (row["method"] in shown or "budget" not in row):
+            mean, error = row["energy"]
+            groups.setdefault(row["law"], {}).setdefault(row["method"], (mean, error or 0.0))
+    save_dots(
+        folder / "exactness_modes.png",
+        groups,
+        xlabel="energy distance to exact samples (bars: two standard errors)",
+        title="20 evaluations of every region, SDE with η = 1 (evidence: 10 steps of two)",
+        linear=0.03,
+    )

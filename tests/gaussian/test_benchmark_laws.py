@@ -1,0 +1,256 @@
+"""What the exactness benchmark rests on: its laws, their samplers, scores and distances."""
+
+from itertools import pairwise, product
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff.benchmarks.exactness import distributions
+from pgmdiff.benchmarks.exactness.distributions import SPREAD, WITHIN, Law, Runs
+from pgmdiff.benchmarks.exactness.gaussians import ar1, chain_case, gaussian_problem, reached
+from pgmdiff.benchmarks.exactness.integrators import SecondOrderSDE
+from pgmdiff.benchmarks.exactness.measures import energy_distance, sliced_wasserstein
+from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS, Counter, side_by_side
+from pgmdiff.benchmarks.exactness.modes import law_problem
+from pgmdiff.gaussian import Gaussian, GaussianMixture
+from pgmdiff.graphs import chain, star, tiles
+from pgmdiff.samplers import SDE, Heun, Langevin, PredictorCorrector, State, karras, sample
+from tests.helpers import relative
+
+LAWS = {
+    name: getattr(distributions, name)
+    for name in (
+        "two_mode_chain",
+        "three_mode_chain",
+        "curved_chain",
+        "tree_of_mixtures",
+        "star_of_categories",
+        "parity_star",
+    )
+}
+
+
+@pytest.fixture(scope="module", params=LAWS)
+def law(request: pytest.FixtureRequest) -> Law:
+    made: Law = LAWS[request.param]()
+    return made
+
+
+def states(n: int, size: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return 2 * torch.randn(n, size, generator=generator, dtype=torch.float64)
+
+
+# ---------------------------------------------------------------- laws
+
+
+def test_pairs_agree_on_their_variables(law: Law) -> None:
+    """The marginals of a pair's mixture are the laws of its variables, as other pairs see them."""
+    for factor, (parent, child) in zip(law.graph.factors, law.edges, strict=True):
+        pair = law.pair(factor)
+        for name, elements, start in zip(
+            law.graph.scopes[factor], (parent, child), (0, len(parent)), strict=True
+        ):
+            single = law.models[law.graph.variable_model or name]
+            inside = torch.arange(start, start + len(elements))
+            own = pair.mixture.marginal(inside.reshape(single.event_shape))
+            u = states(20, len(elements)).reshape(20, *single.event_shape)
+            torch.testing.assert_close(own.log_density(u, 0.3), single.log_density(u, 0.3))
+
+
+def test_samples_have_the_moments_of_every_pair(law: Law) -> None:
+    n = 20_000
+    u = law.sample(n, torch.Generator().manual_seed(3))
+    for factor, (parent, child) in zip(law.graph.factors, law.edges, strict=True):
+        pair = law.pair(factor).mixture
+        centred = u[:, torch.cat([parent, child])] - pair.mean
+        products = centred[:, :, None] * centred[:, None]
+        for found, expected in ((centred, 0), (products, pair.covariance)):
+            z = (found.mean(dim=0) - expected) * n**0.5 / found.std(dim=0)
+            assert z.abs().max() < 5  # of at most 42 moments a pair
+
+
+def test_samples_switch_as_often_as_the_labels_do() -> None:
+    """Where modes are far apart, the nearest one is the label."""
+    for name, rate in {"two_mode_chain": 0.1, "three_mode_chain": 0.2, "parity_star": 0.1}.items():
+        made, n = LAWS[name](), 10_000
+        switches = made.switches(made.sample(n, torch.Generator().manual_seed(4)))
+        deviation = switches.std().item() / n**0.5
+        assert switches.mean().item() == pytest.approx(rate, abs=4 * deviation)
+
+
+def test_the_whole_is_known_where_labels_can_be_read_off(law: Law) -> None:
+    """At σ = 0 its score is that of Σ c_r log q_r; for σ > 0 it is not: no rule is the truth."""
+    if law.whole is None:
+        assert law.name == "curved chain"
+        return
+    u = law.sample(20, torch.Generator().manual_seed(5)).requires_grad_()
+    (slope,) = torch.autograd.grad(law.log_density(u).sum(), u)
+    assert relative(law.whole(u.detach(), torch.zeros(20, dtype=torch.float64)), slope) < 1e-6
+    noisy = u.detach() + states(20, u.shape[1])
+    composed = law_problem(law).joint("marginal", Counter())(noisy, 1.0)
+    assert relative(composed, law.whole(noisy, torch.ones(20, dtype=torch.float64))) > 0.01
+
+
+def runs_as_mixture(runs: Runs) -> GaussianMixture:
+    """Every sequence of modes, one Gaussian each."""
+    n, k, start = runs.length, len(runs.modes), runs.table.sum(dim=1)
+    place = torch.arange(n)
+    weights, parts = [], []
+    for labels in product(range(k), repeat=n):
+        steps = [runs.table[a, b] / start[a] for a, b in pairwise(labels)]
+        weight = start[labels[0]] * torch.tensor(steps, dtype=torch.float64).prod()
+        run = torch.tensor([0, *(a != b for a, b in pairwise(labels))]).cumsum(dim=0)
+        covariance = SPREAD * WITHIN ** (place[:, None] - place).abs().double()
+        if weight > 0:
+            weights.append(weight)
+            mean = runs.modes[list(labels)]
+            parts.append(Gaussian(mean, covariance * (run[:, None] == run)))
+    return GaussianMixture(torch.stack(weights), parts)
+
+
+@pytest.mark.parametrize("name", ["two_mode_chain", "three_mode_chain"])
+def test_runs_are_the_mixture_over_all_labels(name: str) -> None:
+    whole = LAWS[name](4).whole
+    mixture, u = runs_as_mixture(whole), states(10, 4)
+    for sigma in (0.1, 1.0, 10.0):
+        torch.testing.assert_close(
+            whole.log_density(u, sigma), mixture.log_density(u, sigma), rtol=1e-10, atol=1e-10
+        )
+        torch.testing.assert_close(whole(u, sigma), mixture.score(u, sigma), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(whole.covariance, mixture.covariance)
+    levels = torch.linspace(0.2, 3.0, 10, dtype=torch.float64)
+    torch.testing.assert_close(whole(u, levels), mixture.score(u, levels))
+
+
+# ---------------------------------------------------------------- distances
+
+
+def test_energy_distance_counts_no_sample_with_itself() -> None:
+    a, b = states(7, 3, 1), states(5, 3, 2)
+    pairs = [(a, b, 2.0), (a, a, -1.0), (b, b, -1.0)]
+    for mirrored in (False, True):
+        flips = (1, -1) if mirrored else (1,)
+        expected = 0.0
+        for x, y, sign in pairs:
+            gaps = [
+                (x[i] - flip * y[j]).norm()
+                for i in range(len(x))
+                for j in range(len(y))
+                for flip in flips
+                if x is not y or i != j
+            ]
+            expected += sign * torch.stack(gaps).mean().item()
+        assert energy_distance(a, b, mirrored=mirrored) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_energy_distance_is_unbiased(mirrored: bool) -> None:
+    """Its mean over many small sets of one law is 0, which a biased one is not."""
+    two_modes, generator = LAWS["two_mode_chain"](4), torch.Generator().manual_seed(6)
+    sets = two_modes.sample(16 * 400, generator).reshape(400, 2, 8, 4)
+    values = torch.tensor([energy_distance(a, b, mirrored=mirrored) for a, b in sets])
+    a, b = sets[0]
+    assert values.mean().abs() < 4 * values.std() / len(values) ** 0.5
+    biased = values.mean() + 2 * torch.cdist(a, b).mean() / 8  # what counting i = j would add
+    assert biased > 20 * values.std() / len(values) ** 0.5
+
+
+def test_sliced_wasserstein_of_a_shift() -> None:
+    """W1 of a shifted projection is |the shift's projection|, on average |c| E|cos|."""
+    a = states(50, 2)
+    assert sliced_wasserstein(a, a) == 0
+    moved = sliced_wasserstein(a, a + torch.tensor([3.0, 0.0]))
+    deviation = 3 * (0.5 - 4 / torch.pi**2) ** 0.5 / 64**0.5  # of 64 directions
+    assert moved == pytest.approx(6 / torch.pi, abs=4 * deviation)
+
+
+# ---------------------------------------------------------------- methods
+
+
+@pytest.mark.parametrize("method", [*METHODS, *CORRECTED], ids=lambda method: method.name)
+@pytest.mark.parametrize("predictor", [Heun(), SDE(1.0)], ids=["Heun", "SDE"])
+def test_evaluations_are_what_the_networks_were_called_with(method, predictor) -> None:
+    n, levels, samples = 6, 4, 3
+    problem, counter = gaussian_problem(chain(n), ar1(n, 0.9)), Counter()
+    score, solver = method.prepared(problem, predictor, counter)
+    sample(score, karras(levels, 0.1, 10.0), shape=(samples, n), solver=solver, generator=0)
+    regions = {"concatenation": 3, "average": 5, "exact score": 1}
+    alone = type(method)(method.rule).evaluations(levels, predictor)
+    moves = method.evaluations(levels, predictor) - alone
+    rows = alone * regions.get(method.rule, 9) + moves * regions.get(method.corrector, 9)
+    assert counter.rows == rows * samples
+    found = method.levels(20, predictor)
+    assert method.evaluations(found, predictor) <= 20 < method.evaluations(found + 1, predictor)
+
+
+@pytest.mark.parametrize(
+    "graph", [chain(5).regions, star(4).regions, tiles((13,), 5, 3), tiles((6, 6), 4, 2)]
+)
+def test_pieces_side_by_side_share_nothing(graph) -> None:
+    apart = side_by_side(graph)
+    assert apart.validate().valid
+    assert (apart.coverage() == 1).all()
+    assert set(apart.counting_numbers().values()) == {1}
+
+
+def test_methods_agree_where_pieces_do_not_overlap() -> None:
+    """Two pieces without an overlap: every rule is their concatenation."""
+    problem = gaussian_problem(tiles((8,), 4, 0), ar1(8, 0.9))
+    u = states(5, 8)
+    expected = problem.joint("concatenation", Counter())(u, 0.7)
+    for rule in ("average", "marginal", "posterior", "evidence"):
+        torch.testing.assert_close(problem.joint(rule, Counter())(u, 0.7), expected)
+
+
+# ---------------------------------------------------------------- exact propagation
+
+
+def test_propagation_is_the_law_of_the_samples() -> None:
+    """Deterministic, stochastic and corrected runs of a composed score, by drawing them."""
+    n, samples, sigmas = 4, 4_000, karras(5, 0.1, 10.0)
+    score = gaussian_problem(chain(n), ar1(n, 0.8)).joint("marginal", Counter())
+    corrected = PredictorCorrector(SDE(1.0), Langevin(0.2))
+    for solver, draws in ((Heun(), 0), (SDE(1.0), 1), (corrected, 2)):
+        expected = reached(score, sigmas, solver, n, draws=draws)
+        u = sample(
+            score, sigmas, shape=(samples, n), solver=solver, generator=1, dtype=torch.float64
+        )
+        variances = expected.diagonal()
+        deviation = ((variances[:, None] * variances + expected**2) / samples).sqrt()
+        assert ((u.T @ u / samples - expected) / deviation).abs().max() < 4.5
+
+
+def test_the_second_order_step_is_of_second_order() -> None:
+    """On N(0, 1) from the true noised start: halving the steps, the error falls to a quarter."""
+
+    def error(levels: int, second: bool) -> float:
+        sigmas = [20 * 0.01 ** (k / levels) for k in range(levels + 1)]
+        solver = SecondOrderSDE(sigmas) if second else SDE(1.0)
+        x = torch.zeros(levels + 1, 1, dtype=torch.float64)  # a row a noise, the first the start's
+        x[0] = (1 + sigmas[0] ** 2) ** 0.5
+        state = State(x, 0, sigmas[0])
+
+        def noise(number: int, like: Tensor) -> Tensor:
+            return torch.eye(levels + 1, dtype=torch.float64)[:, number + 1 : number + 2]
+
+        for sigma in sigmas[1:]:
+            state = solver.step(ar1(1, 0.5).score, state, sigma, noise)
+        return abs((state.x**2).sum().item() - 1 - sigmas[-1] ** 2)
+
+    assert error(80, True) / error(160, True) == pytest.approx(4, rel=0.25)
+    assert error(80, False) / error(160, False) == pytest.approx(2, rel=0.25)
+
+
+@pytest.mark.parametrize("rho", [0.5, 0.99])
+@pytest.mark.parametrize("levels", [5, 18])
+def test_posterior_and_evidence_end_where_the_exact_score_does(rho: float, levels: int) -> None:
+    """Target: 1e-8 relative in float64 at every step count and length."""
+    case = chain_case(100, rho, ())
+    problem, sigmas = gaussian_problem(case.graph, case.q), karras(levels, 0.002, 80.0)
+    exact = reached(case.q.score, sigmas, Heun(), 100)
+    for rule in ("posterior", "evidence"):
+        found = reached(problem.joint(rule, Counter()), sigmas, Heun(), 100)
+        assert relative(found, exact) < 1e-8
+    assert relative(reached(problem.joint("marginal", Counter()), sigmas, Heun(), 100), exact) > 0.1
