@@ -19,6 +19,9 @@ from pgmdiff.errors import ShapeError
 
 __all__ = ["EDMDenoiser", "UNet"]
 
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
+POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d}
+
 
 class NoiseEmbedding(nn.Module):
     """Fourier features of the noise level, then a small perceptron."""
@@ -41,66 +44,74 @@ class NoiseEmbedding(nn.Module):
 class ResidualBlock(nn.Module):
     """Two convolutions whose middle is scaled and shifted by the noise embedding."""
 
-    def __init__(self, channels_in: int, channels_out: int, features: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, features: int, axes: int) -> None:
         super().__init__()
+        convolution = CONVOLUTIONS[axes]
         self.norm_in = nn.GroupNorm(8, channels_in)
-        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv_in = convolution(channels_in, channels_out, 3, padding=1)
         self.modulation = nn.Linear(features, 2 * channels_out)
         self.norm_out = nn.GroupNorm(8, channels_out)
-        self.conv_out = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.conv_out = convolution(channels_out, channels_out, 3, padding=1)
         self.skip = (
             nn.Identity()
             if channels_in == channels_out
-            else nn.Conv2d(channels_in, channels_out, 1)
+            else convolution(channels_in, channels_out, 1)
         )
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = rearrange(self.modulation(embedding), "b (two c) -> two b c 1 1", two=2)
+        modulation = rearrange(self.modulation(embedding), "b (two c) -> two b c", two=2)
+        scale, shift = modulation.reshape(*modulation.shape, *[1] * (x.ndim - 2))
         hidden = self.norm_out(self.conv_in(F.silu(self.norm_in(x))))
         out: Tensor = self.skip(x) + self.conv_out(F.silu(hidden * (1 + scale) + shift))
         return out
 
 
 class UNet(nn.Module):
-    """A convolutional U-Net for images whose sides are multiples of 2^(levels - 1).
+    """A convolutional U-Net for images or series whose sides are multiples of 2^(levels - 1).
 
     Args:
-        channels: of the image.
+        channels: of the image or series.
         widths: channels of each resolution level, multiples of 8; each level halves the sides.
         features: size of the noise embedding.
+        axes: 2 for images `[batch, channels, height, width]`, 1 for series `[batch, channels, n]`.
     """
 
     def __init__(
-        self, channels: int = 1, widths: tuple[int, ...] = (32, 64, 64), features: int = 64
+        self,
+        channels: int = 1,
+        widths: tuple[int, ...] = (32, 64, 64),
+        features: int = 64,
+        axes: int = 2,
     ) -> None:
         super().__init__()
+        self.axes = axes
         self.multiple = 2 ** (len(widths) - 1)
         self.embedding = NoiseEmbedding(features)
-        self.enter = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.enter = CONVOLUTIONS[axes](channels, widths[0], 3, padding=1)
         above = (widths[0], *widths[:-1])
         self.down = nn.ModuleList(
-            ResidualBlock(a, w, features) for a, w in zip(above, widths, strict=True)
+            ResidualBlock(a, w, features, axes) for a, w in zip(above, widths, strict=True)
         )
-        self.middle = ResidualBlock(widths[-1], widths[-1], features)
+        self.middle = ResidualBlock(widths[-1], widths[-1], features, axes)
         self.up = nn.ModuleList(
-            ResidualBlock(2 * w, a, features) for a, w in zip(above, widths, strict=True)
+            ResidualBlock(2 * w, a, features, axes) for a, w in zip(above, widths, strict=True)
         )
         self.norm = nn.GroupNorm(8, widths[0])
-        self.leave = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.leave = CONVOLUTIONS[axes](widths[0], channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        if any(side % self.multiple for side in x.shape[-2:]):
+        if any(side % self.multiple for side in x.shape[2:]):
             raise ShapeError(
                 f"UNet: expected sides that are multiples of {self.multiple}, "
-                f"got an image of {tuple(x.shape[-2:])}. Crop or pad it."
+                f"got an image of {tuple(x.shape[2:])}. Crop or pad it."
             )
         embedding = self.embedding(noise)
         x = self.enter(x)
         skips = []
         for level, block in enumerate(self.down):
-            x = block(F.avg_pool2d(x, 2) if level else x, embedding)
+            x = block(POOLS[self.axes](x, 2) if level else x, embedding)
             skips.append(x)
         x = self.middle(x, embedding)
         for level, block in reversed(list(enumerate(self.up))):

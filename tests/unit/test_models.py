@@ -21,10 +21,11 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_bundled_weights_are_small_and_have_a_card() -> None:
     folder = Path(pgmdiff.models.__file__).parent
     weights = list(folder.glob("*.safetensors"))
-    assert sum(path.stat().st_size for path in weights) < 3e6
+    assert sum(path.stat().st_size for path in weights) < 5e6
     for path in weights:
         card = path.with_suffix(".md").read_text()
-        assert all(word in card for word in ("Data", "CC0", "Training", "Gate", "Licence"))
+        assert all(word in card for word in ("Data", "Training", "Gate", "Licence"))
+        assert "CC0" in card or "used and redistributed for free" in card
 
 
 def test_the_photograph() -> None:

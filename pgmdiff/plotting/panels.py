@@ -1,0 +1,104 @@
+"""Several small plots on one sheet that share their curves' styles and one legend."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pgmdiff.plotting.style import INK, MIST
+
+__all__ = ["Curve", "Panel", "save_panels"]
+
+STYLES = (
+    (INK, "-", 3.0),
+    (MIST, ":", 1.8),
+    ("#b2182b", "-", 1.3),
+    ("#d9a400", "-", 1.3),
+    ("#dd7a1f", "-", 2.6),
+    ("#2f7fbd", "-", 1.5),
+    ("#08406e", "--", 1.5),
+    ("#6a3d9a", ":", 1.8),
+)
+"""Colour, line and width: curves that coincide can still be told apart."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve, and half the height of a band around it.
+
+    Attributes:
+        band: the same length as y; empty: no band.
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    band: Sequence[float] = ()
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot.
+
+    Attributes:
+        curves: label to curve; a label has one style on the whole sheet.
+        marks: places on the x axis to what is there.
+        logarithmic: the x axis.
+        limits: of the y axis.
+    """
+
+    title: str
+    xlabel: str
+    ylabel: str
+    curves: Mapping[str, Curve]
+    marks: Mapping[float, str] = field(default_factory=dict)
+    logarithmic: bool = False
+    limits: tuple[float, float] | None = None
+
+
+def save_panels(path: Path, panels: Sequence[Panel], *, columns: int, title: str) -> None:
+    """Writes panels, row by row, with one legend below them: of eight labels at the most."""
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
+    styles = dict(zip(labels, STYLES, strict=False))
+    n_rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(5.4 * columns, 3.1 * n_rows + 0.9), layout="constrained")
+    grid = figure.subplots(n_rows, columns, squeeze=False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw(axes, panel, styles)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    entries = [
+        Line2D([], [], color=colour, ls=line, lw=width, label=label)
+        for label, (colour, line, width) in styles.items()
+    ]
+    figure.legend(handles=entries, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=110)
+
+
+def _draw(axes: Axes, panel: Panel, styles: Mapping[str, tuple[str, str, float]]) -> None:
+    for label, curve in panel.curves.items():
+        colour, line, width = styles[label]
+        axes.plot(curve.x, curve.y, ls=line, color=colour, lw=width)
+        if curve.band:
+            low, high = (_shifted(curve, sign) for sign in (-1, 1))
+            axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, lw=0)
+    if panel.logarithmic:
+        axes.set_xscale("log")
+    if panel.limits is not None:
+        axes.set_ylim(*panel.limits)
+    for place, text in panel.marks.items():
+        axes.axvline(place, color=MIST, lw=0.8, ls="--")
+        axes.text(
+            place, 1.0, f" {text}", transform=axes.get_xaxis_transform(), fontsize=8, va="top"
+        )
+    axes.set_xlabel(panel.xlabel, fontsize=9)
+    axes.set_ylabel(panel.ylabel, fontsize=9)
+    axes.set_title(panel.title, loc="left", fontsize=10)
+    axes.grid(True, which="major", color="#e3e6e9", lw=0.8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+
+
+def _shifted(curve: Curve, sign: int) -> list[float]:
+    return [y + sign * b for y, b in zip(curve.y, curve.band, strict=True)]
