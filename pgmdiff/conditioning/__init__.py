@@ -6,7 +6,13 @@ moment_matching  the posterior of Gaussians: exact where the covariance is
 """
 
 from pgmdiff.conditioning.combined import Composition, Linear, Stack
-from pgmdiff.conditioning.moment_matching import Composed, Isotropic, Tweedie, moment_matching
+from pgmdiff.conditioning.moment_matching import (
+    Composed,
+    Isotropic,
+    PosteriorCovariance,
+    Tweedie,
+    moment_matching,
+)
 from pgmdiff.conditioning.operators import (
     Crop,
     DenseOperator,
@@ -34,6 +40,7 @@ __all__ = [
     "Mask",
     "Operator",
     "PerAxis",
+    "PosteriorCovariance",
     "Stack",
     "Tweedie",
     "block_average",

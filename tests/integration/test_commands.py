@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgmdiff import demo
-from pgmdiff.benchmarks import exactness, scale, speed
+from pgmdiff.benchmarks import conditioning, defaults, exactness, scale, speed
 from pgmdiff.benchmarks.__main__ import main
 from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS
 
@@ -34,6 +34,20 @@ def test_speed_benchmark_smoke() -> None:
     assert row["tiles"] == 8
     assert row["turns"] >= 5
     assert "joint / floor" in speed.table(result)
+
+
+def test_conditioning_benchmark_smoke() -> None:
+    result = conditioning.run(smoke=True)
+    text = conditioning.table(result)
+    assert "replacement" in text
+    assert "no" in text
+    assert result["gaussian"][1]["loss"] < result["gaussian"][0]["loss"]
+
+
+def test_defaults_benchmark_smoke() -> None:
+    result = defaults.run(smoke=True)
+    assert "Heun" in defaults.table(result)
+    assert all(row["posterior"] < row["marginal"] for row in result["rows"])
 
 
 def test_scale_benchmark_smoke(tmp_path: Path) -> None:
