@@ -74,7 +74,7 @@ def _replaced(joint: Joint, y: Tensor, h: DenseOperator, noise: float, std: floa
 
 def _matched(covariance: Callable[[Joint, float], PosteriorCovariance]) -> Method:
     def conditioned(joint: Joint, y: Tensor, h: DenseOperator, noise: float, std: float) -> Score:
-        return moment_matching(joint, y, h, covariance(joint, std), noise=noise)
+        return moment_matching(joint, y, h, covariance(joint, std), noise=noise, tolerance=1e-8)
 
     return Method(conditioned)
 

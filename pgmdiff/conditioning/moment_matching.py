@@ -85,7 +85,11 @@ class Isotropic(PosteriorCovariance):
 
 @dataclass(frozen=True)
 class Tweedie(PosteriorCovariance):
-    """V = σ² Jᵀ, the moments of the denoiser itself; memory of one graph of the score."""
+    """V = σ² Jᵀ, the moments of the denoiser itself; memory of one graph of the score.
+
+    For scores that are gradients: J is then symmetric. That of posterior composition is not, for
+    data that is not Gaussian, and conjugate gradients may stall: use `Composed` there.
+    """
 
     def moments(self, score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]) -> Moments:
         denoised, pull = _with_pull(score, x, sigma, condition)
@@ -143,7 +147,7 @@ def moment_matching(
         covariance: which V: `Composed(joint)`, `Tweedie()` or `Isotropic(data_std)`.
         noise: σ_y; 0: noiseless.
         tolerance, most_steps: of the conjugate gradients that solve with H V Hᵀ + σ_y² I; None:
-            1e-12 in float64, 1e-5 in float32.
+            1e-10 in float64, 1e-5 in float32.
 
     Returns:
         A score, for σ > 0; with its denoiser, for σ ≥ 0, as `.denoise`.
@@ -168,7 +172,7 @@ def moment_matching(
         h = linear or Linearised(observation.function, known.denoised)
         misfit = observation.misfit(known.denoised)
         gap = misfit.where(beside(sigma, misfit) > 0, 0)  # at σ = 0, V = 0: nothing to learn
-        precision = 1e-12 if x.dtype == torch.float64 else 1e-5
+        precision = 1e-10 if x.dtype == torch.float64 else 1e-5
         weights = conjugate_gradients(
             lambda v: h.A(known.inner(h.A_adjoint(v))) + noise**2 * v,
             gap,
