@@ -1,8 +1,9 @@
-"""What each rule loses where the truth is known, in parts that can be run one by one.
+"""What each rule loses where the truth is known or held out, in parts to be run one by one.
 
 *gaussians*: chains, trees and loops, by exact propagation. *modes*: laws with exact samplers that
-are no Gaussians. *overlap*: quality against cost as windows overlap less. Every row says what was
-measured, how, and over how many seeds: 0, 1, ... for the samplers, 100, 101, ... for exact samples.
+are no Gaussians. *overlap*: quality against cost as windows overlap less. *real*: small trained
+models against held-out data. Every row says what was measured, how, and over how many seeds:
+0, 1, ... for the samplers, 100, 101, ... for exact samples.
 """
 
 import platform
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pgmdiff.benchmarks.exactness import gaussians, modes, overlap
+from pgmdiff.benchmarks.exactness import gaussians, modes, overlap, real
 
 __all__ = ["PARTS", "draw", "run", "table"]
 
@@ -22,6 +23,7 @@ PARTS: Mapping[str, ModuleType] = {
     "gaussians": gaussians,
     "modes": modes,
     "overlap": overlap,
+    "real": real,
 }
 """Each has `rows(*, smoke)`, and `lines(rows)` and `draw(rows, folder)` of what that returns."""
 

@@ -33,12 +33,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pgmdiff.benchmarks.exactness.measures import mean_and_error
 from pgmdiff.benchmarks.exactness.statistics import (
     Estimate,
     autocovariance,
     bands,
-    energy_distance,
-    over_seeds,
+    crops_energy_distance,
     spectrum,
     square_distance,
 )
@@ -52,7 +52,7 @@ from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.scores import from_denoiser
 
 if TYPE_CHECKING:
-    from pgmdiff.plotting.panels import Panel
+    from pgmdiff.plotting.comparisons import Comparison
 
 __all__ = ["CASES", "METHODS", "draw", "lines", "rows"]
 
@@ -290,7 +290,7 @@ def _case_rows(case: Case, smoke: bool) -> list[Row]:
     pairs = zip(drawn["posterior"], drawn["marginal"], strict=True)
     gaps = [((a - b).square().mean() / ruler.variance).sqrt().item() for a, b in pairs]
     posterior = next(row for row in found if row["rule"] == "posterior")
-    posterior["from_marginal"] = list(over_seeds(gaps))
+    posterior["from_marginal"] = list(mean_and_error(gaps))
     return found
 
 
@@ -371,17 +371,17 @@ class Ruler:
         for name, curve in (("autocorrelation", self.autocorrelation), ("spectrum", self.decibels)):
             curves = torch.stack([curve(x) for x in groups])
             found[name] = _rounded(curves.mean(dim=0).tolist())
-            errors = [over_seeds(values).error for values in curves.T.tolist()]
+            errors = [mean_and_error(values)[1] for values in curves.T.tolist()]
             found[f"{name}_error"] = _rounded([e for e in errors if e is not None])
             truth = torch.stack([curve(x) for x in halves])
             found[f"{name}_square_distance"] = list(square_distance(curves, truth))
         truth = self._stretches(self.held_out)
-        distances = [energy_distance(self._stretches(x), truth) for x in groups]
-        found["energy_distance"] = list(over_seeds(distances))
+        distances = [crops_energy_distance(self._stretches(x), truth) for x in groups]
+        found["energy_distance"] = list(mean_and_error(distances))
         found["variance_in_overlaps"] = self._variance(groups, rule, inside=True)
         found["variance_elsewhere"] = self._variance(groups, rule, inside=False)
         seams = self.case.seams(rule)
-        found["seam_ratio"] = list(over_seeds([seam_ratio(x, seams) for x in groups]))
+        found["seam_ratio"] = list(mean_and_error([seam_ratio(x, seams) for x in groups]))
         return found
 
     def _stretches(self, x: Tensor) -> Tensor:
@@ -395,7 +395,7 @@ class Ruler:
         here = torch.full((self.case.length,), not inside)
         here[[place for each in self.case.overlaps(rule) for place in each]] = inside
         values = [x[..., here].double().square().mean().item() / self.variance for x in groups]
-        return list(over_seeds(values))
+        return list(mean_and_error(values))
 
     def _about(self, rule: str) -> Row:
         case = self.case
@@ -479,7 +479,7 @@ def _most_errors(one: Row, other: Row, name: str) -> float:
 
 def draw(rows: list[Row], folder: Path) -> None:
     """`exactness_real.png`: a row a case, autocorrelation and spectrum against the held-out."""
-    from pgmdiff.plotting.panels import save_panels
+    from pgmdiff.plotting.comparisons import save_comparisons
 
     panels = []
     for case in dict.fromkeys(row["case"] for row in rows):
@@ -489,11 +489,11 @@ def draw(rows: list[Row], folder: Path) -> None:
         f"Composed of small trained models, against held-out data: mean and standard error of "
         f"{last['seeds']} seeds, equal network rows"
     )
-    save_panels(folder / "exactness_real.png", panels, columns=2, title=title)
+    save_comparisons(folder / "exactness_real.png", panels, columns=2, title=title)
 
 
-def _panels(rows: list[Row]) -> "list[Panel]":
-    from pgmdiff.plotting.panels import Curve, Panel
+def _panels(rows: list[Row]) -> "list[Comparison]":
+    from pgmdiff.plotting.comparisons import Comparison, Curve
 
     real, drawn = rows[0], [row for row in rows if row["rule"] != TWICE]
     lags, frequencies, level = real["lags"], real["frequencies"], real["spectrum"]
@@ -512,7 +512,7 @@ def _panels(rows: list[Row]) -> "list[Panel]":
     about = f"{real['case']} (windows of {real['window']}, overlaps of {real['overlap']})"
     marks = {real["overlap"]: "overlap", real["window"]: "window"}
     return [
-        Panel(
+        Comparison(
             f"{about}: autocorrelation",
             "lag",
             "over the held-out variance",
@@ -520,7 +520,7 @@ def _panels(rows: list[Row]) -> "list[Panel]":
             marks,
             limits=(-0.5, 1.5),
         ),
-        Panel(
+        Comparison(
             "power spectrum over the held-out part's",
             "frequency, cycles a place",
             "dB (cut at -12 and 18)",

@@ -25,8 +25,7 @@ __all__ = [
     "Estimate",
     "autocovariance",
     "bands",
-    "energy_distance",
-    "over_seeds",
+    "crops_energy_distance",
     "spectrum",
     "square_distance",
     "stationary_covariance",
@@ -38,13 +37,6 @@ class Estimate(NamedTuple):
 
     mean: float
     error: float | None
-
-
-def over_seeds(values: Sequence[float]) -> Estimate:
-    """The mean of one value a seed."""
-    found = torch.tensor(values, dtype=torch.float64)
-    error = (found.std() / len(found) ** 0.5).item() if len(found) > 1 else None
-    return Estimate(found.mean().item(), error)
 
 
 def autocovariance(x: Tensor, lags: Sequence[int]) -> Tensor:
@@ -68,7 +60,7 @@ def spectrum(x: Tensor, which: Sequence[tuple[int, int]]) -> Tensor:
     return torch.stack([mean[a:b].mean() for a, b in which])
 
 
-def energy_distance(a: Tensor, b: Tensor) -> float:
+def crops_energy_distance(a: Tensor, b: Tensor) -> float:
     """Between crops `[n, m, d]` and `[n', m, d]`, m from every one of n independent states.
 
     Only crops of different states are compared with each other.

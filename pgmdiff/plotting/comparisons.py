@@ -1,4 +1,4 @@
-"""Several small plots on one sheet that share their curves' styles and one legend."""
+"""Statistics by method against those of real data, as curves with bands of error."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -8,21 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pgmdiff.plotting.curves import METHOD_STYLES
 from pgmdiff.plotting.style import INK, MIST
 
-__all__ = ["Curve", "Panel", "save_panels"]
+__all__ = ["Comparison", "Curve", "save_comparisons"]
 
-STYLES = (
-    (INK, "-", 3.0),
-    (MIST, ":", 1.8),
-    ("#b2182b", "-", 1.3),
-    ("#d9a400", "-", 1.3),
-    ("#dd7a1f", "-", 2.6),
-    ("#2f7fbd", "-", 1.5),
-    ("#08406e", "--", 1.5),
-    ("#6a3d9a", ":", 1.8),
-)
-"""Colour, line and width: curves that coincide can still be told apart."""
+STYLES = {
+    "real, held out": (INK, "-", 3.6),
+    "real, other part": (INK, ":", 1.4),
+    "evidence, ridge": (METHOD_STYLES["evidence"][0], "--", 1.8),
+    **{method: (colour, line, width) for method, (colour, _, line, width) in METHOD_STYLES.items()},
+}
+"""Label to colour, line and width: curves that coincide can still be told apart."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,11 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Panel:
+class Comparison:
     """One plot.
 
     Attributes:
-        curves: label to curve; a label has one style on the whole sheet.
+        curves: label to curve.
         marks: places on the x axis to what is there.
         logarithmic: the x axis.
         limits: of the y axis.
@@ -58,27 +55,26 @@ class Panel:
     limits: tuple[float, float] | None = None
 
 
-def save_panels(path: Path, panels: Sequence[Panel], *, columns: int, title: str) -> None:
-    """Writes panels, row by row, with one legend below them: of eight labels at the most."""
-    labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
-    styles = dict(zip(labels, STYLES, strict=False))
+def save_comparisons(path: Path, panels: Sequence[Comparison], *, columns: int, title: str) -> None:
+    """Writes panels, row by row, with one legend below them."""
+    labels = dict.fromkeys(label for panel in panels for label in panel.curves)
     n_rows = -(-len(panels) // columns)
     figure = Figure(figsize=(5.4 * columns, 3.1 * n_rows + 0.9), layout="constrained")
     grid = figure.subplots(n_rows, columns, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
-        _draw(axes, panel, styles)
+        _draw(axes, panel)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     entries = [
         Line2D([], [], color=colour, ls=line, lw=width, label=label)
-        for label, (colour, line, width) in styles.items()
+        for label, (colour, line, width) in ((label, STYLES[label]) for label in labels)
     ]
     figure.legend(handles=entries, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.savefig(path, dpi=110)
 
 
-def _draw(axes: Axes, panel: Panel, styles: Mapping[str, tuple[str, str, float]]) -> None:
+def _draw(axes: Axes, panel: Comparison) -> None:
     for label, curve in panel.curves.items():
-        colour, line, width = styles[label]
+        colour, line, width = STYLES[label]
         axes.plot(curve.x, curve.y, ls=line, color=colour, lw=width)
         if curve.band:
             low, high = (_shifted(curve, sign) for sign in (-1, 1))
