@@ -12,6 +12,7 @@ calls as `max_batch` allows. A call then only gathers, calls and scatters.
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed_later
 
 from pgmdiff.errors import GraphError, ScoreError, ShapeError
+from pgmdiff.graphs.atoms import connected_elements
 from pgmdiff.graphs.exactness import Definiteness, Report, check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, IndexGroup, RegionGraph
@@ -28,7 +30,7 @@ from pgmdiff.precision import Precision, Solve, least_shrinkage, solver_of
 from pgmdiff.rules import Evidence, Marginal, Posterior, Rule
 from pgmdiff.scores import Score
 
-__all__ = ["Joint", "Scores", "compose"]
+__all__ = ["Joint", "Potential", "Scores", "compose"]
 
 KEPT_CALLS = 4096
 """Most model calls of a joint call whose indices are sliced once and kept."""
@@ -194,6 +196,12 @@ class Joint:
         used = Definiteness(least, self.precision.shrinkage, self.precision.jitter)
         return replace(report, definiteness=used)
 
+    @cached_property
+    def components(self) -> Tensor:
+        """The connected component of every element, int64 `[*event]`: see `Potential`."""
+        with torch.inference_mode(False):
+            return torch.from_numpy(connected_elements(self.graph)).reshape(self.graph.event_shape)
+
     def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         """The composed denoiser D(u, σ) = u + σ² s(u, σ)."""
         sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
@@ -271,24 +279,10 @@ class Joint:
             total = total + part
         return total.reshape(u.shape[: u.ndim - len(self.graph.event_shape)])
 
-    def potential(self, u: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        """The marginal rule's score, and Σ_i g_i = ½ Σ_i (s_i² - Σ_{r ∋ i} c_r s_{r,i}²).
-
-        The second, `[*batch]`, is what the Feynman-Kac weights of `samplers.sample_weighted` grow
-        by. On a junction tree its mean under Π_r q_σ(u_r)^{c_r} is 0.
-
-        Raises:
-            ScoreError: the rule is not `Marginal`.
-        """
-        if not isinstance(self.rule, Marginal):
-            raise ScoreError(f"Joint.potential: expected the rule Marginal, got {self.rule!r}.")
-        flat, sigmas, _ = self._flatten(u, sigma, {})
-        total, squares = torch.zeros_like(flat), torch.zeros_like(flat)
-        for chunk, values in self.evaluate(flat, sigmas, {}):
-            for part, local in ((total, values), (squares, values**2)):
-                _add_weighted(part[chunk.samples], chunk, _flat(local))
-        rate = 0.5 * (total**2 - squares).sum(dim=1)
-        return total.reshape(u.shape), rate.reshape(u.shape[: u.ndim - len(self.graph.event_shape)])
+    @property
+    def potential(self) -> "Potential":
+        """The marginal rule's score and weight rates, for `samplers.sample_weighted`."""
+        return Potential(self)
 
     def evaluate(
         self, u: Tensor, sigma: Tensor, condition: Condition
@@ -434,6 +428,57 @@ class Joint:
             used = f"shrinkage {self.precision.shrinkage:.3g}, jitter {self.precision.jitter:.3g}"
             changed = f", made definite by {used}"
         return f"Joint({self.graph!r}, rule={self.rule!r}{changed}, evaluates {calls or 'nothing'})"
+
+
+@dataclass(frozen=True, eq=False)
+class Potential:
+    """The marginal rule's score, and the rates at which Feynman-Kac weights grow.
+
+        g_i = ½ (s_i² - Σ_{r ∋ i} c_r s_{r,i}²).
+
+    On a junction tree the mean of Σ_i g_i under Π_r q_σ(u_r)^{c_r} is 0, for every component.
+    """
+
+    joint: Joint
+
+    def __call__(self, u: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The score, like u, and Σ_i g_i, `[*batch]`.
+
+        Raises:
+            ScoreError: the rule is not `Marginal`.
+        """
+        score, rates = self.by_element(u, sigma)
+        return score, rates.reshape(*self._batch(u), -1).sum(dim=-1)
+
+    def by_component(self, u: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The score, like u, and Σ_i g_i over each connected component, `[*batch, C]`."""
+        score, rates = self.by_element(u, sigma)
+        flat, labels = rates.reshape(*self._batch(u), -1), self.components.reshape(-1).to(u.device)
+        total = flat.new_zeros(*self._batch(u), int(labels.max()) + 1)
+        return score, total.index_add_(-1, labels, flat)
+
+    def by_element(self, u: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
+        """The score and the g_i, both like u."""
+        joint = self.joint
+        if not isinstance(joint.rule, Marginal):
+            raise ScoreError(f"Joint.potential: expected the rule Marginal, got {joint.rule!r}.")
+        flat, sigmas, _ = joint._flatten(u, sigma, {})
+        total, squares = torch.zeros_like(flat), torch.zeros_like(flat)
+        for chunk, values in joint.evaluate(flat, sigmas, {}):
+            for part, local in ((total, values), (squares, values**2)):
+                _add_weighted(part[chunk.samples], chunk, _flat(local))
+        return total.reshape(u.shape), 0.5 * (total**2 - squares).reshape(u.shape)
+
+    @property
+    def components(self) -> Tensor:
+        """The connected component of every element, 0 to C - 1: int64 `[*event]`.
+
+        Elements are linked by regions of nonzero count.
+        """
+        return self.joint.components
+
+    def _batch(self, u: Tensor) -> tuple[int, ...]:
+        return tuple(u.shape[: u.ndim - len(self.joint.graph.event_shape)])
 
 
 def _per_row(leaf: Tensor, n_samples: int, n_regions: int) -> Tensor:

@@ -12,9 +12,16 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from pgmdiff.graphs.regions import Ints
+from pgmdiff.graphs.regions import Ints, RegionGraph
 
-__all__ = ["array_neighbours", "atoms", "components", "connected_atoms", "first_elements"]
+__all__ = [
+    "array_neighbours",
+    "atoms",
+    "components",
+    "connected_atoms",
+    "connected_elements",
+    "first_elements",
+]
 
 Neighbours = Mapping[Hashable, set[Hashable]]
 
@@ -36,6 +43,25 @@ def connected_atoms(regions: Sequence[Ints], n_elements: int) -> Ints:
     within = edges[:, labels[edges[0]] == labels[edges[1]]]
     graph = sparse.coo_array((np.ones(within.shape[1]), tuple(within)), (n_elements,) * 2)
     return _renumbered(csgraph.connected_components(graph, directed=False)[1])
+
+
+def connected_elements(graph: RegionGraph) -> Ints:
+    """The connected component of every element, int64 `[n_elements]`, as they first occur.
+
+    Regions of nonzero count link their elements. Under the marginal rule different components have
+    nothing to do with each other: Π_r q_σ(u_r)^{c_r} is a product over components.
+    """
+    labels = np.arange(graph.n_elements)
+    for group in graph.groups:
+        counted = group.select(np.flatnonzero(group.counts))
+        for start in range(0, len(counted), counted.step):
+            stop = min(start + counted.step, len(counted))
+            index = labels[counted.indices(start, stop).reshape(stop - start, -1).numpy()]
+            first, others = index[:, :1], index[:, 1:]
+            edges = np.broadcast_to(first, others.shape).ravel(), others.ravel()
+            links = sparse.coo_array((np.ones(others.size), edges), (len(labels),) * 2)
+            labels = csgraph.connected_components(links, directed=False)[1][labels]
+    return _renumbered(labels)
 
 
 def array_neighbours(regions: Sequence[Ints], labels: Ints) -> Mapping[int, set[int]]:
