@@ -1,4 +1,4 @@
-"""`python -m pgmdiff.benchmarks exactness | scale | speed [--out FILE] [--figure FILE]`."""
+"""`python -m pgmdiff.benchmarks NAME [--out FILE] [--figure FILE]`."""
 
 import argparse
 import json
@@ -6,9 +6,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pgmdiff.benchmarks import exactness, scale, speed
+from pgmdiff.benchmarks import correctors, exactness, scale, speed
 
 BENCHMARKS: dict[str, ModuleType] = {
+    "correctors": correctors,
     "exactness": exactness,
     "scale": scale,
     "speed": speed,

@@ -3,6 +3,7 @@
 from pgmdiff.samplers.adaptive import Adaptive, log_likelihood
 from pgmdiff.samplers.churn import EDM
 from pgmdiff.samplers.correctors import Corrector, Langevin, Metropolis, PredictorCorrector
+from pgmdiff.samplers.curvature import Curvature, Extremes, curvature_extremes
 from pgmdiff.samplers.multistep import DEIS, DPMSolver2M, DPMSolver3M, UniPC
 from pgmdiff.samplers.noise import Noise, split_seed
 from pgmdiff.samplers.one_step import SDE, DPMSolver2S, Euler, Heun
@@ -29,7 +30,9 @@ __all__ = [
     "SDE",
     "Adaptive",
     "Corrector",
+    "Curvature",
     "Euler",
+    "Extremes",
     "Heun",
     "Langevin",
     "Metropolis",
@@ -40,6 +43,7 @@ __all__ = [
     "Solver",
     "State",
     "Step",
+    "curvature_extremes",
     "cosine",
     "effective_sample_size",
     "from_scheduler",

@@ -6,8 +6,9 @@ that key and step. So they do not depend on the batch they are drawn in, on the 
 dtype but for rounding, or on where a run was resumed.
 
 Who draws under which number: a step of a solver its own number k, and `SECOND` + k where it draws
-twice; correctors from 2^40; a rise of the schedule `RISE` + k; resampling from 2^61; the start of
-a run `START`.
+twice; correctors from 2^40; a rise of the schedule `RISE` + k; resampling from 2^61, and
+that of the last particles 3 · 2^61; the start of a run `START`, of particles 2^62; the products of
+a measured curvature from 5 · 2^61.
 """
 
 import secrets

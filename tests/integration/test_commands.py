@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pgmdiff import demo
-from pgmdiff.benchmarks import conditioning, defaults, exactness, scale, speed
+from pgmdiff.benchmarks import conditioning, correctors, defaults, exactness, scale, speed
 from pgmdiff.benchmarks.__main__ import main
 from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS
 
@@ -91,6 +91,14 @@ def test_parts_of_a_benchmark_are_run_again_one_by_one(
     monkeypatch.setattr(sys, "argv", ["benchmarks", "speed", "--parts", "gaussians"])
     with pytest.raises(SystemExit):
         main()
+
+
+def test_correctors_benchmark_smoke() -> None:
+    result = correctors.run(smoke=True)
+    losses = [row["loss"] for row in result["rows"] if row["rule"] == "marginal"]
+    assert losses[0] > 4 * max(losses[1:3])  # no moves, against one a level
+    assert all(row["evaluations"] <= 120 for row in result["rows"])
+    assert "Metropolis" in correctors.table(result)
 
 
 @pytest.mark.parametrize("module", ["pgmdiff", "pgmdiff.benchmarks"])
