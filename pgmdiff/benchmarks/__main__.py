@@ -6,12 +6,23 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pgmdiff.benchmarks import correctors, exactness, scale, speed
+from pgmdiff.benchmarks import (
+    conditioning,
+    correctors,
+    defaults,
+    exactness,
+    scale,
+    solvers,
+    speed,
+)
 
 BENCHMARKS: dict[str, ModuleType] = {
+    "conditioning": conditioning,
     "correctors": correctors,
+    "defaults": defaults,
     "exactness": exactness,
     "scale": scale,
+    "solvers": solvers,
     "speed": speed,
 }
 

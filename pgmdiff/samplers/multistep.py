@@ -163,9 +163,9 @@ class DPMSolver2M(_OnDenoised):
 class DPMSolver3M(_OnDenoised):
     """DPM-Solver++ (3M): the parabola through the last three denoised values, integrated exactly.
 
-    Third order for the ODE; with η > 0 weakly second. Published code halves the parabola's second
-    difference, which is of second order but calmer at coarse steps; a time variable between log σ
-    and σ is as calm and keeps the order.
+    Third order for the ODE; with η > 0 weakly second, and wild below 20 evaluations. Published code
+    halves the parabola's second difference, which is of second order but calmer at coarse steps; a
+    time variable between log σ and σ is as calm and keeps the order.
 
     Args:
         eta: strength of the noise.

@@ -70,7 +70,8 @@ def sample(
             q * N(0, σ²): choose sigmas[0] well above the size of the whole; or
         state: resumes the run that this state is of, at its step: from a callback, or saved. Given
             the same score, schedule, solver and seed, what follows is the same bit for bit.
-        solver: `Euler()` (the default), `Heun()`, `SDE(eta)`.
+        solver: `Euler()` (the default); `UniPC()`, `DEIS()` or another for the ODE in fewer
+            evaluations, `SDE(eta)` or `DPMSolver2M(eta)` for Eq. (1) with noise.
         generator: an integer seed, a `torch.Generator`, or one of them a sample; None: fresh
             entropy. Noise depends on seed, sample and step only; see `noise`.
         callback: called with a `Step`, a dict, at every step down.
