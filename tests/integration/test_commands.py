@@ -20,6 +20,8 @@ from pgmdiff.benchmarks import (
 from pgmdiff.benchmarks.__main__ import main
 from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS
 
+FIGURES = json.loads((Path(__file__).parents[1] / "benchmarks" / "solvers.json").read_text())
+
 
 def test_demo_writes_its_picture_and_figures(tmp_path: Path) -> None:
     rows = demo.run(tmp_path / "new" / "out", width=128, steps=8)

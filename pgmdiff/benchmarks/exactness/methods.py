@@ -148,6 +148,10 @@ class _Towards(Corrector):
     def n_moves(self) -> int:  # type: ignore[override]
         return self.corrector.n_moves
 
+    @property
+    def evaluations(self) -> int:
+        return self.corrector.evaluations
+
     def correct(
         self, score: Score, x: Tensor, sigma: float, noise: Callable[[int, Tensor], Tensor]
     ) -> tuple[Tensor, Tensor]:
