@@ -14,13 +14,10 @@ from pgmdiff.benchmarks import (
     defaults,
     exactness,
     scale,
-    solvers,
     speed,
 )
 from pgmdiff.benchmarks.__main__ import main
 from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS
-
-FIGURES = json.loads((Path(__file__).parents[1] / "benchmarks" / "solvers.json").read_text())
 
 
 def test_demo_writes_its_picture_and_figures(tmp_path: Path) -> None:
@@ -109,47 +106,6 @@ def test_correctors_benchmark_smoke() -> None:
     assert losses[0] > 4 * max(losses[1:3])  # no moves, against one a level
     assert all(row["evaluations"] <= 120 for row in result["rows"])
     assert "Metropolis" in correctors.table(result)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers, where it is installed
-def test_solvers_benchmark_smoke(tmp_path: Path) -> None:
-    result = solvers.run(smoke=True)
-    own = {row["solver"]: row for row in result["rows"] if row["library"] == "pgmdiff"}
-    assert own["EDM, churn 40"]["evaluations"] == 9
-    assert "10" in solvers.table(result)
-    missing = {"diffusers", "azula"} - {row["library"] for row in result["rows"]}
-    assert all(any(name in note for note in result["notes"]) for name in missing - {"azula"})
-    solvers.draw(FIGURES, tmp_path / "solvers.png")
-    assert (tmp_path / "solvers.png").stat().st_size > 10_000
-
-
-def test_figures_of_the_solvers_are_reproduced() -> None:
-    own = {(r["solver"], r["nominal"]): r for r in FIGURES["rows"] if r["library"] == "pgmdiff"}
-    for name in ("DEIS 3, log σ", "DPM++ 2M", "UniPC 3"):
-        row = solvers._own(name, 20, 1000)
-        for key in ("gaussian", "mixture"):
-            assert row[key] == pytest.approx(own[name, 20][key], rel=1e-4, abs=1e-6)
-
-
-def test_figures_of_the_solvers_meet_their_aims() -> None:
-    own = {(r["solver"], r["nominal"]): r for r in FIGURES["rows"] if r["library"] == "pgmdiff"}
-    aims = {"DEIS 3, log σ": (0.004, 0.06), "DPM++ 2M": (0.055, 0.08), "Heun": (0.24, 0.16)}
-    for name, (gaussian, mixture) in aims.items():
-        assert own[name, 20]["gaussian"] <= gaussian
-        assert own[name, 20]["mixture"] <= mixture
-
-
-def test_no_equivalent_elsewhere_is_better() -> None:
-    """From 20 evaluations on; up to the spread of runs with noise, and .001 (float32 elsewhere)."""
-    own = {(r["solver"], r["nominal"]): r for r in FIGURES["rows"] if r["library"] == "pgmdiff"}
-    others = [row for row in FIGURES["rows"] if row.get("equivalent") and row["nominal"] >= 20]
-    assert {row["library"] for row in others} == {"diffusers", "azula"}
-    for row in others:
-        mine = own[row["equivalent"], row["nominal"]]
-        assert mine["gaussian"] <= row["gaussian"] + 0.001, row
-        assert mine["mixture"] <= row["mixture"] + 0.001 + 1.5 * (mine["spread"] + row["spread"]), (
-            row
-        )
 
 
 @pytest.mark.parametrize("module", ["pgmdiff", "pgmdiff.benchmarks"])
