@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.samplers.multistep import UniPC
 from pgmdiff.samplers.noise import RISE, START, Generator, Noise
-from pgmdiff.samplers.one_step import Euler
 from pgmdiff.samplers.solvers import Solver, State
 from pgmdiff.scores import Score
 
@@ -70,8 +70,9 @@ def sample(
             q * N(0, σ²): choose sigmas[0] well above the size of the whole; or
         state: resumes the run that this state is of, at its step: from a callback, or saved. Given
             the same score, schedule, solver and seed, what follows is the same bit for bit.
-        solver: `Euler()` (the default); `UniPC()`, `DEIS()` or another for the ODE in fewer
-            evaluations, `SDE(eta)` or `DPMSolver2M(eta)` for Eq. (1) with noise.
+        solver: None: `UniPC()`, the ODE, fourth order, one evaluation a step. Where a joint's rule
+            is only approximate `DPMSolver2M(eta=1.0, rho=7.0)` does better; figures:
+            `python -m pgmdiff.benchmarks defaults`.
         generator: an integer seed, a `torch.Generator`, or one of them a sample; None: fresh
             entropy. Noise depends on seed, sample and step only; see `noise`.
         callback: called with a `Step`, a dict, at every step down.
@@ -189,7 +190,7 @@ def _levels(sigmas: Sequence[float]) -> list[float]:
 
 def _checked_solver(solver: Solver | None) -> Solver:
     if solver is None:
-        return Euler()
+        return UniPC()
     if not isinstance(solver, Solver):
         raise PgmdiffError(
             f"sample: expected a solver such as Heun(), got {solver!r}. Make an instance of it."
