@@ -5,12 +5,22 @@ A score is any plain callable
     score(x, sigma, **condition) -> ∇ log q_σ(x),      q_σ = q * N(0, σ² I)  (variance exploding)
 
 with x `[batch, *shape]`, sigma `[batch]` and the result like x. It corresponds to the denoiser
-D(x, σ) = E[x_0 | x_σ = x] by s = (D - x) / σ² (Tweedie's formula; Robbins, 1956).
+D(x, σ) = E[x_0 | x_σ = x] by s = (D - x) / σ² (Tweedie's formula; Robbins, 1956), and to the noise
+ε = (x - D) / σ by s = -ε / σ. Networks see x_t = α x instead, noised by α σ:
+
+    variance preserving, α = 1 / √(1 + σ²):     ε,     x_0,     v = α ε - α σ x_0
+    flow, α = 1 - t = 1 / (1 + σ):              velocity = ε - x_0
+
+(Salimans, Ho, "Progressive distillation for fast sampling of diffusion models", 2022; Lipman,
+Chen, Ben-Hamu, Nickel, Le, "Flow matching for generative modeling", 2023): `from_vp_eps`,
+`from_vp_sample`, `from_vp_v`, `from_flow`. Each finds D and ε from what is predicted, not one from
+the other where that divides by a small number.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,7 +38,10 @@ __all__ = [
     "denoise",
     "from_denoiser",
     "from_eps",
+    "from_flow",
     "from_vp_eps",
+    "from_vp_sample",
+    "from_vp_v",
     "padded",
 ]
 
@@ -116,38 +129,127 @@ class Timesteps:
     """σ to the timesteps of a variance-preserving network, interpolated in log σ, never rounded.
 
     With ᾱ_t the network's cumulative products, σ_t = √((1 - ᾱ_t) / ᾱ_t). Outside the network's
-    range the nearest timestep is used.
+    range the nearest timestep is used; timesteps of ᾱ_t = 0 (σ = ∞) are left out.
 
     Args:
-        alphas_cumprod: ᾱ_t for t = 0, 1, ..., decreasing within (0, 1).
+        alphas_cumprod: ᾱ_t for t = 0, 1, ..., decreasing within (0, 1), but for a last 0.
     """
 
     alphas_cumprod: Sequence[float]
 
-    def __call__(self, sigma: Tensor) -> Tensor:
+    @cached_property
+    def _log_sigmas(self) -> "np.ndarray":
         alphas = np.asarray(self.alphas_cumprod, np.float64)
-        log_sigmas = 0.5 * (np.log1p(-alphas) - np.log(alphas))
-        steps = np.interp(
-            sigma.detach().double().log().cpu().numpy(), log_sigmas, np.arange(len(alphas))
-        )
+        alphas = alphas[alphas > 0]
+        return np.asarray(0.5 * (np.log1p(-alphas) - np.log(alphas)))
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        """σ, any shape, to timesteps in its dtype."""
+        wanted = sigma.detach().double().log().cpu().numpy()
+        steps = np.interp(wanted, self._log_sigmas, np.arange(len(self._log_sigmas)))
         return torch.from_numpy(np.asarray(steps)).to(sigma)
 
+    def sigmas(self, timesteps: Tensor) -> Tensor:
+        """The σ of timesteps, whole or not: the inverse within the range."""
+        wanted = timesteps.detach().double().cpu().numpy()
+        logs = np.interp(wanted, np.arange(len(self._log_sigmas)), self._log_sigmas)
+        return torch.from_numpy(np.exp(np.asarray(logs))).to(timesteps)
 
-def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> Score:
+
+@dataclass(frozen=True)
+class NetworkScore:
+    """The score -ε / σ of a network that gives D and ε; `denoise` is D. Defined for σ > 0.
+
+    Attributes:
+        predict: `predict(x, sigma, **condition) -> (D, ε)`.
+    """
+
+    predict: Callable[..., tuple[Tensor, Tensor]]
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        sigma = per_sample(sigma, x)
+        _, eps = self.predict(x, sigma, **condition)
+        return -eps / beside(sigma, x)
+
+    def denoise(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        denoised, _ = self.predict(x, per_sample(sigma, x), **condition)
+        return denoised
+
+
+def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:
     r"""The variance-exploding score of a variance-preserving noise-predicting network.
 
-    The network sees x_t = α x with α = 1 / √(1 + σ²) at timestep t(σ); s = -ε / σ.
+    The network sees x_t = α x with α = 1 / √(1 + σ²) at timestep t(σ); D = x - σ ε.
 
     Args:
         eps: `eps(x_t, t, **condition)`, predicting ε of x_t = α x_0 + √(1 - α²) ε.
         timesteps: σ `[batch]` to t `[batch]`; see `Timesteps`.
     """
 
-    def score(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+    def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         s = beside(sigma, x)
-        return -eps(x * (1 + s**2).rsqrt(), timesteps(sigma), **condition) / s
+        noise = eps(x * (1 + s**2).rsqrt(), timesteps(sigma), **condition)
+        return x - s * noise, noise
 
-    return score
+    return NetworkScore(predict)
+
+
+def from_vp_sample(
+    sample: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]
+) -> NetworkScore:
+    r"""The variance-exploding score of a variance-preserving network that predicts x_0 itself.
+
+    Args:
+        sample: `sample(x_t, t, **condition)`, predicting x_0 of x_t = α x_0 + √(1 - α²) ε.
+        timesteps: σ `[batch]` to t `[batch]`; see `Timesteps`.
+    """
+
+    def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+        s = beside(sigma, x)
+        denoised = sample(x * (1 + s**2).rsqrt(), timesteps(sigma), **condition)
+        return denoised, (x - denoised) / s
+
+    return NetworkScore(predict)
+
+
+def from_vp_v(v: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:
+    r"""The variance-exploding score of a variance-preserving v-predicting network.
+
+    D = α x_t - σ_t v and ε = σ_t x_t + α v, with α = 1 / √(1 + σ²) and σ_t = α σ.
+
+    Args:
+        v: `v(x_t, t, **condition)`, predicting α ε - σ_t x_0 of x_t = α x_0 + σ_t ε.
+        timesteps: σ `[batch]` to t `[batch]`; see `Timesteps`.
+    """
+
+    def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+        alpha = (1 + beside(sigma, x) ** 2).rsqrt()
+        sigma_t, x_t = alpha * beside(sigma, x), alpha * x
+        velocity = v(x_t, timesteps(sigma), **condition)
+        return alpha * x_t - sigma_t * velocity, sigma_t * x_t + alpha * velocity
+
+    return NetworkScore(predict)
+
+
+def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
+    r"""The variance-exploding score of a flow-matching velocity on straight paths.
+
+    σ = t / (1 - t): the network sees x_t = (1 - t) x at t = σ / (1 + σ), with no interpolation;
+    D = x_t - t v and ε = x_t + (1 - t) v.
+
+    Args:
+        velocity: `velocity(x_t, t, **condition)` with t in [0, 1], 0 at the data, predicting
+            ε - x_0 of x_t = (1 - t) x_0 + t ε. If a network's time runs from noise to data give
+            `lambda x, t, **c: -network(x, 1 - t, **c)`.
+    """
+
+    def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+        alpha, t = 1 / (1 + beside(sigma, x)), beside(sigma / (1 + sigma), x)
+        x_t = alpha * x
+        v = velocity(x_t, sigma / (1 + sigma), **condition)
+        return x_t - t * v, x_t + alpha * v
+
+    return NetworkScore(predict)
 
 
 def padded(score: Score, shape: Shape, mode: str = "reflect") -> Score:

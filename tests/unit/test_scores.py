@@ -1,9 +1,19 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from pgmdiff import ShapeError, from_denoiser, from_eps
-from pgmdiff.scores import Timesteps, denoise, from_vp_eps, padded
+from pgmdiff.scores import (
+    Timesteps,
+    denoise,
+    from_flow,
+    from_vp_eps,
+    from_vp_sample,
+    from_vp_v,
+    padded,
+)
 from tests.helpers import ar1
 
 Q = ar1(3, 0.7)
@@ -45,6 +55,67 @@ def test_from_vp_eps() -> None:
     assert timesteps(torch.tensor([1e-9, 1e9])).tolist() == [0.0, 999.0]
 
 
+def continuous(sigma: Tensor) -> Tensor:
+    """Timesteps of a network that is told log σ."""
+    return sigma.log()
+
+
+def perfect(kind: str, x_t: Tensor, t: Tensor) -> Tensor:
+    """What a perfect variance-preserving network answers."""
+    sigma = t.exp()[:, None]
+    alpha = (1 + sigma**2).rsqrt()
+    denoised = Q.denoise(x_t / alpha, sigma[:, 0])
+    eps = (x_t / alpha - denoised) / sigma
+    return {"eps": eps, "sample": denoised, "v": alpha * (eps - sigma * denoised)}[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "adapt"), [("eps", from_vp_eps), ("sample", from_vp_sample), ("v", from_vp_v)]
+)
+def test_variance_preserving_predictions(kind: str, adapt: Callable) -> None:
+    score = adapt(lambda x_t, t: perfect(kind, x_t, t), continuous)
+    x = U * SIGMA[:, None]
+    torch.testing.assert_close(score(x, SIGMA), Q.score(x, SIGMA), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(denoise(score, x, SIGMA), Q.denoise(x, SIGMA))
+    torch.testing.assert_close(score(x, 0.5), Q.score(x, 0.5))
+
+
+def test_flow_velocities() -> None:
+    seen = []
+
+    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+        seen.append(t)
+        sigma, alpha = t / (1 - t), (1 - t)[:, None]
+        denoised = Q.denoise(x_t / alpha, sigma)
+        return (x_t / alpha - denoised) / sigma[:, None] - denoised
+
+    x = U * SIGMA[:, None]
+    score = from_flow(velocity)
+    torch.testing.assert_close(score(x, SIGMA), Q.score(x, SIGMA), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(denoise(score, x, SIGMA), Q.denoise(x, SIGMA))
+    torch.testing.assert_close(seen[0], SIGMA / (1 + SIGMA))
+
+
+def test_denoised_values_are_no_detour_over_the_score() -> None:
+    """At σ = 1000 in float32 D = x + σ² s loses four digits; what a network says of D is kept."""
+    x, sigma = 1e3 * torch.randn(4, 3), torch.full((4,), 1e3)
+    score = from_vp_sample(lambda x_t, t: torch.full_like(x_t, 0.3), continuous)
+    assert (denoise(score, x, sigma) - 0.3).abs().max() < 1e-7
+    assert (x + 1e6 * score(x, sigma) - 0.3).abs().max() > 1e-6
+
+
+def test_timesteps_and_back() -> None:
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0)
+    timesteps = Timesteps(alphas.tolist())
+    sigma = torch.logspace(-1.9, 2.0, 200, dtype=torch.float64)
+    t = timesteps(sigma)
+    assert (t != t.round()).sum() > 150
+    torch.testing.assert_close(timesteps.sigmas(t), sigma, rtol=1e-12, atol=0)
+    endless = Timesteps([*alphas.tolist(), 0.0])  # zero terminal signal
+    assert endless(torch.tensor([1e9])).item() == 999.0
+    torch.testing.assert_close(endless(sigma), t)
+
+
 def test_conditions_pass_through_adapters() -> None:
     def network(x: Tensor, sigma: Tensor, y: Tensor) -> Tensor:
         return x * y[:, None]
@@ -52,6 +123,8 @@ def test_conditions_pass_through_adapters() -> None:
     y = torch.arange(5.0).double()
     expected = (U * y[:, None] - U) / SIGMA[:, None] ** 2
     torch.testing.assert_close(from_denoiser(network)(U, SIGMA, y=y), expected)
+    sampled = from_vp_sample(network, continuous).denoise(U, SIGMA, y=y)
+    torch.testing.assert_close(sampled, U * (1 + SIGMA[:, None] ** 2).rsqrt() * y[:, None])
     torch.testing.assert_close(from_eps(network)(U, SIGMA, y=y), -U * y[:, None] / SIGMA[:, None])
 
 
