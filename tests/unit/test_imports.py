@@ -23,6 +23,7 @@ LAYERS = [
         "baselines",
         "consistency",
         "denoising_errors",
+        "integrations",
         "metrics",
         "models",
         "panorama",
@@ -85,13 +86,17 @@ def test_only_plotting_imports_matplotlib() -> None:
     assert {part_of(p) for p in users} <= {"plotting"}
 
 
+HEAVY = {
+    "azula", "deepinv", "diffusers", "hypothesis", "k_diffusion", "matplotlib", "safetensors",
+    "sbi", "skimage", "torchdiffeq",
+}  # fmt: skip
+INTEGRATIONS = sorted(p.stem for p in (ROOT / "integrations").glob("*.py") if "__" not in p.stem)
+
+
 def test_the_package_imports_no_extra() -> None:
-    code = (
-        "import sys, pgmdiff; "
-        "heavy = {'matplotlib', 'skimage', 'safetensors', 'diffusers', 'torchdiffeq', "
-        "'hypothesis'}; "
-        "print(sorted(heavy & set(sys.modules)))"
-    )
+    modules = ["pgmdiff", "pgmdiff.integrations"]
+    modules += [f"pgmdiff.integrations.{name}" for name in INTEGRATIONS]
+    code = f"import sys, {', '.join(modules)}; print(sorted({HEAVY!r} & set(sys.modules)))"
     out = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
     )

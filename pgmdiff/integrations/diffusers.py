@@ -1,0 +1,329 @@
+r"""diffusers: UNets and transformers in, joints out, driven by a scheduler.
+
+A scheduler knows what its network predicts (eps, v, sample, flow velocity, EDM) and at which
+timesteps; its state is x_t = α_t x_0 + σ_t ε, so that u = x_t / α_t is ours at σ = σ_t / α_t:
+
+    DDPM, DDIM, PNDM, DPM-Solver++, DEIS, UniPC, ...    α_t² + σ_t² = 1
+    Euler, Heun, LMS, KDPM2, EDM, ...                   α_t = 1
+    flow matching                                       α_t = 1 - t, σ_t = t
+
+`from_diffusers` makes a score of a network, `drive` lets a scheduler sample a joint: regions are
+composed before the scheduler, which takes one step a step, so that its multistep state is that of
+the whole. Nothing here imports diffusers.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.integrations.shared import check_device, network_dtype
+from pgmdiff.plan import map_tensors
+from pgmdiff.samplers import Noise
+from pgmdiff.samplers.noise import START, Generator
+from pgmdiff.scores import (
+    Score,
+    Timesteps,
+    beside,
+    denoise,
+    from_denoiser,
+    from_flow,
+    from_vp_eps,
+    from_vp_sample,
+    from_vp_v,
+)
+
+__all__ = ["SIGMA_LIMIT", "drive", "from_diffusers", "from_vae"]
+
+IMPLIED = {
+    "FlowMatchEulerDiscreteScheduler": "flow_prediction",
+    "FlowMatchHeunDiscreteScheduler": "flow_prediction",
+    "FlowMatchLCMScheduler": "flow_prediction",
+    "IPNDMScheduler": "v_prediction",
+}
+"""What networks of schedulers without a `prediction_type` predict."""
+
+SIGMA_LIMIT = 1e3
+"""Largest σ a driven joint is called at. Flow matching starts at α = 0, where σ is infinite: the
+joint is then asked at this σ on a state of the same noise, whose D is off by about Σ_0 ε / σ."""
+
+OWN = 1 << 62
+"""Where in the noise the seeds of schedulers' own generators are drawn; see `samplers.noise`."""
+
+
+def from_diffusers(model: Callable[..., Any], scheduler: Any) -> Score:
+    """The score of a diffusers network, with the parameterisation its scheduler knows.
+
+    Timesteps are interpolated in log σ between those the network was trained at, never rounded;
+    beyond them the nearest is used. Flow networks get 1000 t (`num_train_timesteps` t), EDM ones
+    what their scheduler's `precondition_noise` says. `clip_sample` and `thresholding` of the
+    scheduler are ignored: a score is not clipped. Of a network with learned variances the mean is
+    used.
+
+    The network is called in its own dtype (`model.dtype`; conditions too), timesteps stay in the
+    state's, and the result returns in the state's: `model.half()` with a float32 state is fine.
+    Nothing is moved between devices.
+
+    Args:
+        model: `model(x_t, timestep=t, **condition)` returning a tensor, a tuple, or an output with
+            `.sample` first: UNet2DModel, UNet2DConditionModel, DiT, SD3Transformer2DModel, ...
+            Conditions go by the model's own names, per node: `{"class_labels": label}`,
+            `{"encoder_hidden_states": prompt}` `[tokens, d]`, `{"added_cond_kwargs": {...}}`. For a
+            model that packs its input or wants t in [0, 1] (Flux) give a function of this form.
+        scheduler: any diffusers scheduler with the network's training schedule, that is, one made
+            by `from_config` of the model's own. It need not be the one that samples.
+
+    Raises:
+        ScoreError: an unknown prediction type, no `alphas_cumprod` to interpolate, inverted flow
+            times; when called, the model is on another device than the state.
+    """
+    kind = _prediction_type(scheduler)
+    network = _network(model, _learns_variances(scheduler))
+    if hasattr(scheduler, "precondition_outputs"):
+        return from_denoiser(_preconditioned(network, scheduler))
+    if kind == "flow_prediction":
+        n = _config(scheduler)["num_train_timesteps"]
+        return from_flow(lambda x_t, t, **condition: network(x_t, n * t, **condition))
+    adapters = {"epsilon": from_vp_eps, "sample": from_vp_sample, "v_prediction": from_vp_v}
+    return adapters[kind](network, _timesteps(scheduler))
+
+
+def _config(scheduler: Any) -> dict[str, Any]:
+    config = getattr(scheduler, "config", None)
+    if config is None:
+        raise ScoreError(
+            f"expected a diffusers scheduler, got a {type(scheduler).__name__}, which has no "
+            "config. Adapt networks of other libraries with pgmdiff.scores."
+        )
+    return dict(config)
+
+
+def _prediction_type(scheduler: Any) -> str:
+    """epsilon, sample, v_prediction or flow_prediction."""
+    config = _config(scheduler)
+    implied = (IMPLIED[c.__name__] for c in type(scheduler).__mro__ if c.__name__ in IMPLIED)
+    kind = config.get("prediction_type") or next(implied, None)
+    if kind not in ("epsilon", "sample", "v_prediction", "flow_prediction"):
+        raise ScoreError(
+            f"{type(scheduler).__name__}: expected prediction_type 'epsilon', 'sample', "
+            f"'v_prediction' or 'flow_prediction', got {kind!r}. Adapt the network with "
+            "pgmdiff.scores.from_denoiser, or use another scheduler."
+        )
+    if config.get("invert_sigmas"):
+        raise ScoreError(
+            f"{type(scheduler).__name__}: invert_sigmas=True runs time from noise to data. Adapt "
+            "the network with pgmdiff.scores.from_flow, which says how."
+        )
+    return str(kind)
+
+
+def _learns_variances(scheduler: Any) -> bool:
+    return str(_config(scheduler).get("variance_type")).startswith("learned")
+
+
+def _timesteps(scheduler: Any) -> Callable[[Tensor], Tensor]:
+    """σ to the timesteps of a variance-preserving network."""
+    config = _config(scheduler)
+    if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":
+        return lambda sigma: 0.25 * sigma.log()
+    alphas = getattr(scheduler, "alphas_cumprod", None)
+    if alphas is None:
+        raise ScoreError(
+            f"{type(scheduler).__name__}: has no alphas_cumprod to find timesteps by. Use "
+            "pgmdiff.scores.from_vp_eps, from_vp_v or from_vp_sample with timesteps of your own."
+        )
+    return Timesteps(torch.as_tensor(alphas).double().tolist())
+
+
+def _network(model: Callable[..., Any], learned_variance: bool) -> Callable[..., Tensor]:
+    """The network's prediction as a tensor like its input."""
+
+    def network(x_t: Tensor, timestep: Tensor, **condition: Any) -> Tensor:
+        check_device(model, x_t)
+        dtype = network_dtype(model, x_t.dtype)
+        cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
+        output = model(x_t.to(dtype), timestep=timestep, **cast)
+        values: Tensor = output if isinstance(output, Tensor) else output[0]
+        if learned_variance and values.shape[1] == 2 * x_t.shape[1]:
+            values = values.chunk(2, dim=1)[0]
+        return values.to(x_t.dtype)
+
+    return network
+
+
+def _preconditioned(network: Callable[..., Tensor], scheduler: Any) -> Callable[..., Tensor]:
+    """D of a network under the preconditioning of an EDM scheduler."""
+
+    def denoiser(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        s = beside(sigma, x)
+        seen, noise = scheduler.precondition_inputs(x, s), scheduler.precondition_noise(sigma)
+        denoised: Tensor = scheduler.precondition_outputs(x, network(seen, noise, **condition), s)
+        return denoised
+
+    return denoiser
+
+
+def from_vae(vae: Any) -> Callable[[Tensor], Tensor]:
+    """The decoder of an autoencoder, as `latents.decode` takes it: vae.decode(z / scale + shift).
+
+    Group normalisation and attention in `AutoencoderKL` see the whole input: windows of it are
+    blended at best; see `latents`.
+
+    Args:
+        vae: such as `AutoencoderKL`; `scaling_factor` and `shift_factor` are read from its config.
+    """
+    scale = vae.config.get("scaling_factor") or 1.0
+    shift = vae.config.get("shift_factor") or 0.0
+
+    def decoder(latents: Tensor) -> Tensor:
+        check_device(vae, latents)
+        dtype = network_dtype(vae, latents.dtype)
+        image: Tensor = vae.decode((latents / scale + shift).to(dtype), return_dict=False)[0]
+        return image.to(latents.dtype)
+
+    return decoder
+
+
+@torch.no_grad()
+def drive(
+    joint: Score,
+    scheduler: Any,
+    *,
+    steps: int | None = None,
+    x: Tensor | None = None,
+    shape: Sequence[int] | None = None,
+    generator: Generator = None,
+    progress: bool = False,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Samples a joint with a diffusers scheduler.
+
+    At every timestep the joint is asked at the scheduler's own σ, its answer is put as what the
+    scheduler's `prediction_type` expects, and the scheduler takes one step. The scheduler itself is
+    left as it is: a copy runs, without `clip_sample` and `thresholding` (a whole is not in [-1, 1]
+    because its pieces' network was; clamp in a denoiser of your own if you want it) and without
+    learned variances (a joint has none).
+
+    Exact up to the scheduler's own arithmetic, which is float32 whatever the state's dtype.
+
+    Args:
+        joint: any score `joint(x, sigma)`.
+        scheduler: with `step(model_output, timestep, sample)` and a prediction type; not inverse,
+            inpainting or token schedulers.
+        steps: for `scheduler.set_timesteps`; None: call it yourself before, with what it takes
+            (`sigmas=`, `mu=`, ...).
+        x: the start x_t of the first timestep in the scheduler's own convention (its "latents"),
+            used as it is; or
+        shape: `[batch, *event]` of a start drawn from N(0, init_noise_sigma²).
+        generator: as of `samplers.sample`, with the same start from the same seed. Schedulers that
+            draw noise do so from one torch.Generator a sample: it does not depend on the batch.
+        progress: shows a progress bar.
+        dtype, device: as of `samplers.sample`.
+
+    Returns:
+        The last x_t, `[batch, *event]`: the sample, in the scheduler's own convention.
+
+    Raises:
+        ScoreError: the scheduler is not of the above.
+        ShapeError: not exactly one of x and shape.
+        PgmdiffError: timesteps are neither given nor set, or a half-precision state.
+    """
+    if (x is None) == (shape is None):
+        raise ShapeError("drive: expected either x= or shape=, got both or neither.")
+    kind, driven = _prediction_type(scheduler), _copy(scheduler, steps)
+    dtype = dtype or (torch.float32 if x is None else x.dtype)
+    if dtype not in (torch.float32, torch.float64):
+        raise PgmdiffError(f"drive: the state must be float32 or float64, got {dtype}.")
+    like = torch.empty(tuple(shape or ()) if x is None else 0, dtype=dtype, device=device)
+    noise = Noise.of(generator, len(like if x is None else x))
+    if x is None:
+        x = float(getattr(driven, "init_noise_sigma", 1.0)) * noise(START, like)
+    x = x.to(dtype=dtype, device=device)
+    own = _own_noise(driven, noise)
+    for t in tqdm(driven.timesteps, disable=not progress, desc="sampling"):
+        driven.scale_model_input(x, t) if hasattr(driven, "scale_model_input") else None
+        output = _prediction(kind, joint, driven, x, *_level(driven, kind, t))
+        x = driven.step(output, t, x, return_dict=False, **own)[0].to(dtype)
+    return x
+
+
+def _copy(scheduler: Any, steps: int | None) -> Any:
+    """A scheduler of our own, before its first step, that neither clips nor learns variances."""
+    name, driven = type(scheduler).__name__, deepcopy(scheduler)
+    taken = list(inspect.signature(getattr(driven, "step", lambda: None)).parameters)
+    if taken[:3] != ["model_output", "timestep", "sample"] or "prev_timestep" in taken:
+        raise ScoreError(
+            "drive: expected a scheduler that steps by (model_output, timestep, sample), got a "
+            f"{name} with step({', '.join(taken)}). Sample with pgmdiff.samplers instead."
+        )
+    off = {key: False for key in ("clip_sample", "thresholding") if key in driven.config}
+    driven.register_to_config(**off)
+    if _learns_variances(driven):
+        driven.register_to_config(variance_type="fixed_small")
+        driven.variance_type = "fixed_small"
+    if steps is not None:
+        driven.set_timesteps(steps)
+    elif getattr(driven, "step_index", None) or not getattr(driven, "num_inference_steps", None):
+        raise PgmdiffError(
+            f"drive: expected steps=, or a {name} on which set_timesteps was just called."
+        )
+    if driven.timesteps[-1] > driven.timesteps[0]:
+        raise ScoreError(f"drive: the timesteps of a {name} rise: it adds noise.")
+    if hasattr(driven, "set_begin_index"):
+        driven.set_begin_index(0)
+    return driven
+
+
+def _own_noise(driven: Any, noise: Noise) -> dict[str, Any]:
+    """One generator a sample, where a scheduler takes generators."""
+    keys = (np.random.Philox(key=key, counter=[0, 0, 0, OWN]) for key in noise.keys)
+    seeds = [int(bits.random_raw()) >> 1 for bits in keys]
+    if hasattr(driven, "noise_sampler_seed"):
+        driven.noise_sampler_seed = seeds
+    if "generator" not in inspect.signature(driven.step).parameters:
+        return {}
+    return {"generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
+
+
+def _level(driven: Any, kind: str, t: Tensor) -> tuple[float, float]:
+    """α and σ of the state from which a scheduler steps at t."""
+    i = getattr(driven, "step_index", None) or 0
+    if hasattr(driven, "sigmas"):
+        if hasattr(driven, "sigmas_interpol") and not driven.state_in_first_order:
+            ancestral = hasattr(driven, "sigmas_down")  # which stores them one place earlier
+            return 1.0, float(driven.sigmas_interpol[i - ancestral])
+        sigma = driven.sigmas[i]
+        if hasattr(driven, "_sigma_to_alpha_sigma_t"):
+            alpha, sigma = driven._sigma_to_alpha_sigma_t(sigma)
+        else:
+            alpha = 1 - sigma if kind == "flow_prediction" else 1.0
+        return float(alpha), float(sigma)
+    if "IPNDMScheduler" in (c.__name__ for c in type(driven).__mro__):
+        return float(driven.alphas[i]), float(driven.betas[i])
+    squared = float(driven.alphas_cumprod[int(t)])
+    return squared**0.5, (1 - squared) ** 0.5
+
+
+def _prediction(
+    kind: str, joint: Score, driven: Any, x: Tensor, alpha: float, sigma_t: float
+) -> Tensor:
+    """What a network of this kind would have answered, were it the joint's."""
+    sigma = sigma_t / max(alpha, sigma_t / SIGMA_LIMIT)
+    u = x * (sigma / sigma_t)
+    denoised = denoise(joint, u, sigma)
+    if hasattr(driven, "precondition_outputs"):
+        c_out = float(driven.precondition_outputs(0.0, 1.0, sigma))
+        skipped: Tensor = driven.precondition_outputs(u, 0.0, sigma)
+        return (denoised - skipped) / c_out
+    eps: Tensor = (u - denoised) / sigma
+    if kind == "v_prediction":
+        velocity: Tensor = (eps - sigma * denoised) / (1 + sigma**2) ** 0.5
+        return velocity
+    return {"epsilon": eps, "sample": denoised, "flow_prediction": eps - denoised}[kind]

@@ -1,0 +1,131 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pgmdiff import ShapeError
+from pgmdiff.integrations.latents import decode, receptive_margin
+
+
+def decoder(circular: bool = False) -> nn.Module:
+    """Two times two as large; a receptive field that no single layer shows."""
+    mode = "circular" if circular else "zeros"
+    torch.manual_seed(0)
+    return (
+        nn.Sequential(
+            nn.Conv2d(4, 6, 3, padding=1, padding_mode=mode),
+            nn.SiLU(),
+            nn.Upsample(scale_factor=2),
+            nn.Conv2d(6, 6, 5, padding=2, padding_mode=mode),
+            nn.SiLU(),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(6, 3, 3, padding=1, padding_mode=mode),
+        )
+        .double()
+        .requires_grad_(False)
+    )
+
+
+LATENTS = torch.randn(2, 4, 9, 25, generator=torch.Generator().manual_seed(1)).double()
+MARGIN = 3
+"""One of the first convolution; two of the second, in halves of a latent; one in quarters."""
+
+
+def test_the_margin_is_the_reach_of_the_convolutions() -> None:
+    found = receptive_margin(decoder(), 4, size=16, like=LATENTS)
+    assert found == MARGIN
+    with pytest.raises(ShapeError, match="larger size"):
+        receptive_margin(decoder(), 4, size=6, like=LATENTS)
+    whole = nn.Sequential(decoder(), nn.GroupNorm(1, 3).double())
+    with pytest.raises(ShapeError, match="normalises or attends"):
+        receptive_margin(whole, 4, size=16, like=LATENTS)
+
+
+@pytest.mark.parametrize("window", [(9, 25), (4, 7), 5, (1, 1)])
+def test_windows_with_the_margin_are_exact(window: int | tuple[int, int]) -> None:
+    whole = decoder()(LATENTS)
+    found = decode(decoder(), LATENTS, window=window, margin=MARGIN)
+    assert (found - whole).abs().max() < 1e-12
+    single = decode(decoder().float(), LATENTS.float(), window=window, margin=MARGIN)
+    assert (single - whole).abs().max() < 1e-6
+
+
+def test_windows_with_less_are_not() -> None:
+    whole = decoder()(LATENTS)
+    error = (decode(decoder(), LATENTS, window=(9, 7), margin=MARGIN - 1) - whole).abs()
+    seams = torch.zeros(100, dtype=torch.bool)
+    for seam in (28, 56, 84):
+        seams[seam - 4 : seam + 4] = True
+    assert error[..., seams].max() > 1e-4
+    assert error[..., ~seams].max() < 1e-12
+
+
+@pytest.mark.parametrize("window", [(9, 25), (4, 7), (9, 30)])
+@pytest.mark.parametrize("periodic", [(False, True), (True, True)])
+def test_closed_axes_have_no_seam(window: tuple[int, int], periodic: tuple[bool, bool]) -> None:
+    found = decode(decoder(), LATENTS, window=window, margin=MARGIN, periodic=periodic)
+    rolled = LATENTS.roll(11, dims=3)
+    again = decode(decoder(), rolled, window=window, margin=MARGIN, periodic=periodic)
+    assert (again - found.roll(44, dims=3)).abs().max() < 1e-12
+    if all(periodic):
+        assert (found - decoder(circular=True)(LATENTS)).abs().max() < 1e-12
+    zeros = decoder()(LATENTS)
+    assert (found - zeros)[..., :4].abs().max() > 1e-3, "decoding the whole pads at the seam"
+
+
+def test_blended_windows_are_a_partition_of_unity() -> None:
+    for margin in (0, 1, 3):
+        for periodic in ((False, False), (False, True)):
+            same = decode(
+                nn.Upsample(scale_factor=3),
+                LATENTS,
+                window=(4, 7),
+                margin=margin,
+                periodic=periodic,
+                blend=True,
+            )
+            assert (same - nn.Upsample(scale_factor=3)(LATENTS)).abs().max() < 1e-12
+
+
+def test_blending_is_continuous_where_cropping_is_not() -> None:
+    """A decoder that adds another constant to every window."""
+    calls = []
+
+    def biased(latents: Tensor) -> Tensor:
+        calls.append(1)
+        return nn.functional.interpolate(0 * latents, scale_factor=4.0) + len(calls) % 2
+
+    cropped = decode(biased, LATENTS, window=(9, 8), margin=2)
+    calls.clear()
+    blended = decode(biased, LATENTS, window=(9, 8), margin=2, blend=True)
+    assert (cropped[..., 1:] - cropped[..., :-1]).abs().max() == 1
+    largest = (blended[..., 1:] - blended[..., :-1]).abs().max()
+    assert largest.item() == pytest.approx(1 / 16), "a line across twice the margin"
+
+
+def test_one_window_is_in_memory_at_a_time() -> None:
+    seen = []
+    model = decoder()
+
+    def watched(latents: Tensor) -> Tensor:
+        seen.append(tuple(latents.shape[2:]))
+        return model(latents)
+
+    decode(watched, LATENTS, window=(9, 5), margin=MARGIN)
+    assert max(width for _, width in seen) == 5 + 2 * MARGIN
+    assert len(seen) == 5
+
+
+def test_bad_windows_are_named() -> None:
+    identity = nn.Identity()
+    for arguments, message in [
+        ({"window": 0, "margin": 1}, "window of at least 1"),
+        ({"window": 4, "margin": -1}, "margin of at least 0"),
+        ({"window": (4,), "margin": 1}, "two axes"),
+        ({"window": 4, "margin": 26, "periodic": (False, True)}, "wraps around"),
+    ]:
+        with pytest.raises(ShapeError, match=message):
+            decode(identity, LATENTS, **arguments)
+    with pytest.raises(ShapeError, match=r"\[batch, c, h, w\]"):
+        decode(identity, LATENTS[0], window=4, margin=1)
+    with pytest.raises(ShapeError, match="one whole number"):
+        decode(lambda z: z[..., 1:], LATENTS, window=4, margin=1)
