@@ -1,0 +1,55 @@
+"""k-diffusion and EDM: `model(x, sigma, **extra_args) -> D(x, σ)`, variance exploding.
+
+That is our own call of a denoiser, so that nothing is converted but the dtype. k-diffusion pins an
+old NumPy; nothing here imports it. Karras et al., "Elucidating the design space of diffusion-based
+generative models", 2022.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from pgmdiff.integrations.shared import check_device, network_dtype
+from pgmdiff.scores import DenoiserScore, Score, denoise, from_denoiser
+
+__all__ = ["from_k_diffusion", "to_k_diffusion"]
+
+
+def from_k_diffusion(model: Callable[..., Tensor]) -> DenoiserScore:
+    """The score of a k-diffusion denoiser or an EDM network.
+
+    The network is called in its own dtype and its result returned in the state's. k-diffusion's
+    wrappers of discrete models (`CompVisDenoiser`, ...) round σ to a timestep unless they are made
+    with `quantize=False`.
+
+    Args:
+        model: `model(x, sigma, **condition) -> D`, such as `K.layers.Denoiser(...)` or an
+            `EDMPrecond`; conditions such as `class_labels` are given to `compose`.
+
+    Raises:
+        ScoreError: when called, the model is on another device than the state.
+    """
+
+    def denoiser(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        check_device(model, x)
+        dtype = network_dtype(model, x.dtype)
+        return model(x.to(dtype), sigma.to(dtype), **condition).to(x.dtype)
+
+    return from_denoiser(denoiser)
+
+
+def to_k_diffusion(joint: Score) -> Callable[..., Tensor]:
+    """A joint as the `model` of k-diffusion's samplers: `sample_dpmpp_2m(model, x, sigmas)`.
+
+    `extra_args` become conditions given at call time. The samplers draw their noise from the
+    global generator, unless given a `noise_sampler`.
+
+    Args:
+        joint: any score `joint(x, sigma, **condition)`.
+    """
+
+    def model(x: Tensor, sigma: Tensor | float, **extra_args: Any) -> Tensor:
+        return denoise(joint, x, sigma, **extra_args)
+
+    return model
