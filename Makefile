@@ -16,6 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q --disable-pip-version-check $(TORCH)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[demo,test]'
+	@# azula asks for torchvision, whose builds do not fit every PyTorch; what we use does without.
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt --no-deps azula
 	touch $@
 
 demo: $(STAMP)
