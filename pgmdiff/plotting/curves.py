@@ -126,6 +126,7 @@ def save_dots(
     for edge in range(1, len(groups)):
         axes.axhline(edge - 0.5, color="#e3e6e9", lw=0.8)
     axes.set_xscale("symlog", linthresh=linear, linscale=0.6)
+    axes.set_xlim(left=-linear)
     axes.set_yticks(range(len(groups)), groups)
     axes.set_ylim(len(groups) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from pgmdiff.benchmarks.exactness import distributions
 from pgmdiff.benchmarks.exactness.distributions import SPREAD, WITHIN, Law, Runs
-from pgmdiff.benchmarks.exactness.gaussians import ar1, chain_case, gaussian_problem, reached
-from pgmdiff.benchmarks.exactness.integrators import SecondOrderSDE
+from pgmdiff.benchmarks.exactness.gaussians import ar1, chain_case, gaussian_problem
 from pgmdiff.benchmarks.exactness.measures import energy_distance, sliced_wasserstein
 from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS, Counter, side_by_side
 from pgmdiff.benchmarks.exactness.modes import law_problem
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import chain, star, tiles
-from pgmdiff.samplers import SDE, Heun, Langevin, PredictorCorrector, State, karras, sample
+from pgmdiff.samplers import SDE, Heun, karras, sample
+from pgmdiff.testing import law_reached
 from tests.helpers import relative
 
 LAWS = {
@@ -207,50 +207,18 @@ def test_methods_agree_where_pieces_do_not_overlap() -> None:
 # ---------------------------------------------------------------- exact propagation
 
 
-def test_propagation_is_the_law_of_the_samples() -> None:
-    """Deterministic, stochastic and corrected runs of a composed score, by drawing them."""
-    n, samples, sigmas = 4, 4_000, karras(5, 0.1, 10.0)
-    score = gaussian_problem(chain(n), ar1(n, 0.8)).joint("marginal", Counter())
-    corrected = PredictorCorrector(SDE(1.0), Langevin(0.2))
-    for solver, draws in ((Heun(), 0), (SDE(1.0), 1), (corrected, 2)):
-        expected = reached(score, sigmas, solver, n, draws=draws)
-        u = sample(
-            score, sigmas, shape=(samples, n), solver=solver, generator=1, dtype=torch.float64
-        )
-        variances = expected.diagonal()
-        deviation = ((variances[:, None] * variances + expected**2) / samples).sqrt()
-        assert ((u.T @ u / samples - expected) / deviation).abs().max() < 4.5
-
-
-def test_the_second_order_step_is_of_second_order() -> None:
-    """On N(0, 1) from the true noised start: halving the steps, the error falls to a quarter."""
-
-    def error(levels: int, second: bool) -> float:
-        sigmas = [20 * 0.01 ** (k / levels) for k in range(levels + 1)]
-        solver = SecondOrderSDE(sigmas) if second else SDE(1.0)
-        x = torch.zeros(levels + 1, 1, dtype=torch.float64)  # a row a noise, the first the start's
-        x[0] = (1 + sigmas[0] ** 2) ** 0.5
-        state = State(x, 0, sigmas[0])
-
-        def noise(number: int, like: Tensor) -> Tensor:
-            return torch.eye(levels + 1, dtype=torch.float64)[:, number + 1 : number + 2]
-
-        for sigma in sigmas[1:]:
-            state = solver.step(ar1(1, 0.5).score, state, sigma, noise)
-        return abs((state.x**2).sum().item() - 1 - sigmas[-1] ** 2)
-
-    assert error(80, True) / error(160, True) == pytest.approx(4, rel=0.25)
-    assert error(80, False) / error(160, False) == pytest.approx(2, rel=0.25)
-
-
 @pytest.mark.parametrize("rho", [0.5, 0.99])
 @pytest.mark.parametrize("levels", [5, 18])
 def test_posterior_and_evidence_end_where_the_exact_score_does(rho: float, levels: int) -> None:
     """Target: 1e-8 relative in float64 at every step count and length."""
     case = chain_case(100, rho, ())
     problem, sigmas = gaussian_problem(case.graph, case.q), karras(levels, 0.002, 80.0)
-    exact = reached(case.q.score, sigmas, Heun(), 100)
+    start = Gaussian(case.q.mean, 80.0**2 * torch.eye(100, dtype=torch.float64))
+
+    def reached(rule: str) -> Tensor:
+        score = problem.joint(rule, Counter())
+        return law_reached(score, sigmas, start, Heun()).covariance
+
     for rule in ("posterior", "evidence"):
-        found = reached(problem.joint(rule, Counter()), sigmas, Heun(), 100)
-        assert relative(found, exact) < 1e-8
-    assert relative(reached(problem.joint("marginal", Counter()), sigmas, Heun(), 100), exact) > 0.1
+        assert relative(reached(rule), reached("exact score")) < 1e-8
+    assert relative(reached("marginal"), reached("exact score")) > 0.1
