@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def sea_anomalies() -> Tensor:
-    """The whole series of anomalies `[19251]`, half-hourly; mean about 0, variance about 1.
+    """The whole series of anomalies `[19249]`, half-hourly; mean about 0, variance about 1.
 
     Two gaps (12 hours and 1) are filled by straight lines, as is one value that comes twice.
     """

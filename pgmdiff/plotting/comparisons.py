@@ -16,10 +16,15 @@ __all__ = ["Comparison", "Curve", "save_comparisons"]
 STYLES = {
     "real, held out": (INK, "-", 3.6),
     "real, other part": (INK, ":", 1.4),
+    "Gaussian factorisation": ("#8f3e00", "-.", 1.2),
     "evidence, ridge": (METHOD_STYLES["evidence"][0], "--", 1.8),
     **{method: (colour, line, width) for method, (colour, _, line, width) in METHOD_STYLES.items()},
 }
 """Label to colour, line and width: curves that coincide can still be told apart."""
+
+
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+"""Of frequencies."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,16 @@ def save_comparisons(path: Path, panels: Sequence[Comparison], *, columns: int, 
 def _draw(axes: Axes, panel: Comparison) -> None:
     for label, curve in panel.curves.items():
         colour, line, width = STYLES[label]
-        axes.plot(curve.x, curve.y, ls=line, color=colour, lw=width)
+        axes.plot(curve.x, curve.y, ls=line, color=colour, lw=width, zorder=9 - width)
         if curve.band:
             low, high = (_shifted(curve, sign) for sign in (-1, 1))
             axes.fill_between(curve.x, low, high, color=colour, alpha=0.18, lw=0)
     if panel.logarithmic:
         axes.set_xscale("log")
+        first, last = axes.get_xlim()
+        ticks = [tick for tick in TICKS if first <= tick <= last]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
     if panel.limits is not None:
         axes.set_ylim(*panel.limits)
     for place, text in panel.marks.items():

@@ -174,7 +174,7 @@ def test_every_rule_is_measured_on_every_case(smoke: list[dict[str, object]]) ->
     expected = [
         (case.name, label)
         for case in real.CASES
-        for label in (real.REAL, real.FLOOR, *real.METHODS)
+        for label in (real.REAL, real.FLOOR, real.LIMIT, *real.METHODS)
     ]
     assert [(row["case"], row["rule"]) for row in smoke] == expected
     json.loads(json.dumps(smoke, allow_nan=False))
@@ -197,6 +197,17 @@ def test_where_the_rules_must_agree_they_do_more(smoke: list[dict[str, object]])
     """Even from few levels: given the same noise, the rules part least on gravel."""
     gaps = {r["case"]: r["from_marginal"][0] for r in smoke if "from_marginal" in r}  # type: ignore[index]
     assert gaps["gravel"] < 0.5 * min(gaps["sea"], gaps["soft gravel"])
+
+
+def test_the_gaussian_factorisation_is_that_of_the_covariances() -> None:
+    """Within a window P⁻¹ has the pooled covariance: here the autocorrelation up to its length."""
+    case = real.CASES[0]
+    ruler, covariances = real.Ruler(case), case.covariances(real.SMALL)
+    row = ruler.limit_row(case.graph("marginal"), covariances)
+    (window, *_) = (g for g in case.graph("marginal").groups if g.shape == (1, case.window))
+    (pooled,) = covariances.of(window)  # type: ignore[misc]
+    expected = [pooled.diagonal(k).mean().item() / ruler.variance for k in range(3)]
+    assert row["autocorrelation"][:3] == pytest.approx(expected, abs=0.02)
 
 
 def test_the_table_and_the_picture(smoke: list[dict[str, object]], tmp_path: Path) -> None:
