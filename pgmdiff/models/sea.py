@@ -36,7 +36,8 @@ Floats = npt.NDArray[np.float64]
 def sea_anomalies() -> Tensor:
     """The whole series of anomalies `[19249]`, half-hourly; mean about 0, variance about 1.
 
-    Two gaps (12 hours and 1) are filled by straight lines, as is one value that comes twice.
+    Two gaps (12 hours and 1) are filled by straight lines; of two values for one time the first is
+    kept.
     """
     with gzip.open(Path(__file__).with_name("sea.csv.gz"), "rt") as file:
         rows = list(csv.reader(file))[1:]
