@@ -8,7 +8,7 @@ from pgmdiff import ScoreError, compose, gaussian
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import chain
 from pgmdiff.integrations.azula import from_azula, to_azula
-from pgmdiff.samplers import SDE, sample
+from pgmdiff.samplers import SDE, Euler, sample
 from pgmdiff.scores import denoise
 from pgmdiff.testing import law_reached
 from tests.helpers import ar1
@@ -105,7 +105,7 @@ def test_azulas_ddim_and_ddpm_sample_as_our_solvers(schedule: object) -> None:
     options = {"steps": 20, "dtype": torch.float64, "silent": True}
     ddim = azula_sample.DDIMSampler(to_azula(TARGET.score, schedule), eta=0.0, **options)
     theirs = ddim(alpha[0] * x) / alpha[-1]
-    assert (theirs - sample(TARGET.score, sigmas, x=x)).abs().max() < 1e-6
+    assert (theirs - sample(TARGET.score, sigmas, x=x, solver=Euler())).abs().max() < 1e-6
 
     n, start = 4000, Gaussian(torch.zeros(2).double(), sigmas[0] ** 2 * torch.eye(2).double())
     law = law_reached(TARGET.score, sigmas, start, SDE(1.0))

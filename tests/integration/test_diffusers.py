@@ -392,7 +392,7 @@ def test_a_joint_driven_by_flow_matching_is_sampled_by_euler(shift: float) -> No
     scheduler.set_timesteps(sigmas=np.linspace(0.99, 0.01, 12).tolist())
     x, latents, sigmas = start(scheduler)
     driven = drive(TARGET.score, scheduler, x=latents)
-    assert (driven - sample(TARGET.score, sigmas, x=x)).abs().max() < 1e-6
+    assert (driven - sample(TARGET.score, sigmas, x=x, solver=Euler())).abs().max() < 1e-6
 
 
 def affine_law(scheduler: object, steps: int) -> float:
@@ -524,7 +524,7 @@ def test_a_panorama_is_sampled_by_a_scheduler_as_by_our_loop() -> None:
     sigmas = from_scheduler(scheduler)
     x = sigmas[0] * torch.randn(1, 1, 16, 32)
     driven = drive(joint, scheduler, x=x / math.sqrt(1 + sigmas[0] ** 2))
-    ours = sample(joint, sigmas, x=x)
+    ours = sample(joint, sigmas, x=x, solver=Euler())
     assert (driven - ours).abs().max() < 1e-4 * ours.abs().max()
 
 
@@ -545,7 +545,9 @@ def test_noise_of_driven_joints_does_not_depend_on_the_batch() -> None:
 def test_the_start_is_that_of_our_loop() -> None:
     scheduler = schedulers.EulerDiscreteScheduler()
     scheduler.set_timesteps(6)
-    ours = sample(TARGET.score, from_scheduler(scheduler), shape=(3, 2), generator=5)
+    ours = sample(
+        TARGET.score, from_scheduler(scheduler), shape=(3, 2), solver=Euler(), generator=5
+    )
     torch.testing.assert_close(
         drive(TARGET.score, scheduler, shape=(3, 2), generator=5), ours, rtol=0, atol=1e-4
     )

@@ -117,7 +117,7 @@ def test_samplers_of_that_form_sample_the_joint() -> None:
     x = 20.0 * U
     tensor = torch.tensor(sigmas, dtype=torch.float64)
     theirs = sample_euler(to_k_diffusion(joint), x, tensor, {"shift": shift})
-    ours = sample(lambda u, sigma: joint(u, sigma, shift=shift), sigmas, x=x)
+    ours = sample(lambda u, sigma: joint(u, sigma, shift=shift), sigmas, x=x, solver=Euler())
     torch.testing.assert_close(theirs, ours, rtol=1e-9, atol=1e-9)
 
 
