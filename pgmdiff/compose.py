@@ -210,7 +210,9 @@ class Joint:
 
     def _weighted_sum(self, u: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The score of all rules but the evidence's: `[B, N]`."""
-        total = torch.zeros_like(u)
+        # Sharpening by I + σ² Σ_r⁻¹ and the solve undo each other, up to rounding: in float64.
+        wide = u.dtype if self.solve is None else torch.float64
+        total = torch.zeros_like(u, dtype=wide)
         start = torch.zeros_like(u) if self.solve is not None and self.solve.uses_start else None
         for chunk, values in self.evaluate(u, sigma, condition):
             whole = len(values) == len(total)
@@ -219,7 +221,7 @@ class Joint:
             if start is not None:  # the marginal rule's score
                 _add_weighted(start[chunk.samples], chunk, _flat(values).detach())
         if self.solve is not None:
-            total = self.solve(total, sigma, start)
+            total = self.solve(total, sigma.to(wide), start).to(u)
         return total if self.scale is None else total * self.scale.to(total)
 
     def _evidence_gradient(self, u: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
@@ -238,7 +240,7 @@ class Joint:
                         f"{chunk.batch.group.name(chunk.start)!r}, which does not depend on its "
                         "input for autograd. Remove torch.no_grad or detach from it."
                     )
-                pull = _sharpened(_gathered(score, chunk) - flat, chunk, sigma)
+                pull = _sharpened(_gathered(score, chunk) - flat, chunk, sigma).to(flat)
                 weighted = sigma[chunk.samples, None, None] ** 2 * pull * _weights(chunk)[:, None]
                 (back,) = torch.autograd.grad(
                     flat, leaf, weighted, retain_graph=differentiate, create_graph=differentiate
@@ -271,7 +273,7 @@ class Joint:
         total = 0.5 * total.to(flat)
         for chunk, values in self.evaluate(flat, sigmas, condition):
             gap = _gathered(score, chunk) - _flat(values)
-            excess = (gap * _sharpened(gap, chunk, sigmas)).sum(dim=2)
+            excess = (gap * _sharpened(gap, chunk, sigmas)).sum(dim=2).to(gap)
             densities = self._call(chunk, flat, sigmas, condition, density=True)
             own = densities - 0.5 * sigmas[chunk.samples, None] ** 2 * excess
             part = torch.zeros_like(total)
@@ -505,13 +507,13 @@ def _gathered(u: Tensor, chunk: Chunk) -> Tensor:
 
 
 def _sharpened(values: Tensor, chunk: Chunk, sigma: Tensor) -> Tensor:
-    """(I + σ² Σ_r⁻¹) values_r, `[samples, regions, d]`; the values themselves without Σ_r."""
+    """(I + σ² Σ_r⁻¹) values_r, float64 `[samples, regions, d]`; without Σ_r the values."""
     precisions = chunk.batch.precisions
     if precisions is None:
         return values
-    levels = sigma[chunk.samples]
-    pulled = precisions.rows(chunk.start, chunk.stop).times(values, levels)
-    return values + levels[:, None, None] ** 2 * pulled
+    wide, levels = values.double(), sigma[chunk.samples].double()
+    pulled = precisions.rows(chunk.start, chunk.stop).times(wide, levels)
+    return wide + levels[:, None, None] ** 2 * pulled
 
 
 def _log_density(score: Any, chunk: Chunk) -> Any:

@@ -60,7 +60,7 @@ class Batch:
             condition=map_tensors(lambda t: _ordinary(t.to(device)), self.condition),
             precisions=None
             if self.precisions is None
-            else self.precisions.to(device, dtype).map(_ordinary),
+            else self.precisions.to(device, torch.float64).map(_ordinary),
         )
 
 

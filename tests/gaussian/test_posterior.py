@@ -122,6 +122,21 @@ def test_on_loops_the_sampler_reaches_the_bethe_distribution() -> None:
     assert kl_divergence(reached, q) / 5 > 20 * kl_divergence(reached, bethe) / 5
 
 
+@pytest.mark.parametrize("rule", [Posterior, Evidence])
+def test_float32_loses_no_more_than_the_exact_score_does(rule: type) -> None:
+    """What is multiplied by I + σ² Σ_r⁻¹ and divided again is so in float64."""
+    n, single = 60, torch.float32
+    q, graph = ar1(n, 0.99), chain(n)
+    narrow = Gaussian(q.mean.float(), q.covariance.float())
+    joint = compose(graph, node_scores(graph, narrow), rule=rule(node_covariances(graph, q)))
+    reached = {}
+    for dtype, score in ((single, joint), (torch.float64, q.score)):
+        start = 80.0 * torch.eye(n, dtype=dtype)
+        out = sample(score, karras(18, 0.002, 80.0), x=start, solver=Heun()).double()
+        reached[dtype] = out.T @ out
+    assert relative(reached[single], reached[torch.float64]) < 1e-3
+
+
 def test_designs_table_of_posterior_losses() -> None:
     """KL per variable, Heun, Karras 80 → .002 → 0: DESIGN section 2."""
     table = {

@@ -161,7 +161,8 @@ def test_sde_without_noise_is_euler() -> None:
     x = 10.0 * torch.randn(4, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     sigmas = karras(12, 0.01, 10.0)
     torch.testing.assert_close(
-        sample(TARGET.score, sigmas, x=x, solver=SDE(0.0)), sample(TARGET.score, sigmas, x=x)
+        sample(TARGET.score, sigmas, x=x, solver=SDE(0.0)),
+        sample(TARGET.score, sigmas, x=x, solver=Euler()),
     )
     with pytest.raises(PgmdiffError, match="eta >= 0"):
         SDE(-1.0)
