@@ -164,6 +164,11 @@ class Evidence(Posterior):
     vector-Jacobian product). `joint.log_density` gives L_σ where the pieces' log-densities are
     known.
 
+    For data with modes far apart L_σ is right where noised data are and too large in between them,
+    where σ is near the spread of a mode (by up to 20 nats on a chain of two modes). Few steps do
+    not get there; many steps and many corrector moves do, and then end worse than the marginal
+    rule (`python -m pgmdiff.benchmarks exactness`).
+
     Args:
         covariances, shrinkage, jitter: see `Posterior`.
     """

@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from pgmdiff import Evidence, compose
 from pgmdiff.benchmarks.exactness import distributions
 from pgmdiff.benchmarks.exactness.distributions import SPREAD, WITHIN, Law, Runs
 from pgmdiff.benchmarks.exactness.gaussians import ar1, chain_case, gaussian_problem
 from pgmdiff.benchmarks.exactness.measures import energy_distance, sliced_wasserstein
 from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS, Counter, side_by_side
 from pgmdiff.benchmarks.exactness.modes import law_problem
-from pgmdiff.gaussian import Gaussian, GaussianMixture
+from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.graphs import chain, star, tiles
 from pgmdiff.samplers import SDE, Heun, karras, sample
 from pgmdiff.testing import law_reached
@@ -122,6 +123,19 @@ def test_runs_are_the_mixture_over_all_labels(name: str) -> None:
     torch.testing.assert_close(whole.covariance, mixture.covariance)
     levels = torch.linspace(0.2, 3.0, 10, dtype=torch.float64)
     torch.testing.assert_close(whole(u, levels), mixture.score(u, levels))
+
+
+def test_the_evidence_is_right_at_the_data_and_too_large_between_modes() -> None:
+    """Why more steps do not always help: L_σ has mass where no noised data are."""
+    q, sigma = runs_as_mixture(LAWS["two_mode_chain"](5).whole), 0.5
+    graph = chain(5)
+    joint = compose(graph, node_scores(graph, q), rule=Evidence(node_covariances(graph, q)))
+    noised = q.sample(500, torch.Generator().manual_seed(0)) + sigma / 2 * states(500, 5)
+    between = torch.tensor([[-1.29, 0.16, -0.7, 0.2, -0.62]], dtype=torch.float64)
+    excess = joint.log_density(noised, sigma) - q.log_density(noised, sigma)
+    assert excess.mean().abs() < 0.2
+    assert excess.median().abs() < 0.2
+    assert (joint.log_density(between, sigma) - q.log_density(between, sigma)).item() > 10
 
 
 # ---------------------------------------------------------------- distances
