@@ -27,14 +27,12 @@ def energy(**wanted: Any) -> float:
 
 
 def test_posterior_and_evidence_are_the_exact_score_on_acyclic_graphs() -> None:
-    """Target: 1e-8 in float64, 1e-3 in float32. The second is missed at correlation .99."""
+    """Target: 1e-8 in float64, 1e-3 in float32."""
     for method in ("posterior", "evidence"):
         some = [row for row in rows("gaussians", method=method) if "from_exact" in row]
         assert {1000, 300, 100, 20, 8, 3} <= {row["n"] for row in some}
         assert max(row["from_exact"] for row in some) < 1e-8
-        weak = [row for row in some if row["rho"] != 0.99]
-        assert max(row["from_exact_float32"] for row in weak) < 1e-3
-        assert max(row["from_exact_float32"] for row in some) < 3e-3
+        assert max(row["from_exact_float32"] for row in some) < 1e-3
 
 
 @pytest.mark.parametrize(
