@@ -82,7 +82,7 @@ def run(out: Path, *, seed: int = 0, width: int = WIDTH, steps: int = STEPS) -> 
     Returns:
         The table, the photograph first.
     """
-    from pgmdiff.plotting import save_strips
+    from pgmdiff.plotting import strips as draw_strips
 
     methods: dict[str, tuple[RegionGraph, Rule]] = {
         "concatenation": (strip(width, 0), Marginal()),
@@ -99,7 +99,8 @@ def run(out: Path, *, seed: int = 0, width: int = WIDTH, steps: int = STEPS) -> 
     out.mkdir(parents=True, exist_ok=True)
     strips, seams, joins = _panels(real, images, rows)
     title = f"Images of {HEIGHT} × {width} from one model of {WINDOW} × {WINDOW} patches"
-    save_strips(out / "demo.png", strips, seams, joins, title)
+    figure = draw_strips(strips, seams=seams, joins=joins, title=title)
+    figure.savefig(out / "demo.png", dpi=110)
     settings = {
         "seed": seed,
         "shape": [HEIGHT, width],

@@ -55,22 +55,22 @@ def table(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """The curves of seconds against size."""
-    from pgmdiff.plotting.curves import save_curves
+    from pgmdiff.plotting import curves
 
-    curves = {
+    seconds = {
         kind: tuple(
             [row[key] for row in result["rows"] if row["kind"] == kind] for key in ("n", "seconds")
         )
         for kind in KINDS
     }
-    save_curves(
-        path,
-        curves,  # type: ignore[arg-type]
+    figure = curves(
+        seconds,  # type: ignore[arg-type]
         xlabel="variables, or windows",
         ylabel="seconds",
         title="Build, validate and compile a graph",
         limit=("aim: 3 s for a million", 3.0),
     )
+    figure.savefig(path, dpi=110)
 
 
 def _measure(kind: str, n: int) -> dict[str, Any]:

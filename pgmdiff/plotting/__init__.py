@@ -1,4 +1,4 @@
-"""Figures: graphs with their counting numbers, and strips. The only importer of matplotlib."""
+"""Figures: graphs with their counting numbers, curves, strips. The only importer of matplotlib."""
 
 try:
     import matplotlib as _matplotlib  # noqa: F401
@@ -7,7 +7,8 @@ except ImportError as error:
         "pgmdiff.plotting needs matplotlib. Install it with: pip install 'pgmdiff[plot]'"
     ) from error
 
+from pgmdiff.plotting.curves import Panel, curves, panels
 from pgmdiff.plotting.graphs import plot
-from pgmdiff.plotting.strips import save_strips
+from pgmdiff.plotting.strips import strips
 
-__all__ = ["plot", "save_strips"]
+__all__ = ["Panel", "curves", "panels", "plot", "strips"]

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pgmdiff.plotting.curves import METHOD_STYLES
-from pgmdiff.plotting.style import INK, MIST
+from pgmdiff.plotting.style import INK, MIST, Sheet
 
-__all__ = ["Comparison", "Curve", "save_comparisons"]
+__all__ = ["Comparison", "Curve", "comparisons"]
 
 STYLES = {
     "real, held out": (INK, "-", 3.6),
@@ -60,11 +59,11 @@ class Comparison:
     limits: tuple[float, float] | None = None
 
 
-def save_comparisons(path: Path, panels: Sequence[Comparison], *, columns: int, title: str) -> None:
-    """Writes panels, row by row, with one legend below them."""
+def comparisons(panels: Sequence[Comparison], *, columns: int, title: str) -> Figure:
+    """Draws panels, row by row, with one legend below them."""
     labels = dict.fromkeys(label for panel in panels for label in panel.curves)
     n_rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(5.4 * columns, 3.1 * n_rows + 0.9), layout="constrained")
+    figure = Sheet(figsize=(5.4 * columns, 3.1 * n_rows + 0.9), layout="constrained")
     grid = figure.subplots(n_rows, columns, squeeze=False)
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw(axes, panel)
@@ -74,7 +73,7 @@ def save_comparisons(path: Path, panels: Sequence[Comparison], *, columns: int, 
         for label, (colour, line, width) in ((label, STYLES[label]) for label in labels)
     ]
     figure.legend(handles=entries, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _draw(axes: Axes, panel: Comparison) -> None:

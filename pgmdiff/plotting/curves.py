@@ -1,15 +1,17 @@
-"""Curves and dots for the benchmarks: what is measured, against what it cost, by method."""
+"""Curves and dots: what was measured, against what it cost, by method."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-__all__ = ["Panel", "save_curves", "save_dots", "save_panels"]
+from pgmdiff.errors import ShapeError
+from pgmdiff.plotting.style import Sheet, figure_of
+
+__all__ = ["Panel", "curves", "dots", "panels"]
 
 STYLES = (
     ("#2f7fbd", "o", "-", 1.6),
@@ -33,17 +35,19 @@ METHOD_STYLES = {
 
 Style = tuple[str, str, str, float]
 Points = tuple[Sequence[float], Sequence[float]]
+Log = Literal["xy", "x", "y", ""]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves on logarithmic axes.
+    """Curves on axes.
 
     Attributes:
         curves: label to x and y.
         xlabel, ylabel, title: of the axes.
         limit: a dashed horizontal line: its label and height.
         notes: label of a curve to a text at each of its points.
+        log: which axes are logarithmic.
     """
 
     curves: Mapping[str, Points]
@@ -52,30 +56,56 @@ class Panel:
     title: str
     limit: tuple[str, float] | None = None
     notes: Mapping[str, Sequence[str]] | None = None
+    log: Log = "xy"
+
+    def __post_init__(self) -> None:
+        for label, (x, y) in self.curves.items():
+            if len(x) != len(y):
+                raise ShapeError(
+                    f"curves: {label!r} has {len(x)} values of x and {len(y)} of y. Give as many."
+                )
 
 
-def save_curves(
-    path: Path,
+def curves(
     curves: Mapping[str, Points],
     *,
     xlabel: str,
     ylabel: str,
-    title: str,
+    title: str = "",
     limit: tuple[str, float] | None = None,
-) -> None:
-    """Writes curves (label to x and y), and a dashed limit with its label, on log-log axes."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.subplots()
-    _draw(axes, Panel(curves, xlabel, ylabel, title, limit))
+    log: Log = "xy",
+    ax: Axes | None = None,
+) -> Figure:
+    """Draws curves with a legend. The name of a rule always has the same colour.
+
+    Args:
+        curves: label to values of x and of y; labels such as "marginal", "posterior", "evidence",
+            "average", "concatenation", "exact score" have styles of their own.
+        xlabel, ylabel, title: of the axes.
+        limit: a dashed horizontal line: its label and height.
+        log: which axes are logarithmic.
+        ax: matplotlib axes to draw on; None: a figure of its own.
+
+    Raises:
+        ShapeError: a curve has not as many x as y.
+
+    Example:
+        >>> from pgmdiff.plotting import curves
+        >>> figure = curves({"marginal": ([1, 2], [3, 4])}, xlabel="steps", ylabel="KL, nats")
+        >>> figure.axes[0].get_xlabel()
+        'steps'
+    """
+    axes = Sheet(figsize=(7, 4.2), layout="constrained").subplots() if ax is None else ax
+    _draw(axes, Panel(curves, xlabel, ylabel, title, limit, log=log))
     axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    return figure_of(axes)
 
 
-def save_panels(path: Path, panels: Sequence[Panel], title: str, *, columns: int = 0) -> None:
-    """Writes panels in rows of `columns` (0: one row), with one legend below them."""
+def panels(panels: Sequence[Panel], title: str, *, columns: int = 0) -> Figure:
+    """Draws panels in rows of `columns` (0: one row), with one legend below them."""
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.6 * columns, 3.5 * rows + 0.9), layout="constrained")
+    figure = Sheet(figsize=(4.6 * columns, 3.5 * rows + 0.9), layout="constrained")
     for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
         _draw(axes, panel)
     figure.suptitle(title, fontsize=11, x=0.02, ha="left")
@@ -86,26 +116,24 @@ def save_panels(path: Path, panels: Sequence[Panel], title: str, *, columns: int
     figure.legend(
         list(entries.values()), list(entries), loc="outside lower center", ncols=4, frameon=False
     )
-    figure.savefig(path, dpi=110)
+    return figure
 
 
-def save_dots(
-    path: Path,
+def dots(
     groups: Mapping[str, Mapping[str, tuple[float, float]]],
     *,
     xlabel: str,
     title: str,
     linear: float,
-) -> None:
-    """Writes dots with bars of two standard errors: a line a group, a dot a method.
+) -> Figure:
+    """Draws dots with bars of two standard errors: a line a group, a dot a method.
 
     Args:
-        path: of the picture.
         groups: group to method to value and standard error.
         xlabel, title: of the axes.
         linear: up to where the axis is linear; beyond it is logarithmic.
     """
-    figure = Figure(figsize=(7.6, 0.8 * len(groups) + 1.6), layout="constrained")
+    figure = Sheet(figsize=(7.6, 0.8 * len(groups) + 1.6), layout="constrained")
     axes = figure.subplots()
     methods = list(dict.fromkeys(method for values in groups.values() for method in values))
     for m, method in enumerate(methods):
@@ -133,19 +161,22 @@ def save_dots(
     _finish(axes, xlabel, "", title)
     axes.grid(False, axis="y")
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
     for number, (label, (x, y)) in enumerate(panel.curves.items()):
         colour, marker, line, width = _style(label, number)
-        axes.loglog(x, y, line, color=colour, marker=marker, markersize=5, lw=width, label=label)
+        axes.plot(x, y, line, color=colour, marker=marker, markersize=5, lw=width, label=label)
         notes = (panel.notes or {}).get(label, ())
         for at, height, note in zip(x, y, notes, strict=False):
             axes.annotate(note, (at, height), (0, 5), textcoords="offset points", fontsize=7)
     if panel.limit is not None:
         axes.axhline(panel.limit[1], color="#b2182b", ls="--", lw=1.2, label=panel.limit[0])
-    if max((max(x, default=0) for x, _ in panel.curves.values()), default=0) < 10_000:
+    axes.set_xscale("log" if "x" in panel.log else "linear")
+    axes.set_yscale("log" if "y" in panel.log else "linear")
+    largest = max((max(x, default=0) for x, _ in panel.curves.values()), default=0)
+    if "x" in panel.log and largest < 10_000:
         axes.xaxis.set_major_formatter(LogFormatter())
         axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     _finish(axes, panel.xlabel, panel.ylabel, panel.title)

@@ -303,14 +303,13 @@ def _step_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     """Loss against evaluations, and against length."""
-    from pgmdiff.plotting.curves import Panel, save_panels
+    from pgmdiff.plotting import Panel, panels
 
     shown = [method.name for method in (*METHODS, Method("marginal", "marginal"))]
     curves = [row for row in rows if "kl" in row and row["graph"] == "chain"]
     by_cost = [row for row in curves if (row["n"], row["rho"]) == (20, 0.95)]
     by_length = [row for row in curves if (row["levels"], row["rho"]) == (18, 0.95)]
-    save_panels(
-        folder / "exactness.png",
+    figure = panels(
         [
             Panel(
                 {name: _points(by_cost, name, "evaluations") for name in shown},
@@ -327,6 +326,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
         ],
         "AR(1) chain of correlation .95: Heun, exact propagation, no sampling error",
     )
+    figure.savefig(folder / "exactness.png", dpi=110)
 
 
 def _points(

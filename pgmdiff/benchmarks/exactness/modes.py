@@ -322,7 +322,7 @@ def _solver_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     """Energy distances of the methods at the smallest budget, law by law."""
-    from pgmdiff.plotting.curves import save_dots
+    from pgmdiff.plotting.curves import dots
 
     shown = [method.name for method in METHODS]
     groups: dict[str, dict[str, tuple[float, float]]] = {}
@@ -330,10 +330,10 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
         if "table" not in row and (row["method"] in shown or "budget" not in row):
             mean, error = row["energy"]
             groups.setdefault(row["law"], {}).setdefault(row["method"], (mean, error or 0.0))
-    save_dots(
-        folder / "exactness_modes.png",
+    figure = dots(
         groups,
         xlabel="energy distance to exact samples (bars: two standard errors)",
         title="20 evaluations of every region, SDE with η = 1 (evidence: 10 steps of two)",
         linear=0.03,
     )
+    figure.savefig(folder / "exactness_modes.png", dpi=110)

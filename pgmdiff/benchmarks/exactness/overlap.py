@@ -154,15 +154,15 @@ def _place(row: dict[str, Any]) -> str:
 
 def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     """Loss against cost, a point an overlap."""
-    from pgmdiff.plotting.curves import Panel, save_panels
+    from pgmdiff.plotting import Panel, panels
 
-    panels = []
+    drawn = []
     for data in dict.fromkeys(row["data"] for row in rows):
         some = [row for row in rows if row["data"] == data]
         most = max(row["levels"] for row in some)
         gaussian = "kl" in some[0]
         shown = [row for row in some if row["levels"] == most or not gaussian]
-        panels.append(
+        drawn.append(
             Panel(
                 {method.name: _points(shown, method.name) for method in METHODS},
                 "times that an element was seen by a network",
@@ -174,12 +174,12 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
                 },
             )
         )
-    save_panels(
-        folder / "exactness_overlap.png",
-        panels,
+    figure = panels(
+        drawn,
         "Windows of a line, by their overlap (numbers: elements that neighbours share)",
         columns=2,
     )
+    figure.savefig(folder / "exactness_overlap.png", dpi=110)
 
 
 def _points(rows: list[dict[str, Any]], method: str) -> tuple[list[float], list[float]]:

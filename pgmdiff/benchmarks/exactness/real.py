@@ -513,7 +513,7 @@ def _most_errors(one: Row, other: Row, name: str) -> float:
 
 def draw(rows: list[Row], folder: Path) -> None:
     """`exactness_real.png`: a row a case, autocorrelation and spectrum against the held-out."""
-    from pgmdiff.plotting.comparisons import save_comparisons
+    from pgmdiff.plotting.comparisons import comparisons
 
     panels = []
     for case in dict.fromkeys(row["case"] for row in rows):
@@ -523,7 +523,8 @@ def draw(rows: list[Row], folder: Path) -> None:
         f"Composed of small trained models, against held-out data: mean and standard error of "
         f"{last['seeds']} seeds, equal network rows"
     )
-    save_comparisons(folder / "exactness_real.png", panels, columns=2, title=title)
+    figure = comparisons(panels, columns=2, title=title)
+    figure.savefig(folder / "exactness_real.png", dpi=110)
 
 
 def _panels(rows: list[Row]) -> "list[Comparison]":

@@ -115,12 +115,11 @@ def table(result: dict[str, Any]) -> str:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """W2 to the mixture against evaluations, of four solvers."""
-    from pgmdiff.plotting.curves import save_curves
+    from pgmdiff.plotting import curves
 
     names = ("DEIS 3, log σ", "UniPC 3", "Heun", "DPM++ 2M")
     own = [row for row in result["rows"] if row["library"] == "pgmdiff"]
-    save_curves(
-        path,
+    figure = curves(
         {
             name: tuple(  # type: ignore[misc]
                 [row[key] for row in own if row["solver"] == name]
@@ -132,6 +131,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         ylabel="W2 to the mixture",
         title="Solvers on a mixture of two modes, from the exact noised law",
     )
+    figure.savefig(path, dpi=110)
 
 
 # ---------------------------------------------------------------- pgmdiff's own

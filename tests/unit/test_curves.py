@@ -1,0 +1,67 @@
+"""Curves and strips: what is given is what is drawn."""
+
+import numpy as np
+import pytest
+import torch
+
+from pgmdiff.errors import ShapeError
+from pgmdiff.plotting import Panel, curves, panels, strips
+from pgmdiff.plotting.curves import METHOD_STYLES
+
+POINTS = ([1.0, 2.0, 4.0], [0.1, 0.2, 0.05])
+
+
+@pytest.mark.parametrize("log", ["xy", "x", "y", ""])
+def test_curves_are_drawn_on_the_axes_asked_for(log) -> None:
+    figure = curves({"marginal": POINTS}, xlabel="σ", ylabel="error", limit=("aim", 0.3), log=log)
+    (axes,) = figure.axes
+    assert axes.get_xscale() == ("log" if "x" in log else "linear")
+    assert axes.get_yscale() == ("log" if "y" in log else "linear")
+    drawn, aim = axes.lines
+    assert np.array_equal(drawn.get_xydata(), np.array(POINTS).T)
+    assert set(aim.get_ydata()) == {0.3}
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["marginal", "aim"]
+
+
+def test_a_rule_has_the_same_colour_everywhere() -> None:
+    alone = curves({"posterior": POINTS}, xlabel="", ylabel="")
+    after = panels([Panel({"a": POINTS, "posterior": POINTS}, "", "", "")], "title")
+    colours = {f.axes[0].lines[-1].get_color() for f in (alone, after)}
+    assert colours == {METHOD_STYLES["posterior"][0]}
+
+
+def test_curves_go_on_axes_that_exist() -> None:
+    figure = curves({"a": POINTS}, xlabel="", ylabel="")
+    assert curves({"b": POINTS}, xlabel="", ylabel="", ax=figure.axes[0]) is figure
+    assert len(figure.axes[0].lines) == 2
+
+
+def test_uneven_curves_are_refused() -> None:
+    with pytest.raises(ShapeError, match=r"'a' has 2 values of x and 1 of y"):
+        curves({"a": ([1, 2], [3])}, xlabel="", ylabel="")
+
+
+@pytest.mark.parametrize("shape", [(4, 8), (1, 4, 8), (3, 4, 8)])
+def test_strips_show_the_image_and_its_seams(shape) -> None:
+    image = torch.linspace(-1.5, 1.5, torch.Size(shape).numel()).reshape(shape)
+    figure = strips({"one": image, "two": image}, seams={"one": [4]}, joins={"two": 8}, title="t")
+    one, two = figure.axes
+    shown = np.asarray(one.images[0].get_array())
+    expected = image.clamp(-1, 1).squeeze().numpy()
+    if len(shape) == 3 and shape[0] == 3:
+        expected = (expected.transpose(1, 2, 0) + 1) / 2
+    np.testing.assert_allclose(shown, expected, atol=1e-6)
+    assert list(one.get_xticks()) == [3.5]
+    assert len(two.get_xticks()) == 0
+    assert len(two.lines) == 1
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 4, 8), (1, 3, 4, 8)])
+def test_what_is_no_image_is_refused(shape) -> None:
+    with pytest.raises(ShapeError, match="batch: expected an image"):
+        strips({"batch": torch.zeros(shape)})
+
+
+def test_no_strips_are_refused() -> None:
+    with pytest.raises(ShapeError, match="at least one"):
+        strips({})
