@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types docs fuzz check clean install
+.PHONY: demo test lint types docs wheel fuzz clean install
 
 install: $(STAMP)
 
@@ -34,14 +34,25 @@ types: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs
+	$(BIN)/python -m scripts.run_tutorials
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
+# Built in a clean environment, installed without extras into another, and tried there.
+wheel: $(STAMP)
+	rm -rf dist build/wheel
+	$(BIN)/pip install -q --disable-pip-version-check build
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install -q --disable-pip-version-check $(TORCH)
+	build/wheel/bin/pip install -q --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build/wheel && bin/python -I $(CURDIR)/scripts/smoke_test.py
+
 fuzz: $(STAMP)
 	$(BIN)/python -m scripts.fuzz
 
 clean:
-	rm -rf $(VENV) out docs/_build
+	rm -rf $(VENV) out docs/_build docs/tutorials/*.ipynb dist build

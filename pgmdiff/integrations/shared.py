@@ -5,12 +5,12 @@ is found by bisection, as σ_t / α_t rises with t: exact to rounding, whatever 
 """
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pgmdiff import extras
 from pgmdiff.errors import ScoreError
 
 __all__ = ["as_seen", "check_device", "network_dtype", "required", "time_at"]
@@ -20,22 +20,12 @@ BISECTIONS = 60
 
 
 def required(module: str) -> Any:
-    """Imports a module of an optional library.
+    """Imports a module of an optional library that has an extra of its own name.
 
     Raises:
         ImportError: the library is not installed; names the extra that brings it.
     """
-    library = module.split(".")[0]
-    try:
-        return import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != library:
-            raise
-        raise ImportError(
-            f"pgmdiff.integrations needs {library}, which is not installed. "
-            f"Run: pip install 'pgmdiff[{library}]'",
-            name=library,
-        ) from error
+    return extras.required(module, "pgmdiff.integrations", module.split(".")[0])
 
 
 def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:

@@ -4,13 +4,12 @@ Its weights and how they were made: `gravel.safetensors` and `gravel.md` beside 
 `scripts/train_gravel.py` makes them again.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.models.unet import EDMDenoiser, UNet
+from pgmdiff.extras import required
+from pgmdiff.models.unet import EDMDenoiser, UNet, trained
 
 __all__ = ["SIGMA_DATA", "gravel_denoiser", "gravel_image", "untrained"]
 
@@ -24,8 +23,8 @@ def gravel_image() -> Tensor:
     Raises:
         ImportError: scikit-image is not installed; `pip install 'pgmdiff[demo]'`.
     """
-    from skimage import data, transform
-
+    data = required("skimage.data", "gravel_image", "demo")
+    transform = required("skimage.transform", "gravel_image", "demo")
     grey = transform.resize(data.gravel() / 255.0, (256, 256), anti_aliasing=True)
     return torch.from_numpy(np.asarray(2 * grey - 1, dtype=np.float32))[None]
 
@@ -41,8 +40,4 @@ def gravel_denoiser() -> EDMDenoiser:
     It was trained on crops of 16 × 16, 16 × 8, 8 × 16 and 8 × 8 pixels with values in [-1, 1]
     and serves as the model of windows and of their overlaps alike.
     """
-    from safetensors.torch import load_file
-
-    model = untrained()
-    model.load_state_dict(load_file(Path(__file__).with_name("gravel.safetensors")))
-    return model.eval().requires_grad_(False)
+    return trained(untrained(), "gravel")

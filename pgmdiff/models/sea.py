@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pgmdiff.models.unet import EDMDenoiser, UNet
+from pgmdiff.models.unet import EDMDenoiser, UNet, trained
 
 __all__ = ["LENGTHS", "sea_anomalies", "sea_denoiser", "sea_parts", "untrained"]
 
@@ -74,8 +74,4 @@ def sea_denoiser() -> EDMDenoiser:
 
     It was trained on crops of 16, 8, 4 and 2 values and serves windows and overlaps alike.
     """
-    from safetensors.torch import load_file
-
-    model = untrained()
-    model.load_state_dict(load_file(Path(__file__).with_name("sea.safetensors")))
-    return model.eval().requires_grad_(False)
+    return trained(untrained(), "sea")

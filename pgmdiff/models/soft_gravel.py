@@ -9,13 +9,12 @@ they were made: `soft_gravel.safetensors` and `soft_gravel.md` beside this file;
 `scripts/train_real.py` makes them again.
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.models.unet import EDMDenoiser, UNet
+from pgmdiff.extras import required
+from pgmdiff.models.unet import EDMDenoiser, UNet, trained
 
 __all__ = [
     "SHAPES",
@@ -39,13 +38,8 @@ def soft_gravel_image() -> Tensor:
     Raises:
         ImportError: scikit-image is not installed; `pip install 'pgmdiff[demo]'`.
     """
-    try:
-        from skimage import data, filters
-    except ImportError as error:
-        raise ImportError(
-            "soft_gravel_image: the photograph is scikit-image's `gravel`, which is not "
-            "installed. Run: pip install 'pgmdiff[demo]'"
-        ) from error
+    data = required("skimage.data", "soft_gravel_image", "demo")
+    filters = required("skimage.filters", "soft_gravel_image", "demo")
     soft = filters.gaussian(data.gravel() / 255.0, BLUR)
     noise = np.random.default_rng(0).standard_normal(soft.shape)
     field = (soft - soft.mean()) / soft.std() + NOISE * noise
@@ -70,8 +64,4 @@ def soft_gravel_denoiser() -> EDMDenoiser:
     It was trained on crops of 8 × 8, 8 × 4 and 8 × 2 pixels and serves windows of a strip and
     their overlaps alike.
     """
-    from safetensors.torch import load_file
-
-    model = untrained()
-    model.load_state_dict(load_file(Path(__file__).with_name("soft_gravel.safetensors")))
-    return model.eval().requires_grad_(False)
+    return trained(untrained(), "soft_gravel")

@@ -9,6 +9,7 @@ convolutional: one set of weights serves windows and their overlaps.
 """
 
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError
 
-__all__ = ["EDMDenoiser", "UNet"]
+__all__ = ["EDMDenoiser", "UNet", "trained"]
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d}
@@ -142,3 +143,11 @@ class EDMDenoiser(nn.Module):
         c_in = total.rsqrt()
         out: Tensor = c_skip * x + c_out * self.network(c_in * x, sigma.log() / 4)
         return out
+
+
+def trained(model: EDMDenoiser, name: str) -> EDMDenoiser:
+    """The model with the bundled weights `name`, to be evaluated: no gradients of its weights."""
+    from safetensors.torch import load_file
+
+    model.load_state_dict(load_file(Path(__file__).with_name(f"{name}.safetensors")))
+    return model.eval().requires_grad_(False)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError
+from pgmdiff.extras import required
 from pgmdiff.samplers.noise import Draw, Generator, Noise
 from pgmdiff.samplers.solvers import Solver, State
 from pgmdiff.scores import Score, denoise
@@ -199,11 +200,4 @@ def _worst_sample(error: Tensor) -> Tensor:
 
 
 def _odeint() -> Any:
-    try:
-        from torchdiffeq import odeint
-    except ImportError as error:
-        raise ImportError(
-            "Adaptive and log_likelihood need torchdiffeq. Install it with: "
-            "pip install 'pgmdiff[ode]'"
-        ) from error
-    return odeint
+    return required("torchdiffeq", "the solver Adaptive (and log_likelihood)", "ode").odeint

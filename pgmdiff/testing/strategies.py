@@ -13,7 +13,13 @@ variables, blocks of several elements, declarations in any order.
 
 from collections.abc import Sequence
 
-from hypothesis import strategies as st
+try:
+    from hypothesis import strategies as st
+except ImportError as error:
+    raise ImportError(
+        "pgmdiff.testing.strategies needs hypothesis, which is not installed. "
+        "Run: pip install hypothesis"
+    ) from error
 
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph, RegionGraph, cluster_variation, tiles

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2] / "pgmdiff"
 
 LAYERS = [
-    {"errors"},
+    {"errors", "extras"},
     {"graphs"},
     {"scores", "precision"},
     {"guidance", "rules"},
