@@ -1,4 +1,11 @@
-"""Compose diffusion scores with probabilistic graphical models."""
+"""Compose diffusion scores with probabilistic graphical models.
+
+Parts that not everybody needs are imported when they are first named, so that
+`pgmdiff.plotting.plot(graph)` works after `import pgmdiff`.
+"""
+
+from importlib import import_module
+from types import ModuleType
 
 from pgmdiff import conditioning, gaussian, graphs, samplers
 from pgmdiff.advisor import advise, window_candidates
@@ -35,3 +42,27 @@ __all__ = [
     "samplers",
     "window_candidates",
 ]
+
+LATER = (
+    "guidance",
+    "integrations",
+    "metrics",
+    "models",
+    "panorama",
+    "plotting",
+    "precision",
+    "rules",
+    "scores",
+    "testing",
+    "training",
+)
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name in LATER:
+        return import_module(f"pgmdiff.{name}")
+    raise AttributeError(f"module 'pgmdiff' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LATER})

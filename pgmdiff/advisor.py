@@ -24,6 +24,7 @@ from itertools import product
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.gaussian import Gaussian, composed_precision, from_region_covariances, kl_divergence
@@ -164,6 +165,7 @@ def advise(
     *,
     sigmas: Sequence[float] | None = None,
     tolerance: float = 0.01,
+    progress: bool = False,
 ) -> Advice:
     """Predicts, in closed form, what every rule loses on every graph if the data are Gaussian.
 
@@ -187,6 +189,7 @@ def advise(
         sigmas: of the sampler; None: 40 Karras levels from 80 to 0.002 times the root mean
             square of the standard deviations, then 0.
         tolerance: a loss in nats an element that is found acceptable.
+        progress: shows a progress bar, over the graphs.
 
     Raises:
         ShapeError: the state has no elements or more than `LIMIT`, sizes differ, or the covariance
@@ -220,7 +223,8 @@ def advise(
             f"advise: expected sigmas that end in 0, got {levels}: a law that is still noised "
             "cannot be compared with q. Append 0."
         )
-    return Advice(tuple(_predict(n, g, whole, levels) for n, g in regions.items()), tolerance)
+    bar = tqdm(regions.items(), disable=not progress, desc="advice")
+    return Advice(tuple(_predict(n, g, whole, levels) for n, g in bar), tolerance)
 
 
 def _check_graphs(graphs: Mapping[str, RegionGraph]) -> None:

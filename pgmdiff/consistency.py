@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pgmdiff.compose import Joint
 from pgmdiff.denoising import checked_states, every_region, local_denoised
@@ -108,6 +109,7 @@ def check_consistency(
     conditions: Mapping[Any, Condition] | None = None,
     generator: Generator = 0,
     max_batch: int | None = None,
+    progress: bool = False,
 ) -> Consistency:
     """Measures how far the models of pieces disagree with those of their overlaps, per σ.
 
@@ -117,6 +119,7 @@ def check_consistency(
         data: clean states, `[n, *event_shape]`; tens at least, for the standard errors.
         sigmas: noise levels, in the data's units.
         generator: of the noise.
+        progress: shows a progress bar, over the sigmas.
 
     Returns:
         A table to print; `.rows` for the figures, `.consistent` for a verdict.
@@ -129,7 +132,7 @@ def check_consistency(
     noise = Noise.of(generator, len(data))
     kinds = _pairs_by_kind(joint)
     rows = []
-    for step, sigma in enumerate(sigmas):
+    for step, sigma in enumerate(tqdm(list(sigmas), disable=not progress, desc="consistency")):
         noisy = clean + sigma * noise(step, clean)
         denoised = local_denoised(joint, noisy, sigma)
         for (piece, overlap), pairs in kinds.items():

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pgmdiff.compose import Joint
 from pgmdiff.denoising import checked_states, every_region, local_denoised
@@ -43,6 +44,7 @@ def fit_denoising_errors(
     conditions: Mapping[Any, Condition] | None = None,
     generator: Generator = 0,
     max_batch: int | None = None,
+    progress: bool = False,
 ) -> DenoisingErrors:
     """Measures every model's mean error covariance on noised data; see the module.
 
@@ -54,6 +56,7 @@ def fit_denoising_errors(
             to beyond its largest.
         shared: whether regions with one model have one covariance.
         generator: of the noise.
+        progress: shows a progress bar, over the levels.
 
     Returns:
         What `Posterior` and `Evidence` take as covariances.
@@ -70,8 +73,9 @@ def fit_denoising_errors(
     joint = every_region(graph, scores, conditions=conditions, max_batch=max_batch)
     clean = checked_states("fit_denoising_errors", data, joint)
     noise = Noise.of(generator, len(clean))
-    noisy = [clean + sigma * noise(step, clean) for step, sigma in enumerate(levels)]
-    at = (_at(joint, clean, x, s, shared) for x, s in zip(noisy, levels, strict=True))
+    bar = tqdm(levels, disable=not progress, desc="denoising errors")
+    noisy = (clean + sigma * noise(step, clean) for step, sigma in enumerate(levels))
+    at = [_at(joint, clean, x, sigma, shared) for x, sigma in zip(noisy, bar, strict=True)]
     return DenoisingErrors(levels, tuple(at))
 
 

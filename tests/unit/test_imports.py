@@ -101,3 +101,23 @@ def test_the_package_imports_no_extra() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
     )
     assert out.stdout.strip() == "[]"
+
+
+def test_every_part_is_there_when_named() -> None:
+    """`pgmdiff.plotting.plot` needs no import of its own; nor do modules that users are told of."""
+    packages = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"benchmarks", "drawing"}
+    modules = {"guidance", "metrics", "panorama", "rules", "scores", "training"}
+    names = sorted(packages | modules)
+    code = f"import pgmdiff; print([n for n in {names!r} if not hasattr(pgmdiff, n)])"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    assert out.stdout.strip() == "[]"
+
+
+def test_what_is_not_there_is_an_attribute_error() -> None:
+    import pgmdiff
+
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = pgmdiff.nothing_like_it
+    assert {"plotting", "testing", "compose"} <= set(dir(pgmdiff))
