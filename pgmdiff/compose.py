@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed_later
 
-from pgmdiff.errors import GraphError, ScoreError, ShapeError
+from pgmdiff.errors import GraphError, ScoreError, ShapeError, shape_text
 from pgmdiff.graphs.atoms import connected_elements
 from pgmdiff.graphs.exactness import Definiteness, Report, check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
@@ -88,8 +88,10 @@ def compose(
             f"compose: expected a rule such as Marginal() or Average(), got {rule!r}. "
             "Make an instance of it."
         )
-    if max_batch is not None and max_batch < 1:
-        raise ScoreError(f"compose: expected max_batch of at least 1, got {max_batch}.")
+    if max_batch is not None and not (isinstance(max_batch, int) and max_batch >= 1):
+        raise ScoreError(
+            f"compose: expected max_batch, an integer of at least 1 or None, got {max_batch!r}."
+        )
     check_counts(regions)
     regions = replace(regions, conditions=_merged(regions.conditions, conditions or {}))
     scale = rule.scale(regions)
@@ -204,9 +206,10 @@ class Joint:
 
     def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         """The composed denoiser D(u, σ) = u + σ² s(u, σ)."""
+        score = self(u, sigma, **condition)
         sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
         s = sigma.reshape(*sigma.shape, *[1] * len(self.graph.event_shape))
-        return u + s**2 * self(u, sigma, **condition)
+        return u + s**2 * score
 
     def _weighted_sum(self, u: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """The score of all rules but the evidence's: `[B, N]`."""
@@ -369,12 +372,16 @@ class Joint:
         """State `[B, N]`, σ `[B]` and conditions `[B, ...]` of any batch shape."""
         event = self.graph.event_shape
         if not isinstance(u, Tensor):
-            raise ShapeError(f"Joint: expected the state as a tensor, got {type(u).__name__}.")
+            raise ShapeError(
+                f"Joint: expected the state as a tensor, got {type(u).__name__}. Convert it with "
+                "torch.as_tensor."
+            )
         n_batch = u.ndim - len(event)
         if n_batch < 0 or tuple(u.shape[n_batch:]) != event or not u.is_floating_point():
             raise ShapeError(
-                f"Joint: expected a floating state [*batch, *{event}], got {tuple(u.shape)} of "
-                f"{u.dtype}. Reshape it, or pack a factor graph's variables with graph.pack."
+                f"Joint: expected a floating state {shape_text('*batch', event)}, got "
+                f"{tuple(u.shape)} of {u.dtype}. Reshape it, or pack a factor graph's variables "
+                "with graph.pack."
             )
         batch = u.shape[:n_batch]
         sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)

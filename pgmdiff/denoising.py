@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.compose import Joint, compose
-from pgmdiff.errors import ShapeError
+from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.plan import Scores
@@ -43,7 +43,8 @@ def checked_states(what: str, data: Tensor, joint: Joint) -> Tensor:
     """Clean states `[n, N]`, or a `ShapeError`."""
     if len(data) < 2 or tuple(data.shape[1:]) != joint.graph.event_shape:
         raise ShapeError(
-            f"{what}: expected data [n >= 2, *{joint.graph.event_shape}], got {tuple(data.shape)}."
+            f"{what}: expected data {shape_text('n >= 2', joint.graph.event_shape)}, got "
+            f"{tuple(data.shape)}."
         )
     if not data.is_floating_point() or not data.isfinite().all():
         raise ShapeError(

@@ -1,6 +1,8 @@
 """What pgmdiff raises. Every message names the object, what was expected, what came, the remedy."""
 
-__all__ = ["GraphError", "PgmdiffError", "ScoreError", "ShapeError"]
+from collections.abc import Iterable
+
+__all__ = ["GraphError", "PgmdiffError", "ScoreError", "ShapeError", "shape_text"]
 
 
 class PgmdiffError(ValueError):
@@ -17,3 +19,8 @@ class ShapeError(PgmdiffError):
 
 class ScoreError(PgmdiffError):
     """A score is missing or returned something unusable."""
+
+
+def shape_text(lead: str, event: Iterable[int]) -> str:
+    """How messages write shapes: `[*batch, 3, 16, 16]`."""
+    return f"[{', '.join([lead, *map(str, event)])}]"

@@ -11,7 +11,7 @@ interpolated on the sphere (Zhang et al., "DiffCollage", 2023, Fig. 6):
     slerp(a, b, t) = [sin((1 - t) θ) a + sin(t θ) b] / sin θ,      θ the angle between a and b
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -123,11 +123,12 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
         t: from 0 (a) to 1 (b), broadcastable to `[...]`.
 
     Raises:
-        ShapeError: different shapes.
+        ShapeError: different shapes, or integers.
     """
-    if a.shape != b.shape:
+    if a.shape != b.shape or not (a.is_floating_point() and b.is_floating_point()):
         raise ShapeError(
-            f"slerp: expected embeddings of one shape, got {tuple(a.shape)} and {tuple(b.shape)}."
+            "slerp: expected floating-point embeddings of one shape, got "
+            f"{tuple(a.shape)} of {a.dtype} and {tuple(b.shape)} of {b.dtype}."
         )
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)[..., None]
     lengths = a.norm(dim=-1, keepdim=True) * b.norm(dim=-1, keepdim=True)
@@ -142,7 +143,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
 
 
 def interpolated(
-    names: Sequence[Hashable], key: str, a: Tensor, b: Tensor
+    names: Iterable[Hashable], key: str, a: Tensor, b: Tensor
 ) -> dict[Hashable, dict[str, Tensor]]:
     """Conditions from a, of the first node, to b, of the last: what `compose(conditions=)` takes.
 
@@ -154,7 +155,8 @@ def interpolated(
     Raises:
         ShapeError: fewer than two nodes, or different shapes.
     """
+    names = list(names)
     if len(names) < 2:
-        raise ShapeError(f"interpolated: expected at least two nodes, got {list(names)}.")
+        raise ShapeError(f"interpolated: expected at least two nodes, got {names}.")
     last = len(names) - 1
     return {name: {key: slerp(a, b, place / last)} for place, name in enumerate(names)}

@@ -37,12 +37,14 @@ def seam_ratio(images: Tensor, seams: Iterable[int], *, periodic: bool = False) 
         1 where seams look like any other place; above, they show.
 
     Raises:
-        ShapeError: no seam, or nothing but seams.
+        ShapeError: no seam, nothing but seams, or a seam outside the image.
     """
-    width = images.shape[-1]
+    width, seams = images.shape[-1], list(seams)
+    if not all(0 <= seam < width for seam in seams):
+        raise ShapeError(f"seam_ratio: expected seams within 0 to {width - 1}, got {seams}.")
     steps = (images - images.roll(1, dims=-1)).abs().reshape(-1, width).mean(dim=0)
     is_seam = torch.zeros(width, dtype=torch.bool, device=images.device)
-    is_seam[list(seams)] = True
+    is_seam[seams] = True
     inside = torch.ones_like(is_seam)
     inside[0] = periodic
     at, elsewhere = steps[is_seam & inside], steps[~is_seam & inside]

@@ -174,7 +174,7 @@ def _score_of(scores: Mapping[Any, Score], model: Hashable, name: Hashable) -> S
 def _callable(score: Any, what: str) -> Score:
     if not callable(score):
         raise ScoreError(
-            f"compose: the score of {what} is a {type(score).__name__}, expected a callable "
+            f"compose: the score of {what} is of type {type(score).__name__}, expected a callable "
             "score(x, sigma, **condition)."
         )
     return score  # type: ignore[no-any-return]

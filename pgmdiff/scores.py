@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgmdiff.errors import ShapeError
+from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.graphs.regions import RegionGraph, RegionGroup, Shape
 
 __all__ = [
@@ -108,20 +108,31 @@ def from_denoiser(denoiser: Callable[..., Tensor]) -> DenoiserScore:
         denoiser: `denoiser(x, sigma, **condition) -> E[x_0 | x]`, x `[batch, *shape]` at variance
             exploding noise, sigma `[batch]`: the call of EDM and k-diffusion networks.
     """
-    return DenoiserScore(denoiser)
+    return DenoiserScore(_callable(denoiser, "from_denoiser"))
 
 
 def from_eps(eps: Callable[..., Tensor]) -> Score:
     """The score s = -ε / σ of a variance-exploding noise-predicting network. Defined for σ > 0.
 
     Args:
-        eps: `eps(x, sigma, **condition)`, predicting ε of x = x_0 + σ ε.
+        eps: `eps(x, sigma, **condition)`, predicting ε of x = x_0 + σ ε. Most networks trained as
+            DDPM see variance-preserving noise instead: those are for `from_vp_eps`.
     """
+    _callable(eps, "from_eps")
 
     def score(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         return -eps(x, sigma, **condition) / beside(sigma, x)
 
     return score
+
+
+def _callable(network: Callable[..., Tensor], who: str) -> Callable[..., Tensor]:
+    if not callable(network):
+        raise ScoreError(
+            f"{who}: expected a callable network(x, sigma, **condition), got "
+            f"{type(network).__name__}."
+        )
+    return network
 
 
 @dataclass(frozen=True)

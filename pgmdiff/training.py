@@ -16,20 +16,19 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError
+from pgmdiff.seeds import Seed, torch_generator
 
 __all__ = ["denoising_loss", "random_crops"]
 
 
-def random_crops(
-    image: Tensor, shape: Sequence[int], n: int, *, generator: torch.Generator
-) -> Tensor:
+def random_crops(image: Tensor, shape: Sequence[int], n: int, *, generator: Seed = None) -> Tensor:
     """Cuts `n` uniformly placed crops out of one image.
 
     Args:
         image: `[channels, height, width]`.
         shape: `(height, width)` of a crop, in pixels.
         n: how many.
-        generator: source of the places.
+        generator: of the places: a seed, a `torch.Generator`, or None for fresh entropy.
 
     Returns:
         `[n, channels, *shape]`.
@@ -43,6 +42,7 @@ def random_crops(
             f"random_crops: expected a crop no larger than the image {tuple(image.shape[-2:])}, "
             f"got {tuple(shape)}. Ask for smaller crops."
         )
+    generator = torch_generator(generator, "random_crops")
     top = torch.randint(height, (n,), generator=generator)
     left = torch.randint(width, (n,), generator=generator)
     rows = (top[:, None] + torch.arange(shape[0]))[:, :, None]
@@ -57,7 +57,7 @@ def denoising_loss(
     sigma_data: float,
     p_mean: float = -1.2,
     p_std: float = 1.2,
-    generator: torch.Generator,
+    generator: Seed = None,
 ) -> Tensor:
     """The weighted denoising error of a batch, averaged over its entries; see the module's formula.
 
@@ -66,8 +66,10 @@ def denoising_loss(
         clean: `[batch, *shape]`.
         sigma_data: standard deviation of the data.
         p_mean, p_std: mean and standard deviation of ln σ.
-        generator: source of the noise levels and the noise.
+        generator: of the noise levels and the noise: a seed, a `torch.Generator`, which
+            advances from step to step, or None for fresh entropy.
     """
+    generator = torch_generator(generator, "denoising_loss")
     normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)
     sigma = (p_mean + p_std * normal).exp().to(clean.device)
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)

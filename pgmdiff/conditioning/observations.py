@@ -15,7 +15,7 @@ from pgmdiff.conditioning.operators import (
     Operator,
     Shape,
 )
-from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
 
 __all__ = ["Observation", "checked_observation"]
 
@@ -58,7 +58,7 @@ class Observation:
         event = self.event_shape
         if event is not None and tuple(denoised.shape[1:]) != tuple(event):
             raise ShapeError(
-                f"{self.what}: the operator observes states [batch, *{tuple(event)}], got "
+                f"{self.what}: the operator observes states {shape_text('batch', event)}, got "
                 f"{tuple(denoised.shape)}. Make it for this shape; flatten several batch axes."
             )
         seen = self.function(denoised)
@@ -74,8 +74,8 @@ class Observation:
         y = self.y[None] if self.y.ndim == seen.ndim - 1 else self.y
         if y.shape[1:] != seen.shape[1:] or len(y) not in (1, len(seen)):
             raise ShapeError(
-                f"{self.what}: expected one observation [*{tuple(seen.shape[1:])}], or one for "
-                f"each of {len(seen)} samples, got {tuple(self.y.shape)}."
+                f"{self.what}: expected one observation {list(seen.shape[1:])}, or one for each of "
+                f"{len(seen)} samples, got {tuple(self.y.shape)}."
             )
         if y.is_complex() and not seen.is_complex():
             raise ShapeError(
@@ -115,7 +115,7 @@ def checked_observation(what: str, y: Any, operator: Any, *, noiseless: bool) ->
             y = y[None]
         if tuple(y.shape[1:]) != tuple(shape):
             raise ShapeError(
-                f"{what}: expected an observation [*{tuple(shape)}], or a batch of them, got "
+                f"{what}: expected an observation {list(shape)}, or a batch of them, got "
                 f"{tuple(y.shape)}."
             )
     if isinstance(operator, Mask | FourierMask):

@@ -21,9 +21,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import ShapeError
+from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.regions import RegionGroup
 from pgmdiff.scores import beside, per_sample
+from pgmdiff.seeds import Seed, torch_generator
 
 __all__ = ["Distribution", "Gaussian", "GaussianMixture", "Stack", "kl_divergence", "marginals"]
 
@@ -46,10 +47,13 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         for what, value in (("mean", self.mean), ("covariance", self.covariance)):
-            if not isinstance(value, Tensor) or not value.isfinite().all():
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
                 raise ShapeError(
-                    f"Gaussian: the {what} must be a tensor of finite numbers, got {value!r}."
+                    f"Gaussian: expected the {what} as a floating-point tensor, got {kind}."
                 )
+            if not value.isfinite().all():
+                raise ShapeError(f"Gaussian: the {what} holds NaN or infinity. Remove it.")
         n = self.mean.numel()
         if self.covariance.shape != (n, n):
             raise ShapeError(
@@ -111,6 +115,7 @@ class Gaussian:
 
     def score(self, u: Tensor, sigma: Tensor | float) -> Tensor:
         """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`."""
+        check_states("Gaussian", u, self.event_shape, sigma)
         return score_of_stack(u, per_sample(sigma, u), **self._stack(u))
 
     def denoise(self, u: Tensor, sigma: Tensor | float) -> Tensor:
@@ -119,6 +124,7 @@ class Gaussian:
 
     def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats."""
+        check_states("Gaussian", u, self.event_shape, sigma)
         values, vectors = self._eigen
         variances = values.clamp(min=0) + per_sample(sigma, u)[:, None] ** 2
         rotated = (u - self.mean).reshape(len(u), -1) @ vectors
@@ -129,8 +135,9 @@ class Gaussian:
         variances = self._eigen[0] + sigma**2
         return 0.5 * (2 * math.pi * math.e * variances).log().sum().item()
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Independent draws, `[n, *event]`."""
+    def sample(self, n: int, generator: Seed = None) -> Tensor:
+        """Independent draws, `[n, *event]`; of a seed, a generator, or None for fresh entropy."""
+        generator = torch_generator(generator, "Gaussian.sample")
         values, vectors = self._eigen
         z = torch.randn(n, len(values), generator=generator, dtype=self.mean.dtype)
         draws = z * values.clamp(min=0).sqrt() @ vectors.T
@@ -241,6 +248,7 @@ class GaussianMixture:
 
     def score(self, u: Tensor, sigma: Tensor | float) -> Tensor:
         """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`."""
+        check_states("GaussianMixture", u, self.event_shape, sigma)
         x, sigma = u.reshape(len(u), 1, -1), per_sample(sigma, u)[:, None]
         return self._stack.like(x).score(x, sigma).reshape(u.shape).to(u.dtype)
 
@@ -250,11 +258,13 @@ class GaussianMixture:
 
     def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats."""
+        check_states("GaussianMixture", u, self.event_shape, sigma)
         x, sigma = u.reshape(len(u), 1, -1), per_sample(sigma, u)[:, None]
         return self._stack.like(x).log_density(x, sigma)[:, 0]
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Seed = None) -> Tensor:
         """Independent draws, `[n, *event]`."""
+        generator = torch_generator(generator, "GaussianMixture.sample")
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         draws = self.mean.new_empty(n, *self.event_shape)
         for k, component in enumerate(self.components):
@@ -275,6 +285,19 @@ WEIGHT_TOLERANCE = 1e-6
 
 Distribution: TypeAlias = Gaussian | GaussianMixture
 """What has closed-form marginals and scores."""
+
+
+def check_states(who: str, u: Tensor, event_shape: tuple[int, ...], sigma: Tensor | float) -> None:
+    """Raises `ShapeError` unless u is a batch of states, and sigma one number or one for each."""
+    if u.ndim != len(event_shape) + 1 or tuple(u.shape[1:]) != event_shape:
+        raise ShapeError(
+            f"{who}: expected states {shape_text('batch', event_shape)}, got {tuple(u.shape)}."
+        )
+    if isinstance(sigma, Tensor) and sigma.ndim and sigma.shape != u.shape[:1]:
+        raise ShapeError(
+            f"{who}: expected sigma as one number or one for each of {len(u)} samples, got "
+            f"{tuple(sigma.shape)}."
+        )
 
 
 def _weighted(weights: Tensor, values: Sequence[Tensor]) -> Tensor:

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.errors import GraphError, ShapeError, shape_text
 from pgmdiff.graphs.nesting import check_nested, flatten
 from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, Shape
 
@@ -162,6 +162,11 @@ class FactorGraph:
             >>> graph.counting_numbers()
             {'f': 1, 'g': 1, 'a': 0, 'b': -1, 'c': 0}
         """
+        if not isinstance(scopes, Mapping):
+            raise GraphError(
+                f"FactorGraph: expected scopes as a dict, got {type(scopes).__name__}. Name the "
+                'factors: {"f": ("a", "b")}.'
+            )
         for factor, scope in scopes.items():
             if isinstance(scope, str | bytes):
                 raise GraphError(
@@ -533,11 +538,17 @@ class FactorGraph:
             )
         flat, batches = [], set()
         for name, shape in zip(self.variables, self.shapes, strict=True):
-            value, n_batch = values[name], values[name].ndim - len(shape)
+            value = values[name]
+            if not isinstance(value, Tensor):
+                raise ShapeError(
+                    f"FactorGraph.pack: variable {name!r} is of type {type(value).__name__}, "
+                    "expected a tensor. Convert it with torch.as_tensor."
+                )
+            n_batch = value.ndim - len(shape)
             if n_batch < 0 or tuple(value.shape[n_batch:]) != shape:
                 raise ShapeError(
                     f"FactorGraph.pack: variable {name!r} has shape {shape}, got a tensor of "
-                    f"{tuple(value.shape)}. Expected [*batch, *{shape}]."
+                    f"{tuple(value.shape)}. Expected {shape_text('*batch', shape)}."
                 )
             batches.add(tuple(value.shape[:n_batch]))
             flat.append(value.reshape(*value.shape[:n_batch], prod(shape)))

@@ -70,6 +70,8 @@ def tiles(
         >>> ring
         RegionGraph(event_shape=(16, 64), 16 regions (16 with a nonzero count) in 2 groups)
     """
+    if not isinstance(shape, Sequence):
+        raise GraphError(f"tiles: expected a shape such as (16, 64), got {shape!r}.")
     n = len(shape)
     if n == 0 or remainder not in ("error", "shift"):
         raise GraphError(

@@ -82,7 +82,10 @@ def plot(
 def _chosen(graph: FactorGraph | RegionGraph, layout: str) -> str:
     """The layout that `"auto"` stands for, or the one asked for if it suits the graph."""
     if not isinstance(graph, FactorGraph | RegionGraph):
-        raise GraphError(f"plot: expected a graph of pgmdiff, got {type(graph).__name__}.")
+        raise GraphError(
+            f"plot: expected a graph of pgmdiff, got {type(graph).__name__}. Convert a networkx "
+            "graph with FactorGraph.from_networkx; of a joint plot its graph, joint.graph."
+        )
     factor = isinstance(graph, FactorGraph)
     known = list(LAYOUTS) if factor else ["hasse", "tiles", "counts", "cube"]
     if layout != "auto" and layout not in known:

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.errors import GraphError, ShapeError, shape_text
 from pgmdiff.graphs.regions import RegionGraph, WindowGroup
 from pgmdiff.precision.covariances import (
     Covariances,
@@ -132,9 +132,10 @@ def _form(form: Form | None, graph: RegionGraph) -> Form:
 def _checked(batch: Tensor, graph: RegionGraph) -> Tensor:
     if not isinstance(batch, Tensor) or tuple(batch.shape[1:]) != graph.event_shape:
         got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
+        expected = shape_text("n", graph.event_shape)
         raise ShapeError(
-            f"fit_covariances: expected states [n, *{graph.event_shape}], got {got}. Reshape them, "
-            "or pack a factor graph's variables."
+            f"fit_covariances: expected a tensor of states {expected}, got {got}. Reshape them, or "
+            "pack a factor graph's variables."
         )
     if batch.is_complex() or not batch.isfinite().all():
         raise ShapeError(

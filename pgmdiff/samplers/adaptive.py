@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.extras import required
 from pgmdiff.samplers.noise import Draw, Generator, Noise
 from pgmdiff.samplers.solvers import Solver, State
@@ -126,6 +126,7 @@ def log_likelihood(
 
     Raises:
         PgmdiffError: not 0 < sigma_min < sigma_max, another trace, or no probes.
+        ShapeError: x has no batch axis.
         ImportError: torchdiffeq is not installed.
 
     Source: Song et al., "Score-based generative modeling through stochastic differential
@@ -145,6 +146,11 @@ def log_likelihood(
         raise PgmdiffError(
             "log_likelihood: expected 0 < sigma_min < sigma_max, trace='exact' or 'hutchinson' and "
             f"probes >= 1, got {sigma_min}, {sigma_max}, {trace!r} and {probes}."
+        )
+    if x.ndim < 2:
+        raise ShapeError(
+            f"log_likelihood: expected states x [batch, *event], got {tuple(x.shape)}. Give a "
+            "batch axis: x[None]."
         )
     signs = _basis(x) if trace == "exact" else _signs(Noise.of(generator, len(x)), x, probes)
     share = 1.0 if trace == "exact" else 1 / probes

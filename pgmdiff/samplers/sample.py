@@ -104,6 +104,11 @@ def sample(
         raise ShapeError(
             "sample: expected one of x=, shape= and state=, got several of them or none."
         )
+    if not callable(score):
+        raise PgmdiffError(
+            f"sample: expected a score, score(x, sigma), got {type(score).__name__}. Compose a "
+            "graph with scores first."
+        )
     solver = _checked_solver(solver)
     if state is None:
         state, noise = _begun(solver, levels, start, x, shape, generator, dtype, device)
@@ -130,7 +135,7 @@ def _begun(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
 ) -> tuple[State, Noise]:
-    _check_start(levels, start, x)
+    _check_start(levels, start, x, shape)
     dtype = _checked_dtype(dtype or (torch.float32 if x is None else x.dtype))
     if x is not None:
         x = x.to(dtype=dtype, device=device)
@@ -207,12 +212,21 @@ def _checked_dtype(dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-def _check_start(levels: list[float], start: int, x: Tensor | None) -> None:
+def _check_start(
+    levels: list[float], start: int, x: Tensor | None, shape: Sequence[int] | None
+) -> None:
     if not 0 <= start < len(levels) - 1:
         raise PgmdiffError(
             f"sample: expected start from 0 to {len(levels) - 2}, a step of the schedule, "
             f"got {start}."
         )
+    if x is not None and not isinstance(x, Tensor):
+        raise ShapeError(
+            f"sample: expected x, the noised start, as a tensor, got {type(x).__name__}. Convert "
+            "it with torch.as_tensor."
+        )
+    if shape is not None and not isinstance(shape, Sequence):
+        raise ShapeError(f"sample: expected shape=(batch, *event), got {shape!r}.")
     if x is None and (start or not levels[0]):
         begins = f"start={start} begins within a run" if start else "sigmas[0] = 0 begins at data"
         raise ShapeError(f"sample: {begins} and needs its state as x=.")

@@ -8,6 +8,7 @@ apart. `time_travel` makes schedules that rise in between, where the loop adds n
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -225,8 +226,10 @@ def _ended(levels: "np.ndarray", sigma_min: float, sigma_max: float) -> list[flo
 
 
 def _check(steps: int, sigma_min: float, sigma_max: float) -> None:
-    if steps < 1 or not 0 < sigma_min < sigma_max < float("inf"):
+    numbers = all(isinstance(number, Real) for number in (sigma_min, sigma_max))
+    whole = isinstance(steps, int | np.integer)
+    if not whole or not numbers or steps < 1 or not 0 < sigma_min < sigma_max < float("inf"):
         raise PgmdiffError(
-            "schedule: expected steps >= 1 and 0 < sigma_min < sigma_max, got "
-            f"steps={steps}, sigma_min={sigma_min}, sigma_max={sigma_max}."
+            "schedule: expected an integer steps >= 1 and 0 < sigma_min < sigma_max, got "
+            f"steps={steps!r}, sigma_min={sigma_min!r}, sigma_max={sigma_max!r}."
         )

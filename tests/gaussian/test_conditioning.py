@@ -267,8 +267,8 @@ def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
         (u, y, h, r"each of 4 samples, got \(3, 10\)"),
         (u[:1], y, h, r"each of 1 samples, got \(3, 10\)"),
         (u, y[0] + 1j * y[0], h, "the observation is complex"),
-        (u, torch.zeros(1), narrow, r"observes states \[batch, \*\(1,\)\], got \(4, 10\)"),
-        (u, torch.zeros(2), long, r"observes states \[batch, \*\(12,\)\], got \(4, 10\)"),
+        (u, torch.zeros(1), narrow, r"observes states \[batch, 1\], got \(4, 10\)"),
+        (u, torch.zeros(2), long, r"observes states \[batch, 12\], got \(4, 10\)"),
         (u.reshape(2, 2, N), y[0], h, "flatten several batch axes"),
     ]:
         for guided in every_kind(joint, seen, operator):

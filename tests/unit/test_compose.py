@@ -115,9 +115,9 @@ def test_a_missing_model_is_named_with_the_ways_to_get_one() -> None:
         compose(chain(3), {"f0": nonlinear, "f1": nonlinear})
     for remedy in ("padded", "Gaussian.fit", "Average()"):
         assert remedy in str(error.value)
-    with pytest.raises(ScoreError, match="'f0' is a int, expected a callable"):
+    with pytest.raises(ScoreError, match="'f0' is of type int, expected a callable"):
         compose(chain(2), {"f0": 3})
-    with pytest.raises(ScoreError, match="score of all nodes is a int"):
+    with pytest.raises(ScoreError, match="score of all nodes is of type int"):
         compose(chain(2), 3)
     with pytest.raises(GraphError, match="got Graph"):
         compose(chain(2).to_networkx(), nonlinear)
@@ -138,7 +138,7 @@ def test_any_batch_shape_and_sigma() -> None:
 
 def test_states_that_do_not_fit_are_named() -> None:
     joint = compose(chain(4), nonlinear)
-    with pytest.raises(ShapeError, match=r"expected a floating state \[\*batch, \*\(4,\)\]"):
+    with pytest.raises(ShapeError, match=r"expected a floating state \[\*batch, 4\]"):
         joint(torch.zeros(2, 5), 1.0)
     with pytest.raises(ShapeError, match="int64"):
         joint(torch.zeros(2, 4, dtype=torch.int64), 1.0)
@@ -150,7 +150,7 @@ def test_states_that_do_not_fit_are_named() -> None:
         joint([0.0] * 4, 1.0)
     with pytest.raises(ScoreError, match="Make an instance"):
         compose(chain(4), nonlinear, rule=Marginal)  # type: ignore[arg-type]
-    with pytest.raises(ScoreError, match="max_batch of at least 1"):
+    with pytest.raises(ScoreError, match="max_batch, an integer of at least 1"):
         compose(chain(4), nonlinear, max_batch=0)
 
 

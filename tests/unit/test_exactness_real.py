@@ -139,7 +139,10 @@ def test_the_soft_photograph() -> None:
 
 
 def test_the_photograph_says_which_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "skimage", None)
+    def missing(module: str) -> None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name="skimage")
+
+    monkeypatch.setattr("pgmdiff.extras.import_module", missing)
     with pytest.raises(ImportError, match=r"pip install 'pgmdiff\[demo\]'"):
         soft_gravel.soft_gravel_image()
 

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2] / "pgmdiff"
 
 LAYERS = [
     {"errors", "extras"},
+    {"seeds"},
     {"graphs"},
     {"scores", "precision"},
     {"guidance", "rules"},

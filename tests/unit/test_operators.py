@@ -176,7 +176,7 @@ def test_bad_operators_are_named() -> None:
 def test_bad_observations_are_named() -> None:
     operator = DenseOperator(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), (2,))
     for y, error, message in [
-        (torch.ones(3), ShapeError, r"expected an observation \[\*\(2,\)\].*got \(3,\)"),
+        (torch.ones(3), ShapeError, r"expected an observation \[2\].*got \(3,\)"),
         ([1.0, 2.0], ShapeError, "as a tensor, got list"),
         (torch.tensor([1.0, float("nan")]), ShapeError, "not finite"),
         (torch.tensor([1.0, 5.0]), PgmdiffError, "no state gives this observation"),

@@ -5,8 +5,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 INTERNAL = {
-    "__init__", "__main__", "demo", "extras", "plan", "denoising", "graphs.pieces", "graphs.atoms",
-    "graphs.nesting", "conditioning.conjugate_gradients", "conditioning.observations",
+    "__init__", "__main__", "demo", "extras", "plan", "seeds", "denoising",
+    "graphs.pieces", "graphs.atoms", "graphs.nesting",
+    "conditioning.conjugate_gradients", "conditioning.observations",
     "plotting.style", "plotting.scenes", "plotting.layouts", "plotting.diagrams", "plotting.tiles",
     "plotting.cube", "integrations.shared",
 }  # fmt: skip
