@@ -18,7 +18,7 @@ LAYERS = [
     {"plan"},
     {"compose"},
     {"gaussian", "conditioning", "samplers"},
-    {"denoising"},
+    {"denoising", "influence"},
     {
         "advisor",
         "baselines",
