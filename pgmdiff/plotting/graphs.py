@@ -20,7 +20,11 @@ __all__ = ["LayoutName", "plot"]
 
 LayoutName = Literal["auto", "spatial", "bipartite", "hasse", "tiles", "counts", "cube"]
 
-ON_IMAGES: dict[str, Callable[..., Figure]] = {"tiles": draw_tiles, "cube": draw_cube}
+ON_IMAGES: dict[str, Callable[..., Figure]] = {
+    "tiles": draw_tiles,
+    "cube": draw_cube,
+    "counts": draw_maps,
+}
 
 
 def plot(
@@ -43,10 +47,12 @@ def plot(
         layout: for a factor graph `"spatial"` (by the attribute `pos` of networkx's nodes, by
             coordinates as of `grid` and `torus`, or by the shape of the graph) or `"bipartite"`
             (factors in a row above variables); for a region graph `"tiles"` (windows over the
-            image), `"counts"` (how often every element is counted), `"cube"` (six faces unfolded)
-            or `"hasse"` (outer regions on top, what they contain below). `"auto"` takes what fits.
-        image: for tiles, `[H, W]` or `[C, H, W]`; for a cube, `[6, n, n]` or `[6, C, n, n]`; values
-            in [-1, 1], others are shown clipped; None: how many windows cover each element.
+            image), `"counts"` (how often every element is counted: by pieces, by overlaps, in sum),
+            `"cube"` (six faces unfolded) or `"hasse"` (outer regions on top, what they contain
+            below). `"auto"` takes what fits.
+        image: for tiles and counts, `[H, W]` or `[C, H, W]`; for a cube, `[6, n, n]` or
+            `[6, C, n, n]`; values in [-1, 1], others are shown clipped. None: tiles and cubes show
+            how many windows cover each element.
         ax: matplotlib axes to draw on; None: a figure of the size that the graph needs. The figure
             is not pyplot's: save it with `.savefig`, or pass axes of pyplot's to show a window.
         labels: whether names are written (over an image: names and counts); None: where they fit.
@@ -67,15 +73,13 @@ def plot(
     chosen = _chosen(graph, layout)
     if image is not None and chosen not in ON_IMAGES:
         raise GraphError(
-            f"plot: an image is drawn under tiles or on a cube, not under layout={chosen!r}. "
+            f"plot: an image is drawn under tiles, counts or a cube, not under layout={chosen!r}. "
             "Leave image= out, or choose another layout."
         )
     if chosen in ON_IMAGES:
         return ON_IMAGES[chosen](graph, image, ax, labels, title)
     if isinstance(graph, FactorGraph):
         return draw_scene(factor_scene(graph, chosen), ax, labels, title)
-    if chosen == "counts":
-        return draw_maps(graph, ax, title)
     return draw_scene(hasse_scene(graph), ax, labels, title)
 
 

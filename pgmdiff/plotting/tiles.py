@@ -17,6 +17,7 @@ from matplotlib.collections import LineCollection, PatchCollection
 from matplotlib.colors import LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from scipy import ndimage
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError
@@ -394,18 +395,25 @@ def _count(ax: Axes, middle: Floats, text: str, size: float) -> None:
 # ---------------------------------------------------------------- maps
 
 
-def draw_maps(graph: RegionGraph, ax: Axes | None, title: str | None) -> Figure:
-    """How often elements are counted: added, taken away, and in sum, which must be 1.
+def draw_maps(
+    graph: RegionGraph,
+    image: Tensor | None,
+    ax: Axes | None,
+    labels: bool | None,
+    title: str | None,
+) -> Figure:
+    """How often elements are counted: by pieces, by overlaps, and in sum, which must be 1.
 
-    Axes that are not drawn are reduced to their largest counts, or to the sum farthest from 1.
+    Axes that are not drawn are reduced to the count farthest from 0, or to the sum farthest from 1.
+    An image is drawn in the shades of the counts.
     """
-    shape = graph.event_shape
-    added, taken = (_signed_sums(graph, sign) for sign in (1, -1))
-    sums = added + taken
+    shape, one = graph.event_shape, graph.denominator
+    pieces, overlaps = (_counted(graph, outer) for outer in (True, False))
+    sums = pieces + overlaps
     panels = {
-        "added": _drawn(added, shape).max(axis=0),
-        "taken away": _drawn(taken, shape).min(axis=0),
-        _verdict(sums, graph.denominator): _farthest(sums, shape, graph.denominator),
+        "pieces": _farthest(pieces, shape, 0),
+        "overlaps": _farthest(overlaps, shape, 0),
+        _verdict(sums, one): _farthest(sums, shape, one),
     }
     if ax is not None:
         panels = dict([panels.popitem()])
@@ -413,17 +421,57 @@ def draw_maps(graph: RegionGraph, ax: Axes | None, title: str | None) -> Figure:
     counts = sorted({int(v) for panel in panels.values() for v in np.unique(panel)}, reverse=True)
     entries: list[Artist] = [
         Patch(fc=colour_of(value), ec=MIST, lw=0.5, label=count_text(value))
-        for value in (Fraction(c, graph.denominator) for c in _thinned(counts))
+        for value in (Fraction(c, one) for c in _thinned(counts))
     ]
+    picture = None if image is None else picture_of(image, shape)
     if ax is None:
         figure, axes = _panels(len(panels), height, width, entries, title)
     else:
         figure, axes = figure_of(ax), [ax]
         add_legend(ax, entries, len(entries), -0.02)
     for place, (name, panel) in zip(axes, panels.items(), strict=True):
-        _show(place, _coloured(panel, graph.denominator), height, width)
+        coloured = _coloured(panel, one)
+        _show(place, coloured if picture is None else _tinted(picture, coloured), height, width)
+        if labels is not False:
+            _write_counts(place, panel, one)
         place.set_title(name if ax is None or not title else title, fontsize=10)
     return figure
+
+
+def _tinted(picture: Floats, coloured: Floats) -> Floats:
+    """The colours, darker where the picture is dark and a little lighter where it is light."""
+    grey = picture if picture.ndim == 2 else picture.mean(axis=2)
+    low, high = np.quantile(grey, [0.01, 0.99])
+    light = ((grey - low) / max(high - low, 1e-6)).clip(0, 1)[..., None]
+    tinted: Floats = coloured * (0.55 + 0.45 * light) + 0.2 * light**2 * (1 - coloured)
+    return tinted
+
+
+def _write_counts(ax: Axes, panel: Ints, one: int) -> None:
+    """Every area's count in the middle of where it is widest, if there is room."""
+    scale = _scale(ax, *panel.shape)
+    for value in np.unique(panel):
+        text = count_text(Fraction(int(value), one))
+        fitting = 0.7 * min(scale / text_size(text)[::-1])  # font size in a square of one pixel
+        areas, _ = ndimage.label(panel == value)
+        for number, box in enumerate(ndimage.find_objects(areas), start=1):
+            area = areas[box] == number
+            if fitting * min(area.shape) < 0.7 * TEXT:
+                continue
+            middle, side = _widest(area)
+            if fitting * side >= 0.7 * TEXT:
+                corner = np.array([part.start for part in box])
+                _count(ax, corner + middle, text, min(TEXT, fitting * side))
+
+
+def _widest(area: npt.NDArray[np.bool_]) -> tuple[Floats, int]:
+    """The middle of the largest square in an area, and its side."""
+    depth = ndimage.distance_transform_cdt(np.pad(area, 1), metric="chessboard")
+    deepest = np.argwhere(depth == depth.max())
+    middle = deepest.mean(axis=0)
+    if depth[tuple(middle.astype(int))] < depth.max():  # an area with a bend
+        middle = deepest[np.abs(deepest - middle).sum(axis=1).argmin()].astype(float)
+    return middle - 0.5, 2 * int(depth.max()) - 1
 
 
 def _verdict(sums: Ints, one: int) -> str:
@@ -459,10 +507,11 @@ def _panels(
     return figure, axes
 
 
-def _signed_sums(graph: RegionGraph, sign: int) -> Ints:
+def _counted(graph: RegionGraph, outer: bool) -> Ints:
+    """Σ of the counts of outer regions, or of all others, that contain each element."""
     total = np.zeros(graph.n_elements, np.int64)
     for group in graph.groups:
-        counts = np.where(sign * group.counts > 0, group.counts, 0)
+        counts = np.where(group.outer == outer, group.counts, 0)
         if counts.any():
             total += group.scatter_sum(counts, graph.n_elements)
     return total
@@ -475,10 +524,10 @@ def _drawn(values: Ints, shape: Shape) -> Ints:
     return moved.reshape(-1, *size_of(shape))
 
 
-def _farthest(sums: Ints, shape: Shape, one: int) -> Ints:
-    """For each pixel, the sum that is farthest from 1."""
+def _farthest(sums: Ints, shape: Shape, expected: int) -> Ints:
+    """For each pixel, the sum that is farthest from what is expected."""
     drawn = _drawn(sums, shape)
-    worst = np.abs(drawn - one).argmax(axis=0)
+    worst = np.abs(drawn - expected).argmax(axis=0)
     farthest: Ints = np.take_along_axis(drawn, worst[None], axis=0)[0]
     return farthest
 

@@ -370,7 +370,7 @@ def test_without_an_image_coverage_is_shown() -> None:
 
 def test_maps_find_elements_that_are_not_counted_once() -> None:
     good = plot(tiles((28, 28), 16, 4), layout="counts")
-    assert [ax.get_title() for ax in good.axes] == ["added", "taken away", "sum: 1"]
+    assert [ax.get_title() for ax in good.axes] == ["pieces", "overlaps", "sum: 1"]
     crosses = RegionGraph.from_regions(
         {"left": [[0, 1], [3, 4]], "right": [[1, 2], [4, 5]]},
         {"left": 1, "right": 1},
