@@ -7,8 +7,10 @@ except ImportError as error:
         "pgmdiff.plotting needs matplotlib. Install it with: pip install 'pgmdiff[plot]'"
     ) from error
 
+from pgmdiff.plotting.animation import animate, ring_image
 from pgmdiff.plotting.curves import Panel, curves, panels
+from pgmdiff.plotting.flow import flow
 from pgmdiff.plotting.graphs import plot
 from pgmdiff.plotting.strips import strips
 
-__all__ = ["Panel", "curves", "panels", "plot", "strips"]
+__all__ = ["Panel", "animate", "curves", "flow", "panels", "plot", "ring_image", "strips"]
