@@ -1,21 +1,209 @@
-"""Draws the pictures of graphs in docs/images (those of benchmarks are drawn by their commands)."""
+"""Draws pictures of docs/images, those that are no benchmark's.
 
+    python -m scripts.draw_docs [NAME ...]
+
+Names are those of the files, without their endings; none: all, in about ten seconds.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
 
-from pgmdiff.graphs import cluster_variation, nested_cubemap
-from pgmdiff.plotting import plot
+from pgmdiff import Average, Evidence, Joint, Marginal, Posterior, compose, from_denoiser
+from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
+from pgmdiff.graphs import (
+    FactorGraph,
+    RegionGraph,
+    chain,
+    cluster_variation,
+    cycle,
+    grid,
+    nested_cubemap,
+    tiles,
+    tree,
+)
+from pgmdiff.influence import influence_over_steps
+from pgmdiff.models.gravel import gravel_denoiser, gravel_image
+from pgmdiff.plotting import Panel, animate, flow, panels, plot, ring_image
+from pgmdiff.plotting.style import Sheet
+from pgmdiff.rules import Rule
+from pgmdiff.samplers import Step, karras, sample
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
-def main() -> None:
-    plot(nested_cubemap(8)).savefig(IMAGES / "nested_cubemap.png", dpi=80)
+def nested() -> None:
+    _save(plot(nested_cubemap(8)), "nested_cubemap", dpi=80)
+
+
+def cylinder() -> None:
     u = np.arange(6 * 12).reshape(6, 12)
-    panels = {f"panel {p}": u[:, np.arange(3 * p, 3 * p + 4) % 12] for p in range(4)}
-    cylinder = cluster_variation({**panels, "cap": u[:2]}, event_shape=u.shape)
-    plot(cylinder, layout="tiles").savefig(IMAGES / "cylinder.png", dpi=80)
+    pieces = {f"panel {p}": u[:, np.arange(3 * p, 3 * p + 4) % 12] for p in range(4)}
+    graph = cluster_variation({**pieces, "cap": u[:2]}, event_shape=u.shape)
+    _save(plot(graph, layout="tiles"), "cylinder", dpi=80)
+
+
+def gallery() -> None:
+    """Six families, each as small as shows what it is."""
+    triples = [tuple("abc"), tuple("bcd"), tuple("cde"), tuple("ade")]
+    families: dict[str, FactorGraph | RegionGraph] = {
+        "chain(3)": chain(3),
+        "cycle(6)": cycle(6),
+        "tree(2, 2)": tree(2, 2),
+        "grid(3, 3)": grid(3, 3),
+        "tiles((28, 40), window=16, overlap=4)": tiles((28, 40), window=16, overlap=4),
+        "cluster_variation of four triples": cluster_variation(triples),
+    }
+    figure = Sheet(figsize=(11, 8))
+    for axes, (name, graph) in zip(figure.subplots(2, 3).flat, families.items(), strict=True):
+        plot(graph, ax=axes, title=name)
+    figure.subplots_adjust(0.02, 0.13, 0.98, 0.95, wspace=0.08, hspace=0.35)
+    _save(figure, "graph_gallery", dpi=110)
+
+
+def counts_over_image() -> None:
+    """What windows and overlaps count, over the photograph that the gravel model knows."""
+    windows = tiles((1, 40, 64), window=(1, 16, 16), overlap=(0, 4, 4))
+    image = gravel_image()[:, :40, :64]
+    _save(plot(windows, layout="counts", image=image), "counts_over_image", dpi=100)
+
+
+def information_flow() -> None:
+    """Influences of the start on the middle of a chain, for each rule: exact, by autograd."""
+    data, sigmas = _ar1(41, 0.95), karras(12, 0.05, 20.0)
+    graphs: dict[str, FactorGraph | RegionGraph] = {
+        "pairs": chain(41),
+        "windows of 9, overlap 1": tiles((41,), window=9, overlap=1),
+    }
+    found = {
+        f"{rule}, {what}": influence_over_steps(
+            compose(graph, node_scores(graph, data), rule=_rules(graph, data)[rule]),
+            sigmas,
+            data.mean[None],
+            element=20,
+        )
+        for what, graph in graphs.items()
+        for rule in ("average", "marginal", "posterior", "evidence")
+    }
+    title = (
+        "On which elements of the start element 20 depends, step by step (Euler, AR(1), ρ = .95)"
+    )
+    _save(flow(found, sigmas=sigmas, columns=4, title=title), "flow", dpi=110)
+
+
+def error_against_sigma() -> None:
+    """The relative error of each rule's score, in root mean square over noised data: exact."""
+    sigmas = np.geomspace(0.01, 30, 25).tolist()
+    cases: dict[str, tuple[FactorGraph | RegionGraph, float]] = {
+        f"pairs, ρ = {rho:g}": (chain(48), rho) for rho in (0.5, 0.9, 0.99)
+    }
+    for overlap in (1, 4, 6):  # of windows of 8: the size that fits next
+        n = 8 + (8 - overlap) * (40 // (8 - overlap))
+        name = f"windows of 8, overlap {overlap}, ρ = 0.9"
+        cases[name] = tiles((n,), window=8, overlap=overlap), 0.9
+    drawn, exact = [], []
+    for name, (graph, rho) in cases.items():
+        data = _ar1(graph.regions.n_elements, rho)
+        joints = {
+            rule: compose(graph, node_scores(graph, data), rule=how)
+            for rule, how in _rules(graph, data).items()
+        }
+        errors = {
+            rule: [_relative_error(joint, data, sigma) for sigma in sigmas]
+            for rule, joint in joints.items()
+        }
+        exact.append(max(*errors.pop("posterior"), *errors.pop("evidence")))
+        curves = {rule: (sigmas, values) for rule, values in errors.items()}
+        drawn.append(Panel(curves, "σ", "relative error of the score", name))
+    figure = panels(drawn, "Composed scores of AR(1) chains against the exact ones", columns=3)
+    for axes, largest in zip(figure.axes, exact, strict=True):
+        axes.set_ylim(1e-5, 2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        text = f"posterior and evidence:\nat most {largest:.0e}, rounding"
+        axes.text(0.97, 0.03, text, transform=axes.transAxes, ha="right", fontsize=9)
+    _save(figure, "error_against_sigma", dpi=110)
+
+
+def ring() -> None:
+    """A ring of gravel in 24 steps: noisy on the left, denoised on the right."""
+    graph = tiles(
+        (1, 32, 256), window=(1, 16, 16), overlap=(0, 8, 8), periodic=(False, False, True)
+    )
+    joint = compose(graph, from_denoiser(gravel_denoiser()), max_batch=32)
+    frames, captions = [], []
+
+    def look(step: Step) -> None:
+        noisy = step["x"][0] / (1 + step["sigma"] ** 2) ** 0.5
+        frames.append(_beside(ring_image(noisy, scale=3), ring_image(step["denoised"][0], scale=3)))
+        captions.append(f"← noisy      σ = {step['sigma']:.2g}      denoised →")
+
+    shape = (1, *graph.event_shape)
+    (last,) = sample(joint, karras(24, 0.01, 10.0), shape=shape, generator=0, callback=look)
+    frames.append(_beside(*[ring_image(last, scale=3)] * 2))
+    animate(frames, IMAGES / "ring.gif", captions=[*captions, "σ = 0"])
+
+
+def _ar1(n: int, rho: float) -> Gaussian:
+    place = torch.arange(n, dtype=torch.float64)
+    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
+
+
+def _rules(graph: FactorGraph | RegionGraph, data: Gaussian) -> Mapping[str, Rule]:
+    covariances = node_covariances(graph, data)
+    return {
+        "average": Average(),
+        "marginal": Marginal(),
+        "posterior": Posterior(covariances),
+        "evidence": Evidence(covariances),
+    }
+
+
+def _relative_error(joint: Joint, data: Gaussian, sigma: float) -> float:
+    """√(E‖ŝ - s‖² / E‖s‖²) over u ~ q_σ = N(0, C): with ŝ = -Ĵu, √(tr(ΔCΔᵀ) / tr C⁻¹)."""
+    covariance = data.noised(sigma).covariance
+    precision = torch.linalg.inv(covariance)
+    composed = -joint(torch.eye(len(precision)).to(precision), sigma).T  # column j: -ŝ(e_j)
+    difference = composed - precision
+    ratio = torch.trace(difference @ covariance @ difference.T) / torch.trace(precision)
+    return float(ratio.sqrt())
+
+
+def _beside(left: Tensor, right: Tensor) -> Tensor:
+    gap = torch.ones(*left.shape[:-1], 16)
+    return torch.cat([left, gap, right], dim=-1)
+
+
+def _save(figure: Figure, name: str, dpi: int) -> None:
+    figure.savefig(IMAGES / f"{name}.png", dpi=dpi)
+
+
+PICTURES: Mapping[str, Callable[[], None]] = {
+    "nested_cubemap": nested,
+    "cylinder": cylinder,
+    "graph_gallery": gallery,
+    "counts_over_image": counts_over_image,
+    "flow": information_flow,
+    "error_against_sigma": error_against_sigma,
+    "ring": ring,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PICTURES)}")
+    names = parser.parse_args().names
+    unknown = sorted(set(names) - set(PICTURES))
+    if unknown:
+        parser.error(f"no picture is called {unknown[0]!r}. Choose from {', '.join(PICTURES)}.")
+    torch.set_num_threads(1)  # many small calls: threads would wait for each other, for a minute
+    for name in names or PICTURES:
+        print(name)
+        PICTURES[name]()
 
 
 if __name__ == "__main__":
