@@ -45,6 +45,7 @@ __all__ = [
 
 LATER = (
     "guidance",
+    "influence",
     "integrations",
     "metrics",
     "models",

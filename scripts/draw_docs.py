@@ -123,7 +123,6 @@ def error_against_sigma() -> None:
     figure = panels(drawn, "Composed scores of AR(1) chains against the exact ones", columns=3)
     for axes, largest in zip(figure.axes, exact, strict=True):
         axes.set_ylim(1e-5, 2)
-        axes.xaxis.set_major_formatter("{x:g}")
         text = f"posterior and evidence:\nat most {largest:.0e}, rounding"
         axes.text(0.97, 0.03, text, transform=axes.transAxes, ha="right", fontsize=9)
     _save(figure, "error_against_sigma", dpi=110)

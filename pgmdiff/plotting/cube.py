@@ -123,7 +123,12 @@ def draw_cube(
     if ax is None:
         _, ax = sheet(4 * INCHES, 3 * INCHES, entries, title)
     else:
-        add_legend(ax, entries, columns(ax.get_position().width * 8, entries), -0.02)
+        add_legend(
+            ax,
+            entries,
+            columns(ax.get_position().width * figure_of(ax).get_figwidth(), entries),
+            -0.02,
+        )
         ax.set_title(title or "")
     _show_faces(ax, None if image is None else _faces(image, shape), n)
     points = _points(ax)

@@ -177,7 +177,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_yscale("log" if "y" in panel.log else "linear")
     largest = max((max(x, default=0) for x, _ in panel.curves.values()), default=0)
     if "x" in panel.log and largest < 10_000:
-        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     _finish(axes, panel.xlabel, panel.ylabel, panel.title)
 

@@ -152,7 +152,12 @@ def draw_tiles(
         inches = _inches(height, width)
         _, ax = sheet(*inches, entries, title)
     else:
-        add_legend(ax, entries, columns(ax.get_position().width * 8, entries), -0.02)
+        add_legend(
+            ax,
+            entries,
+            columns(ax.get_position().width * figure_of(ax).get_figwidth(), entries),
+            -0.02,
+        )
         ax.set_title(title or "")
     _show(ax, picture, height, width)
     scale = _scale(ax, height, width)

@@ -107,7 +107,7 @@ def test_the_package_imports_no_extra() -> None:
 def test_every_part_is_there_when_named() -> None:
     """`pgmdiff.plotting.plot` needs no import of its own; nor do modules that users are told of."""
     packages = {p.parent.name for p in ROOT.glob("*/__init__.py")} - {"benchmarks", "drawing"}
-    modules = {"guidance", "metrics", "panorama", "rules", "scores", "training"}
+    modules = {"guidance", "influence", "metrics", "panorama", "rules", "scores", "training"}
     names = sorted(packages | modules)
     code = f"import pgmdiff; print([n for n in {names!r} if not hasattr(pgmdiff, n)])"
     out = subprocess.run(
