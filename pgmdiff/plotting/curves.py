@@ -16,10 +16,11 @@ __all__ = ["Panel", "curves", "dots", "panels"]
 STYLES = (
     ("#2f7fbd", "o", "-", 1.6),
     ("#dd7a1f", "s", "-", 3.2),
-    ("#2b2b2b", "^", "--", 1.2),
+    ("#7b4ea8", "^", "--", 1.4),
     ("#8a8f94", "D", "-", 1.6),
 )
-"""Colour, marker, line and width: curves that coincide can still be told apart."""
+"""Colour, marker, line and width of labels that are no method's: curves that coincide can still be
+told apart."""
 
 METHOD_STYLES = {
     "concatenation": ("#b9bdc2", "v", "-", 1.6),
@@ -96,7 +97,7 @@ def curves(
         'steps'
     """
     axes = Sheet(figsize=(7, 4.2), layout="constrained").subplots() if ax is None else ax
-    _draw(axes, Panel(curves, xlabel, ylabel, title, limit, log=log))
+    _draw(axes, Panel(curves, xlabel, ylabel, title, limit, log=log), list(curves))
     axes.legend(frameon=False, fontsize=9)
     return figure_of(axes)
 
@@ -106,8 +107,12 @@ def panels(panels: Sequence[Panel], title: str, *, columns: int = 0) -> Figure:
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
     figure = Sheet(figsize=(4.6 * columns, 3.5 * rows + 0.9), layout="constrained")
-    for axes, panel in zip(figure.subplots(rows, columns, squeeze=False).flat, panels, strict=True):
-        _draw(axes, panel)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw(axes, panel, labels)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
     figure.suptitle(title, fontsize=11, x=0.02, ha="left")
     entries: dict[str, Any] = {}
     for axes in figure.axes:
@@ -164,8 +169,11 @@ def dots(
     return figure
 
 
-def _draw(axes: Axes, panel: Panel) -> None:
-    for number, (label, (x, y)) in enumerate(panel.curves.items()):
+def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
+    """`labels`: of all panels, so that a label has one style in all of them."""
+    plain = [label for label in labels if label not in METHOD_STYLES]
+    for label, (x, y) in panel.curves.items():
+        number = plain.index(label) if label in plain else 0
         colour, marker, line, width = _style(label, number)
         axes.plot(x, y, line, color=colour, marker=marker, markersize=5, lw=width, label=label)
         notes = (panel.notes or {}).get(label, ())

@@ -65,3 +65,16 @@ def test_what_is_no_image_is_refused(shape) -> None:
 def test_no_strips_are_refused() -> None:
     with pytest.raises(ShapeError, match="at least one"):
         strips({})
+
+
+def test_a_label_has_one_style_in_all_panels() -> None:
+    first = Panel({"a": POINTS, "b": POINTS}, "", "", "")
+    second = Panel({"c": POINTS, "b": POINTS}, "", "", "")
+    figure = panels([first, second, first], "title", columns=2)
+    styles = [
+        {line.get_label(): (line.get_color(), line.get_marker()) for line in axes.lines}
+        for axes in figure.axes
+    ]
+    assert styles[0]["b"] == styles[1]["b"]
+    assert len({styles[0]["a"], styles[0]["b"], styles[1]["c"]}) == 3
+    assert not figure.axes[3].axison, "an empty place is left blank"
