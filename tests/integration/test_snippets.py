@@ -1,4 +1,4 @@
-"""Whatever a reader may paste from the README and the docs runs."""
+"""Whatever a reader may paste from the README and the docs runs, and prints what the page says."""
 
 import re
 from importlib.util import find_spec
@@ -7,48 +7,64 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-
-
-def snippets(path: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
-
-
-README = snippets(ROOT / "README.md")
+DOCS = ROOT / "docs"
 NEEDED = {"interoperability": ("diffusers", "azula")}
 """Libraries that the snippets of a page import."""
 QUIET = pytest.mark.filterwarnings(  # diffusers' schedulers, of NumPy 2
     "ignore:__array__ implementation doesn't:DeprecationWarning"
 )
+SNIPPET = re.compile(r"```python\n(.*?)```(?:\n+```text\n(.*?)```)?", re.DOTALL)
+"""A snippet, and what a block of text right after it says that it prints."""
+
+
+def snippets(path: Path) -> list[tuple[str, str]]:
+    return SNIPPET.findall(path.read_text())
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(DOCS).with_suffix("").as_posix()
+
+
+def pages() -> list[Path]:
+    """All but what is built, and tutorials, which have tests of their own."""
+    found = (page for page in DOCS.rglob("*.md") if name_of(page).split("/")[0] not in BUILT)
+    return sorted(page for page in found if snippets(page))
+
+
+BUILT = ("_build", "tutorials")
+README = snippets(ROOT / "README.md")
 PAGES = [
-    pytest.param(page, marks=[QUIET] if page.stem in NEEDED else [])
-    for page in sorted((ROOT / "docs").glob("*.md"))
+    pytest.param(page, id=name_of(page), marks=[QUIET] if name_of(page) in NEEDED else [])
+    for page in pages()
 ]
 
 
-@pytest.mark.parametrize("snippet", README, ids=range(len(README)))
+@pytest.mark.parametrize("snippet", [code for code, _ in README], ids=range(len(README)))
 def test_readme_snippet(snippet: str) -> None:
     exec(compile(snippet, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_page(page: Path) -> None:
-    """The snippets of a page follow one another."""
-    for library in NEEDED.get(page.stem, ()):
+@pytest.mark.parametrize("page", PAGES)
+def test_page(
+    page: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The snippets of a page follow one another; what they are said to print, they print."""
+    for library in NEEDED.get(name_of(page), ()):
         if find_spec(library) is None:
             pytest.skip(f"{library} is not installed")
+    monkeypatch.chdir(tmp_path)  # some write files
     names: dict = {}
-    for snippet in snippets(page):
+    for snippet, shown in snippets(page):
         exec(compile(snippet, page.name, "exec"), names)
+        printed = capsys.readouterr().out
+        if shown:
+            assert shown.split() == printed.split(), snippet
 
 
 def test_there_are_snippets() -> None:
     assert len(README) >= 3
-    assert len(PAGES) >= 1
-
-
-def test_the_printed_explanation_is_what_is_printed(capsys: pytest.CaptureFixture) -> None:
-    page = ROOT / "docs" / "your_topology.md"
-    test_page(page)
-    printed = " ".join(capsys.readouterr().out.split())
-    (shown,) = re.findall(r"\n    (counts_sum_to_one:.*?expected 1\.)", page.read_text(), re.DOTALL)
-    assert " ".join(shown.split()) in printed
+    found = {name_of(page) for page in pages()}
+    concepts = {name_of(page) for page in (DOCS / "concepts").glob("*.md")}
+    assert concepts
+    assert concepts <= found
+    assert {"my_graph", "my_model", "my_gpu", "conditioning", "your_topology"} <= found
