@@ -15,7 +15,14 @@ from pgmdiff.denoising_errors import fit_denoising_errors
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
 from pgmdiff.precision import fit_covariances
 from pgmdiff.rules import Average, Evidence, Marginal, Posterior
-from pgmdiff.scores import from_denoiser, from_eps
+from pgmdiff.scores import (
+    from_denoiser,
+    from_eps,
+    from_flow,
+    from_vp_eps,
+    from_vp_sample,
+    from_vp_v,
+)
 
 __version__ = "0.1.0"
 
@@ -37,6 +44,10 @@ __all__ = [
     "fit_denoising_errors",
     "from_denoiser",
     "from_eps",
+    "from_flow",
+    "from_vp_eps",
+    "from_vp_sample",
+    "from_vp_v",
     "gaussian",
     "graphs",
     "samplers",

@@ -86,7 +86,7 @@ def compose(
     if not isinstance(rule, Rule):
         raise ScoreError(
             f"compose: expected a rule such as Marginal() or Average(), got {rule!r}. "
-            "Make an instance of it."
+            "Make an instance of it, such as Posterior(covariances)."
         )
     if max_batch is not None and not (isinstance(max_batch, int) and max_batch >= 1):
         raise ScoreError(
@@ -309,8 +309,8 @@ class Joint:
         if calls > KEPT_CALLS or not all(isinstance(b.group, IndexGroup) for b in batches):
             return self._chunks(u)
         if key not in self._kept:
-            with torch.inference_mode(False):
-                self._kept[key] = tuple(self._chunks(u))
+            _not_while_compiling()
+            self._prepare(u)
         return self._kept[key]
 
     def _chunks(self, u: Tensor) -> Iterator[Chunk]:
@@ -349,7 +349,11 @@ class Joint:
         if density:
             densities: Tensor = _log_density(batch.score, chunk)(x, sigmas, **given)
             return densities.reshape(n, regions)
-        values: Tensor = self._evaluated(batch.score, x, sigmas, given)
+        try:
+            values: Tensor = self._evaluated(batch.score, x, sigmas, given)
+        except Exception as error:
+            _tell_where(error, chunk, x)
+            raise
         _check_output(values, x, chunk, sigmas)
         return values.reshape(n, regions, *shape)
 
@@ -362,9 +366,20 @@ class Joint:
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
         key = (u.device, u.dtype)
         if key not in self._placed:
-            with torch.inference_mode(False):  # what is kept must serve autograd later
-                self._placed[key] = tuple(batch.to(*key) for batch in self.batches)
+            _not_while_compiling()
+            self._place(u)
         return self._placed[key]
+
+    @torch.inference_mode(False)  # what is kept must serve autograd later
+    def _place(self, u: Tensor) -> None:
+        batches = tuple(batch.to(u.device, u.dtype) for batch in self.batches)
+        self._placed[u.device, u.dtype] = batches
+        for batch in batches:
+            _ = batch.weight
+
+    @torch.inference_mode(False)
+    def _prepare(self, u: Tensor) -> None:
+        self._kept[u.device, u.dtype, len(u)] = tuple(self._chunks(u))
 
     def _flatten(
         self, u: Tensor, sigma: Tensor | float, condition: Condition
@@ -405,7 +420,11 @@ class Joint:
         return state, sigmas, map_tensors(flat, condition)
 
     def find_guilty(self, u: Tensor, sigma: Tensor, condition: Condition) -> None:
-        """Raises a `ScoreError` naming the node, σ and batch entry of a NaN or infinity."""
+        """Raises a `ScoreError` naming the node, σ and batch entry of a NaN or infinity.
+
+        Raises:
+            ScoreError: always; that the sum overflows, if every node is fine.
+        """
         broken = ~u.isfinite().all(dim=1)
         if broken.any():
             entry = int(broken.nonzero()[0])
@@ -467,7 +486,11 @@ class Potential:
         return score, total.index_add_(-1, labels, flat)
 
     def by_element(self, u: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        """The score and the g_i, both like u."""
+        """The score and the g_i, both like u.
+
+        Raises:
+            ScoreError: the joint's rule is not the marginal rule.
+        """
         joint = self.joint
         if not isinstance(joint.rule, Marginal):
             raise ScoreError(f"Joint.potential: expected the rule Marginal, got {joint.rule!r}.")
@@ -532,6 +555,24 @@ def _log_density(score: Any, chunk: Chunk) -> Any:
             "is not known. Give a score that has a method log_density(x, sigma, **condition)."
         )
     return known
+
+
+def _tell_where(error: Exception, chunk: Chunk, x: Tensor) -> None:
+    """Adds to a model's own exception which node it came from (Python 3.11 and newer)."""
+    if hasattr(error, "add_note"):
+        error.add_note(
+            f"pgmdiff: while the score of node {chunk.batch.group.name(chunk.start)!r} was called "
+            f"on x of {tuple(x.shape)}."
+        )
+
+
+def _not_while_compiling() -> None:
+    """What is kept is made outside of compiled code: this breaks the graph, where it may break."""
+    if torch.compiler.is_compiling():
+        raise ScoreError(
+            "Joint: call it once, on a state of this dtype, device and batch, before it is "
+            "compiled with fullgraph=True."
+        )
 
 
 def _add_weighted(total: Tensor, chunk: Chunk, values: Tensor) -> None:

@@ -62,6 +62,9 @@ def texture_features(images: Tensor) -> Tensor:
     the 15 oriented patterns of a 4 × 4 cosine basis; then mean, standard deviation and skewness of
     the grey values.
 
+    Args:
+        images: `[n, 1, height, width]`, in any units; both sides at least 8.
+
     Raises:
         ShapeError: not grey images of at least 8 × 8 pixels.
     """
@@ -87,6 +90,12 @@ def texture_features(images: Tensor) -> Tensor:
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """The squared Fréchet distance d² of two sets of features, `[n, d]` and `[m, d]`.
+
+    Biased upwards for finite sets: compare with the distance of two sets of real features as large.
+
+    Args:
+        a: features `[n, d]`, n at least 2.
+        b: features `[m, d]`, m at least 2.
 
     Raises:
         ShapeError: the sets have different dimensions, or fewer than two members.

@@ -47,6 +47,9 @@ QUARTER_TURN = np.array([(0, 1, 0), (-1, 0, 0), (0, 0, 1)])
 def equirectangular_directions(height: int) -> Floats:
     """Unit vectors (x, y, z) of the pixel centres of a panorama: float64 `[H, 2H, 3]`.
 
+    Args:
+        height: H, in pixels.
+
     Raises:
         ShapeError: the height is no positive integer.
     """

@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 Score = Callable[..., Tensor]
+"""`score(x, sigma, **condition)`: x `[batch, *shape]`, sigma `[batch]`, to ∇ log q_σ(x), like x."""
 
 
 class RegionScores(ABC):
@@ -107,6 +108,9 @@ def from_denoiser(denoiser: Callable[..., Tensor]) -> DenoiserScore:
     Args:
         denoiser: `denoiser(x, sigma, **condition) -> E[x_0 | x]`, x `[batch, *shape]` at variance
             exploding noise, sigma `[batch]`: the call of EDM and k-diffusion networks.
+
+    Raises:
+        ScoreError: it cannot be called.
     """
     return DenoiserScore(_callable(denoiser, "from_denoiser"))
 
@@ -117,6 +121,9 @@ def from_eps(eps: Callable[..., Tensor]) -> Score:
     Args:
         eps: `eps(x, sigma, **condition)`, predicting ε of x = x_0 + σ ε. Most networks trained as
             DDPM see variance-preserving noise instead: those are for `from_vp_eps`.
+
+    Raises:
+        ScoreError: it cannot be called.
     """
     _callable(eps, "from_eps")
 

@@ -116,7 +116,7 @@ def checked_observation(what: str, y: Any, operator: Any, *, noiseless: bool) ->
         if tuple(y.shape[1:]) != tuple(shape):
             raise ShapeError(
                 f"{what}: expected an observation {list(shape)}, or a batch of them, got "
-                f"{tuple(y.shape)}."
+                f"{tuple(y.shape)}.{_hint(operator)}"
             )
     if isinstance(operator, Mask | FourierMask):
         y = y.where(operator.mask.to(y.device), 0)  # what is not seen may be anything
@@ -152,3 +152,10 @@ def _largest(values: Tensor) -> Tensor:
     """Of every sample, `[batch]`."""
     largest: Tensor = values.abs().reshape(len(values), prod(values.shape[1:])).amax(dim=1)
     return largest
+
+
+def _hint(operator: object) -> str:
+    """What a mask's observation looks like, which is not what most expect."""
+    if not isinstance(operator, Mask | FourierMask):
+        return ""
+    return " Values stand in their places in the whole state; those not seen may be anything."

@@ -285,7 +285,12 @@ def _without_wrapping(matrix: Tensor, half: int) -> Tensor:
 
 
 def channel_mix(event_shape: Sequence[int], weights: Tensor) -> PerAxis:
-    """Mixes channels, the first axis, by weights `[observed, channels]`; grey: [[.3, .59, .11]]."""
+    """Mixes channels, the first axis, by weights `[observed, channels]`; grey: [[.3, .59, .11]].
+
+    Args:
+        event_shape: of the state, `(channels, *places)`.
+        weights: a row for each channel that is observed.
+    """
     return PerAxis(tuple(event_shape), {0: weights})
 
 

@@ -45,6 +45,7 @@ def composed_precision(
 
     Raises:
         ShapeError: the sizes differ.
+        GraphError: the rule is posterior or evidence composition.
     """
     graph, rule = graph.regions, Marginal() if rule is None else rule
     if isinstance(rule, Posterior):
@@ -207,7 +208,18 @@ def _inverse(precision: Tensor) -> Tensor:
 def bethe_entropy(
     graph: FactorGraph | RegionGraph, gaussian: Gaussian, sigma: float = 0.0
 ) -> float:
-    """Σ_r c_r H(q_σ(u_r)) in nats: on a junction tree the joint's entropy, at σ = 0 only."""
+    """Σ_r c_r H(q_σ(u_r)) in nats: on a junction tree the joint's entropy, at σ = 0 only.
+
+        H(N(m, Σ)) = ½ log det(2 π e Σ)
+
+    Exact for a Gaussian that is Markov to the junction tree. For σ > 0, and on loops, it is the
+    Bethe approximation of an entropy.
+
+    Args:
+        graph: over as many elements as the Gaussian.
+        gaussian: of the whole state.
+        sigma: noise level.
+    """
     graph = graph.regions
     total = 0.0
     for group in graph.groups:

@@ -98,7 +98,11 @@ class Gaussian:
         return tuple(self.mean.shape)
 
     def marginal(self, elements: Tensor) -> "Gaussian":
-        """The marginal on an integer array of flattened elements, in that array's shape."""
+        """The marginal on an integer array of flattened elements, in that array's shape.
+
+        Raises:
+            ShapeError: an element that the state does not have.
+        """
         flat = torch.as_tensor(elements).reshape(-1)
         if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.mean.numel():
             raise ShapeError(
@@ -114,7 +118,11 @@ class Gaussian:
         return Gaussian(self.mean, self.covariance + sigma**2 * eye)
 
     def score(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`."""
+        """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`.
+
+        Raises:
+            ShapeError: u or sigma does not fit.
+        """
         check_states("Gaussian", u, self.event_shape, sigma)
         return score_of_stack(u, per_sample(sigma, u), **self._stack(u))
 
@@ -123,7 +131,11 @@ class Gaussian:
         return u + beside(per_sample(sigma, u), u) ** 2 * self.score(u, sigma)
 
     def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats."""
+        """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats.
+
+        Raises:
+            ShapeError: u or sigma does not fit.
+        """
         check_states("Gaussian", u, self.event_shape, sigma)
         values, vectors = self._eigen
         variances = values.clamp(min=0) + per_sample(sigma, u)[:, None] ** 2
@@ -247,7 +259,11 @@ class GaussianMixture:
         return GaussianMixture(self.weights, [c.noised(sigma) for c in self.components])
 
     def score(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`."""
+        """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`.
+
+        Raises:
+            ShapeError: u or sigma does not fit.
+        """
         check_states("GaussianMixture", u, self.event_shape, sigma)
         x, sigma = u.reshape(len(u), 1, -1), per_sample(sigma, u)[:, None]
         return self._stack.like(x).score(x, sigma).reshape(u.shape).to(u.dtype)
@@ -257,7 +273,11 @@ class GaussianMixture:
         return u + beside(per_sample(sigma, u), u) ** 2 * self.score(u, sigma)
 
     def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats."""
+        """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats.
+
+        Raises:
+            ShapeError: u or sigma does not fit.
+        """
         check_states("GaussianMixture", u, self.event_shape, sigma)
         x, sigma = u.reshape(len(u), 1, -1), per_sample(sigma, u)[:, None]
         return self._stack.like(x).log_density(x, sigma)[:, 0]
@@ -392,6 +412,10 @@ def marginals(gaussian: Gaussian, group: RegionGroup) -> tuple[Tensor, Tensor]:
 
 def kl_divergence(p: Gaussian, q: Gaussian) -> float:
     """KL(p ‖ q) = ½ (tr Σ_q⁻¹Σ_p + |m_q - m_p|²_{Σ_q⁻¹} - log det Σ_q⁻¹Σ_p - N), in nats.
+
+    Args:
+        p: of N elements.
+        q: of as many; not singular.
 
     Raises:
         ShapeError: the covariance of q is singular.

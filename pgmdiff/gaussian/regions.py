@@ -81,7 +81,18 @@ def check_size(what: str, graph: RegionGraph, q: Distribution) -> None:
 
 
 def node_covariances(graph: FactorGraph | RegionGraph, q: Distribution) -> "dict[Hashable, Tensor]":
-    """The covariance `[d, d]` of every counted region, for `Posterior` and `Evidence`."""
+    """The covariance `[d, d]` of every counted region, for `Posterior` and `Evidence`.
+
+    Blocks Σ_r = A_r Σ A_rᵀ of the clean covariance Σ, in q's dtype: true covariances, under which
+    posterior composition is exact on acyclic graphs if q is a Gaussian that is Markov to them.
+
+    Args:
+        graph: over as many elements as q.
+        q: a Gaussian, or a mixture, whose overall covariance is taken.
+
+    Raises:
+        ShapeError: the sizes differ.
+    """
     whole = q if isinstance(q, Gaussian) else Gaussian(q.mean, q.covariance)
     regions = graph.regions
     check_size("node_covariances", regions, q)

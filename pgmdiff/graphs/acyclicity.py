@@ -42,7 +42,11 @@ PAIR_LIMIT = 50_000_000
 
 
 def is_berge_acyclic(graph: FactorGraph) -> bool:
-    """Whether the bipartite graph is a forest, scopes on the same variables taken as one."""
+    """Whether the bipartite graph is a forest, scopes on the same variables taken as one.
+
+    Args:
+        graph: of variables and factors.
+    """
     return forest_of(graph)[0]
 
 
@@ -77,7 +81,11 @@ def _distinct(rows: Ints, n: int) -> Ints:
 
 
 def is_alpha_acyclic(graph: RegionGraph) -> bool | None:
-    """Whether the outer regions have running intersection; None if there are too many overlaps."""
+    """Whether the outer regions have running intersection; None if there are too many overlaps.
+
+    Args:
+        graph: of regions; a factor graph's are `graph.regions`.
+    """
     return acyclicity(graph)[0]
 
 

@@ -47,6 +47,7 @@ def cluster_variation(
     shapes: Mapping[Any, Sequence[int]] | None = None,
     *,
     event_shape: Sequence[int] | None = None,
+    models: Mapping[Any, Hashable] | None = None,
     absorb: bool = True,
     disconnected: Disconnected = "one",
 ) -> RegionGraph:
@@ -73,6 +74,7 @@ def cluster_variation(
         shapes: variable name to event shape, in declaration order; None: all are scalars, declared
             as they first appear.
         event_shape: of the state that index arrays are pieces of.
+        models: of index arrays, name to model id, for pieces whose model id is not their name.
         absorb: whether scopes inside others are dropped; if not, they are an error. Those with a
             model or a condition of their own are an error in any case, unless they repeat a scope
             together with its model and condition: dropping them would lose something.
@@ -92,7 +94,7 @@ def cluster_variation(
         >>> sorted(("".join(sorted(r)), c) for r, c in regions.counting_numbers().items())
         [('abc', 1), ('bc', -1), ('bcd', 1)]
     """
-    pieces = pieces_of(scopes, shapes, event_shape, disconnected)
+    pieces = pieces_of(scopes, shapes, event_shape, disconnected, models)
     outer = maximal(pieces.graph, absorb)
     regions = _closed(outer, pieces.touching)
     counts: dict[Region, int] = {}
@@ -110,6 +112,7 @@ def junction_tree(
     shapes: Mapping[Any, Sequence[int]] | None = None,
     *,
     event_shape: Sequence[int] | None = None,
+    models: Mapping[Any, Hashable] | None = None,
     absorb: bool = True,
     max_clique: int | None = None,
 ) -> RegionGraph:
@@ -121,7 +124,7 @@ def junction_tree(
     index arrays that is in no piece is flat, and named ("clique", k).
 
     Args:
-        scopes, shapes, event_shape, absorb: as for `cluster_variation`.
+        scopes, shapes, event_shape, models, absorb: as for `cluster_variation`.
         max_clique: most variables (of index arrays: atoms, the blocks that no piece splits) of a
             clique that triangulation may make; None: do not triangulate, and say how large the
             cliques would be.
@@ -137,7 +140,7 @@ def junction_tree(
         >>> sorted(("".join(sorted(r)), c) for r, c in tree.counting_numbers().items())
         [('abd', 1), ('bcd', 1), ('bd', -1)]
     """
-    pieces = pieces_of(scopes, shapes, event_shape, "one")
+    pieces = pieces_of(scopes, shapes, event_shape, "one", models)
     graph = pieces.graph
     outer = maximal(graph, absorb)
     forest = _forest(graph, outer)

@@ -161,7 +161,11 @@ class Report:
         )
 
     def raise_if_invalid(self) -> None:
-        """Raises `GraphError` naming the first elements that are not counted once."""
+        """Raises `GraphError` naming the first elements that are not counted once.
+
+        Raises:
+            GraphError: the graph is not valid.
+        """
         if not self.valid:
             raise GraphError(_imbalance(self.unbalanced, self.sums, self.denominator))
 

@@ -571,7 +571,17 @@ class FactorGraph:
             )
         parts = u.split(self.sizes.tolist(), dim=-1)
         named = zip(self.variables, self.shapes, parts, strict=True)
-        return {name: part.reshape(*u.shape[:-1], *shape) for name, shape, part in named}
+        return {name: part.reshape((*u.shape[:-1], *shape)) for name, shape, part in named}
+
+    def elements(self, name: Hashable) -> Tensor:
+        """Elements of one node's region in the state, in its model's shape.
+
+        Raises:
+            GraphError: no node has this name.
+        """
+        if name not in self._variable_number and name not in self._factor_set:
+            raise GraphError(f"FactorGraph: no node is named {name!r}. See `.nodes`.")
+        return self.regions.elements(name)
 
     def mask(self, names: Collection[Hashable] | Mapping[Any, Tensor | bool]) -> Tensor:
         """Which elements of the state belong to named variables: bool `[N]`.
@@ -585,7 +595,10 @@ class FactorGraph:
             ShapeError: a part is not boolean or not of the variable's shape.
         """
         if isinstance(names, str | bytes):
-            raise GraphError(f"FactorGraph.mask: expected a collection of names, got {names!r}.")
+            raise GraphError(
+                f"FactorGraph.mask: expected a collection of names, got {names!r}. Write "
+                f"{[names]!r}."
+            )
         whole = torch.zeros(self.n_elements, dtype=torch.bool)
         for name in names:
             if name not in self._variable_number:

@@ -34,6 +34,9 @@ def chain(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
         shape: event shape of every variable.
         options: of `FactorGraph.from_arrays`, such as `axis` and `factor_model`.
 
+    Raises:
+        GraphError: n is no whole number, or below 0.
+
     Example:
         >>> from pgmdiff.graphs import chain
         >>> chain(3).counting_numbers()
@@ -44,7 +47,18 @@ def chain(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
 
 
 def cycle(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
-    """A closed chain: factor f_i on (x_i, x_(i+1) mod n). A loop; n is at least 3."""
+    """A closed chain: factor f_i on (x_i, x_(i+1) mod n). A loop: exact at no σ.
+
+    Counting numbers: factors +1, variables -1.
+
+    Args:
+        n: number of variables, at least 3.
+        shape: event shape of every variable.
+        options: of `FactorGraph.from_arrays`.
+
+    Raises:
+        GraphError: n is below 3.
+    """
     first = np.arange(_at_least("cycle", n, 3))
     return FactorGraph.from_arrays(
         np.stack([first, (first + 1) % n], axis=1), n, shape=shape, **options
@@ -55,6 +69,14 @@ def star(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
     """A centre x0 and n leaves x1 … xn, factor f_i on (x0, x_(i+1)). Berge-acyclic.
 
     Counting numbers: factors +1, centre 1 - n, leaves 0.
+
+    Args:
+        n: number of leaves.
+        shape: event shape of every variable.
+        options: of `FactorGraph.from_arrays`.
+
+    Raises:
+        GraphError: n is no whole number, or below 0.
     """
     leaves = 1 + np.arange(_at_least("star", n, 0))
     return FactorGraph.from_arrays(
@@ -69,6 +91,9 @@ def tree(branching: int, depth: int, shape: Sequence[int] = (), **options: Any) 
         branching: children of every inner variable.
         depth: edges from the root to a leaf; 0 is the root alone.
         shape, options: see `chain`.
+
+    Raises:
+        GraphError: branching below 1, or depth below 0.
     """
     branching = _at_least("tree", branching, 1)
     n = sum(branching**level for level in range(_at_least("tree", depth, 0) + 1))
@@ -82,12 +107,31 @@ def grid(*sizes: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
     """A lattice of variables named by their coordinates, a pair factor on every lattice edge.
 
     A factor is named by its two variables, `((0, 0), (0, 1))`. Loopy as soon as two sizes exceed 1.
+
+    Args:
+        sizes: variables along each axis, at least 1.
+        shape: event shape of every variable.
+        options: of `FactorGraph.from_arrays`.
+
+    Raises:
+        GraphError: no sizes, or one below 1.
     """
     return _lattice("grid", sizes, False, shape, options)
 
 
 def torus(*sizes: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
-    """A `grid` whose every axis is closed; each size is at least 3."""
+    """A `grid` whose every axis is closed; each size is at least 3.
+
+    Counting numbers: factors +1, variables 1 - 2 k on k axes.
+
+    Args:
+        sizes: variables along each axis, at least 3.
+        shape: event shape of every variable.
+        options: of `FactorGraph.from_arrays`.
+
+    Raises:
+        GraphError: a size below 3.
+    """
     return _lattice("torus", sizes, True, shape, options)
 
 
@@ -218,6 +262,9 @@ def hidden_markov(
         n: number of states, at least 1.
         state, observation: their event shapes.
         options: of `FactorGraph.from_scopes`.
+
+    Raises:
+        GraphError: n is below 1.
     """
     steps = range(_at_least("hidden_markov", n, 1))
     scopes = {f"t{i}": (f"x{i}", f"x{i + 1}") for i in steps[:-1]}

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.atoms import Neighbours, array_neighbours, atoms, connected_atoms
@@ -167,6 +168,7 @@ def pieces_of(
     shapes: Mapping[Any, Sequence[int]] | None,
     event_shape: Sequence[int] | None,
     disconnected: Disconnected,
+    models: Mapping[Any, Hashable] | None,
 ) -> Pieces:
     """The pieces of what `cluster_variation` and `junction_tree` take.
 
@@ -184,7 +186,13 @@ def pieces_of(
                 "cluster_variation: with event_shape= expected a dict of index arrays, and no "
                 f"shapes=, got {type(scopes).__name__}. Leave event_shape out for scopes."
             )
-        scopes = RegionGraph.from_regions(scopes, event_shape=event_shape)  # type: ignore[arg-type]
+        regions: Mapping[Any, Any] = scopes
+        scopes = RegionGraph.from_regions(regions, event_shape=event_shape, models=models)
+    elif models is not None:
+        raise GraphError(
+            "cluster_variation: models= goes with event_shape= and index arrays. Give a factor "
+            "graph's models to the factor graph."
+        )
     if isinstance(scopes, RegionGraph):
         return _array_pieces(scopes, split)
     graph = _factor_graph(scopes, shapes)
@@ -243,6 +251,12 @@ def _factor_graph(scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None) ->
             )
         return scopes
     if isinstance(scopes, Mapping):
+        arrays = [name for name, scope in scopes.items() if isinstance(scope, np.ndarray | Tensor)]
+        if arrays:
+            raise GraphError(
+                f"cluster_variation: {arrays[0]!r} is an index array; of which state? Give "
+                "event_shape=, or for a scope a tuple of names."
+            )
         return FactorGraph.from_scopes(scopes, shapes)  # type: ignore[arg-type]
     listed: list[Any] = list(scopes)  # type: ignore[arg-type]
     for scope in listed:

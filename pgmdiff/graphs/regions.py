@@ -111,6 +111,13 @@ class RegionGroup(ABC):
         return total
 
 
+def _freeze(*arrays: npt.NDArray[Any]) -> None:
+    """Makes arrays read-only; those of a group copied under torch.compile are already."""
+    if not torch.compiler.is_compiling():
+        for array in arrays:
+            array.setflags(write=False)
+
+
 @dataclass(frozen=True, eq=False)
 class IndexGroup(RegionGroup):
     """Regions given by their indices.
@@ -130,8 +137,7 @@ class IndexGroup(RegionGroup):
     model: Hashable | None = None
 
     def __post_init__(self) -> None:
-        self.counts.setflags(write=False)
-        self.outer.setflags(write=False)
+        _freeze(self.counts, self.outer)
 
     @classmethod
     def concatenate(cls, groups: Sequence["IndexGroup"]) -> "IndexGroup":
@@ -209,8 +215,7 @@ class WindowGroup(RegionGroup):
     model: Hashable | None
 
     def __post_init__(self) -> None:
-        self.counts.setflags(write=False)
-        self.outer.setflags(write=False)
+        _freeze(self.counts, self.outer)
 
     @classmethod
     def product(cls, axes: Sequence[AxisWindows]) -> "WindowGroup":

@@ -54,6 +54,9 @@ Graph = FactorGraph | RegionGraph
 def to_json(graph: Graph) -> str:
     """A graph as JSON text, the same in every process.
 
+    Args:
+        graph: a factor graph or a region graph, with conditions and nested graphs.
+
     Raises:
         GraphError: a name, a model id or a condition holds something that JSON cannot.
     """
@@ -65,7 +68,14 @@ def to_json(graph: Graph) -> str:
 
 
 def fingerprint(graph: Graph) -> str:
-    """SHA-256 of a graph's JSON: equal for equal graphs, in every process."""
+    """SHA-256 of a graph's JSON: equal for equal graphs, in every process.
+
+    Args:
+        graph: a factor graph or a region graph.
+
+    Raises:
+        GraphError: a name, a model id or a condition holds something that JSON cannot.
+    """
     return hashlib.sha256(to_json(graph).encode()).hexdigest()
 
 

@@ -146,7 +146,12 @@ class EDMDenoiser(nn.Module):
 
 
 def trained(model: EDMDenoiser, name: str) -> EDMDenoiser:
-    """The model with the bundled weights `name`, to be evaluated: no gradients of its weights."""
+    """The model with the bundled weights `name`, to be evaluated: no gradients of its weights.
+
+    Args:
+        model: of the architecture that the weights belong to; it is changed.
+        name: of a file of weights beside this module.
+    """
     from safetensors.torch import load_file
 
     model.load_state_dict(load_file(Path(__file__).with_name(f"{name}.safetensors")))

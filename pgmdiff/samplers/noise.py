@@ -88,6 +88,16 @@ class Noise:
 def split_seed(seed: int, n: int) -> tuple[int, ...]:
     """The keys of n samples under one seed: a batch may be drawn in parts with parts of these.
 
+    Args:
+        seed: a whole number from 0 to 2^64 - 1.
+        n: how many samples.
+
+    Returns:
+        A key a sample, to be given as `generator`.
+
+    Raises:
+        PgmdiffError: the seed is out of range.
+
     Example:
         >>> from pgmdiff.samplers import split_seed
         >>> split_seed(7, 3)[1:] == split_seed(7, 3)[1:3]

@@ -100,9 +100,11 @@ def sample(
         torch.Size([5, 2])
     """
     levels = _levels(sigmas)
-    if [x is None, shape is None, state is None].count(False) != 1:
+    given = [n for n, v in {"x": x, "shape": shape, "state": state}.items() if v is not None]
+    if len(given) != 1:
         raise ShapeError(
-            "sample: expected one of x=, shape= and state=, got several of them or none."
+            f"sample: expected one of x=, shape= and state=, got {' and '.join(given) or 'none'}. "
+            "Give shape=(batch, *event) to draw the start."
         )
     if not callable(score):
         raise PgmdiffError(

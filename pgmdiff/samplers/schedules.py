@@ -34,6 +34,9 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
         sigma_min, sigma_max: last and first positive level.
         rho: larger puts more levels at low noise.
 
+    Raises:
+        PgmdiffError: steps below 1, or not 0 < sigma_min < sigma_max.
+
     Source: Karras et al., "Elucidating the design space of diffusion-based generative models",
     2022, Eq. 5.
 
@@ -48,7 +51,17 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
 
 
 def log_linear(steps: int, sigma_min: float, sigma_max: float) -> list[float]:
-    """Equal steps in log σ from σ_max to σ_min, then 0."""
+    """Equal steps in log σ from σ_max to σ_min, then 0.
+
+        σ_k = σ_max (σ_min / σ_max)^(k/(steps - 1))
+
+    Args:
+        steps: number of positive levels, and of solver steps.
+        sigma_min, sigma_max: last and first positive level, in the units of the data.
+
+    Raises:
+        PgmdiffError: steps below 1, or not 0 < sigma_min < sigma_max.
+    """
     _check(steps, sigma_min, sigma_max)
     return _ended(np.geomspace(sigma_max, sigma_min, steps), sigma_min, sigma_max)
 

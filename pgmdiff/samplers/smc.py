@@ -211,7 +211,11 @@ class _Cloud:
 
 
 def effective_sample_size(log_weights: Tensor) -> float:
-    """(Σ w)² / Σ w², from 1 to n."""
+    """(Σ w)² / Σ w², from 1 to n: how many equally weighted particles say as much.
+
+    Args:
+        log_weights: `[n]`, up to a constant.
+    """
     return float(_effective(log_weights))
 
 

@@ -31,6 +31,10 @@ def markov_gaussian(graph: FactorGraph | RegionGraph, seed: int) -> Gaussian:
 
     Its precision is I + Σ_f A_fᵀ R_f R_fᵀ A_f over pieces f, with standard normal R_f; its mean is
     standard normal.
+
+    Args:
+        graph: over the state; its pieces are the factors of the density.
+        seed: of the draw.
     """
     regions, rng = graph.regions, np.random.default_rng(seed)
     precision = np.eye(regions.n_elements)
@@ -45,7 +49,13 @@ def markov_gaussian(graph: FactorGraph | RegionGraph, seed: int) -> Gaussian:
 
 
 def markov_mixture(graph: FactorGraph | RegionGraph, seed: int, k: int = 3) -> GaussianMixture:
-    """A mixture of k such Gaussians, of unequal weights: not Markov itself, and no Gaussian."""
+    """A mixture of k such Gaussians, of unequal weights: not Markov itself, and no Gaussian.
+
+    Args:
+        graph: over the state.
+        seed: of the draw.
+        k: number of components; weights are proportional to 1 … k.
+    """
     weights = torch.arange(1.0, k + 1, dtype=torch.float64)
     components = [markov_gaussian(graph, seed * k + each) for each in range(k)]
     return GaussianMixture(weights / weights.sum(), components)

@@ -44,14 +44,24 @@ NAMES = "abcdefg"
 def hypergraphs(
     max_scopes: int = 7, max_scope: int = 4, names: Sequence[str] = NAMES
 ) -> st.SearchStrategy[list[list[str]]]:
-    """Lists of scopes: loops, duplicates, subsets, several components."""
+    """Lists of scopes: loops, duplicates, subsets, several components.
+
+    Args:
+        max_scopes: most scopes of a list.
+        max_scope: most names of a scope.
+        names: of the variables.
+    """
     scope = st.lists(st.sampled_from(names), min_size=1, max_size=max_scope, unique=True)
     return st.lists(scope, min_size=1, max_size=max_scopes)
 
 
 @st.composite
 def acyclic_hypergraphs(draw: st.DrawFn, max_scopes: int = 7) -> list[list[str]]:
-    """Lists of α-acyclic scopes: each shares variables with one earlier scope only."""
+    """Lists of α-acyclic scopes: each shares variables with one earlier scope only.
+
+    Args:
+        max_scopes: most scopes of a list.
+    """
     scopes: list[list[str]] = []
     n_names = 0
     for _ in range(draw(st.integers(1, max_scopes))):
@@ -68,7 +78,12 @@ def acyclic_hypergraphs(draw: st.DrawFn, max_scopes: int = 7) -> list[list[str]]
 
 @st.composite
 def factor_graphs(draw: st.DrawFn, max_variables: int = 6, max_factors: int = 6) -> FactorGraph:
-    """Any factor graph: loops, duplicate and subset scopes, leaves, isolated variables."""
+    """Any factor graph: loops, duplicate and subset scopes, leaves, isolated variables.
+
+    Args:
+        max_variables: most variables, of one to four elements each.
+        max_factors: most factors, of up to four variables each.
+    """
     variables = [f"v{i}" for i in range(draw(st.integers(1, max_variables)))]
     scope = st.lists(st.sampled_from(variables), min_size=1, max_size=4, unique=True)
     scopes = draw(st.lists(scope, max_size=max_factors))
@@ -78,7 +93,11 @@ def factor_graphs(draw: st.DrawFn, max_variables: int = 6, max_factors: int = 6)
 
 @st.composite
 def trees(draw: st.DrawFn, max_factors: int = 7) -> FactorGraph:
-    """A Berge-acyclic graph of distinct factors, possibly disconnected."""
+    """A Berge-acyclic graph of distinct factors, possibly disconnected.
+
+    Args:
+        max_factors: most factors.
+    """
     n_isolated = draw(st.integers(0, 2))
     names = [f"v{i}" for i in range(n_isolated)]
     scopes = {}
@@ -97,6 +116,9 @@ def nested_graphs(draw: st.DrawFn, depth: int = 2) -> FactorGraph:
     """A factor graph some of whose nodes are graphs: of their own elements, in two parts or one.
 
     Names inside may be those outside; inner graphs may be nested again.
+
+    Args:
+        depth: most levels of graphs inside graphs.
     """
     outer = draw(factor_graphs(max_variables=4, max_factors=3))
     inner = {}
@@ -124,7 +146,12 @@ def _of_size(draw: st.DrawFn, size: int, depth: int) -> FactorGraph:
 
 @st.composite
 def tile_graphs(draw: st.DrawFn, max_axes: int = 2, max_size: int = 9) -> RegionGraph:
-    """Windows of a small tensor, on open and periodic axes, whether or not the stride fits."""
+    """Windows of a small tensor, on open and periodic axes, whether or not the stride fits.
+
+    Args:
+        max_axes: most axes.
+        max_size: most places of an axis.
+    """
     shape, windows, overlaps, periodic = [], [], [], []
     for _ in range(draw(st.integers(1, max_axes))):
         shape.append(draw(st.integers(2, max_size)))
@@ -155,10 +182,18 @@ def region_graphs(draw: st.DrawFn) -> RegionGraph:
 
 
 def gaussians(graph: FactorGraph | RegionGraph) -> st.SearchStrategy[Gaussian]:
-    """Gaussians whose density factorises over the graph's pieces; see `markov_gaussian`."""
+    """Gaussians whose density factorises over the graph's pieces; see `markov_gaussian`.
+
+    Args:
+        graph: over the state.
+    """
     return st.integers(0, 2**31).map(lambda seed: markov_gaussian(graph, seed))
 
 
 def mixtures(graph: FactorGraph | RegionGraph) -> st.SearchStrategy[GaussianMixture]:
-    """Mixtures of such Gaussians; see `markov_mixture`."""
+    """Mixtures of such Gaussians; see `markov_mixture`.
+
+    Args:
+        graph: over the state.
+    """
     return st.integers(0, 2**29).map(lambda seed: markov_mixture(graph, seed))

@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from pgmdiff import PgmdiffError, compose, from_denoiser, from_eps, metrics, plotting
+from pgmdiff.conditioning import Mask, replacement
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_scores
-from pgmdiff.graphs import FactorGraph, chain, tiles
+from pgmdiff.graphs import FactorGraph, chain, cluster_variation, tiles
 from pgmdiff.guidance import slerp
 from pgmdiff.samplers import karras, log_likelihood, sample
 from pgmdiff.training import random_crops
@@ -45,6 +46,25 @@ WRONG = {
     "no denoiser": (lambda: from_denoiser(None), "from_denoiser: expected a callable"),
     "no network": (lambda: from_eps(3), "from_eps: expected a callable"),
     "embeddings of integers": (lambda: slerp(WHOLE, WHOLE, 0.5), "floating-point embeddings"),
+    "arrays of no state": (
+        lambda: cluster_variation({"a": np.arange(3)}),
+        "'a' is an index array.*event_shape=",
+    ),
+    "models of no arrays": (
+        lambda: cluster_variation([("a", "b")], models={"a": "m"}),
+        "models= goes with event_shape=",
+    ),
+    "a name for names": (lambda: GRAPH.mask("x1"), r"Write \['x1'\]"),
+    "no node of the name": (lambda: GRAPH.elements("f9"), "no node is named 'f9'"),
+    "no start": (lambda: sample(JOINT, SIGMAS), r"got none. Give shape=\(batch, \*event\)"),
+    "two starts": (
+        lambda: sample(JOINT, SIGMAS, x=torch.zeros(2, 3), shape=(2, 3)),
+        "got x and shape",
+    ),
+    "the seen values alone": (
+        lambda: replacement(JOINT, torch.zeros(2), Mask(torch.tensor([True, False, True]))),
+        "in their places in the whole state",
+    ),
     "a seam outside": (lambda: metrics.seam_ratio(torch.rand(8, 8), [99]), "0 to 7"),
     "a drawing for a graph": (lambda: plotting.plot(GRAPH.to_networkx()), "from_networkx"),
 }

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -351,3 +353,31 @@ def test_gpu_agrees_with_cpu() -> None:
     u = torch.randn(3, 2, 12, 8, generator=generator())
     joint = compose(graph, nonlinear, max_batch=7)
     torch.testing.assert_close(joint(u.cuda(), 0.7).cpu(), joint(u, 0.7), rtol=1e-5, atol=1e-5)
+
+
+def test_a_joint_compiles_before_its_first_call() -> None:
+    q = ar1(4, 0.5)
+    u = q.sample(2, 0)
+    fresh = compose(chain(4), node_scores(chain(4), q))
+    torch.testing.assert_close(torch.compile(fresh, backend="eager")(u, 1.0), fresh(u, 1.0))
+    torch.compiler.reset()
+    whole = compose(chain(4), node_scores(chain(4), q))
+    with pytest.raises(Exception, match="call it once"):
+        torch.compile(whole, backend="eager", fullgraph=True)(u, 1.0)
+    torch.compiler.reset()
+    expected = whole(u, 1.0)
+    compiled = torch.compile(whole, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(u, 1.0), expected)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions take notes from Python 3.11 on")
+def test_what_a_model_raises_names_the_node() -> None:
+    def broken(x: Tensor, sigma: Tensor) -> Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    joint = compose(chain(3), {"f0": nonlinear, "f1": broken, "x1": nonlinear})
+    with pytest.raises(RuntimeError, match="mat1 and mat2") as raised:
+        joint(torch.zeros(5, 3), 1.0)
+    (note,) = raised.value.__notes__
+    assert "node 'f1'" in note
+    assert "(5, 2)" in note

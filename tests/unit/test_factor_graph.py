@@ -296,3 +296,14 @@ def test_masks_by_variable_name() -> None:
         graph.mask({"b": torch.tensor([True])})
     with pytest.raises(ShapeError, match=r"got torch\.int64"):
         graph.mask({"a": torch.tensor(1)})
+
+
+@given(factor_graphs())
+def test_elements_are_those_of_the_region(graph: FactorGraph) -> None:
+    u = torch.arange(graph.n_elements)
+    parts = graph.unpack(u)
+    for name in graph.variables:
+        assert torch.equal(u[graph.elements(name)], parts[name])
+    for name, scope in graph.scopes.items():
+        together = torch.cat([parts[variable].reshape(-1) for variable in scope])
+        assert torch.equal(u[graph.elements(name)].reshape(-1), together)

@@ -217,3 +217,17 @@ def test_counted_arrays_compose() -> None:
     graph = cluster_variation({"l": [[0, 1], [2, 3]], "r": [[1, 4], [3, 5]]}, event_shape=(6,))
     u = torch.randn(2, 6, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(compose(graph, lambda x, sigma: -x)(u, 1.0), -u)
+
+
+def test_pieces_may_share_a_model_by_id() -> None:
+    """Overlaps of pieces of one model then have one model by shape; others go by their names."""
+    pieces = {"a": np.arange(4), "b": np.arange(2, 6), "c": np.arange(4, 8)}
+    models = {"a": "strip", "b": "strip"}
+    for build in (cluster_variation, junction_tree):
+        graph = build(pieces, event_shape=(8,), models=models)
+        found = {name: g.model for g in graph.groups for name in g.names}
+        assert found["a"] == found["b"] == "strip"
+        assert found["c"] in (None, "c")
+        assert found[frozenset("ab")] == (2,)
+        assert found[frozenset("bc")] is None
+        assert by_elements(graph) == by_elements(build(pieces, event_shape=(8,)))

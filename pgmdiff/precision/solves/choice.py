@@ -31,6 +31,14 @@ __all__ = ["Channelwise", "PerLevel", "solver_of"]
 def solver_of(precision: Precision) -> Solve:
     """The solve that suits a graph and its covariances.
 
+    In this order: `PerLevel` if they depend on σ; `Channelwise` if they are channels times places;
+    `Eigen` for small states; `SmallSpace` for low rank plus a common floor; `Circulant` for
+    periodic windows; `SparseFactors` on junction trees; `ConjugateGradients` elsewhere. All but the
+    last are exact up to rounding.
+
+    Args:
+        precision: P, which knows its graph and covariances.
+
     Raises:
         IndefiniteError: P is not positive definite.
     """

@@ -19,6 +19,9 @@ def is_definite(precision: Precision) -> bool | None:
     """Whether P is positive definite; None: too large to tell before it is solved with.
 
     By eigenvalues, or the signs of the pivots of a factorisation.
+
+    Args:
+        precision: P; of covariances that depend on σ, at every level.
     """
     try:
         solve = solver_of(precision)
@@ -35,6 +38,9 @@ def least_shrinkage(precision: Precision) -> float | None:
 
     The definite set need not be an interval: a grid of 1/20 is walked down from 1, and the gap
     halved where it first fails. None: too large to tell.
+
+    Args:
+        precision: P, with whatever shrinkage and jitter; λ* replaces the shrinkage.
     """
 
     def definite(shrinkage: float) -> bool | None:
