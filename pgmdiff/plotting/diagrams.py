@@ -12,19 +12,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyBboxPatch, Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from pgmdiff.plotting.layouts import PAGE
-from pgmdiff.plotting.scenes import NAMED, Node, Scene
+from pgmdiff.drawing.layouts import PAGE
+from pgmdiff.drawing.scenes import NAMED, Node, Scene
+from pgmdiff.drawing.text import INK, MIST, colour_of, count_text, text_colour
 from pgmdiff.plotting.style import (
-    INK,
-    MIST,
     add_legend,
-    colour_of,
     columns,
     count_entries,
-    count_text,
     figure_of,
     sheet,
-    text_colour,
     text_size,
 )
 

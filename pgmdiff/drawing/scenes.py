@@ -12,14 +12,14 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
+from pgmdiff.drawing.layouts import LAYOUTS, Points, edges_of, ring, separated
+from pgmdiff.drawing.text import count_text, name_text, text_width
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Ints, RegionGraph
-from pgmdiff.plotting.layouts import LAYOUTS, Points, edges_of, ring, separated
-from pgmdiff.plotting.style import count_text, name_text, text_size
 
-__all__ = ["MAX_NODES", "Node", "Scene", "factor_scene", "hasse_scene", "named_counts"]
+__all__ = ["MAX_NODES", "Node", "Scene", "factor_scene", "hasse_scene", "n_nodes", "named_counts"]
 
 MAX_NODES = 3_000
 MAX_INNER = 60
@@ -91,6 +91,13 @@ class Scene:
         )
 
 
+def n_nodes(graph: Graph) -> int:
+    """Variables and factors, or regions, of the outermost level."""
+    if isinstance(graph, FactorGraph):
+        return len(graph.variables) + len(graph.factors)
+    return graph.n_regions
+
+
 def named_counts(graph: Graph) -> list[tuple[Hashable, Fraction]]:
     """Counting numbers as fractions, by name; of a factor graph, variables first."""
     if isinstance(graph, FactorGraph):
@@ -117,7 +124,7 @@ def check_size(number: int, what: str, remedy: str) -> None:
 def factor_scene(graph: FactorGraph, layout: str, depth: int = 1) -> Scene:
     """Circles for variables, squares for factors, boxes for nested nodes down to a depth."""
     check_size(
-        len(graph.variables) + len(graph.factors),
+        n_nodes(graph),
         "nodes",
         "Draw a part: FactorGraph.from_scopes({f: graph.scopes[f] for f in graph.factors[:500]}).",
     )
@@ -152,7 +159,7 @@ def _with_edges(
 
 def _nested_node(name: Hashable, count: Fraction, inner: Graph, depth: int) -> Node:
     """A box around the scene of its graph, or around the number of its nodes."""
-    size = inner.n_regions if isinstance(inner, RegionGraph) else len(inner.nodes.names)
+    size = n_nodes(inner)
     caption = _width(f"{name_text(name)}  {count_text(count)}", 0.3) + 0.6
     if depth == 0 or size > MAX_INNER:
         note = f"{size} nodes" if size != 1 else "1 node"
@@ -174,7 +181,7 @@ def _moved(node: Node, x: float, y: float) -> Node:
 
 
 def _width(text: str, size: float) -> float:
-    return text_size(text)[0] * size
+    return text_width(text) * size
 
 
 # ---------------------------------------------------------------- region graphs
