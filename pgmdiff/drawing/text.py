@@ -19,6 +19,8 @@ __all__ = [
     "count_text",
     "mixed",
     "name_text",
+    "printable",
+    "short_name",
     "text_colour",
     "text_width",
 ]
@@ -31,6 +33,8 @@ Ramp = tuple[str, ...]
 BLUES: Ramp = ("#79b8e3", "#2f7fbd", "#08406e")
 ORANGES: Ramp = ("#f8b26a", "#dd7a1f", "#8f3e00")
 LEGEND_ENTRIES = 10
+LONGEST = 60
+"""Letters of a name that are kept."""
 
 WIDTHS = {
     letter: width
@@ -84,6 +88,19 @@ def text_colour(background: str) -> str:
     """Black or white, whichever stands out on #rrggbb."""
     red, green, blue = _channels(background)
     return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.52 * 255 else "black"
+
+
+def short_name(name: Hashable) -> str:
+    """`name_text` on one line, cut in the middle if it is very long."""
+    text = name_text(name)
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]}…{text[-LONGEST // 2 :]}"
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """A text with blanks for line breaks, and � for what is no letter of XML."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "�" for c in text)
 
 
 def name_text(name: Hashable) -> str:
