@@ -27,6 +27,7 @@ from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, IndexGroup, RegionGraph
 from pgmdiff.plan import Batch, Scores, map_tensors, plan
 from pgmdiff.precision import Precision, Solve, least_shrinkage, solver_of
+from pgmdiff.reprs import brief, by_field, counted, described
 from pgmdiff.rules import Evidence, Marginal, Posterior, Rule
 from pgmdiff.scores import Score
 
@@ -137,6 +138,8 @@ class Chunk:
     stop: int
     samples: slice
     index: Tensor
+
+    __repr__ = by_field
 
 
 @dataclass(frozen=True, eq=False)
@@ -424,12 +427,35 @@ class Joint:
         )
 
     def __repr__(self) -> str:
-        calls = ", ".join(f"{len(b.group)} × {b.group.shape}" for b in self.batches)
-        changed = ""
+        return described(self, brief(self.graph), *(f"{k}={v}" for k, v in self._made_of.items()))
+
+    @property
+    def _made_of(self) -> dict[str, str]:
+        """What the repr and notebooks say of it, apart from the graph."""
+        regions = sum(len(batch.group) for batch in self.batches)
+        batches = counted(len(self.batches), "batch", "batches")
+        solve = "" if self.solve is None else type(self.solve).__name__
         if self.precision is not None and (self.precision.shrinkage or self.precision.jitter):
             used = f"shrinkage {self.precision.shrinkage:.3g}, jitter {self.precision.jitter:.3g}"
-            changed = f", made definite by {used}"
-        return f"Joint({self.graph!r}, rule={self.rule!r}{changed}, evaluates {calls or 'nothing'})"
+            solve += f" made definite by {used}"
+        said = {
+            "rule": brief(self.rule),
+            "evaluates": f"{counted(regions, 'region')} in {batches}",
+            "solve": solve,
+        }
+        return {key: value for key, value in said.items() if value}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the graph, the rule, and which models are called on what."""
+        from pgmdiff.drawing.html import shown, table
+
+        return shown(
+            self,
+            lambda: table(
+                "Joint",
+                [("graph", repr(self.graph)), *self._made_of.items(), *map(_said, self.batches)],
+            ),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -442,6 +468,9 @@ class Potential:
     """
 
     joint: Joint
+
+    def __repr__(self) -> str:
+        return described(self, brief(self.joint.graph), f"rule={brief(self.joint.rule)}")
 
     def __call__(self, u: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         """The score, like u, and Σ_i g_i, `[*batch]`.
@@ -481,6 +510,12 @@ class Potential:
 
     def _batch(self, u: Tensor) -> tuple[int, ...]:
         return tuple(u.shape[: u.ndim - len(self.joint.graph.event_shape)])
+
+
+def _said(batch: Batch) -> tuple[str, str]:
+    """A batch as a row of a table."""
+    calls = f"{counted(len(batch.group), 'region')} of shape {batch.group.shape}"
+    return "batch", f"{calls}: {brief(batch.score)}"
 
 
 def _per_row(leaf: Tensor, n_samples: int, n_regions: int) -> Tensor:

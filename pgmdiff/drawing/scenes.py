@@ -134,7 +134,7 @@ def factor_scene(graph: FactorGraph, layout: str, depth: int = 1) -> Scene:
     nodes = [
         _nested_node(name, count, graph.nested[name], depth)
         if name in graph.nested
-        else Node("" if scope_of.get(name) == name else short_name(name), count, kind, 0.0, 0.0)
+        else Node("" if scope_of.get(name, ()) == name else short_name(name), count, kind, 0.0, 0.0)
         for (name, count), kind in zip(named_counts(graph), kinds, strict=True)
     ]
     placed = LAYOUTS[layout](graph)

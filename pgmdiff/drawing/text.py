@@ -5,7 +5,7 @@ darker. Blue and orange stay apart for every common kind of colour blindness.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from fractions import Fraction
 from itertools import pairwise
 
@@ -54,8 +54,14 @@ def count_text(count: Fraction | int) -> str:
     return "0" if count == 0 else f"{'+' if count > 0 else '−'}{abs(count)}"
 
 
-def common_counts(counts: Iterable[Fraction | int]) -> tuple[list[tuple[Fraction | int, int]], int]:
-    """The commonest counts and how many nodes have each, descending; and how many are left out."""
+def common_counts(
+    counts: Iterable[Fraction | int] | Mapping[Fraction, int],
+) -> tuple[list[tuple[Fraction | int, int]], int]:
+    """The commonest counts and how many nodes have each, descending; and how many are left out.
+
+    Args:
+        counts: one a node, or each with its number of nodes.
+    """
     number = Counter(counts)
     kept = sorted((c for c, _ in number.most_common(LEGEND_ENTRIES)), reverse=True)
     return [(count, number[count]) for count in kept], len(number) - len(kept)

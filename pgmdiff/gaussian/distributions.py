@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError
 from pgmdiff.graphs.regions import RegionGroup
+from pgmdiff.reprs import by_field, counted, described
 from pgmdiff.scores import beside, per_sample
 
 __all__ = ["Distribution", "Gaussian", "GaussianMixture", "Stack", "kl_divergence", "marginals"]
@@ -43,6 +44,9 @@ class Gaussian:
 
     mean: Tensor
     covariance: Tensor
+
+    def __repr__(self) -> str:
+        return described(self, *_size_and_dtype(self.mean))
 
     def __post_init__(self) -> None:
         for what, value in (("mean", self.mean), ("covariance", self.covariance)):
@@ -145,6 +149,12 @@ class Gaussian:
         }
 
 
+def _size_and_dtype(mean: Tensor) -> tuple[str, ...]:
+    """What the repr of a distribution says of its state."""
+    event = f"event_shape={tuple(mean.shape)}" if mean.ndim != 1 else ""
+    return event, f"d={mean.numel()}", str(mean.dtype).removeprefix("torch.")
+
+
 class _GaussianScores:
     """One Gaussian a row: x and mean `[rows, *shape]`, eigenvectors `[rows, d, d]`.
 
@@ -192,6 +202,10 @@ class GaussianMixture:
 
     weights: Tensor
     components: Sequence[Gaussian]
+
+    def __repr__(self) -> str:
+        size = _size_and_dtype(self.components[0].mean)
+        return described(self, counted(len(self.components), "component"), *size)
 
     def __post_init__(self) -> None:
         k, shapes = len(self.components), {c.event_shape for c in self.components}
@@ -300,6 +314,8 @@ class Stack:
     mean: Tensor
     eigenvalues: Tensor
     eigenvectors: Tensor
+
+    __repr__ = by_field
 
     @classmethod
     def of(cls, q: Distribution, group: RegionGroup) -> "Stack":

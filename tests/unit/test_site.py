@@ -8,8 +8,8 @@ INTERNAL = {
     "__init__", "__main__", "demo", "plan", "denoising", "graphs.pieces", "graphs.atoms",
     "graphs.nesting", "conditioning.conjugate_gradients", "conditioning.observations",
     "plotting.style", "plotting.diagrams", "plotting.tiles", "plotting.cube", "drawing.layouts",
-    "drawing.scenes", "drawing.windows", "drawing.text", "drawing.svg", "drawing.html", "reprs",
-    "integrations.shared",
+    "drawing.scenes", "drawing.windows", "drawing.text", "drawing.labels", "drawing.svg",
+    "drawing.html", "reprs", "integrations.shared",
 }  # fmt: skip
 """Not for users: their docstrings are for developers."""
 ELSEWHERE = ("benchmarks", "models")
