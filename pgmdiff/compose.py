@@ -10,7 +10,7 @@ a shape and the structure of their condition are one *batch* of the `plan`, eval
 calls as `max_batch` allows. A call then only gathers, calls and scatters.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -35,6 +35,9 @@ __all__ = ["Joint", "Potential", "Scores", "compose"]
 
 KEPT_CALLS = 4096
 """Most model calls of a joint call whose indices are sliced once and kept."""
+
+LISTED = 12
+"""Batches that a notebook is shown."""
 
 
 def compose(
@@ -453,7 +456,7 @@ class Joint:
             self,
             lambda: table(
                 "Joint",
-                [("graph", repr(self.graph)), *self._made_of.items(), *map(_said, self.batches)],
+                [("graph", repr(self.graph)), *self._made_of.items(), *_said(self.batches)],
             ),
         )
 
@@ -512,10 +515,13 @@ class Potential:
         return tuple(u.shape[: u.ndim - len(self.joint.graph.event_shape)])
 
 
-def _said(batch: Batch) -> tuple[str, str]:
-    """A batch as a row of a table."""
-    calls = f"{counted(len(batch.group), 'region')} of shape {batch.group.shape}"
-    return "batch", f"{calls}: {brief(batch.score)}"
+def _said(batches: Sequence[Batch]) -> Iterator[tuple[str, str]]:
+    """The first batches as rows of a table."""
+    for batch in batches[:LISTED]:
+        regions = f"{counted(len(batch.group), 'region')} of shape {batch.group.shape}"
+        yield "batch", f"{regions}: {brief(batch.score)}"
+    if len(batches) > LISTED:
+        yield "", f"and {counted(len(batches) - LISTED, 'more batch', 'more batches')}"
 
 
 def _per_row(leaf: Tensor, n_samples: int, n_regions: int) -> Tensor:

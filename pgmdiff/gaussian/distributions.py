@@ -40,6 +40,10 @@ class Gaussian:
     Raises:
         ShapeError: the shapes do not match, or the covariance is not symmetric or not
             positive semi-definite.
+
+    Example:
+        >>> Gaussian(torch.zeros(20), torch.eye(20))
+        Gaussian(d=20, float32)
     """
 
     mean: Tensor

@@ -643,6 +643,22 @@ def test_reports_say_what_they_print() -> None:
     assert "posterior" in ["".join(cell.itertext()) for cell in found.iter("th")]
 
 
+def test_a_joint_of_many_models_lists_some() -> None:
+    graph = FactorGraph.from_scopes({i: (f"x{i}",) for i in range(40)})
+    scores = {i: partial(lambda x, sigma, i: -x, i=i) for i in range(40)}
+    html = compose(graph, scores)._repr_html_()
+    assert "40 regions in 40 batches" in html
+    assert "and 28 more batches" in html
+
+
+def test_large_reports_keep_what_takes_long_for_print() -> None:
+    report = tiles((3, 208, 208), (3, 64, 64), (0, 16, 16)).validate()
+    assert "not yet determined" in report._repr_html_()
+    assert not {"proxy", "diameter"} & vars(report).keys()
+    assert "diameter: 4" in str(report)
+    assert "diameter: 4" in report._repr_html_()
+
+
 def test_notebooks_need_no_matplotlib() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
