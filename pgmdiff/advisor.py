@@ -32,6 +32,7 @@ from pgmdiff.graphs.exactness import check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import AxisWindows, RegionGraph, WindowGroup
 from pgmdiff.graphs.windows import tiles
+from pgmdiff.reprs import brief, counted, described
 from pgmdiff.rules import Average, Marginal, Rule
 from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.scores import Score
@@ -74,6 +75,19 @@ class Prediction:
     overlap: tuple[int, ...] | None = None
     note: str = ""
 
+    def __repr__(self) -> str:
+        losses = (
+            f"{rule}={getattr(self, rule):.3g}" for rule in ("marginal", "average", "posterior")
+        )
+        return described(
+            self,
+            f"name={brief(self.name, 40)}",
+            *losses,
+            f"evaluations={self.evaluations}",
+            f"elements={self.elements}",
+            f"note={brief(self.note, 40)}" if self.note else "",
+        )
+
 
 @dataclass(frozen=True)
 class Advice:
@@ -81,6 +95,41 @@ class Advice:
 
     rows: tuple[Prediction, ...]
     tolerance: float
+
+    def __repr__(self) -> str:
+        cheapest = None if self.cheapest is None else self.cheapest.name
+        return described(
+            self,
+            counted(len(self.rows), "graph"),
+            f"tolerance={self.tolerance:g}",
+            f"marginal loss of the first {self.rows[0].marginal:.2g}",
+            f"cheapest={brief(cheapest, 40)}",
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table of predictions, and the sentence below it."""
+        from pgmdiff.drawing.html import shown, table
+
+        return shown(
+            self,
+            lambda: table(
+                "Predicted loss, nats an element: KL(sampled ‖ q) of a Gaussian q",
+                [
+                    (
+                        str(row.name),
+                        *map(_nats, (row.marginal, row.average, row.posterior)),
+                        row.evaluations,
+                        row.elements,
+                    )
+                    for row in self.rows
+                ],
+                head=("graph", "marginal", "average", "posterior", "evaluations", "elements"),
+                notes=[
+                    *(f"{row.name}: {row.note}." for row in self.rows if row.note),
+                    self.sentence,
+                ],
+            ),
+        )
 
     def __str__(self) -> str:
         width = max(len("graph"), *(len(str(row.name)) for row in self.rows))

@@ -10,7 +10,7 @@ a shape and the structure of their condition are one *batch* of the `plan`, eval
 calls as `max_batch` allows. A call then only gathers, calls and scatters.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -27,6 +27,7 @@ from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, IndexGroup, RegionGraph
 from pgmdiff.plan import Batch, Scores, map_tensors, plan
 from pgmdiff.precision import Precision, Solve, least_shrinkage, solver_of
+from pgmdiff.reprs import brief, by_field, counted, described
 from pgmdiff.rules import Evidence, Marginal, Posterior, Rule
 from pgmdiff.scores import Score
 
@@ -34,6 +35,9 @@ __all__ = ["Joint", "Potential", "Scores", "compose"]
 
 KEPT_CALLS = 4096
 """Most model calls of a joint call whose indices are sliced once and kept."""
+
+LISTED = 12
+"""Batches that a notebook is shown."""
 
 
 def compose(
@@ -139,6 +143,8 @@ class Chunk:
     stop: int
     samples: slice
     index: Tensor
+
+    __repr__ = by_field
 
 
 @dataclass(frozen=True, eq=False)
@@ -450,12 +456,35 @@ class Joint:
         )
 
     def __repr__(self) -> str:
-        calls = ", ".join(f"{len(b.group)} × {b.group.shape}" for b in self.batches)
-        changed = ""
+        return described(self, brief(self.graph), *(f"{k}={v}" for k, v in self._made_of.items()))
+
+    @property
+    def _made_of(self) -> dict[str, str]:
+        """What the repr and notebooks say of it, apart from the graph."""
+        regions = sum(len(batch.group) for batch in self.batches)
+        batches = counted(len(self.batches), "batch", "batches")
+        solve = "" if self.solve is None else type(self.solve).__name__
         if self.precision is not None and (self.precision.shrinkage or self.precision.jitter):
             used = f"shrinkage {self.precision.shrinkage:.3g}, jitter {self.precision.jitter:.3g}"
-            changed = f", made definite by {used}"
-        return f"Joint({self.graph!r}, rule={self.rule!r}{changed}, evaluates {calls or 'nothing'})"
+            solve += f" made definite by {used}"
+        said = {
+            "rule": brief(self.rule),
+            "evaluates": f"{counted(regions, 'region')} in {batches}",
+            "solve": solve,
+        }
+        return {key: value for key, value in said.items() if value}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the graph, the rule, and which models are called on what."""
+        from pgmdiff.drawing.html import shown, table
+
+        return shown(
+            self,
+            lambda: table(
+                "Joint",
+                [("graph", repr(self.graph)), *self._made_of.items(), *_said(self.batches)],
+            ),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -468,6 +497,9 @@ class Potential:
     """
 
     joint: Joint
+
+    def __repr__(self) -> str:
+        return described(self, brief(self.joint.graph), f"rule={brief(self.joint.rule)}")
 
     def __call__(self, u: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
         """The score, like u, and Σ_i g_i, `[*batch]`.
@@ -511,6 +543,15 @@ class Potential:
 
     def _batch(self, u: Tensor) -> tuple[int, ...]:
         return tuple(u.shape[: u.ndim - len(self.joint.graph.event_shape)])
+
+
+def _said(batches: Sequence[Batch]) -> Iterator[tuple[str, str]]:
+    """The first batches as rows of a table."""
+    for batch in batches[:LISTED]:
+        regions = f"{counted(len(batch.group), 'region')} of shape {batch.group.shape}"
+        yield "batch", f"{regions}: {brief(batch.score)}"
+    if len(batches) > LISTED:
+        yield "", f"and {counted(len(batches) - LISTED, 'more batch', 'more batches')}"
 
 
 def _per_row(leaf: Tensor, n_samples: int, n_regions: int) -> Tensor:

@@ -10,6 +10,7 @@ the two models are marginals of one distribution, then (law of total expectation
 what is inconsistent there is what goes wrong at the seams.
 """
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from pgmdiff.graphs.acyclicity import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.plan import Batch, Scores
+from pgmdiff.reprs import brief, counted, described
 from pgmdiff.samplers.noise import Generator, Noise
 
 __all__ = ["Agreement", "Consistency", "check_consistency"]
@@ -58,6 +60,18 @@ class Agreement:
     deviation: float
     lag: float
 
+    def __repr__(self) -> str:
+        return described(
+            self,
+            f"piece={brief(self.piece, 30)}",
+            f"overlap={brief(self.overlap, 30)}",
+            f"sigma={self.sigma:.3g}",
+            f"excess={self.excess:.3g}",
+            f"deviation={self.deviation:.3g}",
+            f"lag={self.lag:.3g}",
+            self.verdict,
+        )
+
     @property
     def verdict(self) -> str:
         """A key of `ADVICE`, or "consistent"."""
@@ -85,6 +99,47 @@ class Consistency:
         """Whether no row deviates significantly."""
         return all(row.verdict == "consistent" for row in self.rows)
 
+    def __repr__(self) -> str:
+        found = Counter(row.verdict for row in self.rows)
+        verdicts = (f"{n} {verdict}" for verdict, n in found.items())
+        return described(self, counted(len(self.rows), "row"), *verdicts)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a table, and the advice below it."""
+        from pgmdiff.drawing.html import shown, table
+
+        return shown(
+            self,
+            lambda: table(
+                "Pieces against overlaps",
+                [
+                    (
+                        f"{row.piece} / {row.overlap}",
+                        f"{row.sigma:.3g}",
+                        f"{row.error_piece:.3g}",
+                        f"{row.error_overlap:.3g}",
+                        f"{row.excess:.3f} ({row.deviation:+.1f})",
+                        row.verdict,
+                    )
+                    for row in self.rows
+                ],
+                head=(
+                    "piece / overlap",
+                    "σ",
+                    "mse of the piece",
+                    "of the overlap",
+                    "excess (std. errors)",
+                    "verdict",
+                ),
+                notes=self._advice,
+            ),
+        )
+
+    @property
+    def _advice(self) -> list[str]:
+        found = dict.fromkeys(row.verdict for row in self.rows)
+        return [f"{v}: {ADVICE[v]}." for v in found if v in ADVICE]
+
     def __str__(self) -> str:
         lines = [
             f"{'piece / overlap':28} {'σ':>8} {'mse piece':>10} {'overlap':>10} {'excess':>8} "
@@ -96,8 +151,7 @@ class Consistency:
                 f"{row.error_overlap:10.3g} {row.excess:8.3f} ({row.deviation:+11.1f}) "
                 f"{row.verdict}"
             )
-        found = dict.fromkeys(row.verdict for row in self.rows)
-        return "\n".join(lines + [f"{v}: {ADVICE[v]}." for v in found if v in ADVICE])
+        return "\n".join(lines + self._advice)
 
 
 def check_consistency(

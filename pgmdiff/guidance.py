@@ -12,6 +12,7 @@ interpolated on the sphere (Zhang et al., "DiffCollage", 2023, Fig. 6):
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pgmdiff.errors import ScoreError, ShapeError
+from pgmdiff.reprs import brief, described
 from pgmdiff.scores import Score, beside
 
 __all__ = ["guided", "interpolated", "scheduled", "slerp"]
@@ -27,7 +29,37 @@ PARALLEL = 1e-4
 """Sine of the angle below which vectors are interpolated on a line."""
 
 
-def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> Score:
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """A score with classifier-free guidance; see `guided`."""
+
+    score: Score
+    null: Mapping[str, Any]
+    guidance: float = 1.0
+
+    def __repr__(self) -> str:
+        conditions = f"null={sorted(self.null)}"
+        return described(self, brief(self.score), conditions, f"guidance={self.guidance:g}")
+
+    def __call__(
+        self, x: Tensor, sigma: Tensor, guidance: Tensor | float | None = None, **condition: Any
+    ) -> Tensor:
+        if condition.keys() != self.null.keys():
+            raise ScoreError(
+                f"guided: expected the conditions {sorted(self.null)}, got {sorted(condition)}. "
+                "Give every node all of them, and null= the same keywords."
+            )
+        guidance = self.guidance if guidance is None else guidance
+        w = torch.as_tensor(guidance, dtype=x.dtype, device=x.device).expand(len(x))
+        if (w == 1).all():
+            return self.score(x, sigma, **condition)
+        stacked = {key: tree_map(_with_null, v, self.null[key]) for key, v in condition.items()}
+        values = self.score(torch.cat([x, x]), torch.cat([sigma, sigma]), **stacked)
+        conditional, unconditional = values.chunk(2)
+        return unconditional + beside(w, x) * (conditional - unconditional)
+
+
+def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> Guided:
     """Classifier-free guidance as a score with one more condition, `guidance`: w, `[batch]`.
 
     Both evaluations are one call of twice the batch. Where all w are 1 only the conditional one is
@@ -50,24 +82,7 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> S
                                 "f1": {"text": sky, "guidance": torch.tensor(2.0)}},
                     null_condition={"text": empty})
     """
-
-    def both(
-        x: Tensor, sigma: Tensor, guidance: Tensor | float = guidance, **condition: Any
-    ) -> Tensor:
-        if condition.keys() != dict(null).keys():
-            raise ScoreError(
-                f"guided: expected the conditions {sorted(null)}, got {sorted(condition)}. Give "
-                "every node all of them, and null= the same keywords."
-            )
-        w = torch.as_tensor(guidance, dtype=x.dtype, device=x.device).expand(len(x))
-        if (w == 1).all():
-            return score(x, sigma, **condition)
-        stacked = {key: tree_map(_with_null, v, null[key]) for key, v in condition.items()}
-        values = score(torch.cat([x, x]), torch.cat([sigma, sigma]), **stacked)
-        conditional, unconditional = values.chunk(2)
-        return unconditional + beside(w, x) * (conditional - unconditional)
-
-    return both
+    return Guided(score, dict(null), guidance)
 
 
 def _with_null(value: Any, null: Any) -> Any:
@@ -88,7 +103,28 @@ def _with_null(value: Any, null: Any) -> Any:
     return torch.cat([value, empty.expand_as(value)])
 
 
-def scheduled(score: Score, schedules: Mapping[str, Callable[[Any, Tensor], Any]]) -> Score:
+@dataclass(frozen=True, eq=False)
+class Scheduled:
+    """A score whose conditions change with σ; see `scheduled`."""
+
+    score: Score
+    schedules: Mapping[str, Callable[[Any, Tensor], Any]]
+
+    def __repr__(self) -> str:
+        return described(self, brief(self.score), f"schedules={sorted(self.schedules)}")
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        for key in self.schedules:
+            if key not in condition:
+                raise ScoreError(
+                    f"scheduled: expected the condition {key!r}, got {sorted(condition)}. Give it "
+                    "to compose(conditions=), or when the joint is called."
+                )
+        changed = {key: f(condition[key], sigma) for key, f in self.schedules.items()}
+        return self.score(x, sigma, **{**condition, **changed})
+
+
+def scheduled(score: Score, schedules: Mapping[str, Callable[[Any, Tensor], Any]]) -> Scheduled:
     """A score whose conditions change with σ.
 
     Args:
@@ -101,18 +137,7 @@ def scheduled(score: Score, schedules: Mapping[str, Callable[[Any, Tensor], Any]
     Raises:
         ScoreError: a scheduled condition is not given.
     """
-
-    def at(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        for key in schedules:
-            if key not in condition:
-                raise ScoreError(
-                    f"scheduled: expected the condition {key!r}, got {sorted(condition)}. Give it "
-                    "to compose(conditions=), or when the joint is called."
-                )
-        changed = {key: f(condition[key], sigma) for key, f in schedules.items()}
-        return score(x, sigma, **{**condition, **changed})
-
-    return at
+    return Scheduled(score, dict(schedules))
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:

@@ -18,6 +18,7 @@ from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, RegionGroup
 from pgmdiff.precision import Precision, RegionPrecisions
 from pgmdiff.precision.forms import concatenated
+from pgmdiff.reprs import brief, counted, described
 from pgmdiff.rules import Floats, Rule
 from pgmdiff.scores import RegionScores, Score
 
@@ -44,6 +45,14 @@ class Batch:
     weights: Tensor
     condition: dict[str, Any]
     precisions: RegionPrecisions | None = None
+
+    def __repr__(self) -> str:
+        return described(
+            self,
+            f"{counted(len(self.group), 'region')} of shape {self.group.shape}",
+            f"score={brief(self.score)}",
+            f"conditions {sorted(self.condition)}" if self.condition else "",
+        )
 
     @cached_property
     def weight(self) -> float | None:

@@ -12,7 +12,7 @@ fusing diffusion paths for controlled image generation", 2023).
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +30,7 @@ from pgmdiff.precision import (
     Precision,
     least_change,
 )
+from pgmdiff.reprs import counted, described
 
 __all__ = ["Average", "Evidence", "Marginal", "Posterior", "Rule"]
 
@@ -110,9 +111,19 @@ class Posterior(Rule):
     2024.
     """
 
-    covariances: Mapping[Any, Tensor] | Covariances = field(repr=False)
+    covariances: Mapping[Any, Tensor] | Covariances
     shrinkage: float | Literal["least"] = 0.0
-    jitter: float = field(default=0.0, repr=False)
+    jitter: float = 0.0
+
+    def __repr__(self) -> str:
+        given = self.covariances
+        several = counted(len(given), "covariance") if isinstance(given, Mapping) else ""
+        return described(
+            self,
+            several or type(given).__name__,
+            f"shrinkage={self.shrinkage!r}",
+            f"jitter={self.jitter:g}" if self.jitter else "",
+        )
 
     def weights(self, graph: RegionGraph) -> list[Floats]:
         return Marginal().weights(graph)
@@ -150,7 +161,7 @@ class Posterior(Rule):
         return make(self.shrinkage, self.jitter)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evidence(Posterior):
     r"""Evidence correction: the gradient of the posterior closure's own log-density.
 

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.graphs.regions import RegionGraph, RegionGroup, Shape
+from pgmdiff.reprs import brief, described, span
 
 __all__ = [
     "RegionScores",
@@ -97,6 +98,9 @@ class DenoiserScore:
 
     denoise: Callable[..., Tensor]
 
+    def __repr__(self) -> str:
+        return described(self, brief(self.denoise))
+
     def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
         return (self.denoise(x, sigma, **condition) - x) / beside(sigma, x) ** 2
@@ -115,7 +119,20 @@ def from_denoiser(denoiser: Callable[..., Tensor]) -> DenoiserScore:
     return DenoiserScore(_callable(denoiser, "from_denoiser"))
 
 
-def from_eps(eps: Callable[..., Tensor]) -> Score:
+@dataclass(frozen=True, eq=False)
+class EpsScore:
+    """The score -ε / σ of a noise-predicting network; see `from_eps`."""
+
+    eps: Callable[..., Tensor]
+
+    def __repr__(self) -> str:
+        return described(self, brief(self.eps))
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        return -self.eps(x, sigma, **condition) / beside(sigma, x)
+
+
+def from_eps(eps: Callable[..., Tensor]) -> EpsScore:
     """The score s = -ε / σ of a variance-exploding noise-predicting network. Defined for σ > 0.
 
     Args:
@@ -125,12 +142,7 @@ def from_eps(eps: Callable[..., Tensor]) -> Score:
     Raises:
         ScoreError: it cannot be called.
     """
-    _callable(eps, "from_eps")
-
-    def score(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        return -eps(x, sigma, **condition) / beside(sigma, x)
-
-    return score
+    return EpsScore(_callable(eps, "from_eps"))
 
 
 def _callable(network: Callable[..., Tensor], who: str) -> Callable[..., Tensor]:
@@ -154,6 +166,10 @@ class Timesteps:
     """
 
     alphas_cumprod: Sequence[float]
+
+    def __repr__(self) -> str:
+        sigmas = np.exp(self._log_sigmas).tolist()
+        return described(self, span(sigmas, "timestep").replace("from", "from σ ="))
 
     @cached_property
     def _log_sigmas(self) -> "np.ndarray":
@@ -183,6 +199,9 @@ class NetworkScore:
     """
 
     predict: Callable[..., tuple[Tensor, Tensor]]
+
+    def __repr__(self) -> str:
+        return described(self, brief(self.predict))
 
     def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)

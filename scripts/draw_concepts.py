@@ -21,6 +21,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from pgmdiff import Average, Marginal, Posterior, compose
+from pgmdiff.drawing.text import INK, MIST
 from pgmdiff.gaussian import (
     Gaussian,
     GaussianMixture,
@@ -30,7 +31,7 @@ from pgmdiff.gaussian import (
 )
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, torus
 from pgmdiff.plotting import curves, plot
-from pgmdiff.plotting.style import INK, MIST, Sheet
+from pgmdiff.plotting.style import Sheet
 from pgmdiff.rules import Rule
 from pgmdiff.samplers import Heun, karras, sample
 

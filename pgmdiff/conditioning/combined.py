@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from pgmdiff.conditioning.conjugate_gradients import conjugate_gradients
 from pgmdiff.conditioning.operators import Operator, Shape
 from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.reprs import brief, described
 
 __all__ = ["Composition", "Linear", "Stack"]
 
@@ -85,6 +86,11 @@ class Stack(ByIteration):
     tolerance: float = 1e-10
     most_steps: int = 2_000
 
+    def __repr__(self) -> str:
+        kinds = ", ".join(type(operator).__name__ for operator in self.operators[:4])
+        more = ", ..." if len(self.operators) > 4 else ""
+        return described(self, self._shapes, f"operators=({kinds}{more})")
+
     def __post_init__(self) -> None:
         shapes = {tuple(operator.event_shape) for operator in self.operators}
         if len(shapes) != 1:
@@ -139,6 +145,10 @@ class Composition(ByIteration):
     tolerance: float = 1e-10
     most_steps: int = 2_000
 
+    def __repr__(self) -> str:
+        inner, outer = brief(self.inner, 50), brief(self.outer, 50)
+        return described(self, self._shapes, f"outer={outer}", f"inner={inner}")
+
     def __post_init__(self) -> None:
         if tuple(self.outer.event_shape) != tuple(self.inner.observed_shape):
             raise ShapeError(
@@ -191,6 +201,9 @@ class Linear(ByIteration):
     most_steps: int = 2_000
     widest: torch.dtype = torch.float64
     observed_shape: Shape = field(init=False)
+
+    def __repr__(self) -> str:
+        return described(self, self._shapes, f"function={brief(self.function)}")
 
     def __post_init__(self) -> None:
         generator = torch.Generator().manual_seed(0)

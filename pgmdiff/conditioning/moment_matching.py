@@ -29,6 +29,7 @@ from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstruction import differentiable
 from pgmdiff.errors import PgmdiffError
+from pgmdiff.reprs import brief, by_field, described
 from pgmdiff.scores import DenoiserScore, Score, beside, denoise, per_sample
 
 __all__ = ["Composed", "Isotropic", "PosteriorCovariance", "Tweedie", "moment_matching"]
@@ -49,6 +50,8 @@ class Moments:
     denoised: Tensor
     inner: Product
     outer: Product
+
+    __repr__ = by_field
 
 
 class PosteriorCovariance(ABC):
@@ -110,6 +113,9 @@ class Composed(PosteriorCovariance):
     """
 
     joint: Any
+
+    def __repr__(self) -> str:
+        return described(self, brief(self.joint, 180))
 
     def __post_init__(self) -> None:
         if getattr(self.joint, "solve", None) is None:

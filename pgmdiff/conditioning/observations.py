@@ -16,6 +16,7 @@ from pgmdiff.conditioning.operators import (
     Shape,
 )
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
+from pgmdiff.reprs import by_field
 
 __all__ = ["Observation", "checked_observation"]
 
@@ -35,6 +36,8 @@ class Observation:
     y: Tensor
     function: Callable[[Tensor], Tensor]
     event_shape: Shape | None = None
+
+    __repr__ = by_field
 
     @classmethod
     def of(cls, what: str, y: Any, operator: Any, *, noiseless: bool) -> "Observation":

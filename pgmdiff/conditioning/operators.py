@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError
+from pgmdiff.reprs import described
 
 __all__ = [
     "Crop",
@@ -77,6 +78,11 @@ class Operator(ABC):
     def A_dagger(self, y: Tensor) -> Tensor:
         """H⁺ y for y `[batch, *observed]`."""
 
+    @property
+    def _shapes(self) -> str:
+        """What the repr says: from what to what."""
+        return f"{tuple(self.event_shape)} → {tuple(self.observed_shape)}"
+
     def __matmul__(self, inner: "Operator") -> "Operator":
         """First `inner`, then this."""
         from pgmdiff.conditioning.combined import Composition
@@ -97,6 +103,9 @@ class Mask(Operator):
 
     mask: Tensor
 
+    def __repr__(self) -> str:
+        return described(self, f"event_shape={self.event_shape}", _observed(self.mask))
+
     def __post_init__(self) -> None:
         _check_mask("Mask", self.mask)
 
@@ -116,6 +125,10 @@ class Mask(Operator):
 
     def A_dagger(self, y: Tensor) -> Tensor:
         return self.A(y)
+
+
+def _observed(mask: Tensor) -> str:
+    return f"{int(mask.sum())} of {mask.numel()} observed"
 
 
 def _check_mask(what: str, mask: Any) -> None:
@@ -178,6 +191,10 @@ class PerAxis(Operator):
     event_shape: Shape
     matrices: Mapping[int, Tensor]
     tolerance: float = 1e-10
+
+    def __repr__(self) -> str:
+        axes = f"axes={tuple(sorted(self.matrices))}"
+        return described(self, self._shapes, axes, f"tolerance={self.tolerance:g}")
 
     def __post_init__(self) -> None:
         for axis, matrix in self.matrices.items():
@@ -311,6 +328,9 @@ class DenseOperator(Operator):
     event_shape: Shape
     tolerance: float = 1e-10
 
+    def __repr__(self) -> str:
+        return described(self, self._shapes, f"tolerance={self.tolerance:g}")
+
     def __post_init__(self) -> None:
         fits = self.matrix.ndim == 2 and self.matrix.shape[1] == prod(self.event_shape)
         if not fits or self.matrix.is_complex():
@@ -356,6 +376,10 @@ class FourierMask(Operator):
 
     mask: Tensor
     axes: tuple[int, ...] | None = None
+
+    def __repr__(self) -> str:
+        shown = f"event_shape={self.event_shape}", _observed(self.mask), f"axes={self.axes}"
+        return described(self, *shown)
 
     def __post_init__(self) -> None:
         _check_mask("FourierMask", self.mask)

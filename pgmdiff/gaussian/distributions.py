@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.regions import RegionGroup
+from pgmdiff.reprs import by_field, counted, described
 from pgmdiff.scores import beside, per_sample
 from pgmdiff.seeds import Seed, torch_generator
 
@@ -40,10 +41,17 @@ class Gaussian:
     Raises:
         ShapeError: the shapes do not match, or the covariance is not symmetric or not
             positive semi-definite.
+
+    Example:
+        >>> Gaussian(torch.zeros(20), torch.eye(20))
+        Gaussian(d=20, float32)
     """
 
     mean: Tensor
     covariance: Tensor
+
+    def __repr__(self) -> str:
+        return described(self, *_size_and_dtype(self.mean))
 
     def __post_init__(self) -> None:
         for what, value in (("mean", self.mean), ("covariance", self.covariance)):
@@ -164,6 +172,12 @@ class Gaussian:
         }
 
 
+def _size_and_dtype(mean: Tensor) -> tuple[str, ...]:
+    """What the repr of a distribution says of its state."""
+    event = f"event_shape={tuple(mean.shape)}" if mean.ndim != 1 else ""
+    return event, f"d={mean.numel()}", str(mean.dtype).removeprefix("torch.")
+
+
 class _GaussianScores:
     """One Gaussian a row: x and mean `[rows, *shape]`, eigenvectors `[rows, d, d]`.
 
@@ -211,6 +225,10 @@ class GaussianMixture:
 
     weights: Tensor
     components: Sequence[Gaussian]
+
+    def __repr__(self) -> str:
+        size = _size_and_dtype(self.components[0].mean)
+        return described(self, counted(len(self.components), "component"), *size)
 
     def __post_init__(self) -> None:
         k, shapes = len(self.components), {c.event_shape for c in self.components}
@@ -343,6 +361,8 @@ class Stack:
     mean: Tensor
     eigenvalues: Tensor
     eigenvectors: Tensor
+
+    __repr__ = by_field
 
     @classmethod
     def of(cls, q: Distribution, group: RegionGroup) -> "Stack":

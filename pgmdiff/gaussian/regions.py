@@ -19,6 +19,7 @@ from pgmdiff.gaussian.distributions import (
 )
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import RegionGraph, RegionGroup
+from pgmdiff.reprs import counted, described
 from pgmdiff.rules import Floats, Marginal
 from pgmdiff.scores import RegionScores, Score
 
@@ -56,6 +57,9 @@ class NodeScores(RegionScores, Mapping[Hashable, Score]):
 
     def __len__(self) -> int:
         return self.graph.n_regions
+
+    def __repr__(self) -> str:
+        return described(self, counted(len(self), "region"), repr(self.q))
 
 
 def node_scores(graph: FactorGraph | RegionGraph, q: Distribution) -> NodeScores:

@@ -18,6 +18,7 @@ from scipy.sparse import csgraph
 from pgmdiff.graphs.atoms import atoms, first_elements
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Ints, RegionGraph, RegionGroup
+from pgmdiff.reprs import counted, described
 
 __all__ = [
     "CliqueForest",
@@ -119,6 +120,14 @@ class CliqueForest:
     cliques: list[Ints]
     edges: list[tuple[int, int]]
     running_intersection: bool
+
+    def __repr__(self) -> str:
+        return described(
+            self,
+            counted(len(self.cliques), "clique"),
+            counted(len(self.edges), "edge"),
+            f"running_intersection={self.running_intersection}",
+        )
 
 
 def _sorted_elements(group: RegionGroup) -> Ints:

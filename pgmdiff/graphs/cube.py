@@ -121,7 +121,7 @@ def cubemap(
     Example:
         >>> from pgmdiff.graphs import cubemap
         >>> cubemap(8, channels=3)
-        RegionGraph(event_shape=(6, 3, 8, 8), 42 regions (42 with a nonzero count) in 3 groups)
+        RegionGraph(event_shape=(6, 3, 8, 8), 42 regions in 3 groups)
     """
     n = _face_size("cubemap", face_size)
     overlap = _overlap(n, overlap)

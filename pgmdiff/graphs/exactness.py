@@ -17,8 +17,13 @@ from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.nesting import flatten
 from pgmdiff.graphs.proxy import Proxy, proxy
 from pgmdiff.graphs.regions import Ints, RegionGraph
+from pgmdiff.reprs import counted, described
 
 __all__ = ["Definiteness", "Report", "check_counts", "report", "report_factor_graph"]
+
+
+AT_ONCE = 100_000
+"""Evaluated elements up to which a notebook is told everything: some tenths of a second."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,28 @@ class Report:
         if not self.valid:
             raise GraphError(_imbalance(self.unbalanced, self.sums, self.denominator))
 
+    def __repr__(self) -> str:
+        sizes = f"{counted(self.n_regions, 'region')} over {counted(self.n_elements, 'element')}"
+        wrong = "" if self.valid else f": {len(self.unbalanced)} elements are not counted once"
+        return described(
+            self,
+            ("valid" if self.valid else "invalid") + wrong,
+            sizes,
+            f"junction_tree={self.junction_tree}",
+            f"alpha_acyclic={self.alpha_acyclic}",
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the lines of `print`, those that take long only if known."""
+        from pgmdiff.drawing.html import lines_html
+
+        return lines_html(self, lambda: self._lines(self.n_evaluated_elements <= AT_ONCE))
+
     def __str__(self) -> str:
+        return "\n".join(self._lines(True))
+
+    def _lines(self, everything: bool) -> list[str]:
+        """What is said: everything, or what needs no looking at all regions."""
         known = {True: "yes", False: "no", None: "not determined"}
         lines = [
             f"{self.n_regions} regions over {self.n_elements} elements; "
@@ -182,13 +208,24 @@ class Report:
             f"junction tree: {known[self.junction_tree]}",
             f"a step evaluates {self.n_evaluations} regions with {self.n_evaluated_elements} "
             f"elements in all; the largest has {self.largest_region}",
+        ]
+        if not (everything or {"diameter", "proxy"} <= vars(self).keys()):
+            lines.append(
+                "diameter, Gaussian proxy: not yet determined, print the report to see them"
+            )
+            return [*lines, *self._used, self.promise]
+        lines += [
             f"diameter: {'not determined' if self.diameter is None else self.diameter} "
             f"(pieces between the elements farthest apart)",
             f"Gaussian proxy: {self._definiteness}",
-            *([str(self.definiteness)] if self.definiteness else []),
+            *self._used,
             self.promise,
         ]
-        return "\n".join(lines + ([f"WARNING: {self.warning}."] if self.warning else []))
+        return lines + ([f"WARNING: {self.warning}."] if self.warning else [])
+
+    @property
+    def _used(self) -> list[str]:
+        return [str(self.definiteness)] if self.definiteness else []
 
     @property
     def _definiteness(self) -> str:

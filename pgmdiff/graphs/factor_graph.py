@@ -28,6 +28,7 @@ from torch import Tensor
 from pgmdiff.errors import GraphError, ShapeError, shape_text
 from pgmdiff.graphs.nesting import check_nested, flatten
 from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, Shape
+from pgmdiff.reprs import counted
 
 if TYPE_CHECKING:
     from pgmdiff.graphs.exactness import Report
@@ -617,10 +618,17 @@ class FactorGraph:
 
     def __repr__(self) -> str:
         return (
-            f"FactorGraph({len(self.variables)} variables, {len(self.factors)} factors, "
-            f"{len(self._scope)} edges, {self.n_elements} elements"
-            + (f", {len(self.nested)} nested nodes)" if self.nested else ")")
+            f"FactorGraph({counted(len(self.variables), 'variable')}, "
+            f"{counted(len(self.factors), 'factor')}, {counted(len(self._scope), 'edge')}, "
+            f"{counted(self.n_elements, 'element')}"
+            + (f", {counted(len(self.nested), 'nested node')})" if self.nested else ")")
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the graph drawn as SVG, or counted in a table if it is large."""
+        from pgmdiff.drawing.html import graph_html
+
+        return graph_html(self)
 
 
 def _shape(name: Hashable, shape: Sequence[int]) -> Shape:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pgmdiff.errors import GraphError
+from pgmdiff.reprs import brief, counted, described
 
 if TYPE_CHECKING:
     from pgmdiff.graphs.exactness import Report
@@ -81,6 +82,14 @@ class RegionGroup(ABC):
         """How many regions to materialise at once."""
         return max(1, CHUNK // max(1, prod(self.shape)))
 
+    def __repr__(self) -> str:
+        return described(
+            self,
+            f"{counted(len(self), 'region')} of shape {self.shape}",
+            f"counts {_range(self.counts)}" if len(self) else "",
+            "" if self.model is None else f"model={brief(self.model)}",
+        )
+
     @abstractmethod
     def name(self, row: int) -> Hashable:
         """Name of one region."""
@@ -118,7 +127,7 @@ def _freeze(*arrays: npt.NDArray[Any]) -> None:
             array.setflags(write=False)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class IndexGroup(RegionGroup):
     """Regions given by their indices.
 
@@ -193,6 +202,10 @@ class AxisWindows:
     count: int
     outer: bool
 
+    def __repr__(self) -> str:
+        shown = f"size={self.size}, length={self.length}, {counted(len(self.starts), 'start')}"
+        return described(self, shown, f"count={self.count}", f"outer={self.outer}")
+
     @cached_property
     def coverage(self) -> Ints:
         """Number of windows over every place of the axis, int64 `[size]`."""
@@ -200,7 +213,7 @@ class AxisWindows:
         return np.bincount(places.ravel(), minlength=self.size)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WindowGroup(RegionGroup):
     """Axis-aligned windows of a tensor: the product of per-axis windows.
 
@@ -505,10 +518,23 @@ class RegionGraph:
 
     def __repr__(self) -> str:
         evaluated = sum(int((g.counts != 0).sum()) for g in self.groups)
+        zeros = "" if evaluated == self.n_regions else f" ({evaluated} with a nonzero count)"
         return (
-            f"RegionGraph(event_shape={self.event_shape}, {self.n_regions} regions "
-            f"({evaluated} with a nonzero count) in {len(self.groups)} groups)"
+            f"RegionGraph(event_shape={brief(self.event_shape, 40)}, "
+            f"{counted(self.n_regions, 'region')}{zeros} in {counted(len(self.groups), 'group')})"
         )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the graph drawn as SVG, or counted in a table if it is large."""
+        from pgmdiff.drawing.html import graph_html
+
+        return graph_html(self)
+
+
+def _range(counts: Ints) -> str:
+    """The least and the largest of some counts."""
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low:+d}" if low == high else f"{low:+d} to {high:+d}"
 
 
 def _window_sums(groups: Sequence[WindowGroup]) -> Ints:

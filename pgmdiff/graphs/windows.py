@@ -68,7 +68,7 @@ def tiles(
         >>> from pgmdiff.graphs import tiles
         >>> ring = tiles((16, 64), window=(16, 16), overlap=(0, 8), periodic=(False, True))
         >>> ring
-        RegionGraph(event_shape=(16, 64), 16 regions (16 with a nonzero count) in 2 groups)
+        RegionGraph(event_shape=(16, 64), 16 regions in 2 groups)
     """
     if not isinstance(shape, Sequence):
         raise GraphError(f"tiles: expected a shape such as (16, 64), got {shape!r}.")

@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from pgmdiff.drawing.text import INK, MIST
 from pgmdiff.plotting.curves import METHOD_STYLES
-from pgmdiff.plotting.style import INK, MIST, Sheet
+from pgmdiff.plotting.style import Sheet
 
 __all__ = ["Comparison", "Curve", "comparisons"]
 

@@ -17,21 +17,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from pgmdiff.drawing.scenes import MAX_NODES, check_size, named_counts
+from pgmdiff.drawing.text import INK, MIST, colour_of, count_text, name_text, text_colour
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.graphs.regions import RegionGraph, Shape
-from pgmdiff.plotting.scenes import MAX_NODES, check_size, named_counts
 from pgmdiff.plotting.style import (
-    INK,
-    MIST,
     add_legend,
-    colour_of,
     columns,
     count_entries,
-    count_text,
     figure_of,
-    name_text,
     sheet,
-    text_colour,
     text_size,
 )
 from pgmdiff.plotting.tiles import TEXT, picture_of, touching

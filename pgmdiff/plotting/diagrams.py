@@ -1,7 +1,6 @@
 """Scenes on paper: sizes in points follow from the axes, so that text fits where it stands."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.artist import Artist
@@ -12,37 +11,22 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyBboxPatch, Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from pgmdiff.plotting.layouts import PAGE
-from pgmdiff.plotting.scenes import NAMED, Node, Scene
+from pgmdiff.drawing.labels import LARGEST, Label, all_nodes, label_of, lettering, unit_of
+from pgmdiff.drawing.layouts import PAGE
+from pgmdiff.drawing.scenes import Node, Scene
+from pgmdiff.drawing.text import INK, MIST, colour_of, count_text, text_colour
 from pgmdiff.plotting.style import (
-    INK,
-    MIST,
     add_legend,
-    colour_of,
     columns,
     count_entries,
-    count_text,
     figure_of,
     sheet,
-    text_colour,
     text_size,
 )
 
 __all__ = ["draw_scene"]
 
-LARGEST, SMALLEST = 11.0, 6.0
-"""Font sizes, in points."""
 BORDER = 0.35
-
-
-@dataclass(frozen=True)
-class Type:
-    """How text is set: its size in points, whether names are written, whether counts are."""
-
-    size: float
-    names: bool
-    counts: bool
-    forced: bool
 
 
 def draw_scene(scene: Scene, ax: Axes | None, labels: bool | None, title: str | None) -> Figure:
@@ -51,7 +35,7 @@ def draw_scene(scene: Scene, ax: Axes | None, labels: bool | None, title: str | 
     width, height = (side + 2 * BORDER for side in scene.size)
     if ax is None:
         larger = 2 if labels else 1
-        unit = min(_unit(scene), larger * PAGE[0] / width, larger * PAGE[1] / height)
+        unit = min(unit_of(scene, text_size), larger * PAGE[0] / width, larger * PAGE[1] / height)
         _, ax = sheet(unit * width, unit * height, entries, title)
     else:
         _dress(ax, entries, title)
@@ -62,13 +46,6 @@ def draw_scene(scene: Scene, ax: Axes | None, labels: bool | None, title: str | 
     ax.set_aspect("equal")
     _draw(ax, scene, labels, _points_per_unit(ax, width, height))
     return figure_of(ax)
-
-
-def _unit(scene: Scene) -> float:
-    """Inches of a node: more where few nodes have long names."""
-    plain = [node for node in _all(scene) if node.kind in ("circle", "square")]
-    longest = max((text_size(_wrapped(node.name))[0] for node in plain), default=0.0)
-    return min(max(0.5, longest * 7.5 / 72 / 0.8), 0.8) if len(plain) <= 40 else 0.5
 
 
 def _dress(ax: Axes, entries: Sequence[Artist], title: str | None) -> None:
@@ -85,16 +62,9 @@ def _points_per_unit(ax: Axes, width: float, height: float) -> float:
     return float(72 * min(box.width * inches[0] / width, box.height * inches[1] / height))
 
 
-def _all(scene: Scene) -> Iterator[Node]:
-    for node in scene.nodes:
-        yield node
-        if node.inside:
-            yield from _all(node.inside)
-
-
 def _entries(scene: Scene) -> list[Artist]:
     """The legend: kinds of nodes, then counts."""
-    nodes = list(_all(scene))
+    nodes = list(all_nodes(scene))
     kinds = {node.kind for node in nodes}
     style = {"ls": "none", "mfc": "white", "mec": INK, "ms": 8, "mew": 0.9}
     entries: list[Artist] = []
@@ -113,14 +83,14 @@ def _entries(scene: Scene) -> list[Artist]:
 
 
 def _draw(ax: Axes, scene: Scene, labels: bool | None, points: float) -> None:
-    nodes = list(_all(scene))
-    kind = _type([node for node in nodes if node.kind != "box"], labels, points)
+    nodes = list(all_nodes(scene))
+    kind = lettering([node for node in nodes if node.kind != "box"], labels, points, text_size)
     thin = min(1.3, max(0.45, points / 26))
     _draw_level(ax, scene, kind, points, thin, 1.0)
 
 
 def _draw_level(
-    ax: Axes, scene: Scene, kind: Type, points: float, thin: float, zorder: float
+    ax: Axes, scene: Scene, kind: Label, points: float, thin: float, zorder: float
 ) -> None:
     ax.add_collection(LineCollection(scene.edges, colors=MIST, linewidths=thin, zorder=zorder))
     ax.add_collection(
@@ -159,7 +129,7 @@ def _rounded(node: Node, radius: float, **style: Any) -> FancyBboxPatch:
     return FancyBboxPatch(corner, node.width, node.height, boxstyle=box, **style)
 
 
-def _draw_box(ax: Axes, node: Node, kind: Type, points: float, thin: float, zorder: float) -> None:
+def _draw_box(ax: Axes, node: Node, kind: Label, points: float, thin: float, zorder: float) -> None:
     """A rounded box, its name and count on the upper edge, its graph inside."""
     colour = colour_of(node.count)
     ax.add_patch(_rounded(node, 0.4, fc="#fbfbfc", ec=colour, lw=1.8 * thin, zorder=zorder))
@@ -196,54 +166,10 @@ def _draw_box(ax: Axes, node: Node, kind: Type, points: float, thin: float, zord
 # ---------------------------------------------------------------- text
 
 
-def _type(nodes: Sequence[Node], labels: bool | None, points: float) -> Type:
-    """The largest size at which almost all texts fit; without names if that is too small."""
-    names = len(nodes) <= NAMED if labels is None else labels
-    if names:
-        size = min((_fitting(node, _text(node), points) for node in nodes), default=LARGEST)
-        if size >= SMALLEST:
-            return Type(min(size, LARGEST), True, True, False)
-        room = min(0.3 * points, SMALLEST + 1)
-        if room >= SMALLEST - 0.5 or labels:
-            return Type(max(room, SMALLEST), True, True, bool(labels))
-    counts = [_fitting(node, count_text(node.count), points) for node in nodes]
-    size = min(min(counts, default=LARGEST), LARGEST)
-    return Type(size, False, size >= SMALLEST - 1, False)
-
-
-def _fitting(node: Node, text: str, points: float) -> float:
-    """Font size at which a text fills its node."""
-    width, height = text_size(text)
-    if node.kind == "circle":
-        return 0.93 * points / float((width**2 + (0.85 * height) ** 2) ** 0.5)
-    margin = 0.86 if node.kind == "square" else 0.94
-    across = margin * points * node.width / width
-    return min(across, margin * points * node.height / height)
-
-
-def _text(node: Node) -> str:
-    return (
-        f"{_wrapped(node.name)}\n{count_text(node.count)}" if node.name else count_text(node.count)
-    )
-
-
-def _wrapped(name: str) -> str:
-    """A long name in two lines, broken where it has a joint."""
-    if len(name) <= 7:
-        return name
-    joints = [i for i, letter in enumerate(name) if letter in " ,_-–|/" and 1 < i < len(name) - 2]
-    if not joints:
-        return name
-    middle = min(joints, key=lambda i: abs(2 * i - len(name)))
-    return f"{name[: middle + 1].rstrip()}\n{name[middle + 1 :]}"
-
-
-def _label(ax: Axes, node: Node, kind: Type, points: float, zorder: float) -> None:
-    if not kind.counts:
+def _label(ax: Axes, node: Node, kind: Label, points: float, zorder: float) -> None:
+    text = label_of(node, kind, points, text_size)
+    if not text:
         return
-    text = _text(node) if kind.names else count_text(node.count)
-    if kind.names and not kind.forced:
-        text = _shortened(node, text, kind.size, points)
     colour = colour_of(node.count)
     artist = ax.text(
         node.x,
@@ -260,12 +186,3 @@ def _label(ax: Axes, node: Node, kind: Type, points: float, zorder: float) -> No
     if kind.forced:
         artist.set_color("black")
         artist.set_path_effects([withStroke(linewidth=1.6, foreground="white")])
-
-
-def _shortened(node: Node, text: str, size: float, points: float) -> str:
-    """The text with its name cut until it fits."""
-    name = node.name
-    while _fitting(node, text, points) < 0.97 * size and len(name) > 1:
-        name = name[:-1]
-        text = f"{_wrapped(name + '…')}\n{count_text(node.count)}"
-    return text if len(name) > 1 or name == node.name else count_text(node.count)

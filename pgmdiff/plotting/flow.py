@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
+from pgmdiff.drawing.text import INK, MIST
 from pgmdiff.errors import ShapeError
-from pgmdiff.plotting.style import INK, MIST, Sheet
+from pgmdiff.plotting.style import Sheet
 
 __all__ = ["flow"]
 

@@ -7,14 +7,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pgmdiff.drawing.layouts import LAYOUTS
+from pgmdiff.drawing.scenes import factor_scene, hasse_scene
+from pgmdiff.drawing.windows import are_windows
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.plotting.cube import draw_cube, is_cube
 from pgmdiff.plotting.diagrams import draw_scene
-from pgmdiff.plotting.layouts import LAYOUTS
-from pgmdiff.plotting.scenes import factor_scene, hasse_scene
-from pgmdiff.plotting.tiles import are_windows, draw_maps, draw_tiles
+from pgmdiff.plotting.tiles import draw_maps, draw_tiles
 
 __all__ = ["LayoutName", "plot"]
 

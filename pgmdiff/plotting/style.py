@@ -1,42 +1,21 @@
-"""What all pictures share: colours of counting numbers, names, the legend, the sheet they are on.
+"""What all pictures share: the size of texts, the legend, the sheet they are on."""
 
-Blue counts are positive, orange ones negative, grey ones zero (never evaluated); the larger, the
-darker. Blue and orange stay apart for every common kind of colour blindness.
-"""
-
-from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 from io import BytesIO
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 
-__all__ = [
-    "INK",
-    "MIST",
-    "Sheet",
-    "add_legend",
-    "colour_of",
-    "count_entries",
-    "count_text",
-    "figure_of",
-    "name_text",
-    "sheet",
-    "text_colour",
-    "text_size",
-]
+from pgmdiff.drawing.text import INK, colour_of, common_counts, count_text
 
-INK, MIST, GREY = "#2b2b2b", "#8a8f94", "#cfd2d6"
-BLUES = LinearSegmentedColormap.from_list("positive", ["#79b8e3", "#2f7fbd", "#08406e"])
-ORANGES = LinearSegmentedColormap.from_list("negative", ["#f8b26a", "#dd7a1f", "#8f3e00"])
-LEGEND_ENTRIES = 10
+__all__ = ["Sheet", "add_legend", "columns", "count_entries", "figure_of", "sheet", "text_size"]
+
 MARGIN = 0.15
 """Inches around a sheet."""
 
@@ -50,37 +29,6 @@ class Sheet(Figure):
         return file.getvalue()
 
 
-def count_text(count: Fraction | int) -> str:
-    """A counting number with its sign: +1, −2, +1/3, 0."""
-    return "0" if count == 0 else f"{'+' if count > 0 else '−'}{abs(count)}"
-
-
-def colour_of(count: Fraction | int) -> str:
-    """Blue above zero, orange below, grey at zero; darker for larger counts."""
-    if count == 0:
-        return GREY
-    size = float(abs(count))
-    shade = 1 - 1 / (1 + 0.35 * max(size - 1, 0))
-    return to_hex((BLUES if count > 0 else ORANGES)(shade))
-
-
-def text_colour(background: str) -> str:
-    """Black or white, whichever stands out."""
-    red, green, blue = to_rgb(background)
-    return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.52 else "black"
-
-
-def name_text(name: Hashable) -> str:
-    """A name without the punctuation of Python: (0, 1) is 0,1 and frozenset({'a'}) is a."""
-    if isinstance(name, frozenset):
-        return ",".join(sorted(map(name_text, name)))
-    if isinstance(name, tuple):
-        inner = [name_text(each) for each in name]
-        nested = any(isinstance(each, tuple | frozenset) for each in name)
-        return ("–" if nested else ",").join(inner)
-    return str(name)
-
-
 @lru_cache(maxsize=20_000)
 def text_size(text: str) -> tuple[float, float]:
     """Width and height of a text of several lines, in units of the font size."""
@@ -92,12 +40,10 @@ def text_size(text: str) -> tuple[float, float]:
 
 def count_entries(counts: Iterable[Fraction | int]) -> list[Patch]:
     """Legend entries: every count and how many nodes have it, the commonest where many."""
-    number = Counter(counts)
-    kept = sorted(c for c, _ in number.most_common(LEGEND_ENTRIES))[::-1]
+    kept, left = common_counts(counts)
     entries = [
-        Patch(fc=colour_of(c), ec=INK, lw=0.5, label=f"{count_text(c)} × {number[c]}") for c in kept
+        Patch(fc=colour_of(c), ec=INK, lw=0.5, label=f"{count_text(c)} × {n}") for c, n in kept
     ]
-    left = len(number) - len(kept)
     return entries + ([Patch(fc="none", ec="none", label=f"{left} other counts")] if left else [])
 
 

@@ -30,6 +30,7 @@ from pgmdiff.precision.forms import (
     RegionCovariances,
     RegionPrecisions,
 )
+from pgmdiff.reprs import brief, counted, described, span
 
 __all__ = ["Block", "ComposedPrecision", "LevelledPrecision", "Precision"]
 
@@ -49,6 +50,10 @@ class Block:
     index: Tensor
     counts: Tensor
     precisions: RegionPrecisions
+
+    def __repr__(self) -> str:
+        n, d = self.index.shape
+        return described(self, f"{counted(n, 'region')} of {counted(d, 'element')}")
 
 
 class Precision(ABC):
@@ -91,6 +96,15 @@ class ComposedPrecision(Precision):
     shrinkage: float = 0.0
     jitter: float = 0.0
     _inverses: dict[object, RegionPrecisions] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return described(
+            self,
+            brief(self.graph),
+            brief(self.covariances, 60),
+            f"shrinkage={self.shrinkage:.3g}",
+            f"jitter={self.jitter:.3g}",
+        )
 
     def __post_init__(self) -> None:
         if not 0 <= self.shrinkage <= 1:
@@ -191,6 +205,15 @@ class LevelledPrecision(Precision):
 
     levels: tuple[float, ...]
     parts: tuple[ComposedPrecision, ...]
+
+    def __repr__(self) -> str:
+        return described(
+            self,
+            brief(self.graph),
+            span(self.levels, "level"),
+            f"shrinkage={self.shrinkage:.3g}",
+            f"jitter={self.jitter:.3g}",
+        )
 
     @classmethod
     def of(

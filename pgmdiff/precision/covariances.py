@@ -27,6 +27,7 @@ from pgmdiff.precision.forms import (
     RegionCovariances,
     SeparableCovariances,
 )
+from pgmdiff.reprs import brief, counted, described, span
 
 __all__ = [
     "Covariances",
@@ -67,6 +68,9 @@ class Dense(Covariances):
 
     matrices: Mapping[Any, Tensor] = field(repr=False)
 
+    def __repr__(self) -> str:
+        return described(self, counted(len(self.matrices), "matrix", "matrices"))
+
     def of(self, group: RegionGroup) -> Tensor:
         d = prod(group.shape)
         if group.model is not None and not any(name in self.matrices for name in group.names):
@@ -102,6 +106,9 @@ class Place:
     kind: Hashable
     places: Tensor
 
+    def __repr__(self) -> str:
+        return described(self, brief(self.kind), counted(self.places.numel(), "place"))
+
 
 @dataclass(frozen=True)
 class Pooled(Covariances):
@@ -115,6 +122,9 @@ class Pooled(Covariances):
 
     outer: Mapping[Hashable, Tensor] = field(repr=False)
     parents: Mapping[Hashable, Place] = field(repr=False)
+
+    def __repr__(self) -> str:
+        return described(self, _kinds(self.outer), counted(len(self.parents), "region"))
 
     def of(self, group: RegionGroup) -> Tensor:
         found = [_parent(self.parents, name) for name in group.names]
@@ -136,6 +146,16 @@ class LowRank(Covariances):
     outer: Mapping[Hashable, Tensor] = field(repr=False)
     floor: float
     parents: Mapping[Hashable, Place] = field(repr=False)
+
+    def __repr__(self) -> str:
+        rank = max((factor.shape[1] for factor in self.outer.values()), default=0)
+        return described(
+            self,
+            _kinds(self.outer),
+            f"rank {rank}",
+            f"floor={self.floor:.3g}",
+            counted(len(self.parents), "region"),
+        )
 
     def of(self, group: RegionGroup) -> LowRankCovariances:
         found = [_parent(self.parents, name) for name in group.names]
@@ -159,6 +179,10 @@ class Stationary(Covariances):
     autocovariance: Tensor = field(repr=False)
     axes: tuple[int, ...]
     ridge: float = 0.0
+
+    def __repr__(self) -> str:
+        lags = " × ".join(str((n - 1) // 2) for n in self.autocovariance.shape[2:])
+        return described(self, f"lags up to {lags}", f"axes={self.axes}", f"ridge={self.ridge:.3g}")
 
     def of(self, group: RegionGroup) -> Tensor:
         _check_windows(group, self.axes)
@@ -208,6 +232,10 @@ class Separable(Covariances):
     channels: Tensor = field(repr=False)
     places: Covariances
 
+    def __repr__(self) -> str:
+        channels = counted(len(self.channels), "channel")
+        return described(self, channels, f"places={brief(self.places)}")
+
     def of(self, group: RegionGroup) -> SeparableCovariances:
         inner = _without_channels(group, len(self.channels))
         return SeparableCovariances(self.channels, self.places.form(inner))
@@ -233,6 +261,10 @@ class DenoisingErrors(Covariances):
     levels: tuple[float, ...]
     at: tuple[Covariances, ...] = field(repr=False)
 
+    def __repr__(self) -> str:
+        kind = type(self.at[0]).__name__ if self.at else ""
+        return described(self, span(self.levels, "level"), kind and f"at={kind}")
+
     def __post_init__(self) -> None:
         ascending = all(a < b for a, b in pairwise((0.0, *self.levels)))
         if not ascending or not self.levels or len(self.at) != len(self.levels):
@@ -243,6 +275,13 @@ class DenoisingErrors(Covariances):
 
     def of(self, group: RegionGroup) -> Tensor | RegionCovariances:
         raise GraphError("DenoisingErrors: depends on σ; see `at`.")
+
+
+def _kinds(outer: Mapping[Hashable, Tensor]) -> str:
+    """How many kinds of outer regions there are, and of how many elements."""
+    sizes = sorted({len(matrix) for matrix in outer.values()})
+    several = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else "".join(map(str, sizes))
+    return counted(len(outer), "kind") + (f" of {several} elements" if sizes else "")
 
 
 def without_channels(graph: RegionGraph) -> RegionGraph:

@@ -94,7 +94,7 @@ def fit_covariances(
         >>> generator = torch.Generator().manual_seed(0)
         >>> data = torch.randn(500, 3, generator=generator).cumsum(1)
         >>> Posterior(fit_covariances(chain(3), data))
-        Posterior(shrinkage=0.0)
+        Posterior(Pooled, shrinkage=0.0)
     """
     regions = graph.regions
     whole = _Channels(regions.event_shape[0]) if channels else None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError
+from pgmdiff.reprs import by_field
 
 __all__ = [
     "Change",
@@ -89,6 +90,8 @@ class DensePrecisions(RegionPrecisions):
     inverse: Tensor
     eigenvalues: Tensor
 
+    __repr__ = by_field
+
     def times(self, v: Tensor, sigma: Tensor) -> Tensor:
         if self.shared:
             return v @ self.inverse[0]
@@ -121,6 +124,8 @@ class LowRankPrecisions(RegionPrecisions):
     vectors: Tensor
     gains: Tensor
     floor: float
+
+    __repr__ = by_field
 
     def times(self, v: Tensor, sigma: Tensor) -> Tensor:
         if self.shared:
@@ -160,6 +165,8 @@ class SeparablePrecisions(RegionPrecisions):
     channels: Tensor
     places: RegionPrecisions
 
+    __repr__ = by_field
+
     def times(self, v: Tensor, sigma: Tensor) -> Tensor:
         batch, n, c = len(v), v.shape[1], self.channels.shape[1]
         apart = (self.channels[0] @ v.reshape(batch, n, c, -1)).transpose(1, 2)
@@ -196,6 +203,8 @@ class Interpolated(RegionPrecisions):
 
     levels: tuple[float, ...]
     parts: tuple[RegionPrecisions, ...]
+
+    __repr__ = by_field
 
     def times(self, v: Tensor, sigma: Tensor) -> Tensor:
         shares = hat_functions(self.levels, sigma)
@@ -315,6 +324,8 @@ class DenseCovariances(RegionCovariances):
 
     matrices: Tensor
 
+    __repr__ = by_field
+
     def variances(self) -> Tensor:
         return self.matrices.diagonal(dim1=1, dim2=2)
 
@@ -355,6 +366,8 @@ class LowRankCovariances(RegionCovariances):
     factors: Tensor
     floor: float
 
+    __repr__ = by_field
+
     def variances(self) -> Tensor:
         return (self.factors**2).sum(dim=2) + self.floor
 
@@ -387,6 +400,8 @@ class SeparableCovariances(RegionCovariances):
     channels: Tensor
     places: RegionCovariances
 
+    __repr__ = by_field
+
     def variances(self) -> Tensor:
         return torch.stack(
             [torch.kron(self.channels.diagonal(), v) for v in self.places.variances()]
@@ -408,6 +423,8 @@ class Inverted(RegionCovariances):
     """Covariances of which the inverses are what is known."""
 
     precisions: RegionPrecisions = field(repr=False)
+
+    __repr__ = by_field
 
     def variances(self) -> Tensor:
         return self._dense.variances()

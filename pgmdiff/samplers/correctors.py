@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError
+from pgmdiff.reprs import by_field
 from pgmdiff.samplers.noise import Draw
 from pgmdiff.samplers.solvers import Solver, State
 from pgmdiff.scores import Score, per_sample
@@ -98,6 +99,8 @@ class Langevin(Corrector):
     n_moves: int = 1
     curvature: Bound = None
 
+    __repr__ = by_field
+
     def __post_init__(self) -> None:
         _check(self)
 
@@ -131,6 +134,8 @@ class Metropolis(Corrector):
     step: float = 0.1
     n_moves: int = 1
     curvature: Bound = None
+
+    __repr__ = by_field
 
     def __post_init__(self) -> None:
         _check(self)
@@ -191,6 +196,8 @@ class PredictorCorrector(Solver):
     predictor: Solver
     corrector: Corrector
     report: Callable[[float, Tensor], None] | None = None
+
+    __repr__ = by_field
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]

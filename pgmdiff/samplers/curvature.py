@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError
+from pgmdiff.reprs import array, described, span
 from pgmdiff.samplers.noise import Generator, Noise
 from pgmdiff.samplers.one_step import Euler
 from pgmdiff.samplers.sample import Step, sample
@@ -43,6 +44,10 @@ class Extremes(NamedTuple):
 
     smallest: Tensor
     largest: Tensor
+
+    def __repr__(self) -> str:
+        shown = f"smallest={array(self.smallest)}", f"largest={array(self.largest)}"
+        return described(self, *shown)
 
 
 @torch.no_grad()
@@ -139,6 +144,15 @@ class Curvature:
     smallest: tuple[float, ...]
     largest: tuple[float, ...]
     evaluations: int
+
+    def __repr__(self) -> str:
+        return described(
+            self,
+            span(self.sigmas, "level"),
+            f"smallest={min(self.smallest, default=float('nan')):.3g}",
+            f"largest={max(self.largest, default=float('nan')):.3g}",
+            f"evaluations={self.evaluations}",
+        )
 
     @classmethod
     def measure(

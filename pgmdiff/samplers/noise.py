@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.reprs import counted, described
 
 __all__ = ["Draw", "Generator", "Noise", "split_seed"]
 
@@ -44,6 +45,9 @@ class Noise:
     """
 
     keys: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        return described(self, counted(len(self.keys), "sample"))
 
     @classmethod
     def of(cls, generator: Generator, n_samples: int) -> "Noise":

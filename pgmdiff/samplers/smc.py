@@ -40,6 +40,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.reprs import array, counted, described
 from pgmdiff.samplers.noise import Generator, Noise
 from pgmdiff.scores import per_sample
 
@@ -94,6 +95,16 @@ class Particles:
     component_effective: Tensor
     effective: tuple[float, ...]
     n_resampled: int
+
+    def __repr__(self) -> str:
+        effective = f"effective={self.effective[-1]:.3g}" if self.effective else ""
+        return described(
+            self,
+            f"x={array(self.x)}",
+            counted(self.component_log_weights.shape[1], "component"),
+            effective,
+            f"n_resampled={self.n_resampled}",
+        )
 
     @property
     def log_weights(self) -> Tensor:

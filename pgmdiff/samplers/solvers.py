@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 
+from pgmdiff.reprs import array, counted, described
 from pgmdiff.samplers.noise import Draw
 from pgmdiff.scores import Score
 
@@ -39,6 +40,16 @@ class State:
     sigma: float
     denoised: Tensor | None = None
     history: tuple[Past, ...] = ()
+
+    def __repr__(self) -> str:
+        return described(
+            self,
+            f"x={array(self.x)}",
+            f"step={self.step}",
+            f"sigma={self.sigma:.6g}",
+            "" if self.denoised is None else f"denoised={array(self.denoised)}",
+            counted(len(self.history), "value of history", "values of history"),
+        )
 
 
 class Solver(ABC):

@@ -12,6 +12,7 @@ import networkx as nx
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs import FactorGraph, RegionGraph
+from pgmdiff.reprs import counted, described
 from pgmdiff.testing import laws
 from pgmdiff.testing.laws import LawBroken, NotApplicable, Subject
 
@@ -34,6 +35,10 @@ class Checked:
 
     passed: tuple[str, ...]
     skipped: dict[str, str]
+
+    def __repr__(self) -> str:
+        holds = f"{counted(len(self.passed), 'law holds', 'laws hold')}"
+        return described(self, holds, f"{len(self.skipped)} skipped")
 
     def __str__(self) -> str:
         lines = [f"holds    {name}" for name in self.passed]

@@ -15,6 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from pgmdiff import GraphError, ShapeError, __main__
+from pgmdiff.drawing.layouts import LEAST, spatial
+from pgmdiff.drawing.scenes import factor_scene, hasse_scene
+from pgmdiff.drawing.text import colour_of, count_text, name_text
 from pgmdiff.graphs import (
     FactorGraph,
     RegionGraph,
@@ -32,9 +35,6 @@ from pgmdiff.graphs import (
     tree,
 )
 from pgmdiff.plotting import plot
-from pgmdiff.plotting.layouts import LEAST, spatial
-from pgmdiff.plotting.scenes import factor_scene, hasse_scene
-from pgmdiff.plotting.style import colour_of, count_text, name_text
 
 
 def texts(figure: Figure) -> list[str]:

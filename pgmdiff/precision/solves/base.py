@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pgmdiff.errors import GraphError
 from pgmdiff.precision.composed import Precision
+from pgmdiff.reprs import described
 
 __all__ = [
     "IndefiniteError",
@@ -58,7 +59,7 @@ class Solve(ABC):
         return 0.0
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
+        return described(self)
 
 
 def indefinite(precision: Precision, smallest: float | None) -> IndefiniteError:

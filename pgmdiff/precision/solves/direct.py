@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pgmdiff.precision.composed import ComposedPrecision
 from pgmdiff.precision.solves.base import KEPT_FACTORS, Solve, Symmetric, indefinite
+from pgmdiff.reprs import described
 
 __all__ = ["Eigen", "LatestFactors", "SparseFactors", "UNPIVOTED", "by_level", "positive_pivots"]
 
@@ -47,6 +48,9 @@ class LatestFactors:
     def __init__(self, matrix: Callable[[float], Any], **options: Any) -> None:
         self.matrix, self.options = matrix, options
         self._kept: OrderedDict[float, Any] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return described(self, f"at most {KEPT_FACTORS}")
 
     def __call__(self, sigma: float) -> Any:
         if sigma not in self._kept:

@@ -12,14 +12,14 @@ from typing import Literal
 import numpy as np
 from scipy import sparse
 
+from pgmdiff.drawing.layouts import LAYOUTS, Points, edges_of, ring, separated
+from pgmdiff.drawing.text import count_text, short_name, text_width
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Ints, RegionGraph
-from pgmdiff.plotting.layouts import LAYOUTS, Points, edges_of, ring, separated
-from pgmdiff.plotting.style import count_text, name_text, text_size
 
-__all__ = ["MAX_NODES", "Node", "Scene", "factor_scene", "hasse_scene", "named_counts"]
+__all__ = ["MAX_NODES", "Node", "Scene", "factor_scene", "hasse_scene", "n_nodes", "named_counts"]
 
 MAX_NODES = 3_000
 MAX_INNER = 60
@@ -91,6 +91,13 @@ class Scene:
         )
 
 
+def n_nodes(graph: Graph) -> int:
+    """Variables and factors, or regions, of the outermost level."""
+    if isinstance(graph, FactorGraph):
+        return len(graph.variables) + len(graph.factors)
+    return graph.n_regions
+
+
 def named_counts(graph: Graph) -> list[tuple[Hashable, Fraction]]:
     """Counting numbers as fractions, by name; of a factor graph, variables first."""
     if isinstance(graph, FactorGraph):
@@ -117,7 +124,7 @@ def check_size(number: int, what: str, remedy: str) -> None:
 def factor_scene(graph: FactorGraph, layout: str, depth: int = 1) -> Scene:
     """Circles for variables, squares for factors, boxes for nested nodes down to a depth."""
     check_size(
-        len(graph.variables) + len(graph.factors),
+        n_nodes(graph),
         "nodes",
         "Draw a part: FactorGraph.from_scopes({f: graph.scopes[f] for f in graph.factors[:500]}).",
     )
@@ -127,7 +134,7 @@ def factor_scene(graph: FactorGraph, layout: str, depth: int = 1) -> Scene:
     nodes = [
         _nested_node(name, count, graph.nested[name], depth)
         if name in graph.nested
-        else Node("" if scope_of.get(name) == name else name_text(name), count, kind, 0.0, 0.0)
+        else Node("" if scope_of.get(name, ()) == name else short_name(name), count, kind, 0.0, 0.0)
         for (name, count), kind in zip(named_counts(graph), kinds, strict=True)
     ]
     placed = LAYOUTS[layout](graph)
@@ -152,19 +159,19 @@ def _with_edges(
 
 def _nested_node(name: Hashable, count: Fraction, inner: Graph, depth: int) -> Node:
     """A box around the scene of its graph, or around the number of its nodes."""
-    size = inner.n_regions if isinstance(inner, RegionGraph) else len(inner.nodes.names)
-    caption = _width(f"{name_text(name)}  {count_text(count)}", 0.3) + 0.6
+    size = n_nodes(inner)
+    caption = _width(f"{short_name(name)}  {count_text(count)}", 0.3) + 0.6
     if depth == 0 or size > MAX_INNER:
         note = f"{size} nodes" if size != 1 else "1 node"
         width = max(caption, _width(note, 0.28) + 0.5)
-        return Node(name_text(name), count, "box", 0.0, 0.0, width, 1.5, None, note)
+        return Node(short_name(name), count, "box", 0.0, 0.0, width, 1.5, None, note)
     if isinstance(inner, FactorGraph):
         scene = factor_scene(inner, "spatial", depth - 1)
     else:
         scene = hasse_scene(inner, loops=True)
     width, height = scene.size
     return Node(
-        name_text(name), count, "box", 0.0, 0.0, max(width + 1.0, caption), height + 1.3, scene
+        short_name(name), count, "box", 0.0, 0.0, max(width + 1.0, caption), height + 1.3, scene
     )
 
 
@@ -174,7 +181,7 @@ def _moved(node: Node, x: float, y: float) -> Node:
 
 
 def _width(text: str, size: float) -> float:
-    return text_size(text)[0] * size
+    return text_width(text) * size
 
 
 # ---------------------------------------------------------------- region graphs
@@ -189,7 +196,7 @@ def hasse_scene(graph: RegionGraph, *, loops: bool = False) -> Scene:
     named = named_counts(graph)
     regions, outer = _regions(graph)
     inside = _covers(regions, graph.n_elements)
-    names = [name_text(name) for name, _ in named]
+    names = [short_name(name) for name, _ in named]
     widths = np.array([_plate(name) if len(names) <= NAMED else 1.2 for name in names])
     around = ring(len(names), inside) if loops else None
     if around is None:

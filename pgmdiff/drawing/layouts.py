@@ -87,7 +87,9 @@ def spatial(graph: FactorGraph) -> Layout:
 
 def _given(graph: FactorGraph) -> Points | None:
     """Positions that networkx's nodes carry; a factor without one is amid its variables."""
-    data = graph.to_networkx().nodes
+    if graph._drawn is None:
+        return None
+    data = graph._drawn.nodes
     known = {node: data[node]["pos"] for node in data if data[node].get("pos") is not None}
     if any(name not in known for name in graph.variables) or not known:
         return None

@@ -1,0 +1,84 @@
+"""Reprs of one line: what a thing is, not the numbers in it.
+
+Small value objects show their fields, so that they can be pasted back; tensors shape and dtype,
+functions and networks their names.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+__all__ = ["array", "brief", "by_field", "counted", "described", "span"]
+
+LONGEST = 80
+"""Letters of a value within another's repr."""
+
+
+def described(thing: object, *parts: str) -> str:
+    """The class of a thing, and in brackets what it is made of; empty parts are left out."""
+    return f"{type(thing).__name__}({', '.join(part for part in parts if part)})"
+
+
+def by_field(thing: Any) -> str:
+    """The repr of a dataclass, each field of which is brief."""
+    shown = (field.name for field in fields(thing) if field.repr)
+    return described(thing, *(f"{name}={brief(getattr(thing, name))}" for name in shown))
+
+
+def brief(value: object, longest: int = LONGEST) -> str:
+    """A value on one line: a tensor's shape and dtype, a function's name, or the repr if short."""
+    if isinstance(value, Tensor | np.ndarray):
+        return array(value)
+    if isinstance(value, partial):
+        return f"partial({brief(value.func, longest)})"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return str(value.__qualname__).replace(".<locals>", "")
+    if isinstance(value, nn.Module) or type(value).__repr__ is object.__repr__:
+        return type(value).__name__
+    if isinstance(value, str | bytes):
+        return cut(repr(value[: longest + 1]), longest)
+    if isinstance(value, list | tuple | dict | set | frozenset):
+        return _collection(value, longest)
+    text = " ".join(repr(value).split())
+    return text if len(text) <= longest else f"{type(value).__name__}(...)"
+
+
+def _collection(value: Any, longest: int) -> str:
+    """A collection whose members are brief, or, where that is long, their number."""
+    if len(value) > LONGEST:
+        return counted(len(value), "value")
+    if isinstance(value, dict):
+        inner = ", ".join(f"{brief(k)}: {brief(v)}" for k, v in value.items())
+        text = f"{{{inner}}}"
+    elif isinstance(value, tuple):
+        text = f"({', '.join(map(brief, value))}{',' if len(value) == 1 else ''})"
+    elif isinstance(value, list):
+        text = f"[{', '.join(map(brief, value))}]"
+    else:
+        text = f"{type(value).__name__}({{{', '.join(map(brief, value))}}})"
+    return text if len(text) <= longest else counted(len(value), "value")
+
+
+def array(value: "Tensor | np.ndarray") -> str:
+    """Shape and dtype: [2, 3] float64."""
+    return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+
+
+def counted(n: int, what: str, several: str = "") -> str:
+    """A number of things: 1 factor, 2 factors."""
+    return f"{n} {what if n == 1 else several or what + 's'}"
+
+
+def span(values: Sequence[float], what: str) -> str:
+    """Numbers by how many they are and where they begin and end."""
+    ends = f" from {values[0]:.3g} to {values[-1]:.3g}" if len(values) else ""
+    return counted(len(values), what) + ends
+
+
+def cut(text: str, longest: int) -> str:
+    """A text without its end, if it is long."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
