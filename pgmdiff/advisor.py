@@ -32,7 +32,7 @@ from pgmdiff.graphs.exactness import check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import AxisWindows, RegionGraph, WindowGroup
 from pgmdiff.graphs.windows import tiles
-from pgmdiff.reprs import brief, counted, described
+from pgmdiff.reprs import brief, counted, described, folded
 from pgmdiff.rules import Average, Marginal, Rule
 from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.scores import Score
@@ -143,8 +143,8 @@ class Advice:
                 f"{row.name!s:{width}} {_nats(row.marginal):>9} {_nats(row.average):>9} "
                 f"{_nats(row.posterior):>9} {row.evaluations:11d} {row.elements:9d}"
             )
-        lines += [f"{row.name}: {row.note}." for row in self.rows if row.note]
-        return "\n".join([*lines, self.sentence])
+        lines += [folded(f"{row.name}: {row.note}.") for row in self.rows if row.note]
+        return "\n".join([*lines, folded(self.sentence)])
 
     @property
     def sentence(self) -> str:
@@ -194,8 +194,7 @@ def _change(first: Prediction, other: Prediction) -> str:
         cost += f" and {other.elements / first.elements:.2g} times the elements"
     more, name = _more_overlap(first, other), str(other.name)
     if more is not None:
-        pixels = "pixel" if abs(more) == 1 else "pixels"
-        name = f"{abs(more)} {'more' if more > 0 else 'fewer'} {pixels} of overlap ({name})"
+        name = f"an overlap {'longer' if more > 0 else 'shorter'} by {abs(more)} ({name})"
     return f"with {name}, {cost}, it {_loses(other.marginal)}"
 
 
@@ -255,8 +254,8 @@ def advise(
         >>> chain = Gaussian(torch.zeros(32), 0.8 ** (place[:, None] - place).abs().float())
         >>> advice = advise(window_candidates((32,), [8], [1, 2, 6]), chain, tolerance=0.002)
         >>> print(fill(advice.sentence, 80))
-        With window 8, overlap 1 the marginal rule loses 0.016 nats an element; with 5
-        more pixels of overlap (window 8, overlap 6), at 2.8 times the evaluations, it
+        With window 8, overlap 1 the marginal rule loses 0.016 nats an element; with an
+        overlap longer by 5 (window 8, overlap 6), at 2.8 times the evaluations, it
         loses 0.00066 nats; the posterior rule loses none.
     """
     named = graphs if isinstance(graphs, Mapping) else {"this graph": graphs}

@@ -26,7 +26,7 @@ from pgmdiff.graphs.exactness import Definiteness, Report, check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, IndexGroup, RegionGraph
 from pgmdiff.plan import Batch, Scores, map_tensors, plan
-from pgmdiff.precision import Precision, Solve, least_shrinkage, solver_of
+from pgmdiff.precision import ComposedPrecision, Precision, Solve, least_shrinkage, solver_of
 from pgmdiff.reprs import brief, by_field, counted, described
 from pgmdiff.rules import Evidence, Marginal, Posterior, Rule
 from pgmdiff.scores import Score
@@ -201,8 +201,17 @@ class Joint:
         if self.precision is None:
             return report
         least = least_shrinkage(self.precision)
-        used = Definiteness(least, self.precision.shrinkage, self.precision.jitter)
+        used = Definiteness(
+            least, self.precision.shrinkage, self.precision.jitter, self._inflation()
+        )
         return replace(report, definiteness=used)
+
+    def _inflation(self) -> float | None:
+        """The largest ratio of a variance of N(m, P⁻¹) to the data's."""
+        composed = None if self.solve is None else self.solve.variances()
+        if composed is None or not isinstance(self.precision, ComposedPrecision):
+            return None
+        return float((composed / self.precision.variances).max()) if len(composed) else None
 
     @cached_property
     def components(self) -> Tensor:

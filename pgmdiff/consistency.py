@@ -25,13 +25,15 @@ from pgmdiff.graphs.acyclicity import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.plan import Batch, Scores
-from pgmdiff.reprs import brief, counted, described
+from pgmdiff.reprs import brief, counted, described, folded
 from pgmdiff.samplers.noise import Generator, Noise
 
 __all__ = ["Agreement", "Consistency", "check_consistency"]
 
 SIGNIFICANT = 4.0
 """Standard errors beyond which a deviation is taken for real."""
+NEGLIGIBLE = 0.05
+"""Share of a disagreement that the overlap may predict: networks that serve well reach .02."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Agreement:
         """A key of `ADVICE`, or "consistent"."""
         if self.lag > SIGNIFICANT:
             return "piece lags"
-        return "not a marginal" if self.deviation > SIGNIFICANT else "consistent"
+        apart = self.deviation > SIGNIFICANT and self.excess > NEGLIGIBLE
+        return "not a marginal" if apart else "consistent"
 
 
 ADVICE = {
@@ -96,7 +99,7 @@ class Consistency:
 
     @property
     def consistent(self) -> bool:
-        """Whether no row deviates significantly."""
+        """Whether no row deviates, significantly and by more than `NEGLIGIBLE`."""
         return all(row.verdict == "consistent" for row in self.rows)
 
     def __repr__(self) -> str:
@@ -151,7 +154,7 @@ class Consistency:
                 f"{row.error_overlap:10.3g} {row.excess:8.3f} ({row.deviation:+11.1f}) "
                 f"{row.verdict}"
             )
-        return "\n".join(lines + self._advice)
+        return "\n".join([*lines, *map(folded, self._advice)])
 
 
 def check_consistency(

@@ -7,12 +7,13 @@ functions and networks their names.
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
-__all__ = ["array", "brief", "by_field", "counted", "described", "span"]
+__all__ = ["array", "brief", "by_field", "counted", "described", "folded", "span"]
 
 LONGEST = 80
 """Letters of a value within another's repr."""
@@ -71,6 +72,11 @@ def array(value: "Tensor | np.ndarray") -> str:
 def counted(n: int, what: str, several: str = "") -> str:
     """A number of things: 1 factor, 2 factors."""
     return f"{n} {what if n == 1 else several or what + 's'}"
+
+
+def folded(line: str) -> str:
+    """A line of print as wide as a notebook's cell, what follows it indented."""
+    return fill(line, 96, subsequent_indent="    ", break_long_words=False)
 
 
 def span(values: Sequence[float], what: str) -> str:

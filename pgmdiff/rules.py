@@ -103,7 +103,8 @@ class Posterior(Rule):
             all off one estimate: see `fit_covariances`.
         shrinkage: λ in [0, 1], towards a common diagonal, where P is not positive definite.
             "least": the least jitter that helps, or else the least λ*, to be seen in the joint's
-            `validate()` and repr.
+            `validate()` and repr. At λ* P is barely definite, and some variances of what is
+            composed are far too large: `validate()` says how large. A λ well above serves better.
         jitter: ε; ε times the mean variance is added to all variances.
 
     Source: ours on factor graphs; the closure after Linhart, Cardoso, Gramfort, Le Corff,

@@ -17,13 +17,17 @@ from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.nesting import flatten
 from pgmdiff.graphs.proxy import Proxy, proxy
 from pgmdiff.graphs.regions import Ints, RegionGraph
-from pgmdiff.reprs import counted, described
+from pgmdiff.reprs import counted, described, folded
 
 __all__ = ["Definiteness", "Report", "check_counts", "report", "report_factor_graph"]
 
 
 AT_ONCE = 100_000
 """Evaluated elements up to which a notebook is told everything: some tenths of a second."""
+
+
+BARELY = 3.0
+"""Inflation of a variance from which a composed precision is taken for nearly indefinite."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +39,30 @@ class Definiteness:
             all of [λ*, 1]; None: not determined, too large.
         shrinkage: λ that is used.
         jitter: ε that is used, in units of the mean variance.
+        inflation: the largest ratio of a variance of N(m, P⁻¹), which is composed, to the data's,
+            which is given: about 1 where P is well away from indefinite; None: not determined.
     """
 
     least_shrinkage: float | None
     shrinkage: float
     jitter: float
+    inflation: float | None = None
 
     def __str__(self) -> str:
         least = "not determined" if self.least_shrinkage is None else f"{self.least_shrinkage:.3f}"
         return (
             f"composed precision of the covariances: least shrinkage λ* {least}; used: "
-            f"shrinkage {self.shrinkage:.3g}, jitter {self.jitter:.3g}"
+            f"shrinkage {self.shrinkage:.3g}, jitter {self.jitter:.3g}{self._inflated}"
         )
+
+    @property
+    def _inflated(self) -> str:
+        if self.inflation is None:
+            return ""
+        found = f"; variances of what is composed are up to {self.inflation:.3g} times the data's"
+        if self.inflation < BARELY:
+            return found
+        return f"{found}. WARNING: P is barely definite, give a larger shrinkage"
 
 
 @dataclass(frozen=True)
@@ -192,7 +208,7 @@ class Report:
         return lines_html(self, lambda: self._lines(self.n_evaluated_elements <= AT_ONCE))
 
     def __str__(self) -> str:
-        return "\n".join(self._lines(True))
+        return "\n".join(map(folded, self._lines(True)))
 
     def _lines(self, everything: bool) -> list[str]:
         """What is said: everything, or what needs no looking at all regions."""

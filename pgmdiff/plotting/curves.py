@@ -171,6 +171,8 @@ def dots(
 
 def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
     """`labels`: of all panels, so that a label has one style in all of them."""
+    axes.set_xscale("log" if "x" in panel.log else "linear")
+    axes.set_yscale("log" if "y" in panel.log else "linear")
     plain = [label for label in labels if label not in METHOD_STYLES]
     for label, (x, y) in panel.curves.items():
         number = plain.index(label) if label in plain else 0
@@ -181,8 +183,6 @@ def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
             axes.annotate(note, (at, height), (0, 5), textcoords="offset points", fontsize=7)
     if panel.limit is not None:
         axes.axhline(panel.limit[1], color="#b2182b", ls="--", lw=1.2, label=panel.limit[0])
-    axes.set_xscale("log" if "x" in panel.log else "linear")
-    axes.set_yscale("log" if "y" in panel.log else "linear")
     largest = max((max(x, default=0) for x, _ in panel.curves.values()), default=0)
     if "x" in panel.log and largest < 10_000:
         axes.xaxis.set_major_formatter("{x:g}")

@@ -143,11 +143,11 @@ class ComposedPrecision(Precision):
         if self.shrinkage == 0 == self.jitter:
             return form
         index = group.indices(0, len(group)).reshape(len(group), -1)
-        change = Change(self.shrinkage, self.jitter, float(self._common_variances.mean()))
-        return form.shrunk(change, self._common_variances[index])
+        change = Change(self.shrinkage, self.jitter, float(self.variances.mean()))
+        return form.shrunk(change, self.variances[index])
 
     @cached_property
-    def _common_variances(self) -> Tensor:
+    def variances(self) -> Tensor:
         """Every element's variance, averaged over the counted regions that hold it."""
         total = torch.zeros(2, self.graph.n_elements, dtype=torch.float64)
         for group, index in self._counted():

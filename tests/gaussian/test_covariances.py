@@ -592,3 +592,30 @@ def test_denoising_errors_of_too_few_states_are_named() -> None:
     for score in (lambda x, s: -x, lambda x, s: 0 * x):
         with pytest.raises(ShapeError, match=r"'\[0:6\]', of 6 elements, at σ = 1 do not vary"):
             fit_denoising_errors(graph, score, states(12), (1.0,))
+
+
+def test_a_barely_definite_composition_says_how_far_off_it_is() -> None:
+    """At λ* variances explode; the report has their ratio to the data's, from P itself."""
+    ring = torch.tensor(
+        [[1, 0.5, 0.4, 0.5], [0.5, 1, 0.5, 0.4], [0.4, 0.5, 1, 0.5], [0.5, 0.4, 0.5, 1]]
+    )
+    q = Gaussian(torch.zeros(16).double(), torch.kron(ring, ring).double())
+    graph = torus(4, 4)
+    found = {}
+    for shrinkage in ("least", 0.8):
+        rule = Posterior(node_covariances(graph, q), shrinkage=shrinkage)
+        joint = compose(graph, node_scores(graph, q), rule=rule)
+        report = joint.validate()
+        variances = torch.linalg.inv(joint.precision.dense()).diagonal()
+        expected = (variances / q.covariance.diagonal()).max().item()
+        assert report.definiteness.inflation == pytest.approx(expected, rel=1e-6)
+        found[shrinkage] = expected, " ".join(str(report).split())
+    assert found["least"][0] > 50
+    assert "barely definite, give a larger shrinkage" in found["least"][1]
+    assert found[0.8][0] < 1.5
+    assert "barely" not in found[0.8][1]
+    tree = chain(800)
+    covariances = node_covariances(tree, ar1(800, 0.5))
+    large = compose(tree, lambda x, s: -x, rule=Posterior(covariances))
+    assert isinstance(large.solve, SparseFactors)
+    assert large.validate().definiteness.inflation is None, "sparse factors do not know"

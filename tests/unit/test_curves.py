@@ -78,3 +78,7 @@ def test_a_label_has_one_style_in_all_panels() -> None:
     assert styles[0]["b"] == styles[1]["b"]
     assert len({styles[0]["a"], styles[0]["b"], styles[1]["c"]}) == 3
     assert not figure.axes[3].axison, "an empty place is left blank"
+
+
+def test_nothing_is_drawn_of_nothing(tmp_path) -> None:
+    curves({"a": ([], [])}, xlabel="", ylabel="").savefig(tmp_path / "empty.png")

@@ -8,6 +8,7 @@ from pgmdiff.gaussian import Gaussian, composed_precision
 from pgmdiff.graphs import (
     FactorGraph,
     RegionGraph,
+    Report,
     chain,
     cluster_variation,
     cubemap,
@@ -117,12 +118,18 @@ def test_costs() -> None:
     assert chain(10_000).validate().diameter is None
 
 
+def unfolded(report: Report) -> str:
+    """What is printed, without its line breaks."""
+    assert all(len(line) <= 96 for line in str(report).splitlines())
+    return " ".join(str(report).split())
+
+
 def test_the_words_are_those_that_hold() -> None:
-    exact = str(chain(4).validate())
+    exact = unfolded(chain(4).validate())
     assert "exact at σ = 0 for any data that is Markov" in exact
     assert "exact at every σ for Gaussian data with true covariances, if it is Markov" in exact
     assert "every Gaussian is positive definite" in exact
-    loopy = str(cycle(4).validate())
+    loopy = unfolded(cycle(4).validate())
     assert "approximation at every σ" in loopy
     assert "that is not the data's distribution either" in loopy
     assert "certified" in loopy

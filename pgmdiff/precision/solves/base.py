@@ -53,6 +53,10 @@ class Solve(ABC):
     def log_determinant(self, sigma: Tensor) -> Tensor:
         """The log-determinant of I + σ² P, float64 `[B]`; not differentiable in σ."""
 
+    def variances(self) -> Tensor | None:
+        """The diagonal of P⁻¹, float64 `[N]`: what is composed, at σ = 0; None: not to be had."""
+        return None
+
     @property
     def residual(self) -> float:
         """Largest relative residual of the latest call; direct solves leave rounding only: 0."""
