@@ -91,7 +91,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Advice:
-    """What `advise` found: a `Prediction` for every graph, and in words what to do about it."""
+    """What `advise` found: a `Prediction` for every graph, and in words what to do about it.
+
+    Attributes:
+        rows: in the order in which the graphs were given.
+        tolerance: the loss that is acceptable, in nats an element.
+    """
 
     rows: tuple[Prediction, ...]
     tolerance: float

@@ -162,6 +162,8 @@ class Joint:
         batches: the plan: which model is called on which regions.
         precision: P, under posterior and evidence composition.
         solve: how systems with I + σ² P are solved.
+        scale: what multiplies every element of the sum; None: nothing.
+        max_batch, check_finite, checkpoint: see `compose`.
     """
 
     graph: RegionGraph
@@ -503,6 +505,11 @@ class Potential:
         g_i = ½ (s_i² - Σ_{r ∋ i} c_r s_{r,i}²).
 
     On a junction tree the mean of Σ_i g_i under Π_r q_σ(u_r)^{c_r} is 0, for every component.
+
+    Attributes:
+        joint: under the marginal rule.
+
+    Source: after Skreta et al., "Feynman-Kac correctors in diffusion", 2025; see `samplers.smc`.
     """
 
     joint: Joint

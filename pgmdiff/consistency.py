@@ -93,7 +93,11 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Consistency:
-    """What `check_consistency` found: one `Agreement` per kind of piece, kind of overlap and σ."""
+    """What `check_consistency` found: one `Agreement` per kind of piece, kind of overlap and σ.
+
+    Attributes:
+        rows: what was found, each an `Agreement`.
+    """
 
     rows: tuple[Agreement, ...]
 

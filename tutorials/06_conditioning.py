@@ -45,8 +45,8 @@ BLUE, ORANGE, GREY, INK = "#2f7fbd", "#dd7a1f", "#8a8f94", "#2b2b2b"
 # ## Evidence on named variables
 #
 # The whole is a chain of 16 variables, each correlated with the next by $\rho = .9$. Two of them
-# are observed. `graph.mask` turns names into a mask of the state, `graph.pack` turns values by name
-# into a state; where the mask is false its entries are ignored.
+# are observed. `graph.evidence` turns values by name into an observation and a mask of the state;
+# where the mask is false, the observation's entries are ignored.
 
 # %%
 n, rho = 16, 0.9
@@ -56,9 +56,8 @@ graph = chain(n)
 joint = compose(graph, node_scores(graph, data), rule=Posterior(node_covariances(graph, data)))
 
 seen = {"x3": 1.5, "x11": -1.0}
-known = Mask(graph.mask(list(seen)))
-values = {name: torch.tensor(seen.get(name, 0.0)).double() for name in graph.variables}
-y = graph.pack(values)
+y, mask = graph.evidence(seen)
+y, known = y.double(), Mask(mask)
 print("observed elements:", known.mask.nonzero().flatten().tolist(), "values:", y[known.mask])
 
 # %% [markdown]

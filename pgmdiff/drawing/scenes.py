@@ -65,7 +65,8 @@ class Scene:
             return 0.0, 0.0, 0.0, 0.0
         boxes = np.array([(n.x, n.y, n.width / 2, n.height / 2) for n in self.nodes])
         ghosts = [(x, y, 0.5, 0.5) for x, y in self.ghosts]
-        x, y, w, h = np.array([*boxes, *ghosts]).T
+        bends = [(x, y, 0.0, 0.0) for edge in self.edges for x, y in edge]
+        x, y, w, h = np.array([*boxes, *ghosts, *bends]).T
         return (
             float((x - w).min()),
             float((x + w).max()),

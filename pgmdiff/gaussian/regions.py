@@ -31,6 +31,13 @@ class NodeScores(RegionScores, Mapping[Hashable, Score]):
 
     What `compose(scores=)` takes, evaluated a group at a time; also a mapping from region name to
     that region's score.
+
+    Args:
+        graph: over as many elements as q.
+        q: a Gaussian or a mixture of the whole state.
+
+    Raises:
+        ShapeError: the sizes differ.
     """
 
     def __init__(self, graph: FactorGraph | RegionGraph, q: Distribution) -> None:

@@ -12,7 +12,7 @@ free-energy approximations and generalized belief propagation algorithms", 2005)
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import chain
 from math import prod
 from operator import index
@@ -584,6 +584,44 @@ class FactorGraph:
             raise GraphError(f"FactorGraph: no node is named {name!r}. See `.nodes`.")
         return self.regions.elements(name)
 
+    def evidence(self, values: Mapping[Any, Tensor | float]) -> tuple[Tensor, Tensor]:
+        """What is known of some variables: the observation y and the mask H of y = H u.
+
+        They are what `conditioning.Mask(mask)` and the methods of conditioning take:
+        `moment_matching(joint, y, Mask(mask), Composed(joint))`.
+
+        Args:
+            values: variable name to its value, of the variable's shape or a number.
+
+        Returns:
+            y `[N]`, 0 where nothing is known, in the dtype of the tensors given, and mask, bool
+            `[N]`.
+
+        Raises:
+            GraphError: a name is no variable.
+            ShapeError: a value is not of the variable's shape.
+
+        Example:
+            >>> from pgmdiff.graphs import chain
+            >>> chain(4).evidence({"x1": 1.5})
+            (tensor([0.0000, 1.5000, 0.0000, 0.0000]), tensor([False,  True, False, False]))
+        """
+        mask = self.mask(list(values))
+        known = {name: torch.as_tensor(value) for name, value in values.items()}
+        for name, value in known.items():
+            shape = self.shapes[self._variable_number[name]]
+            if tuple(value.shape) not in ((), shape):
+                raise ShapeError(
+                    f"FactorGraph.evidence: variable {name!r} has shape {shape}, got a value of "
+                    f"{tuple(value.shape)}. Give one of its shape, or a number."
+                )
+        given = [value for value in values.values() if isinstance(value, Tensor)]
+        y = torch.zeros(self.n_elements, dtype=_floating(given))
+        for name, value in known.items():
+            elements = self.elements(name)
+            y[elements] = value.expand(elements.shape).to(y)
+        return y, mask
+
     def mask(self, names: Collection[Hashable] | Mapping[Any, Tensor | bool]) -> Tensor:
         """Which elements of the state belong to named variables: bool `[N]`.
 
@@ -645,6 +683,11 @@ def _shape(name: Hashable, shape: Sequence[int]) -> Shape:
             "Remove a variable without elements."
         )
     return sides
+
+
+def _floating(values: Iterable[Tensor]) -> torch.dtype:
+    """The floating dtype that holds all of some values."""
+    return reduce(torch.promote_types, (v.dtype for v in values), torch.get_default_dtype())
 
 
 def _frozen(array: Ints) -> Ints:

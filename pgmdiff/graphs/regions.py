@@ -217,7 +217,14 @@ class AxisWindows:
 class WindowGroup(RegionGroup):
     """Axis-aligned windows of a tensor: the product of per-axis windows.
 
-    Counting numbers multiply along the axes. Nothing of the size of the indices is stored.
+    Counting numbers multiply along the axes. Nothing of the size of the indices is stored. Made by
+    `product`.
+
+    Attributes:
+        axes: the windows of every axis.
+        tables: per axis, what its windows add to an element's number: int64 `[windows, length]`.
+        rows: which products of windows are in the group, int64 `[n]`.
+        counts, outer, model: see `RegionGroup`.
     """
 
     axes: tuple[AxisWindows, ...]

@@ -289,11 +289,14 @@ def _write_counts(ax: Axes, panel: Ints, one: int) -> None:
 
 def _widest(area: npt.NDArray[np.bool_]) -> tuple[Floats, int]:
     """The middle of the largest square in an area, and its side."""
-    depth = ndimage.distance_transform_cdt(np.pad(area, 1), metric="chessboard")
+    padded = np.pad(area, 1)
+    depth = ndimage.distance_transform_cdt(padded, metric="chessboard")
     deepest = np.argwhere(depth == depth.max())
     middle = deepest.mean(axis=0)
-    if depth[tuple(middle.astype(int))] < depth.max():  # an area with a bend
-        middle = deepest[np.abs(deepest - middle).sum(axis=1).argmin()].astype(float)
+    if depth[tuple(middle.astype(int))] < depth.max():  # an area with a bend, or holes
+        room = ndimage.distance_transform_edt(padded)[tuple(deepest.T)]
+        away = np.abs(deepest - middle).sum(axis=1)
+        middle = deepest[(room - 1e-3 * away).argmax()].astype(float)
     return middle - 0.5, 2 * int(depth.max()) - 1
 
 

@@ -320,7 +320,11 @@ class RegionCovariances(ABC):
 
 @dataclass(frozen=True, eq=False)
 class DenseCovariances(RegionCovariances):
-    """Σ_r as matrices `[n or 1, d, d]`."""
+    """Σ_r as matrices.
+
+    Attributes:
+        matrices: `[n, d, d]`, or `[1, d, d]` for all; float64.
+    """
 
     matrices: Tensor
 

@@ -40,7 +40,12 @@ PRODUCTS = 5 << 61
 
 
 class Extremes(NamedTuple):
-    """Estimates of the least and the largest eigenvalue of -∂s/∂u, each `[batch]`."""
+    """Estimates of the least and the largest eigenvalue of -∂s/∂u, each `[batch]`.
+
+    Attributes:
+        smallest: λ_min, in units of one over the data's squared.
+        largest: λ_max, likewise; Langevin moves are stable below 2/λ_max.
+    """
 
     smallest: Tensor
     largest: Tensor

@@ -307,3 +307,22 @@ def test_elements_are_those_of_the_region(graph: FactorGraph) -> None:
     for name, scope in graph.scopes.items():
         together = torch.cat([parts[variable].reshape(-1) for variable in scope])
         assert torch.equal(u[graph.elements(name)].reshape(-1), together)
+
+
+def test_evidence_is_what_pack_and_mask_say() -> None:
+    graph = FactorGraph.from_scopes(
+        {"f": ("a", "b"), "g": ("b", "c")}, {"a": (2,), "b": (), "c": (3,)}
+    )
+    c = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    y, mask = graph.evidence({"c": c, "b": 7})
+    whole = graph.pack({"a": torch.zeros(2), "b": torch.tensor(7.0), "c": c})
+    torch.testing.assert_close(y, whole)
+    assert torch.equal(mask, graph.mask(["b", "c"]))
+    assert torch.equal(graph.evidence({"c": 2})[0][mask & graph.mask(["c"])], torch.full((3,), 2.0))
+    with pytest.raises(GraphError, match="'z' is no variable"):
+        graph.evidence({"z": 1.0})
+    with pytest.raises(ShapeError, match=r"'c' has shape \(3,\), got a value of \(2,\)"):
+        graph.evidence({"c": torch.zeros(2)})
+    empty, nothing = graph.evidence({})
+    assert not empty.any()
+    assert not nothing.any()

@@ -68,6 +68,12 @@ class Channelwise(Solve):
     """Σ_r = C ⊗ S_r, so P = C⁻¹ ⊗ P_S: in the eigenbasis of C, channel by channel.
 
     With C = V diag(μ) Vᵀ a rotated channel solves with I + (σ²/μ) P_S, all in one batch.
+
+    Args:
+        precision: P of `Separable` covariances.
+
+    Raises:
+        IndefiniteError: P is not positive definite.
     """
 
     def __init__(self, precision: ComposedPrecision) -> None:
@@ -104,6 +110,12 @@ class PerLevel(Solve):
     """P depends on σ: a solve for each of the latest few σ.
 
     Derivatives with respect to σ leave out that of P(σ).
+
+    Args:
+        precision: P(σ), whose every level is tested.
+
+    Raises:
+        IndefiniteError: P is not positive definite.
     """
 
     def __init__(self, precision: LevelledPrecision) -> None:

@@ -18,7 +18,16 @@ __all__ = ["Eigen", "LatestFactors", "SparseFactors", "UNPIVOTED", "by_level", "
 
 
 class Eigen(Solve):
-    """One eigendecomposition P = Q diag(λ) Qᵀ for every σ, sample and device."""
+    """One eigendecomposition P = Q diag(λ) Qᵀ for every σ, sample and device.
+
+        (I + σ² P)⁻¹ b = Q diag(1 / (1 + σ² λ)) Qᵀ b
+
+    Args:
+        precision: P, made dense: `[N, N]` in float64.
+
+    Raises:
+        IndefiniteError: P is not positive definite.
+    """
 
     def __init__(self, precision: ComposedPrecision) -> None:
         self.values, self.vectors = torch.linalg.eigh(precision.dense())
@@ -79,6 +88,12 @@ class SparseFactors(Solve):
     """A sparse LU factorisation a σ, kept for the latest few; on the CPU, in float64.
 
     Elimination in minimum-degree order: on a junction tree the work is linear in its cliques.
+
+    Args:
+        precision: P, made sparse.
+
+    Raises:
+        IndefiniteError: P is not positive definite.
     """
 
     def __init__(self, precision: ComposedPrecision) -> None:

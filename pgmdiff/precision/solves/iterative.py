@@ -23,6 +23,10 @@ ACCEPTED = 1e-8
 class ConjugateGradients(Solve):
     """Matrix-free, preconditioned by the diagonal, on the state's device, in float64.
 
+    Args:
+        precision: P, only ever multiplied with.
+        most_steps: after which a solve that has not converged is an error.
+
     Attributes:
         tested: whether P was factorised to see that it is definite; beyond `TESTED` elements it is
             found out on the way.

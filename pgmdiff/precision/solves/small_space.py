@@ -25,6 +25,12 @@ class SmallSpace(Solve):
     """Low rank plus δ I, in the space of all regions' directions; on the CPU, in float64.
 
     A sparse LU factorisation there a σ: `[m, m]`, m the counted regions' ranks together.
+
+    Args:
+        precision: P of `LowRank` covariances with one floor δ.
+
+    Raises:
+        IndefiniteError: P is not positive definite.
     """
 
     def __init__(self, precision: ComposedPrecision) -> None:
