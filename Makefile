@@ -35,7 +35,9 @@ types: $(STAMP)
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m scripts.run_tutorials
+	rm -rf docs/_build/html
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python -m scripts.check_links docs/_build/html
 
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -16,7 +16,11 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "api_reference",
+    "benchmark_pages",
+    "bibliography",
     "docstrings",
+    "import_diagram",
     "mathml",
 ]
 exclude_patterns = ["_build"]
@@ -31,15 +35,17 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "show-inheritance": True, "inherited-members": False}
+python_maximum_signature_line_length = 88
+toc_object_entries_show_parents = "hide"
+autodoc_default_options = {"members": True}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
-napoleon_custom_sections = [("Source", "notes")]
+napoleon_custom_sections = [("Source", "notes"), ("Attributes", "params_style")]
 
 html_theme = "furo"
 html_title = "pgmdiff"
 html_static_path = ["_static"]
-html_css_files = ["custom.css"]
+html_css_files = ["custom.css", "landing.css"]
 html_theme_options = {
     "source_repository": "",
     "light_css_variables": {"color-brand-primary": "#1f6a9e", "color-brand-content": "#1f6a9e"},

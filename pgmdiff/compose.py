@@ -64,7 +64,8 @@ def compose(
             batch axis; they add to and override the graph's own.
         null_condition: what the nodes that are not pieces (variables, overlaps) get instead of
             the conditions given at call time, such as the embedding of an empty prompt.
-        max_batch: most rows of one model call; None: no limit. On a CPU small batches are faster.
+        max_batch: most rows of one model call; None: no limit. It bounds the memory; which size is
+            fastest depends on machine and model: `python -m pgmdiff.benchmarks speed`.
         check_finite: whether each call checks its result for NaN and infinity (one reduction; on
             a GPU it waits for the result), and then finds the guilty node.
         checkpoint: whether, under autograd, model calls are made again in the backward pass instead

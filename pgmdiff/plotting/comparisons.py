@@ -32,6 +32,7 @@ class Curve:
     """A curve, and half the height of a band around it.
 
     Attributes:
+        x, y: of its points.
         band: the same length as y; empty: no band.
     """
 
@@ -45,6 +46,7 @@ class Comparison:
     """One plot.
 
     Attributes:
+        title, xlabel, ylabel: of the axes.
         curves: label to curve.
         marks: places on the x axis to what is there.
         logarithmic: the x axis.
@@ -61,7 +63,13 @@ class Comparison:
 
 
 def comparisons(panels: Sequence[Comparison], *, columns: int, title: str) -> Figure:
-    """Draws panels, row by row, with one legend below them."""
+    """Draws panels, row by row, with one legend below them.
+
+    Args:
+        panels: with the labels of `STYLES`.
+        columns: panels in a row.
+        title: of the figure.
+    """
     labels = dict.fromkeys(label for panel in panels for label in panel.curves)
     n_rows = -(-len(panels) // columns)
     figure = Sheet(figsize=(5.4 * columns, 3.1 * n_rows + 0.9), layout="constrained")

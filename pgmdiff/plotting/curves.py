@@ -103,7 +103,13 @@ def curves(
 
 
 def panels(panels: Sequence[Panel], title: str, *, columns: int = 0) -> Figure:
-    """Draws panels in rows of `columns` (0: one row), with one legend below them."""
+    """Draws panels in rows, with one legend below them; a label has one style in all of them.
+
+    Args:
+        panels: at least one.
+        title: of the figure.
+        columns: panels in a row; 0: all.
+    """
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
     figure = Sheet(figsize=(4.6 * columns, 3.5 * rows + 0.9), layout="constrained")

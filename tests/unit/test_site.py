@@ -99,7 +99,7 @@ def test_docstrings_of_functions(name: str) -> None:
     text = inspect.getdoc(thing) or ""
     assert re.match(r".*?[.?:](\s|$)", text.split("\n\n")[0], re.DOTALL), "no summary sentence"
     is_method = name.count(".") > len(thing.__module__.split("."))  # these explain some only
-    if not is_method and not name.startswith("pgmdiff.plotting"):
+    if not is_method:
         described = section(text, "Args")
         for parameter in inspect.signature(thing).parameters:
             assert re.search(rf"^ *[\w, *]*\b{parameter}\b[\w, *]*:", described, re.M), parameter
@@ -114,6 +114,21 @@ def test_docstrings_of_classes(name: str) -> None:
     text = inspect.getdoc(thing) or ""
     assert thing.__doc__, "no docstring"
     assert re.match(r".*?[.?:](\s|$)", text.split("\n\n")[0], re.DOTALL), "no summary sentence"
+    described = section(text, "Args", "Attributes")
+    for parameter in _given(thing):
+        assert re.search(rf"^ *[\w, *]*\b{parameter}\b[\w, *]*:", described, re.M), parameter
+
+
+def _given(thing: type) -> Iterator[str]:
+    """What users give a class by name; nothing where they make it otherwise."""
+    try:
+        parameters = inspect.signature(thing).parameters.values()
+    except (TypeError, ValueError):
+        return
+    for parameter in parameters:
+        named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if named and not parameter.name.startswith("_"):
+            yield parameter.name
 
 
 def raises(thing: Any) -> Iterator[str]:

@@ -89,7 +89,7 @@ LEVELS = 20
 """Of marginal and posterior composition, which set the number of network rows."""
 BANDS = 24
 VALUES = 16_384
-"""Most values of one network call: small batches are faster on a CPU."""
+"""Most values of one network call, to bound the memory."""
 LAGS = 64
 """Most lags that an autocorrelation is kept at."""
 
