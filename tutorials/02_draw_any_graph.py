@@ -74,6 +74,12 @@ plot(graph, title="A river, as it was drawn")
 # evaluated, and need no model of their own. A factor's model sees its stations one after the other,
 # in the order in which the edges were added (or by an edge attribute `position`).
 #
+# A notebook draws a graph by itself where it ends a cell, as plain SVG with the names as tooltips:
+
+# %%
+graph
+
+# %% [markdown]
 # What is drawn wrongly is refused, with the remedy:
 
 # %%
