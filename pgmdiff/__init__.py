@@ -62,9 +62,6 @@ LATER = (
     "models",
     "panorama",
     "plotting",
-    "precision",
-    "rules",
-    "scores",
     "testing",
     "training",
 )

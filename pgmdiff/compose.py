@@ -16,6 +16,7 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed_later
@@ -93,7 +94,7 @@ def compose(
             f"compose: expected a rule such as Marginal() or Average(), got {rule!r}. "
             "Make an instance of it, such as Posterior(covariances)."
         )
-    if max_batch is not None and not (isinstance(max_batch, int) and max_batch >= 1):
+    if max_batch is not None and not (isinstance(max_batch, int | np.integer) and max_batch >= 1):
         raise ScoreError(
             f"compose: expected max_batch, an integer of at least 1 or None, got {max_batch!r}."
         )
@@ -328,7 +329,7 @@ class Joint:
             return self._chunks(u)
         if key not in self._kept:
             _not_while_compiling()
-            self._prepare(u)
+            self._kept[key] = self._prepared(u)
         return self._kept[key]
 
     def _chunks(self, u: Tensor) -> Iterator[Chunk]:
@@ -364,14 +365,14 @@ class Joint:
             **map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition),
             **map_tensors(lambda t: _per_row(t[start:stop], n, regions), batch.condition),
         }
-        if density:
-            densities: Tensor = _log_density(batch.score, chunk)(x, sigmas, **given)
-            return densities.reshape(n, regions)
+        function = _log_density(batch.score, chunk) if density else batch.score
         try:
-            values: Tensor = self._evaluated(batch.score, x, sigmas, given)
+            values: Tensor = self._evaluated(function, x, sigmas, given)
         except Exception as error:
             _tell_where(error, chunk, x)
             raise
+        if density:
+            return values.reshape(n, regions)
         _check_output(values, x, chunk, sigmas)
         return values.reshape(n, regions, *shape)
 
@@ -385,19 +386,19 @@ class Joint:
         key = (u.device, u.dtype)
         if key not in self._placed:
             _not_while_compiling()
-            self._place(u)
+            self._placed[key] = self._placed_on(*key)
         return self._placed[key]
 
     @torch.inference_mode(False)  # what is kept must serve autograd later
-    def _place(self, u: Tensor) -> None:
-        batches = tuple(batch.to(u.device, u.dtype) for batch in self.batches)
-        self._placed[u.device, u.dtype] = batches
+    def _placed_on(self, device: torch.device, dtype: torch.dtype) -> tuple[Batch, ...]:
+        batches = tuple(batch.to(device, dtype) for batch in self.batches)
         for batch in batches:
             _ = batch.weight
+        return batches
 
     @torch.inference_mode(False)
-    def _prepare(self, u: Tensor) -> None:
-        self._kept[u.device, u.dtype, len(u)] = tuple(self._chunks(u))
+    def _prepared(self, u: Tensor) -> tuple[Chunk, ...]:
+        return tuple(self._chunks(u))
 
     def _flatten(
         self, u: Tensor, sigma: Tensor | float, condition: Condition
@@ -468,7 +469,7 @@ class Joint:
         )
 
     def __repr__(self) -> str:
-        return described(self, brief(self.graph), *(f"{k}={v}" for k, v in self._made_of.items()))
+        return described(self, repr(self.graph), *(f"{k}={v}" for k, v in self._made_of.items()))
 
     @property
     def _made_of(self) -> dict[str, str]:
@@ -618,10 +619,9 @@ def _log_density(score: Any, chunk: Chunk) -> Any:
 def _tell_where(error: Exception, chunk: Chunk, x: Tensor) -> None:
     """Adds to a model's own exception which node it came from (Python 3.11 and newer)."""
     if hasattr(error, "add_note"):
-        error.add_note(
-            f"pgmdiff: while the score of node {chunk.batch.group.name(chunk.start)!r} was called "
-            f"on x of {tuple(x.shape)}."
-        )
+        n, first = chunk.stop - chunk.start, chunk.batch.group.name(chunk.start)
+        who = f"node {first!r}" if n == 1 else f"{n} nodes, the first {first!r},"
+        error.add_note(f"pgmdiff: while the score of {who} was called on x of {tuple(x.shape)}.")
 
 
 def _not_while_compiling() -> None:

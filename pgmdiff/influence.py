@@ -144,8 +144,8 @@ def _places(x: Tensor, element: Elements) -> list[int]:
         )
     n = x[0].numel()
     places = torch.as_tensor(element).reshape(-1)
-    counted = not places.is_floating_point() and places.dtype != torch.bool
-    if not counted or not len(places) or not bool(((places >= 0) & (places < n)).all()):
+    whole = not places.is_floating_point() and places.dtype != torch.bool
+    if not whole or not len(places) or not bool(((places >= 0) & (places < n)).all()):
         raise ShapeError(
             f"influence: expected elements from 0 to {n - 1}, places in the flattened event, got "
             f"{element}. Read them off the graph with graph.regions.elements(name)."

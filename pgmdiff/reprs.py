@@ -41,9 +41,12 @@ def brief(value: object, longest: int = LONGEST) -> str:
     if isinstance(value, nn.Module) or type(value).__repr__ is object.__repr__:
         return type(value).__name__
     if isinstance(value, str | bytes):
-        return cut(repr(value[: longest + 1]), longest)
+        return _cut(repr(value[: longest + 1]), longest)
     if isinstance(value, list | tuple | dict | set | frozenset):
-        return _collection(value, longest)
+        try:
+            return _collection(value, longest)
+        except RecursionError:  # it holds itself
+            return type(value).__name__
     text = " ".join(repr(value).split())
     return text if len(text) <= longest else f"{type(value).__name__}(...)"
 
@@ -79,12 +82,12 @@ def folded(line: str) -> str:
     return fill(line, 96, subsequent_indent="    ", break_long_words=False)
 
 
-def span(values: Sequence[float], what: str) -> str:
+def span(values: Sequence[float], what: str, symbol: str = "") -> str:
     """Numbers by how many they are and where they begin and end."""
-    ends = f" from {values[0]:.3g} to {values[-1]:.3g}" if len(values) else ""
+    ends = f" from {symbol}{values[0]:.3g} to {values[-1]:.3g}" if len(values) else ""
     return counted(len(values), what) + ends
 
 
-def cut(text: str, longest: int) -> str:
+def _cut(text: str, longest: int) -> str:
     """A text without its end, if it is long."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

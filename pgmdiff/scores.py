@@ -116,7 +116,8 @@ def from_denoiser(denoiser: Callable[..., Tensor]) -> DenoiserScore:
     Raises:
         ScoreError: it cannot be called.
     """
-    return DenoiserScore(_callable(denoiser, "from_denoiser"))
+    _called("from_denoiser", denoiser)
+    return DenoiserScore(denoiser)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,16 +143,17 @@ def from_eps(eps: Callable[..., Tensor]) -> EpsScore:
     Raises:
         ScoreError: it cannot be called.
     """
-    return EpsScore(_callable(eps, "from_eps"))
+    _called("from_eps", eps)
+    return EpsScore(eps)
 
 
-def _callable(network: Callable[..., Tensor], who: str) -> Callable[..., Tensor]:
-    if not callable(network):
-        raise ScoreError(
-            f"{who}: expected a callable network(x, sigma, **condition), got "
-            f"{type(network).__name__}."
-        )
-    return network
+def _called(who: str, *functions: object) -> None:
+    for function in functions:
+        if not callable(function):
+            raise ScoreError(
+                f"{who}: expected a callable network(x, sigma, **condition), and for a time a "
+                f"callable t(sigma), got {type(function).__name__}."
+            )
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Timesteps:
 
     def __repr__(self) -> str:
         sigmas = np.exp(self._log_sigmas).tolist()
-        return described(self, span(sigmas, "timestep").replace("from", "from σ ="))
+        return described(self, span(sigmas, "timestep", "σ = "))
 
     @cached_property
     def _log_sigmas(self) -> "np.ndarray":
@@ -196,12 +198,14 @@ class NetworkScore:
 
     Attributes:
         predict: `predict(x, sigma, **condition) -> (D, ε)`.
+        network: what it is made of.
     """
 
     predict: Callable[..., tuple[Tensor, Tensor]]
+    network: Callable[..., Any] | None = None
 
     def __repr__(self) -> str:
-        return described(self, brief(self.predict))
+        return described(self, brief(self.predict if self.network is None else self.network))
 
     def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
@@ -221,14 +225,18 @@ def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor
     Args:
         eps: `eps(x_t, t, **condition)`, predicting ε of x_t = α x_0 + √(1 - α²) ε.
         timesteps: σ `[batch]` to t `[batch]`; see `Timesteps`.
+
+    Raises:
+        ScoreError: one of them cannot be called.
     """
+    _called("from_vp_eps", eps, timesteps)
 
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         s = beside(sigma, x)
         noise = eps(x * (1 + s**2).rsqrt(), timesteps(sigma), **condition)
         return x - s * noise, noise
 
-    return NetworkScore(predict)
+    return NetworkScore(predict, eps)
 
 
 def from_vp_sample(
@@ -239,14 +247,18 @@ def from_vp_sample(
     Args:
         sample: `sample(x_t, t, **condition)`, predicting x_0 of x_t = α x_0 + √(1 - α²) ε.
         timesteps: σ `[batch]` to t `[batch]`; see `Timesteps`.
+
+    Raises:
+        ScoreError: one of them cannot be called.
     """
+    _called("from_vp_sample", sample, timesteps)
 
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         s = beside(sigma, x)
         denoised = sample(x * (1 + s**2).rsqrt(), timesteps(sigma), **condition)
         return denoised, (x - denoised) / s
 
-    return NetworkScore(predict)
+    return NetworkScore(predict, sample)
 
 
 def from_vp_v(v: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:
@@ -257,7 +269,11 @@ def from_vp_v(v: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -
     Args:
         v: `v(x_t, t, **condition)`, predicting α ε - σ_t x_0 of x_t = α x_0 + σ_t ε.
         timesteps: σ `[batch]` to t `[batch]`; see `Timesteps`.
+
+    Raises:
+        ScoreError: one of them cannot be called.
     """
+    _called("from_vp_v", v, timesteps)
 
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         alpha = (1 + beside(sigma, x) ** 2).rsqrt()
@@ -265,7 +281,7 @@ def from_vp_v(v: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -
         velocity = v(x_t, timesteps(sigma), **condition)
         return alpha * x_t - sigma_t * velocity, sigma_t * x_t + alpha * velocity
 
-    return NetworkScore(predict)
+    return NetworkScore(predict, v)
 
 
 def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
@@ -278,7 +294,11 @@ def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
         velocity: `velocity(x_t, t, **condition)` with t in [0, 1], 0 at the data, predicting
             ε - x_0 of x_t = (1 - t) x_0 + t ε. If a network's time runs from noise to data give
             `lambda x, t, **c: -network(x, 1 - t, **c)`.
+
+    Raises:
+        ScoreError: it cannot be called.
     """
+    _called("from_flow", velocity)
 
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         alpha, t = 1 / (1 + beside(sigma, x)), beside(sigma / (1 + sigma), x)
@@ -286,7 +306,7 @@ def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
         v = velocity(x_t, sigma / (1 + sigma), **condition)
         return x_t - t * v, x_t + alpha * v
 
-    return NetworkScore(predict)
+    return NetworkScore(predict, velocity)
 
 
 def padded(score: Score, shape: Shape, mode: str = "reflect") -> Score:

@@ -2,6 +2,7 @@
 
 import secrets
 
+import numpy as np
 import torch
 
 from pgmdiff.errors import PgmdiffError
@@ -22,9 +23,9 @@ def torch_generator(generator: Seed, who: str) -> torch.Generator:
         return generator
     if generator is None:
         return torch.Generator().manual_seed(secrets.randbits(63))
-    if not isinstance(generator, int):
+    if not isinstance(generator, int | np.integer):
         raise PgmdiffError(
             f"{who}: expected generator= an integer seed or a torch.Generator, got "
             f"{type(generator).__name__}."
         )
-    return torch.Generator().manual_seed(generator)
+    return torch.Generator().manual_seed(int(generator))

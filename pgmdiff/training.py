@@ -57,7 +57,7 @@ def denoising_loss(
     sigma_data: float,
     p_mean: float = -1.2,
     p_std: float = 1.2,
-    generator: Seed = None,
+    generator: torch.Generator,
 ) -> Tensor:
     """The weighted denoising error of a batch, averaged over its entries; see the module's formula.
 
@@ -66,10 +66,8 @@ def denoising_loss(
         clean: `[batch, *shape]`.
         sigma_data: standard deviation of the data.
         p_mean, p_std: mean and standard deviation of ln σ.
-        generator: of the noise levels and the noise: a seed, a `torch.Generator`, which
-            advances from step to step, or None for fresh entropy.
+        generator: of the noise levels and the noise; it advances, so that every step has others.
     """
-    generator = torch_generator(generator, "denoising_loss")
     normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)
     sigma = (p_mean + p_std * normal).exp().to(clean.device)
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
+import matplotlib
 import nbformat
+import torch
 from nbclient import NotebookClient
 from tqdm import tqdm
 
@@ -71,8 +73,9 @@ def _fingerprint(tutorial: Path) -> str:
 
 @cache
 def _library() -> bytes:
-    """What the outputs depend on besides the tutorial: the library, its models and this file."""
+    """What outputs depend on besides the tutorial: the library, its models, this file, versions."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest.update(f"{sys.version} {torch.__version__} {matplotlib.__version__}".encode())
     for path in sorted((ROOT / "pgmdiff").rglob("*")):
         if path.suffix in (".py", ".safetensors", ".gz"):
             digest.update(path.read_bytes())

@@ -59,10 +59,17 @@ class Definiteness:
     def _inflated(self) -> str:
         if self.inflation is None:
             return ""
-        found = f"; variances of what is composed are up to {self.inflation:.3g} times the data's"
-        if self.inflation < BARELY:
-            return found
-        return f"{found}. WARNING: P is barely definite, give a larger shrinkage"
+        return f"; variances of what is composed are up to {self.inflation:.3g} times the data's"
+
+    @property
+    def warning(self) -> str | None:
+        """Where P is barely definite."""
+        if self.inflation is None or self.inflation < BARELY:
+            return None
+        return (
+            "the composed precision is barely definite, so that some variances of what is composed "
+            f"are {self.inflation:.3g} times the data's: give a larger shrinkage"
+        )
 
 
 @dataclass(frozen=True)
@@ -172,7 +179,12 @@ class Report:
 
     @property
     def warning(self) -> str | None:
-        """What to beware of, if the proxy turns improper."""
+        """What to beware of: a composition that is barely definite, or improper for some data."""
+        barely = None if self.definiteness is None else self.definiteness.warning
+        return barely or self._improper
+
+    @property
+    def _improper(self) -> str | None:
         if self.junction_tree or self.proxy is None or self.proxy.improper_from is None:
             return None
         return (
@@ -225,23 +237,20 @@ class Report:
             f"a step evaluates {self.n_evaluations} regions with {self.n_evaluated_elements} "
             f"elements in all; the largest has {self.largest_region}",
         ]
-        if not (everything or {"diameter", "proxy"} <= vars(self).keys()):
-            lines.append(
-                "diameter, Gaussian proxy: not yet determined, print the report to see them"
-            )
-            return [*lines, *self._used, self.promise]
-        lines += [
-            f"diameter: {'not determined' if self.diameter is None else self.diameter} "
-            f"(pieces between the elements farthest apart)",
-            f"Gaussian proxy: {self._definiteness}",
-            *self._used,
-            self.promise,
-        ]
-        return lines + ([f"WARNING: {self.warning}."] if self.warning else [])
-
-    @property
-    def _used(self) -> list[str]:
-        return [str(self.definiteness)] if self.definiteness else []
+        everything = everything or {"diameter", "proxy"} <= vars(self).keys()
+        lines += (
+            [
+                f"diameter: {'not determined' if self.diameter is None else self.diameter} "
+                f"(pieces between the elements farthest apart)",
+                f"Gaussian proxy: {self._definiteness}",
+            ]
+            if everything
+            else ["diameter, Gaussian proxy: not yet determined, print the report to see them"]
+        )
+        used = self.definiteness
+        warning = self.warning if everything else used and used.warning
+        lines += [str(used)] if used else []
+        return [*lines, self.promise, *([f"WARNING: {warning}."] if warning else [])]
 
     @property
     def _definiteness(self) -> str:

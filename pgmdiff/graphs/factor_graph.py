@@ -582,7 +582,7 @@ class FactorGraph:
         """
         if name not in self._variable_number and name not in self._factor_set:
             raise GraphError(f"FactorGraph: no node is named {name!r}. See `.nodes`.")
-        return self.regions.elements(name)
+        return self.nodes.elements(name)
 
     def evidence(self, values: Mapping[Any, Tensor | float]) -> tuple[Tensor, Tensor]:
         """What is known of some variables: the observation y and the mask H of y = H u.
@@ -594,33 +594,48 @@ class FactorGraph:
             values: variable name to its value, of the variable's shape or a number.
 
         Returns:
-            y `[N]`, 0 where nothing is known, in the dtype of the tensors given, and mask, bool
-            `[N]`.
+            y `[N]`, 0 where nothing is known, in the dtype of the arrays given and at least the
+            default one, and mask, bool `[N]`.
 
         Raises:
             GraphError: a name is no variable.
-            ShapeError: a value is not of the variable's shape.
+            ShapeError: a value is not real, or not of the variable's shape.
 
         Example:
             >>> from pgmdiff.graphs import chain
             >>> chain(4).evidence({"x1": 1.5})
             (tensor([0.0000, 1.5000, 0.0000, 0.0000]), tensor([False,  True, False, False]))
         """
+        if not isinstance(values, Mapping):
+            raise GraphError(
+                "FactorGraph.evidence: expected a mapping from name to value, got "
+                f"{type(values).__name__}. Write {{'x': 1.5}}."
+            )
         mask = self.mask(list(values))
-        known = {name: torch.as_tensor(value) for name, value in values.items()}
+        known = {name: self._known(name, value) for name, value in values.items()}
+        arrays = [value.dtype for value in known.values() if value.ndim]
+        dtype = reduce(torch.promote_types, arrays, torch.get_default_dtype())
+        y = torch.zeros(self.n_elements, dtype=dtype)
         for name, value in known.items():
-            shape = self.shapes[self._variable_number[name]]
-            if tuple(value.shape) not in ((), shape):
-                raise ShapeError(
-                    f"FactorGraph.evidence: variable {name!r} has shape {shape}, got a value of "
-                    f"{tuple(value.shape)}. Give one of its shape, or a number."
-                )
-        given = [value for value in values.values() if isinstance(value, Tensor)]
-        y = torch.zeros(self.n_elements, dtype=_floating(given))
-        for name, value in known.items():
-            elements = self.elements(name)
-            y[elements] = value.expand(elements.shape).to(y)
+            v = self._variable_number[name]
+            start, stop = self.offsets[v : v + 2].tolist()
+            y[start:stop] = value.expand(self.shapes[v]).reshape(-1).to(y)
         return y, mask
+
+    def _known(self, name: Hashable, value: Any) -> Tensor:
+        """A value of a variable as a real tensor of its shape, or a number."""
+        shape = self.shapes[self._variable_number[name]]
+        try:
+            found = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            found = torch.zeros(0, dtype=torch.complex64)
+        if found.is_complex() or tuple(found.shape) not in ((), shape):
+            got = tuple(found.shape) if isinstance(value, Tensor) else repr(value)[:60]
+            raise ShapeError(
+                f"FactorGraph.evidence: variable {name!r} has shape {shape}, got a value of {got}. "
+                "Give real numbers of its shape, or one."
+            )
+        return found
 
     def mask(self, names: Collection[Hashable] | Mapping[Any, Tensor | bool]) -> Tensor:
         """Which elements of the state belong to named variables: bool `[N]`.
@@ -683,11 +698,6 @@ def _shape(name: Hashable, shape: Sequence[int]) -> Shape:
             "Remove a variable without elements."
         )
     return sides
-
-
-def _floating(values: Iterable[Tensor]) -> torch.dtype:
-    """The floating dtype that holds all of some values."""
-    return reduce(torch.promote_types, (v.dtype for v in values), torch.get_default_dtype())
 
 
 def _frozen(array: Ints) -> Ints:

@@ -67,7 +67,8 @@ def animate(
     path = Path(path)
     _check(frames, path, captions, (seconds, hold), scale)
     texts = captions or [""] * len(frames)
-    pages = [_page(f, text, scale) for f, text in zip(frames, texts, strict=True)]
+    widest = math.ceil(max(map(_font().getlength, texts), default=0.0))
+    pages = [_page(f, text, widest, scale) for f, text in zip(frames, texts, strict=True)]
     times = [round(1000 * seconds)] * (len(pages) - 1) + [round(1000 * hold)]
     pages[0].save(path, save_all=True, append_images=pages[1:], duration=times, loop=0)
     return path
@@ -169,18 +170,21 @@ def _check(
         )
 
 
-def _page(frame: Tensor, caption: str, scale: int) -> Image.Image:
-    """A frame as the GIF has it, with its caption below."""
+def _font() -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(findfont("DejaVu Sans"), CAPTION)
+
+
+def _page(frame: Tensor, caption: str, caption_width: int, scale: int) -> Image.Image:
+    """A frame as the GIF has it, with its caption below; as wide as the longest of captions."""
     shown = Image.fromarray(_bytes(frame))
     shown = shown.resize((scale * shown.width, scale * shown.height), Image.Resampling.NEAREST)
     below = 2 * CAPTION if caption else BORDER
-    size = shown.width + 2 * BORDER, shown.height + BORDER + below
+    size = max(shown.width, caption_width) + 2 * BORDER, shown.height + BORDER + below
     page = Image.new(shown.mode, size, "white")
-    page.paste(shown, (BORDER, BORDER))
+    page.paste(shown, ((page.width - shown.width) // 2, BORDER))
     if caption:
-        font = ImageFont.truetype(findfont("DejaVu Sans"), CAPTION)
         place = page.width / 2, page.height - CAPTION
-        ImageDraw.Draw(page).text(place, caption, font=font, fill=INK, anchor="mm")
+        ImageDraw.Draw(page).text(place, caption, font=_font(), fill=INK, anchor="mm")
     if page.mode == "L":
         return page
     return page.quantize(SHADES, dither=Image.Dither.NONE)

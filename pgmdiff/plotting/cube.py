@@ -22,10 +22,9 @@ from pgmdiff.drawing.text import INK, MIST, colour_of, count_text, name_text, te
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.graphs.regions import RegionGraph, Shape
 from pgmdiff.plotting.style import (
-    add_legend,
-    columns,
     count_entries,
     figure_of,
+    legend_below,
     sheet,
     text_size,
 )
@@ -118,12 +117,7 @@ def draw_cube(
     if ax is None:
         _, ax = sheet(4 * INCHES, 3 * INCHES, entries, title)
     else:
-        add_legend(
-            ax,
-            entries,
-            columns(ax.get_position().width * figure_of(ax).get_figwidth(), entries),
-            -0.02,
-        )
+        legend_below(ax, entries)
         ax.set_title(title or "")
     _show_faces(ax, None if image is None else _faces(image, shape), n)
     points = _points(ax)

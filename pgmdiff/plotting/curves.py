@@ -14,13 +14,15 @@ from pgmdiff.plotting.style import Sheet, figure_of
 __all__ = ["Panel", "curves", "dots", "panels"]
 
 STYLES = (
-    ("#2f7fbd", "o", "-", 1.6),
-    ("#dd7a1f", "s", "-", 3.2),
+    ("#08406e", "o", "-", 1.6),
+    ("#b8860b", "s", "-", 3.2),
     ("#7b4ea8", "^", "--", 1.4),
-    ("#8a8f94", "D", "-", 1.6),
+    ("#c0507a", "D", "-", 1.6),
+    ("#4f9c9c", "v", ":", 2.0),
+    ("#6b4a3a", "x", "-.", 1.4),
 )
 """Colour, marker, line and width of labels that are no method's: curves that coincide can still be
-told apart."""
+told apart. No method has any of these colours."""
 
 METHOD_STYLES = {
     "concatenation": ("#b9bdc2", "v", "-", 1.6),
@@ -109,7 +111,12 @@ def panels(panels: Sequence[Panel], title: str, *, columns: int = 0) -> Figure:
         panels: at least one.
         title: of the figure.
         columns: panels in a row; 0: all.
+
+    Raises:
+        ShapeError: no panels.
     """
+    if not panels:
+        raise ShapeError("panels: expected at least one panel, got none.")
     columns = columns or len(panels)
     rows = -(-len(panels) // columns)
     figure = Sheet(figsize=(4.6 * columns, 3.5 * rows + 0.9), layout="constrained")

@@ -16,10 +16,9 @@ from pgmdiff.drawing.layouts import PAGE
 from pgmdiff.drawing.scenes import Node, Scene
 from pgmdiff.drawing.text import INK, MIST, colour_of, count_text, text_colour
 from pgmdiff.plotting.style import (
-    add_legend,
-    columns,
     count_entries,
     figure_of,
+    legend_below,
     sheet,
     text_size,
 )
@@ -49,11 +48,9 @@ def draw_scene(scene: Scene, ax: Axes | None, labels: bool | None, title: str | 
 
 
 def _dress(ax: Axes, entries: Sequence[Artist], title: str | None) -> None:
-    inches = ax.get_position().width * ax.figure.get_figwidth()  # type: ignore[union-attr]
     if title:
         ax.set_title(title, fontsize=12)
-    if entries:
-        add_legend(ax, entries, columns(inches, entries), 0.0)
+    legend_below(ax, entries, 0.0)
 
 
 def _points_per_unit(ax: Axes, width: float, height: float) -> float:

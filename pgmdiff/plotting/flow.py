@@ -65,6 +65,7 @@ def flow(
             f"{len(influences)} panels and {floor}."
         )
     shares = {label: _shares(label, values) for label, values in influences.items()}
+    sigmas = [float(sigma) for sigma in sigmas]
     for label, share in shares.items():
         if len(sigmas) not in (0, len(share)):
             raise ShapeError(

@@ -14,7 +14,7 @@ from matplotlib.textpath import TextPath
 
 from pgmdiff.drawing.text import INK, colour_of, common_counts, count_text
 
-__all__ = ["Sheet", "add_legend", "columns", "count_entries", "figure_of", "sheet", "text_size"]
+__all__ = ["Sheet", "count_entries", "figure_of", "legend_below", "sheet", "text_size"]
 
 MARGIN = 0.15
 """Inches around a sheet."""
@@ -57,7 +57,7 @@ def sheet(
 ) -> tuple[Figure, Axes]:
     """A figure whose axes are `width` by `height` inches, with room for legend and title."""
     total = max(width, 3.4) + 2 * MARGIN
-    below = 0.25 * -(-len(entries) // columns(total, entries)) + 0.12 if entries else 0.0
+    below = 0.25 * -(-len(entries) // _columns(total, entries)) + 0.12 if entries else 0.0
     above = 0.38 if title else 0.0
     tall = height + below + above + 2 * MARGIN
     figure = Sheet(figsize=(total, tall))
@@ -66,11 +66,11 @@ def sheet(
     if title:
         figure.suptitle(title, fontsize=12, y=1 - 0.12 / tall, va="top")
     if entries:
-        add_legend(figure, entries, columns(total, entries), MARGIN / 2 / tall)
+        _add_legend(figure, entries, _columns(total, entries), MARGIN / 2 / tall)
     return figure, axes
 
 
-def columns(width: float, entries: Sequence[Artist]) -> int:
+def _columns(width: float, entries: Sequence[Artist]) -> int:
     """How many legend entries fit side by side, in rows that are as full as each other."""
     widths = [9 * text_size(str(entry.get_label()))[0] + 27 for entry in entries]
     if sum(widths) < width * 72:
@@ -79,7 +79,14 @@ def columns(width: float, entries: Sequence[Artist]) -> int:
     return -(-len(entries) // rows)
 
 
-def add_legend(
+def legend_below(ax: Axes, entries: Sequence[Artist], bottom: float = -0.02) -> None:
+    """A legend under given axes, in as many columns as fit below them."""
+    if entries:
+        inches = ax.get_position().width * figure_of(ax).get_figwidth()
+        _add_legend(ax, entries, _columns(inches, entries), bottom)
+
+
+def _add_legend(
     place: Figure | Axes, entries: Sequence[Artist], n_columns: int, bottom: float
 ) -> None:
     """A frameless legend along the bottom."""

@@ -33,10 +33,9 @@ from pgmdiff.drawing.windows import (
 from pgmdiff.errors import ShapeError
 from pgmdiff.graphs.regions import Ints, RegionGraph, Shape
 from pgmdiff.plotting.style import (
-    add_legend,
-    columns,
     count_entries,
     figure_of,
+    legend_below,
     sheet,
     text_size,
 )
@@ -68,12 +67,7 @@ def draw_tiles(
         inches = _inches(height, width)
         _, ax = sheet(*inches, entries, title)
     else:
-        add_legend(
-            ax,
-            entries,
-            columns(ax.get_position().width * figure_of(ax).get_figwidth(), entries),
-            -0.02,
-        )
+        legend_below(ax, entries)
         ax.set_title(title or "")
     _show(ax, picture, height, width)
     scale = _scale(ax, height, width)
@@ -250,7 +244,7 @@ def draw_maps(
         figure, axes = _panels(len(panels), height, width, entries, title)
     else:
         figure, axes = figure_of(ax), [ax]
-        add_legend(ax, entries, len(entries), -0.02)
+        legend_below(ax, entries)
     for place, (name, panel) in zip(axes, panels.items(), strict=True):
         coloured = _coloured(panel, one)
         _show(place, coloured if picture is None else _tinted(picture, coloured), height, width)

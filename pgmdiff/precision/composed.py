@@ -100,7 +100,7 @@ class ComposedPrecision(Precision):
     def __repr__(self) -> str:
         return described(
             self,
-            brief(self.graph),
+            repr(self.graph),
             brief(self.covariances, 60),
             f"shrinkage={self.shrinkage:.3g}",
             f"jitter={self.jitter:.3g}",
@@ -209,7 +209,7 @@ class LevelledPrecision(Precision):
     def __repr__(self) -> str:
         return described(
             self,
-            brief(self.graph),
+            repr(self.graph),
             span(self.levels, "level"),
             f"shrinkage={self.shrinkage:.3g}",
             f"jitter={self.jitter:.3g}",

@@ -243,6 +243,6 @@ def _check(steps: int, sigma_min: float, sigma_max: float) -> None:
     whole = isinstance(steps, int | np.integer)
     if not whole or not numbers or steps < 1 or not 0 < sigma_min < sigma_max < float("inf"):
         raise PgmdiffError(
-            "schedule: expected an integer steps >= 1 and 0 < sigma_min < sigma_max, got "
+            "schedule: expected an integer steps >= 1 and numbers 0 < sigma_min < sigma_max, got "
             f"steps={steps!r}, sigma_min={sigma_min!r}, sigma_max={sigma_max!r}."
         )

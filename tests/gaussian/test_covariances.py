@@ -611,7 +611,7 @@ def test_a_barely_definite_composition_says_how_far_off_it_is() -> None:
         assert report.definiteness.inflation == pytest.approx(expected, rel=1e-6)
         found[shrinkage] = expected, " ".join(str(report).split())
     assert found["least"][0] > 50
-    assert "barely definite, give a larger shrinkage" in found["least"][1]
+    assert "WARNING: the composed precision is barely definite" in found["least"][1]
     assert found[0.8][0] < 1.5
     assert "barely" not in found[0.8][1]
     tree = chain(800)

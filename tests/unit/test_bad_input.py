@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from pgmdiff import PgmdiffError, compose, from_denoiser, from_eps, metrics, plotting
+from pgmdiff import (
+    PgmdiffError,
+    compose,
+    from_denoiser,
+    from_eps,
+    from_flow,
+    from_vp_v,
+    metrics,
+    plotting,
+)
 from pgmdiff.conditioning import Mask, replacement
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_scores
 from pgmdiff.graphs import FactorGraph, chain, cluster_variation, tiles
@@ -45,6 +54,8 @@ WRONG = {
     "a size for a shape": (lambda: tiles(30, 8, 2), r"a shape such as \(16, 64\), got 30"),
     "no denoiser": (lambda: from_denoiser(None), "from_denoiser: expected a callable"),
     "no network": (lambda: from_eps(3), "from_eps: expected a callable"),
+    "no velocity": (lambda: from_flow(3), "from_flow: expected a callable"),
+    "no time": (lambda: from_vp_v(abs, 3), "from_vp_v: expected a callable"),
     "embeddings of integers": (lambda: slerp(WHOLE, WHOLE, 0.5), "floating-point embeddings"),
     "arrays of no state": (
         lambda: cluster_variation({"a": np.arange(3)}),
@@ -87,6 +98,7 @@ def test_a_likelihood_wants_a_batch() -> None:
 def test_seeds_do_for_generators_everywhere() -> None:
     again = torch.Generator().manual_seed(7)
     assert torch.equal(Q.sample(4, 7), Q.sample(4, again))
+    assert torch.equal(Q.sample(4, 7), Q.sample(4, np.int64(7)))
     assert torch.equal(MIXTURE.sample(4, 7), MIXTURE.sample(4, again.manual_seed(7)))
     image = torch.rand(1, 8, 8, generator=again)
     crops = [random_crops(image, (3, 3), 5, generator=g) for g in (7, again.manual_seed(7))]

@@ -381,3 +381,7 @@ def test_what_a_model_raises_names_the_node() -> None:
     (note,) = raised.value.__notes__
     assert "node 'f1'" in note
     assert "(5, 2)" in note
+    with pytest.raises(RuntimeError) as raised:
+        compose(chain(3), broken, max_batch=None)(torch.zeros(5, 3), 1.0)
+    (note,) = raised.value.__notes__
+    assert "2 nodes, the first 'f0'," in note, "which of a batch it was is not known"

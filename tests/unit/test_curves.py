@@ -6,7 +6,7 @@ import torch
 
 from pgmdiff.errors import ShapeError
 from pgmdiff.plotting import Panel, curves, panels, strips
-from pgmdiff.plotting.curves import METHOD_STYLES
+from pgmdiff.plotting.curves import METHOD_STYLES, STYLES
 
 POINTS = ([1.0, 2.0, 4.0], [0.1, 0.2, 0.05])
 
@@ -82,3 +82,16 @@ def test_a_label_has_one_style_in_all_panels() -> None:
 
 def test_nothing_is_drawn_of_nothing(tmp_path) -> None:
     curves({"a": ([], [])}, xlabel="", ylabel="").savefig(tmp_path / "empty.png")
+
+
+def test_no_two_styles_are_alike() -> None:
+    methods = {style[0] for style in METHOD_STYLES.values()}
+    plain = [style[0] for style in STYLES]
+    assert len(set(plain)) == len(plain)
+    assert not methods & set(plain)
+    assert len({style[:3] for style in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+
+
+def test_no_panels_are_refused() -> None:
+    with pytest.raises(ShapeError, match="at least one panel"):
+        panels([], "title")

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from pgmdiff import GraphError, ShapeError
 from pgmdiff.graphs import FactorGraph, chain, cycle, grid, star, torus, tree
-from pgmdiff.testing.strategies import factor_graphs
+from pgmdiff.testing.strategies import factor_graphs, nested_graphs
 
 
 def same(a: FactorGraph, b: FactorGraph) -> bool:
@@ -298,7 +298,7 @@ def test_masks_by_variable_name() -> None:
         graph.mask({"a": torch.tensor(1)})
 
 
-@given(factor_graphs())
+@given(factor_graphs() | nested_graphs())
 def test_elements_are_those_of_the_region(graph: FactorGraph) -> None:
     u = torch.arange(graph.n_elements)
     parts = graph.unpack(u)
@@ -326,3 +326,20 @@ def test_evidence_is_what_pack_and_mask_say() -> None:
     empty, nothing = graph.evidence({})
     assert not empty.any()
     assert not nothing.any()
+
+
+def test_evidence_of_nested_variables_and_other_kinds_of_numbers() -> None:
+    nested = chain(3, (2,)).nest({"x1": chain(2)})
+    y, mask = nested.evidence({"x1": 5.0})
+    assert y.tolist() == [0, 0, 5, 5, 0, 0]
+    assert mask.tolist() == [False, False, True, True, False, False]
+    graph = chain(3)
+    assert graph.evidence({"x1": np.float64(2.5)})[0].tolist() == [0, 2.5, 0]
+    wide = chain(2, (2,)).evidence({"x0": np.array([0.1, 0.2])})[0]
+    assert wide.dtype == torch.float64
+    assert wide.tolist() == [0.1, 0.2, 0, 0]
+    with pytest.raises(GraphError, match="expected a mapping from name to value, got list"):
+        graph.evidence(["x1"])
+    for value in (1j, "much", None):
+        with pytest.raises(ShapeError, match="Give real numbers of its shape"):
+            graph.evidence({"x1": value})

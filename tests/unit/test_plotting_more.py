@@ -15,7 +15,7 @@ from pgmdiff.graphs import RegionGraph, chain, tiles
 from pgmdiff.plotting import animate, flow, plot, ring_image
 from pgmdiff.plotting.flow import SHADES
 from pgmdiff.plotting.style import colour_of
-from scripts import draw_docs
+from scripts import draw_concepts, draw_docs
 from tests.unit.test_plotting import check_legible, texts
 
 # ---------------------------------------------------------------- information flow
@@ -246,7 +246,13 @@ def test_what_is_no_animation_is_refused(tmp_path: Path) -> None:
 
 def test_every_picture_has_a_command() -> None:
     here = {path.stem for path in draw_docs.IMAGES.iterdir()}
-    assert set(draw_docs.PICTURES) <= here
+    concepts = {f"concepts_{name}" for name in draw_concepts.PICTURES}
+    commands = {*draw_docs.PICTURES, *concepts}
+    others = {
+        name for name in here - commands if not name.startswith(("demo", "exactness", "scale"))
+    }
+    assert commands <= here
+    assert not others, "draw them in scripts/, or delete them"
     assert (draw_docs.IMAGES / "ring.gif").stat().st_size < 1_500_000
 
 
