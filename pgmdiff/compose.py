@@ -27,7 +27,15 @@ from pgmdiff.graphs.exactness import Definiteness, Report, check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, IndexGroup, RegionGraph
 from pgmdiff.plan import Batch, Scores, map_tensors, plan
-from pgmdiff.precision import ComposedPrecision, Precision, Solve, least_shrinkage, solver_of
+from pgmdiff.precision import (
+    ComposedPrecision,
+    Precision,
+    Solve,
+    amplification,
+    inflation,
+    least_shrinkage,
+    solver_of,
+)
 from pgmdiff.reprs import brief, by_field, counted, described
 from pgmdiff.rules import Evidence, Marginal, Posterior, Rule
 from pgmdiff.scores import Score
@@ -204,18 +212,23 @@ class Joint:
         report = self.graph.validate()
         if self.precision is None:
             return report
-        least = least_shrinkage(self.precision)
-        used = Definiteness(
-            least, self.precision.shrinkage, self.precision.jitter, self._inflation()
-        )
-        return replace(report, definiteness=used)
+        return replace(report, definiteness=self._definiteness(self.precision))
 
-    def _inflation(self) -> float | None:
-        """The largest ratio of a variance of N(m, P⁻¹) to the data's."""
-        composed = None if self.solve is None else self.solve.variances()
-        if composed is None or not isinstance(self.precision, ComposedPrecision):
-            return None
-        return float((composed / self.precision.variances).max()) if len(composed) else None
+    def _definiteness(self, precision: Precision) -> Definiteness:
+        """λ*, what is used, and what that does to variances and to errors of scores."""
+        used = Definiteness(least_shrinkage(precision), precision.shrinkage, precision.jitter)
+        covariance = None if self.solve is None else self.solve.inverse()
+        if (
+            covariance is None
+            or not len(covariance)
+            or not isinstance(precision, ComposedPrecision)
+        ):
+            return used
+        return replace(
+            used,
+            inflation=inflation(precision, covariance),
+            amplification=amplification(precision, covariance),
+        )
 
     @cached_property
     def components(self) -> Tensor:

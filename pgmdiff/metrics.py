@@ -1,4 +1,14 @@
-r"""Measures of samples: seams, and Fréchet distances of texture statistics.
+r"""Measures of samples: distances between laws, seams, Fréchet distances of texture statistics.
+
+Distances between sets of samples:
+
+    energy     2 E|a - b| - E|a - a'| - E|b - b'|,     unbiased: a and a' are never one sample
+    sliced     mean over directions of W1 between projections; above 0 for two sets of one law
+
+Where both laws are known to be mirrored (u as likely as -u), every sample stands for two: E|a - b|
+is the mean of |a - b| and |a + b|. That is unbiased too, and rid of the noise of how many samples
+happen to lie on either side (Székely and Rizzo, "Energy statistics", 2013; Bonneel, Rabin, Peyré,
+Pfister, "Sliced and Radon Wasserstein barycenters of measures", 2015).
 
 The Fréchet distance between two sets of feature vectors, taken as Gaussians, is
 
@@ -10,7 +20,7 @@ crops, which is not 0 for finite sets.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +32,95 @@ from pgmdiff.errors import ShapeError
 
 Floats = npt.NDArray[np.float64]
 
-__all__ = ["frechet_distance", "seam_ratio", "texture_features"]
+__all__ = [
+    "energy_distance",
+    "frechet_distance",
+    "mean_and_error",
+    "seam_ratio",
+    "sliced_wasserstein",
+    "texture_features",
+]
+
+CHUNK, DIRECTIONS = 2000, 64
+
+
+def energy_distance(a: Tensor, b: Tensor, *, mirrored: bool = False) -> float:
+    """The unbiased energy distance of samples; 0 for samples of one law, within their noise.
+
+    Is a rule better than another? Compare samples of both with held-out data, over a few seeds:
+    `mean_and_error([energy_distance(draw(seed), data) for seed in range(4)])`.
+
+    Args:
+        a, b: `[n, *event]` and `[m, *event]`, two samples each at least; negative values are noise.
+        mirrored: whether u is as likely as -u under both laws; see the module.
+
+    Raises:
+        ShapeError: states of different shapes, or fewer than two.
+
+    Example:
+        >>> import torch
+        >>> from pgmdiff.gaussian import Gaussian
+        >>> from pgmdiff.metrics import energy_distance
+        >>> q = Gaussian(torch.zeros(3), torch.eye(3))
+        >>> abs(energy_distance(q.sample(500, 0), q.sample(500, 1))) < 0.02
+        True
+    """
+    a, b = _states("energy_distance", a, b)
+    across = _sum(a, b, mirrored) / (len(a) * len(b))
+    return 2 * across - _within(a, mirrored) - _within(b, mirrored)
+
+
+def _states(who: str, *samples: Tensor) -> list[Tensor]:
+    """Samples as `[n, N]`."""
+    if len({x.shape[1:] for x in samples}) > 1 or min(map(len, samples)) < 2:
+        shapes = " and ".join(str(tuple(x.shape)) for x in samples)
+        raise ShapeError(f"{who}: expected two samples each of one event shape, got {shapes}.")
+    return [x.reshape(len(x), -1) for x in samples]
+
+
+def _within(x: Tensor, mirrored: bool) -> float:
+    own = x.norm(dim=1).sum().item() if mirrored else 0.0  # half of |x + x|
+    return (_sum(x, x, mirrored) - own) / (len(x) * (len(x) - 1))
+
+
+def _sum(a: Tensor, b: Tensor, mirrored: bool) -> float:
+    def total(part: Tensor) -> float:
+        same = torch.cdist(part, b).sum().item()
+        return (same + torch.cdist(part, -b).sum().item()) / 2 if mirrored else same
+
+    return sum(total(part) for part in a.split(CHUNK))
+
+
+def sliced_wasserstein(a: Tensor, b: Tensor) -> float:
+    """W1 of projections over 64 fixed directions, averaged.
+
+    Args:
+        a, b: as many samples, `[n, *event]` each.
+
+    Raises:
+        ShapeError: states of different shapes or numbers, or fewer than two.
+    """
+    a, b = _states("sliced_wasserstein", a, b)
+    if len(a) != len(b):
+        raise ShapeError(
+            f"sliced_wasserstein: expected as many samples of both, got {len(a)} and {len(b)}."
+        )
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(a.shape[1], DIRECTIONS, generator=generator, dtype=a.dtype)
+    directions = directions / directions.norm(dim=0)
+    gaps = (a @ directions).sort(dim=0).values - (b @ directions).sort(dim=0).values
+    return float(gaps.abs().mean())
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean over seeds, and its standard error; None for one seed.
+
+    Args:
+        values: one a seed.
+    """
+    found = torch.tensor(values, dtype=torch.float64)
+    error = (found.std() / len(found) ** 0.5).item() if len(found) > 1 else None
+    return found.mean().item(), error
 
 
 def seam_ratio(images: Tensor, seams: Iterable[int], *, periodic: bool = False) -> float:
@@ -50,7 +148,8 @@ def seam_ratio(images: Tensor, seams: Iterable[int], *, periodic: bool = False) 
     at, elsewhere = steps[is_seam & inside], steps[~is_seam & inside]
     if len(at) == 0 or len(elsewhere) == 0:
         raise ShapeError(
-            f"seam_ratio: expected some seams within 0 to {width - 1} and some other columns."
+            f"seam_ratio: expected some seams within 1 to {width - 1} and some other columns, got "
+            f"{seams}. Column 0 is a seam of periodic=True only."
         )
     return (at.mean() / elsewhere.mean()).item()
 

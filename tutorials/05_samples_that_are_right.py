@@ -29,7 +29,6 @@ from pgmdiff import (
     window_candidates,
 )
 from pgmdiff.benchmarks.exactness.distributions import two_mode_chain
-from pgmdiff.benchmarks.exactness.measures import energy_distance, mean_and_error
 from pgmdiff.gaussian import (
     Gaussian,
     GaussianMixture,
@@ -39,6 +38,7 @@ from pgmdiff.gaussian import (
 )
 from pgmdiff.graphs import RegionGraph, chain, cycle, torus
 from pgmdiff.influence import influence_over_steps
+from pgmdiff.metrics import energy_distance, mean_and_error
 from pgmdiff.plotting import curves, flow
 from pgmdiff.samplers import SDE, DPMSolver2M, Solver, UniPC, karras, sample
 from pgmdiff.scores import Score

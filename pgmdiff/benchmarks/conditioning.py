@@ -21,7 +21,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.benchmarks.exactness.distributions import Law, two_mode_chain
-from pgmdiff.benchmarks.exactness.measures import energy_distance, mean_and_error
 from pgmdiff.compose import Joint, compose
 from pgmdiff.conditioning import (
     Composed,
@@ -37,6 +36,7 @@ from pgmdiff.conditioning import (
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.gaussian import Gaussian, kl_divergence, node_covariances, node_scores
 from pgmdiff.graphs import chain
+from pgmdiff.metrics import energy_distance, mean_and_error
 from pgmdiff.rules import Posterior
 from pgmdiff.samplers import SDE, Heun, Solver, karras, sample, time_travel
 from pgmdiff.scores import Score

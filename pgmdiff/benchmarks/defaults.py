@@ -21,10 +21,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.benchmarks.exactness.distributions import two_mode_chain
-from pgmdiff.benchmarks.exactness.measures import energy_distance, mean_and_error
 from pgmdiff.compose import compose
 from pgmdiff.gaussian import Gaussian, kl_divergence, node_covariances, node_scores
 from pgmdiff.graphs import chain, tiles
+from pgmdiff.metrics import energy_distance, mean_and_error
 from pgmdiff.rules import Marginal, Posterior
 from pgmdiff.samplers import (
     DEIS,

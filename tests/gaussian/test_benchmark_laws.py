@@ -10,11 +10,11 @@ from pgmdiff import Evidence, compose
 from pgmdiff.benchmarks.exactness import distributions
 from pgmdiff.benchmarks.exactness.distributions import SPREAD, WITHIN, Law, Runs
 from pgmdiff.benchmarks.exactness.gaussians import ar1, chain_case, gaussian_problem
-from pgmdiff.benchmarks.exactness.measures import energy_distance, sliced_wasserstein
 from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS, Counter, side_by_side
 from pgmdiff.benchmarks.exactness.modes import law_problem
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.graphs import chain, star, tiles
+from pgmdiff.metrics import energy_distance, sliced_wasserstein
 from pgmdiff.samplers import SDE, Heun, karras, sample
 from pgmdiff.testing import law_reached
 from tests.helpers import relative

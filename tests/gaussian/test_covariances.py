@@ -609,6 +609,7 @@ def test_a_barely_definite_composition_says_how_far_off_it_is() -> None:
         variances = torch.linalg.inv(joint.precision.dense()).diagonal()
         expected = (variances / q.covariance.diagonal()).max().item()
         assert report.definiteness.inflation == pytest.approx(expected, rel=1e-6)
+        assert (report.definiteness.warning is not None) == (shrinkage == "least")
         found[shrinkage] = expected, " ".join(str(report).split())
     assert found["least"][0] > 50
     assert "WARNING: the composed precision is barely definite" in found["least"][1]
@@ -619,3 +620,43 @@ def test_a_barely_definite_composition_says_how_far_off_it_is() -> None:
     large = compose(tree, lambda x, s: -x, rule=Posterior(covariances))
     assert isinstance(large.solve, SparseFactors)
     assert large.validate().definiteness.inflation is None, "sparse factors do not know"
+
+
+def test_errors_of_scores_grow_as_the_report_says() -> None:
+    """Amplification is the norm of what the joint makes of one region's error, at large σ."""
+    place = torch.arange(24).double()
+    smooth = torch.exp(-0.5 * ((place[:, None] - place) / 4) ** 2)
+    q = Gaussian(torch.zeros(24).double(), smooth + 1e-4 * torch.eye(24))
+    graph = tiles((24,), 8, 4)
+    rule = Posterior(node_covariances(graph, q))
+    found = compose(graph, node_scores(graph, q), rule=rule).validate()
+    sigma, gains = 1e4, []
+    for name in graph.names:
+        index = graph.elements(name)
+
+        def one(x: Tensor, s: Tensor, error: Tensor) -> Tensor:
+            return error / s[:, None] ** 2
+
+        batch = len(index)
+        conditions = {
+            other: {
+                "error": torch.eye(batch).double()
+                if other == name
+                else torch.zeros(batch, len(graph.elements(other))).double()
+            }
+            for other in graph.names
+        }
+        total = []
+        for k in range(batch):
+            row = {n: {"error": c["error"][k]} for n, c in conditions.items()}
+            joint = compose(graph, one, rule=rule, conditions=row)
+            total.append(sigma**2 * joint(torch.zeros(1, 24).double(), sigma)[0])
+        gains.append(torch.linalg.matrix_norm(torch.stack(total), 2).item())
+    assert found.definiteness.amplification == pytest.approx(max(gains), rel=1e-3)
+    assert found.definiteness.amplification > 30
+    assert "errors of a region's score grow" in found.warning
+    rough = ar1(24, 0.9)
+    rule = Posterior(node_covariances(graph, rough))
+    fine = compose(graph, node_scores(graph, rough), rule=rule).validate()
+    assert 1 < fine.definiteness.amplification < 10
+    assert fine.warning is None

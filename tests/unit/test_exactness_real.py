@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pgmdiff import ShapeError
 from pgmdiff.benchmarks.exactness import real
-from pgmdiff.benchmarks.exactness.measures import mean_and_error
 from pgmdiff.benchmarks.exactness.statistics import (
     autocovariance,
     bands,
@@ -19,6 +18,7 @@ from pgmdiff.benchmarks.exactness.statistics import (
     square_distance,
     stationary_covariance,
 )
+from pgmdiff.metrics import mean_and_error
 from pgmdiff.models import sea, soft_gravel
 
 

@@ -29,12 +29,12 @@ from pgmdiff.benchmarks.exactness.distributions import (
     tree_of_mixtures,
     two_mode_chain,
 )
-from pgmdiff.benchmarks.exactness.measures import (
+from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS, Counter, Method, Problem
+from pgmdiff.metrics import (
     energy_distance,
     mean_and_error,
     sliced_wasserstein,
 )
-from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS, Counter, Method, Problem
 from pgmdiff.samplers import SDE, DPMSolver2M, Solver, karras, sample
 
 __all__ = ["Run", "Truth", "draw", "label", "law_problem", "lines", "measures", "rows", "summary"]

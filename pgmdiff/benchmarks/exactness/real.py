@@ -35,7 +35,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.benchmarks.exactness.measures import mean_and_error
 from pgmdiff.benchmarks.exactness.statistics import (
     Estimate,
     autocovariance,
@@ -46,7 +45,7 @@ from pgmdiff.benchmarks.exactness.statistics import (
 )
 from pgmdiff.compose import Joint, compose
 from pgmdiff.graphs import RegionGraph, tiles
-from pgmdiff.metrics import seam_ratio
+from pgmdiff.metrics import mean_and_error, seam_ratio
 from pgmdiff.models import gravel, sea, soft_gravel
 from pgmdiff.precision import ComposedPrecision, Covariances, fit_covariances
 from pgmdiff.rules import Average, Evidence, Marginal, Posterior, Rule

@@ -3,7 +3,13 @@
 from pgmdiff.precision.solves.base import IndefiniteError, Solve
 from pgmdiff.precision.solves.choice import Channelwise, PerLevel, solver_of
 from pgmdiff.precision.solves.circulant import Circulant
-from pgmdiff.precision.solves.definiteness import is_definite, least_change, least_shrinkage
+from pgmdiff.precision.solves.definiteness import (
+    amplification,
+    inflation,
+    is_definite,
+    least_change,
+    least_shrinkage,
+)
 from pgmdiff.precision.solves.direct import Eigen, SparseFactors
 from pgmdiff.precision.solves.iterative import ConjugateGradients
 from pgmdiff.precision.solves.small_space import SmallSpace
@@ -18,6 +24,8 @@ __all__ = [
     "SmallSpace",
     "Solve",
     "SparseFactors",
+    "amplification",
+    "inflation",
     "is_definite",
     "least_change",
     "least_shrinkage",

@@ -53,8 +53,8 @@ class Solve(ABC):
     def log_determinant(self, sigma: Tensor) -> Tensor:
         """The log-determinant of I + σ² P, float64 `[B]`; not differentiable in σ."""
 
-    def variances(self) -> Tensor | None:
-        """The diagonal of P⁻¹, float64 `[N]`: what is composed, at σ = 0; None: not to be had."""
+    def inverse(self) -> Tensor | None:
+        """The covariance P⁻¹ of what is composed, float64 `[N, N]`; None: not to be had."""
         return None
 
     @property

@@ -43,9 +43,9 @@ class Eigen(Solve):
         ratio = sigma.double()[:, None] ** 2 * self.values.to(sigma.device)
         return torch.log1p(ratio).sum(dim=1)
 
-    def variances(self) -> Tensor:
-        diagonal: Tensor = (self.vectors**2 / self.values).sum(dim=1)
-        return diagonal
+    def inverse(self) -> Tensor:
+        found: Tensor = self.vectors / self.values @ self.vectors.T
+        return found
 
     def _like(self, b: Tensor) -> tuple[Tensor, Tensor]:
         key = (b.device, b.dtype)
