@@ -11,8 +11,9 @@ the second form by Stein's identity for exact scores s. What composition uses is
     Q_r(σ) = V_r⁻¹ - σ⁻² I = V_r^{-½} (σ² E s sᵀ) V_r^{-½}
 
 in which nothing is subtracted, so that Q_r ≻ 0 with the relative accuracy of both averages.
-Q_r ⪰ Σ_r⁻¹ always, and Q_r → Σ_r⁻¹ as σ → ∞. More context cannot raise the mean squared error of
-good denoisers, so that P(σ) = Σ_r c_r A_rᵀ Q_r A_r stays definite on trees.
+Q_r ⪰ Σ_r⁻¹ always, and Q_r → Σ_r⁻¹ as σ → ∞. For exact scores P(σ) = Σ_r c_r A_rᵀ Q_r A_r is
+definite on trees: σ² E s sᵀ is a Fisher information, and that of an overlap is at most what is left
+of a piece's when the rest is unknown, J_o ⪯ ((J_f⁻¹)_oo)⁻¹. Networks may break it.
 """
 
 from collections.abc import Hashable, Mapping, Sequence

@@ -71,7 +71,8 @@ class Average(Rule):
     """Overlap averaging: each element gets the mean of the scores of its outer regions.
 
     What most tools do, and the baseline. It needs no model of an overlap and ignores counting
-    numbers. It is the score of nothing known: not exact at any σ, unless no two pieces overlap.
+    numbers. It is the score of nothing known: exact where elements of different pieces are
+    independent, no other case is known.
     """
 
     def weights(self, graph: RegionGraph) -> list[Floats]:
@@ -92,7 +93,7 @@ class Posterior(Rule):
 
         (I + σ² P) s = Σ_r c_r A_rᵀ (I + σ² Σ_r⁻¹) s_r,      P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r.
 
-    Gaussian data, true covariances, acyclic graph: the exact score of the joint at every σ. On
+    Gaussian data Markov to a junction tree, true covariances: the exact score at every σ. On
     loops with P ≻ 0: the Bethe distribution N(m, P⁻¹). Other data: the factorisation is exact, its
     Gaussian closure is not; right as σ → 0, and no gradient field. Where the covariances are one
     common diagonal it is the marginal rule.
@@ -171,7 +172,7 @@ class Evidence(Posterior):
         ∇L_σ   = Σ_r c_r A_rᵀ [ s_r + σ² (∂s_r/∂u_r)ᵀ (I + σ² Σ_r⁻¹) g_r ]
 
     with s the score of `Posterior`. Conservative for any data; L_σ is log q_σ, constants included,
-    for Gaussian data with true covariances on an acyclic graph, and the gradient then equals
+    for Gaussian data Markov to a junction tree, with true covariances; the gradient then equals
     posterior composition. A step evaluates every region twice (the second time with its
     vector-Jacobian product). `joint.log_density` gives L_σ where the pieces' log-densities are
     known.

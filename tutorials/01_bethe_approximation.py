@@ -480,7 +480,7 @@ curves(
 )
 
 # %% [markdown]
-# Exact it is for Gaussians on acyclic graphs. For other data its Gaussian closure is an
+# Exact it is for Gaussians that are Markov to the tree. For other data its Gaussian closure is an
 # approximation, and on loops it can be worse than the rule above. The fifth notebook, "Samples that
 # are right", is about this.
 #

@@ -458,9 +458,9 @@ assert nested.to_networkx().nodes["town"]["pos"] == places["town"]
 #
 # ## What to remember
 #
-# - `validate()` before anything else; its last line says what is exact, for which data.
-# - Acyclic drawings are exact at $\sigma = 0$. Loops are not, the worse the shorter and the more of
-#   them, and can have no distribution at all.
+# - `validate()` before anything else; it says what is exact, for which data, and warns.
+# - Acyclic drawings are exact at $\sigma = 0$ for data that is Markov to them. Loops are not, the
+#   worse the shorter and the more of them, and can have no distribution at all.
 # - Variables that are always shared together belong in one variable.
 #
 # ## Exercises

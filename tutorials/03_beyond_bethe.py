@@ -231,7 +231,7 @@ for name, (graph, rule) in methods.items():
     print(f"{name:38}" + "".join(f"{figure:>20}" for figure in figures))
 assert relative_error(kikuchi, image(5, 0.8)) < 1e-12
 assert relative_error(kikuchi, lattice) < 0.01 < 0.5 < relative_error(bethe, lattice)
-assert smallest_eigenvalue(bethe, image(5, 0.25)) < 0 < smallest_eigenvalue(bethe, image(5, 0.15))
+assert smallest_eigenvalue(bethe, image(5, 0.21)) < 0 < smallest_eigenvalue(bethe, image(5, 0.2))
 for q in (image(5, 0.8), lattice):
     assert smallest_eigenvalue(bethe, q) < -0.9
     assert smallest_eigenvalue(kikuchi, q) > 0
@@ -483,7 +483,7 @@ strips(
 # - If pieces share more than one variable, do not count by hand: `tiles` for windows,
 #   `cluster_variation` for anything else.
 # - Valid counts (sum 1 on every element) are necessary, and `validate()` checks them. They are not
-#   sufficient: Bethe on pixels is valid, and improper from a correlation of .25 on.
+#   sufficient: Bethe on pixels is valid, and improper from a correlation of .21 on.
 # - Exact at $\sigma = 0$ needs a junction tree *and* data that is Markov to it. Loops can be
 #   triangulated, at the price of larger pieces.
 #

@@ -514,7 +514,7 @@ assert advice.cheapest.name == "window 8, overlap 6"
 # Gaussian to 10,000 samples, as one would without theory.
 
 
-# %% alt="Predicted and reached loss against overlap: crosses lie on the lines"
+# %% alt="Loss against overlap: the marginal rule's crosses lie on its line; the posterior has none"
 def composed(graph: RegionGraph, name: str) -> Score:
     rule = Posterior(node_covariances(graph, q)) if name == "posterior" else Marginal()
     return compose(graph, node_scores(graph, q), rule=rule)
@@ -551,7 +551,7 @@ def predictions() -> None:
         {"marginal": (overlaps, predicted)},
         xlabel="overlap of windows of 8",
         ylabel="KL, nats per variable",
-        title="Lines: predicted. Crosses: what the sampler did",
+        title="Line: predicted (posterior: 0). Crosses: what the sampler did",
         log="y",
         ax=ax,
     )

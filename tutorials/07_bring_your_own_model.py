@@ -351,7 +351,7 @@ for name, overlap in {"one network": network, "overlaps in other units": wrong_u
     print(" ", ", ".join(dict.fromkeys(verdicts)))
     worst = max(row.excess for row in found.rows)
     assert worst < 0.25 if overlap is network else worst > 0.4
-print(fill(str(found).splitlines()[-1], 96))
+print(found)
 
 # %% [markdown]
 # A network trained for seconds is not exactly consistent either, and with enough data the test

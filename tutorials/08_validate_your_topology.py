@@ -220,7 +220,7 @@ print("regions by counting number:", {c: numbers.count(c) for c in sorted(set(nu
 print(verdict(mobius))
 assert verdict(mobius) == "lawful"
 
-# %% alt="Three layers: 12 windows +1 on top, 18 overlaps −1 below them, 6 corners +1 at the bottom"
+# %% alt="Four rows: 12 windows +1, 6 large overlaps −1, 12 small ones −1, 6 corners +1"
 plot(mobius, layout="hasse", labels=False, title="Windows, their overlaps, and the corners")
 
 # %% [markdown]

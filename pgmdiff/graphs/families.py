@@ -47,7 +47,7 @@ def chain(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
 
 
 def cycle(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
-    """A closed chain: factor f_i on (x_i, x_(i+1) mod n). A loop: exact at no σ.
+    """A closed chain: factor f_i on (x_i, x_(i+1) mod n). A loop: in general exact at no σ.
 
     Counting numbers: factors +1, variables -1.
 

@@ -28,7 +28,8 @@ class EDM(Solver):
     Args:
         n_steps: steps of the schedule, n: `len(sigmas) - 1`. The churn is spread over them.
         s_churn: amount of noise added and removed over a whole run; 0 is `Heun`.
-        s_tmin, s_tmax: levels between which noise is added.
+        s_tmin: the lowest level at which noise is added.
+        s_tmax: the highest.
         s_noise: standard deviation of the noise.
 
     Raises:

@@ -29,7 +29,8 @@ __all__ = ["DEIS", "DPMSolver2M", "DPMSolver3M", "UniPC"]
 class DEIS(Solver):
     """The probability-flow ODE, extrapolating ε: Adams-Bashforth in the time variable of choice.
 
-    Of order `order`, for 1 to 4; order 1 is `Euler`. Noise prediction in log σ is also what the
+    A step is of order `order`, 1 to 4, once there is history; order 1 is `Euler`. The first steps are
+    of lower order: a run that begins where the path bends converges with order 2 at most. Noise prediction in log σ is also what the
     multistep DPM-Solver (not ++) extrapolates.
 
     Args:
@@ -63,7 +64,8 @@ class UniPC(Solver):
     """DEIS whose every step is corrected by the next evaluation, at no further cost.
 
     Once ε is known at the level that was stepped to, the step is done again (Adams-Moulton) with
-    that level among those of the polynomial; the evaluation is not. Of order `order` + 1.
+    that level among those of the polynomial; the evaluation is not. A step is of order `order` + 1
+    once there is history; a run that begins where the path bends converges with order 3 at most.
 
     The paper extrapolates the denoised value in log σ, and solves for the same weights; here ε is
     extrapolated, which measures better.
@@ -163,7 +165,7 @@ class DPMSolver2M(_OnDenoised):
 class DPMSolver3M(_OnDenoised):
     """DPM-Solver++ (3M): the parabola through the last three denoised values, integrated exactly.
 
-    Third order for the ODE; with η > 0 weakly second, and wild below 20 evaluations. Published code
+    A step is of third order for the ODE once there is history (see `DEIS`); with η > 0 weakly second, and wild below 20 evaluations. Published code
     halves the parabola's second difference, which is of second order but calmer at coarse steps; a
     time variable between log σ and σ is as calm and keeps the order.
 

@@ -1,6 +1,6 @@
 r"""One-step solvers of the generative equation, with σ as time.
 
-    du = -½ (1 + η²) s(u, σ) dσ² + η √|dσ²| dw,      dσ² < 0                       (Eq. 1)
+    du = -½ (1 + η²) s(u, σ) dσ² + η dw,   w a Wiener process run in σ²,   dσ² < 0   (Eq. 1)
 
 η = 0 is the probability-flow ODE, η = 1 the reverse of the noising process (Zhang et al.,
 "DiffCollage", 2023, Eq. 1 and Algorithm 3). With the denoised value D held fixed over a step from

@@ -70,7 +70,7 @@ def sample(
             q * N(0, σ²): choose sigmas[0] well above the size of the whole; or
         state: resumes the run that this state is of, at its step: from a callback, or saved. Given
             the same score, schedule, solver and seed, what follows is the same bit for bit.
-        solver: None: `UniPC()`, the ODE, fourth order, one evaluation a step. Where a joint's rule
+        solver: None: `UniPC()`, the ODE, one evaluation a step. Where a joint's rule
             is only approximate `DPMSolver2M(eta=1.0, rho=7.0)` does better; figures:
             `python -m pgmdiff.benchmarks defaults`.
         generator: an integer seed, a `torch.Generator`, or one of them a sample; None: fresh
