@@ -4,8 +4,8 @@ Parts that not everybody needs are imported when they are first named, so that
 `pgmdiff.plotting.plot(graph)` works after `import pgmdiff`.
 """
 
-from importlib import import_module
-from types import ModuleType
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 
 from pgmdiff import conditioning, gaussian, graphs, samplers
 from pgmdiff.advisor import advise, window_candidates
@@ -54,7 +54,7 @@ __all__ = [
     "window_candidates",
 ]
 
-LATER = (
+_LATER = (
     "guidance",
     "influence",
     "integrations",
@@ -67,11 +67,11 @@ LATER = (
 )
 
 
-def __getattr__(name: str) -> ModuleType:
-    if name in LATER:
-        return import_module(f"pgmdiff.{name}")
+def __getattr__(name: str) -> _ModuleType:
+    if name in _LATER:
+        return _import_module(f"pgmdiff.{name}")
     raise AttributeError(f"module 'pgmdiff' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *LATER})
+    return sorted({*__all__, *_LATER, "__doc__", "__file__", "__name__", "__path__", "__version__"})

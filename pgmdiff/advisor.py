@@ -5,7 +5,8 @@ Under a rule that is a weighted sum of scores the score of a centred Gaussian is
 
     du/dσ = -σ s(u, σ) = σ J(σ) u,      u(σ_max) ~ N(0, σ_max² I)
 
-The sampler's whole law follows from pushing σ_max I through it: it reaches N(0, MᵀM). Posterior
+The sampler's whole law follows from pushing σ_max I through it: it reaches N(0, MᵀM), row i of M
+being what becomes of σ_max e_i. Posterior
 and evidence composition reach, in the limit of many steps, the Bethe distribution
 
     N(0, P⁻¹),      P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r
@@ -26,12 +27,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.errors import GraphError, ShapeError, shape_text
 from pgmdiff.gaussian import Gaussian, composed_precision, from_region_covariances, kl_divergence
 from pgmdiff.graphs.exactness import check_counts
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import AxisWindows, RegionGraph, WindowGroup
 from pgmdiff.graphs.windows import tiles
+from pgmdiff.precision import Covariances, DenoisingErrors
 from pgmdiff.reprs import brief, counted, described, folded
 from pgmdiff.rules import Average, Marginal, Rule
 from pgmdiff.samplers import Heun, karras, sample
@@ -194,13 +196,19 @@ def _loses(loss: float) -> str:
 
 def _change(first: Prediction, other: Prediction) -> str:
     """What to do to get from one graph to another, and what it costs."""
-    cost = f"at {other.evaluations / first.evaluations:.2g} times the evaluations"
+    cost = f"at {_ratio(other.evaluations, first.evaluations)} evaluations"
     if other.window != first.window or other.window is None:
-        cost += f" and {other.elements / first.elements:.2g} times the elements"
+        cost += f" and {_ratio(other.elements, first.elements)} elements"
     more, name = _more_overlap(first, other), str(other.name)
     if more is not None:
         name = f"an overlap {'longer' if more > 0 else 'shorter'} by {abs(more)} ({name})"
     return f"with {name}, {cost}, it {_loses(other.marginal)}"
+
+
+def _ratio(number: int, first: int) -> str:
+    """As many, or how many times as many."""
+    times = f"{number / first:.2g}"
+    return "the same" if times == "1" else f"{times} times the"
 
 
 def _more_overlap(first: Prediction, other: Prediction) -> int | None:
@@ -214,7 +222,7 @@ def _more_overlap(first: Prediction, other: Prediction) -> int | None:
 
 def advise(
     graphs: FactorGraph | RegionGraph | Mapping[str, FactorGraph | RegionGraph],
-    q: Gaussian | Mapping[Hashable, Tensor],
+    q: Gaussian | Tensor | Mapping[Hashable, Tensor] | Covariances,
     *,
     sigmas: Sequence[float] | None = None,
     tolerance: float = 0.01,
@@ -235,10 +243,11 @@ def advise(
     Args:
         graphs: one graph, or graphs by name, all over the same state; the first is compared with
             the others. See `window_candidates`.
-        q: a Gaussian over the whole state; or, for one graph, region name to covariance `[d, d]`,
-            of which `gaussian.from_region_covariances` makes a whole (which is Markov to a
-            junction tree by construction: the posterior rule then loses nothing on it; to compare
-            other graphs, make that whole and give it).
+        q: a Gaussian over the whole state; or states `[n, *event]`, to which one is fitted in
+            float64; or, for one graph, region name to covariance `[d, d]`, or what
+            `fit_covariances` returns, of which `gaussian.from_region_covariances` makes a whole
+            (which is Markov to a junction tree by construction: the posterior rule then loses
+            nothing on it; to compare other graphs, make that whole and give it).
         sigmas: of the sampler; None: 40 Karras levels from 80 to 0.002 times the root mean
             square of the standard deviations, then 0.
         tolerance: a loss in nats an element that is found acceptable.
@@ -246,7 +255,7 @@ def advise(
 
     Raises:
         ShapeError: the state has no elements or more than `LIMIT`, sizes differ, or the covariance
-            of q is singular.
+            of q is singular, or singular to the rounding of its dtype.
         GraphError: no graph; invalid counts; region covariances for several graphs, or of which no
             whole can be made.
 
@@ -300,21 +309,59 @@ def _check_size(name: str, graph: RegionGraph, q: Gaussian) -> None:
         )
 
 
-def _whole(graphs: Mapping[str, RegionGraph], q: Gaussian | Mapping[Hashable, Tensor]) -> Gaussian:
-    """The Gaussian itself, or the one that the only graph makes of region covariances."""
+def _whole(
+    graphs: Mapping[str, RegionGraph],
+    q: Gaussian | Tensor | Mapping[Hashable, Tensor] | Covariances,
+) -> Gaussian:
+    """The Gaussian itself, one fitted, or that which the only graph makes of its regions'."""
     if isinstance(q, Gaussian):
         return q
-    if not isinstance(q, Mapping):
+    if isinstance(q, Tensor):
+        return _fitted(graphs, q)
+    if not isinstance(q, Mapping | Covariances):
         raise ShapeError(
-            f"advise: expected a Gaussian or a mapping of region covariances, got a "
-            f"{type(q).__name__}. Of a mixture give Gaussian(q.mean, q.covariance)."
+            f"advise: expected a Gaussian, states [n, *event], or covariances of regions, got a "
+            f"{type(q).__name__}. Of data give Gaussian.fit(states.double()), of a mixture "
+            "Gaussian(q.mean, q.covariance)."
         )
     if len(graphs) > 1:
         raise GraphError(
             f"advise: region covariances belong to one graph, got {len(graphs)}. Make a whole of "
             "them with gaussian.from_region_covariances(graph, covariances), and give that."
         )
-    return from_region_covariances(next(iter(graphs.values())), q)
+    (graph,) = graphs.values()
+    return from_region_covariances(graph, _matrices(graph, q) if isinstance(q, Covariances) else q)
+
+
+def _fitted(graphs: Mapping[str, RegionGraph], states: Tensor) -> Gaussian:
+    """The Gaussian of states, in float64."""
+    shapes = {graph.event_shape for graph in graphs.values()}
+    if tuple(states.shape[1:]) not in shapes or len(states) < 2:
+        expected = " or ".join(shape_text("n", shape) for shape in sorted(shapes))
+        raise ShapeError(
+            f"advise: expected a Gaussian, or at least two states {expected}, got a tensor of "
+            f"{tuple(states.shape)}. Of a covariance give Gaussian(mean, covariance), of other "
+            "states Gaussian.fit(states.double())."
+        )
+    return Gaussian.fit(states.double())
+
+
+def _matrices(graph: RegionGraph, covariances: Covariances) -> dict[Hashable, Tensor]:
+    """Region name to `[d, d]`, of the counted regions."""
+    if isinstance(covariances, DenoisingErrors):
+        raise GraphError(
+            "advise: expected clean covariances, got DenoisingErrors, which depend on σ. Use "
+            "fit_covariances, or Gaussian.fit(states.double())."
+        )
+    found: dict[Hashable, Tensor] = {}
+    for group in graph.groups:
+        rows = np.flatnonzero(group.counts)
+        if len(rows):
+            some = group.select(rows)
+            inverses = covariances.form(some).inverse(some.name).dense()
+            matrices = torch.linalg.inv(inverses).expand(len(some), -1, -1)
+            found.update(zip(some.names, (matrices + matrices.mT) / 2, strict=True))
+    return found
 
 
 def _centred(q: Gaussian) -> Gaussian:
@@ -325,11 +372,16 @@ def _centred(q: Gaussian) -> Gaussian:
     """
     covariance = ((q.covariance + q.covariance.T) / 2).double()
     values = torch.linalg.eigvalsh(covariance)
-    if len(values) and values[0] <= len(values) * torch.finfo(q.covariance.dtype).eps * values[-1]:
+    given, own = (torch.finfo(dtype).eps for dtype in (q.covariance.dtype, torch.float64))
+    rounding = max(given * covariance.norm().item(), len(values) * own * values[-1].item())
+    if values[0] <= rounding:
+        dtype = str(q.covariance.dtype).removeprefix("torch.")
+        wider = "" if dtype == "float64" else "Fit it in float64, Gaussian.fit(states.double()); "
         raise ShapeError(
-            f"advise: the covariance of q is singular, its eigenvalues go from {values[0]:.3g} to "
-            f"{values[-1]:.3g}: every loss would be infinite. Fit it to more samples, or add "
-            "noise, q.noised(σ)."
+            f"advise: the covariance of q is singular, or too near it for {dtype}: its eigenvalues "
+            f"go from {values[0]:.3g} to {values[-1]:.3g}, and rounding is {rounding:.2g}, so the "
+            f"losses would be infinite or made of rounding. {wider}{'or f' if wider else 'F'}it it "
+            "to more samples, or add noise, q.noised(σ)."
         )
     return Gaussian(covariance.new_zeros(len(covariance)), covariance)
 

@@ -48,6 +48,8 @@ class Agreement:
         disagreement: E|D_f - D_o|², which is positive even for true marginals: pieces see more.
         excess: the share of the disagreement that the overlap alone predicts, by a linear
             regression on (u_o, D_o) fitted to the other half of the data: 0 for true marginals.
+            As a scale: below .05 it is negligible, about .3 the networks are undertrained, near 1
+            they work in different units or on different data.
         deviation: of `excess` from 0, in standard errors over the data.
         lag: of `error_overlap - error_piece` below 0, in standard errors.
     """
@@ -85,9 +87,11 @@ class Agreement:
 
 ADVICE = {
     "piece lags": "the piece's model, which sees more, denoises the overlap worse than the "
-    "overlap's own model: train the piece's model further, or check its adapter and units",
+    "overlap's own model: train the piece's model further, or share one network, or check its "
+    "adapter and units",
     "not a marginal": "the overlap's model is not a marginal of the piece's: train both on crops "
-    "of the same data in the same units (training.random_crops), or refit the overlap's model",
+    "of the same data in the same units (training.random_crops), or train longer, or share one "
+    "network, or refit the overlap's model",
 }
 
 

@@ -3,10 +3,10 @@ r"""Conditions that vary over nodes and over σ, and how strongly they are follo
     classifier-free guidance    s_w(x, σ | c) = s(x, σ | ∅) + w (s(x, σ | c) - s(x, σ | ∅))
 
 with a scale w of each node's own (Ho, Salimans, "Classifier-free diffusion guidance", 2022). For
-w other than 0 and 1 the result is no score of a noised distribution: composing it is a heuristic, as guidance is.
-What nodes are conditioned on is given to `compose(conditions=)`; overlaps get `null_condition=`
-there, since an overlap's model has no condition of its own. Along a chain two embeddings are
-interpolated on the sphere (Zhang et al., "DiffCollage", 2023, Fig. 6):
+w other than 0 and 1 the result is no score of a noised distribution: composing it is a heuristic,
+as guidance is. What nodes are conditioned on is given to `compose(conditions=)`; overlaps get
+`null_condition=` there, since an overlap's model has no condition of its own. Along a chain two
+embeddings are interpolated on the sphere (Zhang et al., "DiffCollage", 2023, Fig. 6):
 
     slerp(a, b, t) = [sin((1 - t) θ) a + sin(t θ) b] / sin θ,      θ the angle between a and b
 """

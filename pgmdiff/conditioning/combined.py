@@ -133,7 +133,8 @@ class Composition(ByIteration):
     """First one operator, then another: H = G F. Made by `G @ F`.
 
     Args:
-        outer, inner: G and F.
+        outer: G, which sees what F gives.
+        inner: F, which sees the state.
         tolerance, most_steps: of the pseudo-inverse, by conjugate gradients.
 
     Raises:

@@ -93,7 +93,18 @@ def _solve(
         return x
     raise PgmdiffError(
         f"{what}: conjugate gradients left a relative residual of {left:.2g} after {most_steps} "
-        f"steps, expected {tolerance:.2g}. Raise tolerance= or most_steps=, or use float64."
+        f"steps, expected {tolerance:.2g}. {_remedy(left)}"
+    )
+
+
+def _remedy(residual: float) -> str:
+    """A residual above that of x = 0 is none that more steps would mend."""
+    if residual <= 1:
+        return "Raise tolerance= or most_steps=, or use float64."
+    return (
+        "They diverged: the matrix is not symmetric and positive semi-definite. Under Tweedie the "
+        "score's Jacobian is not symmetric, or not accurate, here: use Isotropic(data_std), or "
+        "Composed(joint) under posterior composition."
     )
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from pgmdiff.conditioning.conjugate_gradients import conjugate_gradients
 from pgmdiff.conditioning.observations import Observation
-from pgmdiff.conditioning.operators import LinearOperator
+from pgmdiff.conditioning.operators import LinearOperator, masked
 from pgmdiff.conditioning.reconstruction import differentiable
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.reprs import brief, by_field, described
@@ -103,7 +103,7 @@ class Tweedie(PosteriorCovariance):
 class Composed(PosteriorCovariance):
     """V = σ² (I + σ² P)⁻¹ of a joint under posterior or evidence composition.
 
-    Exact for Gaussian data with true covariances on acyclic graphs; evaluates no gradient.
+    Exact for Gaussian data Markov to a junction tree, with true covariances; no gradients.
 
     Args:
         joint: made with `Posterior` or `Evidence`; the score may be this joint, or another.
@@ -137,7 +137,7 @@ class Composed(PosteriorCovariance):
 def moment_matching(
     score: Score,
     observed: Tensor,
-    operator: LinearOperator | Callable[[Tensor], Tensor],
+    operator: LinearOperator | Tensor | Callable[[Tensor], Tensor],
     covariance: PosteriorCovariance,
     *,
     noise: float = 0.0,
@@ -149,11 +149,13 @@ def moment_matching(
     Args:
         score: of states `[batch, *event]`.
         observed: y `[*observed]`, or one a sample.
-        operator: H; or a differentiable function of batches, linearised at D (Gauss-Newton).
+        operator: H; or a boolean mask `[*event]`, as of `replacement`; or a differentiable function
+            of batches, linearised at D (Gauss-Newton).
         covariance: which V: `Composed(joint)`, `Tweedie()` or `Isotropic(data_std)`.
         noise: σ_y; 0: noiseless.
-        tolerance, most_steps: of the conjugate gradients that solve with H V Hᵀ + σ_y² I; None:
-            1e-10 in float64, 1e-5 in float32.
+        tolerance: relative residual of the conjugate gradients that solve with H V Hᵀ + σ_y² I;
+            None: 1e-10 in float64, 1e-5 in float32.
+        most_steps: of them, before they give up.
 
     Returns:
         A score, for σ > 0; with its denoiser, for σ ≥ 0, as `.denoise`.
@@ -169,6 +171,7 @@ def moment_matching(
         )
     if not noise >= 0:
         raise PgmdiffError(f"moment_matching: expected noise of at least 0, got {noise}.")
+    observed, operator = masked(observed, operator)
     observation = Observation.of("moment_matching", observed, operator, noiseless=noise == 0)
     linear = operator if isinstance(operator, LinearOperator) else None
 

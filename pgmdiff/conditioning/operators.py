@@ -34,6 +34,7 @@ __all__ = [
     "block_average",
     "blur",
     "channel_mix",
+    "masked",
 ]
 
 Shape = tuple[int, ...]
@@ -127,14 +128,26 @@ class Mask(Operator):
         return self.A(y)
 
 
+def masked(observed: Tensor, operator: Any) -> tuple[Tensor, Any]:
+    """An observation and its operator: a tensor is a `Mask`, and one number fits all it sees."""
+    h = Mask(operator) if isinstance(operator, Tensor) else operator
+    if isinstance(h, Mask) and isinstance(observed, Tensor) and observed.ndim == 0:
+        observed = observed.expand(h.mask.shape)
+    return observed, h
+
+
 def _observed(mask: Tensor) -> str:
     return f"{int(mask.sum())} of {mask.numel()} observed"
 
 
 def _check_mask(what: str, mask: Any) -> None:
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = getattr(mask, "dtype", type(mask).__name__)
-        raise ShapeError(f"{what}: expected a boolean mask, got {got}. Use mask > 0.")
+        if not isinstance(mask, Tensor):
+            raise ShapeError(
+                f"{what}: expected a boolean mask as a tensor, got a {type(mask).__name__}. "
+                "Convert it with torch.as_tensor."
+            )
+        raise ShapeError(f"{what}: expected a boolean mask, got {mask.dtype}. Use mask > 0.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pgmdiff.conditioning.conjugate_gradients import squared_norms
 from pgmdiff.conditioning.observations import Observation
-from pgmdiff.conditioning.operators import LinearOperator
+from pgmdiff.conditioning.operators import LinearOperator, masked
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.scores import Score, beside, per_sample
 
@@ -31,7 +31,8 @@ def dps(scale: float = 1.0) -> Weight:
     """λ = ζ / (σ² ‖r‖): the denoised value descends the error's norm, D - 2 ζ ∇‖r‖.
 
     Args:
-        scale: ζ, to be tuned: 0.1 to 2 are usual.
+        scale: ζ, to be tuned: 0.1 to 2. It weighs a part of the score, not a step of the sampler,
+            and is not to be compared with the paper's ζ.
     """
     return lambda sigma, norm: scale / (sigma**2 * norm.clamp(min=1e-12))
 
@@ -49,7 +50,7 @@ def matched(variance: Callable[[Tensor], Tensor], noise: float = 0.0) -> Weight:
 def reconstruction(
     score: Score,
     observed: Tensor,
-    operator: LinearOperator | Callable[[Tensor], Tensor],
+    operator: LinearOperator | Tensor | Callable[[Tensor], Tensor],
     weight: Weight | None = None,
 ) -> Score:
     """A score that descends ‖y - H D(u, σ)‖²; costs a gradient through the score.
@@ -60,7 +61,8 @@ def reconstruction(
     Args:
         score: of states `[batch, *event]`, differentiable.
         observed: y `[*observed]`, or one a sample.
-        operator: H, or a differentiable function of batches.
+        operator: H, a boolean mask `[*event]` as of `replacement`, or a differentiable
+            function of batches.
         weight: λ; None: `dps()`.
 
     Raises:
@@ -68,6 +70,7 @@ def reconstruction(
         ScoreError: the score cannot be differentiated.
     """
     weight = dps() if weight is None else weight
+    observed, operator = masked(observed, operator)
     observation = Observation.of("reconstruction", observed, operator, noiseless=False)
 
     def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:

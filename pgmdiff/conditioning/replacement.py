@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from pgmdiff.conditioning.observations import Observation
-from pgmdiff.conditioning.operators import LinearOperator, Mask
+from pgmdiff.conditioning.operators import LinearOperator, masked
 from pgmdiff.scores import DenoiserScore, Score, denoise
 
 __all__ = ["replacement"]
@@ -37,13 +37,12 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
         ShapeError: the observation is not finite or of another shape; the mask is not boolean.
         PgmdiffError: no state gives this observation.
     """
-    h = Mask(operator) if isinstance(operator, Tensor) else operator
-    if isinstance(h, Mask) and isinstance(observed, Tensor) and observed.ndim == 0:
-        observed = observed.expand(h.mask.shape)
+    observed, h = masked(observed, operator)
     observation = Observation.of("replacement", observed, h, noiseless=True)
 
     def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         denoised = denoise(score, x, sigma, **condition)
-        return denoised + h.A_dagger(observation.misfit(denoised))
+        met: Tensor = denoised + h.A_dagger(observation.misfit(denoised))
+        return met
 
     return DenoiserScore(conditioned)

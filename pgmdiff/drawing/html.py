@@ -121,7 +121,7 @@ def _drawing(graph: Graph) -> str | None:
     if graph.n_regions > MAX_WINDOWS or not _few_indices(graph):
         return None
     if are_windows(graph):
-        return windows_svg(boxes_of(graph), size_of(graph.event_shape), repr(graph))
+        return windows_svg(boxes_of(graph), size_of(graph), repr(graph))
     return scene_svg(hasse_scene(graph), repr(graph)) if graph.n_regions <= MAX_NODES else None
 
 

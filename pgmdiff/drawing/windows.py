@@ -1,6 +1,7 @@
 """Windows of a tensor: which boxes there are, where their outlines run and their counts stand.
 
-The last two axes longer than 1 are drawn, a single one as a strip. Windows that wrap around an axis
+The last two axes longer than 1 are drawn, a single one as a strip; but those that the windows tile
+come first. Windows that wrap around an axis
 are drawn in parts, open on the side where they go on. Lengths are in elements; a scale gives points
 per element, down and right.
 """
@@ -73,7 +74,7 @@ def boxes_of(graph: RegionGraph) -> list[Box]:
         GraphError: too many regions to tell apart, or one that is no box.
     """
     check_size(graph.n_regions, "windows", "Use layout='counts', or draw a smaller state.")
-    drawn = drawn_axes(graph.event_shape)
+    drawn = drawn_axes(graph)
     boxes = {}
     outer = [bool(flag) for group in graph.groups for flag in group.outer]
     for (name, count), own, intervals in zip(
@@ -88,15 +89,33 @@ def boxes_of(graph: RegionGraph) -> list[Box]:
     return sorted(boxes.values(), key=lambda box: not box.outer)
 
 
-def drawn_axes(shape: Shape) -> tuple[int | None, int | None]:
-    """The last two axes longer than 1: vertical, horizontal."""
-    long = [axis for axis, side in enumerate(shape) if side > 1]
+def drawn_axes(graph: RegionGraph) -> tuple[int | None, int | None]:
+    """The last two axes longer than 1, vertical and horizontal.
+
+    Where these leave out an axis that is tiled, the last two tiled ones.
+    """
+    long = [axis for axis, side in enumerate(graph.event_shape) if side > 1]
+    if len(long) > 2:
+        tiled = _tiled_axes(graph)
+        long = long if tiled <= set(long[-2:]) else sorted(tiled)
     return (long[-2] if len(long) > 1 else None), (long[-1] if long else None)
 
 
-def size_of(shape: Shape) -> tuple[int, int]:
+def _tiled_axes(graph: RegionGraph) -> set[int]:
+    """Axes that some window does not span; none if a region is no box."""
+    found: set[int] = set()
+    for intervals in _intervals(graph):
+        if intervals is None:
+            return set()
+        sides = enumerate(zip(intervals, graph.event_shape, strict=True))
+        found.update(axis for axis, ((_, length), side) in sides if length < side)
+    return found
+
+
+def size_of(graph: RegionGraph) -> tuple[int, int]:
     """Height and width of what is drawn."""
-    down, right = (1 if axis is None else shape[axis] for axis in drawn_axes(shape))
+    shape = graph.event_shape
+    down, right = (1 if axis is None else shape[axis] for axis in drawn_axes(graph))
     return down, right
 
 

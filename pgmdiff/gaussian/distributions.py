@@ -86,14 +86,20 @@ class Gaussian:
         blind to everything else. Give enough samples (several times the number of elements), or
         the covariance is singular, which is allowed but says "never seen", not "impossible".
 
+        Computed in float64, returned in the samples' dtype. Where rounding to that dtype would
+        leave the covariance indefinite its diagonal is raised by as little as mends it: it stays
+        positive semi-definite in float64.
+
         Raises:
             ShapeError: fewer than two samples.
         """
         if len(samples) < 2:
             raise ShapeError(f"Gaussian.fit: expected at least 2 samples, got {len(samples)}.")
-        mean = samples.mean(dim=0)
-        flat = (samples - mean).reshape(len(samples), -1)
-        return cls(mean, flat.T @ flat / len(samples))
+        wide = samples.double() if samples.is_floating_point() else samples
+        mean = wide.mean(dim=0)
+        flat = (wide - mean).reshape(len(samples), -1)
+        covariance = _rounded(flat.T @ flat / len(samples), samples.dtype)
+        return cls(mean.to(samples.dtype), covariance)
 
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
@@ -170,6 +176,21 @@ class Gaussian:
             "eigenvalues": values.expand(len(u), -1),
             "eigenvectors": vectors.expand(len(u), -1, -1),
         }
+
+
+def _rounded(covariance: Tensor, dtype: torch.dtype) -> Tensor:
+    """A float64 covariance in a narrower dtype, its diagonal raised until no eigenvalue is < 0."""
+    rounded = covariance.to(dtype)
+    if dtype == covariance.dtype or not rounded.numel() or not rounded.isfinite().all():
+        return rounded
+    eye = torch.eye(len(covariance)).to(covariance)
+    least = torch.linalg.eigvalsh(rounded.double())[0].item()
+    raised = -2 * least
+    while least < 0:
+        rounded = (covariance + raised * eye).to(dtype)
+        least = torch.linalg.eigvalsh(rounded.double())[0].item()
+        raised *= 2
+    return rounded
 
 
 def _size_and_dtype(mean: Tensor) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def node_covariances(graph: FactorGraph | RegionGraph, q: Distribution) -> "dict
     """The covariance `[d, d]` of every counted region, for `Posterior` and `Evidence`.
 
     Blocks Σ_r = A_r Σ A_rᵀ of the clean covariance Σ, in q's dtype: true covariances, under which
-    posterior composition is exact on acyclic graphs if q is a Gaussian that is Markov to them.
+    posterior composition is exact on junction trees if q is a Gaussian that is Markov to them.
 
     Args:
         graph: over as many elements as q.

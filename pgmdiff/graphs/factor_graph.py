@@ -25,7 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import GraphError, ShapeError, shape_text
+from pgmdiff.errors import GraphError, ShapeError, nearest, shape_text
 from pgmdiff.graphs.nesting import check_nested, flatten
 from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, Shape
 from pgmdiff.reprs import counted
@@ -566,6 +566,11 @@ class FactorGraph:
         Raises:
             ShapeError: the last axis is not the number of elements.
         """
+        if not isinstance(u, Tensor):
+            raise ShapeError(
+                f"FactorGraph.unpack: expected a tensor [*batch, {self.n_elements}], got a "
+                f"{type(u).__name__}. Convert it with torch.as_tensor."
+            )
         if u.ndim == 0 or u.shape[-1] != self.n_elements:
             raise ShapeError(
                 f"FactorGraph.unpack: expected [*batch, {self.n_elements}], got {tuple(u.shape)}."
@@ -611,6 +616,8 @@ class FactorGraph:
                 "FactorGraph.evidence: expected a mapping from name to value, got "
                 f"{type(values).__name__}. Write {{'x': 1.5}}."
             )
+        for name in values:
+            self._check_variable("evidence", name)
         mask = self.mask(list(values))
         known = {name: self._known(name, value) for name, value in values.items()}
         arrays = [value.dtype for value in known.values() if value.ndim]
@@ -621,6 +628,16 @@ class FactorGraph:
             start, stop = self.offsets[v : v + 2].tolist()
             y[start:stop] = value.expand(self.shapes[v]).reshape(-1).to(y)
         return y, mask
+
+    def _check_variable(self, who: str, name: Hashable) -> None:
+        """Raises `GraphError`, with the nearest name there is, unless it is a variable's."""
+        if name in self._variable_number:
+            return
+        what = "a factor, not a variable" if name in self._factor_set else "no variable"
+        raise GraphError(
+            f"FactorGraph.{who}: {name!r} is {what}.{nearest(name, self.variables)} "
+            "See `.variables`."
+        )
 
     def _known(self, name: Hashable, value: Any) -> Tensor:
         """A value of a variable as a real tensor of its shape, or a number."""
@@ -655,8 +672,7 @@ class FactorGraph:
             )
         whole = torch.zeros(self.n_elements, dtype=torch.bool)
         for name in names:
-            if name not in self._variable_number:
-                raise GraphError(f"FactorGraph.mask: {name!r} is no variable. See `.variables`.")
+            self._check_variable("mask", name)
             v = self._variable_number[name]
             part = torch.as_tensor(names[name] if isinstance(names, Mapping) else True)
             if part.dtype != torch.bool or tuple(part.shape) not in ((), self.shapes[v]):

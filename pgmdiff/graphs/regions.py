@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
-from pgmdiff.errors import GraphError
+from pgmdiff.errors import GraphError, nearest
 from pgmdiff.reprs import brief, counted, described
 
 if TYPE_CHECKING:
@@ -360,9 +360,12 @@ class RegionGraph:
     def _check_conditions(self) -> None:
         for name, condition in self.conditions.items():
             if name not in self._rows:
+                models = {group.model for group in self.groups}
+                what = "a model id, not a region" if name in models - {None} else "no region"
                 raise GraphError(
-                    f"RegionGraph: a condition is given for {name!r}, which is no region. "
-                    "Use a name from `.names`."
+                    f"RegionGraph: a condition is given for {name!r}, which is {what}."
+                    f"{nearest(name, self._rows)} Use the name of a region (`.names`), or of a "
+                    "variable or factor of a factor graph (`.variables`, `.factors`)."
                 )
             if not isinstance(condition, Mapping):
                 raise GraphError(

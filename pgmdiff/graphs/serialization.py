@@ -105,7 +105,11 @@ def from_json(text: str) -> Graph:
     try:
         document = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise GraphError(f"from_json: this is not JSON, or only a part of it: {error}.") from None
+        path = len(text) < 1_000 and text.endswith(".json") and "{" not in text
+        hint = f" It looks like a path: give Path({text!r}).read_text()." if path else ""
+        raise GraphError(
+            f"from_json: this is not JSON, or only a part of it: {error}.{hint}"
+        ) from None
     if not isinstance(document, dict) or "pgmdiff" not in document:
         raise GraphError("from_json: this is JSON, but not a graph of pgmdiff.")
     if document["pgmdiff"] != VERSION or type(document["pgmdiff"]) is not int:

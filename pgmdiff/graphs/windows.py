@@ -143,11 +143,20 @@ def _starts(
         nearest = " or ".join(str(s) for s in fits if s >= window + periodic)
         raise GraphError(
             f"tiles: on axis {number} windows of {window} with stride {stride} do not fit a "
-            f"{'periodic ' if periodic else ''}size of {size}. Use a size of {nearest}, or "
-            "remainder='shift'."
+            f"{'periodic ' if periodic else ''}size of {size}. Use a size of {nearest}, "
+            f"{_fitting_overlaps(free, window, stride)}or remainder='shift'."
         )
     starts = np.arange(0, free if periodic else free + 1, stride)
     return np.append(starts, free) if left and not periodic else starts
+
+
+def _fitting_overlaps(free: int, window: int, stride: int) -> str:
+    """The nearest overlap below and above that fits, for a message."""
+    strides = [s for s in range(1, window + 1) if free % s == 0]
+    shorter = [window - s for s in strides if s > stride][:1]
+    longer = [window - s for s in strides if s < stride][-1:]
+    overlaps = " or ".join(map(str, shorter + longer))
+    return f"an overlap of {overlaps}, " if overlaps else ""
 
 
 def _tiles_are_acyclic(axes: list[list[AxisWindows]]) -> bool:
@@ -273,7 +282,9 @@ def time_by_parts(
     """
     listed = [channel for part in parts.values() for channel in part]
     width = 1 + max(listed, default=0) if channels is None else channels
-    return product(
-        tiles((length,), window, overlap, periodic, remainder=remainder),
-        cluster_variation(parts, event_shape=(width,)),
-    )
+    try:
+        time = tiles((length,), window, overlap, periodic, remainder=remainder)
+        channel_regions = cluster_variation(parts, event_shape=(width,))
+    except GraphError as error:
+        raise GraphError(f"time_by_parts: {error}") from None
+    return product(time, channel_regions)

@@ -10,3 +10,18 @@
 
 `latents` decodes large latents without seams.
 """
+
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
+
+_LATER = ("azula", "deepinv", "diffusers", "k_diffusion", "latents", "sbi")
+
+
+def __getattr__(name: str) -> _ModuleType:
+    if name in _LATER:
+        return _import_module(f"pgmdiff.integrations.{name}")
+    raise AttributeError(f"module 'pgmdiff.integrations' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*_LATER, "__doc__", "__file__", "__name__", "__path__"})

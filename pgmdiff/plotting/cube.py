@@ -162,7 +162,7 @@ def _faces(image: Tensor, shape: Shape) -> list[npt.NDArray[np.float64]]:
             f"plot: expected an image of [6, {n}, {n}] or [6, C, {n}, {n}], got "
             f"{list(image.shape)}. Stack the faces in the order F, B, L, R, U, D."
         )
-    return [picture_of(face, tuple(shape[-2:])) for face in image]
+    return [picture_of(face, (shape[-2], shape[-1])) for face in image]
 
 
 def _corner(face: str, n: int) -> tuple[float, float]:

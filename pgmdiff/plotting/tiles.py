@@ -1,6 +1,7 @@
 """Windows of a tensor over its image, and maps of what they add up to.
 
-The last two axes longer than 1 are drawn, a single one as a strip. Windows that wrap around an axis
+The last two axes longer than 1 are drawn, a single one as a strip; but those that the windows tile
+come first. Windows that wrap around an axis
 are drawn in parts, open on the side where they go on.
 """
 
@@ -31,7 +32,7 @@ from pgmdiff.drawing.windows import (
     written,
 )
 from pgmdiff.errors import ShapeError
-from pgmdiff.graphs.regions import Ints, RegionGraph, Shape
+from pgmdiff.graphs.regions import Ints, RegionGraph
 from pgmdiff.plotting.style import (
     count_entries,
     figure_of,
@@ -47,6 +48,8 @@ STRIP = 1.1
 """Inches of height of a strip, at the least."""
 PAPER = LinearSegmentedColormap.from_list("paper", ["#fbfbfb", "#c9ccd1"])
 TEXT = 8.0
+MANY = 60
+"""Windows and overlaps beyond which only outlines are drawn over an image."""
 
 
 # ---------------------------------------------------------------- tiles
@@ -59,9 +62,15 @@ def draw_tiles(
     labels: bool | None,
     title: str | None,
 ) -> Figure:
-    """Outlines of windows, shaded overlaps, counts where they fit."""
-    boxes, (height, width) = boxes_of(graph), size_of(graph.event_shape)
-    picture = _coverage(graph) if image is None else picture_of(image, graph.event_shape)
+    """Outlines of windows, shaded overlaps, counts where they fit.
+
+    Over an image, many boxes are drawn as outlines only: else they would hide it.
+    """
+    boxes, (height, width) = boxes_of(graph), size_of(graph)
+    picture = _coverage(graph) if image is None else picture_of(image, (height, width))
+    if image is not None and len(boxes) > MANY:
+        boxes = [box for box in boxes if box.outer]
+        labels = False if labels is None else labels
     entries = _entries(boxes)
     if ax is None:
         inches = _inches(height, width)
@@ -112,18 +121,17 @@ def _scale(ax: Axes, height: int, width: int) -> Floats:
 
 def _coverage(graph: RegionGraph) -> npt.NDArray[np.float64]:
     """How many windows contain each pixel, as shades of grey."""
-    covered = _drawn(graph.coverage(), graph.event_shape).max(axis=0)
+    covered = _drawn(graph.coverage(), graph).max(axis=0)
     shades = PAPER(np.minimum(covered / max(int(covered.max()), 2), 1.0))[..., :3]
     return np.asarray(shades, np.float64)
 
 
-def picture_of(image: Tensor, shape: Shape) -> npt.NDArray[np.float64]:
+def picture_of(image: Tensor, size: tuple[int, int]) -> npt.NDArray[np.float64]:
     """`[H, W]` or `[H, W, 3]` in [0, 1], of an image in [-1, 1] (others are shown clipped).
 
     Raises:
         ShapeError: the image is not of the drawn axes' size.
     """
-    size = size_of(shape)
     pixels = image.detach().cpu().double()
     pixels = pixels / 255 if not image.dtype.is_floating_point else (pixels.clamp(-1, 1) + 1) / 2
     pixels = pixels.reshape(1, -1) if pixels.ndim == 1 else pixels
@@ -223,23 +231,23 @@ def draw_maps(
     Axes that are not drawn are reduced to the count farthest from 0, or to the sum farthest from 1.
     An image is drawn in the shades of the counts.
     """
-    shape, one = graph.event_shape, graph.denominator
+    one = graph.denominator
     pieces, overlaps = (_counted(graph, outer) for outer in (True, False))
     sums = pieces + overlaps
     panels = {
-        "pieces": _farthest(pieces, shape, 0),
-        "overlaps": _farthest(overlaps, shape, 0),
-        _verdict(sums, one): _farthest(sums, shape, one),
+        "pieces": _farthest(pieces, graph, 0),
+        "overlaps": _farthest(overlaps, graph, 0),
+        _verdict(sums, one): _farthest(sums, graph, one),
     }
     if ax is not None:
         panels = dict([panels.popitem()])
-    height, width = size_of(shape)
+    height, width = size_of(graph)
     counts = sorted({int(v) for panel in panels.values() for v in np.unique(panel)}, reverse=True)
     entries: list[Artist] = [
         Patch(fc=colour_of(value), ec=MIST, lw=0.5, label=count_text(value))
         for value in (Fraction(c, one) for c in _thinned(counts))
     ]
-    picture = None if image is None else picture_of(image, shape)
+    picture = None if image is None else picture_of(image, (height, width))
     if ax is None:
         figure, axes = _panels(len(panels), height, width, entries, title)
     else:
@@ -337,16 +345,17 @@ def _counted(graph: RegionGraph, outer: bool) -> Ints:
     return total
 
 
-def _drawn(values: Ints, shape: Shape) -> Ints:
+def _drawn(values: Ints, graph: RegionGraph) -> Ints:
     """Values of elements as `[others, H, W]`."""
-    axes = [axis for axis in drawn_axes(shape) if axis is not None]
-    moved = np.moveaxis(values.reshape(shape), axes, range(-len(axes), 0)) if axes else values
-    return moved.reshape(-1, *size_of(shape))
+    axes = [axis for axis in drawn_axes(graph) if axis is not None]
+    placed = values.reshape(graph.event_shape)
+    moved = np.moveaxis(placed, axes, range(-len(axes), 0)) if axes else values
+    return moved.reshape(-1, *size_of(graph))
 
 
-def _farthest(sums: Ints, shape: Shape, expected: int) -> Ints:
+def _farthest(sums: Ints, graph: RegionGraph, expected: int) -> Ints:
     """For each pixel, the sum that is farthest from what is expected."""
-    drawn = _drawn(sums, shape)
+    drawn = _drawn(sums, graph)
     worst = np.abs(drawn - expected).argmax(axis=0)
     farthest: Ints = np.take_along_axis(drawn, worst[None], axis=0)[0]
     return farthest

@@ -85,6 +85,7 @@ class ComposedPrecision(Precision):
         covariances: of its regions.
         shrinkage: λ in [0, 1].
         jitter: ε, at least 0.
+        level: σ at which the covariances were measured; None: they do not depend on it.
 
     Raises:
         GraphError: a region has no covariance, or a singular one; λ or ε out of range.
@@ -95,6 +96,7 @@ class ComposedPrecision(Precision):
     covariances: Covariances
     shrinkage: float = 0.0
     jitter: float = 0.0
+    level: float | None = None
     _inverses: dict[object, RegionPrecisions] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -220,7 +222,8 @@ class LevelledPrecision(Precision):
         cls, graph: RegionGraph, errors: DenoisingErrors, shrinkage: float, jitter: float
     ) -> "LevelledPrecision":
         """P(σ) of averaged denoising errors."""
-        parts = (ComposedPrecision(graph, at, shrinkage, jitter) for at in errors.at)
+        each = zip(errors.levels, errors.at, strict=True)
+        parts = (ComposedPrecision(graph, at, shrinkage, jitter, sigma) for sigma, at in each)
         return cls(errors.levels, tuple(parts))
 
     @property
@@ -240,7 +243,7 @@ class LevelledPrecision(Precision):
 
     def at(self, sigma: float) -> ComposedPrecision:
         """P(σ) at one noise level."""
-        return ComposedPrecision(self.graph, _At(self, sigma))
+        return ComposedPrecision(self.graph, _At(self, sigma), level=sigma)
 
     def log_determinants(self, sigma: Tensor) -> Tensor:
         each = (self.at(s).log_determinants(sigma.new_tensor([s])) for s in sigma.tolist())

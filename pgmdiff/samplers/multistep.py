@@ -29,8 +29,9 @@ __all__ = ["DEIS", "DPMSolver2M", "DPMSolver3M", "UniPC"]
 class DEIS(Solver):
     """The probability-flow ODE, extrapolating ε: Adams-Bashforth in the time variable of choice.
 
-    A step is of order `order`, 1 to 4, once there is history; order 1 is `Euler`. The first steps are
-    of lower order: a run that begins where the path bends converges with order 2 at most. Noise prediction in log σ is also what the
+    A step is of order `order`, 1 to 4, once there is history; order 1 is `Euler`. The first steps
+    are of lower order: a run that begins where the path bends converges with order 2 at most. Noise
+    prediction in log σ is also what the
     multistep DPM-Solver (not ++) extrapolates.
 
     Args:
@@ -165,7 +166,8 @@ class DPMSolver2M(_OnDenoised):
 class DPMSolver3M(_OnDenoised):
     """DPM-Solver++ (3M): the parabola through the last three denoised values, integrated exactly.
 
-    A step is of third order for the ODE once there is history (see `DEIS`); with η > 0 weakly second, and wild below 20 evaluations. Published code
+    A step is of third order for the ODE once there is history (see `DEIS`); with η > 0 weakly
+    second, and wild below 20 evaluations. Published code
     halves the parabola's second difference, which is of second order but calmer at coarse steps; a
     time variable between log σ and σ is as calm and keeps the order.
 

@@ -31,7 +31,8 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
 
     Args:
         steps: number of positive levels, and of solver steps.
-        sigma_min, sigma_max: last and first positive level.
+        sigma_min: the last positive level.
+        sigma_max: the first level.
         rho: larger puts more levels at low noise.
 
     Raises:
@@ -57,7 +58,8 @@ def log_linear(steps: int, sigma_min: float, sigma_max: float) -> list[float]:
 
     Args:
         steps: number of positive levels, and of solver steps.
-        sigma_min, sigma_max: last and first positive level, in the units of the data.
+        sigma_min: the last positive level, in the units of the data.
+        sigma_max: the first level.
 
     Raises:
         PgmdiffError: steps below 1, or not 0 < sigma_min < sigma_max.
@@ -71,7 +73,8 @@ def log_snr(steps: int, lowest: float, highest: float) -> list[float]:
 
     Args:
         steps: number of positive levels, and of solver steps.
-        lowest, highest: log SNR of the first and last positive level; σ = exp(-½ log SNR).
+        lowest: log SNR of the first level; σ = exp(-½ log SNR).
+        highest: log SNR of the last positive level.
 
     Example:
         >>> from pgmdiff.samplers import log_snr
@@ -241,8 +244,10 @@ def _ended(levels: "np.ndarray", sigma_min: float, sigma_max: float) -> list[flo
 def _check(steps: int, sigma_min: float, sigma_max: float) -> None:
     numbers = all(isinstance(number, Real) for number in (sigma_min, sigma_max))
     whole = isinstance(steps, int | np.integer)
+    swapped = numbers and 0 < sigma_max < sigma_min
     if not whole or not numbers or steps < 1 or not 0 < sigma_min < sigma_max < float("inf"):
         raise PgmdiffError(
             "schedule: expected an integer steps >= 1 and numbers 0 < sigma_min < sigma_max, got "
             f"steps={steps!r}, sigma_min={sigma_min!r}, sigma_max={sigma_max!r}."
+            + (" Did you swap sigma_min and sigma_max?" if swapped else "")
         )

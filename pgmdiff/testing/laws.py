@@ -326,6 +326,8 @@ def relabelling_changes_nothing(subject: Subject) -> None:
 def axes_may_be_permuted(subject: Subject) -> None:
     """The state's axes in another order, the regions with them: the same score, transposed."""
     graph = subject.regions
+    if not graph.n_elements:
+        raise NotApplicable("the state is empty")
     if len(graph.event_shape) < 2:
         raise NotApplicable("the state has one axis")
     if graph.n_elements > FEW_ELEMENTS:

@@ -242,7 +242,7 @@ def test_what_cannot_be_advised_on_is_named() -> None:
         advise(chain(5), q)
     with pytest.raises(ShapeError, match="singular"):
         advise(chain(6), Gaussian.fit(q.sample(3, torch.Generator().manual_seed(0))))
-    with pytest.raises(ShapeError, match=r"Of a mixture give Gaussian\(q.mean, q.covariance\)"):
+    with pytest.raises(ShapeError, match=r"of a mixture Gaussian\(q.mean, q.covariance\)"):
         advise(chain(6), GaussianMixture(torch.ones(1), [q]))  # type: ignore[arg-type]
     with pytest.raises(GraphError, match="belong to one graph, got 2"):
         advise({"a": chain(6), "b": cycle(6)}, {})

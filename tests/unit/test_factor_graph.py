@@ -288,7 +288,7 @@ def test_masks_by_variable_name() -> None:
     assert graph.mask([]).sum() == 0
     part = graph.mask({"b": torch.tensor([True, False, True]), "a": True, "c": False})
     assert part.tolist() == [True, False, True, True, False, False]
-    with pytest.raises(GraphError, match="'f' is no variable"):
+    with pytest.raises(GraphError, match="'f' is a factor, not a variable"):
         graph.mask(["f"])
     with pytest.raises(GraphError, match="collection of names"):
         graph.mask("a")

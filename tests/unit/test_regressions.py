@@ -105,7 +105,7 @@ def test_methods_of_one_object_share_a_call() -> None:
 
 
 def test_periodic_sizes_that_fit_are_periodic() -> None:
-    with pytest.raises(GraphError, match=r"Use a size of 24, or"):
+    with pytest.raises(GraphError, match=r"Use a size of 24, an overlap of 6 or 11, or"):
         tiles((20,), 16, 8, True)
     assert len(tiles((24,), 16, 8, True).groups) == 2
 

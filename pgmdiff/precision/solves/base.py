@@ -70,6 +70,16 @@ def indefinite(precision: Precision, smallest: float | None) -> IndefiniteError:
     """The error that says what to do."""
     shown = "" if smallest is None else f", its smallest eigenvalue is {smallest:.3g}"
     changed = f" at shrinkage {precision.shrinkage:g}" if precision.shrinkage else ""
+    level = getattr(precision, "level", None)
+    if level is not None:
+        return IndefiniteError(
+            f"Posterior: the composed precision P of the denoising errors measured at σ = "
+            f"{level:.3g} is not positive definite{changed}{shown}: the networks of pieces and "
+            "overlaps disagree there, or the errors were measured on too few states. See which "
+            "with check_consistency at this σ and train those networks further; until then use "
+            'Posterior(errors, shrinkage="least"), which reports the least shrinkage that mends '
+            "it. shrinkage=1 is the marginal rule."
+        )
     return IndefiniteError(
         f"Posterior: the composed precision P is not positive definite{changed}{shown}. Read all "
         "covariances off one estimate (fit_covariances); on a graph with loops also shrink them: "
