@@ -283,8 +283,8 @@ def time_by_parts(
     listed = [channel for part in parts.values() for channel in part]
     width = 1 + max(listed, default=0) if channels is None else channels
     try:
-        time = tiles((length,), window, overlap, periodic, remainder=remainder)
+        windows = tiles((length,), window, overlap, periodic, remainder=remainder)
         channel_regions = cluster_variation(parts, event_shape=(width,))
     except GraphError as error:
-        raise GraphError(f"time_by_parts: {error}") from None
-    return product(time, channel_regions)
+        raise GraphError(f"time_by_parts: {str(error).removeprefix('tiles: ')}") from None
+    return product(windows, channel_regions)
