@@ -72,7 +72,7 @@ class Average(Rule):
 
     What most tools do, and the baseline. It needs no model of an overlap and ignores counting
     numbers. It is the score of nothing known: exact where elements of different pieces are
-    independent, no other case is known.
+    independent. No other case is known.
     """
 
     def weights(self, graph: RegionGraph) -> list[Floats]:

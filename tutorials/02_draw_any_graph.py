@@ -108,7 +108,8 @@ print("\n".join(str(report).splitlines()[:6]))
 # 5. *Diameter*: how many pieces information has to pass from one end to the other.
 # 6. *Gaussian proxy*: whether the composition is a proper distribution. On a junction tree always.
 #
-# The last line is the promise. It is all you need if you read only one.
+# The last line is the promise. It is all you need if you read only one; on loops a warning may
+# follow it.
 
 # %%
 print(fill(report.promise, 96))

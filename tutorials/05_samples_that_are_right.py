@@ -659,9 +659,9 @@ shrinking()
 # ## What to remember
 #
 # - Noise destroys the factorisation of the noised state, not that of the clean state given it.
-# - `Posterior` is exact for Gaussians on graphs without loops, at every length, in as many steps
-#   as one piece needs. It wants covariances, all from one estimate; a few hundred states give
-#   those of pairs.
+# - `Posterior` is exact for Gaussians that are Markov to a junction tree, with true covariances, at
+#   every length, in as many steps as one piece needs. It wants covariances, all from one estimate;
+#   a few hundred states give those of pairs.
 # - For other data it is an approximation, mostly a good one. `Evidence` has a density, costs twice
 #   as much a step, is about as good at equal cost here, and as bad as the paper's rule after very
 #   many steps.

@@ -76,7 +76,8 @@ class Stack(ByIteration):
 
     Args:
         operators: of one event shape.
-        tolerance, most_steps: of the pseudo-inverse, by conjugate gradients.
+        tolerance: relative residual of the conjugate gradients of the pseudo-inverse.
+        most_steps: of them, before they give up.
 
     Raises:
         ShapeError: none, or event shapes differ.
@@ -135,7 +136,8 @@ class Composition(ByIteration):
     Args:
         outer: G, which sees what F gives.
         inner: F, which sees the state.
-        tolerance, most_steps: of the pseudo-inverse, by conjugate gradients.
+        tolerance: relative residual of the conjugate gradients of the pseudo-inverse.
+        most_steps: of them, before they give up.
 
     Raises:
         ShapeError: G does not take what F gives.
@@ -187,7 +189,8 @@ class Linear(ByIteration):
     Args:
         function: `[batch, *event]` to `[batch, *observed]`, sample by sample, linear.
         event_shape: of the state.
-        tolerance, most_steps: of the pseudo-inverse, by conjugate gradients.
+        tolerance: relative residual of the conjugate gradients of the pseudo-inverse.
+        most_steps: of them, before they give up.
         widest: dtype of the probe; float32 for a network of float32 weights.
 
     Raises:

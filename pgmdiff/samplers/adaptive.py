@@ -116,7 +116,8 @@ def log_likelihood(
     Args:
         score: differentiable, each sample for itself.
         x: `[batch, *event]` at noise level sigma_min.
-        sigma_min, sigma_max: in the data's units.
+        sigma_min: where the path begins, the noise level of x, in the data's units.
+        sigma_max: where it ends, at the prior.
         trace: "exact", N backward passes an evaluation; or "hutchinson", `probes` of them, an
             unbiased estimate: E[vᵀ (∂D/∂u) v] over random signs v, the same all along the path.
         probes: number of v.
