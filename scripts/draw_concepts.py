@@ -6,9 +6,7 @@ Names are those of the files, without `concepts_` and their endings; none: all, 
 Whatever they show is computed here, in closed form where that is possible.
 """
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +32,8 @@ from pgmdiff.plotting import curves, plot
 from pgmdiff.plotting.style import Sheet
 from pgmdiff.rules import Rule
 from pgmdiff.samplers import Heun, karras, sample
+from scripts.pictures import IMAGES, run
 
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
 TINTS = ("#e3e6e9", "#c3d9ec", "#f6d9b8")
 """Backgrounds that black figures can be read on."""
 EDGES = ("#08406e", "#dd7a1f", "#3f9b57")
@@ -266,18 +264,5 @@ PICTURES: Mapping[str, Callable[[], None]] = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PICTURES)}")
-    names = parser.parse_args(arguments).names
-    unknown = sorted(set(names) - set(PICTURES))
-    if unknown:
-        parser.error(f"no picture is called {unknown[0]!r}. Choose from {', '.join(PICTURES)}.")
-    torch.set_num_threads(1)
-    for name in names or PICTURES:
-        print(name)
-        PICTURES[name]()
-
-
 if __name__ == "__main__":
-    main()
+    run(PICTURES, __doc__)

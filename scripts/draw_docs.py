@@ -5,9 +5,7 @@
 Names are those of the files, without their endings; none: all, in about ten seconds.
 """
 
-import argparse
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,8 +31,7 @@ from pgmdiff.plotting import Panel, animate, flow, panels, plot, ring_image
 from pgmdiff.plotting.style import Sheet
 from pgmdiff.rules import Rule
 from pgmdiff.samplers import Step, karras, sample
-
-IMAGES = Path(__file__).parents[1] / "docs" / "images"
+from scripts.pictures import IMAGES, run
 
 
 def nested() -> None:
@@ -192,18 +189,5 @@ PICTURES: Mapping[str, Callable[[], None]] = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(PICTURES)}")
-    names = parser.parse_args().names
-    unknown = sorted(set(names) - set(PICTURES))
-    if unknown:
-        parser.error(f"no picture is called {unknown[0]!r}. Choose from {', '.join(PICTURES)}.")
-    torch.set_num_threads(1)  # many small calls: threads would wait for each other, for a minute
-    for name in names or PICTURES:
-        print(name)
-        PICTURES[name]()
-
-
 if __name__ == "__main__":
-    main()
+    run(PICTURES, __doc__)

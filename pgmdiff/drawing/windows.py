@@ -1,9 +1,8 @@
 """Windows of a tensor: which boxes there are, where their outlines run and their counts stand.
 
 The last two axes longer than 1 are drawn, a single one as a strip; but those that the windows tile
-come first. Windows that wrap around an axis
-are drawn in parts, open on the side where they go on. Lengths are in elements; a scale gives points
-per element, down and right.
+come first. Windows that wrap around an axis are drawn in parts, open on the side where they go on.
+Lengths are in elements; a scale gives points per element, down and right.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pgmdiff.graphs.regions import Ints, RegionGraph, Shape, WindowGroup
 
 __all__ = [
     "OUTLINES",
+    "TEXT",
     "Box",
     "Floats",
     "Outlines",

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pgmdiff.drawing.scenes import MAX_NODES, check_size, named_counts
 from pgmdiff.drawing.text import INK, MIST, colour_of, count_text, name_text, text_colour
+from pgmdiff.drawing.windows import TEXT
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.graphs.regions import RegionGraph, Shape
 from pgmdiff.plotting.style import (
@@ -28,7 +29,7 @@ from pgmdiff.plotting.style import (
     sheet,
     text_size,
 )
-from pgmdiff.plotting.tiles import TEXT, picture_of, touching
+from pgmdiff.plotting.tiles import picture_of, touching
 
 __all__ = ["draw_cube", "is_cube"]
 

@@ -1,8 +1,6 @@
 """Windows of a tensor over its image, and maps of what they add up to.
 
-The last two axes longer than 1 are drawn, a single one as a strip; but those that the windows tile
-come first. Windows that wrap around an axis
-are drawn in parts, open on the side where they go on.
+Which axes are drawn, and windows that wrap around one: see `drawing.windows`.
 """
 
 from collections.abc import Sequence
@@ -22,6 +20,7 @@ from torch import Tensor
 from pgmdiff.drawing.text import INK, MIST, colour_of, count_text
 from pgmdiff.drawing.windows import (
     OUTLINES,
+    TEXT,
     Box,
     Floats,
     boxes_of,
@@ -47,7 +46,6 @@ PAGE = (12.0, 8.0)
 STRIP = 1.1
 """Inches of height of a strip, at the least."""
 PAPER = LinearSegmentedColormap.from_list("paper", ["#fbfbfb", "#c9ccd1"])
-TEXT = 8.0
 MANY = 60
 """Windows and overlaps beyond which only outlines are drawn over an image."""
 
