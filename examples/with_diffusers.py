@@ -13,10 +13,10 @@ import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
 
 import pgmdiff
-from pgmdiff.guidance import guided
+from pgmdiff.images.latents import decode
 from pgmdiff.integrations.diffusers import drive, from_diffusers, from_vae
-from pgmdiff.integrations.latents import decode
 from pgmdiff.samplers import DPMSolver2M, from_scheduler, sample
+from pgmdiff.scores.guidance import guided
 
 torch.manual_seed(0)
 unet = UNet2DConditionModel(

@@ -1,20 +1,34 @@
 """Compose diffusion scores with probabilistic graphical models.
 
-Parts that not everybody needs are imported when they are first named, so that
-`pgmdiff.plotting.plot(graph)` works after `import pgmdiff`.
+`pgmdiff.plotting` needs matplotlib and is imported when it is first named.
 """
 
 from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
 
-from pgmdiff import conditioning, gaussian, graphs, samplers
-from pgmdiff.advisor import advise, window_candidates
-from pgmdiff.compose import Joint, compose
-from pgmdiff.consistency import check_consistency
-from pgmdiff.denoising_errors import fit_denoising_errors
+from pgmdiff import (
+    composition,
+    conditioning,
+    diagnostics,
+    gaussian,
+    graphs,
+    images,
+    integrations,
+    models,
+    notebook,
+    precision,
+    samplers,
+    scores,
+    testing,
+    training,
+)
+from pgmdiff.composition import Average, Evidence, Joint, Marginal, Posterior, compose
+from pgmdiff.diagnostics import advise, check_consistency, window_candidates
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
+from pgmdiff.gaussian import Gaussian, GaussianMixture
+from pgmdiff.graphs import FactorGraph, RegionGraph, cluster_variation, junction_tree, tiles
 from pgmdiff.precision import fit_covariances
-from pgmdiff.rules import Average, Evidence, Marginal, Posterior
+from pgmdiff.samplers import karras, sample
 from pgmdiff.scores import (
     from_denoiser,
     from_eps,
@@ -29,19 +43,25 @@ __version__ = "0.1.0"
 __all__ = [
     "Average",
     "Evidence",
+    "FactorGraph",
+    "Gaussian",
+    "GaussianMixture",
     "GraphError",
     "Joint",
     "Marginal",
     "PgmdiffError",
     "Posterior",
+    "RegionGraph",
     "ScoreError",
     "ShapeError",
     "advise",
     "check_consistency",
+    "cluster_variation",
     "compose",
+    "composition",
     "conditioning",
+    "diagnostics",
     "fit_covariances",
-    "fit_denoising_errors",
     "from_denoiser",
     "from_eps",
     "from_flow",
@@ -50,28 +70,29 @@ __all__ = [
     "from_vp_v",
     "gaussian",
     "graphs",
+    "images",
+    "integrations",
+    "junction_tree",
+    "karras",
+    "models",
+    "precision",
+    "sample",
     "samplers",
+    "scores",
+    "testing",
+    "tiles",
+    "training",
     "window_candidates",
 ]
 
-_LATER = (
-    "guidance",
-    "influence",
-    "integrations",
-    "metrics",
-    "models",
-    "panorama",
-    "plotting",
-    "testing",
-    "training",
-)
+notebook.attach()
 
 
 def __getattr__(name: str) -> _ModuleType:
-    if name in _LATER:
-        return _import_module(f"pgmdiff.{name}")
+    if name == "plotting":
+        return _import_module("pgmdiff.plotting")
     raise AttributeError(f"module 'pgmdiff' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_LATER, "__doc__", "__file__", "__name__", "__path__", "__version__"})
+    return sorted({*globals(), "plotting"})

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.compose import compose
+from pgmdiff.composition.joint import compose
+from pgmdiff.composition.rules import Average, Marginal, Rule
+from pgmdiff.diagnostics.metrics import seam_ratio
 from pgmdiff.graphs import RegionGraph, tiles
-from pgmdiff.metrics import seam_ratio
 from pgmdiff.models.gravel import gravel_denoiser, gravel_image
-from pgmdiff.rules import Average, Marginal, Rule
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.scores import from_denoiser
+from pgmdiff.scores.adapters import from_denoiser
 
 __all__ = ["run"]
 

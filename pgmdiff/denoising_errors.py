@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.compose import Joint
-from pgmdiff.denoising import checked_states, every_region, local_denoised
+from pgmdiff.composition.joint import Joint
+from pgmdiff.composition.local import checked_states, every_region, local_denoised
+from pgmdiff.composition.plan import Scores
 from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
-from pgmdiff.plan import Scores
+from pgmdiff.noise import Generator, Noise
 from pgmdiff.precision import DenoisingErrors, Dense
-from pgmdiff.samplers.noise import Generator, Noise
 
 __all__ = ["fit_denoising_errors"]
 

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from pgmdiff import Average, Marginal, Posterior, compose
-from pgmdiff.drawing.text import INK, MIST
+from pgmdiff.composition.rules import Rule
 from pgmdiff.gaussian import (
     Gaussian,
     GaussianMixture,
@@ -29,8 +29,8 @@ from pgmdiff.gaussian import (
 )
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, torus
 from pgmdiff.plotting import curves, plot
+from pgmdiff.plotting.ink import INK, MIST
 from pgmdiff.plotting.style import Sheet
-from pgmdiff.rules import Rule
 from pgmdiff.samplers import Heun, karras, sample
 from scripts.pictures import IMAGES, run
 

@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pgmdiff import Average, Evidence, Joint, Marginal, Posterior, compose, from_denoiser
+from pgmdiff.composition.rules import Rule
+from pgmdiff.diagnostics.influences import influence_over_steps
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import (
     FactorGraph,
@@ -25,11 +27,9 @@ from pgmdiff.graphs import (
     tiles,
     tree,
 )
-from pgmdiff.influence import influence_over_steps
 from pgmdiff.models.gravel import gravel_denoiser, gravel_image
 from pgmdiff.plotting import Panel, animate, flow, panels, plot, ring_image
 from pgmdiff.plotting.style import Sheet
-from pgmdiff.rules import Rule
 from pgmdiff.samplers import Step, karras, sample
 from scripts.pictures import IMAGES, run
 

@@ -13,9 +13,9 @@ import networkx as nx
 import torch
 
 import pgmdiff
+from benchmarks.data.sea import sea_anomalies, sea_denoiser
+from benchmarks.data.soft_gravel import soft_gravel_denoiser
 from pgmdiff.models.gravel import gravel_denoiser
-from pgmdiff.models.sea import sea_anomalies, sea_denoiser
-from pgmdiff.models.soft_gravel import soft_gravel_denoiser
 
 EXTRAS = {
     "pgmdiff.plotting": "matplotlib",

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from tqdm import trange
 
 from pgmdiff import from_denoiser
-from pgmdiff.metrics import frechet_distance, texture_features
+from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
 from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image, untrained
 from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.training import denoising_loss, random_crops
+from pgmdiff.training.loop import denoising_loss, random_crops
 
 SHAPES = ((16, 16), (16, 8), (8, 16), (8, 8))
 CHANCES = (0.4, 0.2, 0.2, 0.2)

@@ -19,12 +19,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import trange
 
+from benchmarks.data import sea, soft_gravel
+from benchmarks.exactness.statistics import stationary_covariance
 from pgmdiff import from_denoiser
-from pgmdiff.benchmarks.exactness.statistics import stationary_covariance
-from pgmdiff.models import sea, soft_gravel
 from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.training import denoising_loss, random_crops
+from pgmdiff.training.loop import denoising_loss, random_crops
 
 LEARNING_RATE = 1e-3
 WARM_UP = 200

@@ -18,6 +18,7 @@ import torch
 from matplotlib.colors import LinearSegmentedColormap
 
 from pgmdiff import Posterior, compose
+from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import (
     Gaussian,
     bethe_entropy,
@@ -29,7 +30,6 @@ from pgmdiff.gaussian import (
 from pgmdiff.graphs import chain, cycle, tiles
 from pgmdiff.plotting import curves, plot
 from pgmdiff.samplers import Heun, karras
-from pgmdiff.testing import law_reached
 
 BLUE, ORANGE, GREY, INK = "#2f7fbd", "#dd7a1f", "#8a8f94", "#2b2b2b"
 
@@ -377,7 +377,7 @@ for name, regions in pieces.items():
 # ## What it costs a sampler
 #
 # A solver of the probability-flow equation is linear here. So the law of its samples can be
-# computed, not estimated: `law_reached` pushes a basis through the solver. We start from
+# computed, not estimated: `distribution_reached` pushes a basis through the solver. We start from
 # $N(0, 80^2 I)$ and measure the Kullback-Leibler divergence of what is reached from the truth, per
 # variable.
 
@@ -388,7 +388,7 @@ start = Gaussian(truth.mean, 80.0**2 * torch.eye(n, dtype=torch.float64))
 
 
 def reached(score, levels: int) -> Gaussian:
-    return law_reached(score, karras(levels, 0.002, 80.0), start, Heun())
+    return distribution_reached(score, karras(levels, 0.002, 80.0), start, Heun())
 
 
 def nats(score, levels: int) -> float:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from pgmdiff import Posterior, compose
+from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.errors import GraphError
 from pgmdiff.gaussian import Gaussian, composed_precision, node_covariances, node_scores
 from pgmdiff.graphs import (
@@ -37,7 +38,7 @@ from pgmdiff.graphs import (
 )
 from pgmdiff.plotting import curves, plot
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.testing import law_reached, markov_gaussian
+from pgmdiff.testing import markov_gaussian
 
 # %% [markdown]
 # ## Networkx in
@@ -261,7 +262,7 @@ start = Gaussian(torch.zeros(5, dtype=torch.float64), 80.0**2 * torch.eye(5, dty
 for beta in (0.2, 0.8, 0.95):
     q = field(networks["all pairs of 5"], beta)
     joint = compose(pairs_of_5, node_scores(pairs_of_5, q))
-    law = law_reached(joint, karras(40, 0.002, 80.0), start, Heun())
+    law = distribution_reached(joint, karras(40, 0.002, 80.0), start, Heun())
     print(f"β = {beta}: variance of the samples {law.covariance[0, 0]:.2f}, of the truth 1.00")
 assert law.covariance[0, 0] > 2
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from pgmdiff import Average, check_consistency, compose, from_denoiser
+from pgmdiff.diagnostics.metrics import frechet_distance, seam_ratio, texture_features
 from pgmdiff.graphs import RegionGraph, tiles
-from pgmdiff.metrics import frechet_distance, seam_ratio, texture_features
 from pgmdiff.models.gravel import gravel_denoiser, gravel_image
 from pgmdiff.plotting import curves, plot, ring_image, strips
 from pgmdiff.samplers import karras, sample
-from pgmdiff.training import random_crops
+from pgmdiff.training.loop import random_crops
 
 torch.set_num_threads(1)  # patches are small: more threads would wait for one another
 

@@ -28,7 +28,9 @@ from pgmdiff import (
     fit_covariances,
     window_candidates,
 )
-from pgmdiff.benchmarks.exactness.distributions import two_mode_chain
+from pgmdiff.diagnostics import distribution_reached
+from pgmdiff.diagnostics.influences import influence_over_steps
+from pgmdiff.diagnostics.metrics import energy_distance, mean_and_error
 from pgmdiff.gaussian import (
     Gaussian,
     GaussianMixture,
@@ -37,12 +39,10 @@ from pgmdiff.gaussian import (
     node_scores,
 )
 from pgmdiff.graphs import RegionGraph, chain, cycle, torus
-from pgmdiff.influence import influence_over_steps
-from pgmdiff.metrics import energy_distance, mean_and_error
 from pgmdiff.plotting import curves, flow
 from pgmdiff.samplers import SDE, DPMSolver2M, Solver, UniPC, karras, sample
-from pgmdiff.scores import Score
-from pgmdiff.testing import law_reached
+from pgmdiff.scores.adapters import Score
+from pgmdiff.testing import two_mode_chain
 
 torch.set_num_threads(1)  # matrices are small: more threads would wait for one another
 
@@ -113,9 +113,9 @@ assert (marginal.denoise(u, 1.0) - truth).abs().max() > 0.1
 #
 # ## Steps against length
 #
-# With an affine score a solver's samples have a law that can be computed, not estimated:
-# `law_reached`. Its divergence from the truth is exact. Two errors are in it: the rule's, and the
-# solver's own, which more steps mend.
+# With an affine score the distribution of a solver's samples can be computed, not estimated:
+# `distribution_reached`. Its divergence from the truth is exact. Two errors are in it: the rule's,
+# and the solver's own, which more steps mend.
 
 
 # %%
@@ -124,9 +124,9 @@ def start(n: int) -> Gaussian:
 
 
 def loss(score: Score, q: Gaussian, levels: int) -> float:
-    """KL(sampled ‖ q), nats a variable, of UniPC: one evaluation a level."""
+    """KL(sampled ‖ q), nats per variable, of UniPC: one evaluation a level."""
     n = len(q.mean)
-    reached = law_reached(score, karras(levels, 0.002, 80.0), start(n), UniPC(3))
+    reached = distribution_reached(score, karras(levels, 0.002, 80.0), start(n), UniPC(3))
     return kl_divergence(reached, q) / n
 
 
@@ -298,8 +298,8 @@ models = {"pair": pair.score, "single": single.score}
 known_covariances = {"pair": pair.covariance, "single": single.covariance}
 print("covariance of a pair:", pair.covariance.tolist())
 
-law = two_mode_chain(N)  # of the benchmarks: samples and score of the whole, exact
-assert torch.allclose(law.models["pair"].covariance, pair.covariance)
+truth = two_mode_chain(N)  # exact samples, and the exact score of the whole
+assert torch.allclose(truth.models["pair"].covariance, pair.covariance)
 
 # %% [markdown]
 # **Posterior composition** takes the covariances, and so knows that neighbours are correlated.
@@ -321,7 +321,7 @@ joints: dict[str, Score] = {
     "marginal": compose(modal, models),
     "posterior": compose(modal, models, rule=Posterior(known_covariances)),
     "evidence": compose(modal, models, rule=Evidence(known_covariances)),
-    "exact score": law.whole,
+    "exact score": truth,
 }
 
 
@@ -332,7 +332,7 @@ def drawn(
     return sample(joints[name], sigmas, shape=(n, N), solver=solver, generator=seed, dtype=DOUBLE)
 
 
-exact = law.sample(4000, torch.Generator().manual_seed(100))
+exact = truth.sample(4000, torch.Generator().manual_seed(100))
 
 
 def energy(samples: list[Tensor]) -> tuple[float, float]:
@@ -475,7 +475,7 @@ for name in ("posterior", "evidence", "exact score"):
 # **Loops.** On a ring the clean data is no product of its pieces' marginals, and posterior
 # composition reaches that product, exactly for Gaussians and many steps. Whether it is better than
 # what the paper's rule happens to reach depends on the ring. `advise` computes both for Gaussians,
-# nats a variable:
+# nats per variable:
 
 
 # %%
@@ -609,7 +609,7 @@ print(repaired.validate().definiteness)
 
 
 def reached_law(score: Score) -> Gaussian:
-    return law_reached(score, karras(40, 0.002, 80.0), start(16), UniPC(3))
+    return distribution_reached(score, karras(40, 0.002, 80.0), start(16), UniPC(3))
 
 
 variance = reached_law(repaired).covariance.diagonal().mean().item()
@@ -671,7 +671,7 @@ shrinking()
 #
 # 1. Give evidence composition as many *steps* as the others, 20 and 60. What does it gain?
 # 2. A star whose leaves depend on products of the centre's coordinates is uncorrelated
-#    (`pgmdiff.benchmarks.exactness.distributions.parity_star`). Why does posterior composition not
+#    (`benchmarks.exactness.distributions.parity_star`). Why does posterior composition not
 #    help there, and what are its samples?
 # 3. Make the two-mode chain's `stay` .5 and its `within` 0. Which rules differ now?
 #

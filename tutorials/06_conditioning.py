@@ -30,13 +30,13 @@ from pgmdiff.conditioning import (
     reconstruction,
     replacement,
 )
+from pgmdiff.diagnostics import distribution_reached
+from pgmdiff.diagnostics.metrics import seam_ratio
 from pgmdiff.gaussian import Gaussian, kl_divergence, node_covariances, node_scores
 from pgmdiff.graphs import chain, tiles
-from pgmdiff.metrics import seam_ratio
 from pgmdiff.plotting import curves, plot
 from pgmdiff.samplers import DPMSolver2M, Heun, karras, sample, time_travel
-from pgmdiff.testing import law_reached
-from pgmdiff.training import random_crops
+from pgmdiff.training.loop import random_crops
 
 torch.set_num_threads(1)  # small networks: more threads only wait for each other
 BLUE, ORANGE, GREY, INK = "#2f7fbd", "#dd7a1f", "#8a8f94", "#2b2b2b"
@@ -103,12 +103,12 @@ ways = {
 }
 levels = karras(40, 0.002, 80.0)
 start = Gaussian(truth.mean * 0, 80.0**2 * torch.eye(n).double())
-laws = {name: law_reached(score, levels, start, Heun()) for name, score in ways.items()}
+laws = {name: distribution_reached(score, levels, start, Heun()) for name, score in ways.items()}
 
 # %% [markdown]
-# All these scores are linear in the state, so `law_reached` computes the law of the samples, with
-# no sampling error. Here is what it finds, and, in the last row, what the same solver makes of the
-# exact score of the posterior: that error is the solver's own.
+# All these scores are linear in the state, so `distribution_reached` computes the distribution of
+# the samples, with no sampling error. Here is what it finds, and, in the last row, what the same
+# solver makes of the exact score of the posterior: that error is the solver's own.
 
 
 # %%
@@ -117,7 +117,7 @@ def deviation(q: Gaussian) -> torch.Tensor:
 
 
 print(f"{'':16} {'|Hu - y|':>9} {'error of mean':>14} {'of standard deviation':>22}")
-exact = law_reached(truth.score, levels, start, Heun())
+exact = distribution_reached(truth.score, levels, start, Heun())
 for name, law in {**laws, "exact score": exact}.items():
     missed = (rows @ law.mean - y[known.mask]).abs().max() + (rows @ deviation(law)).max()
     mean = (law.mean - truth.mean).abs().max()
@@ -220,7 +220,7 @@ steps = [8, 12, 18, 28, 40, 70, 120]
 kl = {
     name: (
         steps,
-        [loss(law_reached(s, karras(k, 0.002, 80.0), start, Heun())) for k in steps],
+        [loss(distribution_reached(s, karras(k, 0.002, 80.0), start, Heun())) for k in steps],
     )
     for name, s in conditioned.items()
 }
@@ -271,7 +271,9 @@ blocks = {
     "isotropic moments": moment_matching(joint, coarse, both, Isotropic(1.0), noise=noise),
     "composed moments": moment_matching(joint, coarse, both, Composed(joint), noise=noise),
 }
-reached = {name: law_reached(score, levels, start, Heun()) for name, score in blocks.items()}
+reached = {
+    name: distribution_reached(score, levels, start, Heun()) for name, score in blocks.items()
+}
 losses = {name: kl_divergence(law, given) / n for name, law in reached.items()}
 print(", ".join(f"{name}: {nats:.5f} nats per variable" for name, nats in losses.items()))
 assert losses["composed moments"] < 5e-4 < losses["isotropic moments"]
@@ -304,7 +306,7 @@ def loss_with(score, noise: float, linear: bool, sigmas: list[float]) -> tuple[f
     """KL per variable that is not observed, and the deviation of x3."""
     target = exact_posterior(data, rows, y[known.mask], noise)
     if linear:
-        law = law_reached(score, sigmas, start, Heun())
+        law = distribution_reached(score, sigmas, start, Heun())
     else:
         draws = sample(
             score, sigmas, shape=(4000, n), solver=Heun(), generator=0, dtype=torch.float64
@@ -368,7 +370,7 @@ assert losses["replacement"][2] < 1e-6 < right  # it takes what is noisy for the
 # what should be in the gap: we can ask whether the bands deserve their name.
 
 # %% alt="32 hours as 7 windows of 16 values, +1 each, and their 6 overlaps, −1 each"
-from pgmdiff.models.sea import sea_denoiser, sea_parts
+from benchmarks.data.sea import sea_denoiser, sea_parts
 
 LENGTH, SAMPLES = 64, 19
 train, held_out = sea_parts()

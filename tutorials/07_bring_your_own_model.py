@@ -23,13 +23,12 @@ from torch import Tensor, nn
 
 import pgmdiff
 from pgmdiff import check_consistency, compose, from_denoiser
+from pgmdiff.diagnostics.metrics import seam_ratio
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import chain, tiles
-from pgmdiff.guidance import guided, interpolated
-from pgmdiff.metrics import seam_ratio
 from pgmdiff.plotting import curves
 from pgmdiff.samplers import DPMSolver2M, from_scheduler, karras, sample
-from pgmdiff.scores import (
+from pgmdiff.scores.adapters import (
     Timesteps,
     from_eps,
     from_flow,
@@ -37,7 +36,8 @@ from pgmdiff.scores import (
     from_vp_sample,
     from_vp_v,
 )
-from pgmdiff.training import denoising_loss, random_crops
+from pgmdiff.scores.guidance import guided, interpolated
+from pgmdiff.training.loop import denoising_loss, random_crops
 
 torch.set_num_threads(1)  # small networks: more threads only wait for each other
 BLUE, ORANGE, GREEN, GREY, INK = "#2f7fbd", "#dd7a1f", "#3f9b57", "#8a8f94", "#2b2b2b"

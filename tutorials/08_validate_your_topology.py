@@ -26,10 +26,10 @@ from hypothesis import strategies as st
 from matplotlib.colors import ListedColormap, to_rgba
 
 from pgmdiff import advise, check_consistency, compose
+from pgmdiff.diagnostics.metrics import seam_ratio
 from pgmdiff.errors import GraphError
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import RegionGraph, cluster_variation, product
-from pgmdiff.metrics import seam_ratio
 from pgmdiff.plotting import plot, strips
 from pgmdiff.samplers import karras, sample
 from pgmdiff.testing import LAWS, LawBroken, assert_lawful, strategies

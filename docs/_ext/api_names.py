@@ -15,11 +15,16 @@ from typing import Any
 
 PACKAGES = (
     "pgmdiff",
+    "pgmdiff.composition",
+    "pgmdiff.scores",
     "pgmdiff.graphs",
     "pgmdiff.samplers",
     "pgmdiff.conditioning",
     "pgmdiff.gaussian",
     "pgmdiff.precision",
+    "pgmdiff.diagnostics",
+    "pgmdiff.images",
+    "pgmdiff.training",
     "pgmdiff.testing",
     "pgmdiff.plotting",
 )

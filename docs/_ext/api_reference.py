@@ -291,7 +291,7 @@ def _is_made_elsewhere(thing: type) -> bool:
 
 
 def setup(app: Sphinx) -> dict:
-    import_module("pgmdiff.integrations.latents")
+    import_module("pgmdiff.images.latents")
     app.config.autodoc_type_aliases = type_aliases() | ARRAYS
     app.connect("autodoc-before-process-signature", keep_aliases)
     app.connect("autodoc-process-signature", short_aliases)

@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-FOLDER = Path(__file__).parents[2] / "tests" / "benchmarks"
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "results"
 Row = Mapping[str, Any]
 MISSING = object()
 REDUCE: dict[str, Callable[[list[float]], float]] = {"max": max, "min": min, "median": median}

@@ -1,7 +1,7 @@
 """Which parts of the package import which, read from the source, and drawn as SVG.
 
 A part is a package or a module directly under `pgmdiff`. The layers are those that
-`tests/unit/test_imports.py` holds the source to.
+import-linter holds the source to (`pyproject.toml`).
 """
 
 import ast
@@ -11,19 +11,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import tomllib
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "pgmdiff"
-LAW = ROOT / "tests" / "unit" / "test_imports.py"
+LAW = ROOT / "pyproject.toml"
 
 Edges = Mapping[str, set[str]]
 
 
 def layers() -> list[set[str]]:
-    """From the lowest: the layers of the test of imports."""
-    for node in ast.parse(LAW.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS":
-            return [set(layer) for layer in ast.literal_eval(node.value)]
-    raise LookupError("tests/unit/test_imports.py has no LAYERS")
+    """From the lowest: the layers that import-linter holds the source to."""
+    contracts = tomllib.loads(LAW.read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    (listed,) = (each["layers"] for each in contracts if each["type"] == "layers")
+    return [set(layer.split(" | ")) for layer in reversed(listed)]
 
 
 def parts() -> list[str]:

@@ -30,7 +30,7 @@ def sources() -> dict[str, list[Source]]:
 
 def docstrings() -> Iterator[tuple[str, str]]:
     """Names, as users import them, and docstrings on one line: of modules and all in them."""
-    for path in sorted((ROOT / "pgmdiff").rglob("*.py")):
+    for path in sorted([*ROOT.glob("pgmdiff/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]):
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         if parts[-1] == "__main__" or "plotting" in parts:

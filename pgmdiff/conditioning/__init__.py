@@ -5,28 +5,18 @@ reconstruction   descends the error of what is denoised, of any differentiable o
 moment_matching  the posterior of Gaussians: exact where the covariance is
 """
 
-from pgmdiff.conditioning.combined import Composition, Linear, Stack
-from pgmdiff.conditioning.moment_matching import (
+from pgmdiff.conditioning.masks import Crop, FourierMask, Mask
+from pgmdiff.conditioning.matching import (
     Composed,
     Isotropic,
     PosteriorCovariance,
     Tweedie,
     moment_matching,
 )
-from pgmdiff.conditioning.operators import (
-    Crop,
-    DenseOperator,
-    FourierMask,
-    LinearOperator,
-    Mask,
-    Operator,
-    PerAxis,
-    block_average,
-    blur,
-    channel_mix,
-)
-from pgmdiff.conditioning.reconstruction import dps, matched, reconstruction
-from pgmdiff.conditioning.replacement import replacement
+from pgmdiff.conditioning.matrices import DenseOperator, PerAxis, block_average, blur, channel_mix
+from pgmdiff.conditioning.operators import Composition, Linear, LinearOperator, Operator, Stack
+from pgmdiff.conditioning.reconstructing import dps, matched, reconstruction
+from pgmdiff.conditioning.replacing import replacement
 
 __all__ = [
     "Composed",

@@ -8,15 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.conditioning.operators import (
-    FourierMask,
-    LinearOperator,
-    Mask,
-    Operator,
-    Shape,
-)
+from pgmdiff.conditioning.masks import FourierMask, Mask
+from pgmdiff.conditioning.operators import LinearOperator, Operator, Shape
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
-from pgmdiff.reprs import by_field
+from pgmdiff.text import by_field
 
 __all__ = ["Observation", "checked_observation"]
 

@@ -2,40 +2,28 @@ r"""Linear observations y = H u, with adjoints and Moore-Penrose pseudo-inverses
 
     H H⁺ H = H,   H⁺ H H⁺ = H⁺,   H H⁺ and H⁺ H symmetric
 
-Exact pseudo-inverses for masks, crops, products of one matrix an axis (block averages, separable
-blurs, channel mixing), dense matrices and Fourier masks; `combined` has stacks, compositions and
-whatever else is linear.
-
 An operator is anything with `A`, `A_adjoint` and `A_dagger` on batches (deepinv's linear physics
-have them); these are the ones we make.
+have them). `masks` and `matrices` have operators with exact pseudo-inverses. The pseudo-inverse of
+a stack, a composition or any other linear function is found here by conjugate gradients, to an
+explicit tolerance: H⁺ y is their limit on Hᵀ H x = Hᵀ y from x = 0, which never leaves the range
+of Hᵀ.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from pgmdiff.errors import ShapeError
-from pgmdiff.reprs import described
+from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.linalg import conjugate_gradients
+from pgmdiff.text import brief, described
 
-__all__ = [
-    "Crop",
-    "DenseOperator",
-    "FourierMask",
-    "LinearOperator",
-    "Mask",
-    "Operator",
-    "PerAxis",
-    "block_average",
-    "blur",
-    "channel_mix",
-    "masked",
-]
+__all__ = ["Composition", "Linear", "LinearOperator", "Operator", "Stack"]
 
 Shape = tuple[int, ...]
 
@@ -86,355 +74,228 @@ class Operator(ABC):
 
     def __matmul__(self, inner: "Operator") -> "Operator":
         """First `inner`, then this."""
-        from pgmdiff.conditioning.combined import Composition
-
         return Composition(self, inner)
 
 
-@dataclass(frozen=True, eq=False)
-class Mask(Operator):
-    """The elements where a mask is true, in place; the rest of y is 0.
+class ByIteration(Operator):
+    """Operators without a closed pseudo-inverse, which is found in float64 whatever y is.
 
-    Args:
-        mask: bool `[*event]`; such as `graph.mask(["x3", "x7"])` of named variables.
-
-    Raises:
-        ShapeError: the mask is not boolean.
+    Attributes:
+        tolerance: relative residual of Hᵀ H x = Hᵀ y.
+        most_steps: of conjugate gradients.
     """
 
-    mask: Tensor
-
-    def __repr__(self) -> str:
-        return described(self, f"event_shape={self.event_shape}", _observed(self.mask))
-
-    def __post_init__(self) -> None:
-        _check_mask("Mask", self.mask)
-
-    @property
-    def event_shape(self) -> Shape:  # type: ignore[override]
-        return tuple(self.mask.shape)
-
-    @property
-    def observed_shape(self) -> Shape:  # type: ignore[override]
-        return tuple(self.mask.shape)
-
-    def A(self, x: Tensor) -> Tensor:
-        return x.where(self.mask.to(x.device), 0)
-
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        return self.A(y)
+    tolerance: float
+    most_steps: int
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        return self.A(y)
-
-
-def masked(observed: Tensor, operator: Any) -> tuple[Tensor, Any]:
-    """An observation and its operator: a tensor is a `Mask`, and one number fits all it sees."""
-    h = Mask(operator) if isinstance(operator, Tensor) else operator
-    if isinstance(h, Mask) and isinstance(observed, Tensor) and observed.ndim == 0:
-        observed = observed.expand(h.mask.shape)
-    return observed, h
-
-
-def _observed(mask: Tensor) -> str:
-    return f"{int(mask.sum())} of {mask.numel()} observed"
-
-
-def _check_mask(what: str, mask: Any) -> None:
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        if not isinstance(mask, Tensor):
-            raise ShapeError(
-                f"{what}: expected a boolean mask as a tensor, got a {type(mask).__name__}. "
-                "Convert it with torch.as_tensor."
-            )
-        raise ShapeError(f"{what}: expected a boolean mask, got {mask.dtype}. Use mask > 0.")
-
-
-@dataclass(frozen=True, eq=False)
-class Crop(Operator):
-    """A part of the state.
-
-    Args:
-        event_shape: of the state.
-        part: one slice an axis, leading axes first; axes left out are kept whole.
-
-    Raises:
-        ShapeError: an empty part.
-    """
-
-    event_shape: Shape
-    part: tuple[slice, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.part) > len(self.event_shape) or 0 in self.observed_shape:
-            raise ShapeError(
-                f"Crop: {self.part} takes nothing of a state of {tuple(self.event_shape)}. Give a "
-                "slice for each axis, within it."
-            )
-
-    @cached_property
-    def observed_shape(self) -> Shape:  # type: ignore[override]
-        return tuple(torch.empty(self.event_shape, device="meta")[self.part].shape)
-
-    def A(self, x: Tensor) -> Tensor:
-        return x[(slice(None), *self.part)]
-
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        whole = y.new_zeros(len(y), *self.event_shape)
-        whole[(slice(None), *self.part)] = y
-        return whole
-
-    def A_dagger(self, y: Tensor) -> Tensor:
-        return self.A_adjoint(y)
-
-
-@dataclass(frozen=True, eq=False)
-class PerAxis(Operator):
-    """One matrix an axis: H = ⊗_a H_a, so H⁺ = ⊗_a H_a⁺.
-
-    Args:
-        event_shape: of the state.
-        matrices: axis of the event to `[observed, size]`; other axes are left as they are.
-        tolerance: singular values below this share of the largest are taken for 0.
-
-    Raises:
-        ShapeError: a matrix does not fit its axis, or is complex.
-    """
-
-    event_shape: Shape
-    matrices: Mapping[int, Tensor]
-    tolerance: float = 1e-10
-
-    def __repr__(self) -> str:
-        axes = f"axes={tuple(sorted(self.matrices))}"
-        return described(self, self._shapes, axes, f"tolerance={self.tolerance:g}")
-
-    def __post_init__(self) -> None:
-        for axis, matrix in self.matrices.items():
-            fits = 0 <= axis < len(self.event_shape) and matrix.ndim == 2
-            if not fits or matrix.shape[1] != self.event_shape[axis] or matrix.is_complex():
-                raise ShapeError(
-                    f"PerAxis: expected a real matrix [observed, size] for an axis of the state "
-                    f"{tuple(self.event_shape)}, got {tuple(matrix.shape)} for axis {axis}, of "
-                    f"{matrix.dtype}."
-                )
-
-    @property
-    def observed_shape(self) -> Shape:  # type: ignore[override]
-        sizes = enumerate(self.event_shape)
-        return tuple(len(self.matrices[a]) if a in self.matrices else n for a, n in sizes)
-
-    @cached_property
-    def _inverses(self) -> dict[int, Tensor]:
-        items = self.matrices.items()
-        return {a: torch.linalg.pinv(m.double(), rtol=self.tolerance) for a, m in items}
-
-    def A(self, x: Tensor) -> Tensor:
-        return _along(x, self.matrices)
-
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        return _along(y, {axis: matrix.T for axis, matrix in self.matrices.items()})
-
-    def A_dagger(self, y: Tensor) -> Tensor:
-        return _along(y, self._inverses)
-
-
-def _along(x: Tensor, matrices: Mapping[int, Tensor]) -> Tensor:
-    """Applies a matrix along each axis of the event."""
-    for axis, matrix in matrices.items():
-        x = (x.movedim(axis + 1, -1) @ matrix.to(x).T).movedim(-1, axis + 1)
-    return x
-
-
-def block_average(
-    event_shape: Sequence[int], factor: int, axes: Sequence[int] | None = None
-) -> PerAxis:
-    """Means of blocks of `factor` places on each axis: super-resolution's observation.
-
-    Args:
-        event_shape: of the state.
-        factor: length of a block.
-        axes: which; None: all but the first, the channels, or the only one.
-
-    Raises:
-        ShapeError: blocks do not fit an axis.
-    """
-    shape = tuple(event_shape)
-    chosen = tuple(axes) if axes is not None else tuple(range(min(1, len(shape) - 1), len(shape)))
-    for axis in chosen:
-        if factor < 1 or shape[axis] % factor:
-            raise ShapeError(
-                f"block_average: blocks of {factor} do not fit axis {axis} of size {shape[axis]}. "
-                "Choose a divisor of the size."
-            )
-    eyes = {axis: torch.eye(shape[axis] // factor, dtype=torch.float64) for axis in chosen}
-    matrices = {a: eye.repeat_interleave(factor, dim=1) / factor for a, eye in eyes.items()}
-    return PerAxis(shape, matrices)
-
-
-def blur(
-    event_shape: Sequence[int],
-    kernel: Tensor,
-    axes: Sequence[int] | None = None,
-    *,
-    periodic: bool = False,
-    tolerance: float = 1e-6,
-) -> PerAxis:
-    """Convolution with one kernel along each axis; what lies outside an open axis is 0.
-
-    Args:
-        event_shape: of the state.
-        kernel: `[odd]`, centred.
-        axes: which; None: all but the first, the channels, or the only one.
-        periodic: whether axes wrap around.
-        tolerance: singular values below this share of the largest are taken for 0: what a blur has
-            all but removed is not to be asked of noiseless data.
-
-    Raises:
-        ShapeError: a kernel of even length, or longer than an axis.
-    """
-    shape, half = tuple(event_shape), len(kernel) // 2
-    chosen = tuple(axes) if axes is not None else tuple(range(min(1, len(shape) - 1), len(shape)))
-    if kernel.ndim != 1 or len(kernel) % 2 == 0 or any(len(kernel) > shape[a] for a in chosen):
-        raise ShapeError(
-            f"blur: expected a kernel of odd length, no longer than its axes, got "
-            f"{tuple(kernel.shape)} for a state of {shape}."
-        )
-    matrices = {}
-    for axis in chosen:
-        eye = torch.eye(shape[axis], dtype=torch.float64)
-        rolled = [w * eye.roll(k - half, dims=1) for k, w in enumerate(kernel.double())]
-        whole = torch.stack(rolled).sum(dim=0)
-        matrices[axis] = whole if periodic else _without_wrapping(whole, half)
-    return PerAxis(shape, matrices, tolerance)
-
-
-def _without_wrapping(matrix: Tensor, half: int) -> Tensor:
-    place = torch.arange(len(matrix))
-    return matrix.where((place[:, None] - place).abs() <= half, 0)
-
-
-def channel_mix(event_shape: Sequence[int], weights: Tensor) -> PerAxis:
-    """Mixes channels, the first axis, by weights `[observed, channels]`; grey: [[.3, .59, .11]].
-
-    Args:
-        event_shape: of the state, `(channels, *places)`.
-        weights: a row for each channel that is observed.
-    """
-    return PerAxis(tuple(event_shape), {0: weights})
-
-
-@dataclass(frozen=True, eq=False)
-class DenseOperator(Operator):
-    """A matrix over the flattened state.
-
-    Args:
-        matrix: `[M, N]`.
-        event_shape: of N elements.
-        tolerance: singular values below this share of the largest are taken for 0.
-
-    Raises:
-        ShapeError: the matrix does not fit the state, or is complex.
-    """
-
-    matrix: Tensor
-    event_shape: Shape
-    tolerance: float = 1e-10
-
-    def __repr__(self) -> str:
-        return described(self, self._shapes, f"tolerance={self.tolerance:g}")
-
-    def __post_init__(self) -> None:
-        fits = self.matrix.ndim == 2 and self.matrix.shape[1] == prod(self.event_shape)
-        if not fits or self.matrix.is_complex():
-            raise ShapeError(
-                f"DenseOperator: expected a real matrix [M, {prod(self.event_shape)}] for a state "
-                f"of {tuple(self.event_shape)}, got {tuple(self.matrix.shape)} of "
-                f"{self.matrix.dtype}. Stack real and imaginary parts."
-            )
-
-    @property
-    def observed_shape(self) -> Shape:  # type: ignore[override]
-        return (len(self.matrix),)
-
-    @cached_property
-    def _inverse(self) -> Tensor:
-        inverse: Tensor = torch.linalg.pinv(self.matrix.double(), rtol=self.tolerance)
+        inverse: Tensor = _PseudoInverse.apply(y, self)
         return inverse
 
-    def A(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), prod(self.event_shape)) @ self.matrix.to(x).T
+    def wide(self, y: Tensor) -> Tensor:
+        """In the widest dtype that this operator takes."""
+        return y.to(
+            torch.promote_types(self.widest, torch.complex32) if y.is_complex() else self.widest
+        )
 
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        return (y @ self.matrix.to(y)).reshape(len(y), *self.event_shape)
+    def solved(self, product: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
+        """By conjugate gradients, to this operator's tolerance."""
+        return conjugate_gradients(
+            product,
+            b,
+            tolerance=self.tolerance,
+            most_steps=self.most_steps,
+            what=type(self).__name__,
+        )
 
-    def A_dagger(self, y: Tensor) -> Tensor:
-        return (y @ self._inverse.to(y).T).reshape(len(y), *self.event_shape)
+
+class _PseudoInverse(torch.autograd.Function):
+    """H⁺ y; its adjoint is (Hᵀ)⁺ g, from H Hᵀ z = H g, which has a solution for every g."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, h: ByIteration) -> Tensor:
+        ctx.operator, ctx.dtype = h, y.dtype
+        found = h.solved(lambda x: h.A_adjoint(h.A(x)), h.A_adjoint(h.wide(y)))
+        return found.to(y.real.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        h: ByIteration = ctx.operator
+        found = h.solved(lambda y: h.A(h.A_adjoint(y)), h.A(h.wide(gradient)))
+        return found.to(ctx.dtype), None
 
 
 @dataclass(frozen=True, eq=False)
-class FourierMask(Operator):
-    """Some Fourier coefficients (orthonormal), complex, in place; the rest of y is 0.
-
-    A real state's coefficients at k and -k are conjugates: with m the mask, HᵀH is the convolution
-    of symbol (m(k) + m(-k)) / 2, and H⁺ divides by it.
+class Stack(ByIteration):
+    """Several observations of one state: flattened, and one after the other.
 
     Args:
-        mask: bool `[*event]`, over the frequencies of `torch.fft.fftn`.
-        axes: of the event that are transformed; None: all.
+        operators: of one event shape.
+        tolerance: relative residual of the conjugate gradients of the pseudo-inverse.
+        most_steps: of them, before they give up.
 
     Raises:
-        ShapeError: the mask is not boolean; an axis is not one of the event's.
+        ShapeError: none, or event shapes differ.
     """
 
-    mask: Tensor
-    axes: tuple[int, ...] | None = None
+    operators: tuple[Operator, ...]
+    tolerance: float = 1e-10
+    most_steps: int = 2_000
 
     def __repr__(self) -> str:
-        shown = f"event_shape={self.event_shape}", _observed(self.mask), f"axes={self.axes}"
-        return described(self, *shown)
+        kinds = ", ".join(type(operator).__name__ for operator in self.operators[:4])
+        more = ", ..." if len(self.operators) > 4 else ""
+        return described(self, self._shapes, f"operators=({kinds}{more})")
 
     def __post_init__(self) -> None:
-        _check_mask("FourierMask", self.mask)
-        axes = range(self.mask.ndim) if self.axes is None else self.axes
-        if len(set(axes)) < len(axes) or not all(0 <= axis < self.mask.ndim for axis in axes):
+        shapes = {tuple(operator.event_shape) for operator in self.operators}
+        if len(shapes) != 1:
             raise ShapeError(
-                f"FourierMask: expected distinct axes of the event's {self.mask.ndim}, counted "
-                f"from 0, got {self.axes}."
+                f"Stack: expected operators of one event shape, got {sorted(shapes)}. Compose each "
+                "with a crop, if it sees a part."
             )
 
     @property
     def event_shape(self) -> Shape:  # type: ignore[override]
-        return tuple(self.mask.shape)
+        return tuple(self.operators[0].event_shape)
 
     @property
     def observed_shape(self) -> Shape:  # type: ignore[override]
-        return tuple(self.mask.shape)
+        return (sum(self._sizes),)
 
     @property
-    def _dims(self) -> list[int]:
-        axes = range(self.mask.ndim) if self.axes is None else self.axes
-        return [axis + 1 for axis in axes]
+    def widest(self) -> torch.dtype:  # type: ignore[override]
+        return _narrowest(self.operators)
 
-    @cached_property
-    def _symbol(self) -> Tensor:
-        flipped = self.mask.double()
-        for dim in self._dims:
-            flipped = flipped.flip(dim - 1).roll(1, dim - 1)
-        return (self.mask + flipped) / 2
+    @property
+    def _sizes(self) -> list[int]:
+        return [prod(operator.observed_shape) for operator in self.operators]
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Observations of each operator `[batch, *observed]`, as one of the stack."""
+        return torch.cat([part.reshape(len(part), prod(part.shape[1:])) for part in parts], dim=1)
 
     def A(self, x: Tensor) -> Tensor:
-        waves: Tensor = torch.fft.fftn(x, dim=self._dims, norm="ortho")
-        return waves.where(self.mask.to(x.device), 0)
+        return self.joined([operator.A(x) for operator in self.operators])
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        seen = y.where(self.mask.to(y.device), 0)
-        back: Tensor = torch.fft.ifftn(seen, dim=self._dims, norm="ortho").real
-        return back
+        parts = zip(self.operators, y.split(self._sizes, dim=1), strict=True)
+        shaped = (o.A_adjoint(part.reshape(len(part), *o.observed_shape)) for o, part in parts)
+        return torch.stack(tuple(shaped)).sum(dim=0)
 
-    def A_dagger(self, y: Tensor) -> Tensor:
-        symbol = self._symbol.to(y.device)
-        waves = torch.fft.fftn(self.A_adjoint(y), dim=self._dims, norm="ortho")
-        divided = torch.where(symbol > 0, waves / symbol.clamp(min=0.5), 0)
-        back: Tensor = torch.fft.ifftn(divided, dim=self._dims, norm="ortho").real
-        return back.to(y.real.dtype)
+
+@dataclass(frozen=True, eq=False)
+class Composition(ByIteration):
+    """First one operator, then another: H = G F. Made by `G @ F`.
+
+    Args:
+        outer: G, which sees what F gives.
+        inner: F, which sees the state.
+        tolerance: relative residual of the conjugate gradients of the pseudo-inverse.
+        most_steps: of them, before they give up.
+
+    Raises:
+        ShapeError: G does not take what F gives.
+    """
+
+    outer: Operator
+    inner: Operator
+    tolerance: float = 1e-10
+    most_steps: int = 2_000
+
+    def __repr__(self) -> str:
+        inner, outer = brief(self.inner, 50), brief(self.outer, 50)
+        return described(self, self._shapes, f"outer={outer}", f"inner={inner}")
+
+    def __post_init__(self) -> None:
+        if tuple(self.outer.event_shape) != tuple(self.inner.observed_shape):
+            raise ShapeError(
+                f"Composition: the outer operator takes {tuple(self.outer.event_shape)}, the inner "
+                f"one gives {tuple(self.inner.observed_shape)}."
+            )
+
+    @property
+    def event_shape(self) -> Shape:  # type: ignore[override]
+        return tuple(self.inner.event_shape)
+
+    @property
+    def observed_shape(self) -> Shape:  # type: ignore[override]
+        return tuple(self.outer.observed_shape)
+
+    @property
+    def widest(self) -> torch.dtype:  # type: ignore[override]
+        return _narrowest((self.outer, self.inner))
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.outer.A(self.inner.A(x))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.inner.A_adjoint(self.outer.A_adjoint(y))
+
+
+def _narrowest(operators: Sequence[Operator]) -> torch.dtype:
+    return min((operator.widest for operator in operators), key=lambda dtype: dtype.itemsize)
+
+
+@dataclass(frozen=True, eq=False)
+class Linear(ByIteration):
+    """Any linear function of batches; its adjoint by autograd.
+
+    Args:
+        function: `[batch, *event]` to `[batch, *observed]`, sample by sample, linear.
+        event_shape: of the state.
+        tolerance: relative residual of the conjugate gradients of the pseudo-inverse.
+        most_steps: of them, before they give up.
+        widest: dtype of the probe; float32 for a network of float32 weights.
+
+    Raises:
+        PgmdiffError: a probe with random states, of size 10 or so, shows that the function is not
+            linear.
+        ShapeError: it gives no tensor `[batch, ...]`.
+    """
+
+    function: Callable[[Tensor], Tensor]
+    event_shape: Shape
+    tolerance: float = 1e-10
+    most_steps: int = 2_000
+    widest: torch.dtype = torch.float64
+    observed_shape: Shape = field(init=False)
+
+    def __repr__(self) -> str:
+        return described(self, self._shapes, f"function={brief(self.function)}")
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(2, *self.event_shape, generator=generator, dtype=self.widest)
+        with torch.no_grad():
+            values = self._called(x)
+            mixed = self._called((x[:1] + 3 * x[1:]) * 10.0)
+        object.__setattr__(self, "observed_shape", tuple(values.shape[1:]))
+        gap = (mixed - 10.0 * (values[:1] + 3 * values[1:])).abs().max()
+        if not gap <= 1e-5 * mixed.abs().max().clamp(min=1e-30):
+            raise PgmdiffError(
+                "Linear: the function is not linear: f(10 (a + 3 b)) differs from 10 (f(a) + "
+                f"3 f(b)) by {gap.item():.2g}. Remove offsets; moment_matching and reconstruction "
+                "take nonlinear functions as they are."
+            )
+
+    def _called(self, x: Tensor) -> Tensor:
+        values: Any = self.function(x)
+        if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(x):
+            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ShapeError(
+                f"Linear: expected the function to make a tensor [{len(x)}, ...] of "
+                f"{tuple(x.shape)}, got {got}. It works on batches, sample by sample."
+            )
+        return values
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.zeros(len(y), *self.event_shape, dtype=y.real.dtype, device=y.device)
+            x.requires_grad_()
+            (back,) = torch.autograd.grad(self.function(x), x, y)
+        return back

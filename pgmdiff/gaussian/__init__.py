@@ -7,7 +7,7 @@ from pgmdiff.gaussian.composed import (
     from_region_covariances,
 )
 from pgmdiff.gaussian.distributions import Gaussian, GaussianMixture, kl_divergence
-from pgmdiff.gaussian.regions import NodeScores, node_covariances, node_scores
+from pgmdiff.gaussian.marginals import NodeScores, node_covariances, node_scores
 
 __all__ = [
     "Gaussian",

@@ -12,14 +12,14 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from pgmdiff.composition.rules import Marginal, Posterior, Rule
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.gaussian.distributions import Distribution, Gaussian, Stack, marginals
-from pgmdiff.gaussian.regions import check_size, weighed
-from pgmdiff.graphs.exactness import check_counts
+from pgmdiff.gaussian.marginals import check_size, weighed
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import RegionGraph
-from pgmdiff.rules import Marginal, Posterior, Rule
-from pgmdiff.scores import per_sample
+from pgmdiff.graphs.report import check_counts
+from pgmdiff.scores.adapters import per_sample
 
 __all__ = ["bethe_entropy", "composed_log_density", "composed_precision", "from_region_covariances"]
 

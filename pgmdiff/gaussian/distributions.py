@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
-from pgmdiff.graphs.regions import RegionGroup
-from pgmdiff.reprs import by_field, counted, described
-from pgmdiff.scores import beside, per_sample
-from pgmdiff.seeds import Seed, torch_generator
+from pgmdiff.graphs.groups import RegionGroup
+from pgmdiff.noise import Seed, torch_generator
+from pgmdiff.scores.adapters import beside, per_sample
+from pgmdiff.text import by_field, counted, described
 
 __all__ = ["Distribution", "Gaussian", "GaussianMixture", "Stack", "kl_divergence", "marginals"]
 

@@ -3,7 +3,6 @@
 from pgmdiff.graphs.acyclicity import is_alpha_acyclic, is_berge_acyclic
 from pgmdiff.graphs.counting import cluster_variation, junction_tree
 from pgmdiff.graphs.cube import cubemap, nested_cubemap
-from pgmdiff.graphs.exactness import Report
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.families import (
     chain,
@@ -17,7 +16,9 @@ from pgmdiff.graphs.families import (
     torus,
     tree,
 )
-from pgmdiff.graphs.regions import RegionGraph, RegionGroup
+from pgmdiff.graphs.groups import RegionGroup
+from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.graphs.report import Report
 from pgmdiff.graphs.serialization import fingerprint, from_json, to_json
 from pgmdiff.graphs.windows import product, tiles, time_by_parts
 

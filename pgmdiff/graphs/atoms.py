@@ -12,7 +12,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from pgmdiff.graphs.regions import Ints, RegionGraph
+from pgmdiff.graphs.groups import Ints
+from pgmdiff.graphs.regions import RegionGraph
 
 __all__ = [
     "array_neighbours",

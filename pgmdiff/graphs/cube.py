@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import Ints, RegionGraph
+from pgmdiff.graphs.groups import Ints
+from pgmdiff.graphs.regions import RegionGraph
 
 __all__ = ["FACES", "FRAMES", "cubemap", "face_directions", "nested_cubemap"]
 

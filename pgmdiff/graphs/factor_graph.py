@@ -26,12 +26,13 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError, nearest, shape_text
+from pgmdiff.graphs.groups import IndexGroup, Ints, Shape
 from pgmdiff.graphs.nesting import check_nested, flatten
-from pgmdiff.graphs.regions import Condition, IndexGroup, Ints, RegionGraph, Shape
-from pgmdiff.reprs import counted
+from pgmdiff.graphs.regions import Condition, RegionGraph
+from pgmdiff.text import counted
 
 if TYPE_CHECKING:
-    from pgmdiff.graphs.exactness import Report
+    from pgmdiff.graphs.report import Report
 
 __all__ = ["FactorGraph"]
 
@@ -519,7 +520,7 @@ class FactorGraph:
 
     def validate(self) -> "Report":
         """Checks the counting numbers and says what composing on this graph promises."""
-        from pgmdiff.graphs.exactness import report_factor_graph
+        from pgmdiff.graphs.report import report_factor_graph
 
         return report_factor_graph(self)
 
@@ -692,12 +693,6 @@ class FactorGraph:
             f"{counted(self.n_elements, 'element')}"
             + (f", {counted(len(self.nested), 'nested node')})" if self.nested else ")")
         )
-
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the graph drawn as SVG, or counted in a table if it is large."""
-        from pgmdiff.drawing.html import graph_html
-
-        return graph_html(self)
 
 
 def _shape(name: Hashable, shape: Sequence[int]) -> Shape:

@@ -19,7 +19,8 @@ from torch import Tensor
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.atoms import Neighbours, array_neighbours, atoms, connected_atoms
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import IndexGroup, Ints, RegionGraph, Shape, condition_key
+from pgmdiff.graphs.groups import IndexGroup, Ints, Shape
+from pgmdiff.graphs.regions import RegionGraph, condition_key
 
 __all__ = [
     "Disconnected",

@@ -20,7 +20,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from pgmdiff.graphs.atoms import atoms, first_elements
-from pgmdiff.graphs.regions import Ints, RegionGraph
+from pgmdiff.graphs.groups import Ints
+from pgmdiff.graphs.regions import RegionGraph
 
 __all__ = ["Proxy", "certified_definite", "proxy", "quotient"]
 

@@ -19,13 +19,8 @@ from torch import Tensor
 
 from pgmdiff.errors import GraphError, PgmdiffError
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import (
-    AxisWindows,
-    IndexGroup,
-    RegionGraph,
-    RegionGroup,
-    WindowGroup,
-)
+from pgmdiff.graphs.groups import AxisWindows, IndexGroup, RegionGroup, WindowGroup
+from pgmdiff.graphs.regions import RegionGraph
 
 __all__ = ["fingerprint", "from_json", "to_json"]
 

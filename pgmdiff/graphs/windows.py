@@ -17,15 +17,8 @@ import numpy as np
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.counting import cluster_variation
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import (
-    AxisWindows,
-    Condition,
-    IndexGroup,
-    Ints,
-    RegionGraph,
-    RegionGroup,
-    WindowGroup,
-)
+from pgmdiff.graphs.groups import AxisWindows, IndexGroup, Ints, RegionGroup, WindowGroup
+from pgmdiff.graphs.regions import Condition, RegionGraph
 
 __all__ = ["product", "tiles", "time_by_parts"]
 

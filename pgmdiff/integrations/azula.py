@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ScoreError
 from pgmdiff.integrations.shared import as_seen, check_device, required, time_at
-from pgmdiff.scores import DenoiserScore, Score, beside, denoise, from_denoiser
+from pgmdiff.scores.adapters import DenoiserScore, Score, beside, denoise, from_denoiser
 
 __all__ = ["from_azula", "to_azula"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ScoreError
 from pgmdiff.integrations.shared import check_device, network_dtype
-from pgmdiff.scores import DenoiserScore, from_denoiser
+from pgmdiff.scores.adapters import DenoiserScore, from_denoiser
 
 __all__ = ["from_deepinv"]
 

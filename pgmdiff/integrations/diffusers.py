@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pgmdiff.composition.plan import map_tensors
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.integrations.shared import check_device, network_dtype
-from pgmdiff.plan import map_tensors
+from pgmdiff.noise import START, Generator
 from pgmdiff.samplers import Noise
-from pgmdiff.samplers.noise import START, Generator
-from pgmdiff.scores import (
+from pgmdiff.scores.adapters import (
     Score,
     Timesteps,
     beside,

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from pgmdiff.integrations.shared import check_device, network_dtype
-from pgmdiff.scores import DenoiserScore, Score, denoise, from_denoiser
+from pgmdiff.scores.adapters import DenoiserScore, Score, denoise, from_denoiser
 
 __all__ = ["from_k_diffusion", "to_k_diffusion"]
 

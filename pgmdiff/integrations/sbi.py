@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.compose import Joint, compose
+from pgmdiff.composition.joint import Joint, compose
+from pgmdiff.composition.rules import Posterior
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.graphs.families import observations as star
 from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at
-from pgmdiff.rules import Posterior
-from pgmdiff.scores import Score, beside
+from pgmdiff.scores.adapters import Score, beside
 
 __all__ = ["from_sbi", "tall_data"]
 

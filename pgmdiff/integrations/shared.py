@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff import extras
+from pgmdiff import errors as extras
 from pgmdiff.errors import ScoreError
 
 __all__ = ["as_seen", "check_device", "network_dtype", "required", "time_at"]

@@ -4,11 +4,13 @@ Its weights and how they were made: `gravel.safetensors` and `gravel.md` beside 
 `scripts/train_gravel.py` makes them again.
 """
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.extras import required
+from pgmdiff.errors import required
 from pgmdiff.models.unet import EDMDenoiser, UNet, trained
 
 __all__ = ["SIGMA_DATA", "gravel_denoiser", "gravel_image", "untrained"]
@@ -51,4 +53,4 @@ def gravel_denoiser() -> EDMDenoiser:
         >>> joint.graph.event_shape
         (1, 32, 32)
     """
-    return trained(untrained(), "gravel")
+    return trained(untrained(), Path(__file__).with_name("gravel.safetensors"))

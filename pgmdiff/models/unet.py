@@ -145,14 +145,14 @@ class EDMDenoiser(nn.Module):
         return out
 
 
-def trained(model: EDMDenoiser, name: str) -> EDMDenoiser:
-    """The model with the bundled weights `name`, to be evaluated: no gradients of its weights.
+def trained(model: EDMDenoiser, weights: Path) -> EDMDenoiser:
+    """The model with weights from a file, to be evaluated: no gradients of its weights.
 
     Args:
         model: of the architecture that the weights belong to; it is changed.
-        name: of a file of weights beside this module.
+        weights: a safetensors file.
     """
     from safetensors.torch import load_file
 
-    model.load_state_dict(load_file(Path(__file__).with_name(f"{name}.safetensors")))
+    model.load_state_dict(load_file(weights))
     return model.eval().requires_grad_(False)

@@ -8,9 +8,9 @@ except ImportError as error:
     ) from error
 
 from pgmdiff.plotting.animation import animate, ring_image
-from pgmdiff.plotting.curves import Panel, curves, panels
-from pgmdiff.plotting.flow import flow
-from pgmdiff.plotting.graphs import plot
-from pgmdiff.plotting.strips import strips
+from pgmdiff.plotting.draw import plot
+from pgmdiff.plotting.image_strips import strips
+from pgmdiff.plotting.information_flow import flow
+from pgmdiff.plotting.line_charts import Panel, curves, panels
 
 __all__ = ["Panel", "animate", "curves", "flow", "panels", "plot", "ring_image", "strips"]

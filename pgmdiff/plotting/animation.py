@@ -15,8 +15,8 @@ from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from pgmdiff.drawing.text import INK
 from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.plotting.ink import INK
 
 __all__ = ["animate", "ring_image"]
 

@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from pgmdiff.drawing.scenes import MAX_NODES, check_size, named_counts
-from pgmdiff.drawing.text import INK, MIST, colour_of, count_text, name_text, text_colour
-from pgmdiff.drawing.windows import TEXT
 from pgmdiff.errors import GraphError, ShapeError
-from pgmdiff.graphs.regions import RegionGraph, Shape
+from pgmdiff.graphs.groups import Shape
+from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.plotting.boxes import TEXT
+from pgmdiff.plotting.ink import INK, MIST, colour_of, count_text, name_text, text_colour
+from pgmdiff.plotting.scenes import MAX_NODES, check_size, named_counts
 from pgmdiff.plotting.style import (
     count_entries,
     figure_of,

@@ -11,10 +11,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyBboxPatch, Patch, Rectangle
 from matplotlib.patheffects import withStroke
 
-from pgmdiff.drawing.labels import LARGEST, Label, all_nodes, label_of, lettering, unit_of
-from pgmdiff.drawing.layouts import PAGE
-from pgmdiff.drawing.scenes import Node, Scene
-from pgmdiff.drawing.text import INK, MIST, colour_of, count_text, text_colour
+from pgmdiff.plotting.ink import INK, MIST, colour_of, count_text, text_colour
+from pgmdiff.plotting.labels import LARGEST, Label, all_nodes, label_of, lettering, unit_of
+from pgmdiff.plotting.layouts import PAGE
+from pgmdiff.plotting.scenes import Node, Scene
 from pgmdiff.plotting.style import (
     count_entries,
     figure_of,

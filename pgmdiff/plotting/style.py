@@ -1,10 +1,13 @@
 """What all pictures share: the size of texts, the legend, the sheet they are on."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
-from io import BytesIO
+from html import escape
+from io import BytesIO, StringIO
 
+from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,9 +15,9 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 
-from pgmdiff.drawing.text import INK, colour_of, common_counts, count_text
+from pgmdiff.plotting.ink import INK, colour_of, common_counts, count_text, printable
 
-__all__ = ["Sheet", "count_entries", "figure_of", "legend_below", "sheet", "text_size"]
+__all__ = ["Sheet", "count_entries", "figure_of", "legend_below", "sheet", "svg", "text_size"]
 
 MARGIN = 0.15
 """Inches around a sheet."""
@@ -29,12 +32,26 @@ class Sheet(Figure):
         return file.getvalue()
 
 
+def svg(figure: Figure, title: str) -> str:
+    """A figure as one SVG element, titled for those who cannot see it."""
+    file = StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with warnings.catch_warnings(), rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser has another font
+        figure.savefig(file, format="svg", metadata=nothing)
+    text = file.getvalue()
+    named = f'<svg role="img" aria-label="{escape(printable(title))}" '
+    return text[text.index("<svg ") :].replace("<svg ", named, 1)
+
+
 @lru_cache(maxsize=20_000)
 def text_size(text: str) -> tuple[float, float]:
     """Width and height of a text of several lines, in units of the font size."""
-    lines = text.replace("$", "S").split("\n")  # a dollar is no mathematics
+    lines = [printable(line) for line in text.replace("$", "S").split("\n")]  # no maths
     font = FontProperties(size=100)
-    widths = [TextPath((0, 0), line, prop=font).get_extents().width for line in lines if line]
+    widths = [
+        TextPath((0, 0), line, prop=font).get_extents().width for line in lines if line.strip()
+    ]
     return max(widths, default=0.0) / 100, 1.2 * len(lines)
 
 

@@ -17,8 +17,10 @@ from matplotlib.patches import Patch, Rectangle
 from scipy import ndimage
 from torch import Tensor
 
-from pgmdiff.drawing.text import INK, MIST, colour_of, count_text
-from pgmdiff.drawing.windows import (
+from pgmdiff.errors import ShapeError
+from pgmdiff.graphs.groups import Ints
+from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.plotting.boxes import (
     OUTLINES,
     TEXT,
     Box,
@@ -30,8 +32,7 @@ from pgmdiff.drawing.windows import (
     size_of,
     written,
 )
-from pgmdiff.errors import ShapeError
-from pgmdiff.graphs.regions import Ints, RegionGraph
+from pgmdiff.plotting.ink import INK, MIST, colour_of, count_text
 from pgmdiff.plotting.style import (
     count_entries,
     figure_of,

@@ -1,6 +1,5 @@
 """Region covariances, the composed precision, and solves with it: for posterior composition."""
 
-from pgmdiff.precision.composed import ComposedPrecision, LevelledPrecision, Precision
 from pgmdiff.precision.covariances import (
     Covariances,
     DenoisingErrors,
@@ -12,6 +11,7 @@ from pgmdiff.precision.covariances import (
 )
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.forms import RegionCovariances, RegionPrecisions
+from pgmdiff.precision.precision import ComposedPrecision, LevelledPrecision, Precision
 from pgmdiff.precision.solves import (
     Channelwise,
     Circulant,

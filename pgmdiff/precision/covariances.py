@@ -20,14 +20,15 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError
-from pgmdiff.graphs.regions import IndexGroup, RegionGraph, RegionGroup, WindowGroup
+from pgmdiff.graphs.groups import IndexGroup, RegionGroup, WindowGroup
+from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.precision.forms import (
     DenseCovariances,
     LowRankCovariances,
     RegionCovariances,
     SeparableCovariances,
 )
-from pgmdiff.reprs import brief, counted, described, span
+from pgmdiff.text import brief, counted, described, span
 
 __all__ = [
     "Covariances",

@@ -30,7 +30,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError, shape_text
-from pgmdiff.graphs.regions import RegionGraph, WindowGroup
+from pgmdiff.graphs.groups import WindowGroup
+from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.precision.covariances import (
     Covariances,
     LowRank,

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError
-from pgmdiff.reprs import by_field
+from pgmdiff.text import by_field
 
 __all__ = [
     "Change",

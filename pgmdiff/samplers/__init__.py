@@ -1,13 +1,13 @@
 """Samplers: schedules, noise, solvers and the loop. They know neither graphs nor conditions."""
 
+from pgmdiff.noise import Noise, split_seed
 from pgmdiff.samplers.adaptive import Adaptive, log_likelihood
-from pgmdiff.samplers.churn import EDM
+from pgmdiff.samplers.base import Past, Solver, State
 from pgmdiff.samplers.correctors import Corrector, Langevin, Metropolis, PredictorCorrector
 from pgmdiff.samplers.curvature import Curvature, Extremes, curvature_extremes
 from pgmdiff.samplers.multistep import DEIS, DPMSolver2M, DPMSolver3M, UniPC
-from pgmdiff.samplers.noise import Noise, split_seed
-from pgmdiff.samplers.one_step import SDE, DPMSolver2S, Euler, Heun
-from pgmdiff.samplers.sample import Step, sample
+from pgmdiff.samplers.one_step import EDM, SDE, DPMSolver2S, Euler, Heun
+from pgmdiff.samplers.run import Step, sample
 from pgmdiff.samplers.schedules import (
     cosine,
     from_scheduler,
@@ -18,7 +18,6 @@ from pgmdiff.samplers.schedules import (
     variance_preserving,
 )
 from pgmdiff.samplers.smc import Particles, effective_sample_size, sample_weighted
-from pgmdiff.samplers.solvers import Past, Solver, State
 
 __all__ = [
     "DPMSolver2S",

@@ -21,11 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.extras import required
-from pgmdiff.samplers.noise import Draw, Generator, Noise
-from pgmdiff.samplers.solvers import Solver, State
-from pgmdiff.scores import Score, denoise
+from pgmdiff.errors import PgmdiffError, ShapeError, required
+from pgmdiff.noise import Draw, Generator, Noise
+from pgmdiff.samplers.base import Solver, State
+from pgmdiff.scores.adapters import Score, denoise
 
 __all__ = ["Adaptive", "log_likelihood"]
 

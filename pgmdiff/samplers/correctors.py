@@ -20,7 +20,7 @@ small; while σ² λ_max of the marginal rule reaches 1.74, for which they may b
 `curvature=` a step is a share of the limit 2/λ_max.
 
 What moves mend on a chain of 8 Gaussian variables of correlation .9, in KL per variable at equal
-score evaluations (Euler, Karras 80 → .002; `python -m pgmdiff.benchmarks correctors`):
+score evaluations (Euler, Karras 80 → .002; `python -m benchmarks correctors`):
 
                                           moves a level  0     1      5      20
     marginal rule, 120    h = σ²/2                     .26   .055   .035   .076
@@ -42,10 +42,10 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError
-from pgmdiff.reprs import by_field
-from pgmdiff.samplers.noise import Draw
-from pgmdiff.samplers.solvers import Solver, State
-from pgmdiff.scores import Score, per_sample
+from pgmdiff.noise import Draw
+from pgmdiff.samplers.base import Solver, State
+from pgmdiff.scores.adapters import Score, per_sample
+from pgmdiff.text import by_field
 
 __all__ = ["Corrector", "Langevin", "Metropolis", "PredictorCorrector"]
 

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError
-from pgmdiff.reprs import array, described, span
-from pgmdiff.samplers.noise import Generator, Noise
+from pgmdiff.noise import Generator, Noise
+from pgmdiff.samplers.base import Solver
 from pgmdiff.samplers.one_step import Euler
-from pgmdiff.samplers.sample import Step, sample
-from pgmdiff.samplers.solvers import Solver
-from pgmdiff.scores import Score, beside, per_sample
+from pgmdiff.samplers.run import Step, sample
+from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.text import array, described, span
 
 __all__ = ["Curvature", "Extremes", "curvature_extremes"]
 

@@ -7,7 +7,7 @@ The sums run over the last levels; c_j integrates the polynomial through them, s
 run begins with steps of lower order, and its step to σ = 0 is the denoised value itself.
 
 Either way a step is exact for data at one point. For the ODE ε measures better; with noise, η > 0,
-only D serves. Figures: `python -m pgmdiff.benchmarks solvers`.
+only D serves. Figures: `python -m benchmarks solvers`.
 """
 
 import math
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError
+from pgmdiff.noise import Draw
+from pgmdiff.samplers.base import Past, Solver, State
 from pgmdiff.samplers.exponential import decay, lagrange, spread, weights
-from pgmdiff.samplers.noise import Draw
-from pgmdiff.samplers.solvers import Past, Solver, State
-from pgmdiff.scores import Score, denoise
+from pgmdiff.scores.adapters import Score, denoise
 
 __all__ = ["DEIS", "DPMSolver2M", "DPMSolver3M", "UniPC"]
 

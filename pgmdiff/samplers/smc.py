@@ -17,7 +17,7 @@ seams.
 
 Where weights collapse: the effective sample size, without resampling, in % of 2000 particles on a
 chain of Gaussian variables (η = 1, Karras 30 → .05, mean of 3 seeds; the seeds differ by factors of
-two and more below 50 %; `python -m pgmdiff.benchmarks correctors`):
+two and more below 50 %; `python -m benchmarks correctors`):
 
     variables                        3      6     12     24
     correlation .5   100 steps      98     94     85     71
@@ -40,9 +40,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.reprs import array, counted, described
-from pgmdiff.samplers.noise import Generator, Noise
-from pgmdiff.scores import per_sample
+from pgmdiff.noise import Generator, Noise
+from pgmdiff.scores.adapters import per_sample
+from pgmdiff.text import array, counted, described
 
 __all__ = ["Particles", "effective_sample_size", "sample_weighted", "systematic"]
 

@@ -12,9 +12,9 @@ import networkx as nx
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs import FactorGraph, RegionGraph
-from pgmdiff.reprs import counted, described
 from pgmdiff.testing import laws
 from pgmdiff.testing.laws import LawBroken, NotApplicable, Subject
+from pgmdiff.text import counted, described
 
 __all__ = ["LAWS", "Checked", "LawBroken", "assert_lawful"]
 

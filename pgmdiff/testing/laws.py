@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.compose import compose
+from pgmdiff.composition.joint import compose
 from pgmdiff.errors import GraphError
 from pgmdiff.gaussian import (
     Gaussian,

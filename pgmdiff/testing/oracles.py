@@ -1,8 +1,10 @@
-"""What laws are checked against: dense, slow and plain. Nothing here is shared with the library."""
+"""Dense, slow and plain oracles for laws, and distributions that are known exactly."""
 
+import math
 from collections import Counter
 from collections.abc import Hashable, Iterable
-from functools import reduce
+from dataclasses import dataclass
+from functools import cached_property, reduce
 from itertools import combinations
 
 import numpy as np
@@ -11,13 +13,17 @@ from torch import Tensor
 
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph, RegionGraph
+from pgmdiff.scores.adapters import per_sample
+from pgmdiff.text import counted, described
 
 __all__ = [
+    "ModeChain",
     "counts_by_elements",
     "inclusion_exclusion",
     "is_acyclic",
     "markov_gaussian",
     "markov_mixture",
+    "two_mode_chain",
     "outer_sets",
     "superset_counts",
     "weighted_sum",
@@ -132,3 +138,120 @@ def weighted_sum(
 def _maximal(scopes: Iterable[Set]) -> list[Set]:
     distinct = list(dict.fromkeys(scopes))
     return [scope for scope in distinct if not any(scope < other for other in distinct)]
+
+
+SPREAD, WITHIN = 0.16, 0.9
+"""Variance of a mode; correlation of neighbours that share one (of those that do not: 0)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModeChain:
+    """A chain of modes: exact samples, and the score of the noised whole by summing over its runs.
+
+    A run of l neighbours of one mode is N(m 1, C_l), C_l = s² ρ^|i-j|; runs are independent given
+    their modes, which are Markov. log q_σ follows from the run that ends at each place:
+
+        α_e(m) = log Σ_l exp( ι_(e-l)(m) + (l - 1) log T_mm + log N(u_(e-l..e); m, C_l + σ² I) )
+
+    with ι_0 = log p, and ι_e(m) = log Σ_(k ≠ m) exp(α_e(k)) T_km a run that begins after e. Of a
+    part of a chain it is the score of another, shorter chain.
+
+    Args:
+        modes: `[K]`.
+        table: joint probabilities of the modes of neighbours, `[K, K]`; its margins agree.
+        length: of the chain.
+    """
+
+    modes: Tensor
+    table: Tensor
+    length: int
+
+    def __repr__(self) -> str:
+        return described(self, counted(self.length, "variable"), counted(len(self.modes), "mode"))
+
+    @cached_property
+    def _shapes(self) -> list[tuple[Tensor, Tensor]]:
+        """The eigensystems of C_1 to C_length."""
+        place = torch.arange(self.length)
+        covariance = SPREAD * WITHIN ** (place[:, None] - place).abs().double()
+        return [torch.linalg.eigh(covariance[:n, :n]) for n in range(1, self.length + 1)]
+
+    def log_density(self, u: Tensor, sigma: Tensor | float) -> Tensor:
+        """Log q_σ(u) for u `[batch, length]`: `[batch]`, in nats."""
+        start = self.table.sum(dim=1)
+        change = self.table / start[:, None]
+        stay, leave = change.diagonal().log(), (change - torch.diag(change.diagonal())).log()
+        runs = [self._run(u, per_sample(sigma, u), n) for n in range(self.length)]
+        begun = [start.log().expand(len(u), -1)]
+        for end in range(self.length):
+            ended = [begun[end - n] + n * stay + runs[n][:, end - n] for n in range(end + 1)]
+            total = torch.stack(ended).logsumexp(dim=0)
+            begun.append((total[:, :, None] + leave).logsumexp(dim=1))
+        return total.logsumexp(dim=1)
+
+    def _run(self, u: Tensor, sigma: Tensor, n: int) -> Tensor:
+        """Log-densities of all runs of n + 1 neighbours, of every mode: `[batch, places, K]`."""
+        values, vectors = self._shapes[n]
+        variances = values + sigma[:, None, None, None] ** 2
+        rotated = (u.unfold(1, n + 1, 1) @ vectors)[:, :, None]
+        gap = rotated - self.modes[:, None] * vectors.sum(dim=0)
+        return -0.5 * (gap**2 / variances + (2 * math.pi * variances).log()).sum(dim=3)
+
+    def __call__(self, u: Tensor, sigma: Tensor | float) -> Tensor:
+        """∇ log q_σ(u); differentiable where u is."""
+        with torch.enable_grad():
+            leaf = u if u.requires_grad else u.detach().requires_grad_()
+            total = self.log_density(leaf, sigma).sum()
+            (slope,) = torch.autograd.grad(total, leaf, create_graph=u.requires_grad)
+        return slope
+
+    @property
+    def covariance(self) -> Tensor:
+        """Of the clean chain, `[length, length]`."""
+        start = self.table.sum(dim=1)
+        change, place = self.table / start[:, None], torch.arange(self.length)
+        powers = [torch.linalg.matrix_power(change, n) for n in range(self.length)]
+        means = torch.stack([self.modes * start @ power @ self.modes for power in powers])
+        kept = torch.stack([start @ change.diagonal() ** n for n in range(self.length)])
+        noise = SPREAD * (WITHIN ** place.double()) * kept
+        return (means - (start @ self.modes) ** 2 + noise)[(place[:, None] - place).abs()]
+
+    @cached_property
+    def models(self) -> dict[str, GaussianMixture]:
+        """The distributions of a "pair" of neighbours and of a "single" variable."""
+        variance = torch.full((), SPREAD, dtype=torch.float64)
+        apart = variance * torch.eye(2, dtype=torch.float64)
+        together = torch.where(torch.eye(2, dtype=torch.bool), variance, WITHIN * variance)
+        labels = self.table.nonzero()
+        pairs = [Gaussian(self.modes[ab], together if ab[0] == ab[1] else apart) for ab in labels]
+        single = [Gaussian(mode, variance.reshape(1, 1)) for mode in self.modes]
+        return {
+            "pair": GaussianMixture(self.table[labels[:, 0], labels[:, 1]], pairs),
+            "single": GaussianMixture(self.table.sum(dim=1), single),
+        }
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Independent draws of the clean chain, `[n, length]`, in float64."""
+        start = self.table.sum(dim=1)
+        labels = [torch.multinomial(start.expand(n, -1), 1, generator=generator)[:, 0]]
+        noise = SPREAD**0.5 * torch.randn(n, self.length, dtype=torch.float64, generator=generator)
+        deviation = [noise[:, 0]]
+        for place in range(1, self.length):
+            chances = (self.table / start[:, None])[labels[-1]]
+            labels.append(torch.multinomial(chances, 1, generator=generator)[:, 0])
+            kept = WITHIN * (labels[-1] == labels[-2])
+            deviation.append(kept * deviation[-1] + (1 - kept**2).sqrt() * noise[:, place])
+        return self.modes[torch.stack(labels, dim=1)] + torch.stack(deviation, dim=1)
+
+
+def two_mode_chain(length: int = 12) -> ModeChain:
+    """Variables at ±2; neighbours share their mode with probability 0.9.
+
+    Its score is exact at every σ where a variable shows its mode: a label is mistaken with
+    probability 3e-7.
+
+    Args:
+        length: number of variables.
+    """
+    modes = torch.tensor([-2.0, 2.0], dtype=torch.float64)
+    return ModeChain(modes, torch.tensor([[0.45, 0.05], [0.05, 0.45]]).double(), length)

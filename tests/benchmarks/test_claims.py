@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-RESULT = json.loads((Path(__file__).parent / "exactness.json").read_text())
-README = (Path(__file__).parents[2] / "README.md").read_text()
+ROOT = Path(__file__).parents[2]
+RESULT = json.loads((ROOT / "benchmarks" / "results" / "exactness.json").read_text())
+README = (ROOT / "README.md").read_text()
 
 
 def rows(part: str, **wanted: Any) -> list[dict[str, Any]]:

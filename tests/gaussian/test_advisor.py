@@ -8,7 +8,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from pgmdiff import Average, GraphError, Marginal, ShapeError, compose
-from pgmdiff.advisor import LIMIT, Advice, Prediction, advise, window_candidates
+from pgmdiff.composition.rules import Rule
+from pgmdiff.diagnostics.advice import LIMIT, Advice, Prediction, advise, window_candidates
 from pgmdiff.gaussian import (
     Gaussian,
     GaussianMixture,
@@ -17,7 +18,6 @@ from pgmdiff.gaussian import (
     node_scores,
 )
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, grid, tiles
-from pgmdiff.rules import Rule
 from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.testing import markov_gaussian
 from pgmdiff.testing.strategies import trees
@@ -147,7 +147,7 @@ def test_region_covariances_make_the_whole() -> None:
 def test_the_issue_is_answered() -> None:
     advice = advise(window_candidates((64,), [16], [2, 4, 8, 12]), ar1(64, 0.95))
     assert advice.sentence == (
-        "With window 16, overlap 2 the marginal rule loses 0.031 nats an element; with an "
+        "With window 16, overlap 2 the marginal rule loses 0.031 nats per element; with an "
         "overlap longer by 6 (window 16, overlap 8), at 1.4 times the evaluations, it loses 0.0057 "
         "nats; the posterior rule loses none."
     )
@@ -174,35 +174,35 @@ def row(
 SENTENCES = {
     "alone": (
         [row("g", 0.5, 80, None, posterior=0.25)],
-        "With g the marginal rule loses 0.5 nats an element; the posterior rule loses 0.25 nats.",
+        "With g the marginal rule loses 0.5 nats per element; the posterior rule loses 0.25 nats.",
     ),
     "fine": (
         [row("g", 0.005, 80, (1,)), row("h", 0.001, 160, (4,))],
-        "With g the marginal rule loses 0.005 nats an element, within the tolerance of 0.01.",
+        "With g the marginal rule loses 0.005 nats per element, within the tolerance of 0.01.",
     ),
     "fine, and cheaper": (
         [row("g", 0.005, 160, (4,)), row("h", 0.008, 80, (3,))],
-        "With g the marginal rule loses 0.005 nats an element, within the tolerance of 0.01; with "
+        "With g the marginal rule loses 0.005 nats per element, within the tolerance of 0.01; with "
         "an overlap shorter by 1 (h), at 0.5 times the evaluations, it loses 0.008 nats.",
     ),
     "none is fine": (
         [row("g", 0.5, 80, (1,)), row("h", 0.1, 160, (4,))],
-        "With g the marginal rule loses 0.5 nats an element; no other graph here stays within "
+        "With g the marginal rule loses 0.5 nats per element; no other graph here stays within "
         "0.01; the posterior rule loses none.",
     ),
     "the cheapest of several": (
         [row("g", 0.5, 80, (1, 1)), row("h", 0, 320, (4, 4)), row("k", 0, 240, (2, 2))],
-        "With g the marginal rule loses 0.5 nats an element; with an overlap longer by 1 (k), at "
+        "With g the marginal rule loses 0.5 nats per element; with an overlap longer by 1 (k), at "
         "3 times the evaluations, it loses none; the posterior rule loses none.",
     ),
     "another window": (
         [row("g", 0.5, 80, (1,)), row("h", 0.01, 120, (1,), window=(12,), evaluations=5)],
-        "With g the marginal rule loses 0.5 nats an element; with h, at 0.5 times the evaluations "
+        "With g the marginal rule loses 0.5 nats per element; with h, at 0.5 times the evaluations "
         "and 1.5 times the elements, it loses 0.01 nats; the posterior rule loses none.",
     ),
     "overlaps that differ in different ways": (
         [row("g", 0.5, 80, (1, 2)), row("h", 0, 160, (4, 4))],
-        "With g the marginal rule loses 0.5 nats an element; with h, at 2 times the evaluations, "
+        "With g the marginal rule loses 0.5 nats per element; with h, at 2 times the evaluations, "
         "it loses none; the posterior rule loses none.",
     ),
 }

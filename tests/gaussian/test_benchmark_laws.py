@@ -6,17 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.exactness import distributions
+from benchmarks.exactness.distributions import SPREAD, WITHIN, Law
+from benchmarks.exactness.gaussians import ar1, chain_case, gaussian_problem
+from benchmarks.exactness.methods import CORRECTED, METHODS, Counter, side_by_side
+from benchmarks.exactness.modes import law_problem
 from pgmdiff import Evidence, compose
-from pgmdiff.benchmarks.exactness import distributions
-from pgmdiff.benchmarks.exactness.distributions import SPREAD, WITHIN, Law, Runs
-from pgmdiff.benchmarks.exactness.gaussians import ar1, chain_case, gaussian_problem
-from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS, Counter, side_by_side
-from pgmdiff.benchmarks.exactness.modes import law_problem
+from pgmdiff.diagnostics import distribution_reached
+from pgmdiff.diagnostics.metrics import energy_distance, sliced_wasserstein
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.graphs import chain, star, tiles
-from pgmdiff.metrics import energy_distance, sliced_wasserstein
 from pgmdiff.samplers import SDE, Heun, karras, sample
-from pgmdiff.testing import law_reached
+from pgmdiff.testing.oracles import ModeChain
 from tests.helpers import relative
 
 LAWS = {
@@ -94,7 +95,7 @@ def test_the_whole_is_known_where_labels_can_be_read_off(law: Law) -> None:
     assert relative(composed, law.whole(noisy, torch.ones(20, dtype=torch.float64))) > 0.01
 
 
-def runs_as_mixture(runs: Runs) -> GaussianMixture:
+def runs_as_mixture(runs: ModeChain) -> GaussianMixture:
     """Every sequence of modes, one Gaussian each."""
     n, k, start = runs.length, len(runs.modes), runs.table.sum(dim=1)
     place = torch.arange(n)
@@ -231,7 +232,7 @@ def test_posterior_and_evidence_end_where_the_exact_score_does(rho: float, level
 
     def reached(rule: str) -> Tensor:
         score = problem.joint(rule, Counter())
-        return law_reached(score, sigmas, start, Heun()).covariance
+        return distribution_reached(score, sigmas, start, Heun()).covariance
 
     for rule in ("posterior", "evidence"):
         assert relative(reached(rule), reached("exact score")) < 1e-8

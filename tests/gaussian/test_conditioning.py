@@ -23,7 +23,7 @@ from pgmdiff.conditioning import (
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.samplers import SDE, Heun, karras, sample
-from pgmdiff.scores import beside
+from pgmdiff.scores.adapters import beside
 from tests.helpers import ar1, relative
 
 PAIR = ar1(2, 0.9)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pgmdiff import Marginal, compose, gaussian
 from pgmdiff.gaussian import Gaussian, bethe_entropy, composed_precision, kl_divergence
-from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, exactness, grid, tiles
+from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, grid, report, tiles
 from pgmdiff.samplers import SDE, Heun, karras, sample
 from pgmdiff.testing import markov_gaussian
 from pgmdiff.testing.strategies import factor_graphs, trees
@@ -85,7 +85,7 @@ def test_the_rule_is_not_exact_for_sigma_above_0(name: str) -> None:
 
 def test_the_documentation_says_so() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
-    for text in (Marginal.__doc__, chain(2).validate().promise, exactness.__doc__, readme):
+    for text in (Marginal.__doc__, chain(2).validate().promise, report.__doc__, readme):
         assert "σ > 0" in (text or "")
         assert "approximation" in (text or "")
 

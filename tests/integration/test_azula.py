@@ -5,12 +5,12 @@ import torch
 from torch import Tensor, nn
 
 from pgmdiff import ScoreError, compose, gaussian
+from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import chain
 from pgmdiff.integrations.azula import from_azula, to_azula
 from pgmdiff.samplers import SDE, Euler, sample
-from pgmdiff.scores import denoise
-from pgmdiff.testing import law_reached
+from pgmdiff.scores.adapters import denoise
 from tests.helpers import ar1
 
 reason = "azula is not installed: pip install --no-deps azula"
@@ -108,7 +108,7 @@ def test_azulas_ddim_and_ddpm_sample_as_our_solvers(schedule: object) -> None:
     assert (theirs - sample(TARGET.score, sigmas, x=x, solver=Euler())).abs().max() < 1e-6
 
     n, start = 4000, Gaussian(torch.zeros(2).double(), sigmas[0] ** 2 * torch.eye(2).double())
-    law = law_reached(TARGET.score, sigmas, start, SDE(1.0))
+    law = distribution_reached(TARGET.score, sigmas, start, SDE(1.0))
     torch.manual_seed(0)  # azula draws from the global generator
     ddpm = azula_sample.DDPMSampler(to_azula(TARGET.score, schedule), **options)
     noise = torch.randn(n, 2, dtype=torch.float64)

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pgmdiff import demo
-from pgmdiff.benchmarks import (
+from benchmarks import (
     conditioning,
     correctors,
     defaults,
@@ -16,8 +15,9 @@ from pgmdiff.benchmarks import (
     scale,
     speed,
 )
-from pgmdiff.benchmarks.__main__ import main
-from pgmdiff.benchmarks.exactness.methods import CORRECTED, METHODS
+from benchmarks.__main__ import main
+from benchmarks.exactness.methods import CORRECTED, METHODS
+from pgmdiff import demo
 
 
 def test_demo_writes_its_picture_and_figures(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_correctors_benchmark_smoke() -> None:
     assert "Metropolis" in correctors.table(result)
 
 
-@pytest.mark.parametrize("module", ["pgmdiff", "pgmdiff.benchmarks"])
+@pytest.mark.parametrize("module", ["pgmdiff", "benchmarks"])
 def test_commands_explain_themselves(module: str) -> None:
     out = subprocess.run(
         [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True

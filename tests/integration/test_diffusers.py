@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from pgmdiff import PgmdiffError, ScoreError, ShapeError, compose, from_denoiser
+from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import chain, tiles
-from pgmdiff.guidance import guided
+from pgmdiff.images.latents import decode, receptive_margin
 from pgmdiff.integrations.diffusers import SIGMA_LIMIT, drive, from_diffusers, from_vae
-from pgmdiff.integrations.latents import decode, receptive_margin
 from pgmdiff.samplers import (
     DEIS,
     SDE,
@@ -27,8 +27,8 @@ from pgmdiff.samplers import (
     sample,
     split_seed,
 )
-from pgmdiff.scores import Timesteps, denoise
-from pgmdiff.testing import law_reached
+from pgmdiff.scores.adapters import Timesteps, denoise
+from pgmdiff.scores.guidance import guided
 
 with warnings.catch_warnings():  # what diffusers' own imports warn of is not ours to mend
     warnings.simplefilter("ignore")
@@ -451,7 +451,7 @@ def test_ancestral_schedulers_have_the_law_of_our_sde(name: str, options: dict) 
     scheduler.set_timesteps(20)
     n, sigmas = 4000, from_scheduler(scheduler)
     variance = sigmas[0] ** 2 + (name != "EulerAncestralDiscreteScheduler")
-    law = law_reached(
+    law = distribution_reached(
         TARGET.score, sigmas, Gaussian(torch.zeros(2).double(), variance * torch.eye(2)), SDE(1.0)
     )
     x = drive(TARGET.score, scheduler, shape=(n, 2), generator=0, dtype=torch.float64)

@@ -13,7 +13,7 @@ from pgmdiff import ScoreError, compose, gaussian
 from pgmdiff.graphs import chain
 from pgmdiff.integrations.k_diffusion import from_k_diffusion, to_k_diffusion
 from pgmdiff.samplers import DPMSolver2M, Euler, Heun, Solver, karras, sample
-from pgmdiff.scores import denoise
+from pgmdiff.scores.adapters import denoise
 from tests.helpers import ar1
 
 Q = ar1(3, 0.7)

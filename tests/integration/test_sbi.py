@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pgmdiff import ScoreError, ShapeError
+from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.integrations.sbi import from_sbi, tall_data
 from pgmdiff.samplers import Heun, karras
-from pgmdiff.testing import law_reached
 
 PRIOR = Gaussian(
     torch.tensor([0.5, -1.0], dtype=torch.float64),
@@ -89,7 +89,7 @@ def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None
         marginal(theta, near), truth.score(theta, near), rtol=1e-6, atol=1e-6
     )
     sigmas = karras(60, 1e-3, 80.0)
-    law = law_reached(posterior, sigmas, truth.noised(80.0), Heun())
+    law = distribution_reached(posterior, sigmas, truth.noised(80.0), Heun())
     torch.testing.assert_close(law.mean, truth.mean, rtol=0, atol=2e-3)
     torch.testing.assert_close(law.covariance, truth.covariance, rtol=2e-2, atol=0)
 

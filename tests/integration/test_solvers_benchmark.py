@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from pgmdiff.benchmarks import solvers
+from benchmarks import solvers
 
-FIGURES = json.loads((Path(__file__).parents[1] / "benchmarks" / "solvers.json").read_text())
+FIGURES = json.loads(
+    (Path(__file__).parents[2] / "benchmarks" / "results" / "solvers.json").read_text()
+)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of diffusers, where it is installed

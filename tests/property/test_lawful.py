@@ -32,7 +32,7 @@ from pgmdiff.graphs import (
     torus,
     tree,
 )
-from pgmdiff.graphs.regions import IndexGroup
+from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.testing import LAWS, LawBroken, assert_lawful, laws, oracles, strategies
 from pgmdiff.testing.laws import Subject
 

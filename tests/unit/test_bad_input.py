@@ -11,15 +11,15 @@ from pgmdiff import (
     from_eps,
     from_flow,
     from_vp_v,
-    metrics,
     plotting,
 )
 from pgmdiff.conditioning import Mask, replacement
+from pgmdiff.diagnostics import seam_ratio
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_scores
 from pgmdiff.graphs import FactorGraph, chain, cluster_variation, tiles
-from pgmdiff.guidance import slerp
 from pgmdiff.samplers import karras, log_likelihood, sample
-from pgmdiff.training import random_crops
+from pgmdiff.scores.guidance import slerp
+from pgmdiff.training.loop import random_crops
 
 GRAPH = chain(3)
 Q = Gaussian(torch.zeros(3), torch.eye(3))
@@ -76,7 +76,7 @@ WRONG = {
         lambda: replacement(JOINT, torch.zeros(2), Mask(torch.tensor([True, False, True]))),
         "in their places in the whole state",
     ),
-    "a seam outside": (lambda: metrics.seam_ratio(torch.rand(8, 8), [99]), "0 to 7"),
+    "a seam outside": (lambda: seam_ratio(torch.rand(8, 8), [99]), "0 to 7"),
     "a drawing for a graph": (lambda: plotting.plot(GRAPH.to_networkx()), "from_networkx"),
 }
 

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pgmdiff import Average, Evidence, Marginal, PgmdiffError, compose
-from pgmdiff.compose import Joint
+from pgmdiff.composition.joint import Joint
+from pgmdiff.composition.rules import Rule
+from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import (
     Gaussian,
     GaussianMixture,
@@ -18,7 +20,6 @@ from pgmdiff.gaussian import (
     node_scores,
 )
 from pgmdiff.graphs import FactorGraph, chain, cycle, grid, torus
-from pgmdiff.rules import Rule
 from pgmdiff.samplers import (
     SDE,
     Curvature,
@@ -32,7 +33,7 @@ from pgmdiff.samplers import (
     karras,
     sample,
 )
-from pgmdiff.testing import law_reached, markov_gaussian
+from pgmdiff.testing import markov_gaussian
 from pgmdiff.testing.strategies import trees
 from tests.helpers import ar1
 
@@ -343,7 +344,7 @@ def test_moves_mend_the_marginal_rule_on_a_chain() -> None:
             curvature = Curvature.measure(joint, sigmas, shape=(2, n), products=n)
             solver = PredictorCorrector(solver, Langevin(share, moves, curvature))
         start = Gaussian(q.mean, 80.0**2 * torch.eye(n).double())
-        return kl_divergence(law_reached(joint, sigmas, start, solver), q) / n
+        return kl_divergence(distribution_reached(joint, sigmas, start, solver), q) / n
 
     assert loss(120, 0) == pytest.approx(0.26, abs=0.005)
     assert loss(60, 1) == pytest.approx(0.017, abs=0.001)

@@ -14,7 +14,7 @@ from pgmdiff.graphs.cube import (
     face_directions,
     nested_cubemap,
 )
-from pgmdiff.panorama import (
+from pgmdiff.images.panorama import (
     cube_to_equirectangular,
     equirectangular_directions,
     equirectangular_to_cube,

@@ -6,7 +6,7 @@ import torch
 
 from pgmdiff.errors import ShapeError
 from pgmdiff.plotting import Panel, curves, panels, strips
-from pgmdiff.plotting.curves import METHOD_STYLES, STYLES
+from pgmdiff.plotting.line_charts import METHOD_STYLES, STYLES
 
 POINTS = ([1.0, 2.0, 4.0], [0.1, 0.2, 0.05])
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import ShapeError
-from pgmdiff.benchmarks.exactness import real
-from pgmdiff.benchmarks.exactness.statistics import (
+from benchmarks.data import sea, soft_gravel
+from benchmarks.exactness import real
+from benchmarks.exactness.statistics import (
     autocovariance,
     bands,
     crops_energy_distance,
@@ -18,8 +18,8 @@ from pgmdiff.benchmarks.exactness.statistics import (
     square_distance,
     stationary_covariance,
 )
-from pgmdiff.metrics import mean_and_error
-from pgmdiff.models import sea, soft_gravel
+from pgmdiff import ShapeError
+from pgmdiff.diagnostics.metrics import mean_and_error
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -142,7 +142,7 @@ def test_the_photograph_says_which_extra_it_needs(monkeypatch: pytest.MonkeyPatc
     def missing(module: str) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name="skimage")
 
-    monkeypatch.setattr("pgmdiff.extras.import_module", missing)
+    monkeypatch.setattr("pgmdiff.errors.import_module", missing)
     with pytest.raises(ImportError, match=r"pip install 'pgmdiff\[demo\]'"):
         soft_gravel.soft_gravel_image()
 

@@ -5,7 +5,7 @@ import torch
 
 from pgmdiff import ScoreError, ShapeError, compose
 from pgmdiff.graphs import chain
-from pgmdiff.guidance import guided, interpolated, scheduled, slerp
+from pgmdiff.scores.guidance import guided, interpolated, scheduled, slerp
 
 EMPTY = torch.zeros(2)
 X, SIGMA = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.ones(3)

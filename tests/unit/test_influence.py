@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff import Average, Evidence, Marginal, Posterior, compose, graphs
+from pgmdiff.diagnostics.influences import influence, influence_over_steps
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.gaussian import (
     Gaussian,
@@ -16,7 +17,6 @@ from pgmdiff.gaussian import (
     node_covariances,
     node_scores,
 )
-from pgmdiff.influence import influence, influence_over_steps
 from pgmdiff.samplers import SDE, Heun, karras
 
 GRAPHS = {

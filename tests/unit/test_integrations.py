@@ -13,7 +13,7 @@ def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> N
     def missing(module: str) -> None:
         raise ModuleNotFoundError(f"No module named {module!r}", name="azula")
 
-    monkeypatch.setattr("pgmdiff.extras.import_module", missing)
+    monkeypatch.setattr("pgmdiff.errors.import_module", missing)
     with pytest.raises(ImportError, match=r"pip install 'pgmdiff\[azula\]'"):
         to_azula(lambda x, sigma: -x, None)
 

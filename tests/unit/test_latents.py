@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from pgmdiff import ShapeError
-from pgmdiff.integrations.latents import decode, receptive_margin
+from pgmdiff.images.latents import decode, receptive_margin
 
 
 def decoder(circular: bool = False) -> nn.Module:

@@ -1,9 +1,10 @@
-"""`testing.law_reached`: the law of a sampler where the score is affine."""
+"""`diagnostics.distribution_reached`: the law of a sampler where the score is affine."""
 
 import pytest
 import torch
 
 from pgmdiff import compose
+from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import node_scores
 from pgmdiff.graphs import chain
 from pgmdiff.samplers import (
@@ -16,7 +17,7 @@ from pgmdiff.samplers import (
     karras,
     sample,
 )
-from pgmdiff.testing import law_reached, markov_gaussian
+from pgmdiff.testing import markov_gaussian
 
 N = 4
 Q = markov_gaussian(chain(N), 0)
@@ -35,7 +36,7 @@ SOLVERS = {
 def test_it_is_the_law_of_the_samples(name: str) -> None:
     solver: Solver = SOLVERS[name]
     n_samples, start = 4_000, Q.noised(SIGMAS[0])
-    law = law_reached(JOINT, SIGMAS, start, solver)
+    law = distribution_reached(JOINT, SIGMAS, start, solver)
     x = start.sample(n_samples, torch.Generator().manual_seed(1))
     u = sample(JOINT, SIGMAS, x=x, solver=solver, generator=2) - law.mean
     variances = law.covariance.diagonal()
@@ -48,9 +49,9 @@ def test_it_is_the_law_of_the_samples(name: str) -> None:
 def test_runs_may_be_broken_off(name: str) -> None:
     """The law after all steps is the law after the last ones, from that after the first ones."""
     solver, start = SOLVERS[name], Q.noised(SIGMAS[0])
-    whole = law_reached(JOINT, SIGMAS, start, solver)
-    halfway = law_reached(JOINT, SIGMAS[:4], start, solver)
-    rest = law_reached(JOINT, SIGMAS[3:], halfway, solver)
+    whole = distribution_reached(JOINT, SIGMAS, start, solver)
+    halfway = distribution_reached(JOINT, SIGMAS[:4], start, solver)
+    rest = distribution_reached(JOINT, SIGMAS[3:], halfway, solver)
     if "history" in name or "both" in name:  # which the second part begins without
         assert (rest.covariance - whole.covariance).abs().max() > 1e-6
     else:
@@ -73,6 +74,6 @@ def test_a_basis_begun_anew_changes_nothing() -> None:
             break
     state = solver.step(JOINT, state, 0.0, lambda number, like: torch.zeros_like(like))
     columns = state.x[1:] - state.x[0]
-    law = law_reached(JOINT, SIGMAS, start, solver)
+    law = distribution_reached(JOINT, SIGMAS, start, solver)
     torch.testing.assert_close(law.covariance, columns.T @ columns, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(law.mean, state.x[0], rtol=1e-10, atol=1e-10)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pgmdiff import ShapeError
-from pgmdiff.metrics import frechet_distance, seam_ratio, texture_features
+from pgmdiff.diagnostics.metrics import frechet_distance, seam_ratio, texture_features
 
 
 def generator(seed: int = 0) -> torch.Generator:

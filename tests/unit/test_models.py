@@ -6,12 +6,12 @@ from torch import Tensor
 
 import pgmdiff.models
 from pgmdiff import ShapeError
-from pgmdiff.metrics import frechet_distance, texture_features
+from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
 from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image, untrained
 from pgmdiff.models.unet import EDMDenoiser, UNet
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.scores import from_denoiser
-from pgmdiff.training import denoising_loss, random_crops
+from pgmdiff.scores.adapters import from_denoiser
+from pgmdiff.training.loop import denoising_loss, random_crops
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 import pgmdiff
 from pgmdiff import GraphError, PgmdiffError, ShapeError, advise, compose, fit_covariances
 from pgmdiff.conditioning import Mask, Tweedie, moment_matching, reconstruction, replacement
-from pgmdiff.drawing.windows import boxes_of, size_of
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import chain, from_json, product, tiles, time_by_parts
 from pgmdiff.plotting import plot
+from pgmdiff.plotting.boxes import boxes_of, size_of
 from pgmdiff.precision import DenoisingErrors, Dense
 from pgmdiff.samplers import karras
 from pgmdiff.testing import assert_lawful, strategies
@@ -71,17 +71,6 @@ def test_many_windows_leave_the_image_to_be_seen() -> None:
     assert len(few.axes[0].texts) == 0
     drawn = [sum(len(c.get_paths()) for c in f.axes[0].collections) for f in (few, many)]
     assert drawn[0] < drawn[1]
-
-
-@pytest.mark.parametrize("part", ["models", "integrations"])
-def test_parts_are_found_by_dir(part: str) -> None:
-    module = getattr(pgmdiff, part)
-    public = [name for name in dir(module) if not name.startswith("_")]
-    assert {"models": "gravel", "integrations": "latents"}[part] in public
-    with pytest.raises(AttributeError, match="nothing"):
-        _ = module.nothing
-    assert not {"import_module", "LATER", "ModuleType"} & set(dir(pgmdiff))
-    assert pgmdiff.models.gravel.gravel_denoiser
 
 
 def test_a_mask_is_a_mask_for_every_method() -> None:

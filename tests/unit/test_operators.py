@@ -21,9 +21,9 @@ from pgmdiff.conditioning import (
     blur,
     channel_mix,
 )
-from pgmdiff.conditioning.conjugate_gradients import conjugate_gradients
 from pgmdiff.conditioning.observations import checked_observation
 from pgmdiff.graphs import FactorGraph
+from pgmdiff.linalg import conjugate_gradients
 
 GENERATOR = torch.Generator().manual_seed(0)
 KERNEL = torch.tensor([0.2, 0.5, 0.3])

@@ -15,9 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from pgmdiff import GraphError, ShapeError, __main__
-from pgmdiff.drawing.layouts import LEAST, spatial
-from pgmdiff.drawing.scenes import factor_scene, hasse_scene
-from pgmdiff.drawing.text import colour_of, count_text, name_text
 from pgmdiff.graphs import (
     FactorGraph,
     RegionGraph,
@@ -35,6 +32,9 @@ from pgmdiff.graphs import (
     tree,
 )
 from pgmdiff.plotting import plot
+from pgmdiff.plotting.ink import colour_of, count_text, name_text
+from pgmdiff.plotting.layouts import LEAST, spatial
+from pgmdiff.plotting.scenes import factor_scene, hasse_scene
 
 
 def texts(figure: Figure) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.graphs import RegionGraph, chain, tiles
 from pgmdiff.plotting import animate, flow, plot, ring_image
-from pgmdiff.plotting.flow import SHADES
+from pgmdiff.plotting.information_flow import SHADES
 from pgmdiff.plotting.style import colour_of
 from scripts import draw_concepts, draw_docs
 from tests.unit.test_plotting import check_legible, texts

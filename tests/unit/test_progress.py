@@ -13,9 +13,6 @@ DATA = Q.sample(64, torch.Generator().manual_seed(0))
 
 LONG = {
     "consistency": lambda on: pgmdiff.check_consistency(GRAPH, SCORES, DATA, progress=on),
-    "denoising errors": lambda on: pgmdiff.fit_denoising_errors(
-        GRAPH, SCORES, DATA, [0.5, 1.0], progress=on
-    ),
     "advice": lambda on: pgmdiff.advise(GRAPH, Q, progress=on),
     "sampling": lambda on: pgmdiff.samplers.sample(Q.score, [1.0, 0.0], shape=(1, 6), progress=on),
 }

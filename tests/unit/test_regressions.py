@@ -12,7 +12,7 @@ from pgmdiff import GraphError, ScoreError, ShapeError, check_consistency, compo
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import FactorGraph, chain, tiles
 from pgmdiff.samplers import Noise
-from pgmdiff.scores import padded
+from pgmdiff.scores.adapters import padded
 from tests.helpers import ar1
 
 PAIR, ONE = ar1(2, 0.8, torch.float32), ar1(1, 0.8, torch.float32)

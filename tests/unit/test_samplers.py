@@ -10,6 +10,7 @@ from torch import Tensor
 from pgmdiff import PgmdiffError, ShapeError, compose
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import chain
+from pgmdiff.noise import RISE
 from pgmdiff.samplers import (
     DEIS,
     SDE,
@@ -28,7 +29,6 @@ from pgmdiff.samplers import (
     time_travel,
     variance_preserving,
 )
-from pgmdiff.samplers.noise import RISE
 from tests.helpers import ar1
 
 TARGET = Gaussian(

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff import ShapeError, from_denoiser, from_eps
-from pgmdiff.scores import (
+from pgmdiff.scores.adapters import (
     Timesteps,
     denoise,
     from_flow,

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from pgmdiff import Average, PgmdiffError, ScoreError, ShapeError, compose
-from pgmdiff.compose import Joint
+from pgmdiff.composition.joint import Joint
 from pgmdiff.gaussian import Gaussian, composed_precision, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, tiles
 from pgmdiff.graphs.atoms import connected_elements

@@ -13,6 +13,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from pgmdiff import PgmdiffError
+from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.samplers import (
     DEIS,
@@ -33,7 +34,6 @@ from pgmdiff.samplers import (
     split_seed,
 )
 from pgmdiff.samplers.exponential import decay, lagrange, spread, weights
-from pgmdiff.testing import law_reached
 
 TARGET = Gaussian(
     torch.tensor([1.0, -0.5], dtype=torch.float64),
@@ -91,7 +91,7 @@ def loss(solver: Solver, steps: int) -> float:
     sigmas = karras(steps, 0.03, 80.0)[:-1]
     if isinstance(solver, EDM):
         solver = replace(solver, n_steps=steps)  # the same churn, spread over more steps
-    law = law_reached(SCALES.score, sigmas, SCALES.noised(sigmas[0]), solver)
+    law = distribution_reached(SCALES.score, sigmas, SCALES.noised(sigmas[0]), solver)
     truth = SCALES.noised(sigmas[-1])
     off = (law.covariance - truth.covariance).diagonal() / truth.covariance.diagonal()
     return float(off.norm() + (law.mean - truth.mean).norm())
@@ -366,7 +366,7 @@ def test_churn_is_noise_and_then_heun() -> None:
 def test_inflated_churn_is_a_bias() -> None:
     """S_noise = 1.003 is meant for networks: with the exact score the law is too wide for good."""
     sigmas = karras(160, 0.03, 80.0)[:-1]
-    law = law_reached(SCALES.score, sigmas, SCALES.noised(sigmas[0]), EDM(160))
+    law = distribution_reached(SCALES.score, sigmas, SCALES.noised(sigmas[0]), EDM(160))
     off = law.covariance.diagonal() / SCALES.noised(sigmas[-1]).covariance.diagonal() - 1
     assert (off > 0.01).all()
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError
-from pgmdiff.precision.composed import Precision
-from pgmdiff.reprs import described
+from pgmdiff.precision.precision import Precision
+from pgmdiff.text import described
 
 __all__ = [
     "IndefiniteError",

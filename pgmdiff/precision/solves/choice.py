@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from pgmdiff.graphs.regions import RegionGraph
-from pgmdiff.precision.composed import ComposedPrecision, LevelledPrecision, Precision
 from pgmdiff.precision.covariances import Separable, without_channels
+from pgmdiff.precision.precision import ComposedPrecision, LevelledPrecision, Precision
 from pgmdiff.precision.solves.base import KEPT_FACTORS, SMALL, SPARSE_ENTRIES, Solve
 from pgmdiff.precision.solves.circulant import Circulant, shifts
 from pgmdiff.precision.solves.direct import Eigen, SparseFactors

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.graphs.regions import AxisWindows, WindowGroup
-from pgmdiff.precision.composed import ComposedPrecision
+from pgmdiff.graphs.groups import AxisWindows, WindowGroup
+from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import SMALL, SPARSE_ENTRIES, Solve, indefinite
 
 __all__ = ["Circulant", "shifts"]

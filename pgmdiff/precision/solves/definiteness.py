@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError
-from pgmdiff.precision.composed import ComposedPrecision, Precision
+from pgmdiff.precision.precision import ComposedPrecision, Precision
 from pgmdiff.precision.solves.base import IndefiniteError
 from pgmdiff.precision.solves.choice import Channelwise, PerLevel, solver_of
 from pgmdiff.precision.solves.iterative import TESTED, ConjugateGradients

@@ -10,9 +10,9 @@ from scipy import sparse
 from scipy.sparse import linalg
 from torch import Tensor
 
-from pgmdiff.precision.composed import ComposedPrecision
+from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import KEPT_FACTORS, Solve, Symmetric, indefinite
-from pgmdiff.reprs import described
+from pgmdiff.text import described
 
 __all__ = ["Eigen", "LatestFactors", "SparseFactors", "UNPIVOTED", "by_level", "positive_pivots"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ScoreError
-from pgmdiff.precision.composed import ComposedPrecision
+from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import SMALL, Solve, Symmetric, indefinite
 from pgmdiff.precision.solves.direct import positive_pivots
 

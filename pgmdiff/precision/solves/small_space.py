@@ -13,8 +13,8 @@ from scipy import sparse
 from scipy.sparse import linalg
 from torch import Tensor
 
-from pgmdiff.precision.composed import Block, ComposedPrecision
 from pgmdiff.precision.forms import LowRankPrecisions
+from pgmdiff.precision.precision import Block, ComposedPrecision
 from pgmdiff.precision.solves.base import Solve, Symmetric, indefinite
 from pgmdiff.precision.solves.direct import UNPIVOTED, LatestFactors, by_level
 

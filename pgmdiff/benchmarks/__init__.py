@@ -1,1 +1,0 @@
-"""Benchmarks: `python -m pgmdiff.benchmarks NAME` prints a table and writes JSON."""

@@ -1,0 +1,70 @@
+"""Every region's own denoised value: what pieces and overlaps say before they are composed."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgmdiff.composition.joint import Joint, compose
+from pgmdiff.composition.plan import Scores
+from pgmdiff.composition.rules import Floats, Rule
+from pgmdiff.errors import ShapeError, shape_text
+from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.regions import Condition, RegionGraph
+
+__all__ = ["checked_states", "every_region", "local_denoised"]
+
+
+def every_region(
+    graph: FactorGraph | RegionGraph,
+    scores: Scores,
+    *,
+    conditions: Mapping[Any, Condition] | None = None,
+    max_batch: int | None = None,
+) -> Joint:
+    """A joint that evaluates every region that is outer or counted; only `local_denoised` of it."""
+    return compose(graph, scores, rule=Everything(), conditions=conditions, max_batch=max_batch)
+
+
+@dataclass(frozen=True)
+class Everything(Rule):
+    """Evaluates every region that is outer or counted."""
+
+    def weights(self, graph: RegionGraph) -> list[Floats]:
+        return [((g.counts != 0) | g.outer).astype(float) for g in graph.groups]
+
+    def scale(self, graph: RegionGraph) -> None:
+        return None
+
+
+def checked_states(what: str, data: Tensor, joint: Joint) -> Tensor:
+    """Clean states `[n, N]`, or a `ShapeError`."""
+    if len(data) < 2 or tuple(data.shape[1:]) != joint.graph.event_shape:
+        raise ShapeError(
+            f"{what}: expected data {shape_text('n >= 2', joint.graph.event_shape)}, got "
+            f"{tuple(data.shape)}."
+        )
+    if not data.is_floating_point() or not data.isfinite().all():
+        raise ShapeError(
+            f"{what}: expected finite floating-point data, got {data.dtype}. Convert it to the "
+            "units the models know, and remove states that are not finite."
+        )
+    return data.reshape(len(data), -1)
+
+
+@torch.no_grad()
+def local_denoised(joint: Joint, noisy: Tensor, sigma: float) -> dict[Hashable, Tensor]:
+    """Every region's own denoised value of the noisy states, `[n, d]`, by name."""
+    parts: dict[Hashable, list[Tensor]] = {}
+    for chunk, values in joint.evaluate(noisy, noisy.new_full((len(noisy),), sigma), {}):
+        x = noisy[chunk.samples].index_select(1, chunk.index)
+        scores = values.reshape(*values.shape[:2], -1)
+        if not scores.isfinite().all():
+            joint.find_guilty(noisy, noisy.new_full((len(noisy),), sigma), {})
+        denoised = x.reshape(scores.shape) + sigma**2 * scores
+        for row in range(chunk.stop - chunk.start):
+            name = chunk.batch.group.name(chunk.start + row)
+            parts.setdefault(name, []).append(denoised[:, row])
+    return {name: torch.cat(samples) for name, samples in parts.items()}

@@ -1,0 +1,271 @@
+"""Which model is called on which regions: resolved once, when a graph is composed.
+
+All regions that share a callable, a shape and the structure of their condition are one `Batch`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MethodType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
+
+from pgmdiff.composition.rules import Floats, Rule
+from pgmdiff.errors import ScoreError
+from pgmdiff.graphs.groups import IndexGroup, Ints, RegionGroup
+from pgmdiff.graphs.regions import Condition, RegionGraph
+from pgmdiff.precision import Precision, RegionPrecisions
+from pgmdiff.precision.forms import concatenated
+from pgmdiff.scores.adapters import Score
+from pgmdiff.text import brief, counted, described
+
+__all__ = ["Batch", "RegionScores", "Scores", "map_tensors", "plan"]
+
+
+class RegionScores(ABC):
+    """Scores that differ from region to region and are still evaluated a group at a time."""
+
+    @abstractmethod
+    def check(self, graph: RegionGraph) -> None:
+        """Raises unless these are scores of the regions of this graph."""
+
+    @abstractmethod
+    def bind(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
+        """One score for all regions of a group, and its keyword arguments `[n, ...]` per region."""
+
+
+Scores = Score | Mapping[Any, Score] | RegionScores
+"""One callable for all nodes, a mapping from model id to callable, or scores per region."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Regions evaluated by the same calls.
+
+    Attributes:
+        score: the callable.
+        group: the regions.
+        weights: float64 `[n]`, of the composition rule.
+        condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions.
+        precisions: Σ_r⁻¹ of every region, where the rule needs them.
+    """
+
+    score: Score
+    group: RegionGroup
+    weights: Tensor
+    condition: dict[str, Any]
+    precisions: RegionPrecisions | None = None
+
+    def __repr__(self) -> str:
+        return described(
+            self,
+            f"{counted(len(self.group), 'region')} of shape {self.group.shape}",
+            f"score={brief(self.score)}",
+            f"conditions {sorted(self.condition)}" if self.condition else "",
+        )
+
+    @cached_property
+    def weight(self) -> float | None:
+        """The weight of all regions where it is one, None otherwise."""
+        first = self.weights[0]
+        return first.item() if (self.weights == first).all() else None
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
+        """The same batch, ready for states of a device and dtype."""
+        return replace(
+            self,
+            group=self.group.resolved().to(device),
+            weights=_ordinary(self.weights.to(device, dtype)),
+            condition=map_tensors(lambda t: _ordinary(t.to(device)), self.condition),
+            precisions=None
+            if self.precisions is None
+            else self.precisions.to(device, torch.float64).map(_ordinary),
+        )
+
+
+def plan(
+    graph: RegionGraph,
+    scores: Scores,
+    rule: Rule,
+    null_condition: Condition,
+    precision: Precision | None = None,
+) -> Iterator[Batch]:
+    """The batches of a graph under a rule; regions of weight 0 are left out.
+
+    With a `precision`, batches carry the inverse covariances of their regions.
+
+    Raises:
+        ScoreError: a region has no score.
+    """
+    if isinstance(scores, RegionScores):
+        scores.check(graph)
+    alike: dict[Any, list[Batch]] = {}
+    for group, weights in zip(graph.groups, rule.weights(graph), strict=True):
+        needed = np.flatnonzero(weights)
+        for structure, rows, condition in _by_condition(
+            group, needed, graph.conditions, null_condition
+        ):
+            for score, places in _by_score(group, rows, scores):
+                part = _part(score, group, rows[places], weights, _take(condition, places))
+                if precision is not None:
+                    part = replace(part, precisions=precision.inverse(part.group))
+                # Windows stay windows: only index groups are worth merging.
+                separate = None if isinstance(group, IndexGroup) else id(group)
+                key = (_identity(part.score), group.shape, structure, separate)
+                alike.setdefault(key, []).append(part)
+    for parts in alike.values():
+        yield _merged(parts)
+
+
+def _part(
+    score: Score | RegionScores,
+    group: RegionGroup,
+    rows: Ints,
+    weights: Floats,
+    condition: dict[str, Any],
+) -> Batch:
+    some = group.select(rows)
+    own: dict[str, Tensor] = {}
+    if isinstance(score, RegionScores):
+        score, own = score.bind(some)
+    return Batch(score, some, torch.from_numpy(weights[rows]), {**condition, **own})
+
+
+def _take(condition: dict[str, Any], places: Ints) -> dict[str, Any]:
+    index = torch.from_numpy(places)
+    return map_tensors(lambda leaf: leaf[index], condition)
+
+
+def _by_condition(
+    group: RegionGroup,
+    rows: Ints,
+    conditions: Mapping[Any, Condition],
+    null_condition: Condition,
+) -> Iterator[tuple[Any, Ints, dict[str, Any]]]:
+    """Splits rows by the structure of their conditions, and stacks these."""
+    if len(rows) == 0:
+        return
+    if not conditions and not null_condition:
+        yield None, rows, {}
+        return
+    kinds: dict[Any, list[tuple[int, Condition]]] = {}
+    for row in rows.tolist():
+        null = {} if group.outer[row] else null_condition
+        condition = {**null, **conditions.get(group.name(row), {})}
+        kinds.setdefault(_structure(condition), []).append((row, condition))
+    for structure, members in kinds.items():
+        stacked = _combine(torch.stack, [condition for _, condition in members])
+        yield structure, np.array([row for row, _ in members]), stacked
+
+
+def _by_score(
+    group: RegionGroup, rows: Ints, scores: Scores
+) -> Iterator[tuple[Score | RegionScores, Ints]]:
+    """Splits rows by the callable that evaluates them."""
+    everything = np.arange(len(rows))
+    if isinstance(scores, RegionScores):
+        yield scores, everything
+    elif not isinstance(scores, Mapping):
+        yield _callable(scores, "all nodes"), everything
+    elif group.model is not None:
+        yield _score_of(scores, group.model, group.name(int(rows[0]))), everything
+    else:
+        found: dict[Any, tuple[Score, list[int]]] = {}
+        for place, row in enumerate(rows.tolist()):
+            score = _score_of(scores, group.name(row), group.name(row))
+            found.setdefault(_identity(score), (score, []))[1].append(place)
+        for score, places in found.values():
+            yield score, np.array(places, np.int64)
+
+
+def _score_of(scores: Mapping[Any, Score], model: Hashable, name: Hashable) -> Score:
+    if model not in scores:
+        given = ", ".join(map(repr, list(scores)[:8])) + (", ..." if len(scores) > 8 else "")
+        raise ScoreError(
+            f"compose: node {name!r} needs the model {model!r}, which is not among the scores "
+            f"({given}). Add it. If there is no model for an overlap: use the piece's model if it "
+            "accepts that size (or scores.padded), a Gaussian fitted to overlap data "
+            "(gaussian.Gaussian.fit), or rule=Average(), which needs none."
+        )
+    return _callable(scores[model], f"model {model!r}")
+
+
+def _callable(score: Any, what: str) -> Score:
+    if not callable(score):
+        raise ScoreError(
+            f"compose: the score of {what} is of type {type(score).__name__}, expected a callable "
+            "score(x, sigma, **condition)."
+        )
+    return score  # type: ignore[no-any-return]
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Condition) -> dict[str, Any]:
+    """Applies a function to every tensor of a condition."""
+    if not tree:
+        return {}
+    mapped: dict[str, Any] = tree_map(
+        lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, dict(tree)
+    )
+    return mapped
+
+
+def _structure(condition: Condition) -> Any:
+    """What conditions must share to be stacked: keys, shapes and dtypes, and all else's values."""
+    leaves, spec = tree_flatten(dict(sorted(condition.items())))
+    signature = (
+        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else _identity(leaf)
+        for leaf in leaves
+    )
+    return str(spec), tuple(signature)
+
+
+def _identity(value: Any) -> Any:
+    """A key that is equal only for what may share a call: methods of one object are one."""
+    if isinstance(value, MethodType):
+        return id(value.__self__), value.__func__
+    return (type(value), value) if isinstance(value, SCALARS) else id(value)
+
+
+SCALARS = (str, bytes, bool, int, float, type(None))
+
+
+def _combine(
+    function: Callable[[list[Tensor]], Tensor], conditions: list[Condition]
+) -> dict[str, Any]:
+    """Stacks or concatenates conditions of one structure, tensor by tensor."""
+    flattened = [tree_flatten(dict(sorted(condition.items()))) for condition in conditions]
+    leaves = zip(*(leaves for leaves, _ in flattened), strict=True)
+    combined = [function(list(leaf)) if isinstance(leaf[0], Tensor) else leaf[0] for leaf in leaves]
+    tree: dict[str, Any] = tree_unflatten(combined, flattened[0][1])
+    return tree
+
+
+def _merged(parts: list[Batch]) -> Batch:
+    """One batch of parts that share a callable, a shape and the structure of conditions."""
+    first, groups = parts[0], [part.group for part in parts]
+    index_groups = [group for group in groups if isinstance(group, IndexGroup)]
+    if len(parts) == 1 or len(index_groups) < len(groups):
+        return first
+    return replace(
+        first,
+        group=IndexGroup.concatenate(index_groups),
+        weights=torch.cat([part.weights for part in parts]),
+        condition=_combine(torch.cat, [part.condition for part in parts]),
+        precisions=_joined_precisions(parts),
+    )
+
+
+def _joined_precisions(parts: list[Batch]) -> RegionPrecisions | None:
+    """One inverse covariance a region, now that regions of several models are one batch."""
+    known = [(p.precisions, len(p.group)) for p in parts if p.precisions is not None]
+    return concatenated(known) if len(known) == len(parts) else None
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """A tensor that autograd may keep, wherever it was made."""
+    return tensor.clone() if tensor.is_inference() else tensor

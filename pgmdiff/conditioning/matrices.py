@@ -1,0 +1,202 @@
+"""Observations by matrices: one per axis (averages, blurs, channel mixing), or one dense matrix.
+
+Their pseudo-inverses are exact, computed once from the singular values.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+from torch import Tensor
+
+from pgmdiff.conditioning.operators import Operator, Shape
+from pgmdiff.errors import ShapeError
+from pgmdiff.text import described
+
+__all__ = ["DenseOperator", "PerAxis", "block_average", "blur", "channel_mix"]
+
+
+@dataclass(frozen=True, eq=False)
+class PerAxis(Operator):
+    """One matrix an axis: H = ⊗_a H_a, so H⁺ = ⊗_a H_a⁺.
+
+    Args:
+        event_shape: of the state.
+        matrices: axis of the event to `[observed, size]`; other axes are left as they are.
+        tolerance: singular values below this share of the largest are taken for 0.
+
+    Raises:
+        ShapeError: a matrix does not fit its axis, or is complex.
+    """
+
+    event_shape: Shape
+    matrices: Mapping[int, Tensor]
+    tolerance: float = 1e-10
+
+    def __repr__(self) -> str:
+        axes = f"axes={tuple(sorted(self.matrices))}"
+        return described(self, self._shapes, axes, f"tolerance={self.tolerance:g}")
+
+    def __post_init__(self) -> None:
+        for axis, matrix in self.matrices.items():
+            fits = 0 <= axis < len(self.event_shape) and matrix.ndim == 2
+            if not fits or matrix.shape[1] != self.event_shape[axis] or matrix.is_complex():
+                raise ShapeError(
+                    f"PerAxis: expected a real matrix [observed, size] for an axis of the state "
+                    f"{tuple(self.event_shape)}, got {tuple(matrix.shape)} for axis {axis}, of "
+                    f"{matrix.dtype}."
+                )
+
+    @property
+    def observed_shape(self) -> Shape:  # type: ignore[override]
+        sizes = enumerate(self.event_shape)
+        return tuple(len(self.matrices[a]) if a in self.matrices else n for a, n in sizes)
+
+    @cached_property
+    def _inverses(self) -> dict[int, Tensor]:
+        items = self.matrices.items()
+        return {a: torch.linalg.pinv(m.double(), rtol=self.tolerance) for a, m in items}
+
+    def A(self, x: Tensor) -> Tensor:
+        return _along(x, self.matrices)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return _along(y, {axis: matrix.T for axis, matrix in self.matrices.items()})
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return _along(y, self._inverses)
+
+
+def _along(x: Tensor, matrices: Mapping[int, Tensor]) -> Tensor:
+    """Applies a matrix along each axis of the event."""
+    for axis, matrix in matrices.items():
+        x = (x.movedim(axis + 1, -1) @ matrix.to(x).T).movedim(-1, axis + 1)
+    return x
+
+
+def block_average(
+    event_shape: Sequence[int], factor: int, axes: Sequence[int] | None = None
+) -> PerAxis:
+    """Means of blocks of `factor` places on each axis: super-resolution's observation.
+
+    Args:
+        event_shape: of the state.
+        factor: length of a block.
+        axes: which; None: all but the first, the channels, or the only one.
+
+    Raises:
+        ShapeError: blocks do not fit an axis.
+    """
+    shape = tuple(event_shape)
+    chosen = tuple(axes) if axes is not None else tuple(range(min(1, len(shape) - 1), len(shape)))
+    for axis in chosen:
+        if factor < 1 or shape[axis] % factor:
+            raise ShapeError(
+                f"block_average: blocks of {factor} do not fit axis {axis} of size {shape[axis]}. "
+                "Choose a divisor of the size."
+            )
+    eyes = {axis: torch.eye(shape[axis] // factor, dtype=torch.float64) for axis in chosen}
+    matrices = {a: eye.repeat_interleave(factor, dim=1) / factor for a, eye in eyes.items()}
+    return PerAxis(shape, matrices)
+
+
+def blur(
+    event_shape: Sequence[int],
+    kernel: Tensor,
+    axes: Sequence[int] | None = None,
+    *,
+    periodic: bool = False,
+    tolerance: float = 1e-6,
+) -> PerAxis:
+    """Convolution with one kernel along each axis; what lies outside an open axis is 0.
+
+    Args:
+        event_shape: of the state.
+        kernel: `[odd]`, centred.
+        axes: which; None: all but the first, the channels, or the only one.
+        periodic: whether axes wrap around.
+        tolerance: singular values below this share of the largest are taken for 0: what a blur has
+            all but removed is not to be asked of noiseless data.
+
+    Raises:
+        ShapeError: a kernel of even length, or longer than an axis.
+    """
+    shape, half = tuple(event_shape), len(kernel) // 2
+    chosen = tuple(axes) if axes is not None else tuple(range(min(1, len(shape) - 1), len(shape)))
+    if kernel.ndim != 1 or len(kernel) % 2 == 0 or any(len(kernel) > shape[a] for a in chosen):
+        raise ShapeError(
+            f"blur: expected a kernel of odd length, no longer than its axes, got "
+            f"{tuple(kernel.shape)} for a state of {shape}."
+        )
+    matrices = {}
+    for axis in chosen:
+        eye = torch.eye(shape[axis], dtype=torch.float64)
+        rolled = [w * eye.roll(k - half, dims=1) for k, w in enumerate(kernel.double())]
+        whole = torch.stack(rolled).sum(dim=0)
+        matrices[axis] = whole if periodic else _without_wrapping(whole, half)
+    return PerAxis(shape, matrices, tolerance)
+
+
+def _without_wrapping(matrix: Tensor, half: int) -> Tensor:
+    place = torch.arange(len(matrix))
+    return matrix.where((place[:, None] - place).abs() <= half, 0)
+
+
+def channel_mix(event_shape: Sequence[int], weights: Tensor) -> PerAxis:
+    """Mixes channels, the first axis, by weights `[observed, channels]`; grey: [[.3, .59, .11]].
+
+    Args:
+        event_shape: of the state, `(channels, *places)`.
+        weights: a row for each channel that is observed.
+    """
+    return PerAxis(tuple(event_shape), {0: weights})
+
+
+@dataclass(frozen=True, eq=False)
+class DenseOperator(Operator):
+    """A matrix over the flattened state.
+
+    Args:
+        matrix: `[M, N]`.
+        event_shape: of N elements.
+        tolerance: singular values below this share of the largest are taken for 0.
+
+    Raises:
+        ShapeError: the matrix does not fit the state, or is complex.
+    """
+
+    matrix: Tensor
+    event_shape: Shape
+    tolerance: float = 1e-10
+
+    def __repr__(self) -> str:
+        return described(self, self._shapes, f"tolerance={self.tolerance:g}")
+
+    def __post_init__(self) -> None:
+        fits = self.matrix.ndim == 2 and self.matrix.shape[1] == prod(self.event_shape)
+        if not fits or self.matrix.is_complex():
+            raise ShapeError(
+                f"DenseOperator: expected a real matrix [M, {prod(self.event_shape)}] for a state "
+                f"of {tuple(self.event_shape)}, got {tuple(self.matrix.shape)} of "
+                f"{self.matrix.dtype}. Stack real and imaginary parts."
+            )
+
+    @property
+    def observed_shape(self) -> Shape:  # type: ignore[override]
+        return (len(self.matrix),)
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        inverse: Tensor = torch.linalg.pinv(self.matrix.double(), rtol=self.tolerance)
+        return inverse
+
+    def A(self, x: Tensor) -> Tensor:
+        return x.reshape(len(x), prod(self.event_shape)) @ self.matrix.to(x).T
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return (y @ self.matrix.to(y)).reshape(len(y), *self.event_shape)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return (y @ self._inverse.to(y).T).reshape(len(y), *self.event_shape)

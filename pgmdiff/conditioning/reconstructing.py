@@ -1,0 +1,105 @@
+r"""Conditioning by reconstruction: the score descends the error of what is denoised.
+
+    s_y(u, σ) = s(u, σ) - λ(σ, ‖r‖) ∇_u ‖r‖²,        r = y - H(D(u, σ)),  a norm a sample
+
+(Zhang et al., "DiffCollage", 2023, Algorithm 5, with the sign that descends: the one printed there
+increases the error. Chung et al., "Diffusion posterior sampling for general noisy inverse
+problems", 2023.) With λ = 1 / (2 H V Hᵀ), V the true posterior covariance of u_0 given u and H one
+row, it is exact for Gaussians; with other weights it is biased, whatever the schedule. H may be any
+differentiable function.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pgmdiff.conditioning.masks import masked
+from pgmdiff.conditioning.observations import Observation
+from pgmdiff.conditioning.operators import LinearOperator
+from pgmdiff.errors import PgmdiffError
+from pgmdiff.linalg import squared_norms
+from pgmdiff.scores.adapters import Score, beside, per_sample
+
+__all__ = ["Weight", "dps", "matched", "reconstruction"]
+
+Weight = Callable[[Tensor, Tensor], Tensor]
+"""λ of σ `[batch]` and ‖r‖ `[batch]`."""
+
+
+def dps(scale: float = 1.0) -> Weight:
+    """λ = ζ / (σ² ‖r‖): the denoised value descends the error's norm, D - 2 ζ ∇‖r‖.
+
+    Args:
+        scale: ζ, to be tuned: 0.1 to 2. It weighs a part of the score, not a step of the sampler,
+            and is not to be compared with the paper's ζ.
+    """
+    return lambda sigma, norm: scale / (sigma**2 * norm.clamp(min=1e-12))
+
+
+def matched(variance: Callable[[Tensor], Tensor], noise: float = 0.0) -> Weight:
+    """λ = 1 / (2 (H V Hᵀ + σ_y²)), exact for Gaussian data and one observed number.
+
+    Args:
+        variance: σ `[batch]` to H V Hᵀ, the variance of H u_0 given u_σ.
+        noise: σ_y.
+    """
+    return lambda sigma, norm: 0.5 / (variance(sigma) + noise**2)
+
+
+def reconstruction(
+    score: Score,
+    observed: Tensor,
+    operator: LinearOperator | Tensor | Callable[[Tensor], Tensor],
+    weight: Weight | None = None,
+) -> Score:
+    """A score that descends ‖y - H D(u, σ)‖²; costs a gradient through the score.
+
+    Memory: that of autograd through the score; `compose(checkpoint=True)` bounds it by one model
+    call at a time, for twice the evaluations.
+
+    Args:
+        score: of states `[batch, *event]`, differentiable.
+        observed: y `[*observed]`, or one a sample.
+        operator: H, a boolean mask `[*event]` as of `replacement`, or a differentiable
+            function of batches.
+        weight: λ; None: `dps()`.
+
+    Raises:
+        ShapeError: the observation is not finite or of another shape.
+        ScoreError: the score cannot be differentiated.
+    """
+    weight = dps() if weight is None else weight
+    observed, operator = masked(observed, operator)
+    observation = Observation.of("reconstruction", observed, operator, noiseless=False)
+
+    def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        sigma = per_sample(sigma, x)
+        differentiate = torch.is_grad_enabled() and x.requires_grad
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = x if differentiate else x.detach().clone().requires_grad_()
+            denoised = differentiable("reconstruction", score, leaf, sigma, condition)
+            residual = observation.misfit(denoised)
+            squares = squared_norms(residual)
+            (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
+        own = (denoised - leaf) / beside(sigma, x) ** 2
+        descent = beside(weight(sigma, squares.sqrt()), x).to(x) * slope
+        total = own - descent
+        return total if differentiate else total.detach()
+
+    return conditioned
+
+
+def differentiable(
+    what: str, score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
+) -> Tensor:
+    """D(x, σ), or a `PgmdiffError` where the score does not depend on x for autograd."""
+    own = getattr(score, "denoise", None)
+    value: Tensor = (own or score)(x, sigma, **condition)
+    if not value.requires_grad:
+        raise PgmdiffError(
+            f"{what}: the score does not depend on its input for autograd. Remove torch.no_grad "
+            "or detach from it."
+        )
+    return value if own else x + beside(sigma, x) ** 2 * value

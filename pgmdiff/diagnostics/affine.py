@@ -1,0 +1,91 @@
+"""The law that a solver reaches where the score is affine: exactly, with no sampling error.
+
+Every step is then affine in the state and in its noise, and so is the run, x = a + A x_0 +
+Σ_k B_k z_k: from N(m, Σ) it ends at N(a + A m, A Σ Aᵀ + Σ_k B_k B_kᵀ). The columns are read off by
+pushing a basis through the solver. After steps that drew noise and left no history only the law
+matters to the next one, and the basis begins anew.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from pgmdiff.gaussian import Gaussian
+from pgmdiff.samplers import Solver, State
+from pgmdiff.scores.adapters import Score
+
+__all__ = ["distribution_reached"]
+
+
+def distribution_reached(
+    score: Score, sigmas: Sequence[float], start: Gaussian, solver: Solver
+) -> Gaussian:
+    """The Gaussian that a solver turns `start` into, down a decreasing schedule.
+
+    Exact, to rounding, for affine scores, such as those of Gaussians and of their joints; without
+    meaning for others. It costs one run of `1 + N + N · draws` samples, `draws` the noises of one
+    step, or of all steps where a solver remembers those before.
+
+    Args:
+        score: affine in x, `[batch, *event]`.
+        sigmas: decreasing.
+        start: at sigmas[0]; `Gaussian.noised` of the data for the solver's own error alone.
+        solver: of any kind.
+    """
+    law = start
+    for first, draws, levels in _stretches(score, sigmas, start.mean, solver):
+        law = _law(score, levels, law, solver, first, draws)
+    return law
+
+
+def _law(
+    score: Score, sigmas: Sequence[float], start: Gaussian, solver: Solver, first: int, draws: int
+) -> Gaussian:
+    """The law after steps that begin with number `first` and draw `draws` noises."""
+    n, (values, vectors) = start.mean.numel(), torch.linalg.eigh(start.covariance)
+    root = vectors * values.clamp(min=0).sqrt()
+    rows = torch.cat([root.T, root.new_zeros(n * draws, n)])
+    x = torch.cat([start.mean[None], start.mean + rows.reshape(-1, *start.event_shape)])
+    *_, last = _states(score, sigmas, x, solver, _Basis(n, draws), first)
+    columns = (last.x[1:] - last.x[0]).reshape(len(rows), n)
+    covariance = columns.T @ columns
+    return Gaussian(last.x[0], (covariance + covariance.T) / 2)
+
+
+def _stretches(
+    score: Score, sigmas: Sequence[float], mean: Tensor, solver: Solver
+) -> Iterator[tuple[int, int, Sequence[float]]]:
+    """Steps to be taken together: number of the first, noises drawn, and their levels."""
+    counter, first, before = _Basis(mean.numel(), 0), 0, 0
+    for state in _states(score, sigmas, mean[None], solver, counter, 0):
+        drawn, ended = counter.draws - before, state.step == len(sigmas) - 1
+        if ended or (drawn and not state.history):
+            yield first, drawn, sigmas[first : state.step + 1]
+            first, before = state.step, counter.draws
+
+
+class _Basis:
+    """Noise whose k-th draw is the identity on rows of its own, and 0 elsewhere."""
+
+    def __init__(self, n: int, total: int) -> None:
+        self.n, self.total, self.draws = n, total, 0
+
+    def __call__(self, number: int, like: Tensor) -> Tensor:
+        noise = torch.zeros_like(like).reshape(len(like), -1)
+        if self.total:
+            first = 1 + self.n * (1 + self.draws)
+            noise[first : first + self.n] = torch.eye(self.n, dtype=like.dtype, device=like.device)
+        self.draws += 1
+        return noise.reshape(like.shape)
+
+
+def _states(
+    score: Score, sigmas: Sequence[float], x: Tensor, solver: Solver, noise: _Basis, first: int
+) -> Iterator[State]:
+    """The states of a run after each of its steps."""
+    state = solver.init(x, float(sigmas[0]), first)
+    for sigma_next in sigmas[1:]:
+        with torch.no_grad():
+            state = solver.step(score, state, float(sigma_next), noise)
+        yield state

@@ -1,0 +1,153 @@
+r"""Which elements a step's output depends on: derivatives of scores and of solver steps.
+
+    one evaluation     |∂s_i(x, σ) / ∂x_j|
+    k steps            |∂u_k,i / ∂u_0,j|,      u_0 the start, u_k the state after k steps
+
+Under the marginal rule and overlap averaging an element's score depends on the elements it shares
+a region with, and on no others. So k evaluations carry information across k regions: outside of
+this light cone the derivative is exactly 0. Posterior and evidence composition solve a system over
+the whole state: one evaluation already depends on all of the connected component.
+
+For Gaussian data scores are linear, s = -J (u - m), and the influences do not depend on the state:
+one evaluation has row i of |J(σ)|, and steps of Euler's method have row i of a product,
+
+    ∂u_k / ∂u_0 = M_k ··· M_1,      M_k = I - σ_k (σ_k - σ_{k+1}) J(σ_k).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.noise import Generator
+from pgmdiff.samplers import Euler, Noise, Solver
+from pgmdiff.scores.adapters import Score, per_sample
+
+__all__ = ["influence", "influence_over_steps"]
+
+Elements = int | Sequence[int] | Tensor
+
+
+def influence(score: Score, x: Tensor, sigma: Tensor | float, element: Elements) -> Tensor:
+    """How strongly the score of an element depends on every element of the state: `[*event]`.
+
+    |∂s_i(x, σ) / ∂x_j| for all j, by automatic differentiation: 0 where s_i does not depend on x_j,
+    or by less than the dtype can hold. Averaged over the batch; of several elements i, summed over
+    them.
+
+    Args:
+        score: differentiable, such as a joint.
+        x: `[batch, *event]`; for Gaussians the result does not depend on it, and one state will do.
+        sigma: a number or `[batch]`.
+        element: i, a place in the flattened event; or several, such as `graph.elements("f0")`.
+
+    Raises:
+        ShapeError: x has no batch axis, or the event no such element.
+        ScoreError: the score has no gradient.
+
+    Example:
+        >>> import torch
+        >>> from pgmdiff import compose, diagnostics, gaussian, graphs
+        >>> graph = graphs.chain(4)
+        >>> pair = gaussian.Gaussian(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 1.0]]))
+        >>> scores = {name: pair.score for name in graph.factors}
+        >>> scores |= {name: lambda x, sigma: -x / (1 + sigma**2) for name in graph.variables}
+        >>> diagnostics.influence(compose(graph, scores), torch.zeros(1, 4), 0.0, 0)
+        tensor([1.3333, 0.6667, 0.0000, 0.0000])
+    """
+    chosen = _places(x, element)
+    with _gradients():
+        start = x.detach().clone().requires_grad_()
+        return _influence(score(start, per_sample(sigma, start)), start, chosen)
+
+
+def influence_over_steps(
+    score: Score,
+    sigmas: Sequence[float],
+    x: Tensor,
+    element: Elements,
+    *,
+    solver: Solver | None = None,
+    generator: Generator = 0,
+) -> Tensor:
+    """How strongly an element depends on the start after every step: `[steps + 1, *event]`.
+
+    Row k has |∂u_k,i / ∂u_0,j| for all j, u_0 = x; the first row is 1 at the element itself. Noise
+    that a solver draws is held fixed. Averaged over the batch; of several elements i, summed over
+    them.
+
+    A run is remembered whole and differentiated once a row and element: of k steps it costs about
+    k²/2 gradients of the score, and their memory.
+
+    Args:
+        score: differentiable, such as a joint.
+        sigmas: decreasing noise levels, the last may be 0.
+        x: `[batch, *event]`, the state at sigmas[0]; for Gaussians any one will do.
+        element: i, a place in the flattened event; or several.
+        solver: None: `Euler()`, one evaluation a step.
+        generator: of the noise, as of `sample`.
+
+    Raises:
+        PgmdiffError: a schedule that does not decrease.
+        ShapeError: x has no batch axis, or the event no such element.
+        ScoreError: the score has no gradient.
+    """
+    chosen, levels = _places(x, element), [float(sigma) for sigma in sigmas]
+    if len(levels) < 2 or any(not a > b for a, b in pairwise(levels)) or levels[-1] < 0:
+        raise PgmdiffError(
+            "influence_over_steps: expected sigmas that decrease strictly, to 0 at the least, got "
+            f"{levels[:3]}{' ...' if len(levels) > 3 else ''}. Use samplers.karras."
+        )
+    solver, noise = solver or Euler(), Noise.of(generator, len(x))
+    with _gradients():
+        start = x.detach().clone().requires_grad_()
+        state, rows = solver.init(start, levels[0]), [_influence(start, start, chosen)]
+        for sigma_next in levels[1:]:
+            state = solver.step(score, state, sigma_next, noise)
+            rows.append(_influence(state.x, start, chosen))
+    return torch.stack(rows)
+
+
+@contextmanager
+def _gradients() -> Iterator[None]:
+    """Autograd, wherever it is called from."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def _influence(output: Tensor, start: Tensor, chosen: Sequence[int]) -> Tensor:
+    """Σ_i |∂ output_i / ∂ start_j|, in the mean over the batch: `[*event]`."""
+    if output.shape != start.shape or not output.requires_grad:
+        raise ScoreError(
+            f"influence: expected a score {tuple(start.shape)} that autograd can differentiate, "
+            f"got {tuple(output.shape)}{'' if output.requires_grad else ' without a gradient'}. "
+            "Take it out of torch.no_grad, and do not detach its result."
+        )
+    total, flat = torch.zeros_like(start), output.reshape(len(output), -1)
+    for place in chosen:  # samples do not depend on each other: one gradient serves the batch
+        (gradient,) = torch.autograd.grad(
+            flat[:, place].sum(), start, retain_graph=True, materialize_grads=True
+        )
+        total += gradient.abs()
+    return total.mean(dim=0).detach()
+
+
+def _places(x: Tensor, element: Elements) -> list[int]:
+    """The chosen elements as places in the flattened event."""
+    if not x.is_floating_point() or x.ndim < 2 or not len(x):
+        raise ShapeError(
+            f"influence: expected floating-point states [batch, *event], got {tuple(x.shape)} of "
+            f"{x.dtype}. Give one state as x[None]."
+        )
+    n = x[0].numel()
+    places = torch.as_tensor(element).reshape(-1)
+    whole = not places.is_floating_point() and places.dtype != torch.bool
+    if not whole or not len(places) or not bool(((places >= 0) & (places < n)).all()):
+        raise ShapeError(
+            f"influence: expected elements from 0 to {n - 1}, places in the flattened event, got "
+            f"{element}. Read them off the graph with graph.regions.elements(name)."
+        )
+    return [int(place) for place in places]

@@ -1,0 +1,302 @@
+"""Groups of regions: the regions of one shape and one model, held as arrays.
+
+`IndexGroup` stores the indices; `WindowGroup` stores where the windows of a tensor begin, and
+computes indices in chunks.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pgmdiff.text import brief, counted, described
+
+__all__ = ["AxisWindows", "IndexGroup", "RegionGroup", "WindowGroup"]
+
+
+Shape = tuple[int, ...]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+CHUNK = 1 << 22
+"""How many indices are materialised at once where a whole group is walked."""
+
+
+class RegionGroup(ABC):
+    """Regions of one shape and one model: also the batch that the model is called with.
+
+    Attributes:
+        shape: what the model sees.
+        counts: int64 `[n]`, the counting numbers (numerators over the graph's denominator).
+        outer: bool `[n]`, true for the pieces themselves (factors, windows, isolated variables),
+            false for what was derived to count elements once (variables, overlaps).
+        model: id of the model of all regions, or None: each region's model id is its own name.
+    """
+
+    shape: Shape
+    counts: Ints
+    outer: Bools
+    model: Hashable | None
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+    @property
+    def names(self) -> list[Hashable]:
+        """Names of the regions, in order."""
+        return [self.name(row) for row in range(len(self))]
+
+    @property
+    def step(self) -> int:
+        """How many regions to materialise at once."""
+        return max(1, CHUNK // max(1, prod(self.shape)))
+
+    def __repr__(self) -> str:
+        return described(
+            self,
+            f"{counted(len(self), 'region')} of shape {self.shape}",
+            f"counts {_range(self.counts)}" if len(self) else "",
+            "" if self.model is None else f"model={brief(self.model)}",
+        )
+
+    @abstractmethod
+    def name(self, row: int) -> Hashable:
+        """Name of one region."""
+
+    @abstractmethod
+    def indices(self, start: int, stop: int) -> Tensor:
+        """Elements of regions start..stop: int64 `[stop - start, *shape]`."""
+
+    @abstractmethod
+    def select(self, rows: Ints) -> "RegionGroup":
+        """The group of some of the regions, in the order given."""
+
+    def resolved(self) -> "RegionGroup":
+        """The fastest form to gather with, within `CHUNK` indices: windows become indices."""
+        return self
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "RegionGroup":
+        """The same group with its tensors on a device."""
+
+    def scatter_sum(self, values: Ints, n_elements: int) -> Ints:
+        """Σ_{r ∋ i} values_r for every element i: exact, int64 `[n_elements]`."""
+        total = np.zeros(n_elements, np.int64)
+        for start in range(0, len(self), self.step):
+            stop = min(start + self.step, len(self))
+            index = self.indices(start, stop).reshape(stop - start, -1).numpy()
+            np.add.at(total, index, values[start:stop, None])
+        return total
+
+
+def _freeze(*arrays: npt.NDArray[Any]) -> None:
+    """Makes arrays read-only; those of a group copied under torch.compile are already."""
+    if not torch.compiler.is_compiling():
+        for array in arrays:
+            array.setflags(write=False)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class IndexGroup(RegionGroup):
+    """Regions given by their indices.
+
+    Args:
+        index: int64 `[n, *shape]`, elements of the flattened event.
+        counts: int64 `[n]`.
+        region_names: one a region.
+        outer: bool `[n]`.
+        model: see `RegionGroup`.
+    """
+
+    index: Tensor
+    counts: Ints
+    region_names: Sequence[Hashable]
+    outer: Bools
+    model: Hashable | None = None
+
+    def __post_init__(self) -> None:
+        _freeze(self.counts, self.outer)
+
+    @classmethod
+    def concatenate(cls, groups: Sequence["IndexGroup"]) -> "IndexGroup":
+        """One group of all regions of groups of one shape, under the first's model id."""
+        if len(groups) == 1:
+            return groups[0]
+        return cls(
+            torch.cat([g.index for g in groups]),
+            np.concatenate([g.counts for g in groups]),
+            [name for g in groups for name in g.region_names],
+            np.concatenate([g.outer for g in groups]),
+            groups[0].model,
+        )
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        return tuple(self.index.shape[1:])
+
+    def name(self, row: int) -> Hashable:
+        return self.region_names[row]
+
+    def indices(self, start: int, stop: int) -> Tensor:
+        return self.index[start:stop]
+
+    def select(self, rows: Ints) -> "IndexGroup":
+        return replace(
+            self,
+            index=self.index[torch.from_numpy(rows)],
+            counts=self.counts[rows],
+            region_names=[self.region_names[row] for row in rows],
+            outer=self.outer[rows],
+        )
+
+    def to(self, device: torch.device) -> "IndexGroup":
+        return replace(self, index=self.index.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class AxisWindows:
+    """Windows of one length along one axis.
+
+    Args:
+        size: of the axis.
+        length: of every window.
+        starts: where they begin; a window that runs past the end wraps around.
+        count: counting number of every window.
+        outer: whether these are windows, rather than overlaps of windows.
+    """
+
+    size: int
+    length: int
+    starts: Ints
+    count: int
+    outer: bool
+
+    def __repr__(self) -> str:
+        shown = f"size={self.size}, length={self.length}, {counted(len(self.starts), 'start')}"
+        return described(self, shown, f"count={self.count}", f"outer={self.outer}")
+
+    @cached_property
+    def coverage(self) -> Ints:
+        """Number of windows over every place of the axis, int64 `[size]`."""
+        places = (self.starts[:, None] + np.arange(self.length)) % self.size
+        return np.bincount(places.ravel(), minlength=self.size)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WindowGroup(RegionGroup):
+    """Axis-aligned windows of a tensor: the product of per-axis windows.
+
+    Counting numbers multiply along the axes. Nothing of the size of the indices is stored. Made by
+    `product`.
+
+    Attributes:
+        axes: the windows of every axis.
+        tables: per axis, what its windows add to an element's number: int64 `[windows, length]`.
+        rows: which products of windows are in the group, int64 `[n]`.
+        counts, outer, model: see `RegionGroup`.
+    """
+
+    axes: tuple[AxisWindows, ...]
+    tables: tuple[Tensor, ...]
+    rows: Tensor
+    counts: Ints
+    outer: Bools
+    model: Hashable | None
+
+    def __post_init__(self) -> None:
+        _freeze(self.counts, self.outer)
+
+    @classmethod
+    def product(cls, axes: Sequence[AxisWindows]) -> "WindowGroup":
+        """All combinations of one window per axis; their model id is their shape."""
+        strides = np.cumprod([1, *[axis.size for axis in axes[:0:-1]]])[::-1]
+        tables = tuple(
+            torch.from_numpy((axis.starts[:, None] + np.arange(axis.length)) % axis.size * stride)
+            for axis, stride in zip(axes, strides, strict=True)
+        )
+        n = prod(len(axis.starts) for axis in axes)
+        return cls(
+            axes=tuple(axes),
+            tables=tables,
+            rows=torch.arange(n),
+            counts=np.full(n, prod(axis.count for axis in axes), np.int64),
+            outer=np.full(n, all(axis.outer for axis in axes)),
+            model=tuple(axis.length for axis in axes),
+        )
+
+    @property
+    def shape(self) -> Shape:  # type: ignore[override]
+        return tuple(axis.length for axis in self.axes)
+
+    @property
+    def whole(self) -> bool:
+        """Whether these are all combinations, not a selection."""
+        return torch.equal(
+            self.rows.cpu(), torch.arange(prod(len(axis.starts) for axis in self.axes))
+        )
+
+    @property
+    def uniform(self) -> bool:
+        """Whether these are all combinations, and all have one counting number."""
+        return len(self) > 0 and self.whole and bool((self.counts == self.counts[0]).all())
+
+    def _places(self, rows: Tensor) -> list[Tensor]:
+        """Which window of each axis a row combines."""
+        places = []
+        for axis in reversed(self.axes):
+            places.append(rows % len(axis.starts))
+            rows = rows // len(axis.starts)
+        return places[::-1]
+
+    def name(self, row: int) -> str:
+        places = np.unravel_index(int(self.rows[row]), [len(axis.starts) for axis in self.axes])
+        starts = [int(a.starts[p]) for a, p in zip(self.axes, places, strict=True)]
+        spans = (f"{s}:{s + a.length}" for s, a in zip(starts, self.axes, strict=True))
+        return f"[{', '.join(spans)}]"
+
+    def indices(self, start: int, stop: int) -> Tensor:
+        rows = self.rows[start:stop]
+        index = torch.zeros((), dtype=torch.int64, device=rows.device)
+        for table, place in zip(self.tables, self._places(rows), strict=True):
+            index = index[..., None] + table[place].reshape(
+                len(rows), *[1] * (max(index.ndim, 1) - 1), -1
+            )
+        return index
+
+    def select(self, rows: Ints) -> "WindowGroup":
+        return replace(
+            self,
+            rows=self.rows[torch.from_numpy(rows)],
+            counts=self.counts[rows],
+            outer=self.outer[rows],
+        )
+
+    def resolved(self) -> RegionGroup:
+        if len(self) * prod(self.shape) > CHUNK:
+            return self
+        index = self.indices(0, len(self))
+        return IndexGroup(index, self.counts, self.names, self.outer, self.model)
+
+    def to(self, device: torch.device) -> "WindowGroup":
+        tables = tuple(table.to(device) for table in self.tables)
+        return replace(self, tables=tables, rows=self.rows.to(device))
+
+    def scatter_sum(self, values: Ints, n_elements: int) -> Ints:
+        if not len(self) or not self.whole or (values != values[0]).any():
+            return super().scatter_sum(values, n_elements)
+        coverages = (axis.coverage for axis in self.axes)
+        return reduce(np.multiply.outer, coverages, values[:1].astype(np.int64)).ravel()
+
+
+def _range(counts: Ints) -> str:
+    """The least and the largest of some counts."""
+    low, high = int(counts.min()), int(counts.max())
+    return f"{low:+d}" if low == high else f"{low:+d} to {high:+d}"

@@ -1,0 +1,355 @@
+r"""What composing on a graph promises, given which acyclicity it has.
+
+On a junction tree q = Π_r q_r^{c_r} for every q that is Markov to the tree, so the composed score
+is exact at σ = 0. For σ > 0 composing noised marginals is an approximation even there, since the
+noised variables of a Markov chain are not Markov.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+
+import numpy as np
+
+from pgmdiff.errors import GraphError
+from pgmdiff.graphs.acyclicity import NODE_LIMIT, acyclicity, diameter, forest_of
+from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.groups import Ints
+from pgmdiff.graphs.nesting import flatten
+from pgmdiff.graphs.proxy import Proxy, proxy
+from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.text import counted, described, folded
+
+__all__ = ["Definiteness", "Report", "check_counts", "report", "report_factor_graph"]
+
+
+AT_ONCE = 100_000
+"""Evaluated elements up to which a notebook is told everything: some tenths of a second."""
+
+
+BARELY = 3.0
+"""Inflation of a variance from which a composed precision is taken for nearly indefinite."""
+AMPLIFIED = 30.0
+"""Growth of an error from which trained scores are taken for not accurate enough. Windows of a
+smooth process, their denoisers off by 3 %: spread of samples .99, 1.06, 2.5 at 23, 83, 617."""
+
+
+@dataclass(frozen=True)
+class Definiteness:
+    """What was done to make P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r positive definite.
+
+    Attributes:
+        least_shrinkage: λ*, least such that P of the covariances as given is positive definite for
+            all of [λ*, 1]; None: not determined, too large.
+        shrinkage: λ that is used.
+        jitter: ε that is used, in units of the mean variance.
+        inflation: the largest ratio of a variance of N(m, P⁻¹), which is composed, to the data's,
+            which is given: about 1 where P is well away from indefinite; None: not determined.
+        amplification: by how much the error of one region's score can grow in the whole's; see
+            `precision.amplification`. Below 10 for AR(1) chains; hundreds for smooth data whose
+            covariances have directions of next to no variance. None: not determined.
+    """
+
+    least_shrinkage: float | None
+    shrinkage: float
+    jitter: float
+    inflation: float | None = None
+    amplification: float | None = None
+
+    def __str__(self) -> str:
+        least = "not determined" if self.least_shrinkage is None else f"{self.least_shrinkage:.3f}"
+        return (
+            f"composed precision of the covariances: least shrinkage λ* {least}; used: "
+            f"shrinkage {self.shrinkage:.3g}, jitter {self.jitter:.3g}{self._inflated}"
+        )
+
+    @property
+    def _inflated(self) -> str:
+        if self.inflation is None:
+            return ""
+        found = f"; variances of what is composed are up to {self.inflation:.3g} times the data's"
+        if self.amplification is None:
+            return found
+        return f"{found}, errors of a region's score grow up to {self.amplification:.3g} times"
+
+    @property
+    def warning(self) -> str | None:
+        """Where P is barely definite, or wants scores more accurate than networks are."""
+        if self.inflation is not None and self.inflation > BARELY:
+            return (
+                "the composed precision is barely definite, so that some variances of what is "
+                f"composed are {self.inflation:.3g} times the data's: give a larger shrinkage"
+            )
+        if self.amplification is not None and self.amplification > AMPLIFIED:
+            return (
+                "covariances have directions of next to no variance, in which errors of a "
+                f"region's score grow up to {self.amplification:.3g} times: where scores are not "
+                "exact, give fit_covariances a larger ridge (1e-3, 1e-2), or Posterior a shrinkage"
+            )
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What `validate` found.
+
+    Attributes:
+        n_elements, n_regions: sizes of the graph.
+        n_zero_counts: regions with counting number 0, which are never evaluated.
+        uncovered: elements in no region.
+        unbalanced: elements whose counting numbers do not sum to 1.
+        sums: their sums, times `denominator`.
+        denominator: of all counting numbers.
+        berge_acyclic: None where the graph has no factors and variables to ask it of.
+        alpha_acyclic: None where it was not found out: too large, or tiles that are no tree.
+        junction_tree: whether the marginal rule is exact at σ = 0 for data Markov to the graph.
+        graph: the region graph, of which more is found out when asked for.
+        nested_exact: whether this is a nested graph that is exact level by level.
+        definiteness: of the composed precision of given covariances, from a joint's `validate`.
+    """
+
+    n_elements: int
+    n_regions: int
+    n_zero_counts: int
+    uncovered: Ints
+    unbalanced: Ints
+    sums: Ints
+    denominator: int
+    berge_acyclic: bool | None
+    alpha_acyclic: bool | None
+    junction_tree: bool | None
+    graph: RegionGraph = field(repr=False)
+    nested_exact: bool = False
+    definiteness: "Definiteness | None" = None
+
+    @property
+    def valid(self) -> bool:
+        """Whether every element is counted exactly once."""
+        return len(self.unbalanced) == 0
+
+    @property
+    def promise(self) -> str:
+        """What composing on this graph gives, for which data."""
+        if not self.valid:
+            return "Invalid: cannot be composed."
+        laws = (
+            "Counts are valid: under the marginal rule E[(u_i - m_i) s_i] = -1 for every element, "
+            "at every σ, for any data."
+        )
+        if self.junction_tree:
+            return (
+                "Marginal rule: exact at σ = 0 for any data that is Markov with respect to this "
+                "junction tree, if the regions' models are its marginals. At σ > 0 it is an "
+                "approximation, even for Gaussian data: noised variables of a Markov tree are not "
+                "Markov. Posterior rule: exact at every σ for "
+                "Gaussian data with true covariances, if it is Markov with respect to the tree; "
+                f"for other data its Gaussian closure is an approximation. {laws}"
+            )
+        if self.nested_exact:
+            return (
+                "Marginal rule: exact at σ = 0 for data that is Markov with respect to the outer "
+                "graph, and whose nested marginals are Markov with respect to the inner graphs: "
+                f"all are junction trees. An approximation at σ > 0. {laws}"
+            )
+        if self.junction_tree is None:
+            return f"Too large to tell whether it is a junction tree. {laws}"
+        why = {
+            None: "regions form loops, or an overlap of two regions is counted in parts",
+            True: "counts differ from the junction tree's (an overlap counted in parts, such as "
+            "several variables, duplicate or nested scopes: use cluster variation)",
+            False: "regions form loops",
+        }[self.alpha_acyclic]
+        return (
+            f"Marginal rule: an approximation at every σ, σ = 0 included: {why}. Posterior rule: "
+            "reaches N(m, P⁻¹), P = Σ_r c_r Σ_r⁻¹, for Gaussian data, where P is positive "
+            f"definite; that is not the data's distribution either. {laws}"
+        )
+
+    @property
+    def n_evaluations(self) -> int:
+        """Regions evaluated by every step of a solver that calls the joint score once."""
+        return sum(int((g.counts != 0).sum()) for g in self.graph.groups)
+
+    @property
+    def n_evaluated_elements(self) -> int:
+        """Elements that these evaluations see, each as often as it is seen."""
+        return sum(int((g.counts != 0).sum()) * prod(g.shape) for g in self.graph.groups)
+
+    @property
+    def largest_region(self) -> int:
+        """Elements of the largest region that is evaluated: the largest clique."""
+        sizes = (prod(g.shape) for g in self.graph.groups if (g.counts != 0).any())
+        return max(sizes, default=0)
+
+    @cached_property
+    def diameter(self) -> int | None:
+        """Most pieces that the shortest way between two connected elements leads through.
+
+        A step of the marginal rule carries information through one. None: too large to tell.
+        """
+        return diameter(self.graph)
+
+    @cached_property
+    def proxy(self) -> Proxy | None:
+        """Definiteness of the composed precision, for a common correlation; see `graphs.proxy`.
+
+        None: invalid counts, or too large to test. A junction tree's is always definite.
+        """
+        return proxy(self.graph) if self.valid else None
+
+    @property
+    def warning(self) -> str | None:
+        """What to beware of: a composition that is barely definite, or improper for some data."""
+        barely = None if self.definiteness is None else self.definiteness.warning
+        return barely or self._improper
+
+    @property
+    def _improper(self) -> str | None:
+        if self.junction_tree or self.proxy is None or self.proxy.improper_from is None:
+            return None
+        return (
+            "the composed precision turns indefinite, and the composition improper, for data whose "
+            f"blocks all correlate by more than {self.proxy.proper_up_to:.3f}: samples of it can "
+            "grow without bound. Larger pieces help; advisor.advise tells for your covariance"
+        )
+
+    def raise_if_invalid(self) -> None:
+        """Raises `GraphError` naming the first elements that are not counted once.
+
+        Raises:
+            GraphError: the graph is not valid.
+        """
+        if not self.valid:
+            raise GraphError(_imbalance(self.unbalanced, self.sums, self.denominator))
+
+    def __repr__(self) -> str:
+        sizes = f"{counted(self.n_regions, 'region')} over {counted(self.n_elements, 'element')}"
+        wrong = "" if self.valid else f": {len(self.unbalanced)} elements are not counted once"
+        return described(
+            self,
+            ("valid" if self.valid else "invalid") + wrong,
+            sizes,
+            f"junction_tree={self.junction_tree}",
+            f"alpha_acyclic={self.alpha_acyclic}",
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(map(folded, self._lines(everything=True)))
+
+    def lines(self) -> list[str]:
+        """The lines of `print`; on large graphs without those that take long, unless known."""
+        return self._lines(everything=self.n_evaluated_elements <= AT_ONCE)
+
+    def _lines(self, *, everything: bool) -> list[str]:
+        known = {True: "yes", False: "no", None: "not determined"}
+        berge = "does not apply" if self.berge_acyclic is None else known[self.berge_acyclic]
+        lines = [
+            f"{self.n_regions} regions over {self.n_elements} elements; "
+            f"{self.n_zero_counts} with count 0 are never evaluated",
+            "every element is counted once"
+            if self.valid
+            else _imbalance(self.unbalanced, self.sums, self.denominator),
+            f"Berge-acyclic: {berge}; "
+            f"α-acyclic: {known[self.alpha_acyclic]}; "
+            f"junction tree: {known[self.junction_tree]}",
+            f"a step evaluates {self.n_evaluations} regions with {self.n_evaluated_elements} "
+            f"elements in all; the largest has {self.largest_region}",
+        ]
+        everything = everything or {"diameter", "proxy"} <= vars(self).keys()
+        lines += (
+            [
+                f"diameter: {'not determined' if self.diameter is None else self.diameter} "
+                f"(pieces between the elements farthest apart)",
+                f"Gaussian proxy: {self._definiteness}",
+            ]
+            if everything
+            else ["diameter, Gaussian proxy: not yet determined, print the report to see them"]
+        )
+        used = self.definiteness
+        warning = self.warning if everything else used and used.warning
+        lines += [str(used)] if used else []
+        return [*lines, self.promise, *([f"WARNING: {warning}."] if warning else [])]
+
+    @property
+    def _definiteness(self) -> str:
+        if self.junction_tree:
+            return "the composed precision of every Gaussian is positive definite"
+        if self.proxy is None:
+            return "not tested (invalid, or too large)"
+        blocks = f"{self.proxy.n_atoms} blocks of a common correlation ρ"
+        if self.proxy.improper_from is None:
+            return f"proper for {blocks} up to {self.proxy.proper_up_to:g} (certified)"
+        return f"proper for {blocks} up to {self.proxy.proper_up_to:.4f} only (certified)"
+
+
+def report(
+    graph: RegionGraph, *, berge_acyclic: bool | None = None, junction_tree: bool | None = None
+) -> Report:
+    """Checks a region graph, given what is known of it already; see `Report`."""
+    unbalanced, sums = graph.unbalanced()
+    known, alpha_acyclic = junction_tree, True if berge_acyclic else None
+    if known is None:
+        known, alpha_acyclic = graph.junction_tree, True if graph.junction_tree else alpha_acyclic
+        if known is None or graph.n_regions <= NODE_LIMIT:  # what is claimed is checked
+            found = acyclicity(graph)
+            alpha_acyclic, known = (alpha_acyclic, known) if found == (None, None) else found
+    return Report(
+        n_elements=graph.n_elements,
+        n_regions=graph.n_regions,
+        n_zero_counts=sum(int((g.counts == 0).sum()) for g in graph.groups),
+        uncovered=_uncovered(graph) if len(unbalanced) else unbalanced,
+        unbalanced=unbalanced,
+        sums=sums,
+        denominator=graph.denominator,
+        berge_acyclic=berge_acyclic,
+        alpha_acyclic=alpha_acyclic,
+        junction_tree=known,
+        graph=graph,
+    )
+
+
+def report_factor_graph(graph: FactorGraph) -> Report:
+    """Checks a factor graph; a forest of distinct factors is a junction tree.
+
+    Of a nested graph the leaves are checked: they are what is evaluated.
+    """
+    if graph.nested:
+        leaves = flatten(graph, (), to_compose=False)
+        return replace(report(leaves), nested_exact=_nested_exact(graph))
+    berge_acyclic, distinct = forest_of(graph)
+    tree = True if berge_acyclic and distinct else None
+    return report(graph.regions, berge_acyclic=berge_acyclic, junction_tree=tree)
+
+
+def _nested_exact(graph: FactorGraph) -> bool:
+    """Whether the outer graph, and every inner one that is counted, is exact at σ = 0."""
+    outer = replace(graph, nested={}).validate()
+    counts = graph.counting_numbers()
+    inner = (g.validate() for name, g in graph.nested.items() if counts[name])
+    return bool(outer.junction_tree) and all(r.junction_tree or r.nested_exact for r in inner)
+
+
+def check_counts(graph: RegionGraph) -> None:
+    """Raises `GraphError` unless every element is counted once."""
+    unbalanced, sums = graph.unbalanced()
+    if len(unbalanced):
+        raise GraphError(_imbalance(unbalanced, sums, graph.denominator))
+
+
+def _uncovered(graph: RegionGraph) -> Ints:
+    covered = np.zeros(graph.n_elements, np.int64)
+    for group in graph.groups:
+        covered += group.scatter_sum(np.ones(len(group), np.int64), graph.n_elements)
+    return np.flatnonzero(covered == 0)
+
+
+def _imbalance(elements: Ints, sums: Ints, denominator: int) -> str:
+    shown = ", ".join(
+        f"element {e}: {s}" + (f"/{denominator}" if denominator > 1 else "")
+        for e, s in zip(elements[:3].tolist(), sums[:3].tolist(), strict=True)
+    )
+    more = f" and {len(elements) - 3} more" if len(elements) > 3 else ""
+    return (
+        f"RegionGraph: counting numbers must sum to 1 on every element, got {shown}{more}. "
+        "Add the missing regions (the overlaps of overlaps, often) or correct the counts."
+    )

@@ -1,0 +1,187 @@
+r"""Conditions that vary over nodes and over σ, and how strongly they are followed.
+
+    classifier-free guidance    s_w(x, σ | c) = s(x, σ | ∅) + w (s(x, σ | c) - s(x, σ | ∅))
+
+with a scale w of each node's own (Ho, Salimans, "Classifier-free diffusion guidance", 2022). For
+w other than 0 and 1 the result is no score of a noised distribution: composing it is a heuristic,
+as guidance is. What nodes are conditioned on is given to `compose(conditions=)`; overlaps get
+`null_condition=` there, since an overlap's model has no condition of its own. Along a chain two
+embeddings are interpolated on the sphere (Zhang et al., "DiffCollage", 2023, Fig. 6):
+
+    slerp(a, b, t) = [sin((1 - t) θ) a + sin(t θ) b] / sin θ,      θ the angle between a and b
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from pgmdiff.errors import ScoreError, ShapeError
+from pgmdiff.scores.adapters import Score, beside
+from pgmdiff.text import brief, described
+
+__all__ = ["guided", "interpolated", "scheduled", "slerp"]
+
+PARALLEL = 1e-4
+"""Sine of the angle below which vectors are interpolated on a line."""
+
+
+@dataclass(frozen=True, eq=False)
+class Guided:
+    """A score with classifier-free guidance; see `guided`."""
+
+    score: Score
+    null: Mapping[str, Any]
+    guidance: float = 1.0
+
+    def __repr__(self) -> str:
+        conditions = f"null={sorted(self.null)}"
+        return described(self, brief(self.score), conditions, f"guidance={self.guidance:g}")
+
+    def __call__(
+        self, x: Tensor, sigma: Tensor, guidance: Tensor | float | None = None, **condition: Any
+    ) -> Tensor:
+        if condition.keys() != self.null.keys():
+            raise ScoreError(
+                f"guided: expected the conditions {sorted(self.null)}, got {sorted(condition)}. "
+                "Give every node all of them, and null= the same keywords."
+            )
+        guidance = self.guidance if guidance is None else guidance
+        w = torch.as_tensor(guidance, dtype=x.dtype, device=x.device).expand(len(x))
+        if (w == 1).all():
+            return self.score(x, sigma, **condition)
+        stacked = {key: tree_map(_with_null, v, self.null[key]) for key, v in condition.items()}
+        values = self.score(torch.cat([x, x]), torch.cat([sigma, sigma]), **stacked)
+        conditional, unconditional = values.chunk(2)
+        return unconditional + beside(w, x) * (conditional - unconditional)
+
+
+def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> Guided:
+    """Classifier-free guidance as a score with one more condition, `guidance`: w, `[batch]`.
+
+    Both evaluations are one call of twice the batch. Where all w are 1 only the conditional one is
+    made.
+
+    Args:
+        score: takes the keywords of `null`.
+        null: the empty condition: keyword to a tensor without a batch axis, a pytree of them, or
+            another value.
+        guidance: w where none is given.
+
+    Raises:
+        ScoreError: a condition that `null` has is not given, or one is given that it lacks.
+
+    Example:
+        Two nodes of one model, followed more and less strongly::
+
+            compose(graph, guided(network_score, {"text": empty}),
+                    conditions={"f0": {"text": sea, "guidance": torch.tensor(7.0)},
+                                "f1": {"text": sky, "guidance": torch.tensor(2.0)}},
+                    null_condition={"text": empty})
+    """
+    return Guided(score, dict(null), guidance)
+
+
+def _with_null(value: Any, null: Any) -> Any:
+    """A condition's rows and, after them, as many empty ones."""
+    if not isinstance(value, Tensor):
+        if value != null:
+            raise ScoreError(
+                f"guided: a condition that differs from its null must be a tensor, got {value!r} "
+                f"and {null!r}."
+            )
+        return value
+    empty = torch.as_tensor(null).to(value)
+    if empty.shape != value.shape[1:]:
+        raise ShapeError(
+            f"guided: expected the null condition as {tuple(value.shape[1:])}, without a batch "
+            f"axis, got {tuple(empty.shape)}."
+        )
+    return torch.cat([value, empty.expand_as(value)])
+
+
+@dataclass(frozen=True, eq=False)
+class Scheduled:
+    """A score whose conditions change with σ; see `scheduled`."""
+
+    score: Score
+    schedules: Mapping[str, Callable[[Any, Tensor], Any]]
+
+    def __repr__(self) -> str:
+        return described(self, brief(self.score), f"schedules={sorted(self.schedules)}")
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        for key in self.schedules:
+            if key not in condition:
+                raise ScoreError(
+                    f"scheduled: expected the condition {key!r}, got {sorted(condition)}. Give it "
+                    "to compose(conditions=), or when the joint is called."
+                )
+        changed = {key: f(condition[key], sigma) for key, f in self.schedules.items()}
+        return self.score(x, sigma, **{**condition, **changed})
+
+
+def scheduled(score: Score, schedules: Mapping[str, Callable[[Any, Tensor], Any]]) -> Scheduled:
+    """A score whose conditions change with σ.
+
+    Args:
+        score: of x.
+        schedules: keyword to (what is given `[batch, ...]`, σ `[batch]`) -> what the score gets.
+            For guidance within an interval of noise levels (Kynkäänniemi et al., "Applying guidance
+            in a limited interval improves sample and distribution quality in diffusion models",
+            2024): `{"guidance": lambda w, s: torch.where((s > 0.3) & (s < 5), w, 1.0)}`.
+
+    Raises:
+        ScoreError: a scheduled condition is not given.
+    """
+    return Scheduled(score, dict(schedules))
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
+    """Spherical interpolation along the last axis; linear where a and b are (anti)parallel.
+
+    Args:
+        a, b: `[..., d]`.
+        t: from 0 (a) to 1 (b), broadcastable to `[...]`.
+
+    Raises:
+        ShapeError: different shapes, or integers.
+    """
+    if a.shape != b.shape or not (a.is_floating_point() and b.is_floating_point()):
+        raise ShapeError(
+            "slerp: expected floating-point embeddings of one shape, got "
+            f"{tuple(a.shape)} of {a.dtype} and {tuple(b.shape)} of {b.dtype}."
+        )
+    t = torch.as_tensor(t, dtype=a.dtype, device=a.device)[..., None]
+    lengths = a.norm(dim=-1, keepdim=True) * b.norm(dim=-1, keepdim=True)
+    cosine = (a * b).sum(dim=-1, keepdim=True) / lengths.clamp(min=torch.finfo(a.dtype).tiny)
+    cosine = cosine.clamp(-1, 1)
+    straight = cosine.detach().arccos().sin() < PARALLEL
+    angle = cosine.where(~straight, 0).arccos()  # whose slope is infinite at 1
+    sine = angle.sin()
+    left = torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine)
+    right = torch.where(straight, t, (t * angle).sin() / sine)
+    return left * a + right * b
+
+
+def interpolated(
+    names: Iterable[Hashable], key: str, a: Tensor, b: Tensor
+) -> dict[Hashable, dict[str, Tensor]]:
+    """Conditions from a, of the first node, to b, of the last: what `compose(conditions=)` takes.
+
+    Args:
+        names: of nodes, in order: two at least.
+        key: keyword.
+        a, b: embeddings `[..., d]`.
+
+    Raises:
+        ShapeError: fewer than two nodes, or different shapes.
+    """
+    names = list(names)
+    if len(names) < 2:
+        raise ShapeError(f"interpolated: expected at least two nodes, got {names}.")
+    last = len(names) - 1
+    return {name: {key: slerp(a, b, place / last)} for place, name in enumerate(names)}

@@ -1,0 +1,76 @@
+r"""Training the pieces' models.
+
+A factor model and the models of its overlaps must be marginals of one distribution. DiffCollage's
+Algorithm 6 gets them from one network trained on crops of several sizes, cut from the same data:
+
+    L = E_{crop, σ, ε} [ λ(σ) ‖D(crop + σ ε, σ) - crop‖² ],   λ(σ) = (σ² + σ_d²) / (σ σ_d)²
+
+with ln σ ~ N(p_mean, p_std²) and EDM's weighting λ, under which an untrained preconditioned
+network scores 1 (Zhang et al., "DiffCollage: parallel generation of large content with diffusion
+models", 2023, Algorithm 6; Karras et al., 2022, Table 1).
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import ShapeError
+from pgmdiff.noise import Seed, torch_generator
+
+__all__ = ["denoising_loss", "random_crops"]
+
+
+def random_crops(image: Tensor, shape: Sequence[int], n: int, *, generator: Seed = None) -> Tensor:
+    """Cuts `n` uniformly placed crops out of one image.
+
+    Args:
+        image: `[channels, height, width]`.
+        shape: `(height, width)` of a crop, in pixels.
+        n: how many.
+        generator: of the places: a seed, a `torch.Generator`, or None for fresh entropy.
+
+    Returns:
+        `[n, channels, *shape]`.
+
+    Raises:
+        ShapeError: a crop is larger than the image.
+    """
+    height, width = (side - crop + 1 for side, crop in zip(image.shape[-2:], shape, strict=True))
+    if height < 1 or width < 1:
+        raise ShapeError(
+            f"random_crops: expected a crop no larger than the image {tuple(image.shape[-2:])}, "
+            f"got {tuple(shape)}. Ask for smaller crops."
+        )
+    generator = torch_generator(generator, "random_crops")
+    top = torch.randint(height, (n,), generator=generator)
+    left = torch.randint(width, (n,), generator=generator)
+    rows = (top[:, None] + torch.arange(shape[0]))[:, :, None]
+    columns = (left[:, None] + torch.arange(shape[1]))[:, None, :]
+    return image[:, rows, columns].movedim(0, 1)
+
+
+def denoising_loss(
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    clean: Tensor,
+    *,
+    sigma_data: float,
+    p_mean: float = -1.2,
+    p_std: float = 1.2,
+    generator: torch.Generator,
+) -> Tensor:
+    """The weighted denoising error of a batch, averaged over its entries; see the module's formula.
+
+    Args:
+        denoise: `denoise(x, sigma)`, x `[batch, *shape]`, sigma `[batch]`.
+        clean: `[batch, *shape]`.
+        sigma_data: standard deviation of the data.
+        p_mean, p_std: mean and standard deviation of ln σ.
+        generator: of the noise levels and the noise; it advances, so that every step has others.
+    """
+    normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)
+    sigma = (p_mean + p_std * normal).exp().to(clean.device)
+    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
+    s = sigma.reshape(-1, *[1] * (clean.ndim - 1))
+    weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
+    return (weight * (denoise(clean + s * noise, sigma) - clean) ** 2).mean()
