@@ -1,11 +1,11 @@
 """What each way of conditioning loses, costs and needs.
 
-*Gaussian chain* (12 variables, correlation .9, posterior composition, which is exact): variables 1
-and 7 are seen, without noise and with noise of .5. Where the conditioned score is affine the law
+*Gaussian chain* (12 variables, correlation 0.9, posterior composition, which is exact): variables 1
+and 7 are seen, without noise and with noise of 0.5. Where the conditioned score is affine the law
 reached follows exactly from pushing 0 and the identity through the sampler (Heun); elsewhere it is
 fitted to 20,000 samples, which costs 2e-4. The loss is KL(sampled ‖ posterior) per direction in
 which the posterior varies.
-*Two-mode chain*: variables 1 and 7 are seen with noise .5; unbiased energy distance to exact
+*Two-mode chain*: variables 1 and 7 are seen with noise 0.5; unbiased energy distance to exact
 posterior samples (importance resampling of ancestral ones), mean and standard error over seeds.
 
 Needs, of one score: evaluations of every region, gradients, and bytes that autograd holds for them.
@@ -84,7 +84,7 @@ METHODS: dict[str, Method] = {
     "nothing": Method(lambda joint, y, h, noise, std: joint),
     "replacement": Method(_replaced),
     "replacement, 4 rounds": Method(_replaced, affine=False, rounds=4),
-    "reconstruction, DPS ζ = .3": Method(
+    "reconstruction, DPS ζ = 0.3": Method(
         lambda joint, y, h, noise, std: reconstruction(joint, y, h, dps(0.3)), affine=False
     ),
     "isotropic moments": _matched(lambda joint, std: Isotropic(std, jacobian=False)),
@@ -108,8 +108,8 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
         "settings": {
             "torch": torch.__version__,
             "machine": platform.machine(),
-            "gaussian": f"Heun, Karras 80 → .002, {LEVELS} levels",
-            "modes": f"SDE η = 1, Karras 20 → .01, {LEVELS} steps, {seeds} seeds × {n} samples",
+            "gaussian": f"Heun, Karras 80 → 0.002, {LEVELS} levels",
+            "modes": f"SDE η = 1, Karras 20 → 0.01, {LEVELS} steps, {seeds} seeds × {n} samples",
         },
         "needs": [_needs(name) for name in names],
         "gaussian": gaussian,

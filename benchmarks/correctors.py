@@ -1,6 +1,6 @@
 """What corrector moves mend, at equal evaluations, and where the weights of particles collapse.
 
-*Moves*, on an AR(1) chain of 8 variables of correlation .9. Under the marginal rule the
+*Moves*, on an AR(1) chain of 8 variables of correlation 0.9. Under the marginal rule the
 probability-flow ODE misses the data however many levels it has, while each level's
 Π_r q_σ(u_r)^{c_r} is a density whose limit σ → 0 is right: moves towards it on the way down mend
 what the ODE does wrong. Under the evidence rule the score is already exact.
@@ -82,9 +82,9 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
     settings = {
         "torch": torch.__version__,
         "machine": platform.machine(),
-        "predictor": "Euler, Karras 80 → .002",
+        "predictor": "Euler, Karras 80 → 0.002",
         "samples": samples,
-        "weights": "Karras 30 → .05, as many particles as samples, 3 seeds",
+        "weights": "Karras 30 → 0.05, as many particles as samples, 3 seeds",
     }
     return {"settings": settings, "rows": rows, "weights": weights}
 

@@ -1,11 +1,11 @@
 """Twenty evaluations against the paper's eighty stochastic steps, on composed joints.
 
-*Chains*: Gaussian AR(1), 20 variables of correlation .95, pair factors; from N(0, 80²), Karras 80 →
-.002. The law reached follows exactly (`testing.linear`); KL per variable to the truth under
+*Chains*: Gaussian AR(1), 20 variables of correlation 0.95, pair factors; from N(0, 80²), Karras 80
+→ 0.002. The law reached follows exactly (`testing.linear`); KL per variable to the truth under
 posterior composition, and under the marginal rule, whose own error no solver removes.
-*Modes*: the two-mode chain under posterior composition, Karras 20 → .01; unbiased energy distance.
+*Modes*: the two-mode chain under posterior composition, Karras 20 → 0.01; unbiased energy distance.
 *Gravel*: strips of 16 × 96 from the bundled model, 8 pixels of overlap, marginal rule, Karras
-10 → .01; Fréchet distance of texture features of 16 × 16 crops over the distance of two halves of
+10 → 0.01; Fréchet distance of texture features of 16 × 16 crops over the distance of two halves of
 the photograph, and seam ratio.
 
 EDM's stochastic sampler runs with its published churn, two evaluations a step.

@@ -29,4 +29,4 @@ whole = to_azula(joint, VESchedule(1e-2, 1e2))
 sampler = zABSampler(whole, steps=32, silent=True)
 torch.manual_seed(0)  # azula draws from the global generator
 u = sampler(sampler.init((1000, 8)))
-print("standard deviation, wanted .5:", float(u.std()))
+print("standard deviation, wanted 0.5:", float(u.std()))

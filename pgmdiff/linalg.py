@@ -1,4 +1,4 @@
-r"""Conjugate gradients on batches: every sample by itself.
+r"""Types of arrays, and conjugate gradients on batches: every sample by itself.
 
 Under autograd the solution of M x = b is differentiated as what it is, not as how it was found:
 dx = M⁻¹ (db - dM x), one more solve in the backward pass.
@@ -9,13 +9,20 @@ from functools import partial
 from math import prod
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pgmdiff.errors import PgmdiffError
 
-__all__ = ["conjugate_gradients", "squared_norms"]
+__all__ = ["Bools", "Floats", "Ints", "Shape", "conjugate_gradients", "squared_norms"]
+
+Shape = tuple[int, ...]
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 
 def conjugate_gradients(

@@ -18,9 +18,10 @@ from pgmdiff.composition.joint import Joint
 from pgmdiff.diagnostics.advice import Advice
 from pgmdiff.diagnostics.consistency import Consistency
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.groups import Ints, Shape, WindowGroup
+from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import Report
+from pgmdiff.linalg import Ints, Shape
 from pgmdiff.text import Table, counted
 
 __all__ = ["attach", "graph_html", "report_html", "shown", "table_html"]

@@ -9,7 +9,6 @@ Whatever they show is computed here, in closed form where that is possible.
 from collections.abc import Callable, Mapping
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -40,8 +39,6 @@ EDGES = ("#08406e", "#dd7a1f", "#3f9b57")
 SIGNED = LinearSegmentedColormap.from_list(
     "signed", ["#8f3e00", "#dd7a1f", "#fff", "#2f7fbd", "#08406e"]
 )
-
-Ints = npt.NDArray[np.int64]
 
 
 def state() -> None:
@@ -178,7 +175,7 @@ def rules() -> None:
         drawn,
         xlabel="distance between variables",
         ylabel="correlation of samples",
-        title="A chain of 61 variables, pair factors, ρ = .95; Heun, 60 levels",
+        title="A chain of 61 variables, pair factors, ρ = 0.95; Heun, 60 levels",
         log="",
     )
     _save(figure, "rules")

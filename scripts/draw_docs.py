@@ -88,7 +88,7 @@ def information_flow() -> None:
         for rule in ("average", "marginal", "posterior", "evidence")
     }
     title = (
-        "On which elements of the start element 20 depends, step by step (Euler, AR(1), ρ = .95)"
+        "On which elements of the start element 20 depends, step by step (Euler, AR(1), ρ = 0.95)"
     )
     _save(flow(found, sigmas=sigmas, columns=4, title=title), "flow", dpi=110)
 

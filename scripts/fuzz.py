@@ -41,6 +41,7 @@ from pgmdiff.graphs import (
     to_json,
 )
 from pgmdiff.graphs.acyclicity import is_junction_tree
+from pgmdiff.linalg import Shape
 from tests.oracles import hypergraphs as oracle
 
 MAX_VARIABLES = 8
@@ -55,7 +56,6 @@ SELDOM = 20
 CHUNK = 100
 
 Name = Hashable
-Shape = tuple[int, ...]
 Checks = Iterator[tuple[object, object]]
 """Pairs of what the library and what the oracle says."""
 

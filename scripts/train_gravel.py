@@ -73,7 +73,7 @@ def gate(denoiser: EDMDenoiser, n: int = 1024, seed: int = 0) -> bool:
     """Prints how samples of every crop size compare with real crops; whether all of them pass.
 
     To pass: a Fréchet distance of texture statistics at most 3 times that between two sets of real
-    crops, the mean grey within .02, the standard deviation and the mean step between neighbouring
+    crops, the mean grey within 0.02, the standard deviation and the mean step between neighbouring
     columns within 4 %.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -291,7 +291,7 @@ for sigma in (0.0, 0.1, 1.0, 10.0):
     print(f"σ = {sigma:4}: covariance of x and z that noisy y does not explain: {left_over:.4f}")
     assert abs(left_over - rho**2 * sigma**2 / (1 + sigma**2)) < 1e-12
 
-# %% alt="True precision against distance: falls fast at σ = .1, slowly at σ = .5 and 3"
+# %% alt="True precision against distance: falls fast at σ = 0.1, slowly at σ = 0.5 and 3"
 middle, long = 20, ar1(41, rho)
 apart = list(range(1, 13))
 
@@ -324,10 +324,10 @@ far_couplings()
 #
 # Below is the relative error of the composed precision (largest entry of the difference, over the
 # largest entry of the true precision) against noise: on the left for pairs, at several
-# correlations; on the right at $\rho = .9$, for longer pieces. `tiles((8,), window, overlap)` makes
-# windows of a line.
+# correlations; on the right at $\rho = 0.9$, for longer pieces. `tiles((8,), window, overlap)`
+# makes windows of a line.
 
-# %% alt="Error against σ: humps around σ = .3 to 1, higher for strong correlation, short overlaps"
+# %% alt="Error against σ: humps around σ = 0.3 to 1, higher for strong correlation, short overlaps"
 sigmas = np.geomspace(0.02, 30, 40).tolist()
 by_rho = {
     f"ρ = {r}": (sigmas, [relative_error(chain(8), ar1(8, r), s) for s in sigmas])
@@ -348,7 +348,7 @@ by_overlap = {
 def gaps() -> None:
     _, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for ax, lines, title in zip(
-        axes, (by_rho, by_overlap), ("pairs", "longer pieces, ρ = .9"), strict=True
+        axes, (by_rho, by_overlap), ("pairs", "longer pieces, ρ = 0.9"), strict=True
     ):
         curves(lines, xlabel="noise σ", ylabel="relative error", title=title, ax=ax)
         ax.set_ylim(1e-6, 1)

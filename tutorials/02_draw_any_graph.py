@@ -120,8 +120,8 @@ assert report.n_zero_counts == 3
 # %% [markdown]
 # ## Is it true?
 #
-# A truth for the river: levels fluctuate over the day with correlation $.9$ between readings, and
-# stations correlate by $.8$ for each factor between them. The lake's readings are every fourth of
+# A truth for the river: levels fluctuate over the day with correlation $0.9$ between readings, and
+# stations correlate by $0.8$ for each factor between them. The lake's readings are every fourth of
 # the others'. Then the data is Markov to the graph, and the promise applies: at $\sigma = 0$
 # the composed precision should be the true one.
 
@@ -429,8 +429,8 @@ def draw_days() -> None:
 draw_days()
 
 # %% [markdown]
-# Neighbours on the river correlate by $.8$, stations two factors apart by $.64$, the ends by $.51$.
-# In a sample of 2000 the standard error of a correlation $r$ is $(1 - r^2) / \sqrt{2000}$.
+# Neighbours on the river correlate by $0.8$, stations two factors apart by $0.64$, the ends by
+# $0.51$. In a sample of 2000 the standard error of a correlation $r$ is $(1 - r^2) / \sqrt{2000}$.
 
 # %%
 for a, b in (("fork", "town"), ("lake", "town"), ("source", "mouth")):

@@ -222,7 +222,7 @@ methods = {
     "Bethe on pixels": (bethe, None),
     "average": (kikuchi, Average()),
 }
-print(f"{'relative error / smallest eigenvalue':38}{'separable, ρ = .8':>20}{'lattice field':>20}")
+print(f"{'relative error / smallest eigenvalue':38}{'separable, ρ = 0.8':>20}{'lattice field':>20}")
 for name, (graph, rule) in methods.items():
     figures = [
         f"{relative_error(graph, q, rule):.2g} / {smallest_eigenvalue(graph, q, rule):.2g}"
@@ -444,8 +444,8 @@ draws = sample(
 
 # %% [markdown]
 # Right of the last column comes the first, upside down: the top of the one end correlates with the
-# bottom of the other by $.9$, as neighbours do, and with the top of the other by only
-# $.9 \cdot .8^5$.
+# bottom of the other by $0.9$, as neighbours do, and with the top of the other by only
+# $0.9 \cdot 0.8^5$.
 
 # %%
 last, first = draws[:, :, -1], draws[:, :, 0]
@@ -483,7 +483,7 @@ strips(
 # - If pieces share more than one variable, do not count by hand: `tiles` for windows,
 #   `cluster_variation` for anything else.
 # - Valid counts (sum 1 on every element) are necessary, and `validate()` checks them. They are not
-#   sufficient: Bethe on pixels is valid, and improper from a correlation of .21 on.
+#   sufficient: Bethe on pixels is valid, and improper from a correlation of 0.21 on.
 # - Exact at $\sigma = 0$ needs a junction tree *and* data that is Markov to it. Loops can be
 #   triangulated, at the price of larger pieces.
 #
@@ -491,7 +491,7 @@ strips(
 #
 # 1. Three pieces $ab$, $bc$, $ca$ form a loop. Add the piece $abc$: what does cluster variation
 #    make of it?
-# 2. Compare `tiles((7, 7), 3, 2)` with `tiles((7, 7), 3, 1)` on `image(7, .8)` at $\sigma = 0$ and
+# 2. Compare `tiles((7, 7), 3, 2)` with `tiles((7, 7), 3, 1)` on `image(7, 0.8)` at $\sigma = 0$ and
 #    $\sigma = 1$ (`composed_precision(graph, q, sigma)`). What do longer overlaps buy, and what do
 #    they cost?
 # 3. Join the band without a twist (`tiles(..., periodic=...)`), and make it so short that the two

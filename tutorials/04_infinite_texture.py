@@ -227,7 +227,7 @@ strips({name: images[name][0, 0] for name in ("photograph", "feathered", "chain"
 # place in a window are taken together.
 
 
-# %% alt="Standard deviation by place in a window: feathered dips to .19, all others stay near .27"
+# %% alt="Standard deviation by place in a window: feathered dips to 0.19, others stay near 0.27"
 def contrast(u: Tensor) -> Tensor:
     """Standard deviation by column, modulo 8."""
     return u.reshape(-1, WIDTH // 8, 8).movedim(2, 0).flatten(1).std(dim=1)

@@ -70,7 +70,7 @@ DOUBLE = torch.float64
 # $$D = \Lambda^{-1} \sum_r c_r A_r^\top V_r^{-1} D_r, \qquad
 # \Lambda = \sum_r c_r A_r^\top V_r^{-1} A_r.$$
 #
-# Term by term, on a chain of 20 numbers with $\rho = .95$:
+# Term by term, on a chain of 20 numbers with $\rho = 0.95$:
 
 
 # %%
@@ -144,7 +144,7 @@ for n in LENGTHS:
         by_length[f"{name}, n = {n}"] = (LEVELS, [loss(joint, q, k) for k in LEVELS])
 
 
-# %% alt="KL against levels: posterior falls alike at all lengths, marginal levels off near .3"
+# %% alt="KL against levels: posterior falls alike at all lengths, marginal levels off near 0.3"
 def steps_against_length() -> None:
     _, ax = plt.subplots(figsize=(7.5, 4.4), layout="constrained")
     for (name, (x, y)), line in zip(
@@ -275,8 +275,8 @@ assert apart > 5
 # %% [markdown]
 # ## Two modes
 #
-# Now data that are not Gaussian: 12 variables, each near -2 or +2 (standard deviation .4). A
-# neighbour keeps the mode with probability .9, and then also correlates within it (.9). A pair of
+# Now data that are not Gaussian: 12 variables, each near -2 or +2 (standard deviation 0.4). A
+# neighbour keeps the mode with probability 0.9, and then also correlates within it (0.9). A pair of
 # neighbours is a mixture of four Gaussians, a variable one of two; scores of both have closed
 # forms at every noise level. The pieces are exact: what goes wrong is the composition.
 
@@ -620,7 +620,7 @@ assert variance > 100
 # Definite, and useless: the least λ is the edge, where one direction has next to no precision left
 # and its variance explodes. It is where a search begins. For Gaussians the search is exact:
 
-# %% alt="Loss and variance against λ: both explode at the least λ; loss is smallest near λ = .8"
+# %% alt="Loss and variance against λ: both explode at the least λ; loss is smallest near λ = 0.8"
 shrinkages = [0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0]
 least = repaired.precision.shrinkage
 laws = {
@@ -673,7 +673,7 @@ shrinking()
 # 2. A star whose leaves depend on products of the centre's coordinates is uncorrelated
 #    (`benchmarks.exactness.distributions.parity_star`). Why does posterior composition not
 #    help there, and what are its samples?
-# 3. Make the two-mode chain's `stay` .5 and its `within` 0. Which rules differ now?
+# 3. Make the two-mode chain's `stay` 0.5 and its `within` 0. Which rules differ now?
 #
 # ## Where to go next
 #

@@ -22,7 +22,7 @@ from pgmdiff.conditioning import (
     DenseOperator,
     Isotropic,
     Mask,
-    Stack,
+    Stacked,
     Tweedie,
     block_average,
     dps,
@@ -44,8 +44,8 @@ BLUE, ORANGE, GREY, INK = "#2f7fbd", "#dd7a1f", "#8a8f94", "#2b2b2b"
 # %% [markdown]
 # ## Evidence on named variables
 #
-# The whole is a chain of 16 variables, each correlated with the next by $\rho = .9$. Two of them
-# are observed. `graph.evidence` turns values by name into an observation and a mask of the state;
+# The whole is a chain of 16 variables, each correlated with the next by $\rho = 0.9$. Two of them
+# are observed. `graph.observe` turns values by name into an observation and a mask of the state;
 # where the mask is false, the observation's entries are ignored.
 
 # %%
@@ -56,7 +56,7 @@ graph = chain(n)
 joint = compose(graph, node_scores(graph, data), rule=Posterior(node_covariances(graph, data)))
 
 seen = {"x3": 1.5, "x11": -1.0}
-y, mask = graph.evidence(seen)
+y, mask = graph.observe(seen)
 y, known = y.double(), Mask(mask)
 print("observed elements:", known.mask.nonzero().flatten().tolist(), "values:", y[known.mask])
 
@@ -256,14 +256,14 @@ assert difference < 1e-9
 # %% [markdown]
 # ## Any linear observation
 #
-# $H$ may be any linear map: crops, block averages, blurs, mixed channels, matrices. `Stack` takes
+# $H$ may be any linear map: crops, block averages, blurs, mixed channels, matrices. `Stacked` takes
 # several at once. Here are the means of four blocks of four variables, and $x_3$ itself; all
-# measured with noise of .2.
+# measured with noise of 0.2.
 
 # %% alt="Bands given four block means and a point: composed moments lie on the exact posterior"
 noise = 0.2
 means, point = block_average((n,), 4), DenseOperator(rows[:1], (n,))
-both = Stack((means, point))
+both = Stacked((means, point))
 coarse = torch.tensor([1.0, -0.5, -0.5, 0.5, 1.5]).double()  # four means, then x3
 matrix = both.A(torch.eye(n).double()).T
 given = exact_posterior(data, matrix, coarse, noise)
@@ -277,16 +277,17 @@ reached = {
 losses = {name: kl_divergence(law, given) / n for name, law in reached.items()}
 print(", ".join(f"{name}: {nats:.5f} nats per variable" for name, nats in losses.items()))
 assert losses["composed moments"] < 5e-4 < losses["isotropic moments"]
-bands(reached, given, "Given the means of four blocks, and x3, with noise .2", {3: 1.5})
+bands(reached, given, "Given the means of four blocks, and x3, with noise 0.2", {3: 1.5})
 
 # %% [markdown]
 # ## The methods, and what they cost
 #
-# Now all of them, for the two observed variables, without noise and with noise of .5. Laws that are
-# not linear are fitted to 4000 samples, which costs .002 nats or so. A row says, too, how often one
-# score asks the joint, and whether it differentiates through it: memory grows with that. For
+# Now all of them, for the two observed variables, without noise and with noise of 0.5. Laws that
+# are not linear are fitted to 4000 samples, which costs 0.002 nats or so. A row says, too, how
+# often one score asks the joint, and whether it differentiates through it: memory grows with that.
+# For
 # `reconstruction` (DPS; Chung et al., 2023, and Algorithm 5 of DiffCollage) the weight ζ is to be
-# tuned; we took .3.
+# tuned; we took 0.3.
 
 
 # %%
@@ -324,7 +325,7 @@ methods = {  # score, noise -> conditioned score; is it linear; rounds of every 
     "nothing: the prior": (lambda score, s: score, True, 1),
     "replacement": (lambda score, s: replacement(score, y, known), True, 1),
     "replacement, 4 rounds": (lambda score, s: replacement(score, y, known), False, 4),
-    "reconstruction, dps(.3)": (
+    "reconstruction, dps(0.3)": (
         lambda score, s: reconstruction(score, y, known, dps(0.3)),
         False,
         1,
@@ -335,7 +336,8 @@ methods = {  # score, noise -> conditioned score; is it linear; rounds of every 
 }
 losses = {}
 print(
-    f"{'':24} {'KL, noise 0':>12} {'noise .5':>9} {'x3 ±':>6} {'evaluations':>12} {'gradients':>10}"
+    f"{'':24} {'KL, noise 0':>12} {'noise 0.5':>9} {'x3 ±':>6} {'evaluations':>12} "
+    f"{'gradients':>10}"
 )
 for name, (condition, linear, rounds) in methods.items():
     schedule = time_travel(levels, 10, rounds - 1) if rounds > 1 else levels

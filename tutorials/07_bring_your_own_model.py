@@ -360,7 +360,7 @@ print(found)
 # ## A condition for every piece
 #
 # Conditions belong to nodes: `conditions={name: {keyword: tensor}}`, without a batch axis. Let the
-# first window turn left by .25 radians a step, the last one right by as much, and those between
+# first window turn left by 0.25 radians a step, the last one right by as much, and those between
 # change evenly. `interpolated` goes along the circle of embeddings from one end to the other.
 # Overlaps have no condition of their own: `null_condition` is for what is given at call time; here
 # they are listed in `unknown`.
@@ -564,7 +564,7 @@ if HAS_AZULA:
         def forward(self, x: Tensor, log_sigma: Tensor) -> Tensor:
             return self.network(x, log_sigma.expand(len(x)), NOTHING.expand(len(x), 2))
 
-    levels = VESchedule(1e-2, 2e1)  # σ from .01 to 20, evenly in log σ
+    levels = VESchedule(1e-2, 2e1)  # σ from 0.01 to 20, evenly in log σ
     torch.manual_seed(0)  # azula draws from torch's own generator
     theirs = KarrasDenoiser(Backbone(), levels)
     generator = torch.Generator().manual_seed(2)

@@ -4,8 +4,8 @@ The series is divided by its own slow changes, so that what is left is nearly st
 
     a_t = (T_t - m_t) / s_t,      m the mean of 5 days around t, s² the mean of (T - m)² of 30 days
 
-Its autocorrelation is .94 after an hour, .86 after 2, .66 after 4, .35 after 8. Alternate blocks of
-20 days are for training and held out. Data, weights and how they were made: `sea.csv.gz`,
+Its autocorrelation is 0.94 after an hour, 0.86 after 2, 0.66 after 4, 0.35 after 8. Alternate
+blocks of 20 days are for training and held out. Data, weights and how they were made: `sea.csv.gz`,
 `sea.safetensors` and `sea.md` beside this file; `scripts/train_real.py` makes the weights again.
 """
 

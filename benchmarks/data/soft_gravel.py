@@ -1,10 +1,10 @@
 r"""The bundled model of a smooth field: the gravel photograph at its own resolution, out of focus.
 
-    x = (G * photograph - mean) / std + .05 ε,      G a Gaussian of 4 pixels, ε white noise
+    x = (G * photograph - mean) / std + 0.05 ε,      G a Gaussian of 4 pixels, ε white noise
 
-At half the pixel size of `gravel` and low-passed, correlation reaches further: .95 at 2 pixels,
-.83 at 4, .49 at 8, .21 at 12. The noise stands for a camera's; without it the field's covariance is
-singular to rounding. The left half is for training, the right half is held out. Weights and how
+At half the pixel size of `gravel` and low-passed, correlation reaches further: 0.95 at 2 pixels,
+0.83 at 4, 0.49 at 8, 0.21 at 12. The noise stands for a camera's; without it the field's covariance
+is singular to rounding. The left half is for training, the right half is held out. Weights and how
 they were made: `soft_gravel.safetensors` and `soft_gravel.md` beside this file;
 `scripts/train_real.py` makes them again.
 """

@@ -190,13 +190,13 @@ def _mode_chain(name: str, modes: Sequence[float], table: Tensor, length: int) -
 
 
 def two_mode_chain(length: int = 12) -> Law:
-    """Variables at ±2; neighbours share their mode with probability .9 (`two_mode_chain.json`)."""
+    """Variables at ±2; neighbours share their mode with probability 0.9 (`two_mode_chain.json`)."""
     table = torch.tensor([[0.45, 0.05], [0.05, 0.45]], dtype=torch.float64)
     return _mode_chain("two-mode chain", (-2.0, 2.0), table, length)
 
 
 def three_mode_chain(length: int = 12) -> Law:
-    """Variables at -4, 0 and 4, the outer modes with probability .2 and .3; only steps of 4."""
+    """Variables at -4, 0 and 4, the outer modes with probability 0.2 and 0.3; only steps of 4."""
     table = torch.tensor([[0.16, 0.04, 0], [0.04, 0.4, 0.06], [0, 0.06, 0.24]], dtype=torch.float64)
     return _mode_chain("three-mode chain", (-4.0, 0.0, 4.0), table, length)
 

@@ -118,7 +118,7 @@ def _cases() -> Iterator[Case]:
 
 
 def _coupled(graph: FactorGraph) -> Gaussian:
-    """Neighbours coupled alike: precision 1 on the diagonal, -.9 / largest degree beside it."""
+    """Neighbours coupled alike: precision 1 on the diagonal, -0.9 / largest degree beside it."""
     precision = torch.eye(graph.n_elements, dtype=torch.float64)
     for factor in graph.factors:
         a, b = graph.regions.elements(factor).tolist()
@@ -261,7 +261,7 @@ def lines(rows: list[dict[str, Any]]) -> list[str]:
         "",
         *_agreement_lines(curves),
         "",
-        f"Fewest levels to {TARGET:g} nats per variable, chain of correlation .95",
+        f"Fewest levels to {TARGET:g} nats per variable, chain of correlation 0.95",
         *_step_lines([row for row in rows if "target" in row]),
     ]
 
@@ -324,7 +324,7 @@ def draw(rows: list[dict[str, Any]], folder: Path) -> None:
                 "18 levels: 35 evaluations (evidence 70)",
             ),
         ],
-        "AR(1) chain of correlation .95: Heun, exact propagation, no sampling error",
+        "AR(1) chain of correlation 0.95: Heun, exact propagation, no sampling error",
     )
     figure.savefig(folder / "exactness.png", dpi=110)
 

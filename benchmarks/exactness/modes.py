@@ -1,8 +1,8 @@
 """Part 2, laws that are no Gaussians: samples of every method against exact ones.
 
-The SDE with η = 1, Karras 20 → .01, from N(0, 20²). All methods of a seed start from the same noise
-and are compared with the same exact samples, so that a difference to the marginal rule has a small
-standard error; a method is marked where it is worse by more than two of them.
+The SDE with η = 1, Karras 20 → 0.01, from N(0, 20²). All methods of a seed start from the same
+noise and are compared with the same exact samples, so that a difference to the marginal rule has a
+small standard error; a method is marked where it is worse by more than two of them.
 
 *measures*: energy distance and sliced Wasserstein distance to exact samples (of which another set
 gives the floor), how often neighbours switch modes, and the mean of the exact log-density.

@@ -13,7 +13,7 @@ Every rule gets the same number of network rows a sample, of any size, and takes
 levels as they allow: concatenation and averages evaluate windows only, marginal and posterior
 composition windows and overlaps, evidence composition all of them twice, the second time with a
 vector-Jacobian product (rows *pulled back*, whose cost is not counted: see the CPU-seconds).
-Covariances are pooled over the training part. *Ridge*: .03 of the variance is added to them, since
+Covariances are pooled over the training part. *Ridge*: 0.03 of the variance is added to them, since
 evidence composition multiplies the networks' errors by inverse variances. It was chosen on these
 very results; nothing else was.
 
@@ -550,7 +550,7 @@ def _panels(rows: list[Row]) -> "list[Comparison]":
         Comparison(
             f"{about}: autocorrelation",
             "lag",
-            "over held-out variance (cut at -.5 and 1.5)",
+            "over held-out variance (cut at -0.5 and 1.5)",
             correlations,
             marks,
             limits=(-0.5, 1.5),

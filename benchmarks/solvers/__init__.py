@@ -1,9 +1,9 @@
 """How close every solver comes at 10 to 80 evaluations: W2 to two targets, beside other libraries.
 
 Every run starts from the exact noised law at σ = 80, so that only the solver's error shows, on a
-Karras grid 80 → .002 → 0 (ρ = 7). *Gaussian*: the law reached follows exactly, noise included, from
-pushing a basis through the solver. *Mixture*: quantiles are pushed through the solver; where it
-draws noise, stratified noise (see `targets`), and the mean of three runs is given.
+Karras grid 80 → 0.002 → 0 (ρ = 7). *Gaussian*: the law reached follows exactly, noise included,
+from pushing a basis through the solver. *Mixture*: quantiles are pushed through the solver; where
+it draws noise, stratified noise (see `targets`), and the mean of three runs is given.
 """
 
 import platform
@@ -89,7 +89,7 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
     settings = {
         "torch": torch.__version__,
         "machine": platform.machine(),
-        "schedule": "Karras 80 → .002 → 0, ρ = 7, from the exact noised law",
+        "schedule": "Karras 80 → 0.002 → 0, ρ = 7, from the exact noised law",
         "quantiles": QUANTILES,
         "samples": samples,
     }

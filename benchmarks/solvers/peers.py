@@ -1,7 +1,7 @@
 """Solvers of other libraries, on the same targets, fed the exact denoiser at their own levels.
 
 diffusers' schedulers and azula's samplers, where they are installed; nothing of them is copied. A
-diffusers scheduler is a VP one with 1000 timesteps between σ = .002 and 80, so that its Karras
+diffusers scheduler is a VP one with 1000 timesteps between σ = 0.002 and 80, so that its Karras
 levels are those used here; azula's samplers run on the same levels, and one on the levels it is
 meant for.
 """

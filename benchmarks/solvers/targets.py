@@ -5,7 +5,7 @@ A correlated Gaussian in the plane, where a solver's distribution follows exactl
 
 Noise on the line is stratified among neighbours: sorted states, in blocks of 100, share out 100
 slices of the normal law at random. Each sample's law is right, and that of all is hit more closely
-than by independent draws, whose share of each mode alone is off by .1 in W2 at 100,000 samples
+than by independent draws, whose share of each mode alone is off by 0.1 in W2 at 100,000 samples
 (after L'Ecuyer, Lécot, Tuffin, "A randomized quasi-Monte Carlo simulation method for Markov
 chains", 2008).
 """

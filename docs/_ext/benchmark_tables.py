@@ -206,8 +206,7 @@ def _number(value: float, form: str) -> str:
     if "e" in text:
         digits, power = text.split("e")
         text = f"{digits}e{int(power)}"
-    minus, text = ("-", text[1:]) if text.startswith("-") else ("", text)
-    return minus + (text[1:] if text.startswith("0.") else text)
+    return text
 
 
 def figure(result: Mapping[str, Any], query: str) -> str:

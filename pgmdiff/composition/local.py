@@ -9,10 +9,11 @@ from torch import Tensor
 
 from pgmdiff.composition.joint import Joint, compose
 from pgmdiff.composition.plan import Scores
-from pgmdiff.composition.rules import Floats, Rule
+from pgmdiff.composition.rules import Rule
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
+from pgmdiff.linalg import Floats
 
 __all__ = ["checked_states", "every_region", "local_denoised"]
 

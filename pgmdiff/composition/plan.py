@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pgmdiff.composition.rules import Floats, Rule
+from pgmdiff.composition.rules import Rule
 from pgmdiff.errors import ScoreError
-from pgmdiff.graphs.groups import IndexGroup, Ints, RegionGroup
+from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
+from pgmdiff.linalg import Floats, Ints
 from pgmdiff.precision import Precision, RegionPrecisions
 from pgmdiff.precision.forms import concatenated
 from pgmdiff.scores.adapters import Score

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Floats
 from pgmdiff.precision import (
     ComposedPrecision,
     Covariances,
@@ -33,8 +33,6 @@ from pgmdiff.precision import (
 from pgmdiff.text import counted, described
 
 __all__ = ["Average", "Evidence", "Marginal", "Posterior", "Rule"]
-
-Floats = npt.NDArray[np.float64]
 
 
 class Rule(ABC):

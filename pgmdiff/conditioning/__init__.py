@@ -14,7 +14,7 @@ from pgmdiff.conditioning.matching import (
     moment_matching,
 )
 from pgmdiff.conditioning.matrices import DenseOperator, PerAxis, block_average, blur, channel_mix
-from pgmdiff.conditioning.operators import Composition, Linear, LinearOperator, Operator, Stack
+from pgmdiff.conditioning.operators import Composition, Linear, LinearOperator, Operator, Stacked
 from pgmdiff.conditioning.reconstructing import dps, matched, reconstruction
 from pgmdiff.conditioning.replacing import replacement
 
@@ -31,7 +31,7 @@ __all__ = [
     "Operator",
     "PerAxis",
     "PosteriorCovariance",
-    "Stack",
+    "Stacked",
     "Tweedie",
     "block_average",
     "blur",

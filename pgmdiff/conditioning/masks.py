@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.conditioning.operators import Operator, Shape
+from pgmdiff.conditioning.operators import Operator
 from pgmdiff.errors import ShapeError
+from pgmdiff.linalg import Shape
 from pgmdiff.text import described
 
 __all__ = ["Crop", "FourierMask", "Mask", "masked"]

@@ -11,8 +11,9 @@ from math import prod
 import torch
 from torch import Tensor
 
-from pgmdiff.conditioning.operators import Operator, Shape
+from pgmdiff.conditioning.operators import Operator
 from pgmdiff.errors import ShapeError
+from pgmdiff.linalg import Shape
 from pgmdiff.text import described
 
 __all__ = ["DenseOperator", "PerAxis", "block_average", "blur", "channel_mix"]
@@ -145,7 +146,7 @@ def _without_wrapping(matrix: Tensor, half: int) -> Tensor:
 
 
 def channel_mix(event_shape: Sequence[int], weights: Tensor) -> PerAxis:
-    """Mixes channels, the first axis, by weights `[observed, channels]`; grey: [[.3, .59, .11]].
+    """Mixes channels, the first axis, by weights `[observed, channels]`; grey: [[0.3, 0.59, 0.11]].
 
     Args:
         event_shape: of the state, `(channels, *places)`.

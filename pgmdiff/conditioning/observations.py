@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from pgmdiff.conditioning.masks import FourierMask, Mask
-from pgmdiff.conditioning.operators import LinearOperator, Operator, Shape
+from pgmdiff.conditioning.operators import LinearOperator, Operator
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
+from pgmdiff.linalg import Shape
 from pgmdiff.text import by_field
 
 __all__ = ["Observation", "checked_observation"]

@@ -20,12 +20,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.linalg import conjugate_gradients
+from pgmdiff.linalg import Shape, conjugate_gradients
 from pgmdiff.text import brief, described
 
-__all__ = ["Composition", "Linear", "LinearOperator", "Operator", "Stack"]
-
-Shape = tuple[int, ...]
+__all__ = ["Composition", "Linear", "LinearOperator", "Operator", "Stacked"]
 
 
 @runtime_checkable
@@ -127,7 +125,7 @@ class _PseudoInverse(torch.autograd.Function):
 
 
 @dataclass(frozen=True, eq=False)
-class Stack(ByIteration):
+class Stacked(ByIteration):
     """Several observations of one state: flattened, and one after the other.
 
     Args:
@@ -152,8 +150,8 @@ class Stack(ByIteration):
         shapes = {tuple(operator.event_shape) for operator in self.operators}
         if len(shapes) != 1:
             raise ShapeError(
-                f"Stack: expected operators of one event shape, got {sorted(shapes)}. Compose each "
-                "with a crop, if it sees a part."
+                f"Stacked: expected operators of one event shape, got {sorted(shapes)}. Compose "
+                "each with a crop, if it sees a part."
             )
 
     @property

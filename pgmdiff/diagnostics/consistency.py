@@ -33,7 +33,7 @@ __all__ = ["Agreement", "Consistency", "check_consistency"]
 SIGNIFICANT = 4.0
 """Standard errors beyond which a deviation is taken for real."""
 NEGLIGIBLE = 0.05
-"""Share of a disagreement that the overlap may predict: networks that serve well reach .02."""
+"""Share of a disagreement that the overlap may predict: networks that serve well reach 0.02."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Agreement:
         disagreement: E|D_f - D_o|², which is positive even for true marginals: pieces see more.
         excess: the share of the disagreement that the overlap alone predicts, by a linear
             regression on (u_o, D_o) fitted to the other half of the data: 0 for true marginals.
-            As a scale: below .05 it is negligible, about .3 the networks are undertrained, near 1
+            As a scale: below 0.05 it is negligible, about 0.3 the networks are undertrained, near 1
             they work in different units or on different data.
         deviation: of `excess` from 0, in standard errors over the data.
         lag: of `error_overlap - error_piece` below 0, in standard errors.

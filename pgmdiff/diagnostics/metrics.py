@@ -23,14 +23,12 @@ import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError
-
-Floats = npt.NDArray[np.float64]
+from pgmdiff.linalg import Floats
 
 __all__ = [
     "energy_distance",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.composition.plan import RegionScores
-from pgmdiff.composition.rules import Floats, Marginal
+from pgmdiff.composition.rules import Marginal
 from pgmdiff.errors import ShapeError
 from pgmdiff.gaussian.distributions import (
     Distribution,
@@ -22,6 +22,7 @@ from pgmdiff.gaussian.distributions import (
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Floats
 from pgmdiff.scores.adapters import Score
 from pgmdiff.text import counted, described
 

@@ -17,8 +17,9 @@ from scipy.sparse import csgraph
 
 from pgmdiff.graphs.atoms import atoms, first_elements
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.groups import Ints, RegionGroup
+from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Ints
 from pgmdiff.text import counted, described
 
 __all__ = [

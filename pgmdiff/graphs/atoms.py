@@ -12,8 +12,8 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
-from pgmdiff.graphs.groups import Ints
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Ints
 
 __all__ = [
     "array_neighbours",

@@ -20,16 +20,14 @@ from itertools import permutations
 from math import prod
 
 import numpy as np
-import numpy.typing as npt
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.groups import Ints
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Floats, Ints
 
 __all__ = ["FACES", "FRAMES", "cubemap", "face_directions", "nested_cubemap"]
 
-Floats = npt.NDArray[np.float64]
 
 FACES = ("F", "B", "L", "R", "U", "D")
 """Front, back, left, right, up, down: the order of the faces in a state, opposites together."""

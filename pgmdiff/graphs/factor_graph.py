@@ -26,9 +26,10 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError, nearest, shape_text
-from pgmdiff.graphs.groups import IndexGroup, Ints, Shape
+from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.nesting import check_nested, flatten
 from pgmdiff.graphs.regions import Condition, RegionGraph
+from pgmdiff.linalg import Ints, Shape
 from pgmdiff.text import counted
 
 if TYPE_CHECKING:
@@ -590,7 +591,7 @@ class FactorGraph:
             raise GraphError(f"FactorGraph: no node is named {name!r}. See `.nodes`.")
         return self.nodes.elements(name)
 
-    def evidence(self, values: Mapping[Any, Tensor | float]) -> tuple[Tensor, Tensor]:
+    def observe(self, values: Mapping[Any, Tensor | float]) -> tuple[Tensor, Tensor]:
         """What is known of some variables: the observation y and the mask H of y = H u.
 
         They are what `conditioning.Mask(mask)` and the methods of conditioning take:
@@ -609,16 +610,16 @@ class FactorGraph:
 
         Example:
             >>> from pgmdiff.graphs import chain
-            >>> chain(4).evidence({"x1": 1.5})
+            >>> chain(4).observe({"x1": 1.5})
             (tensor([0.0000, 1.5000, 0.0000, 0.0000]), tensor([False,  True, False, False]))
         """
         if not isinstance(values, Mapping):
             raise GraphError(
-                "FactorGraph.evidence: expected a mapping from name to value, got "
+                "FactorGraph.observe: expected a mapping from name to value, got "
                 f"{type(values).__name__}. Write {{'x': 1.5}}."
             )
         for name in values:
-            self._check_variable("evidence", name)
+            self._check_variable("observe", name)
         mask = self.mask(list(values))
         known = {name: self._known(name, value) for name, value in values.items()}
         arrays = [value.dtype for value in known.values() if value.ndim]
@@ -650,7 +651,7 @@ class FactorGraph:
         if found.is_complex() or tuple(found.shape) not in ((), shape):
             got = tuple(found.shape) if isinstance(value, Tensor) else repr(value)[:60]
             raise ShapeError(
-                f"FactorGraph.evidence: variable {name!r} has shape {shape}, got a value of {got}. "
+                f"FactorGraph.observe: variable {name!r} has shape {shape}, got a value of {got}. "
                 "Give real numbers of its shape, or one."
             )
         return found

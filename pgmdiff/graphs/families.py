@@ -19,7 +19,7 @@ __all__ = [
     "hidden_markov",
     "markov_random_field",
     "named_tree",
-    "observations",
+    "repeated_observations",
     "star",
     "torus",
     "tree",
@@ -282,7 +282,7 @@ def hidden_markov(
     return FactorGraph.from_scopes(scopes | emissions, shapes, **{"models": models, **options})
 
 
-def observations(
+def repeated_observations(
     n: int,
     shape: Sequence[int] = (),
     conditions: Sequence[Condition] | None = None,
@@ -308,10 +308,11 @@ def observations(
     Raises:
         GraphError: not one condition an observation.
     """
-    factors = [f"y{i}" for i in range(_at_least("observations", n, 1))]
+    factors = [f"y{i}" for i in range(_at_least("repeated_observations", n, 1))]
     if conditions is not None and len(conditions) != n:
         raise GraphError(
-            f"observations: expected {n} conditions, one an observation, got {len(conditions)}."
+            f"repeated_observations: expected {n} conditions, one per observation, got "
+            f"{len(conditions)}."
         )
     return FactorGraph.from_scopes(
         dict.fromkeys(factors, (name,)),

@@ -16,14 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pgmdiff.linalg import Bools, Ints, Shape
 from pgmdiff.text import brief, counted, described
 
 __all__ = ["AxisWindows", "IndexGroup", "RegionGroup", "WindowGroup"]
-
-
-Shape = tuple[int, ...]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 
 CHUNK = 1 << 22

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.groups import Ints
 from pgmdiff.graphs.regions import Condition, RegionGraph, condition_key
+from pgmdiff.linalg import Ints
 
 if TYPE_CHECKING:
     from pgmdiff.graphs.factor_graph import FactorGraph

@@ -19,8 +19,9 @@ from torch import Tensor
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.atoms import Neighbours, array_neighbours, atoms, connected_atoms
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.groups import IndexGroup, Ints, Shape
+from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import RegionGraph, condition_key
+from pgmdiff.linalg import Ints, Shape
 
 __all__ = [
     "Disconnected",

@@ -16,16 +16,14 @@ with xᵀPx < -δ xᵀx proves that it is not.
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
 from pgmdiff.graphs.atoms import atoms, first_elements
-from pgmdiff.graphs.groups import Ints
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Floats, Ints
 
 __all__ = ["Proxy", "certified_definite", "proxy", "quotient"]
 
-Floats = npt.NDArray[np.float64]
 
 MAX_ATOMS = 400
 MAX_REGIONS = 20_000

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pgmdiff.errors import GraphError, nearest
-from pgmdiff.graphs.groups import AxisWindows, IndexGroup, Ints, RegionGroup, Shape, WindowGroup
+from pgmdiff.graphs.groups import AxisWindows, IndexGroup, RegionGroup, WindowGroup
+from pgmdiff.linalg import Ints, Shape
 from pgmdiff.text import brief, counted
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ import numpy as np
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import NODE_LIMIT, acyclicity, diameter, forest_of
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.groups import Ints
 from pgmdiff.graphs.nesting import flatten
 from pgmdiff.graphs.proxy import Proxy, proxy
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Ints
 from pgmdiff.text import counted, described, folded
 
 __all__ = ["Definiteness", "Report", "check_counts", "report", "report_factor_graph"]
@@ -31,7 +31,7 @@ BARELY = 3.0
 """Inflation of a variance from which a composed precision is taken for nearly indefinite."""
 AMPLIFIED = 30.0
 """Growth of an error from which trained scores are taken for not accurate enough. Windows of a
-smooth process, their denoisers off by 3 %: spread of samples .99, 1.06, 2.5 at 23, 83, 617."""
+smooth process, their denoisers off by 3 %: spread of samples 0.99, 1.06, 2.5 at 23, 83, 617."""
 
 
 @dataclass(frozen=True)

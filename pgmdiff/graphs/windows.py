@@ -17,8 +17,9 @@ import numpy as np
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.counting import cluster_variation
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.groups import AxisWindows, IndexGroup, Ints, RegionGroup, WindowGroup
+from pgmdiff.graphs.groups import AxisWindows, IndexGroup, RegionGroup, WindowGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
+from pgmdiff.linalg import Ints
 
 __all__ = ["product", "tiles", "time_by_parts"]
 

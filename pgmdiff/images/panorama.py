@@ -27,18 +27,16 @@ All weights are positive and sum to 1: constants stay, and no value leaves the r
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError
 from pgmdiff.graphs.cube import FRAMES, face_directions
+from pgmdiff.linalg import Floats, Ints
 
 __all__ = ["cube_to_equirectangular", "equirectangular_directions", "equirectangular_to_cube"]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 QUARTER_TURN = np.array([(0, 1, 0), (-1, 0, 0), (0, 0, 1)])
 """(right, down, normal) to (-down, right, normal): right becomes down."""

@@ -6,10 +6,11 @@ and σ = s_t / m_t that is m_t times smaller than our variance-exploding score:
     s(u, σ | y) = m_t ∇ log p_t(m_t u | y).
 
 N observations that are independent given θ are a star, q(θ | y_1 … y_N) ∝ q(θ)^{1-N} Π q(θ | y_i):
-`graphs.observations`. The marginal rule on it is Geffner, Papamakarios, Mnih, "Compositional score
-modeling for simulation-based inference", 2023; posterior composition is the closure of Linhart,
-Cardoso, Gramfort, Le Corff, Rodrigues, "Diffusion posterior sampling for simulation-based inference
-in tall data settings", 2024, exact at every σ for Gaussian posteriors and prior.
+`graphs.repeated_observations`. The marginal rule on it is Geffner, Papamakarios, Mnih,
+"Compositional score modeling for simulation-based inference", 2023; posterior composition is
+the closure of Linhart, Cardoso, Gramfort, Le Corff, Rodrigues, "Diffusion posterior sampling for
+simulation-based inference in tall data settings", 2024, exact at every σ for Gaussian posteriors
+and prior.
 
 sbi itself is never imported.
 """
@@ -23,7 +24,7 @@ from torch import Tensor
 from pgmdiff.composition.joint import Joint, compose
 from pgmdiff.composition.rules import Posterior
 from pgmdiff.errors import ScoreError, ShapeError
-from pgmdiff.graphs.families import observations as star
+from pgmdiff.graphs.families import repeated_observations
 from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at
 from pgmdiff.scores.adapters import Score, beside
 
@@ -109,7 +110,7 @@ def tall_data(
         ScoreError: covariances of posteriors without the prior's, or the reverse.
     """
     n = len(observations)
-    graph = star(n, tuple(shape), [{"condition": y} for y in observations])
+    graph = repeated_observations(n, tuple(shape), [{"condition": y} for y in observations])
     scores = {"posterior": posterior, "prior": prior}
     if covariances is None and prior_covariance is None:
         return compose(graph, scores)

@@ -41,8 +41,8 @@ def gravel_denoiser() -> EDMDenoiser:
 
     It was trained on crops of 16 × 16, 16 × 8, 8 × 16 and 8 × 8 pixels with values in [-1, 1]
     and serves as the model of windows and of their overlaps alike. One channel, grey. Sides must be
-    multiples of 4. Noise levels were drawn with ln σ ~ N(-1.2, 1.4²): 99 % of them from .008 to 11;
-    sample from σ = 10 down to .01.
+    multiples of 4. Noise levels were drawn with ln σ ~ N(-1.2, 1.4²): 99 % of them from 0.008 to
+    11; sample from σ = 10 down to 0.01.
 
     Example:
         >>> from pgmdiff import Marginal, compose, from_denoiser

@@ -11,11 +11,11 @@ from fractions import Fraction
 from math import prod
 
 import numpy as np
-import numpy.typing as npt
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.groups import Ints, Shape, WindowGroup
+from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Floats, Ints, Shape
 from pgmdiff.plotting.ink import count_text
 from pgmdiff.plotting.scenes import check_size, named_counts
 
@@ -23,7 +23,6 @@ __all__ = [
     "OUTLINES",
     "TEXT",
     "Box",
-    "Floats",
     "Outlines",
     "are_windows",
     "boxes_of",
@@ -40,7 +39,6 @@ OUTLINES = ("#08406e", "#2f7fbd", "#0b7a75")
 """Colours of neighbouring outlines, each of them a step further inside."""
 TEXT = 8.0
 
-Floats = npt.NDArray[np.float64]
 Span = tuple[float, float, bool, bool]
 """From, to, and whether it goes on beyond each of them."""
 Line = list[tuple[float, float]]

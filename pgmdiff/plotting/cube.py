@@ -18,8 +18,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError
-from pgmdiff.graphs.groups import Shape
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Shape
 from pgmdiff.plotting.boxes import TEXT
 from pgmdiff.plotting.ink import INK, MIST, colour_of, count_text, name_text, text_colour
 from pgmdiff.plotting.scenes import MAX_NODES, check_size, named_counts

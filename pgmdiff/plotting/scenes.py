@@ -15,8 +15,8 @@ from scipy import sparse
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.groups import Ints
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Ints
 from pgmdiff.plotting.ink import count_text, short_name, text_width
 from pgmdiff.plotting.layouts import LAYOUTS, Points, edges_of, ring, separated
 

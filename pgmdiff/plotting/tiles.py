@@ -18,13 +18,12 @@ from scipy import ndimage
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError
-from pgmdiff.graphs.groups import Ints
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Floats, Ints
 from pgmdiff.plotting.boxes import (
     OUTLINES,
     TEXT,
     Box,
-    Floats,
     boxes_of,
     drawn_axes,
     outlined,

@@ -19,18 +19,18 @@ As σ falls λ_max tends to that of the data's precision, and steps in units of 
 small; while σ² λ_max of the marginal rule reaches 1.74, for which they may be too large. With
 `curvature=` a step is a share of the limit 2/λ_max.
 
-What moves mend on a chain of 8 Gaussian variables of correlation .9, in KL per variable at equal
-score evaluations (Euler, Karras 80 → .002; `python -m benchmarks correctors`):
+What moves mend on a chain of 8 Gaussian variables of correlation 0.9, in KL per variable at equal
+score evaluations (Euler, Karras 80 → 0.002; `python -m benchmarks correctors`):
 
                                           moves a level  0     1      5      20
-    marginal rule, 120    h = σ²/2                     .26   .055   .035   .076
-                          a quarter of 2/λ_max         .26   .017   .012   .013
-    marginal rule, 1920   h = σ²/2                     .26   .0018  .0008  .0006
-                          a quarter of 2/λ_max         .26   .0074  .0073  .0073
+    marginal rule, 120    h = σ²/2                     0.26   0.055   0.035   0.076
+                          a quarter of 2/λ_max         0.26   0.017   0.012   0.013
+    marginal rule, 1920   h = σ²/2                     0.26   0.0018  0.0008  0.0006
+                          a quarter of 2/λ_max         0.26   0.0074  0.0073  0.0073
 
 Steps in units of σ² lose their bias on the way down and are the better ones at many evaluations; a
-share of the limit keeps its bias and is so at few; Metropolis' test has neither fault (.0056 at 120
-evaluations, about the sampling error of 2000 at 480; half of the limit, half of the moves
+share of the limit keeps its bias and is so at few; Metropolis' test has neither fault (0.0056 at
+120 evaluations, about the sampling error of 2000 at 480; half of the limit, half of the moves
 accepted). The evidence rule's score is exact there, and needs no moves.
 """
 
@@ -85,7 +85,7 @@ class Langevin(Corrector):
     Args:
         step: without a curvature h = step · σ². Noised data have λ ≤ 1/σ², so that 2 would be the
             limit of the exact score; composed precisions exceed 1/σ² (1.74 times was seen on a
-            chain of correlation .99): stay below 1. With a curvature h = step · 2/λ_max, stable on
+            chain of correlation 0.99): stay below 1. With a curvature h = step · 2/λ_max, stable on
             a Gaussian for step < 1; the variance along λ is then 1/(1 - step · λ/λ_max) times too
             large.
         n_moves: how many.

@@ -62,9 +62,9 @@ def curvature_extremes(
     """λ_min and λ_max of minus the score's Jacobian, at every state x of noise level sigma.
 
     Two evaluations a product. A symmetric Jacobian's are approached from the inside: by 5 products
-    λ_max is about three quarters of itself at worst and .96 as a rule, by 10 .95 at worst (20
+    λ_max is about three quarters of itself at worst and 0.96 as a rule, by 10 0.95 at worst (20
     starts each on 18 chains, rings, grids and tori of 4 to 100 Gaussian variables, at 5 levels; the
-    largest of 20 starts is .985 at worst by 5). As many products as elements are exact on a
+    largest of 20 starts is 0.985 at worst by 5). As many products as elements are exact on a
     Gaussian. In float32, to half a percent.
 
     A negative λ_min of a composed score of Gaussians says that it belongs to no density. That never

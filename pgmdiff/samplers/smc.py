@@ -16,19 +16,19 @@ components as with one. Parts of a connected graph must not be resampled apart: 
 seams.
 
 Where weights collapse: the effective sample size, without resampling, in % of 2000 particles on a
-chain of Gaussian variables (η = 1, Karras 30 → .05, mean of 3 seeds; the seeds differ by factors of
-two and more below 50 %; `python -m benchmarks correctors`):
+chain of Gaussian variables (η = 1, Karras 30 → 0.05, mean of 3 seeds; the seeds differ by factors
+of two and more below 50 %; `python -m benchmarks correctors`):
 
     variables                        3      6     12     24
-    correlation .5   100 steps      98     94     85     71
+    correlation 0.5   100 steps      98     94     85     71
                      300 steps      99     95     88     75
-    correlation .9   100 steps      62     15      3     .4
+    correlation 0.9   100 steps      62     15      3     0.4
                      300 steps      67     33      4      2
 
 Its logarithm falls about in proportion to the number of variables; more steps help some. Resampling
-on the way (largest error of a covariance at correlation .9, 300 steps: .13 for 12 variables against
-.54 unweighted, .37 for 24 against .56) gives some of it back; but the sizes it reports afterwards,
-70 % for 24 variables, tell nothing of what was lost before.
+on the way (largest error of a covariance at correlation 0.9, 300 steps: 0.13 for 12 variables
+against 0.54 unweighted, 0.37 for 24 against 0.56) gives some of it back; but the sizes it reports
+afterwards, 70 % for 24 variables, tell nothing of what was lost before.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,0 +1,222 @@
+"""Laws of counting numbers on random hypergraphs, against independent oracles."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from functools import reduce
+from itertools import combinations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pgmdiff import GraphError, compose
+from pgmdiff.gaussian import bethe_entropy, composed_precision, node_scores
+from pgmdiff.graphs import (
+    FactorGraph,
+    RegionGraph,
+    cluster_variation,
+    is_alpha_acyclic,
+    is_berge_acyclic,
+    junction_tree,
+)
+from pgmdiff.testing import markov_gaussian
+from pgmdiff.testing.strategies import factor_graphs, trees
+from tests.graphs.test_counting import GRAPHS
+from tests.helpers import ar1, relative
+
+NAMES = "abcdefg"
+SCOPE = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True)
+HYPERGRAPH = st.lists(SCOPE, min_size=1, max_size=7)
+
+
+def counts_of(graph: RegionGraph) -> dict:
+    return graph.counting_numbers()
+
+
+def inclusion_exclusion(scopes: list) -> dict:
+    """c_R = Σ over sets S of maximal scopes with ∩S = R of (-1)^(|S| - 1)."""
+    sets = {frozenset(scope) for scope in scopes}
+    maximal = [s for s in sets if not any(s < other for other in sets)]
+    counts: Counter = Counter()
+    for size in range(1, len(maximal) + 1):
+        for chosen in combinations(maximal, size):
+            counts[reduce(frozenset.__and__, chosen)] += (-1) ** (size - 1)
+    return {region: count for region, count in counts.items() if region and count}
+
+
+@pytest.mark.parametrize("oracle", GRAPHS, ids=lambda g: g["name"])
+def test_cluster_variation_oracle(oracle: dict) -> None:
+    expected = {frozenset(region): count for region, count in oracle["cluster_variation"]}
+    assert counts_of(cluster_variation(oracle["scopes"])) == expected
+
+
+@settings(max_examples=300)
+@given(HYPERGRAPH)
+def test_cluster_variation_is_inclusion_exclusion(scopes: list) -> None:
+    assert counts_of(cluster_variation(scopes)) == inclusion_exclusion(scopes)
+
+
+@settings(max_examples=200)
+@given(HYPERGRAPH, st.randoms(use_true_random=False))
+def test_cluster_variation_is_valid_and_depends_on_maximal_scopes_only(scopes: list, rng) -> None:
+    graph = cluster_variation(scopes)
+    assert graph.validate().valid
+    for name, count in graph.counting_numbers().items():
+        holders = [c for r, c in graph.counting_numbers().items() if name <= r]
+        assert sum(holders) == 1, (name, count)
+    shuffled = [rng.sample(scope, len(scope)) for scope in scopes]
+    shuffled += [scope[:1] for scope in scopes] + scopes[:2]
+    rng.shuffle(shuffled)
+    assert counts_of(cluster_variation(shuffled)) == counts_of(graph)
+
+
+@settings(max_examples=300)
+@given(HYPERGRAPH)
+def test_acyclic_scopes_are_junction_trees(scopes: list) -> None:
+    bethe = FactorGraph.from_scopes({i: tuple(s) for i, s in enumerate(scopes)})
+    graph = cluster_variation(bethe)
+    alpha = is_alpha_acyclic(bethe.regions)
+    assert bool(graph.validate().junction_tree) == alpha
+    assert not is_berge_acyclic(bethe) or alpha
+    if alpha:
+        tree = junction_tree(bethe)
+        assert counts_of(tree) == counts_of(graph)
+        sizes = Counter(counts_of(graph).values())
+        assert sum(count * n for count, n in sizes.items()) == components(scopes)
+    else:
+        with pytest.raises(GraphError, match=r"Pass max_clique=\d+ if you have models"):
+            junction_tree(bethe)
+        tree = junction_tree(bethe, max_clique=len(NAMES))
+    assert tree.validate().junction_tree
+
+
+def components(scopes: list) -> int:
+    parts: list[set] = []
+    for scope in scopes:
+        touching = [part for part in parts if part & set(scope)]
+        parts = [p for p in parts if p not in touching] + [set(scope).union(*touching)]
+    return len(parts)
+
+
+@settings(max_examples=100)
+@given(trees())
+def test_forests_of_distinct_factors_are_bethe(graph: FactorGraph) -> None:
+    merged: Counter = Counter()
+    for name, count in graph.counting_numbers().items():
+        merged[frozenset(graph.scopes.get(name, (name,)))] += count
+    assert {r: c for r, c in merged.items() if c} == counts_of(cluster_variation(graph))
+
+
+@settings(max_examples=150)
+@given(factor_graphs(), st.integers(0, 2**31))
+def test_junction_trees_are_exact_at_sigma_0(graph: FactorGraph, seed: int) -> None:
+    """Whatever the scopes; the cluster variation is, if they are α-acyclic."""
+    q = markov_gaussian(graph, seed)
+    precision = torch.linalg.inv(q.covariance)
+    tree = junction_tree(graph, max_clique=len(graph.variables))
+    assert relative(composed_precision(tree, q), precision) < 1e-9
+    assert bethe_entropy(tree, q) == pytest.approx(q.entropy(), rel=1e-9, abs=1e-9)
+    kikuchi = cluster_variation(graph)
+    if kikuchi.validate().junction_tree:
+        assert relative(composed_precision(kikuchi, q), precision) < 1e-9
+
+
+def test_two_shared_variables_are_where_bethe_is_wrong() -> None:
+    graph = FactorGraph.from_scopes({"f": ("a", "b", "c"), "g": ("b", "c", "d")})
+    q = markov_gaussian(graph, 0)
+    precision = torch.linalg.inv(q.covariance)
+    assert relative(composed_precision(graph, q), precision) > 0.05
+    assert relative(composed_precision(cluster_variation(graph), q), precision) < 1e-12
+
+
+@settings(max_examples=100)
+@given(HYPERGRAPH, HYPERGRAPH)
+def test_disjoint_union_concatenates(left: list, right: list) -> None:
+    other = [[name.upper() for name in scope] for scope in right]
+    union = counts_of(cluster_variation(left + other))
+    assert union == counts_of(cluster_variation(left)) | counts_of(cluster_variation(other))
+
+
+def test_regions_keep_the_declaration_order_and_shapes() -> None:
+    shapes = {"d": (2,), "c": (), "b": (2, 2), "a": ()}
+    graph = cluster_variation({"f": ("a", "b", "c"), "g": ("c", "d", "b"), "h": ("b", "d")}, shapes)
+    abc, bc = frozenset("abc"), frozenset("bc")
+    # d: 0-1, c: 2, b: 3-6, a: 7
+    assert graph.elements(abc).tolist() == [2, 3, 4, 5, 6, 7]
+    assert graph.elements(bc).tolist() == [2, 3, 4, 5, 6]
+    single = cluster_variation([("a", "b"), ("b", "c")], {"a": (), "b": (2, 2), "c": ()})
+    assert single.elements(frozenset("b")).tolist() == [[1, 2], [3, 4]]
+    assert [bool(o) for g in single.groups for o in g.outer] == [True, True, False]
+
+
+def test_region_graphs_compose() -> None:
+    scopes = {"f": ("a", "b", "c"), "g": ("b", "c", "d")}
+    graph = cluster_variation(FactorGraph.from_scopes(scopes, factor_model="triple"))
+    q = ar1(4, 0.5)
+    scores = node_scores(graph, q)
+    u = torch.ones(2, 4, dtype=torch.float64)
+    expected = -u @ composed_precision(graph, q, 0.5)
+    torch.testing.assert_close(compose(graph, scores)(u, 0.5), expected)
+    assert {g.model for g in graph.groups} == {"triple", None}
+    mine = FactorGraph.from_scopes({"f": ("a", "b"), "g": ("b",)}, models={"f": "mine"})
+    assert [g.model for g in cluster_variation(mine).groups] == ["mine"]
+
+
+def test_what_would_be_lost_is_not_absorbed() -> None:
+    scopes = {"f": ("a", "b"), "g": ("b",), "h": ("b", "a")}
+    assert len(counts_of(cluster_variation(scopes))) == 1
+    with pytest.raises(GraphError, match=r"factor 'g' lies inside that of 'f'\. Remove it"):
+        cluster_variation(scopes, absorb=False)
+    for lost in ({"models": {"g": "m"}}, {"conditions": {"h": {"y": torch.ones(1)}}}):
+        graph = FactorGraph.from_scopes(scopes, **lost)
+        with pytest.raises(GraphError, match="would be lost"):
+            cluster_variation(graph)
+        with pytest.raises(GraphError, match="would be lost"):
+            junction_tree(graph)
+
+
+def test_triangulation_says_what_it_costs_first() -> None:
+    n = 6
+    lattice = [((i, j), (i + 1, j)) for i in range(n - 1) for j in range(n)]
+    lattice += [((i, j), (i, j + 1)) for i in range(n) for j in range(n - 1)]
+    with pytest.raises(GraphError, match=r"cliques of up to \d+ variables \(treewidth \d+"):
+        junction_tree(lattice)
+    with pytest.raises(GraphError, match="max_clique="):
+        junction_tree(lattice, max_clique=3)
+    assert junction_tree(lattice, max_clique=12).validate().junction_tree
+
+
+def test_the_empty_hypergraph() -> None:
+    for make in (cluster_variation, junction_tree):
+        assert counts_of(make([])) == {}
+        assert counts_of(make([], {"x": ()})) == {frozenset("x"): 1}
+
+
+def test_a_long_chain_is_counted_quickly() -> None:
+    scopes = [(i, i + 1, i + 2) for i in range(5000)]
+    counts = Counter(counts_of(cluster_variation(scopes)).values())
+    assert counts == {1: 5000, -1: 4999}
+    assert Counter(counts_of(junction_tree(scopes)).values()) == counts
+
+
+def test_order_does_not_depend_on_the_process() -> None:
+    code = (
+        "from pgmdiff.graphs import cluster_variation, junction_tree\n"
+        "s = [('a', 'b', 'c'), ('c', 'd'), ('d', 'e', 'a'), ('e', 'f'), ('f', 'b')]\n"
+        "for g in (cluster_variation(s), junction_tree(s, max_clique=6)):\n"
+        "    print([sorted(n) for n in g.names], [p.indices(0, len(p)).tolist() for p in g.groups])"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(outputs) == 1

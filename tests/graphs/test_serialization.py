@@ -1,0 +1,232 @@
+import contextlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgmdiff import GraphError, compose
+from pgmdiff.graphs import (
+    FactorGraph,
+    RegionGraph,
+    chain,
+    cluster_variation,
+    cycle,
+    fingerprint,
+    from_json,
+    grid,
+    serialization,
+    tiles,
+    to_json,
+)
+from pgmdiff.testing.strategies import factor_graphs
+from tests.graphs.test_factor_graph import same
+
+CONDITIONS = {
+    "f": {"prompt": [torch.randn(3, generator=torch.Generator().manual_seed(0)), ("a", None, 0.1)]},
+    "g": {"mask": torch.tensor([[True, False]]), "n": 3},
+}
+CONDITIONED = FactorGraph.from_scopes(
+    {"f": ("x", ("y", 1)), "g": (("y", 1), 2.5)},
+    {("y", 1): (2,), "x": (), 2.5: (1, 2)},
+    models={"f": frozenset({"m", 3})},
+    conditions=CONDITIONS,
+    variable_model=True,
+)
+SAMPLES = [
+    CONDITIONED,
+    chain(0),
+    grid(2, 3),
+    cluster_variation([("a", "b", "c"), ("b", "c", "d")]),
+    tiles((3, 24, 20), (3, 8, 8), (0, 4, 5), (False, True, False), remainder="shift"),
+    RegionGraph.from_regions(
+        {"a": [0, 1], "b": [1, 2], "c": [2, 0]}, {"a": 1, "b": 1, "c": 1}, event_shape=(3,),
+        denominator=2,
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("graph", SAMPLES, ids=repr)
+def test_round_trip_is_exact(graph) -> None:
+    again = from_json(to_json(graph))
+    assert type(again) is type(graph)
+    assert to_json(again) == to_json(graph)
+    assert fingerprint(again) == fingerprint(graph)
+    regions, other = (g.regions if isinstance(g, FactorGraph) else g for g in (graph, again))
+    assert other.counting_numbers() == regions.counting_numbers()
+    assert all(torch.equal(other.elements(n), regions.elements(n)) for n in regions.names)
+    assert [g.model for g in other.groups] == [g.model for g in regions.groups]
+    assert str(again.validate()) == str(graph.validate())
+
+
+@given(factor_graphs())
+def test_round_trip_of_any_graph(graph: FactorGraph) -> None:
+    assert same(from_json(to_json(graph)), graph)
+
+
+def test_conditions_come_back_bit_for_bit() -> None:
+    conditions = from_json(to_json(CONDITIONED)).conditions
+    (tensor, rest), mask = conditions["f"]["prompt"], conditions["g"]["mask"]
+    assert torch.equal(tensor, CONDITIONS["f"]["prompt"][0])
+    assert rest == ("a", None, 0.1)
+    assert mask.dtype == torch.bool
+    assert conditions["g"]["n"] == 3
+
+
+def test_a_loaded_graph_composes() -> None:
+    def score(x, sigma):
+        return -x.cumsum(-1)
+
+    graph = SAMPLES[4]
+    u = torch.randn(2, *graph.event_shape, generator=torch.Generator().manual_seed(0))
+    loaded = compose(from_json(to_json(graph)), score)(u, 1.0)
+    assert torch.equal(loaded, compose(graph, score)(u, 1.0))
+
+
+def test_fingerprints_are_stable_across_processes_and_tell_graphs_apart() -> None:
+    code = (
+        "from pgmdiff.graphs import cluster_variation, fingerprint\n"
+        "print(fingerprint(cluster_variation([('a', 'b', 'c'), ('c', 'd'), ('d', 'a')])))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+            env=os.environ | {"PYTHONHASHSEED": str(seed)},
+        ).stdout
+        for seed in (1, 2)
+    }  # fmt: skip
+    assert len(found) == 1
+    assert len({fingerprint(graph) for graph in SAMPLES}) == len(SAMPLES)
+    assert fingerprint(chain(3)) != fingerprint(chain(3, (1,)))
+
+
+def test_what_cannot_be_stored_is_named() -> None:
+    with pytest.raises(GraphError, match="type object cannot be stored"):
+        to_json(FactorGraph.from_scopes({object(): ("a",)}))
+    with pytest.raises(GraphError, match="got dict"):
+        to_json({})  # type: ignore[arg-type]
+
+
+GOOD = {"f": json.loads(to_json(CONDITIONED)), "t": json.loads(to_json(SAMPLES[4]))}
+
+
+def altered(graph: str, *path: object, to: object) -> str:
+    document = json.loads(json.dumps(GOOD[graph]))
+    inside = document
+    for key in path[:-1]:
+        inside = inside[key]
+    inside[path[-1]] = to
+    return json.dumps(document)
+
+
+def tensor_condition(content: list) -> str:
+    return altered("f", "conditions", to=[["f", {"dict": [["y", {"tensor": content}]]}]])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        (to_json(CONDITIONED)[:100], "not JSON, or only a part"),
+        ("[" * 100_000, "not JSON"),
+        ("NaN", "not JSON"),
+        ("[]", "not a graph of pgmdiff"),
+        ('{"pgmdiff":2}', "expected version 1, got 2"),
+        ('{"pgmdiff":true}', "expected version 1"),
+        ('{"pgmdiff":1,"kind":"os.system"}', "expected a kind"),
+        ('{"pgmdiff":1,"kind":["x"]}', "expected a kind"),
+        ('{"pgmdiff":1,"kind":"FactorGraph"}', "malformed"),
+        (altered("f", "scopes", 0, to=[-1]), "no negative number"),
+        (altered("f", "scopes", 0, to=[99]), "malformed"),
+        (altered("f", "scopes", 0, to=[0, 0]), "twice"),
+        (altered("f", "scopes", to=[]), "malformed"),
+        (altered("f", "shapes", 0, to=[0]), "at least 1"),
+        (altered("f", "shapes", 0, to="ab"), "tuple of integers"),
+        (altered("f", "variables", 0, to="x"), "listed twice"),
+        (altered("f", "variables", 0, to={"tuple": [{"list": []}]}), "malformed"),
+        (altered("f", "variables", 0, to={"pickle": "gASV"}), "unknown tag 'pickle'"),
+        (altered("f", "variables", 0, to=[1]), "tagged value"),
+        (tensor_condition(["object", [1], ""]),
+         "unknown dtype 'object'"),
+        (tensor_condition(["int64", [9], "AAAA"]),
+         "malformed"),
+        (altered("f", "axis", to="0"), "expected an integer"),
+        (altered("t", "event_shape", 1, to=10**30), "expected an integer"),
+        (altered("t", "event_shape", 1, to=25), "do not fit the event shape"),
+        (altered("t", "groups", 0, "windows", 1, "length", to=99), "do not fit its size"),
+        (altered("t", "groups", 0, "windows", 1, "starts", to=[24]), "do not fit its size"),
+        (altered("t", "groups", 0, "windows", 1, "outer", to=1), "true or false"),
+        (altered("t", "denominator", to=0), "positive denominator"),
+        (altered("t", "junction_tree", to="yes"), "junction_tree"),
+    ],
+)  # fmt: skip
+def test_bad_files_are_named(text: str, message: str) -> None:
+    with pytest.raises(GraphError) as error:
+        from_json(text)
+    assert message in str(error.value)
+
+
+def test_a_small_file_cannot_ask_for_a_huge_graph() -> None:
+    axis = {"size": 2000, "length": 1, "starts": list(range(2000)), "count": 1, "outer": True}
+    document = {
+        "pgmdiff": 1, "kind": "RegionGraph", "event_shape": [2000] * 5, "denominator": 1,
+        "junction_tree": None, "conditions": [], "groups": [{"windows": [axis] * 5}],
+    }  # fmt: skip
+    with pytest.raises(GraphError, match="at most"):
+        from_json(json.dumps(document))
+
+
+@given(st.data())
+def test_no_truncation_or_mutation_gets_through_unnamed(data: st.DataObject) -> None:
+    text = to_json(SAMPLES[data.draw(st.integers(0, len(SAMPLES) - 1))])
+    place = data.draw(st.integers(0, len(text) - 1))
+    letter = data.draw(st.sampled_from([*'0-9"[]{}ax,:', "", '"x"', "null", "1e9"]))
+    with contextlib.suppress(GraphError):
+        from_json(text[:place] + letter + text[place + data.draw(st.integers(0, 2)) :])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nested": [["f0", [1]]]}, "expected a graph, got"),
+        ({"nested": [["f0", "chain"]]}, "expected a graph, got"),
+        ({"shapes": [[10**12], [1]]}, "expected at most"),
+        ({"shapes": [[10**9], [1]]}, "expected at most"),
+    ],
+)
+def test_hostile_factor_graphs_are_named(change: dict, message: str) -> None:
+    document = json.loads(to_json(FactorGraph.from_scopes({"f0": ("a", "b")}, {"a": (), "b": ()})))
+    with pytest.raises(GraphError, match=message):
+        from_json(json.dumps({**document, **change}))
+
+
+def test_hostile_region_graphs_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = json.loads(to_json(chain(3).regions))
+    large = tiles((20000, 20000), (64, 64), (32, 32))
+    assert fingerprint(from_json(to_json(large))) == fingerprint(large)
+    monkeypatch.setattr(serialization, "MAX_ELEMENTS", 6)
+    with pytest.raises(GraphError, match="at most 6 elements, got 7"):
+        to_json(chain(3))
+    for change in ({"event_shape": [10**14], "groups": []}, {"event_shape": [10**12]}):
+        with pytest.raises(GraphError, match="expected at most"):
+            from_json(json.dumps({**document, **change}))
+    huge = json.loads(to_json(chain(3).regions))
+    huge["groups"][0]["counts"] = [2**62, 2**62]
+    with pytest.raises(GraphError, match="too large to be summed exactly"):
+        from_json(json.dumps(huge))
+    twice = json.loads(to_json(chain(3).regions))
+    twice["groups"][0]["names"] = ["f0", "f0"]
+    with pytest.raises(GraphError, match="two regions share a name"):
+        from_json(json.dumps(twice))
+    with pytest.raises(GraphError, match="expected text, got a NoneType"):
+        from_json(None)
+
+
+def test_a_claim_in_a_file_is_checked() -> None:
+    document = json.loads(to_json(cycle(4).regions))
+    document["junction_tree"] = True
+    assert from_json(json.dumps(document)).validate().junction_tree is False

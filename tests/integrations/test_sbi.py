@@ -1,0 +1,161 @@
+"""sbi, by estimators of its form; and N observations of one parameter, composed.
+
+`test_sbis_own_estimators` runs where sbi is installed.
+"""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff import ScoreError, ShapeError
+from pgmdiff.diagnostics import distribution_reached
+from pgmdiff.gaussian import Gaussian
+from pgmdiff.integrations.sbi import from_sbi, tall_data
+from pgmdiff.samplers import Heun, karras
+
+PRIOR = Gaussian(
+    torch.tensor([0.5, -1.0], dtype=torch.float64),
+    torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64),
+)
+MAP = torch.tensor([[1.0, 0.3], [-0.4, 1.5]], dtype=torch.float64)
+NOISE = torch.tensor([[0.5, 0.1], [0.1, 0.8]], dtype=torch.float64)
+"""y = MAP θ + noise."""
+Y = torch.randn(5, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+SIGMA = torch.tensor([0.02, 0.1, 1.0, 5.0, 30.0], dtype=torch.float64)
+
+
+def posterior_covariance(n: int = 1) -> Tensor:
+    return (PRIOR.covariance.inverse() + n * MAP.T @ NOISE.inverse() @ MAP).inverse()
+
+
+def posterior_mean(y: Tensor) -> Tensor:
+    """Given observations `[..., N, 2]`."""
+    pull = (y @ (NOISE.inverse() @ MAP)).sum(dim=-2) + PRIOR.covariance.inverse() @ PRIOR.mean
+    return pull @ posterior_covariance(y.shape[-2])
+
+
+def exact(theta: Tensor, mean_t: Tensor, std_t: Tensor, y: Tensor) -> Tensor:
+    """The score of θ_t = m θ + s ε given one observation a row."""
+    covariance = mean_t[..., None] ** 2 * posterior_covariance() + (
+        std_t[..., None] ** 2 * torch.eye(2, dtype=theta.dtype)
+    )
+    gap = mean_t * posterior_mean(y[:, None]) - theta
+    return torch.linalg.solve(covariance, gap[..., None])[..., 0]
+
+
+class Estimator:
+    """The form of sbi's estimators: times in [t_min, t_max], m and s with axes for θ."""
+
+    t_min, t_max = 1e-3, 1.0
+
+    def mean_t_fn(self, times: Tensor) -> Tensor:
+        return torch.exp(-0.25 * times**2 * 9.99 - 0.5 * times * 0.01)[..., None]
+
+    def std_fn(self, times: Tensor) -> Tensor:
+        return (1 - self.mean_t_fn(times) ** 2).sqrt()
+
+    def score(self, input: Tensor, condition: Tensor, t: Tensor) -> Tensor:  # noqa: A002
+        return exact(input, self.mean_t_fn(t), self.std_fn(t), condition)
+
+
+def single(theta: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+    return exact(theta, torch.ones_like(sigma)[:, None], sigma[:, None], condition)
+
+
+def test_estimators_give_the_score() -> None:
+    theta = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)).double()
+    sigma = SIGMA.clamp(max=10.0)  # m = 0.082 at its last time: σ up to 12
+    found = from_sbi(Estimator())(theta * sigma[:, None], sigma, Y)
+    torch.testing.assert_close(
+        found, single(theta * sigma[:, None], sigma, Y), rtol=1e-6, atol=1e-6
+    )
+
+
+def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None:
+    """Linhart's closure: exact at every σ; the sum of noised posteriors is not."""
+    truth = Gaussian(posterior_mean(Y), posterior_covariance(5))
+    theta = truth.mean + torch.randn(5, 2, generator=torch.Generator().manual_seed(2)).double()
+    own = {"covariances": [posterior_covariance()] * 5, "prior_covariance": PRIOR.covariance}
+    marginal = tall_data(single, PRIOR.score, Y, shape=(2,))
+    posterior = tall_data(single, PRIOR.score, Y, shape=(2,), **own)
+    for sigma in SIGMA:
+        torch.testing.assert_close(
+            posterior(theta, sigma), truth.score(theta, sigma), rtol=1e-8, atol=1e-8
+        )
+    gap = (marginal(theta, 1.0) - truth.score(theta, 1.0)).abs().max()
+    assert gap > 0.5 * truth.score(theta, 1.0).abs().max()
+    near = 2e-6
+    torch.testing.assert_close(
+        marginal(theta, near), truth.score(theta, near), rtol=1e-6, atol=1e-6
+    )
+    sigmas = karras(60, 1e-3, 80.0)
+    law = distribution_reached(posterior, sigmas, truth.noised(80.0), Heun())
+    torch.testing.assert_close(law.mean, truth.mean, rtol=0, atol=2e-3)
+    torch.testing.assert_close(law.covariance, truth.covariance, rtol=2e-2, atol=0)
+
+
+def test_single_observations_need_no_composition() -> None:
+    theta = torch.randn(3, 2, generator=torch.Generator().manual_seed(3)).double()
+    sigma = torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
+    joint = tall_data(single, PRIOR.score, Y[:1], shape=(2,))
+    torch.testing.assert_close(joint(theta, sigma), single(theta, sigma, Y[:1].expand(3, 2)))
+
+
+def test_what_does_not_fit_is_named() -> None:
+    class Standardised(Estimator):
+        compose_enabled = True
+
+    covariance = posterior_covariance()
+    for call, error, message in [
+        (lambda: from_sbi(object()), ScoreError, "has no score, mean_t_fn"),
+        (lambda: from_sbi(Standardised()), ScoreError, "standardises its parameters"),
+        (
+            lambda: tall_data(single, PRIOR.score, Y, shape=(2,), covariances=[covariance] * 5),
+            ScoreError,
+            "give both",
+        ),
+        (
+            lambda: tall_data(
+                single,
+                PRIOR.score,
+                Y,
+                shape=(2,),
+                covariances=[covariance],
+                prior_covariance=PRIOR.covariance,
+            ),
+            ShapeError,
+            "expected 5 covariances",
+        ),
+    ]:
+        with pytest.raises(error, match=message):
+            call()
+
+
+@pytest.mark.parametrize(
+    "name", ["VPScoreEstimator", "VEScoreEstimator", "SubVPScoreEstimator", "FlowMatchingEstimator"]
+)
+def test_sbis_own_estimators(name: str) -> None:
+    part = "flowmatching" if name == "FlowMatchingEstimator" else "score"
+    module = f"sbi.neural_nets.estimators.{part}_estimator"
+    own = getattr(pytest.importorskip(module, reason="sbi is not installed"), name)
+
+    class Exact(own):
+        """What a perfect network makes of it, in sbi's own process."""
+
+        def forward(self, input: Tensor, condition: Tensor, time: Tensor) -> Tensor:  # noqa: A002
+            mean, std = self.mean_t_fn(time), self.std_fn(time)
+            score = exact(input, mean, std, condition)
+            if name != "FlowMatchingEstimator":
+                return score
+            t = time[:, None]
+            return -(score * (t + self.noise_scale) + input) / (1 - t)
+
+    class Nothing(torch.nn.Module):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return inputs[0]
+
+    estimator = Exact(Nothing(), torch.Size([2]), torch.Size([2]), torch.nn.Identity())
+    sigma = torch.tensor([0.05, 0.2, 1.0, 3.0, 8.0], dtype=torch.float64)
+    theta = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)).double() * sigma[:, None]
+    found = from_sbi(estimator)(theta, sigma, Y)
+    torch.testing.assert_close(found, single(theta, sigma, Y), rtol=1e-6, atol=1e-6)

@@ -1,0 +1,388 @@
+"""Correctors against what is known of them: the bias of Langevin, the exactness of Metropolis."""
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pgmdiff import Average, Evidence, Marginal, PgmdiffError, compose
+from pgmdiff.composition.joint import Joint
+from pgmdiff.composition.rules import Rule
+from pgmdiff.diagnostics import distribution_reached
+from pgmdiff.gaussian import (
+    Gaussian,
+    GaussianMixture,
+    composed_log_density,
+    composed_precision,
+    kl_divergence,
+    node_covariances,
+    node_scores,
+)
+from pgmdiff.graphs import FactorGraph, chain, cycle, grid, torus
+from pgmdiff.samplers import (
+    SDE,
+    Curvature,
+    Euler,
+    Heun,
+    Langevin,
+    Metropolis,
+    Noise,
+    PredictorCorrector,
+    curvature_extremes,
+    karras,
+    sample,
+)
+from pgmdiff.testing import markov_gaussian
+from pgmdiff.testing.strategies import trees
+from tests.helpers import ar1
+
+N = 40_000
+
+
+@pytest.mark.parametrize("step", [0.1, 0.5, 1.2])
+def test_langevin_has_its_known_bias_on_a_gaussian(step: float) -> None:
+    """Variance v / (1 - h / (2 v)) of N(0, v), v = 1 + σ²; not v."""
+    sigma, v = 1.5, 1 + 1.5**2
+    x = torch.zeros(1, N, dtype=torch.float64)
+    score = lambda x, s: -x / (1 + s[:, None] ** 2)  # noqa: E731
+    out, acceptance = Langevin(step, n_moves=120).correct(score, x, sigma, Noise.of(3, 1))
+    expected = v / (1 - step * sigma**2 / (2 * v))
+    spread = expected * (2 / N) ** 0.5
+    assert out.var().item() == pytest.approx(expected, abs=4 * spread)
+    assert abs(out.var().item() - v) > 4 * spread
+    assert acceptance.tolist() == [1.0]
+
+
+def test_langevin_on_a_correlated_gaussian() -> None:
+    """Per eigenvalue λ of the precision: 1 / (λ (1 - h λ / 2))."""
+    sigma, step = 0.8, 0.4
+    q = ar1(2, 0.9)
+    precision = torch.linalg.inv(q.noised(sigma).covariance)
+    values, vectors = torch.linalg.eigh(precision)
+    score = lambda x, s: -x @ precision  # noqa: E731
+    x = torch.zeros(1, N, 2, dtype=torch.float64)
+    out, _ = Langevin(step, n_moves=120).correct(score, x, sigma, Noise.of(5, 1))
+    variances = (out[0] @ vectors).var(dim=0)
+    expected = 1 / (values * (1 - step * sigma**2 * values / 2))
+    assert ((variances - expected).abs() < 4 * expected * (2 / N) ** 0.5).all()
+
+
+def test_langevin_explodes_beyond_its_limit() -> None:
+    score = lambda x, s: -x / s[:, None] ** 2  # noqa: E731
+    x = torch.ones(1, 10, dtype=torch.float64)
+    stable, _ = Langevin(1.9, 100).correct(score, x, 1.0, Noise.of(0, 1))
+    assert stable.abs().max() < 100
+    unstable, _ = Langevin(2.2, 100).correct(score, x, 1.0, Noise.of(0, 1))
+    assert unstable.abs().max() > 1e5
+
+
+def test_metropolis_removes_the_bias() -> None:
+    sigma, step, n = 1.0, 1.0, 1500
+    q = Gaussian(torch.zeros(2).double(), torch.tensor([[1.0, 0.9], [0.9, 1.0]]).double())
+    corrector = Metropolis(q.log_density, step, n_moves=30)
+    x = torch.zeros(n, 2, dtype=torch.float64)
+    out, acceptance = corrector.correct(q.score, x, sigma, Noise.of(1, n))
+    truth = q.noised(sigma).covariance
+    found = out.T @ out / n
+    assert ((found - truth).abs() < 4 * truth[0, 0] * (2 / n) ** 0.5).all()
+    assert 0.2 < acceptance.mean() < 0.99
+    assert acceptance.std() > 0  # samples decide for themselves
+    biased, _ = Langevin(step, n_moves=30).correct(q.score, x, sigma, Noise.of(1, n))
+    assert (biased.T @ biased / n)[0, 0] > truth[0, 0] + 4 * truth[0, 0] * (2 / n) ** 0.5
+
+
+def test_predictor_corrector_is_a_solver() -> None:
+    q = ar1(3, 0.8)
+    rates: list[tuple[float, Tensor]] = []
+    solver = PredictorCorrector(
+        Euler(), Metropolis(q.log_density, 0.5), report=lambda s, a: rates.append((s, a))
+    )
+    assert solver.evaluations == 3  # Metropolis evaluates once more than it moves
+    sigmas = karras(12, 0.05, 20.0)
+    out = sample(q.score, sigmas, shape=(1500, 3), solver=solver, generator=0, dtype=torch.float64)
+    assert [s for s, _ in rates] == sigmas[1:-1]
+    assert all(0.3 < a.mean() <= 1 for _, a in rates)
+    plain = sample(
+        q.score, sigmas, shape=(1500, 3), solver=Euler(), generator=0, dtype=torch.float64
+    )
+
+    def loss(x: Tensor) -> float:
+        return kl_divergence(Gaussian(torch.zeros(3).double(), x.T @ x / len(x)), q)
+
+    assert loss(out) < loss(plain)
+
+
+def test_corrected_runs_resume_bit_for_bit() -> None:
+    q = ar1(3, 0.8)
+    solver = PredictorCorrector(SDE(1.0), Langevin(0.2, 2))
+    sigmas, steps = karras(8, 0.05, 20.0), []
+    whole = sample(q.score, sigmas, shape=(4, 3), solver=solver, generator=7, dtype=torch.float64,
+                   callback=steps.append)  # fmt: skip
+    again = sample(
+        q.score, sigmas, x=steps[3]["x"], solver=solver, generator=7, start=steps[3]["i"]
+    )
+    assert torch.equal(again, whole)
+
+
+def test_metropolis_on_the_evidence() -> None:
+    graph, q = chain(6), ar1(6, 0.9)
+    joint = compose(graph, node_scores(graph, q), rule=Evidence(node_covariances(graph, q)))
+    corrector = Metropolis(joint.log_density, 0.4, n_moves=3)
+    x = q.noised(0.5).sample(200, torch.Generator().manual_seed(0))
+    out, acceptance = corrector.correct(joint, x, 0.5, Noise.of(0, 200))
+    assert 0.5 < acceptance.mean() <= 1
+    assert out.shape == x.shape
+
+
+@pytest.mark.parametrize("arguments", [(0.0, 1), (-1.0, 1), (0.1, 0)])
+def test_bad_correctors_are_named(arguments: tuple) -> None:
+    with pytest.raises(PgmdiffError, match="Langevin: expected a positive step"):
+        Langevin(*arguments)
+    with pytest.raises(PgmdiffError, match="expected a positive step"):
+        Metropolis(lambda x, s: x, *arguments)
+    assert isinstance(PredictorCorrector(Heun(), Langevin()).predictor, Heun)
+
+
+# ---------------------------------------------------------------- steps that know λ_max
+
+
+def markov(graph: FactorGraph, coupling: float = 0.9) -> Gaussian:
+    """Precision 1 on the diagonal, -coupling / largest degree between neighbours."""
+    precision = torch.eye(graph.n_elements, dtype=torch.float64)
+    for factor in graph.factors:
+        a, b = graph.regions.elements(factor).tolist()
+        precision[a, b] = precision[b, a] = -coupling / int(graph.degrees.max())
+    covariance = torch.linalg.inv(precision)
+    return Gaussian(torch.zeros(graph.n_elements).double(), (covariance + covariance.T) / 2)
+
+
+GRAPHS = {
+    "chain 8, 0.5": (chain(8), ar1(8, 0.5)),
+    "chain 8, 0.9": (chain(8), ar1(8, 0.9)),
+    "chain 30, 0.99": (chain(30), ar1(30, 0.99)),
+    "ring 8": (cycle(8), markov(cycle(8))),
+    "grid 4 × 4": (grid(4, 4), markov(grid(4, 4))),
+}
+
+
+def composed(graph: FactorGraph, q: Gaussian, rule: Rule | None = None) -> Joint:
+    return compose(graph, node_scores(graph, q), rule=rule)
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.3, 2.0])
+@pytest.mark.parametrize("rule", [Marginal(), Average()], ids=["marginal", "average"])
+@pytest.mark.parametrize("name", GRAPHS)
+def test_extremes_are_those_of_the_dense_jacobian(name: str, rule: Rule, sigma: float) -> None:
+    """Exact with as many products as elements, symmetric or not; from the inside with 5."""
+    graph, q = GRAPHS[name]
+    joint, n = composed(graph, q, rule), graph.n_elements
+    dense = composed_precision(graph, q, sigma, rule=rule)
+    values = torch.linalg.eigvals(dense)
+    assert values.imag.abs().max() < 1e-9 * values.real.max()  # averaging's are real too
+    x = q.noised(sigma).sample(16, torch.Generator().manual_seed(0))
+    exact = curvature_extremes(joint, x[:2], sigma, products=n)
+    torch.testing.assert_close(exact.largest, values.real.max().expand(2), rtol=1e-6, atol=0)
+    scale = values.real.max().item()
+    torch.testing.assert_close(
+        exact.smallest, values.real.min().expand(2), rtol=0, atol=1e-6 * scale
+    )
+    few = curvature_extremes(joint, x, sigma, products=5)
+    assert (few.largest > 0.7 * scale).all()
+    assert few.largest.max() > 0.95 * scale
+    assert few.largest.max() < (1 + 1e-6 if isinstance(rule, Marginal) else 1.05) * scale
+    single = curvature_extremes(joint, x.float(), sigma, products=n)
+    assert single.largest.dtype == torch.float32
+    assert ((single.largest.double() / scale - 1).abs() < 0.01).all()
+
+
+def test_the_composed_precision_exceeds_that_of_noise() -> None:
+    """σ² λ_max ≤ 1 for every noised distribution; 1.74 under the marginal rule at ρ = 0.99."""
+    graph, q = chain(100), ar1(100, 0.99)
+    joint, x = composed(graph, q), torch.zeros(8, 100).double()
+    found = {
+        sigma: sigma**2 * curvature_extremes(joint, x, sigma, products=12).largest.max().item()
+        for sigma in (0.3, 0.35, 0.4)
+    }
+    assert max(found.values()) == pytest.approx(1.74, abs=0.02)
+    exact = curvature_extremes(q.score, x, 0.35, products=12).largest.max().item()
+    assert exact * 0.35**2 < 1
+
+
+@pytest.mark.parametrize("rule", [Marginal(), Average()], ids=["marginal", "average"])
+def test_steps_are_shares_of_the_limit(rule: Rule) -> None:
+    """Just below 2/λ_max moves stay, just above they run away, symmetric Jacobian or not."""
+    graph, q, sigma = chain(8), ar1(8, 0.99), 0.3
+    joint = composed(graph, q, rule)
+    exact = torch.linalg.eigvals(composed_precision(graph, q, sigma, rule=rule)).real.max().item()
+    measured = Curvature.measure(joint, [1.0, sigma], shape=(2, 8), products=8, dtype=torch.float64)
+    assert measured(sigma) == pytest.approx(exact, rel=1e-6)
+    x = q.noised(sigma).sample(20, torch.Generator().manual_seed(0))
+    for curvature in (measured, exact, lambda level: exact * sigma**2 / level**2):
+        below, _ = Langevin(0.97, 300, curvature).correct(joint, x, sigma, Noise.of(1, 20))
+        above, _ = Langevin(1.03, 300, curvature).correct(joint, x, sigma, Noise.of(1, 20))
+        assert below.abs().max() < 30
+        assert above.abs().max() > 1e4
+    if isinstance(rule, Marginal):  # σ² λ_max is 1.65: what the exact score bears explodes
+        stated, _ = Langevin(1.3, 300).correct(joint, x, sigma, Noise.of(1, 20))
+        assert stated.abs().max() > 1e4
+
+
+def test_a_share_has_its_known_bias() -> None:
+    """Along an eigenvalue λ the variance is 1 / (λ (1 - share · λ / λ_max))."""
+    sigma, share = 0.8, 0.6
+    q = ar1(2, 0.9)
+    precision = torch.linalg.inv(q.noised(sigma).covariance)
+    values, vectors = torch.linalg.eigh(precision)
+    corrector = Langevin(share, 100, values[-1].item())
+    x = torch.zeros(1, N, 2, dtype=torch.float64)
+    out, _ = corrector.correct(lambda x, s: -x @ precision, x, sigma, Noise.of(5, 1))
+    expected = 1 / (values * (1 - share * values / values[-1]))
+    variances = (out[0] @ vectors).var(dim=0)
+    assert ((variances - expected).abs() < 4 * expected * (2 / N) ** 0.5).all()
+
+
+def test_curvature_along_a_schedule() -> None:
+    q, calls = ar1(6, 0.9), []
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        calls.append(len(x))
+        return q.score(x, sigma)
+
+    sigmas = karras(9, 0.02, 20.0)
+    state = torch.get_rng_state()
+    found = Curvature.measure(score, sigmas, shape=(3, 6), solver=Heun(), products=4)
+    assert torch.equal(state, torch.get_rng_state())
+    assert len(calls) == found.evaluations == 8 * 2 + 1 + 9 * 8
+    assert found.sigmas == tuple(sigmas[:-1])
+    again = Curvature.measure(score, sigmas, shape=(3, 6), solver=Heun(), products=4)
+    assert again == found
+    spectrum = torch.linalg.eigvalsh(q.covariance)
+    for sigma in (*sigmas[:-1], 0.5, 3.3):  # at the levels, and between
+        exact = 1 / (spectrum[0].item() + sigma**2)
+        assert 0.85 * exact < found(sigma) < 1.15 * exact
+    with pytest.raises(PgmdiffError, match=r"measured from σ = 20 to 0.02, not at 0.01"):
+        found(0.01)
+    with pytest.raises(PgmdiffError, match="sigma above 0"):
+        curvature_extremes(score, torch.zeros(1, 6), 0.0)
+    with pytest.raises(PgmdiffError, match="a positive curvature"):
+        Langevin(0.5, 1, lambda sigma: -1.0).correct(score, torch.zeros(1, 6), 1.0, Noise.of(0, 1))
+
+
+def test_a_jacobian_of_one_eigenvalue_ends_the_recurrence_at_once() -> None:
+    found = curvature_extremes(lambda x, s: -3.0 * x, torch.zeros(4, 7), 1.0)
+    for value in found:
+        torch.testing.assert_close(value, torch.full((4,), 3.0), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("n_moves", [1, 4])
+def test_evaluations_are_those_made(n_moves: int) -> None:
+    q, calls = ar1(3, 0.8), []
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        calls.append(x)
+        return q.score(x, sigma)
+
+    for corrector in (Langevin(0.2, n_moves), Metropolis(q.log_density, 0.2, n_moves)):
+        solver = PredictorCorrector(Heun(), corrector)
+        calls.clear()
+        sample(score, karras(5, 0.05, 9.0), shape=(2, 3), solver=solver, generator=0)
+        assert len(calls) == 4 * solver.evaluations + 1
+
+
+# ---------------------------------------------------------------- what is corrected towards
+
+
+@settings(max_examples=60)
+@given(trees(), st.integers(0, 2**31), st.floats(0.05, 5.0))
+def test_on_trees_there_is_a_density_at_every_level(
+    graph: FactorGraph, seed: int, sigma: float
+) -> None:
+    """J(σ) ≻ 0, and the density's marginals on regions are those of noised data."""
+    assume(graph.n_elements)
+    q = markov_gaussian(graph, seed)
+    precision = composed_precision(graph, q, sigma)
+    assert torch.linalg.eigvalsh((precision + precision.T) / 2).min() > 0
+    covariance, noised = torch.linalg.inv(precision), q.noised(sigma).covariance
+    for name, count in graph.counting_numbers().items():
+        if count:
+            index = graph.regions.elements(name).reshape(-1)
+            torch.testing.assert_close(
+                covariance[index][:, index], noised[index][:, index], rtol=1e-7, atol=1e-8
+            )
+
+
+@pytest.mark.parametrize(("rho", "sigma"), [(0.5, 0.6), (0.5, 0.8), (0.8, 1.1), (0.3, 0.05)])
+def test_strong_correlations_on_loops_leave_no_density(rho: float, sigma: float) -> None:
+    """On a torus of pairs λ_min = (1 - r)(1 - 3 r) / ((1 - r²)(1 + σ²)), r = ρ / (1 + σ²).
+
+    Negative for σ² < 3 ρ - 1: the product of marginals has no finite integral, and moves towards
+    it run away at any step.
+    """
+    ring = torch.tensor([1.0, rho, rho**2, rho]).double()
+    row = torch.stack([ring.roll(k) for k in range(4)])
+    q, graph = Gaussian(torch.zeros(16).double(), torch.kron(row, row)), torus(4, 4)
+    joint, r = composed(graph, q), rho / (1 + sigma**2)
+    expected = (1 - r) * (1 - 3 * r) / ((1 - r**2) * (1 + sigma**2))
+    found = curvature_extremes(joint, torch.zeros(1, 16).double(), sigma, products=16)
+    assert found.smallest.item() == pytest.approx(expected, abs=1e-6 * found.largest.item())
+    assert (found.smallest.item() < 0) == (sigma**2 < 3 * rho - 1)
+    curvature = found.largest.item()
+    x = torch.zeros(8, 16).double()
+    out, _ = Langevin(0.5, 2000, curvature).correct(joint, x, sigma, Noise.of(0, 8))
+    assert (out.abs().max() > 1e3) == (found.smallest.item() < 0)
+
+
+def test_moves_mend_the_marginal_rule_on_a_chain() -> None:
+    """KL per variable: 0.26 for the ODE whatever its levels; a share's own bias with moves."""
+    graph, q, n, share = chain(8), ar1(8, 0.9), 8, 0.25
+    joint = composed(graph, q)
+
+    def loss(levels: int, moves: int) -> float:
+        sigmas, solver = karras(levels, 0.002, 80.0), Euler()
+        if moves:
+            curvature = Curvature.measure(joint, sigmas, shape=(2, n), products=n)
+            solver = PredictorCorrector(solver, Langevin(share, moves, curvature))
+        start = Gaussian(q.mean, 80.0**2 * torch.eye(n).double())
+        return kl_divergence(distribution_reached(joint, sigmas, start, solver), q) / n
+
+    assert loss(120, 0) == pytest.approx(0.26, abs=0.005)
+    assert loss(60, 1) == pytest.approx(0.017, abs=0.001)
+    precision = 1 / torch.linalg.eigvalsh(q.covariance)
+    ratio = 1 / (1 - share * precision / precision.max())
+    floor = 0.5 * (ratio - 1 - ratio.log()).mean().item()
+    assert floor == pytest.approx(0.0073, abs=5e-5)
+    assert loss(16, 20) == pytest.approx(floor, rel=0.1)
+
+
+def test_metropolis_towards_the_product_of_marginals() -> None:
+    """At one level: the density of the composed precision, not the noised data's."""
+    graph, q, sigma, n = chain(4), ar1(4, 0.95), 0.5, 1500
+    joint = composed(graph, q)
+    target = torch.linalg.inv(composed_precision(graph, q, sigma))
+    curvature = torch.linalg.eigvalsh(torch.linalg.inv(target))[-1].item()
+    corrector = Metropolis(lambda u, s: composed_log_density(graph, q, u, s), 0.4, 40, curvature)
+    start = q.noised(sigma).sample(n, torch.Generator().manual_seed(0))
+    out, acceptance = corrector.correct(joint, start, sigma, Noise.of(1, n))
+    tolerance = 4 * target.max() * (2 / n) ** 0.5
+    assert ((out.T @ out / n - target).abs() < tolerance).all()
+    assert ((start.T @ start / n - target).abs() > tolerance).any()
+    assert 0.3 < acceptance.mean() < 0.9
+
+
+def test_metropolis_with_a_measured_step_keeps_two_modes() -> None:
+    """One step size for all states, so that the noised mixture stays what it is."""
+    modes = [Gaussian(torch.tensor([m]).double(), torch.tensor([[0.04]]).double()) for m in (-1, 1)]
+    q, sigma, n = GaussianMixture(torch.tensor([0.3, 0.7]).double(), modes), 0.4, 1500
+    curvature = Curvature.measure(
+        q.score, karras(12, 0.1, 5.0), shape=(50, 1), products=1, dtype=torch.float64
+    )
+    assert min(curvature.smallest) < 0  # between the modes the log-density is not concave
+    start = q.noised(sigma).sample(n, torch.Generator().manual_seed(0))
+    corrector = Metropolis(q.log_density, 0.4, 20, curvature)
+    out, acceptance = corrector.correct(q.score, start, sigma, Noise.of(1, n))
+    assert 0.6 < acceptance.mean() < 1
+    for power in (1, 2, 4):
+        truth = q.noised(sigma).sample(400_000, torch.Generator().manual_seed(1)) ** power
+        error = (out**power).mean() - truth.mean()
+        assert error.abs() < 4 * truth.std() * (1 / n + 1 / 400_000) ** 0.5
