@@ -50,8 +50,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     from hypothesis import is_hypothesis_test, settings  # whose own plugin must import it first
 
     times = config.getoption("--times")
-    items[:] = [item for item in items if is_hypothesis_test(getattr(item, "obj", None))]
-    for test in {id(item.obj): item.obj for item in items}.values():
+    functions = [item for item in items if isinstance(item, pytest.Function)]
+    properties = [item for item in functions if is_hypothesis_test(item.obj)]
+    items[:] = properties
+    for test in {id(item.obj): item.obj for item in properties}.values():  # parameters share one
         usual = test._hypothesis_internal_use_settings
         test._hypothesis_internal_use_settings = settings(
             usual, max_examples=times * usual.max_examples, derandomize=False, database=None
