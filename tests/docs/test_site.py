@@ -137,7 +137,9 @@ def raises(thing: Any) -> Iterator[str]:
                 yield raised
 
 
-BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json"))
+RESULTS = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json"))
+BENCHMARKS = [name for name in RESULTS if not name.startswith("gpu_")]
+"""Results that pages show; those of `scripts.gpu_check` are named after the card."""
 PAGES = {path.stem: path.read_text() for path in (DOCS / "benchmarks").glob("*.md")}
 TABLE = re.compile(r"```\{benchmark-table\} (\S+) (\S+)\n(.*?)```", re.DOTALL)
 FIGURE = re.compile(r"\{benchmark\}`([^/`]+)/([^`]+)`")
