@@ -7,7 +7,6 @@ average. They are written as they are; the exit code says whether they pass the 
 compares with the held-out part only.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,9 +15,8 @@ from torch import Tensor
 from benchmarks.data import sea, soft_gravel
 from benchmarks.exactness.statistics import stationary_covariance
 from pgmdiff import from_denoiser
-from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import Heun, karras, sample
-from scripts.training import Task, command, crops
+from scripts.training import Denoiser, Task, command
 
 TASKS = {
     "sea": Task(
@@ -50,20 +48,7 @@ TASKS = {
 }
 
 
-@torch.no_grad()
-def window_loss(model: Callable[..., Tensor], task: Task, part: Tensor, which: int = 0) -> float:
-    """The weighted denoising error on 2,048 crops of one size, always with the same noise."""
-    generator = torch.Generator().manual_seed(1)
-    clean = crops(part, task.shapes[which], 2048, generator)
-    return task.loss(model, clean, generator).item()
-
-
-def report(average: EDMDenoiser, task: Task) -> dict[str, str]:
-    seen, unseen = (f"{window_loss(average, task, part):.4f}" for part in task.parts())
-    return {"window": seen, "held_out": unseen}
-
-
-def linear_denoiser(covariance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def linear_denoiser(covariance: Tensor) -> Denoiser:
     """The best linear denoiser of data of mean 0 and this covariance."""
     values, vectors = torch.linalg.eigh(covariance)
 
@@ -76,7 +61,8 @@ def linear_denoiser(covariance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return denoise
 
 
-def gate(model: EDMDenoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
+@torch.no_grad()
+def gate(model: Denoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
     """Prints how the model does on the held-out part; whether every size passes.
 
     To pass: on held-out crops, a denoising error no larger than 1.02 times that of the best linear
@@ -91,17 +77,12 @@ def gate(model: EDMDenoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
         covariance = stationary_covariance(pieces, shape)
         truth = stationary_covariance(held_out, shape)
         linear = linear_denoiser(covariance)
-        seen, unseen, reference = (
-            window_loss(f, task, part, which)
+        seen, unseen, reference = (  # on the same 2,048 crops with the same noise
+            task.loss(f, part, which, 2048, torch.Generator().manual_seed(1)).item()
             for f, part in ((model, pieces), (model, held_out), (linear, held_out))
         )
-        drawn = sample(
-            from_denoiser(model),
-            karras(32, 0.01, 80.0),
-            shape=(n, 1, *shape),
-            solver=Heun(),
-            generator=seed,
-        )
+        levels, start = karras(32, 0.01, 80.0), (n, 1, *shape)
+        drawn = sample(from_denoiser(model), levels, shape=start, solver=Heun(), generator=seed)
         flat = drawn.flatten(1).double()
         distance, floor = (
             ((c - truth).norm() / truth.norm()).item() for c in (flat.T @ flat / n, covariance)
@@ -116,4 +97,4 @@ def gate(model: EDMDenoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
 
 
 if __name__ == "__main__":
-    command(__doc__, TASKS, gate, report)
+    command(__doc__, TASKS, gate)

@@ -15,7 +15,9 @@ from tqdm import trange
 from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.training.loop import denoising_loss, random_crops
 
-__all__ = ["Task", "command", "train"]
+__all__ = ["Denoiser", "Task", "command", "train"]
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 LEARNING_RATE = 1e-3
 WARM_UP = 200
@@ -50,47 +52,39 @@ class Task:
     p_std: float
 
     def loss(
-        self, model: Callable[..., Tensor], clean: Tensor, generator: torch.Generator
+        self, model: Denoiser, pieces: Tensor, which: int, n: int, generator: torch.Generator
     ) -> Tensor:
-        """The weighted denoising error of a batch of crops."""
+        """The weighted denoising error on n crops of one shape, of pieces `[pieces, 1, ...]`."""
+        shape = self.shapes[which]
+        if len(shape) == 1:  # a stack of series is an image whose crops are one row high
+            image = pieces[None, :, 0]
+            clean = random_crops(image, (1, *shape), n, generator=generator)[:, 0]
+        else:
+            clean = random_crops(pieces[0], shape, n, generator=generator)
         options = {"sigma_data": self.sigma_data, "p_mean": self.p_mean, "p_std": self.p_std}
         return denoising_loss(model, clean, generator=generator, **options)
 
 
-def crops(pieces: Tensor, shape: tuple[int, ...], n: int, generator: torch.Generator) -> Tensor:
-    """`n` crops `[n, 1, *shape]` of pieces `[pieces, 1, ...]`."""
-    if len(shape) == 1:  # a stack of series is an image whose crops are one row high
-        found = random_crops(pieces[None, :, 0], (1, shape[0]), n, generator=generator)
-        return found[:, 0]
-    return random_crops(pieces[0], shape, n, generator=generator)
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """A linear warm-up, then half a cosine to zero, as a fraction of the peak."""
-    decay = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
-    return decay * min(1.0, (step + 1) / WARM_UP)
-
-
-def train(
-    task: Task,
-    steps: int,
-    seed: int = 0,
-    report: Callable[[EDMDenoiser], dict[str, str]] = lambda average: {},
-) -> tuple[EDMDenoiser, list[float]]:
+def train(task: Task, steps: int, seed: int = 0) -> tuple[EDMDenoiser, list[float]]:
     """Returns the exponential moving average of the model, and the loss of every step."""
+
+    def share(step: int) -> float:
+        """A linear warm-up, then half a cosine to zero, as a share of the learning rate."""
+        decay = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
+        return decay * min(1.0, (step + 1) / WARM_UP)
+
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = task.untrained()
     average = copy.deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, steps))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     pieces, losses = task.parts()[0], []
     bar = trange(steps, mininterval=10)
     for step in bar:
         which = int(torch.multinomial(torch.tensor(task.chances), 1, generator=generator).item())
-        clean = crops(pieces, task.shapes[which], task.batch, generator)
-        loss = task.loss(model, clean, generator)
+        loss = task.loss(model, pieces, which, task.batch, generator)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -101,7 +95,7 @@ def train(
             mean.lerp_(new.detach(), 1 - decay)
         losses.append(loss.item())
         if step % EVERY == EVERY - 1:
-            bar.set_postfix(loss=f"{sum(losses[-EVERY:]) / EVERY:.4f}", **report(average))
+            bar.set_postfix(loss=f"{sum(losses[-EVERY:]) / EVERY:.4f}")
     return average, losses
 
 
@@ -109,7 +103,6 @@ def command(
     description: str | None,
     tasks: Mapping[str, Task],
     gate: Callable[[EDMDenoiser, Task], bool],
-    report: Callable[[EDMDenoiser, Task], dict[str, str]] = lambda average, task: {},
 ) -> None:
     """Trains the task of the command line and writes the weights; exits 1 if they fail the gate."""
     parser = argparse.ArgumentParser(description=description)
@@ -124,7 +117,7 @@ def command(
     if arguments.check:
         raise SystemExit(not gate(task.trained(), task))
     start = time.process_time()
-    model, losses = train(task, arguments.steps or task.steps, report=lambda m: report(m, task))
+    model, losses = train(task, arguments.steps or task.steps)
     save_file(model.state_dict(), (arguments.out or task.weights.parent) / task.weights.name)
     tail = losses[-2000:]
     print(
