@@ -1,17 +1,15 @@
-"""Checks the library on a GPU, and measures it there: `python -m scripts.gpu_check`.
+"""Checks the library on a GPU, and measures it there.
 
-    python -m scripts.gpu_check [--out JSON] [--seconds S]
-    python -m scripts.gpu_check --cpu [--out JSON]
+    python -m scripts.gpu_check [--out JSON] [--seconds S] [--cpu]
 
-It runs the tests that are marked gpu, then prints and writes, with the card's name:
+It runs the tests that are marked gpu, then prints and writes, with the name of the card:
 
     joint    seconds of the joint score over those of its bare network calls, on strips of gravel
     noise    nanoseconds per element of `Noise`, and of `torch.randn`
     solves   seconds of each kind of posterior solve, here and on the CPU, and how far they differ
 
-With the default of S = 2 seconds per figure this takes about three minutes, and at most eight. With
-`--cpu` it is a short rehearsal on the smallest cases, without tests: it proves only that the script
-runs.
+With S = 2 seconds per figure, the default, it takes about three minutes. With `--cpu` it is a short
+rehearsal on the smallest cases, without tests, which proves only that the script runs.
 """
 
 import argparse
@@ -21,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-import pgmdiff
 from pgmdiff import compose, fit_covariances, from_denoiser
 from pgmdiff.graphs import RegionGraph, tiles
 from pgmdiff.models.gravel import gravel_denoiser
@@ -139,11 +137,9 @@ def main(arguments: list[str] | None = None) -> None:
     figures = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "card": card,
-        "versions": {
-            "pgmdiff": pgmdiff.__version__,
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-        },
+        "pgmdiff": version("pgmdiff"),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
         "tests": {None: "not run", 0: "passed"}.get(tests, "failed"),
         "joint": [joint_overhead(n, m, device, seconds) for n, m in sizes],
         "noise": [noise_cost(shape, device, seconds) for shape in shapes],

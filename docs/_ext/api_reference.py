@@ -11,7 +11,8 @@ import inspect
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from pkgutil import resolve_name
 from typing import Literal, get_origin
@@ -78,46 +79,39 @@ def data_docstring(app: Sphinx, what, name: str, thing, options, lines: list[str
             LOGGER.warning("%s has no docstring", name)
 
 
-class Targets(defaultdict[str, set[tuple[str, str]]]):
-    """Document and anchor of documented objects, by every ending of their names.
+@cache
+def targets(app: Sphinx) -> Mapping[str, set[tuple[str, str]]]:
+    """The document and the anchor of documented objects, by every ending of their names.
 
-    Methods are not known without their class. Modules are not known without their package, but
-    after `see`.
+    Methods need their class, and modules their package, except after `see`.
     """
+    found = defaultdict(set)
+    for full, entry in app.env.domains.python_domain.objects.items():
+        home, _, name = full.rpartition(".")
+        if entry.objtype == "function":
+            home = home_of(app, home, name)
+        where = entry.docname, entry.node_id
+        for parts in (full.split("."), [*home.split("."), name]):
+            for k in range(len(parts) - (entry.objtype in NOT_ALONE)):
+                found[".".join(parts[k:])].add(where)
+        if entry.objtype == "module":
+            found[f"see {name}"].add(where)
+    return found
 
-    def __init__(self, app: Sphinx) -> None:
-        super().__init__(set)
-        for full, entry in app.env.domains.python_domain.objects.items():
-            home, _, name = full.rpartition(".")
-            if entry.objtype == "function":
-                home = home_of(app, home, name)
-            where = entry.docname, entry.node_id
-            for parts in (full.split("."), [*home.split("."), name]):
-                for k in range(len(parts) - (entry.objtype in NOT_ALONE)):
-                    self[".".join(parts[k:])].add(where)
-            if entry.objtype == "module":
-                self[f"see {name}"].add(where)
 
-    @classmethod
-    def of(cls, app: Sphinx) -> "Targets":
-        if not hasattr(app, "pgmdiff_targets"):
-            app.pgmdiff_targets = cls(app)
-        return app.pgmdiff_targets
-
-    def link(self, app, docname: str, name: str, content: nodes.Node) -> nodes.reference | None:
-        """A link to the one object that a name means."""
-        found = self.get(name, ())
-        if len(found) != 1:
-            return None
-        ((target, node_id),) = found
-        return make_refnode(app.builder, docname, target, node_id, content.deepcopy(), node_id)
+def linked(app: Sphinx, docname: str, name: str, content: nodes.Node) -> nodes.reference | None:
+    """A link to the one object that a name means."""
+    found = targets(app).get(name, ())
+    if len(found) != 1:
+        return None
+    ((target, node_id),) = found
+    return make_refnode(app.builder, docname, target, node_id, content.deepcopy(), node_id)
 
 
 def link_type(app: Sphinx, env, node: addnodes.pending_xref, content: nodes.Node):
     """Links a type in a signature, which is known by its last name only."""
-    if node.get("refdomain") == "py":
-        return Targets.of(app).link(app, node["refdoc"], node["reftarget"], content)
-    return None
+    ours = node.get("refdomain") == "py"
+    return linked(app, node["refdoc"], node["reftarget"], content) if ours else None
 
 
 def link_code(app: Sphinx, doctree: nodes.document, docname: str) -> None:
@@ -132,7 +126,7 @@ def link_code(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         place = literal.parent.index(literal)
         before = literal.parent[place - 1].astext() if place else ""
         meant = [name, f"{own}.{name}", *[f"see {name}"] * before.endswith("see ")]
-        links = (Targets.of(app).link(app, docname, each, literal) for each in meant)
+        links = (linked(app, docname, each, literal) for each in meant)
         link = next(filter(None, links), None)
         if link is not None and link["reftitle"] != own:
             link["classes"].append("code-link")
@@ -168,7 +162,7 @@ def home_of(app: Sphinx, module: str, name: str) -> str:
 
 
 def add_anchors(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """The anchors to which listings of the source link back: by one module for all its names."""
+    """Adds the anchors to which listings of the source link back."""
     listed = getattr(app.env, "_viewcode_modules", {})
     for signature in doctree.findall(addnodes.desc_signature):
         name = signature.get("fullname")

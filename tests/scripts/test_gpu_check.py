@@ -17,7 +17,7 @@ def test_a_rehearsal_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out.startswith("no GPU: a rehearsal on the CPU\n{")
     figures = json.loads(out.read_text())
     assert (figures["card"], figures["tests"]) == ("CPU", "not run")
-    assert figures["versions"]["torch"] == torch.__version__
+    assert figures["torch"] == torch.__version__
     assert [row["ratio"] > 0.1 for row in figures["joint"]] == [True]
     assert [row["noise_ns"] > 0 for row in figures["noise"]] == [True]
     assert {row["solve"] for row in figures["solves"]} == {
