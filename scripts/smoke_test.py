@@ -31,7 +31,7 @@ def is_the_installed_one() -> None:
 
 
 def every_module_imports() -> None:
-    """Those that need an extra say which, where it is missing."""
+    """Modules that need an extra name it where it is missing."""
     for found in pkgutil.walk_packages(pgmdiff.__path__, "pgmdiff.", onerror=lambda name: None):
         needed = next((EXTRAS[name] for name in EXTRAS if found.name.startswith(name)), None)
         if found.name.endswith("__main__") or (needed and find_spec(needed)):
