@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.composition.joint import compose
+from pgmdiff.composition.composing import compose
 from pgmdiff.composition.rules import Average, Marginal, Rule
 from pgmdiff.diagnostics.metrics import seam_ratio
 from pgmdiff.graphs import RegionGraph, tiles

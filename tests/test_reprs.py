@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 import pgmdiff
 from pgmdiff import Evidence, Marginal, Posterior, advise, check_consistency, compose
+from pgmdiff.composition import FeynmanKac
 from pgmdiff.conditioning import masks, matrices, moment_matching, replacement
 from pgmdiff.conditioning.matching import Composed, Isotropic, Tweedie
 from pgmdiff.conditioning.observations import Observation
@@ -141,13 +142,13 @@ def solve(kind: str) -> Any:
         "separable": lambda: Posterior(fitted("dense", channels=True), shrinkage=0.9),
         "levels": lambda: Posterior(levelled(3), shrinkage=0.9),
     }[kind]()
-    return rule.precision(graph)
+    return rule.composed(graph)
 
 
 def ring_precision(form: str = "stationary", **options: Any) -> Any:
     ring = tiles((32,), 8, 4, periodic=True)
     found = fit_covariances(ring, data(32), form=form, shared=True, **options)  # type: ignore[arg-type]
-    return Posterior(found, shrinkage=0.9).precision(ring)
+    return Posterior(found, shrinkage=0.9).composed(ring)
 
 
 def potential(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,7 +176,9 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Proxy": lambda: cycle(5).validate().proxy,
     # joints and what they are made of
     "Joint": lambda: joint("least"),
-    "Potential": lambda: joint("marginal").potential,
+    "FeynmanKac": lambda: FeynmanKac(joint("marginal")),
+    "Remembering": lambda: joint().remembering(),
+    "Chunk": lambda: next(joint().evaluate(torch.zeros(1, N), torch.ones(1)))[0],
     "Batch": lambda: joint().batches[0],
     "Marginal": Marginal,
     "Average": pgmdiff.Average,
@@ -288,7 +291,7 @@ def consistency() -> Any:
 
 NOT_PRINTED = {
     "UNet", "EDMDenoiser",  # torch's modules print their layers
-    "LinearOperator", "Step", "Symmetric",  # a protocol, a dict, an autograd function
+    "LinearOperator", "Evaluate", "Step", "Symmetric",  # protocols, a dict, an autograd function
 }  # fmt: skip
 
 
@@ -352,7 +355,7 @@ def test_reprs_say_what_things_are() -> None:
     )
     assert repr(chain(1)) == "FactorGraph(1 variable, 0 factors, 0 edges, 1 element)"
     assert repr(joint("marginal", 3)) == (
-        "Joint(RegionGraph(event_shape=(3,), 5 regions (3 with a nonzero count) in 2 groups), "
+        "Joint(FactorGraph(3 variables, 2 factors, 4 edges, 3 elements), "
         "rule=Marginal(), evaluates=3 regions in 2 batches)"
     )
     assert "solve=Eigen" in repr(joint())

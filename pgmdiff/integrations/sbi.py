@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.composition.joint import Joint, compose
-from pgmdiff.composition.rules import Posterior
+from pgmdiff.composition.composing import compose
+from pgmdiff.composition.joint import Joint
+from pgmdiff.composition.posterior import Posterior
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.graphs.families import repeated_observations
 from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at

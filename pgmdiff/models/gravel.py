@@ -50,7 +50,7 @@ def gravel_denoiser() -> EDMDenoiser:
         >>> from pgmdiff.models.gravel import gravel_denoiser
         >>> ring = tiles((1, 32, 32), (1, 16, 16), (0, 8, 8), periodic=(False, True, True))
         >>> joint = compose(ring, from_denoiser(gravel_denoiser()), rule=Marginal())
-        >>> joint.graph.event_shape
+        >>> joint.event_shape
         (1, 32, 32)
     """
     return trained(untrained(), Path(__file__).with_name("gravel.safetensors"))
