@@ -116,7 +116,7 @@ def plan(
             group, needed, graph.conditions, null_condition
         ):
             for score, places in _by_score(group, rows, scores):
-                chosen, index = rows[places], torch.from_numpy(places)
+                chosen = rows[places]
                 some = group.select(chosen)
                 own: dict[str, Tensor] = {}
                 if isinstance(score, RegionScores):
@@ -125,7 +125,7 @@ def plan(
                     score,
                     some,
                     torch.from_numpy(each[chosen]),
-                    {**map_tensors(lambda leaf: leaf[index], condition), **own},
+                    {**_take(condition, places), **own},
                     precisions(some),
                 )
                 # Windows stay windows: only index groups are worth merging.
@@ -134,6 +134,11 @@ def plan(
                 alike.setdefault(key, []).append(part)
     for parts in alike.values():
         yield _merged(parts)
+
+
+def _take(condition: dict[str, Any], places: Ints) -> dict[str, Any]:
+    index = torch.from_numpy(places)
+    return map_tensors(lambda leaf: leaf[index], condition)
 
 
 def _by_condition(
