@@ -219,6 +219,11 @@ def test_bad_conditions_are_named() -> None:
     for make, error, message in [
         (lambda: replacement(PAIR.score, y, torch.ones(2)), ShapeError, "boolean mask"),
         (lambda: replacement(PAIR.score, infinite, MASK), ShapeError, "finite"),
+        (
+            lambda: replacement(PAIR.score, y, torch.sin),
+            PgmdiffError,
+            "expected an operator with A, A_adjoint and A_dagger",
+        ),
         (lambda: moment_matching(PAIR.score, y, h, None), PgmdiffError, "a covariance such as"),
         (
             lambda: moment_matching(PAIR.score, y, h, Tweedie(), noise=-1),
@@ -266,7 +271,7 @@ def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
     for states, seen, operator, message in [
         (u, y, h, r"each of 4 samples, got \(3, 10\)"),
         (u[:1], y, h, r"each of 1 samples, got \(3, 10\)"),
-        (u, y[0] + 1j * y[0], h, "the observation is complex"),
+        (u, y[0] + 1j * y[0], h, "the observation is complex, but"),
         (u, torch.zeros(1), narrow, r"observes states \[batch, 1\], got \(4, 10\)"),
         (u, torch.zeros(2), long, r"observes states \[batch, 12\], got \(4, 10\)"),
         (u.reshape(2, 2, N), y[0], h, "flatten several batch axes"),
@@ -277,7 +282,7 @@ def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
     for make in (replacement, reconstruction):
         with pytest.raises(ShapeError, match="as a tensor, got list"):
             make(joint, [0.0] * N, h)
-    with pytest.raises(ShapeError, match=r"makes torch\.float16 of states of torch\.float64"):
+    with pytest.raises(ShapeError, match=r"returns torch\.float16 for states of torch\.float64"):
         reconstruction(joint, torch.zeros(2), lambda x: x[:, :2].half())(u, 1.0)
     with pytest.raises(PgmdiffError, match="a function, got str"):
         moment_matching(joint, y, "h", Composed(joint))

@@ -125,7 +125,7 @@ def test_bad_windows_are_named() -> None:
     ]:
         with pytest.raises(ShapeError, match=message):
             decode(identity, LATENTS, **arguments)
-    with pytest.raises(ShapeError, match=r"\[batch, c, h, w\]"):
+    with pytest.raises(ShapeError, match=r"latents \[batch, channels, height, width\]"):
         decode(identity, LATENTS[0], window=4, margin=1)
     with pytest.raises(ShapeError, match="one whole number"):
         decode(lambda z: z[..., 1:], LATENTS, window=4, margin=1)

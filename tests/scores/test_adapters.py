@@ -35,6 +35,28 @@ def test_from_eps() -> None:
     torch.testing.assert_close(from_eps(eps)(U, SIGMA), Q.score(U, SIGMA))
 
 
+def bent(x: Tensor, sigma: Tensor) -> Tensor:
+    """A network of any kind."""
+    return x.sin() / (1 + sigma[:, None])
+
+
+def test_scores_follow_their_formula_bit_for_bit() -> None:
+    x, sigma = U.float(), SIGMA.float()
+    out, s = bent(x, sigma), sigma[:, None]
+    of_denoiser, of_eps = from_denoiser(bent), from_eps(bent)
+    assert torch.equal(of_denoiser(x, sigma), (out - x) / s**2)
+    assert torch.equal(of_denoiser.denoise(x, sigma), out)
+    assert torch.equal(of_denoiser.denoise(x, 0.5), bent(x, torch.full((5,), 0.5)))
+    assert torch.equal(of_eps(x, sigma), -out / s)
+    assert torch.equal(of_eps.denoise(x, sigma), x - s * out)
+
+
+def test_reprs_show_the_network() -> None:
+    scores = [adapt(bent) for adapt in (from_denoiser, from_eps, from_flow)]
+    scores += [adapt(bent, continuous) for adapt in (from_vp_eps, from_vp_sample, from_vp_v)]
+    assert {repr(score) for score in scores} == {"NetworkScore(bent)"}
+
+
 def test_from_vp_eps() -> None:
     """A perfect VP network for a Gaussian, known at integer and fractional timesteps."""
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0)
