@@ -121,7 +121,7 @@ def test_nonlinear_observations_are_linearised() -> None:
 
 def test_replacement_meets_its_constraint_and_is_not_the_posterior() -> None:
     """Observe u_0 = 1 of a correlated pair: the posterior of u_1 is N(0.9, 0.19)."""
-    n, y = 4000, torch.tensor([1.0, float("nan")], dtype=torch.float64)
+    n, y = 1000, torch.tensor([1.0, float("nan")], dtype=torch.float64)
     conditioned = replacement(PAIR.score, y, MASK)
     out = sample(conditioned, karras(60, 0.01, 20.0), shape=(n, 2), solver=SDE(1.0),
                  generator=0, dtype=torch.float64)  # fmt: skip
@@ -286,6 +286,17 @@ def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
         reconstruction(joint, torch.zeros(2), lambda x: x[:, :2].half())(u, 1.0)
     with pytest.raises(PgmdiffError, match="a function, got str"):
         moment_matching(joint, y, "h", Composed(joint))
+
+
+def test_a_boolean_tensor_is_a_mask_for_every_method() -> None:
+    graph = chain(N)
+    y, mask = graph.observe({"x1": torch.tensor(0.5).double()})
+    joint, u = composed(ar1(N, 0.8)), random(3, N)
+    kinds = zip(every_kind(joint, y, mask), every_kind(joint, y, Mask(mask)), strict=True)
+    for by_tensor, by_operator in kinds:
+        assert torch.equal(by_tensor(u, 1.0), by_operator(u, 1.0))
+    with pytest.raises(ShapeError, match="in their places in the whole state"):
+        replacement(joint, torch.zeros(1), mask)
 
 
 def test_rounded_observations_of_operators_that_are_not_onto() -> None:

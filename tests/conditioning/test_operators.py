@@ -149,6 +149,7 @@ def test_noiseless_observations_are_put_into_the_range() -> None:
 
 def test_bad_operators_are_named() -> None:
     for make, message in [
+        (lambda: Mask(torch.ones(3).numpy()), "as a tensor, got a ndarray"),
         (lambda: Mask(torch.ones(3)), r"boolean mask .*, got a tensor of torch\.float32"),
         (
             lambda: FourierMask(torch.ones(3)),

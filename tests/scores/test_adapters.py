@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import ShapeError, from_denoiser, from_eps
+from pgmdiff import ScoreError, ShapeError, compose, from_denoiser, from_eps
+from pgmdiff.graphs import tiles
 from pgmdiff.scores.adapters import (
     Timesteps,
     denoise,
@@ -165,3 +166,25 @@ def test_padded_crops_what_it_pads() -> None:
     assert torch.equal(padded(score, (1, 4, 3))(crop, torch.ones(2)), -crop)
     with pytest.raises(ShapeError, match="no larger than"):
         padded(score, (1, 4, 2))(crop, torch.ones(2))
+
+
+def test_padding_a_narrow_overlap() -> None:
+    graph, u = tiles((1, 16, 28), (1, 16, 16), (0, 0, 4)), torch.zeros(1, 1, 16, 28)
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        return -x
+
+    with pytest.raises(ShapeError, match="mode='replicate'"):
+        compose(graph, padded(score, (1, 16, 16)))(u, 1.0)
+    assert compose(graph, padded(score, (1, 16, 16), "replicate"))(u, 1.0).shape == u.shape
+
+
+def test_what_is_not_callable_is_named() -> None:
+    for adapt, given in [
+        (from_denoiser, (None,)),
+        (from_eps, (3,)),
+        (from_flow, (3,)),
+        (from_vp_v, (abs, 3)),
+    ]:
+        with pytest.raises(ScoreError, match=f"^{adapt.__name__}: expected a callable"):
+            adapt(*given)
