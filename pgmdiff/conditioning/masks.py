@@ -4,7 +4,7 @@ Their pseudo-inverses are exact. For masks and crops H⁺ = Hᵀ: it puts the ob
 places, and 0 elsewhere.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -116,6 +116,7 @@ class FourierMask(InPlace):
     """
 
     axes: tuple[int, ...] | None = None
+    dims: list[int] = field(init=False)
 
     def __repr__(self) -> str:
         return described(self, *self._shown, f"axes={self.axes}")
@@ -128,31 +129,27 @@ class FourierMask(InPlace):
                 f"FourierMask: expected distinct axes of the event's {self.mask.ndim}, counted "
                 f"from 0, got {self.axes}."
             )
-
-    @property
-    def _dims(self) -> list[int]:
-        axes = range(self.mask.ndim) if self.axes is None else self.axes
-        return [axis + 1 for axis in axes]
+        self._set(dims=[axis + 1 for axis in axes])
 
     @cached_property
     def _symbol(self) -> Tensor:
         flipped = self.mask.double()
-        for dim in self._dims:
+        for dim in self.dims:
             flipped = flipped.flip(dim - 1).roll(1, dim - 1)
         return (self.mask + flipped) / 2
 
     def A(self, x: Tensor) -> Tensor:
-        waves: Tensor = torch.fft.fftn(x, dim=self._dims, norm="ortho")
+        waves: Tensor = torch.fft.fftn(x, dim=self.dims, norm="ortho")
         return waves.where(self.mask.to(x.device), 0)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         seen = y.where(self.mask.to(y.device), 0)
-        back: Tensor = torch.fft.ifftn(seen, dim=self._dims, norm="ortho").real
+        back: Tensor = torch.fft.ifftn(seen, dim=self.dims, norm="ortho").real
         return back
 
     def A_dagger(self, y: Tensor) -> Tensor:
         symbol = self._symbol.to(y.device)
-        waves = torch.fft.fftn(self.A_adjoint(y), dim=self._dims, norm="ortho")
+        waves = torch.fft.fftn(self.A_adjoint(y), dim=self.dims, norm="ortho")
         divided = torch.where(symbol > 0, waves / symbol.clamp(min=0.5), 0)
-        back: Tensor = torch.fft.ifftn(divided, dim=self._dims, norm="ortho").real
+        back: Tensor = torch.fft.ifftn(divided, dim=self.dims, norm="ortho").real
         return back.to(y.real.dtype)

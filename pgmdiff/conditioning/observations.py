@@ -84,7 +84,7 @@ class Observation:
         return cls(what, y, linear.A, linear)
 
     def misfit(self, denoised: Tensor) -> Tensor:
-        """Y - H D of states D `[batch, *event]`, in their dtype.
+        """The misfit y - H D of states D `[batch, *event]`, in their dtype.
 
         Raises:
             ShapeError: the states have another shape than H observes; y is neither one observation

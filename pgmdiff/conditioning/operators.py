@@ -88,7 +88,7 @@ class ByIteration(Operator):
         return inverse
 
     def wide(self, y: Tensor) -> Tensor:
-        """Y in the widest dtype that this operator accepts."""
+        """An observation in the widest dtype that this operator accepts."""
         return y.to(
             torch.promote_types(self.widest, torch.complex32) if y.is_complex() else self.widest
         )

@@ -314,12 +314,9 @@ def padded(score: Score, shape: Sequence[int], mode: str = "reflect") -> Score:
                 f"padded: {event} is too narrow to be reflected up to {tuple(shape)}: reflection "
                 "adds less than a side's own length at either end. Use mode='replicate'."
             )
-        before = [m // 2 for m in missing]
-        widths = [(b, m - b) for b, m in zip(before, missing, strict=True)]
-        spatial = widths[1:] or widths  # torch reflects no others
-        pads = [side for pair in reversed(spatial) for side in pair]
+        spatial = missing[1:] or missing  # torch reflects no others
+        pads = [side for m in reversed(spatial) for side in (m // 2, m - m // 2)]
         whole = score(F.pad(x, pads, mode=mode), sigma, **condition)
-        kept = (slice(start, start + n) for start, n in zip(before, event, strict=True))
-        return whole[(slice(None), *kept)]
+        return F.pad(whole, [-side for side in pads])
 
     return cropped

@@ -1,4 +1,4 @@
-"""Conditioned scores against the posterior of Gaussians, and what is not it."""
+"""Conditioned scores, compared with the posterior of Gaussians where they claim to sample it."""
 
 import pytest
 import torch
@@ -127,8 +127,8 @@ def test_replacement_meets_its_constraint_and_is_not_the_posterior() -> None:
                  generator=0, dtype=torch.float64)  # fmt: skip
     assert (out[:, 0] - 1).abs().max() < 1e-6
     mean, error = out[:, 1].mean().item(), 4 * out[:, 1].std().item() / n**0.5
-    assert mean > 0.3, "the observation is heard"
-    assert mean < 0.9 - error, "but the posterior mean is not reached"
+    assert mean > 0.3, "the observation has an effect"
+    assert mean < 0.9 - error, "the posterior mean is not reached"
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_conditioned_scores_keep_the_states_dtype_and_batch() -> None:
 def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
     joint, h = composed(ar1(N, 0.9)), Mask(torch.arange(N) % 3 == 0)
     u, y = random(4, N), h.A(random(3, N, seed=1))
-    narrow = Crop((1,), (slice(1),))  # which torch would broadcast, or slice
+    narrow = Crop((1,), (slice(1),))  # torch would broadcast or slice it
     long = Crop((N + 2,), (slice(2),))
     for states, seen, operator, message in [
         (u, y, h, r"each of 4 samples, got \(3, 10\)"),
@@ -313,7 +313,7 @@ def test_rounded_observations_of_operators_that_are_not_onto() -> None:
 
 
 def numerical_gradient(function, x: Tensor, step: float = 1e-5) -> Tensor:
-    """Of a sum over samples that do not depend on each other, by central differences."""
+    """The gradient of a sum over independent samples, by central differences."""
     columns = []
     for e in torch.eye(x.shape[1], dtype=x.dtype) * step:
         columns.append((function(x + e) - function(x - e)) / (2 * step))
@@ -321,7 +321,7 @@ def numerical_gradient(function, x: Tensor, step: float = 1e-5) -> Tensor:
 
 
 def bent(x: Tensor, sigma: Tensor) -> Tensor:
-    """A score that is not linear, with a symmetric Jacobian."""
+    """A nonlinear score with a symmetric Jacobian."""
     return -(x + 0.3 * x.sin()) / (1 + beside(sigma, x) ** 2)
 
 
@@ -341,7 +341,7 @@ CONDITIONINGS = {
 @pytest.mark.parametrize("kind", CONDITIONINGS)
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_gradients_through_conditioned_scores(kind: str, noise: float) -> None:
-    """Also where V, or what is observed, is not the same everywhere."""
+    """The gradients hold also where V, or the derivative of the observation, is not constant."""
     graph, mask = chain(4), Mask(torch.arange(4) % 2 == 0)
     rule = Posterior(node_covariances(graph, ar1(4, 0.9)))
     joint, u, v = compose(graph, bent, rule=rule), random(3, 4), random(3, 4, seed=1)

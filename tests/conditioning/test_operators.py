@@ -1,4 +1,4 @@
-"""Every operator against its own matrix: adjoint, Moore-Penrose identities, errors."""
+"""Every operator is compared with its own matrix: adjoint, Moore-Penrose identities, errors."""
 
 from math import prod
 
@@ -127,7 +127,7 @@ def test_functions_serve_in_inference_mode_and_in_their_own_dtype() -> None:
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_gradients_of_pseudo_inverses(name: str) -> None:
-    """Also where an operator is not onto, and a gradient lies outside the range of Hᵀ."""
+    """The gradients hold also where H is not onto and a gradient lies outside the range of Hᵀ."""
     operator = OPERATORS[name]
     y = operator.A(random(2, *operator.event_shape)).requires_grad_()
     back = operator.A_dagger(y)
@@ -142,7 +142,7 @@ def test_noiseless_observations_are_put_into_the_range() -> None:
     y = torch.tensor([[1.0, 2.0 + 1e-7], [1e6, 2e6]]).double()
     inside = Observation.of("f", y, operator, noiseless=True).y
     assert (inside[:, 1] - 2 * inside[:, 0]).abs().max() < 1e-9
-    y[0, 1] = 5.0  # every sample by its own scale
+    y[0, 1] = 5.0  # every sample has its own scale
     with pytest.raises(PgmdiffError, match=r"y by 1\.2 \(y up to 5\)"):
         Observation.of("f", y, operator, noiseless=True)
 

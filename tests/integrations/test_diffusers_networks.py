@@ -1,4 +1,4 @@
-"""Scores of the real diffusers' networks, tiny and with random weights."""
+"""Scores from networks of the real diffusers, tiny ones with random weights."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ KINDS = ("epsilon", "sample", "v_prediction")
 
 
 def exact(kind: str, x_t: Tensor, sigma: Tensor, alpha: Tensor) -> Tensor:
-    """What a perfect network answers about the target."""
+    """The prediction of a perfect network for the target."""
     sigma, alpha = sigma[:, None], alpha[:, None]
     denoised = TARGET.denoise(x_t / alpha, sigma[:, 0])
     eps = (x_t - alpha * denoised) / (alpha * sigma)

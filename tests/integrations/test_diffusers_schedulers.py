@@ -1,4 +1,4 @@
-"""Joints sampled by every scheduler of the real diffusers that fits."""
+"""Joints sampled by every suitable scheduler of the real diffusers."""
 
 import math
 import warnings
@@ -63,7 +63,7 @@ COUNTERPARTS: list[tuple[str, dict, Solver, float]] = [
     ("DPMSolverMultistepScheduler", {**KARRAS, "solver_order": 1}, Euler(), 1e-6),
     ("EDMDPMSolverMultistepScheduler", {}, DPMSolver2M(), 1e-6),
     ("DEISMultistepScheduler", KARRAS, DEIS(2), 1e-3),  # float32 coefficients near σ_min
-    ("LMSDiscreteScheduler", KARRAS, DEIS(4, rho=1.0), 1e-3),  # integrates to 1e-4, it says
+    ("LMSDiscreteScheduler", KARRAS, DEIS(4, rho=1.0), 1e-3),  # it integrates to 1e-4
 ]
 
 
@@ -87,8 +87,8 @@ def test_a_joint_driven_by_flow_matching_is_sampled_by_euler(shift: float) -> No
     assert (driven - sample(TARGET.score, sigmas, x=x, solver=Euler())).abs().max() < 1e-6
 
 
-def affine_law(scheduler: object, steps: int) -> float:
-    """Error of mean and covariance, of a scheduler that draws no noise of its own."""
+def affine_error(scheduler: object, steps: int) -> float:
+    """The error of mean and covariance, for a scheduler that draws no noise."""
     rows = torch.cat([torch.zeros(1, 2), torch.eye(2)]).double()
     prepared = type(scheduler).from_config(scheduler.config)
     prepared.set_timesteps(steps)
@@ -124,7 +124,7 @@ def test_a_driven_joint_converges_to_its_distribution(
     name: str, options: dict, error: float
 ) -> None:
     scheduler = getattr(schedulers, name)(**options)
-    coarse, fine = affine_law(scheduler, 20), affine_law(scheduler, 80)
+    coarse, fine = affine_error(scheduler, 20), affine_error(scheduler, 80)
     assert fine < error
     assert fine < coarse
 
@@ -138,19 +138,19 @@ STOCHASTIC: list[tuple[str, dict]] = [
 
 
 @pytest.mark.parametrize(("name", "options"), STOCHASTIC)
-def test_ancestral_schedulers_have_the_law_of_our_sde(name: str, options: dict) -> None:
+def test_ancestral_schedulers_have_the_distribution_of_our_sde(name: str, options: dict) -> None:
     scheduler = getattr(schedulers, name)(**options)
     scheduler.set_timesteps(20)
     n, sigmas = 2000, from_scheduler(scheduler)
     variance = sigmas[0] ** 2 + (name != "EulerAncestralDiscreteScheduler")
-    law = distribution_reached(
+    reached = distribution_reached(
         TARGET.score, sigmas, Gaussian(torch.zeros(2).double(), variance * torch.eye(2)), SDE(1.0)
     )
     x = drive(TARGET.score, scheduler, shape=(n, 2), generator=0, dtype=torch.float64)
-    assert (x.mean(dim=0) - law.mean).abs().max() < 4 * (law.covariance.max() / n) ** 0.5
-    spread = 4 * law.covariance.max() * (2 / n) ** 0.5
-    assert (torch.cov(x.T) - law.covariance).abs().max() < spread
-    assert (law.covariance - TARGET.covariance).abs().max() > 2 * spread, (
+    assert (x.mean(dim=0) - reached.mean).abs().max() < 4 * (reached.covariance.max() / n) ** 0.5
+    spread = 4 * reached.covariance.max() * (2 / n) ** 0.5
+    assert (torch.cov(x.T) - reached.covariance).abs().max() < spread
+    assert (reached.covariance - TARGET.covariance).abs().max() > 2 * spread, (
         "20 steps differ from many"
     )
 
@@ -175,7 +175,7 @@ def test_schedulers_with_brownian_trees(name: str) -> None:
     pytest.importorskip("torchsde", reason="these schedulers need torchsde")
     scheduler = getattr(schedulers, name)()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # torchsde, of rounding at the ends
+        warnings.simplefilter("ignore", UserWarning)  # torchsde warns of rounding at the ends
         x = drive(TARGET.score, scheduler, steps=10, shape=(4, 2), generator=0)
         part = drive(
             TARGET.score, scheduler, steps=10, shape=(2, 2), generator=split_seed(0, 4)[:2]
@@ -185,7 +185,7 @@ def test_schedulers_with_brownian_trees(name: str) -> None:
 
 
 def test_composition_comes_before_the_scheduler() -> None:
-    """A multistep scheduler driven by a joint of many regions steps once a step, as for one."""
+    """A multistep scheduler takes one step per step for a joint of many regions, as for one."""
     q = Gaussian(torch.zeros(4).double(), 0.5 * torch.eye(4).double() + 0.5)
     calls = []
 

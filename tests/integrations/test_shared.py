@@ -1,4 +1,4 @@
-"""What adapters share; each library has its own tests beside these."""
+"""Dtypes, devices and times, which the adapters share."""
 
 import pytest
 import torch
@@ -39,5 +39,5 @@ def test_networks_say_their_dtype_and_device() -> None:
     check_device(lambda x: x, torch.zeros(1))
     with pytest.raises(ScoreError, match=r"Linear: the network is on meta and the state on cpu"):
         check_device(layer.to("meta"), torch.zeros(1))
-    layer._hf_hook = object()  # as accelerate marks what it offloads
+    layer._hf_hook = object()  # accelerate marks offloaded networks so
     check_device(layer, torch.zeros(1))

@@ -1,4 +1,4 @@
-"""The real diffusers, tiny networks and a target, for the tests of what it gives and takes."""
+"""The real diffusers, a tiny network and a target, which the tests of diffusers share."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import torch
 
 from pgmdiff.gaussian import Gaussian
 
-with warnings.catch_warnings():  # what diffusers' own imports warn of is not ours to mend
+with warnings.catch_warnings():  # warnings of diffusers' own imports
     warnings.simplefilter("ignore")
     diffusers = pytest.importorskip(
         "diffusers", reason="diffusers is not installed: pip install 'pgmdiff[diffusers]'"
@@ -16,7 +16,7 @@ with warnings.catch_warnings():  # what diffusers' own imports warn of is not ou
 
 __all__ = ["MARKS", "TARGET", "diffusers", "reproducible", "schedulers", "small_unet"]
 
-MARKS = [  # diffusers' schedulers, of NumPy 2
+MARKS = [  # warnings of diffusers' schedulers about NumPy 2
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:__array_wrap__ must accept:DeprecationWarning"),
 ]

@@ -40,7 +40,7 @@ def test_the_photograph(photograph: Tensor) -> None:
 
 
 def test_preconditioning() -> None:
-    """A network of zeros is the best linear denoiser of white data of standard deviation σ_d."""
+    """A network of zeros is the best linear denoiser of white data with standard deviation σ_d."""
     unet = UNet()
     torch.nn.init.zeros_(unet.leave.bias)
     model = EDMDenoiser(unet, 0.5)
@@ -63,7 +63,7 @@ SIZES = [(16, 16), (16, 8), (8, 16), (8, 8)]
 
 
 def drawn(denoiser: EDMDenoiser, shape: tuple[int, int]) -> Tensor:
-    """Features of samples."""
+    """The features of samples."""
     score = from_denoiser(denoiser.requires_grad_(False))
     levels = karras(12, 0.01, 10.0)
     x = sample(score, levels, shape=(N, 1, *shape), solver=DPMSolver2M(), generator=0)
@@ -71,7 +71,7 @@ def drawn(denoiser: EDMDenoiser, shape: tuple[int, int]) -> Tensor:
 
 
 def distances(photograph: Tensor, found: Tensor, shape: tuple[int, int]) -> tuple[float, float]:
-    """Fréchet distances from real crops: of what was found, and of as many other crops."""
+    """Fréchet distances from real crops: of the features found, and of as many other crops."""
     real, other = (
         texture_features(random_crops(photograph, shape, N, generator=generator(seed)))
         for seed in (0, 1)
@@ -81,13 +81,13 @@ def distances(photograph: Tensor, found: Tensor, shape: tuple[int, int]) -> tupl
 
 @pytest.mark.parametrize("shape", SIZES)
 def test_gravel_patches_have_gravel_statistics(shape: tuple[int, int], photograph: Tensor) -> None:
-    """A small version of the gate of `scripts/train_gravel.py`; 256 samples, floor at that size."""
+    """A small version of the gate of `scripts/train_gravel.py`, with the floor of 256 samples."""
     distance, floor = distances(photograph, drawn(gravel_denoiser(), shape), shape)
     assert distance < 2 * floor
 
 
-def test_patches_of_a_network_that_was_not_trained_have_not(photograph: Tensor) -> None:
-    """At the smallest size, where features tell least."""
+def test_patches_of_an_untrained_network_do_not(photograph: Tensor) -> None:
+    """The smallest size is the one at which features tell least."""
     distance, floor = distances(photograph, drawn(untrained(), (8, 8)), (8, 8))
     assert distance > 10 * floor
 

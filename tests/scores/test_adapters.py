@@ -37,7 +37,7 @@ def test_from_eps() -> None:
 
 
 def bent(x: Tensor, sigma: Tensor) -> Tensor:
-    """A network of any kind."""
+    """A network whose prediction may be read as any of the kinds."""
     return x.sin() / (1 + sigma[:, None])
 
 
@@ -79,12 +79,12 @@ def test_from_vp_eps() -> None:
 
 
 def continuous(sigma: Tensor) -> Tensor:
-    """Timesteps of a network that is told log σ."""
+    """The timesteps of a network that receives log σ."""
     return sigma.log()
 
 
 def perfect(kind: str, x_t: Tensor, t: Tensor) -> Tensor:
-    """What a perfect variance-preserving network answers."""
+    """The prediction of a perfect variance-preserving network."""
     sigma = t.exp()[:, None]
     alpha = (1 + sigma**2).rsqrt()
     denoised = Q.denoise(x_t / alpha, sigma[:, 0])
@@ -120,7 +120,7 @@ def test_flow_velocities() -> None:
 
 
 def test_denoised_values_are_no_detour_over_the_score() -> None:
-    """At σ = 1000 in float32 D = x + σ² s loses four digits; what a network says of D is kept."""
+    """At σ = 1000 in float32 D = x + σ² s loses four digits; a predicted D loses none."""
     x, sigma = 1e3 * torch.randn(4, 3), torch.full((4,), 1e3)
     score = from_vp_sample(lambda x_t, t: torch.full_like(x_t, 0.3), continuous)
     assert (denoise(score, x, sigma) - 0.3).abs().max() < 1e-7
