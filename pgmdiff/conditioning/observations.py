@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -14,6 +13,9 @@ from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
 from pgmdiff.text import by_field
 
 __all__ = ["Observation"]
+
+IN_PLACE = " Values stand in their places in the whole state; those not seen may be anything."
+"""A reminder for observations through masks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class Observation:
 
         Raises:
             ShapeError: y is not a tensor, has another shape, or is not finite where it is seen.
-            PgmdiffError: H is no operator or function, or y is out of its range.
+            PgmdiffError: H is neither an operator nor a function, or y is out of its range.
         """
         h: Any = Mask(operator) if isinstance(operator, Tensor) else operator
         linear = h if isinstance(h, LinearOperator) else None
@@ -69,10 +71,9 @@ class Observation:
         if shape is not None:
             y = y[None] if tuple(y.shape) == tuple(shape) else y
             if tuple(y.shape[1:]) != tuple(shape):
-                hint = " Values stand in their places in the whole state; those not seen may be "
                 raise ShapeError(
                     f"{what}: expected an observation {list(shape)}, or a batch of them, got "
-                    f"{tuple(y.shape)}." + (f"{hint}anything." if isinstance(h, InPlace) else "")
+                    f"{tuple(y.shape)}.{IN_PLACE if isinstance(h, InPlace) else ''}"
                 )
         if isinstance(h, InPlace):
             y = y.where(h.mask.to(y.device), 0)  # values that are not seen may be anything
@@ -118,15 +119,10 @@ class Observation:
 
 def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:
     """H H⁺ y, if that is y to 1e-3 of each sample's largest value."""
-
-    def largest(values: Tensor) -> Tensor:
-        """The largest value of each sample."""
-        return values.abs().reshape(len(values), prod(values.shape[1:])).amax(dim=1)
-
     if isinstance(operator, Operator):
         y = y.to(torch.promote_types(y.dtype, operator.widest))
     nearest = operator.A(operator.A_dagger(y))
-    gap, scale = largest(nearest - y), largest(y)
+    gap, scale = (v.abs().reshape(len(v), -1).amax(dim=1) for v in (nearest - y, y))
     worst = int((gap - 1e-3 * scale).argmax())
     if gap[worst] > 1e-3 * scale[worst].clamp(min=1e-30):
         raise PgmdiffError(

@@ -78,8 +78,7 @@ def reconstruction(
         with torch.inference_mode(False), torch.enable_grad():
             leaf = leaf_of(x)
             denoised = differentiable("reconstruction", score, leaf, sigma, condition)
-            residual = observation.misfit(denoised)
-            squares = squared_norms(residual)
+            squares = squared_norms(observation.misfit(denoised))
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
         own = (denoised - leaf) / beside(sigma, x) ** 2
         descent = beside(weight(sigma, squares.sqrt()), x).to(x) * slope
