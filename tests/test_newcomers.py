@@ -7,7 +7,6 @@ from hypothesis import given, settings
 
 import pgmdiff
 from pgmdiff import GraphError, PgmdiffError, ShapeError, advise, compose, fit_covariances
-from pgmdiff.conditioning import Mask, Tweedie, moment_matching, reconstruction, replacement
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import chain, from_json, product, tiles, time_by_parts
 from pgmdiff.plotting import plot
@@ -73,21 +72,6 @@ def test_many_windows_leave_the_image_to_be_seen() -> None:
     assert drawn[0] < drawn[1]
 
 
-def test_a_mask_is_a_mask_for_every_method() -> None:
-    rule = pgmdiff.Posterior(pgmdiff.gaussian.node_covariances(GRAPH, Q))
-    joint = compose(GRAPH, node_scores(GRAPH, Q), rule=rule)
-    y, mask = GRAPH.observe({"x1": torch.tensor(0.5).double()})
-    u = Q.noised(1.0).sample(3, 0)
-    for method in (
-        replacement,
-        reconstruction,
-        lambda *given: moment_matching(*given, Tweedie(), noise=0.1),
-    ):
-        torch.testing.assert_close(
-            method(joint, y, mask)(u, 1.0), method(joint, y, Mask(mask))(u, 1.0)
-        )
-
-
 WRONG = {
     "a name nearly right": (lambda: GRAPH.observe({"x11": 1.0}), "observe: 'x11' is no variable"),
     "the nearest name": (lambda: GRAPH.mask(["x1 "]), r"Did you mean 'x1'\?"),
@@ -96,7 +80,6 @@ WRONG = {
         lambda: compose(GRAPH, node_scores(GRAPH, Q), conditions={"f11": {}}),
         "'f11', which is no region.*Did you mean 'f1'.*`.factors`",
     ),
-    "an array for a mask": (lambda: Mask(np.array([True])), "as a tensor, got a ndarray"),
     "an array to unpack": (lambda: GRAPH.unpack(np.zeros(6)), "unpack: expected a tensor"),
     "levels swapped": (lambda: karras(5, 80.0, 0.01), "Did you swap sigma_min and sigma_max"),
     "a path for JSON": (lambda: from_json("graphs/g.json"), "looks like a path"),

@@ -68,7 +68,7 @@ from pgmdiff.samplers import (
 )
 from pgmdiff.samplers.base import State
 from pgmdiff.samplers.curvature import Extremes
-from pgmdiff.scores.adapters import Timesteps, from_denoiser, from_eps, from_flow
+from pgmdiff.scores.adapters import Timesteps, from_denoiser, from_flow
 from pgmdiff.scores.guidance import guided, scheduled
 from pgmdiff.testing import assert_lawful, laws, strategies, two_mode_chain
 from pgmdiff.text import Table, brief
@@ -185,9 +185,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Posterior": lambda: joint("posterior").rule,
     "Evidence": lambda: joint("evidence").rule,
     "Timesteps": lambda: Timesteps(np.linspace(0.999, 0.005, 1000).tolist()),
-    "DenoiserScore": lambda: from_denoiser(Network()),
     "NetworkScore": lambda: from_flow(Network()),
-    "EpsScore": lambda: from_eps(Network()),
     "Guided": lambda: guided(Network(), {"text": torch.zeros(77, 768)}, guidance=7.5),
     "Scheduled": lambda: scheduled(Network(), {"guidance": lambda w, s: w}),
     # Gaussians
@@ -359,16 +357,16 @@ def test_reprs_say_what_things_are() -> None:
         "rule=Marginal(), evaluates=3 regions in 2 batches)"
     )
     assert "solve=Eigen" in repr(joint())
-    assert repr(from_denoiser(Network())) == "DenoiserScore(Network)"
+    assert repr(from_denoiser(Network())) == "NetworkScore(Network)"
     assert repr(chain(3).validate()) == (
         "Report(valid, 5 regions over 3 elements, junction_tree=True, alpha_acyclic=True)"
     )
     mask = masks.Mask(torch.tensor([True, False, True]))
     assert repr(mask) == "Mask(event_shape=(3,), 2 of 3 observed)"
     conditioned = replacement(joint("marginal", 3), torch.ones(3), mask)
-    assert repr(conditioned) == "DenoiserScore(replacement.conditioned)"
+    assert repr(conditioned) == "NetworkScore(replacement.conditioned)"
     posterior = moment_matching(gaussian(3).score, torch.ones(3), mask, Tweedie(), noise=0.1)
-    assert repr(posterior) == "DenoiserScore(moment_matching.conditioned)"
+    assert repr(posterior) == "NetworkScore(moment_matching.conditioned)"
 
 
 def test_brief() -> None:
