@@ -11,7 +11,6 @@ from pgmdiff import (
     from_eps,
     from_flow,
     from_vp_v,
-    plotting,
 )
 from pgmdiff.conditioning import Mask, replacement
 from pgmdiff.diagnostics import seam_ratio
@@ -77,7 +76,6 @@ WRONG = {
         "in their places in the whole state",
     ),
     "a seam outside": (lambda: seam_ratio(torch.rand(8, 8), [99]), "0 to 7"),
-    "a drawing for a graph": (lambda: plotting.plot(GRAPH.to_networkx()), "from_networkx"),
 }
 
 
