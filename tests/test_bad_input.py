@@ -7,7 +7,6 @@ import torch
 from pgmdiff import (
     PgmdiffError,
     compose,
-    plotting,
 )
 from pgmdiff.diagnostics import seam_ratio
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_scores
@@ -62,7 +61,6 @@ WRONG = {
         "got x and shape",
     ),
     "a seam outside": (lambda: seam_ratio(torch.rand(8, 8), [99]), "0 to 7"),
-    "a drawing for a graph": (lambda: plotting.plot(GRAPH.to_networkx()), "from_networkx"),
 }
 
 

@@ -9,8 +9,6 @@ import pgmdiff
 from pgmdiff import GraphError, PgmdiffError, ShapeError, advise, compose, fit_covariances
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import chain, from_json, product, tiles, time_by_parts
-from pgmdiff.plotting import plot
-from pgmdiff.plotting.boxes import boxes_of, size_of
 from pgmdiff.precision import DenoisingErrors, Dense
 from pgmdiff.samplers import karras
 from pgmdiff.testing import assert_lawful, strategies
@@ -53,23 +51,6 @@ def test_a_fit_of_float32_may_be_widened() -> None:
     exact = Gaussian.fit(states.double()).covariance
     assert torch.linalg.eigvalsh(wide.covariance)[0] >= 0
     assert (wide.covariance - exact).abs().max() < 1e-5
-
-
-def test_tiled_axes_are_the_ones_drawn() -> None:
-    series = tiles((60, 5, 2), (16, 5, 2), (5, 0, 0))
-    assert size_of(series) == (1, 60)
-    assert len(boxes_of(series)) == 9
-    assert size_of(tiles((3, 16, 40), (3, 16, 16), (0, 0, 4))) == (16, 40)
-    legend = [text.get_text() for text in plot(series).legends[0].get_texts()]
-    assert "window +1 × 5" in legend
-
-
-def test_many_windows_leave_the_image_to_be_seen() -> None:
-    torus = tiles((64, 64), 16, 8, True)
-    few, many = plot(torus, image=torch.zeros(64, 64)), plot(torus)
-    assert len(few.axes[0].texts) == 0
-    drawn = [sum(len(c.get_paths()) for c in f.axes[0].collections) for f in (few, many)]
-    assert drawn[0] < drawn[1]
 
 
 WRONG = {
