@@ -7,9 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pgmdiff.plotting.ink import INK, MIST
 from pgmdiff.plotting.line_charts import METHOD_STYLES
-from pgmdiff.plotting.style import Sheet
+from pgmdiff.plotting.style import INK, MIST, Sheet
 
 __all__ = ["Comparison", "Curve", "comparisons"]
 

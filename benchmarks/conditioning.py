@@ -21,8 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.exactness.distributions import Law, two_mode_chain
-from pgmdiff.composition.joint import Joint, compose
-from pgmdiff.composition.rules import Posterior
+from pgmdiff.composition.composing import compose
+from pgmdiff.composition.joint import Joint
+from pgmdiff.composition.posterior import Posterior
 from pgmdiff.conditioning import (
     Composed,
     DenseOperator,

@@ -24,8 +24,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.composition.joint import Joint, compose
-from pgmdiff.composition.rules import Evidence, Marginal
+from pgmdiff.composition import FeynmanKac
+from pgmdiff.composition.composing import compose
+from pgmdiff.composition.joint import Joint
+from pgmdiff.composition.posterior import Evidence
+from pgmdiff.composition.rules import Marginal
 from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import (
     Gaussian,
@@ -173,7 +176,7 @@ def _weights_row(rho: float, n: int, steps: int, samples: int, seeds: int) -> di
 
     def particles(seed: int, threshold: float) -> Particles:
         return sample_weighted(
-            joint.potential, sigmas, shape=(samples, n), threshold=threshold, generator=seed
+            FeynmanKac(joint), sigmas, shape=(samples, n), threshold=threshold, generator=seed
         )
 
     def error(x: Tensor, weights: Tensor) -> float:

@@ -21,8 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.exactness.distributions import two_mode_chain
-from pgmdiff.composition.joint import compose
-from pgmdiff.composition.rules import Marginal, Posterior
+from pgmdiff.composition.composing import compose
+from pgmdiff.composition.posterior import Posterior
+from pgmdiff.composition.rules import Marginal
 from pgmdiff.diagnostics.affine import distribution_reached
 from pgmdiff.diagnostics.metrics import energy_distance, mean_and_error
 from pgmdiff.gaussian import Gaussian, kl_divergence, node_covariances, node_scores

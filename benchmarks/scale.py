@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.composition.joint import compose
+from pgmdiff.composition.composing import compose
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, tiles
 
 __all__ = ["draw", "run", "table"]

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.composition.joint import Joint, compose
+from pgmdiff.composition.composing import compose
+from pgmdiff.composition.joint import Joint
 from pgmdiff.graphs import tiles
 from pgmdiff.models.gravel import gravel_denoiser
 from pgmdiff.scores.adapters import from_denoiser
@@ -111,8 +112,8 @@ def _gathered(joint: Joint, u: Tensor) -> list[tuple[Tensor, Tensor]]:
     """The inputs of every model call of the joint."""
     flat, sigma = u.reshape(1, -1), torch.ones(1, device=u.device)
     return [
-        (flat[0, chunk.index].reshape(values.shape[1:]), sigma.expand(values.shape[1]))
-        for chunk, values in joint.evaluate(flat, sigma, {})
+        (chunk.gather(flat)[0].reshape(-1, *chunk.batch.group.shape), sigma.expand(values.shape[1]))
+        for chunk, values in joint.evaluate(flat, sigma)
     ]
 
 

@@ -1,8 +1,8 @@
-"""Pieces from azula denoisers, and the whole sampled by azula.
+"""A joint of azula denoisers, sampled by azula.
 
     pip install 'pgmdiff[azula]' && python examples/with_azula.py
 
-(azula wants torchvision; beside a CPU build of PyTorch: pip install --no-deps azula.)
+(azula requires torchvision; beside a CPU build of PyTorch: pip install --no-deps azula.)
 """
 
 import torch
@@ -15,7 +15,7 @@ from pgmdiff.integrations.azula import from_azula, to_azula
 
 
 class Backbone(torch.nn.Module):
-    """A network for pieces of any width; here the exact one of white noise of variance 1/4."""
+    """A network for pieces of any width: the exact one for white noise of variance 1/4."""
 
     def forward(self, x, c_time):
         sigma = c_time.exp()
@@ -29,4 +29,4 @@ whole = to_azula(joint, VESchedule(1e-2, 1e2))
 sampler = zABSampler(whole, steps=32, silent=True)
 torch.manual_seed(0)  # azula draws from the global generator
 u = sampler(sampler.init((1000, 8)))
-print("standard deviation, wanted 0.5:", float(u.std()))
+print("standard deviation, expected 0.5:", float(u.std()))

@@ -1,4 +1,4 @@
-"""A deepinv denoiser of patches as the model of a long image, and a deepinv physics as observation.
+"""A long image from a deepinv denoiser of patches, observed through a deepinv physics.
 
 pip install deepinv && python examples/with_deepinv.py
 """
@@ -12,10 +12,10 @@ from pgmdiff.integrations.deepinv import from_deepinv
 from pgmdiff.samplers import Heun, karras, sample
 
 torch.manual_seed(0)
-denoiser = deepinv.models.DRUNet(  # random weights here; pretrained="download" for real ones
+denoiser = deepinv.models.DRUNet(  # random weights; pretrained="download" loads real ones
     in_channels=1, out_channels=1, nc=(8, 8, 8, 8), nb=1, pretrained=None
 ).requires_grad_(False)
-score = from_deepinv(denoiser, low=-1.0, high=1.0)  # our states in [-1, 1], deepinv's in [0, 1]
+score = from_deepinv(denoiser, low=-1.0, high=1.0)  # states in [-1, 1], deepinv's images in [0, 1]
 strip = pgmdiff.graphs.tiles((1, 16, 48), (1, 16, 16), (0, 0, 8))
 joint = pgmdiff.compose(strip, score, max_batch=8)
 
@@ -30,4 +30,4 @@ u = sample(
     solver=Heun(),
     generator=0,
 )
-print("the observation is met to", float((physics.A(u) - y).abs().max()))
+print("largest error of the observation:", float((physics.A(u) - y).abs().max()))

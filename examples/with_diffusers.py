@@ -1,4 +1,4 @@
-"""A closed latent panorama with a prompt per window, from a diffusers UNet, scheduler and VAE.
+"""A periodic latent panorama with a prompt per window, from a diffusers UNet, scheduler and VAE.
 
     pip install 'pgmdiff[diffusers]' && python examples/with_diffusers.py
 
@@ -33,7 +33,7 @@ vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, layers_per_block
 scheduler = DPMSolverMultistepScheduler(use_karras_sigmas=True)
 sea, sky, empty = torch.randn(3, 5, 6)  # [tokens, features]
 
-# Windows of the size the UNet knows, around a ring; overlaps of half a window.
+# Windows of the size of the UNet, around a ring, with overlaps of half a window.
 ring = pgmdiff.graphs.tiles((4, 8, 32), (4, 8, 8), (0, 0, 4), periodic=(False, False, True))
 windows = [name for name, count in ring.counting_numbers().items() if count > 0]
 prompts = {
@@ -44,13 +44,13 @@ null = {"encoder_hidden_states": empty}
 score = guided(from_diffusers(unet, scheduler), null, guidance=5.0)
 joint = pgmdiff.compose(ring, score, conditions=prompts, null_condition=null, max_batch=8)
 
-# By a scheduler of diffusers, composed before it steps; or by a solver of ours on its levels.
+# A scheduler of diffusers samples the joint; so does a solver of ours on the same levels.
 latents = drive(joint, scheduler, steps=6, shape=(1, 4, 8, 32), generator=0)
 scheduler.set_timesteps(6)
 levels = from_scheduler(scheduler)
 ours = sample(joint, levels, shape=(1, 4, 8, 32), solver=DPMSolver2M(), generator=0)
 
-# The VAE sees its whole input: decode in one piece, with a margin across the seam.
+# The VAE sees its whole input, so decode in one piece, with a margin across the seam.
 image = decode(from_vae(vae), latents, window=(8, 32), margin=4, periodic=(False, True))
 difference = float((latents - ours).abs().max() / ours.abs().max())
 print("panorama", tuple(image.shape), "| both ways differ by", difference)

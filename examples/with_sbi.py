@@ -1,4 +1,4 @@
-"""Posteriors of single observations, learnt by sbi, composed into that of five.
+"""Posteriors of single observations, learnt by sbi and composed into that of five.
 
 pip install sbi && python examples/with_sbi.py
 """
@@ -23,7 +23,7 @@ posterior = from_sbi(estimator.requires_grad_(False).eval())
 
 observations = torch.tensor([0.7, -0.4]) + 0.5 * torch.randn(5, 2)
 sigmas = karras(15, 0.02, 10.0)
-covariances = [  # of each posterior of one observation, from samples
+covariances = [  # of the posteriors of one observation, from samples
     torch.cov(
         sample(
             partial(posterior, condition=y.expand(500, 2)),

@@ -9,46 +9,42 @@ LAYOUTS = ("auto", "spatial", "bipartite", "hasse", "tiles", "counts", "cube")
 
 def main() -> None:
     """Parses the command line and runs the command."""
-    arguments = _parser().parse_args()
+    parser = argparse.ArgumentParser(prog="python -m pgmdiff", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("demo", help="sample a long strip and a ring of gravel")
+    command.add_argument("--out", type=Path, default=Path("out"), help="folder to write to")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=demo)
+
+    command = commands.add_parser(
+        "check", help="report whether a graph is valid, and how exact composition on it is"
+    )
+    command.add_argument("graph", type=Path, help="JSON written by pgmdiff.graphs.to_json")
+    command.set_defaults(run=check)
+
+    command = commands.add_parser("draw", help="draw a graph with its counting numbers")
+    command.add_argument("graph", type=Path, help="JSON written by pgmdiff.graphs.to_json")
+    command.add_argument("picture", type=Path, help="file to write: PNG, PDF or SVG by its ending")
+    command.add_argument("--layout", choices=LAYOUTS, default="auto")
+    command.add_argument(
+        "--labels",
+        action=argparse.BooleanOptionalAction,
+        help="write names; by default, where they fit",
+    )
+    command.set_defaults(run=draw)
+
+    arguments = parser.parse_args()
     try:
         code: int = arguments.run(arguments)
-    except Exception as error:  # whatever a file holds, one line says what is wrong with it
-        print(f"pgmdiff {arguments.command}: {_one_line(error)}", file=sys.stderr)
+    except Exception as error:  # a file may hold anything: one line says what is wrong with it
+        print(f"pgmdiff {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     sys.exit(code)
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pgmdiff", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    demo = commands.add_parser("demo", help="sample a long strip and a ring of gravel")
-    demo.add_argument("--out", type=Path, default=Path("out"), help="folder to write to")
-    demo.add_argument("--seed", type=int, default=0)
-    demo.set_defaults(run=_demo)
-
-    check = commands.add_parser(
-        "check", help="say whether a graph is valid, and what composing on it promises"
-    )
-    check.add_argument("graph", type=Path, help="JSON that pgmdiff.graphs.to_json wrote")
-    check.set_defaults(run=_check)
-
-    draw = commands.add_parser("draw", help="draw a graph with its counting numbers")
-    draw.add_argument("graph", type=Path, help="JSON that pgmdiff.graphs.to_json wrote")
-    draw.add_argument("picture", type=Path, help="file to write: PNG, PDF or SVG by its ending")
-    draw.add_argument("--layout", choices=LAYOUTS, default="auto")
-    draw.add_argument(
-        "--labels", action=argparse.BooleanOptionalAction, help="write names; default: if they fit"
-    )
-    draw.set_defaults(run=_draw)
-    return parser
-
-
-def _demo(arguments: argparse.Namespace) -> int:
+def demo(arguments: argparse.Namespace) -> int:
+    """Samples images of gravel and prints a table of how they were made."""
     from pgmdiff.demo import run, table
 
     print(table(run(arguments.out, seed=arguments.seed)))
@@ -56,8 +52,8 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> int:
-    """Prints the report; 0 for a valid graph, 1 for an invalid one."""
+def check(arguments: argparse.Namespace) -> int:
+    """Prints the report on a graph; returns 0 if the graph is valid, 1 if not."""
     from pgmdiff.graphs import from_json
 
     report = from_json(arguments.graph.read_text(encoding="utf-8")).validate()
@@ -65,7 +61,8 @@ def _check(arguments: argparse.Namespace) -> int:
     return 0 if report.valid else 1
 
 
-def _draw(arguments: argparse.Namespace) -> int:
+def draw(arguments: argparse.Namespace) -> int:
+    """Draws a graph into a file."""
     from pgmdiff.graphs import from_json
     from pgmdiff.plotting import plot
 

@@ -1,4 +1,7 @@
-"""What pgmdiff raises. Every message names the object, what was expected, what came, the remedy."""
+"""Exceptions of the library, parts of their messages, and optional libraries.
+
+Every message names the object, what was expected, what was received, and the remedy.
+"""
 
 from collections.abc import Hashable, Iterable
 from difflib import get_close_matches
@@ -17,11 +20,11 @@ __all__ = [
 
 
 class PgmdiffError(ValueError):
-    """Base of every error of this library."""
+    """Base class of all exceptions of this library."""
 
 
 class GraphError(PgmdiffError):
-    """A graph, or its counting numbers, is not what it must be."""
+    """A graph or its counting numbers are invalid."""
 
 
 class ShapeError(PgmdiffError):
@@ -29,31 +32,34 @@ class ShapeError(PgmdiffError):
 
 
 class ScoreError(PgmdiffError):
-    """A score is missing or returned something unusable."""
+    """A score is missing, or returned an unusable value."""
 
 
 def shape_text(lead: str, event: Iterable[int]) -> str:
-    """How messages write shapes: `[*batch, 3, 16, 16]`."""
+    """A shape as messages write it: `[*batch, 3, 16, 16]`."""
     return f"[{', '.join([lead, *map(str, event)])}]"
 
 
-def nearest(name: Hashable, known: Iterable[Hashable], most: int = 1000) -> str:
-    """A hint at the end of a message: the known name most like one that is not, if any is."""
-    names = [each for each in known if isinstance(each, str)][:most]
+def nearest(name: Hashable, known: Iterable[Hashable]) -> str:
+    """A hint for the end of a message: the known name closest to an unknown one, if any is close.
+
+    Only the first 1,000 known names are compared.
+    """
+    names = [each for each in known if isinstance(each, str)][:1000]
     close = get_close_matches(name, names, 1) if isinstance(name, str) else []
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def required(module: str, who: str, extra: str) -> Any:
-    """Imports a module of an optional library.
+    """A module of an optional library, imported.
 
     Args:
-        module: such as `skimage.data`.
+        module: the module's name, such as `skimage.data`.
         who: what needs it, for the message.
-        extra: of pgmdiff, that brings the library.
+        extra: the extra of pgmdiff that installs the library.
 
     Raises:
-        ImportError: the library is not installed; names the extra.
+        ImportError: the library is not installed; the message names the extra.
     """
     library = module.split(".")[0]
     try:

@@ -1,15 +1,13 @@
-"""What notebooks show: small graphs drawn, large ones counted, reports as tables.
+"""Notebook representations: small graphs are drawn, large ones counted, reports are tables.
 
 `pgmdiff` attaches these representations to its classes, so that graphs and joints know nothing of
-drawing. Graphs are drawn by matplotlib where it is installed, and counted elsewhere. Tables take
-their colours from the page. Nothing here raises: what cannot be drawn is counted, and what cannot
-be counted is written as its repr.
+drawing. Graphs are drawn by matplotlib where it is installed, and counted elsewhere. Nothing here
+raises: what cannot be drawn is counted, and what cannot be counted is shown as its repr.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fractions import Fraction
-from html import escape
 from math import prod
 
 import numpy as np
@@ -21,10 +19,10 @@ from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import Report
-from pgmdiff.linalg import Ints, Shape
-from pgmdiff.text import Table, counted
+from pgmdiff.linalg import Ints
+from pgmdiff.text import Table, count_text, counted, html_text, paragraphs
 
-__all__ = ["attach", "graph_html", "report_html", "shown", "table_html"]
+__all__ = ["attach", "drawing", "graph_html", "report_html", "shown", "summary"]
 
 MAX_NODES = 64
 """Most nodes of a graph that is drawn."""
@@ -35,9 +33,9 @@ MAX_INSIDE = 240
 MAX_WINDOWS = 300
 """Most windows and overlaps that are drawn."""
 MAX_INDICES = 100_000
-"""Most indices that are looked at to draw regions."""
+"""Most indices that are read to draw regions."""
 LISTED = 6
-"""Shapes and counting numbers that a summary lists."""
+"""Most shapes and counting numbers that a summary lists."""
 
 Graph = FactorGraph | RegionGraph
 
@@ -47,81 +45,54 @@ def attach() -> None:
     for graph in (FactorGraph, RegionGraph):
         setattr(graph, "_repr_html_", graph_html)  # noqa: B010
     for thing in (Joint, Advice, Consistency):
-        setattr(thing, "_repr_html_", lambda self: shown(self, lambda: table_html(self.table)))  # noqa: B010
+        setattr(thing, "_repr_html_", lambda self: shown(self, lambda: self.table.html()))  # noqa: B010
     setattr(Report, "_repr_html_", report_html)  # noqa: B010
 
 
 def shown(thing: object, *makers: Callable[[], str]) -> str:
-    """What the first maker that succeeds makes, or else the repr: a notebook must show something.
+    """Returns the HTML of the first maker that succeeds, or else the repr of the object.
 
     Args:
         thing: the object, whose repr is the last resort.
-        makers: of HTML.
+        makers: functions that return HTML.
     """
     for make in makers:
         try:
             return make()
         except Exception:
             continue
-    return f"<pre>{_text(repr(thing))}</pre>"
+    return f"<pre>{html_text(repr(thing))}</pre>"
 
 
 def graph_html(graph: Graph) -> str:
-    """The graph drawn, with its counting numbers; or, if it is large, a table of them."""
-    return shown(graph, lambda: _drawing(graph) or _summary(graph), lambda: _summary(graph))
+    """Returns a drawing of the graph with its counting numbers, or a table of a large one's."""
+    return shown(graph, lambda: drawing(graph) or summary(graph), lambda: summary(graph))
 
 
 def report_html(report: Report) -> str:
-    """The lines of `print`, one paragraph each; those that take long only if they are known."""
+    """Returns the lines of `print`, one per paragraph; slow ones only if they are already known."""
 
     def make() -> str:
-        first, *rest = report.lines()
-        return f"<div>{_paragraph(f'<b>{_text(first)}</b>', *map(_text, rest))}</div>"
+        first, *rest = map(html_text, report.lines())
+        return f"<div>{paragraphs(f'<b>{first}</b>', *rest)}</div>"
 
     return shown(report, make)
-
-
-def table_html(table: Table) -> str:
-    """A small table: words on the left, numbers on the right; its title above, notes below."""
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        each = (
-            f'<{tag} style="{LEFT if table.is_left(number) else RIGHT};{CELL}">'
-            f"{_text(cell)}</{tag}>"
-            for number, cell in enumerate(cells)
-        )
-        return f"<tr>{''.join(each)}</tr>"
-
-    head = [line("th", table.head)] if table.head else []
-    body = "".join([*head, *(line("td", row) for row in table.rows)])
-    return (
-        f"<div>{_paragraph(f'<b>{_text(table.title)}</b>')}"
-        f'<table style="border-collapse:collapse;margin:0.4em 0"><tbody>{body}</tbody></table>'
-        f"{_paragraph(*map(_text, table.notes))}</div>"
-    )
-
-
-LEFT, RIGHT = "text-align:left", "text-align:right;font-variant-numeric:tabular-nums"
-LINE = "#8a8f94"
-CELL = f"padding:0.15em 0.9em 0.15em 0;vertical-align:top;border-bottom:1px solid {LINE}55"
-
-
-def _paragraph(*texts: str) -> str:
-    return "".join(f'<p style="margin:0.35em 0;max-width:60em">{text}</p>' for text in texts)
-
-
-def _text(text: str) -> str:
-    """A text as HTML: line breaks become blanks, and what XML forbids becomes �."""
-    plain = (c if c.isprintable() else " " if c.isspace() else "�" for c in text)
-    return escape("".join(plain))
 
 
 # ---------------------------------------------------------------- drawings
 
 
-def _drawing(graph: Graph) -> str | None:
-    """The graph as matplotlib's SVG; None if it is too large, or matplotlib is not installed."""
-    if not _is_small(graph):
+def drawing(graph: Graph) -> str | None:
+    """Returns the graph as SVG, or None if it is too large or matplotlib is not installed."""
+    if isinstance(graph, FactorGraph):
+        inner = graph.nested.values()
+        small = _n_nodes(graph) <= MAX_NODES and sum(map(len, graph.scopes.values())) <= MAX_EDGES
+        small = small and all(map(_few_indices, inner)) and sum(map(_n_nodes, inner)) <= MAX_INSIDE
+    else:
+        windows = all(isinstance(group, WindowGroup) for group in graph.groups)
+        most = MAX_WINDOWS if windows else MAX_NODES
+        small = graph.n_regions <= most and _few_indices(graph)
+    if not small:
         return None
     try:
         from pgmdiff.plotting.draw import plot
@@ -131,16 +102,6 @@ def _drawing(graph: Graph) -> str | None:
     return svg(plot(graph, title=repr(graph)), repr(graph))
 
 
-def _is_small(graph: Graph) -> bool:
-    """Whether all nodes, those of nested graphs included, are few enough to be told apart."""
-    if isinstance(graph, FactorGraph):
-        inner = graph.nested.values()
-        few = _n_nodes(graph) <= MAX_NODES and sum(map(len, graph.scopes.values())) <= MAX_EDGES
-        return few and all(map(_few_indices, inner)) and sum(map(_n_nodes, inner)) <= MAX_INSIDE
-    windows = all(isinstance(group, WindowGroup) for group in graph.groups)
-    return graph.n_regions <= (MAX_WINDOWS if windows else MAX_NODES) and _few_indices(graph)
-
-
 def _n_nodes(graph: Graph) -> int:
     if isinstance(graph, FactorGraph):
         return len(graph.variables) + len(graph.factors)
@@ -148,6 +109,7 @@ def _n_nodes(graph: Graph) -> int:
 
 
 def _few_indices(graph: Graph) -> bool:
+    """Returns whether the regions can be drawn without reading many indices."""
     if isinstance(graph, FactorGraph):
         return True
     groups = (group for group in graph.groups if not isinstance(group, WindowGroup))
@@ -157,61 +119,58 @@ def _few_indices(graph: Graph) -> bool:
 # ---------------------------------------------------------------- summaries
 
 
-def _summary(graph: Graph) -> str:
-    rows = _factor_rows(graph) if isinstance(graph, FactorGraph) else _region_rows(graph)
-    return table_html(Table(repr(graph), list(rows)))
-
-
-def _factor_rows(graph: FactorGraph) -> Iterable[tuple[str, str]]:
-    yield "variables", _listed(_shapes(graph.shapes), len(graph.variables))
-    arities = _tally(np.diff(graph._bounds))
-    scopes = {f"on {counted(arity, 'variable')}": n for arity, n in arities.items()}
-    yield "factors", _listed(scopes, len(graph.factors))
-    counts = _tally(1 - graph.degrees)
-    counts[1] += len(graph.factors)
-    yield "counting numbers", _counted({Fraction(c): n for c, n in counts.items()})
-    if graph.nested:
-        inner = Counter(f"of {each!r}" for each in graph.nested.values())
-        yield "nested", _listed(inner, len(graph.nested))
-
-
-def _region_rows(graph: RegionGraph) -> Iterable[tuple[str, str]]:
-    yield "state", f"of shape {graph.event_shape}"
-    shapes: Counter[str] = Counter()
+def summary(graph: Graph) -> str:
+    """Returns a table of the graph's nodes by shape, arity and counting number."""
     counts: Counter[Fraction] = Counter()
-    for group in graph.groups:
-        shapes[f"of shape {group.shape}"] += len(group)
-        for count, n in _tally(group.counts).items():
-            counts[Fraction(count, graph.denominator)] += n
-    yield "regions", _listed(shapes, graph.n_regions)
-    yield "counting numbers", _counted(counts)
+    if isinstance(graph, FactorGraph):
+        shapes = {f"of shape {shape}": n for shape, n in Counter(graph.shapes).items()}
+        arities = _tally(np.diff(graph._bounds))
+        scopes = {f"on {counted(arity, 'variable')}": n for arity, n in arities.items()}
+        counts[Fraction(1)] = len(graph.factors)
+        counts.update({Fraction(1 - degree): n for degree, n in _tally(graph.degrees).items()})
+        rows = [
+            ("variables", _listed(shapes, len(graph.variables))),
+            ("factors", _listed(scopes, len(graph.factors))),
+            ("counting numbers", _counts(counts)),
+        ]
+        if graph.nested:
+            inner = Counter(f"of {each!r}" for each in graph.nested.values())
+            rows.append(("nested", _listed(inner, len(graph.nested))))
+    else:
+        kinds: Counter[str] = Counter()
+        for group in graph.groups:
+            kinds[f"of shape {group.shape}"] += len(group)
+            for count, n in _tally(group.counts).items():
+                counts[Fraction(count, graph.denominator)] += n
+        rows = [
+            ("state", f"of shape {graph.event_shape}"),
+            ("regions", _listed(kinds, graph.n_regions)),
+            ("counting numbers", _counts(counts)),
+        ]
+    return Table(repr(graph), rows).html()
 
 
-def _shapes(shapes: Sequence[Shape]) -> Mapping[str, int]:
-    if shapes and shapes.count(shapes[0]) == len(shapes):  # as a million alike often are
-        return {f"of shape {shapes[0]}": len(shapes)}
-    return {f"of shape {shape}": n for shape, n in Counter(shapes).items()}
-
-
-def _tally(values: Ints) -> "Counter[int]":
+def _tally(values: Ints) -> dict[int, int]:
+    """Returns how often each value occurs."""
     found, numbers = np.unique(values, return_counts=True)
-    return Counter(dict(zip(found.tolist(), numbers.tolist(), strict=True)))
+    return dict(zip(found.tolist(), numbers.tolist(), strict=True))
 
 
 def _listed(kinds: Mapping[str, int], total: int) -> str:
-    """The commonest kinds with their numbers."""
+    """Lists the commonest kinds with their numbers."""
     common = Counter(kinds).most_common(LISTED)
-    left = len(kinds) - len(common)
-    more = f", {left} other kinds" if left else ""
     if len(kinds) == 1:
         return f"{total:,} {common[0][0]}"
-    each = ", ".join(f"{n:,} {kind}" for kind, n in common)
-    return f"{total:,}" + (f": {each}{more}" if each else "")
+    each = [f"{n:,} {kind}" for kind, n in common]
+    if len(kinds) > len(common):
+        each.append(f"{len(kinds) - len(common)} other kinds")
+    return f"{total:,}" + (f": {', '.join(each)}" if each else "")
 
 
-def _counted(number: Mapping[Fraction, int]) -> str:
-    """The commonest counts, largest first, with their numbers."""
-    common = sorted((c for c, _ in Counter(number).most_common(LISTED)), reverse=True)
-    kept = [f"{'+' if c > 0 else '−' if c < 0 else ''}{abs(c)} × {number[c]:,}" for c in common]
-    left = len(number) - len(common)
-    return ", ".join([*kept, f"{left} other counts"] if left else kept)
+def _counts(number: Counter[Fraction]) -> str:
+    """Lists the commonest counting numbers, largest first, with their numbers of nodes."""
+    common = sorted((count for count, _ in number.most_common(LISTED)), reverse=True)
+    kept = [f"{count_text(count)} × {number[count]:,}" for count in common]
+    if len(number) > len(common):
+        kept.append(f"{len(number) - len(common)} other counts")
+    return ", ".join(kept)

@@ -21,8 +21,7 @@ from pgmdiff import compose
 from pgmdiff.gaussian import Gaussian, GaussianMixture, composed_precision, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, torus
 from pgmdiff.plotting import curves, plot
-from pgmdiff.plotting.ink import INK, MIST
-from pgmdiff.plotting.style import Sheet
+from pgmdiff.plotting.style import INK, MIST, Sheet
 from pgmdiff.samplers import Heun, karras, sample
 from scripts.pictures import IMAGES, ar1, rules_of, run
 

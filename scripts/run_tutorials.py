@@ -1,8 +1,8 @@
 """Executes the tutorials, each once: `python -m scripts.run_tutorials [NUMBER ...]`.
 
 A tutorial is a Python file in the percent format, which can be reviewed as text. It is executed
-into a notebook in `docs/tutorials` with all that its cells print and draw, which the tests check and
-the site shows. It is executed again only when its own text or the library has changed.
+into a notebook in `docs/tutorials` with all that its cells print and draw; tests check it, and the
+site shows it. It is executed again only when its own text or the library has changed.
 """
 
 import hashlib

@@ -7,18 +7,11 @@ import torch
 from pgmdiff import (
     PgmdiffError,
     compose,
-    from_denoiser,
-    from_eps,
-    from_flow,
-    from_vp_v,
-    plotting,
 )
-from pgmdiff.conditioning import Mask, replacement
 from pgmdiff.diagnostics import seam_ratio
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_scores
 from pgmdiff.graphs import FactorGraph, chain, cluster_variation, tiles
 from pgmdiff.samplers import karras, log_likelihood, sample
-from pgmdiff.scores.guidance import slerp
 from pgmdiff.training.loop import random_crops
 
 GRAPH = chain(3)
@@ -52,11 +45,6 @@ WRONG = {
         "'x0' is of type float",
     ),
     "a size for a shape": (lambda: tiles(30, 8, 2), r"a shape such as \(16, 64\), got 30"),
-    "no denoiser": (lambda: from_denoiser(None), "from_denoiser: expected a callable"),
-    "no network": (lambda: from_eps(3), "from_eps: expected a callable"),
-    "no velocity": (lambda: from_flow(3), "from_flow: expected a callable"),
-    "no time": (lambda: from_vp_v(abs, 3), "from_vp_v: expected a callable"),
-    "embeddings of integers": (lambda: slerp(WHOLE, WHOLE, 0.5), "floating-point embeddings"),
     "arrays of no state": (
         lambda: cluster_variation({"a": np.arange(3)}),
         "'a' is an index array.*event_shape=",
@@ -72,12 +60,7 @@ WRONG = {
         lambda: sample(JOINT, SIGMAS, x=torch.zeros(2, 3), shape=(2, 3)),
         "got x and shape",
     ),
-    "the seen values alone": (
-        lambda: replacement(JOINT, torch.zeros(2), Mask(torch.tensor([True, False, True]))),
-        "in their places in the whole state",
-    ),
     "a seam outside": (lambda: seam_ratio(torch.rand(8, 8), [99]), "0 to 7"),
-    "a drawing for a graph": (lambda: plotting.plot(GRAPH.to_networkx()), "from_networkx"),
 }
 
 

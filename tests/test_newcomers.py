@@ -7,11 +7,8 @@ from hypothesis import given, settings
 
 import pgmdiff
 from pgmdiff import GraphError, PgmdiffError, ShapeError, advise, compose, fit_covariances
-from pgmdiff.conditioning import Mask, Tweedie, moment_matching, reconstruction, replacement
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import chain, from_json, product, tiles, time_by_parts
-from pgmdiff.plotting import plot
-from pgmdiff.plotting.boxes import boxes_of, size_of
 from pgmdiff.precision import DenoisingErrors, Dense
 from pgmdiff.samplers import karras
 from pgmdiff.testing import assert_lawful, strategies
@@ -56,38 +53,6 @@ def test_a_fit_of_float32_may_be_widened() -> None:
     assert (wide.covariance - exact).abs().max() < 1e-5
 
 
-def test_tiled_axes_are_the_ones_drawn() -> None:
-    series = tiles((60, 5, 2), (16, 5, 2), (5, 0, 0))
-    assert size_of(series) == (1, 60)
-    assert len(boxes_of(series)) == 9
-    assert size_of(tiles((3, 16, 40), (3, 16, 16), (0, 0, 4))) == (16, 40)
-    legend = [text.get_text() for text in plot(series).legends[0].get_texts()]
-    assert "window +1 × 5" in legend
-
-
-def test_many_windows_leave_the_image_to_be_seen() -> None:
-    torus = tiles((64, 64), 16, 8, True)
-    few, many = plot(torus, image=torch.zeros(64, 64)), plot(torus)
-    assert len(few.axes[0].texts) == 0
-    drawn = [sum(len(c.get_paths()) for c in f.axes[0].collections) for f in (few, many)]
-    assert drawn[0] < drawn[1]
-
-
-def test_a_mask_is_a_mask_for_every_method() -> None:
-    rule = pgmdiff.Posterior(pgmdiff.gaussian.node_covariances(GRAPH, Q))
-    joint = compose(GRAPH, node_scores(GRAPH, Q), rule=rule)
-    y, mask = GRAPH.observe({"x1": torch.tensor(0.5).double()})
-    u = Q.noised(1.0).sample(3, 0)
-    for method in (
-        replacement,
-        reconstruction,
-        lambda *given: moment_matching(*given, Tweedie(), noise=0.1),
-    ):
-        torch.testing.assert_close(
-            method(joint, y, mask)(u, 1.0), method(joint, y, Mask(mask))(u, 1.0)
-        )
-
-
 WRONG = {
     "a name nearly right": (lambda: GRAPH.observe({"x11": 1.0}), "observe: 'x11' is no variable"),
     "the nearest name": (lambda: GRAPH.mask(["x1 "]), r"Did you mean 'x1'\?"),
@@ -96,7 +61,6 @@ WRONG = {
         lambda: compose(GRAPH, node_scores(GRAPH, Q), conditions={"f11": {}}),
         "'f11', which is no region.*Did you mean 'f1'.*`.factors`",
     ),
-    "an array for a mask": (lambda: Mask(np.array([True])), "as a tensor, got a ndarray"),
     "an array to unpack": (lambda: GRAPH.unpack(np.zeros(6)), "unpack: expected a tensor"),
     "levels swapped": (lambda: karras(5, 80.0, 0.01), "Did you swap sigma_min and sigma_max"),
     "a path for JSON": (lambda: from_json("graphs/g.json"), "looks like a path"),

@@ -12,7 +12,6 @@ from pgmdiff import GraphError, ScoreError, ShapeError, check_consistency, compo
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import FactorGraph, chain, tiles
 from pgmdiff.samplers import Noise
-from pgmdiff.scores.adapters import padded
 from tests.helpers import ar1
 
 PAIR, ONE = ar1(2, 0.8, torch.float32), ar1(1, 0.8, torch.float32)
@@ -86,17 +85,6 @@ def test_scopes_must_be_ordered() -> None:
     for scope in ({"a", "b"}, (name for name in "ab")):
         with pytest.raises(GraphError, match="scopes are ordered"):
             FactorGraph.from_scopes({"f": scope})  # type: ignore[dict-item]
-
-
-def test_padding_a_narrow_overlap() -> None:
-    graph, u = tiles((1, 16, 28), (1, 16, 16), (0, 0, 4)), torch.zeros(1, 1, 16, 28)
-
-    def score(x: Tensor, sigma: Tensor) -> Tensor:
-        return -x
-
-    with pytest.raises(ShapeError, match="mode='replicate'"):
-        compose(graph, padded(score, (1, 16, 16)))(u, 1.0)
-    assert compose(graph, padded(score, (1, 16, 16), "replicate"))(u, 1.0).shape == u.shape
 
 
 def test_methods_of_one_object_share_a_call() -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pgmdiff.composition.joint import compose
+from pgmdiff.composition.composing import compose
 from pgmdiff.composition.plan import RegionScores, Scores
-from pgmdiff.composition.rules import Average, Evidence, Marginal, Posterior, Rule
+from pgmdiff.composition.posterior import Evidence, Posterior
+from pgmdiff.composition.rules import Average, Marginal, Rule
 from pgmdiff.graphs import RegionGraph
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.samplers import Corrector, Langevin, PredictorCorrector, Solver

@@ -44,8 +44,10 @@ from benchmarks.exactness.statistics import (
     spectrum,
     square_distance,
 )
-from pgmdiff.composition.joint import Joint, compose
-from pgmdiff.composition.rules import Average, Evidence, Marginal, Posterior, Rule
+from pgmdiff.composition.composing import compose
+from pgmdiff.composition.joint import Joint
+from pgmdiff.composition.posterior import Evidence, Posterior
+from pgmdiff.composition.rules import Average, Marginal, Rule
 from pgmdiff.diagnostics.metrics import mean_and_error, seam_ratio
 from pgmdiff.graphs import RegionGraph, tiles
 from pgmdiff.models import gravel
@@ -310,7 +312,7 @@ def _drawn(case: Case, joint: Joint, levels: int, seed: int) -> Tensor:
     x = sample(
         joint,
         karras(levels, *case.sigmas),
-        shape=(case.samples, *joint.graph.event_shape),
+        shape=(case.samples, *joint.event_shape),
         solver=Heun(),
         generator=seed,
     )

@@ -1,12 +1,16 @@
 """Composition: the scores of regions make the score of the whole."""
 
-from pgmdiff.composition.joint import Joint, compose
+from pgmdiff.composition.composing import compose
+from pgmdiff.composition.feynman_kac import FeynmanKac
+from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import RegionScores, Scores
-from pgmdiff.composition.rules import Average, Evidence, Marginal, Posterior, Rule
+from pgmdiff.composition.posterior import Evidence, Posterior
+from pgmdiff.composition.rules import Average, Marginal, Rule
 
 __all__ = [
     "Average",
     "Evidence",
+    "FeynmanKac",
     "Joint",
     "Marginal",
     "Posterior",

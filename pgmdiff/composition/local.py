@@ -1,4 +1,4 @@
-"""Every region's own denoised value: what pieces and overlaps say before they are composed."""
+"""The local denoised values of regions, before they are composed."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.composition.joint import Joint, compose
+from pgmdiff.composition.composing import compose
+from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import Scores
-from pgmdiff.composition.rules import Rule
+from pgmdiff.composition.rules import WeightedSum
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
@@ -25,26 +26,30 @@ def every_region(
     conditions: Mapping[Any, Condition] | None = None,
     max_batch: int | None = None,
 ) -> Joint:
-    """A joint that evaluates every region that is outer or counted; only `local_denoised` of it."""
+    """A joint that evaluates every outer or counted region, for `local_denoised`.
+
+    Args:
+        graph: see `compose`.
+        scores: see `compose`.
+        conditions: see `compose`.
+        max_batch: see `compose`.
+    """
     return compose(graph, scores, rule=Everything(), conditions=conditions, max_batch=max_batch)
 
 
 @dataclass(frozen=True)
-class Everything(Rule):
+class Everything(WeightedSum):
     """Evaluates every region that is outer or counted."""
 
     def weights(self, graph: RegionGraph) -> list[Floats]:
         return [((g.counts != 0) | g.outer).astype(float) for g in graph.groups]
 
-    def scale(self, graph: RegionGraph) -> None:
-        return None
-
 
 def checked_states(what: str, data: Tensor, joint: Joint) -> Tensor:
     """Clean states `[n, N]`, or a `ShapeError`."""
-    if len(data) < 2 or tuple(data.shape[1:]) != joint.graph.event_shape:
+    if len(data) < 2 or tuple(data.shape[1:]) != joint.event_shape:
         raise ShapeError(
-            f"{what}: expected data {shape_text('n >= 2', joint.graph.event_shape)}, got "
+            f"{what}: expected data {shape_text('n >= 2', joint.event_shape)}, got "
             f"{tuple(data.shape)}."
         )
     if not data.is_floating_point() or not data.isfinite().all():
@@ -57,14 +62,13 @@ def checked_states(what: str, data: Tensor, joint: Joint) -> Tensor:
 
 @torch.no_grad()
 def local_denoised(joint: Joint, noisy: Tensor, sigma: float) -> dict[Hashable, Tensor]:
-    """Every region's own denoised value of the noisy states, `[n, d]`, by name."""
+    """The denoised values of the noisy states by every region's own model, `[n, d]`, by name."""
     parts: dict[Hashable, list[Tensor]] = {}
-    for chunk, values in joint.evaluate(noisy, noisy.new_full((len(noisy),), sigma), {}):
-        x = noisy[chunk.samples].index_select(1, chunk.index)
-        scores = values.reshape(*values.shape[:2], -1)
+    sigmas = noisy.new_full((len(noisy),), sigma)
+    for chunk, scores in joint.evaluate(noisy, sigmas):
         if not scores.isfinite().all():
-            joint.find_guilty(noisy, noisy.new_full((len(noisy),), sigma), {})
-        denoised = x.reshape(scores.shape) + sigma**2 * scores
+            joint.find_guilty(noisy, sigmas, {})
+        denoised = chunk.gather(noisy) + sigma**2 * scores
         for row in range(chunk.stop - chunk.start):
             name = chunk.batch.group.name(chunk.start + row)
             parts.setdefault(name, []).append(denoised[:, row])

@@ -1,10 +1,10 @@
-"""Which model is called on which regions: resolved once, when a graph is composed.
+"""The plan: which model is called on which regions, resolved once when a graph is composed.
 
 All regions that share a callable, a shape and the structure of their condition are one `Batch`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MethodType
@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pgmdiff.composition.rules import Rule
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.linalg import Floats, Ints
-from pgmdiff.precision import Precision, RegionPrecisions
+from pgmdiff.precision import RegionPrecisions
 from pgmdiff.precision.forms import concatenated
 from pgmdiff.scores.adapters import Score
 from pgmdiff.text import brief, counted, described
@@ -53,7 +52,7 @@ class Batch:
         group: the regions.
         weights: float64 `[n]`, of the composition rule.
         condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions.
-        precisions: Σ_r⁻¹ of every region, where the rule needs them.
+        precisions: Σ_r⁻¹ of every region, for rules that use them.
     """
 
     score: Score
@@ -72,7 +71,7 @@ class Batch:
 
     @cached_property
     def weight(self) -> float | None:
-        """The weight of all regions where it is one, None otherwise."""
+        """The common weight of all regions; None if they differ."""
         first = self.weights[0]
         return first.item() if (self.weights == first).all() else None
 
@@ -92,13 +91,18 @@ class Batch:
 def plan(
     graph: RegionGraph,
     scores: Scores,
-    rule: Rule,
+    weights: Sequence[Floats],
+    precisions: Callable[[RegionGroup], RegionPrecisions | None],
     null_condition: Condition,
-    precision: Precision | None = None,
 ) -> Iterator[Batch]:
-    """The batches of a graph under a rule; regions of weight 0 are left out.
+    """The batches of a graph; regions of weight 0 are left out.
 
-    With a `precision`, batches carry the inverse covariances of their regions.
+    Args:
+        graph: whose regions are evaluated.
+        scores: see `compose`.
+        weights: of a rule, one array per group.
+        precisions: from a group to the Σ_r⁻¹ of its regions, for rules that use them.
+        null_condition: see `compose`.
 
     Raises:
         ScoreError: a region has no score.
@@ -106,35 +110,30 @@ def plan(
     if isinstance(scores, RegionScores):
         scores.check(graph)
     alike: dict[Any, list[Batch]] = {}
-    for group, weights in zip(graph.groups, rule.weights(graph), strict=True):
-        needed = np.flatnonzero(weights)
+    for group, each in zip(graph.groups, weights, strict=True):
+        needed = np.flatnonzero(each)
         for structure, rows, condition in _by_condition(
             group, needed, graph.conditions, null_condition
         ):
             for score, places in _by_score(group, rows, scores):
-                part = _part(score, group, rows[places], weights, _take(condition, places))
-                if precision is not None:
-                    part = replace(part, precisions=precision.inverse(part.group))
+                chosen = rows[places]
+                some = group.select(chosen)
+                own: dict[str, Tensor] = {}
+                if isinstance(score, RegionScores):
+                    score, own = score.bind(some)
+                part = Batch(
+                    score,
+                    some,
+                    torch.from_numpy(each[chosen]),
+                    {**_take(condition, places), **own},
+                    precisions(some),
+                )
                 # Windows stay windows: only index groups are worth merging.
                 separate = None if isinstance(group, IndexGroup) else id(group)
                 key = (_identity(part.score), group.shape, structure, separate)
                 alike.setdefault(key, []).append(part)
     for parts in alike.values():
         yield _merged(parts)
-
-
-def _part(
-    score: Score | RegionScores,
-    group: RegionGroup,
-    rows: Ints,
-    weights: Floats,
-    condition: dict[str, Any],
-) -> Batch:
-    some = group.select(rows)
-    own: dict[str, Tensor] = {}
-    if isinstance(score, RegionScores):
-        score, own = score.bind(some)
-    return Batch(score, some, torch.from_numpy(weights[rows]), {**condition, **own})
 
 
 def _take(condition: dict[str, Any], places: Ints) -> dict[str, Any]:
@@ -216,7 +215,10 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Condition) -> dict[s
 
 
 def _structure(condition: Condition) -> Any:
-    """What conditions must share to be stacked: keys, shapes and dtypes, and all else's values."""
+    """A key that is equal for conditions that can be stacked.
+
+    They share keys, shapes and dtypes of tensors, and the values of everything else.
+    """
     leaves, spec = tree_flatten(dict(sorted(condition.items())))
     signature = (
         (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else _identity(leaf)
@@ -226,7 +228,7 @@ def _structure(condition: Condition) -> Any:
 
 
 def _identity(value: Any) -> Any:
-    """A key that is equal only for what may share a call: methods of one object are one."""
+    """A key that is equal only for values that may share a call, such as methods of one object."""
     if isinstance(value, MethodType):
         return id(value.__self__), value.__func__
     return (type(value), value) if isinstance(value, SCALARS) else id(value)
@@ -252,21 +254,16 @@ def _merged(parts: list[Batch]) -> Batch:
     index_groups = [group for group in groups if isinstance(group, IndexGroup)]
     if len(parts) == 1 or len(index_groups) < len(groups):
         return first
+    known = [(p.precisions, len(p.group)) for p in parts if p.precisions is not None]
     return replace(
         first,
         group=IndexGroup.concatenate(index_groups),
         weights=torch.cat([part.weights for part in parts]),
         condition=_combine(torch.cat, [part.condition for part in parts]),
-        precisions=_joined_precisions(parts),
+        precisions=concatenated(known) if known else None,
     )
 
 
-def _joined_precisions(parts: list[Batch]) -> RegionPrecisions | None:
-    """One inverse covariance a region, now that regions of several models are one batch."""
-    known = [(p.precisions, len(p.group)) for p in parts if p.precisions is not None]
-    return concatenated(known) if len(known) == len(parts) else None
-
-
 def _ordinary(tensor: Tensor) -> Tensor:
-    """A tensor that autograd may keep, wherever it was made."""
+    """A tensor that autograd may save, even if it was made in inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor

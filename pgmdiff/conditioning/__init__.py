@@ -1,8 +1,8 @@
-"""Conditioning: every conditioned score is again a score.
+"""Scores conditioned on observations, which are again scores.
 
-replacement      y = H u met exactly, by overwriting; not the posterior
-reconstruction   descends the error of what is denoised, of any differentiable observation
-moment_matching  the posterior of Gaussians: exact where the covariance is
+replacement      meets y = H u exactly, by overwriting, but does not sample the posterior
+reconstruction   descends the error of the denoised value, for any differentiable observation
+moment_matching  samples the posterior of Gaussians, exactly if the covariance is exact
 """
 
 from pgmdiff.conditioning.masks import Crop, FourierMask, Mask

@@ -1,58 +1,62 @@
-r"""Conditioning by matched moments: u_0 given u_σ taken for N(D, V), the observation for Gaussian.
+r"""Conditioning by matched moments: u_0 given u_σ is treated as N(D, V), observed with noise.
 
     y = H u_0 + σ_y ε
     D_y = D + V Hᵀ (H V Hᵀ + σ_y² I)⁻¹ (y - H D)
 
-exact for Gaussian data at every σ, noisy and noiseless, where V is the posterior covariance. Which
-V is the choice:
+This is exact for Gaussian data at every σ, with noise or without, if V is the posterior covariance.
+There are three choices of V:
 
-    `Isotropic`   V = r² I, r² = σ² σ_d² / (σ² + σ_d²), and the gain carried by the denoiser's own
-                  Jacobian J = ∂D/∂u, as σ² Jᵀ in place of the outer V (Song, Vahdat, Mardani,
-                  Kautz, "Pseudoinverse-guided diffusion models for inverse problems", 2023)
+    `Isotropic`   V = r² I, r² = σ² σ_d² / (σ² + σ_d²), and the outer V is replaced by σ² Jᵀ with
+                  the denoiser's own Jacobian J = ∂D/∂u (Song, Vahdat, Mardani, Kautz,
+                  "Pseudoinverse-guided diffusion models for inverse problems", 2023)
     `Tweedie`     V = σ² Jᵀ (Rozet, Andry, Lanusse, Louppe, "Learning diffusion priors from
-                  observations by expectation maximization", 2024): exact moments, a
-                  vector-Jacobian product a step of conjugate gradients
-    `Composed`    V = σ² (I + σ² P)⁻¹ of posterior composition: no gradients at all
+                  observations by expectation maximization", 2024): the exact moments, with one
+                  vector-Jacobian product per step of conjugate gradients
+    `Composed`    V = σ² (I + σ² P)⁻¹ of posterior composition, without gradients
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.functional import jvp, vjp
 
-from pgmdiff.conditioning.masks import masked
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import LinearOperator
-from pgmdiff.conditioning.reconstructing import differentiable
+from pgmdiff.conditioning.reconstructing import differentiable, leaf_of
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.linalg import conjugate_gradients
-from pgmdiff.scores.adapters import DenoiserScore, Score, beside, denoise, per_sample
-from pgmdiff.text import brief, by_field, described
+from pgmdiff.scores.adapters import (
+    NetworkScore,
+    Score,
+    beside,
+    denoise,
+    from_denoiser,
+    per_sample,
+)
+from pgmdiff.text import brief, described
 
 __all__ = ["Composed", "Isotropic", "PosteriorCovariance", "Tweedie", "moment_matching"]
 
 Product = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Moments:
-    """What is known of u_0 given u_σ.
+class Moments(NamedTuple):
+    """The mean of u_0 given u_σ, and its covariance as two products.
 
     Attributes:
         denoised: D.
-        inner: v to V v, as it stands in H V Hᵀ.
-        outer: v to V v, as it carries the observation back.
+        inner: the map v to V v, for V inside H V Hᵀ.
+        outer: the map v to V v, for V that carries the observation back.
     """
 
     denoised: Tensor
     inner: Product
     outer: Product
-
-    __repr__ = by_field
 
 
 class PosteriorCovariance(ABC):
@@ -65,13 +69,14 @@ class PosteriorCovariance(ABC):
 
 @dataclass(frozen=True)
 class Isotropic(PosteriorCovariance):
-    """V = r² I inside and σ² Jᵀ outside (ΠGDM); without the Jacobian V = r² I in both.
+    """V = r² I inside and σ² Jᵀ outside (ΠGDM); without the Jacobian V = r² I in both places.
 
-    Biased wherever the data's own covariance is not a multiple of I.
+    It is biased unless the covariance of the data is a multiple of I.
 
     Args:
-        data_std: σ_d.
-        jacobian: whether the gain is carried back by the Jacobian: one gradient through the score.
+        data_std: σ_d, the standard deviation of the data.
+        jacobian: whether the Jacobian carries the observation back, which costs one gradient
+            through the score.
     """
 
     data_std: float = 1.0
@@ -89,10 +94,11 @@ class Isotropic(PosteriorCovariance):
 
 @dataclass(frozen=True)
 class Tweedie(PosteriorCovariance):
-    """V = σ² Jᵀ, the moments of the denoiser itself; memory of one graph of the score.
+    """V = σ² Jᵀ, the moments of the denoiser itself; it holds one autograd graph of the score.
 
-    For scores that are gradients: J is then symmetric. That of posterior composition is not, for
-    data that is not Gaussian, and conjugate gradients may stall: use `Composed` there.
+    It is meant for scores that are gradients, whose J is symmetric. The score of posterior
+    composition is not a gradient unless the data is Gaussian, and conjugate gradients may stall:
+    use `Composed` there.
     """
 
     def moments(self, score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]) -> Moments:
@@ -104,13 +110,14 @@ class Tweedie(PosteriorCovariance):
 class Composed(PosteriorCovariance):
     """V = σ² (I + σ² P)⁻¹ of a joint under posterior or evidence composition.
 
-    Exact for Gaussian data Markov to a junction tree, with true covariances; no gradients.
+    It is exact for Gaussian data Markov to a junction tree, if the covariances are the true ones.
+    It needs no gradients.
 
     Args:
-        joint: made with `Posterior` or `Evidence`; the score may be this joint, or another.
+        joint: a joint made with `Posterior` or `Evidence`; the score may be this joint, or another.
 
     Raises:
-        PgmdiffError: the joint composes no covariances.
+        PgmdiffError: the joint has no covariances.
     """
 
     joint: Any
@@ -144,26 +151,26 @@ def moment_matching(
     noise: float = 0.0,
     tolerance: float | None = None,
     most_steps: int = 1_000,
-) -> Score:
+) -> NetworkScore:
     """A score conditioned on y = H u_0 + σ_y ε by matched moments; see the module.
 
     Args:
-        score: of states `[batch, *event]`.
-        observed: y `[*observed]`, or one a sample.
-        operator: H; or a boolean mask `[*event]`, as of `replacement`; or a differentiable function
-            of batches, linearised at D (Gauss-Newton).
-        covariance: which V: `Composed(joint)`, `Tweedie()` or `Isotropic(data_std)`.
-        noise: σ_y; 0: noiseless.
-        tolerance: relative residual of the conjugate gradients that solve with H V Hᵀ + σ_y² I;
-            None: 1e-10 in float64, 1e-5 in float32.
-        most_steps: of them, before they give up.
+        score: the score of states `[batch, *event]`.
+        observed: y, `[*observed]` or one per sample.
+        operator: H; a boolean mask `[*event]` as for `replacement`; or a differentiable function
+            of batches, which is linearised at D (Gauss-Newton).
+        covariance: the choice of V: `Composed(joint)`, `Tweedie()` or `Isotropic(data_std)`.
+        noise: σ_y, the standard deviation of the noise; 0 for a noiseless observation.
+        tolerance: the relative residual of the conjugate gradients that solve with H V Hᵀ + σ_y² I;
+            None for 1e-10 in float64 and 1e-5 in float32.
+        most_steps: the number of their steps after which they fail.
 
     Returns:
-        A score, for σ > 0; with its denoiser, for σ ≥ 0, as `.denoise`.
+        The conditioned score, for σ > 0; its denoiser, for σ ≥ 0, is `.denoise`.
 
     Raises:
-        ShapeError: the observation is not finite or of another shape.
-        PgmdiffError: no state gives this observation, and there is no noise; negative noise.
+        ShapeError: the observation is not finite or has another shape.
+        PgmdiffError: the noise is negative, or there is none and no state gives this observation.
     """
     if not isinstance(covariance, PosteriorCovariance):
         raise PgmdiffError(
@@ -171,28 +178,31 @@ def moment_matching(
             f"{covariance!r}."
         )
     if not noise >= 0:
-        raise PgmdiffError(f"moment_matching: expected noise of at least 0, got {noise}.")
-    observed, operator = masked(observed, operator)
+        raise PgmdiffError(
+            f"moment_matching: expected noise of at least 0, got {noise}. Give its standard "
+            "deviation."
+        )
     observation = Observation.of("moment_matching", observed, operator, noiseless=noise == 0)
-    linear = operator if isinstance(operator, LinearOperator) else None
 
     def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
         known = covariance.moments(score, x, sigma, condition)
-        h = linear or Linearised(observation.function, known.denoised)
+        h: LinearOperator | Linearised | None = observation.operator
+        if h is None:
+            h = Linearised(observation.function, known.denoised)
         misfit = observation.misfit(known.denoised)
-        gap = misfit.where(beside(sigma, misfit) > 0, 0)  # at σ = 0, V = 0: nothing to learn
-        precision = 1e-10 if x.dtype == torch.float64 else 1e-5
+        gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
+        usual = 1e-10 if x.dtype == torch.float64 else 1e-5
         weights = conjugate_gradients(
             lambda v: h.A(known.inner(h.A_adjoint(v))) + noise**2 * v,
             gap,
-            tolerance=precision if tolerance is None else tolerance,
+            tolerance=usual if tolerance is None else tolerance,
             most_steps=most_steps,
             what="moment_matching",
         )
         return known.denoised + known.outer(h.A_adjoint(weights))
 
-    return DenoiserScore(conditioned)
+    return from_denoiser(conditioned)
 
 
 class Linearised:
@@ -203,34 +213,25 @@ class Linearised:
 
     def A(self, x: Tensor) -> Tensor:
         again = torch.is_grad_enabled()
-        with torch.inference_mode(False), torch.enable_grad():  # the gradient of a gradient
-            leaf = _leaf(self.at)
-            value = self.function(leaf)
-            weight = torch.zeros_like(value, requires_grad=True)
-            (back,) = torch.autograd.grad(value, leaf, weight, create_graph=True)
-            (forward,) = torch.autograd.grad(back, weight, x, create_graph=again)
+        with torch.inference_mode(False):
+            at = self.at.clone()
+            forward: Tensor = jvp(self.function, at, x, create_graph=again)[1]
         return forward
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         again = torch.is_grad_enabled()
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = _leaf(self.at)
-            (back,) = torch.autograd.grad(self.function(leaf), leaf, y, create_graph=again)
+        with torch.inference_mode(False):
+            back: Tensor = vjp(self.function, self.at.clone(), y, create_graph=again)[1]
         return back
-
-
-def _leaf(x: Tensor) -> Tensor:
-    """What to differentiate by: x itself where others do, too."""
-    return x if x.requires_grad else x.detach().clone().requires_grad_()
 
 
 def _with_pull(
     score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
 ) -> tuple[Tensor, Product]:
-    """D, and v to σ² Jᵀ v; differentiable where x is."""
+    """D, and the map v to σ² Jᵀ v; both are differentiable if x is."""
     outside = torch.is_grad_enabled() and x.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = x if outside else x.detach().clone().requires_grad_()
+        leaf = leaf_of(x)
         denoised = differentiable("moment_matching", score, leaf, sigma.clone(), condition)
 
     def pull(v: Tensor) -> Tensor:

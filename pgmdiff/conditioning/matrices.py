@@ -1,6 +1,6 @@
-"""Observations by matrices: one per axis (averages, blurs, channel mixing), or one dense matrix.
+"""Observations by matrices: one per axis (averages, blurs, mixtures of channels), or one for all.
 
-Their pseudo-inverses are exact, computed once from the singular values.
+Their pseudo-inverses are exact and computed once, from the singular values.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,12 +21,12 @@ __all__ = ["DenseOperator", "PerAxis", "block_average", "blur", "channel_mix"]
 
 @dataclass(frozen=True, eq=False)
 class PerAxis(Operator):
-    """One matrix an axis: H = ⊗_a H_a, so H⁺ = ⊗_a H_a⁺.
+    """One matrix per axis: H = ⊗_a H_a, so H⁺ = ⊗_a H_a⁺.
 
     Args:
-        event_shape: of the state.
-        matrices: axis of the event to `[observed, size]`; other axes are left as they are.
-        tolerance: singular values below this share of the largest are taken for 0.
+        event_shape: the shape of a state.
+        matrices: the matrices `[observed, size]` by axis of the event; other axes are unchanged.
+        tolerance: the share of the largest singular value below which one counts as 0.
 
     Raises:
         ShapeError: a matrix does not fit its axis, or is complex.
@@ -49,11 +49,9 @@ class PerAxis(Operator):
                     f"{tuple(self.event_shape)}, got {tuple(matrix.shape)} for axis {axis}, of "
                     f"{matrix.dtype}."
                 )
-
-    @property
-    def observed_shape(self) -> Shape:  # type: ignore[override]
         sizes = enumerate(self.event_shape)
-        return tuple(len(self.matrices[a]) if a in self.matrices else n for a, n in sizes)
+        observed = (len(self.matrices[a]) if a in self.matrices else n for a, n in sizes)
+        self._set(observed_shape=tuple(observed))
 
     @cached_property
     def _inverses(self) -> dict[int, Tensor]:
@@ -71,35 +69,40 @@ class PerAxis(Operator):
 
 
 def _along(x: Tensor, matrices: Mapping[int, Tensor]) -> Tensor:
-    """Applies a matrix along each axis of the event."""
+    """A matrix applied along each axis of the event."""
     for axis, matrix in matrices.items():
         x = (x.movedim(axis + 1, -1) @ matrix.to(x).T).movedim(-1, axis + 1)
     return x
 
 
+def _spatial(shape: Shape, axes: Sequence[int] | None) -> tuple[int, ...]:
+    """The axes given; by default all but the first, the channels, or the only one."""
+    return tuple(range(min(1, len(shape) - 1), len(shape))) if axes is None else tuple(axes)
+
+
 def block_average(
     event_shape: Sequence[int], factor: int, axes: Sequence[int] | None = None
 ) -> PerAxis:
-    """Means of blocks of `factor` places on each axis: super-resolution's observation.
+    """Means of blocks along each axis: the observation of super-resolution.
 
     Args:
-        event_shape: of the state.
-        factor: length of a block.
-        axes: which; None: all but the first, the channels, or the only one.
+        event_shape: the shape of a state.
+        factor: the length of a block.
+        axes: the axes to average along; None for all but the first, the channels, or the only one.
 
     Raises:
-        ShapeError: blocks do not fit an axis.
+        ShapeError: the blocks do not fit an axis.
     """
     shape = tuple(event_shape)
-    chosen = tuple(axes) if axes is not None else tuple(range(min(1, len(shape) - 1), len(shape)))
-    for axis in chosen:
+    matrices = {}
+    for axis in _spatial(shape, axes):
         if factor < 1 or shape[axis] % factor:
             raise ShapeError(
                 f"block_average: blocks of {factor} do not fit axis {axis} of size {shape[axis]}. "
                 "Choose a divisor of the size."
             )
-    eyes = {axis: torch.eye(shape[axis] // factor, dtype=torch.float64) for axis in chosen}
-    matrices = {a: eye.repeat_interleave(factor, dim=1) / factor for a, eye in eyes.items()}
+        eye = torch.eye(shape[axis] // factor, dtype=torch.float64)
+        matrices[axis] = eye.repeat_interleave(factor, dim=1) / factor
     return PerAxis(shape, matrices)
 
 
@@ -111,58 +114,55 @@ def blur(
     periodic: bool = False,
     tolerance: float = 1e-6,
 ) -> PerAxis:
-    """Convolution with one kernel along each axis; what lies outside an open axis is 0.
+    """Convolution with one kernel along each axis; outside an open axis the state counts as 0.
 
     Args:
-        event_shape: of the state.
-        kernel: `[odd]`, centred.
-        axes: which; None: all but the first, the channels, or the only one.
-        periodic: whether axes wrap around.
-        tolerance: singular values below this share of the largest are taken for 0: what a blur has
-            all but removed is not to be asked of noiseless data.
+        event_shape: the shape of a state.
+        kernel: the kernel, `[odd]`, centred.
+        axes: the axes to blur along; None for all but the first, the channels, or the only one.
+        periodic: whether the axes wrap around.
+        tolerance: the share of the largest singular value below which one counts as 0, because
+            noiseless data does not determine what a blur has all but removed.
 
     Raises:
-        ShapeError: a kernel of even length, or longer than an axis.
+        ShapeError: the kernel has an even length, or is longer than an axis.
     """
     shape, half = tuple(event_shape), len(kernel) // 2
-    chosen = tuple(axes) if axes is not None else tuple(range(min(1, len(shape) - 1), len(shape)))
+    chosen = _spatial(shape, axes)
     if kernel.ndim != 1 or len(kernel) % 2 == 0 or any(len(kernel) > shape[a] for a in chosen):
         raise ShapeError(
             f"blur: expected a kernel of odd length, no longer than its axes, got "
-            f"{tuple(kernel.shape)} for a state of {shape}."
+            f"{tuple(kernel.shape)} for a state of {shape}. Shorten it, or append a 0."
         )
     matrices = {}
     for axis in chosen:
         eye = torch.eye(shape[axis], dtype=torch.float64)
         rolled = [w * eye.roll(k - half, dims=1) for k, w in enumerate(kernel.double())]
-        whole = torch.stack(rolled).sum(dim=0)
-        matrices[axis] = whole if periodic else _without_wrapping(whole, half)
+        matrix = torch.stack(rolled).sum(dim=0)
+        if not periodic:
+            matrix = matrix.tril(half).triu(-half)  # without what wraps around
+        matrices[axis] = matrix
     return PerAxis(shape, matrices, tolerance)
 
 
-def _without_wrapping(matrix: Tensor, half: int) -> Tensor:
-    place = torch.arange(len(matrix))
-    return matrix.where((place[:, None] - place).abs() <= half, 0)
-
-
 def channel_mix(event_shape: Sequence[int], weights: Tensor) -> PerAxis:
-    """Mixes channels, the first axis, by weights `[observed, channels]`; grey: [[0.3, 0.59, 0.11]].
+    """Mixtures of channels, the first axis; `[[0.3, 0.59, 0.11]]` makes grey of colour.
 
     Args:
-        event_shape: of the state, `(channels, *places)`.
-        weights: a row for each channel that is observed.
+        event_shape: the shape of a state, `(channels, *places)`.
+        weights: the weights, `[observed, channels]`.
     """
     return PerAxis(tuple(event_shape), {0: weights})
 
 
 @dataclass(frozen=True, eq=False)
 class DenseOperator(Operator):
-    """A matrix over the flattened state.
+    """One matrix that acts on the flattened state.
 
     Args:
-        matrix: `[M, N]`.
-        event_shape: of N elements.
-        tolerance: singular values below this share of the largest are taken for 0.
+        matrix: the matrix, `[M, N]`.
+        event_shape: the shape of a state of N elements.
+        tolerance: the share of the largest singular value below which one counts as 0.
 
     Raises:
         ShapeError: the matrix does not fit the state, or is complex.
@@ -183,10 +183,7 @@ class DenseOperator(Operator):
                 f"of {tuple(self.event_shape)}, got {tuple(self.matrix.shape)} of "
                 f"{self.matrix.dtype}. Stack real and imaginary parts."
             )
-
-    @property
-    def observed_shape(self) -> Shape:  # type: ignore[override]
-        return (len(self.matrix),)
+        self._set(observed_shape=(len(self.matrix),))
 
     @cached_property
     def _inverse(self) -> Tensor:

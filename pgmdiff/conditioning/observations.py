@@ -1,60 +1,97 @@
-"""Is this an observation that the operator could have made? And how far is a state from it?"""
+"""Observations: whether an operator could have made them, and how far a state is from them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pgmdiff.conditioning.masks import FourierMask, Mask
+from pgmdiff.conditioning.masks import InPlace, Mask
 from pgmdiff.conditioning.operators import LinearOperator, Operator
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
-from pgmdiff.linalg import Shape
 from pgmdiff.text import by_field
 
-__all__ = ["Observation", "checked_observation"]
+__all__ = ["Observation"]
+
+IN_PLACE = " Values stand in their places in the whole state; those not seen may be anything."
+"""A reminder for observations through masks."""
 
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What was observed, and what of.
+    """An observation y, and the function that made it.
 
     Attributes:
-        what: who asks, for errors.
-        y: `[n or 1, *observed]`; without the batch axis where H, a function, tells nothing of it.
-        function: x to H x, for batches.
-        event_shape: of the states, where H tells.
+        what: the caller, for errors.
+        y: the observation, `[n or 1, *observed]`; of a function also `[*observed]`.
+        function: the map x to H x, for batches.
+        operator: H, where it is linear.
     """
 
     what: str
     y: Tensor
     function: Callable[[Tensor], Tensor]
-    event_shape: Shape | None = None
+    operator: LinearOperator | None = None
 
     __repr__ = by_field
 
     @classmethod
     def of(cls, what: str, y: Any, operator: Any, *, noiseless: bool) -> "Observation":
-        """By an operator, or by any function of batches; see `checked_observation`."""
-        if isinstance(operator, LinearOperator):
-            y = checked_observation(what, y, operator, noiseless=noiseless)
-            return cls(what, y, operator.A, getattr(operator, "event_shape", None))
-        if not callable(operator):
-            raise PgmdiffError(
-                f"{what}: expected an operator or a function, got {type(operator).__name__}."
-            )
-        return cls(what, _finite(what, y), operator)
+        """An observation that has been checked.
 
-    def misfit(self, denoised: Tensor) -> Tensor:
-        """Y - H D of states D `[batch, *event]`, in their dtype.
+        A noiseless one of an operator becomes H H⁺ y: rounding moves most out of the range of H,
+        and no solve could meet that part of them.
+
+        Args:
+            what: the caller, for errors.
+            y: the observation, `[*observed]` or `[batch, *observed]`; for a mask also one number.
+            operator: H with its three maps; a boolean mask; or a function of batches.
+            noiseless: whether y must lie in the range of H, to 1e-3 of each sample's largest value.
 
         Raises:
-            ShapeError: states of another shape than H observes; y is neither one observation nor
-                one a sample, or complex where H D is real; H changes the dtype.
+            ShapeError: y is not a tensor, has another shape, or is not finite where it is seen.
+            PgmdiffError: H is neither an operator nor a function, or y is out of its range.
         """
-        event = self.event_shape
+        h: Any = Mask(operator) if isinstance(operator, Tensor) else operator
+        linear = h if isinstance(h, LinearOperator) else None
+        if linear is None and not callable(h):
+            raise PgmdiffError(
+                f"{what}: expected an operator or a function, got {type(h).__name__}. See "
+                "pgmdiff.conditioning for operators."
+            )
+        if not isinstance(y, Tensor):
+            raise ShapeError(
+                f"{what}: expected the observation as a tensor, got {type(y).__name__}. Convert "
+                "it with torch.as_tensor."
+            )
+        if isinstance(h, Mask) and y.ndim == 0:
+            y = y.expand(h.mask.shape)
+        shape = getattr(linear, "observed_shape", None)
+        if shape is not None:
+            y = y[None] if tuple(y.shape) == tuple(shape) else y
+            if tuple(y.shape[1:]) != tuple(shape):
+                raise ShapeError(
+                    f"{what}: expected an observation {list(shape)}, or a batch of them, got "
+                    f"{tuple(y.shape)}.{IN_PLACE if isinstance(h, InPlace) else ''}"
+                )
+        if isinstance(h, InPlace):
+            y = y.where(h.mask.to(y.device), 0)  # values that are not seen may be anything
+        if not y.isfinite().all():
+            raise ShapeError(f"{what}: an observed value is not finite. Mask what is missing.")
+        if linear is None:
+            return cls(what, y, h)
+        y = _in_range(what, y, linear) if noiseless and y.numel() else y
+        return cls(what, y, linear.A, linear)
+
+    def misfit(self, denoised: Tensor) -> Tensor:
+        """The misfit y - H D of states D `[batch, *event]`, in their dtype.
+
+        Raises:
+            ShapeError: the states have another shape than H observes; y is neither one observation
+                nor one per sample, or is complex where H D is real; H changes the dtype.
+        """
+        event = getattr(self.operator, "event_shape", None)
         if event is not None and tuple(denoised.shape[1:]) != tuple(event):
             raise ShapeError(
                 f"{self.what}: the operator observes states {shape_text('batch', event)}, got "
@@ -63,13 +100,9 @@ class Observation:
         seen = self.function(denoised)
         if seen.real.dtype != denoised.dtype:
             raise ShapeError(
-                f"{self.what}: the operator makes {seen.dtype} of states of {denoised.dtype}. "
+                f"{self.what}: the operator returns {seen.dtype} for states of {denoised.dtype}. "
                 "Convert inside it."
             )
-        return self._for(seen) - seen
-
-    def _for(self, seen: Tensor) -> Tensor:
-        """y, like what the operator sees."""
         y = self.y[None] if self.y.ndim == seen.ndim - 1 else self.y
         if y.shape[1:] != seen.shape[1:] or len(y) not in (1, len(seen)):
             raise ShapeError(
@@ -78,65 +111,18 @@ class Observation:
             )
         if y.is_complex() and not seen.is_complex():
             raise ShapeError(
-                f"{self.what}: the observation is complex, what the operator sees is real. Give "
-                "its real part."
+                f"{self.what}: the observation is complex, but the operator returns real values. "
+                "Give its real part."
             )
-        return y.to(seen)
-
-
-def checked_observation(what: str, y: Any, operator: Any, *, noiseless: bool) -> Tensor:
-    """An observation `[n or 1, *observed]`, or an error that says what is wrong with it.
-
-    A noiseless one is returned as H H⁺ y: rounding has left the range of most, and no solve could
-    meet that part of them.
-
-    Args:
-        what: who asks.
-        y: `[*observed]`, or `[batch, *observed]`.
-        operator: ours, or anything with its three maps.
-        noiseless: y must lie in the operator's range, to 1e-3 of every sample's largest value.
-
-    Raises:
-        ShapeError: y is no tensor, of another shape, or not finite where it is seen.
-        PgmdiffError: y is out of the operator's range.
-    """
-    if not isinstance(operator, LinearOperator):
-        raise PgmdiffError(
-            f"{what}: expected an operator with A, A_adjoint and A_dagger, got a "
-            f"{type(operator).__name__}. See conditioning.operators; Linear(function, shape) makes "
-            "one."
-        )
-    if not isinstance(y, Tensor):
-        raise ShapeError(f"{what}: expected the observation as a tensor, got {type(y).__name__}.")
-    shape = getattr(operator, "observed_shape", None)
-    if shape is not None:
-        if tuple(y.shape) == tuple(shape):
-            y = y[None]
-        if tuple(y.shape[1:]) != tuple(shape):
-            raise ShapeError(
-                f"{what}: expected an observation {list(shape)}, or a batch of them, got "
-                f"{tuple(y.shape)}.{_hint(operator)}"
-            )
-    if isinstance(operator, Mask | FourierMask):
-        y = y.where(operator.mask.to(y.device), 0)  # what is not seen may be anything
-    y = _finite(what, y)
-    return _in_range(what, y, operator) if noiseless and y.numel() else y
-
-
-def _finite(what: str, y: Any) -> Tensor:
-    if not isinstance(y, Tensor):
-        raise ShapeError(f"{what}: expected the observation as a tensor, got {type(y).__name__}.")
-    if not y.isfinite().all():
-        raise ShapeError(f"{what}: an observed value is not finite. Mask what is missing.")
-    return y
+        return y.to(seen) - seen
 
 
 def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:
-    """H H⁺ y, if that is y."""
+    """H H⁺ y, if that is y to 1e-3 of each sample's largest value."""
     if isinstance(operator, Operator):
         y = y.to(torch.promote_types(y.dtype, operator.widest))
     nearest = operator.A(operator.A_dagger(y))
-    gap, scale = (_largest(nearest - y), _largest(y))
+    gap, scale = (v.abs().reshape(len(v), -1).amax(dim=1) for v in (nearest - y, y))
     worst = int((gap - 1e-3 * scale).argmax())
     if gap[worst] > 1e-3 * scale[worst].clamp(min=1e-30):
         raise PgmdiffError(
@@ -145,16 +131,3 @@ def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:
             "operator.A(operator.A_dagger(y))."
         )
     return nearest
-
-
-def _largest(values: Tensor) -> Tensor:
-    """Of every sample, `[batch]`."""
-    largest: Tensor = values.abs().reshape(len(values), prod(values.shape[1:])).amax(dim=1)
-    return largest
-
-
-def _hint(operator: object) -> str:
-    """What a mask's observation looks like, which is not what most expect."""
-    if not isinstance(operator, Mask | FourierMask):
-        return ""
-    return " Values stand in their places in the whole state; those not seen may be anything."

@@ -2,14 +2,14 @@ r"""Linear observations y = H u, with adjoints and Moore-Penrose pseudo-inverses
 
     H H⁺ H = H,   H⁺ H H⁺ = H⁺,   H H⁺ and H⁺ H symmetric
 
-An operator is anything with `A`, `A_adjoint` and `A_dagger` on batches (deepinv's linear physics
-have them). `masks` and `matrices` have operators with exact pseudo-inverses. The pseudo-inverse of
-a stack, a composition or any other linear function is found here by conjugate gradients, to an
-explicit tolerance: H⁺ y is their limit on Hᵀ H x = Hᵀ y from x = 0, which never leaves the range
-of Hᵀ.
+An operator is any object with `A`, `A_adjoint` and `A_dagger` on batches; the linear physics of
+deepinv are operators. `masks` and `matrices` have operators with exact pseudo-inverses. This module
+finds the pseudo-inverse of a stack, a composition or any other linear function by conjugate
+gradients, to an explicit tolerance: H⁺ y is their limit on Hᵀ H x = Hᵀ y from x = 0, which never
+leaves the range of Hᵀ.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -28,76 +28,73 @@ __all__ = ["Composition", "Linear", "LinearOperator", "Operator", "Stacked"]
 
 @runtime_checkable
 class LinearOperator(Protocol):
-    """What conditioning needs of a linear observation: three maps of batches."""
+    """The three maps of batches that conditioning needs of a linear observation."""
 
+    @abstractmethod
     def A(self, x: Tensor) -> Tensor:
         """H x for x `[batch, *event]`: `[batch, *observed]`."""
 
+    @abstractmethod
     def A_adjoint(self, y: Tensor) -> Tensor:
         """Hᵀ y for y `[batch, *observed]`: `[batch, *event]`."""
 
+    @abstractmethod
     def A_dagger(self, y: Tensor) -> Tensor:
-        """H⁺ y, the shortest x that comes nearest to y: `[batch, *event]`."""
+        """H⁺ y, the shortest of the x for which H x is nearest to y: `[batch, *event]`."""
 
 
-class Operator(ABC):
+class Operator(LinearOperator):
     """A linear observation of states of one event shape.
 
     Attributes:
-        event_shape: of the states.
-        observed_shape: of what is observed.
-        widest: the widest dtype of states that its maps take.
+        event_shape: the shape of a state.
+        observed_shape: the shape of an observation.
+        widest: the widest dtype of states that the maps accept.
     """
 
     event_shape: Shape
     observed_shape: Shape
     widest: torch.dtype = torch.float64
 
-    @abstractmethod
-    def A(self, x: Tensor) -> Tensor:
-        """H x for x `[batch, *event]`."""
-
-    @abstractmethod
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        """Hᵀ y for y `[batch, *observed]`."""
-
-    @abstractmethod
-    def A_dagger(self, y: Tensor) -> Tensor:
-        """H⁺ y for y `[batch, *observed]`."""
+    def _set(self, **attributes: Any) -> None:
+        """Sets attributes that follow from the fields of a frozen dataclass."""
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
 
     @property
     def _shapes(self) -> str:
-        """What the repr says: from what to what."""
+        """The shapes of state and observation, for the repr."""
         return f"{tuple(self.event_shape)} → {tuple(self.observed_shape)}"
 
     def __matmul__(self, inner: "Operator") -> "Operator":
-        """First `inner`, then this."""
+        """The composition: first `inner`, then this operator."""
         return Composition(self, inner)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ByIteration(Operator):
-    """Operators without a closed pseudo-inverse, which is found in float64 whatever y is.
+    """Operators whose pseudo-inverse is found by conjugate gradients, in float64 for any y.
 
     Attributes:
-        tolerance: relative residual of Hᵀ H x = Hᵀ y.
-        most_steps: of conjugate gradients.
+        tolerance: the relative residual of Hᵀ H x = Hᵀ y at which they stop.
+        most_steps: the number of steps after which they fail.
     """
 
-    tolerance: float
-    most_steps: int
+    tolerance: float = 1e-10
+    most_steps: int = 2_000
 
     def A_dagger(self, y: Tensor) -> Tensor:
         inverse: Tensor = _PseudoInverse.apply(y, self)
         return inverse
 
     def wide(self, y: Tensor) -> Tensor:
-        """In the widest dtype that this operator takes."""
+        """An observation in the widest dtype that this operator accepts."""
         return y.to(
             torch.promote_types(self.widest, torch.complex32) if y.is_complex() else self.widest
         )
 
     def solved(self, product: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
-        """By conjugate gradients, to this operator's tolerance."""
+        """The solution by conjugate gradients, to this operator's tolerance."""
         return conjugate_gradients(
             product,
             b,
@@ -126,20 +123,18 @@ class _PseudoInverse(torch.autograd.Function):
 
 @dataclass(frozen=True, eq=False)
 class Stacked(ByIteration):
-    """Several observations of one state: flattened, and one after the other.
+    """Several observations of one state, flattened and concatenated.
 
     Args:
-        operators: of one event shape.
-        tolerance: relative residual of the conjugate gradients of the pseudo-inverse.
-        most_steps: of them, before they give up.
+        operators: the operators, of one event shape.
+        tolerance, most_steps: the limits of the conjugate gradients of the pseudo-inverse.
 
     Raises:
-        ShapeError: none, or event shapes differ.
+        ShapeError: there is no operator, or the event shapes differ.
     """
 
     operators: tuple[Operator, ...]
-    tolerance: float = 1e-10
-    most_steps: int = 2_000
+    sizes: list[int] = field(init=False)
 
     def __repr__(self) -> str:
         kinds = ", ".join(type(operator).__name__ for operator in self.operators[:4])
@@ -151,56 +146,40 @@ class Stacked(ByIteration):
         if len(shapes) != 1:
             raise ShapeError(
                 f"Stacked: expected operators of one event shape, got {sorted(shapes)}. Compose "
-                "each with a crop, if it sees a part."
+                "an operator that sees only a part with a crop."
             )
-
-    @property
-    def event_shape(self) -> Shape:  # type: ignore[override]
-        return tuple(self.operators[0].event_shape)
-
-    @property
-    def observed_shape(self) -> Shape:  # type: ignore[override]
-        return (sum(self._sizes),)
-
-    @property
-    def widest(self) -> torch.dtype:  # type: ignore[override]
-        return _narrowest(self.operators)
-
-    @property
-    def _sizes(self) -> list[int]:
-        return [prod(operator.observed_shape) for operator in self.operators]
+        sizes = [prod(operator.observed_shape) for operator in self.operators]
+        self._set(event_shape=shapes.pop(), observed_shape=(sum(sizes),), sizes=sizes)
+        self._set(widest=_narrowest(self.operators))
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Observations of each operator `[batch, *observed]`, as one of the stack."""
+        """The observations of each operator, `[batch, *observed]`, as one of the stack."""
         return torch.cat([part.reshape(len(part), prod(part.shape[1:])) for part in parts], dim=1)
 
     def A(self, x: Tensor) -> Tensor:
         return self.joined([operator.A(x) for operator in self.operators])
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        parts = zip(self.operators, y.split(self._sizes, dim=1), strict=True)
+        parts = zip(self.operators, y.split(self.sizes, dim=1), strict=True)
         shaped = (o.A_adjoint(part.reshape(len(part), *o.observed_shape)) for o, part in parts)
         return torch.stack(tuple(shaped)).sum(dim=0)
 
 
 @dataclass(frozen=True, eq=False)
 class Composition(ByIteration):
-    """First one operator, then another: H = G F. Made by `G @ F`.
+    """First one operator, then another: H = G F, also written `G @ F`.
 
     Args:
-        outer: G, which sees what F gives.
-        inner: F, which sees the state.
-        tolerance: relative residual of the conjugate gradients of the pseudo-inverse.
-        most_steps: of them, before they give up.
+        outer: G, whose states are the observations of F.
+        inner: F, which observes the state.
+        tolerance, most_steps: the limits of the conjugate gradients of the pseudo-inverse.
 
     Raises:
-        ShapeError: G does not take what F gives.
+        ShapeError: G does not accept observations of F.
     """
 
     outer: Operator
     inner: Operator
-    tolerance: float = 1e-10
-    most_steps: int = 2_000
 
     def __repr__(self) -> str:
         inner, outer = brief(self.inner, 50), brief(self.outer, 50)
@@ -209,21 +188,14 @@ class Composition(ByIteration):
     def __post_init__(self) -> None:
         if tuple(self.outer.event_shape) != tuple(self.inner.observed_shape):
             raise ShapeError(
-                f"Composition: the outer operator takes {tuple(self.outer.event_shape)}, the inner "
-                f"one gives {tuple(self.inner.observed_shape)}."
+                f"Composition: the outer operator accepts {tuple(self.outer.event_shape)}, the "
+                f"inner one returns {tuple(self.inner.observed_shape)}. Make the shapes equal."
             )
-
-    @property
-    def event_shape(self) -> Shape:  # type: ignore[override]
-        return tuple(self.inner.event_shape)
-
-    @property
-    def observed_shape(self) -> Shape:  # type: ignore[override]
-        return tuple(self.outer.observed_shape)
-
-    @property
-    def widest(self) -> torch.dtype:  # type: ignore[override]
-        return _narrowest((self.outer, self.inner))
+        self._set(
+            event_shape=tuple(self.inner.event_shape),
+            observed_shape=tuple(self.outer.observed_shape),
+            widest=_narrowest((self.outer, self.inner)),
+        )
 
     def A(self, x: Tensor) -> Tensor:
         return self.outer.A(self.inner.A(x))
@@ -238,27 +210,23 @@ def _narrowest(operators: Sequence[Operator]) -> torch.dtype:
 
 @dataclass(frozen=True, eq=False)
 class Linear(ByIteration):
-    """Any linear function of batches; its adjoint by autograd.
+    """Any linear function of batches, with its adjoint by autograd.
 
     Args:
-        function: `[batch, *event]` to `[batch, *observed]`, sample by sample, linear.
-        event_shape: of the state.
-        tolerance: relative residual of the conjugate gradients of the pseudo-inverse.
-        most_steps: of them, before they give up.
-        widest: dtype of the probe; float32 for a network of float32 weights.
+        function: a linear map, sample by sample, of `[batch, *event]` to `[batch, *observed]`.
+        event_shape: the shape of a state.
+        widest: the dtype of the probe; float32 for a network with float32 weights.
+        tolerance, most_steps: the limits of the conjugate gradients of the pseudo-inverse.
 
     Raises:
-        PgmdiffError: a probe with random states, of size 10 or so, shows that the function is not
+        PgmdiffError: a probe with random states, of size about 10, shows that the function is not
             linear.
-        ShapeError: it gives no tensor `[batch, ...]`.
+        ShapeError: the function does not return a tensor `[batch, ...]`.
     """
 
     function: Callable[[Tensor], Tensor]
     event_shape: Shape
-    tolerance: float = 1e-10
-    most_steps: int = 2_000
     widest: torch.dtype = torch.float64
-    observed_shape: Shape = field(init=False)
 
     def __repr__(self) -> str:
         return described(self, self._shapes, f"function={brief(self.function)}")
@@ -269,13 +237,13 @@ class Linear(ByIteration):
         with torch.no_grad():
             values = self._called(x)
             mixed = self._called((x[:1] + 3 * x[1:]) * 10.0)
-        object.__setattr__(self, "observed_shape", tuple(values.shape[1:]))
+        self._set(observed_shape=tuple(values.shape[1:]))
         gap = (mixed - 10.0 * (values[:1] + 3 * values[1:])).abs().max()
         if not gap <= 1e-5 * mixed.abs().max().clamp(min=1e-30):
             raise PgmdiffError(
                 "Linear: the function is not linear: f(10 (a + 3 b)) differs from 10 (f(a) + "
-                f"3 f(b)) by {gap.item():.2g}. Remove offsets; moment_matching and reconstruction "
-                "take nonlinear functions as they are."
+                f"3 f(b)) by {gap.item():.2g}. Remove offsets, or give the function as it is to "
+                "moment_matching or reconstruction, which accept nonlinear ones."
             )
 
     def _called(self, x: Tensor) -> Tensor:
@@ -283,8 +251,8 @@ class Linear(ByIteration):
         if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(x):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ShapeError(
-                f"Linear: expected the function to make a tensor [{len(x)}, ...] of "
-                f"{tuple(x.shape)}, got {got}. It works on batches, sample by sample."
+                f"Linear: expected the function to return a tensor [{len(x)}, ...] for "
+                f"{tuple(x.shape)}, got {got}. It must map batches, sample by sample."
             )
         return values
 

@@ -1,6 +1,6 @@
-r"""Conditioning by reconstruction: the score descends the error of what is denoised.
+r"""Conditioning by reconstruction: the score descends the error of the denoised value.
 
-    s_y(u, σ) = s(u, σ) - λ(σ, ‖r‖) ∇_u ‖r‖²,        r = y - H(D(u, σ)),  a norm a sample
+    s_y(u, σ) = s(u, σ) - λ(σ, ‖r‖) ∇_u ‖r‖²,        r = y - H(D(u, σ)),  one norm per sample
 
 (Zhang et al., "DiffCollage", 2023, Algorithm 5, with the sign that descends: the one printed there
 increases the error. Chung et al., "Diffusion posterior sampling for general noisy inverse
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.conditioning.masks import masked
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.errors import PgmdiffError
@@ -25,15 +24,15 @@ from pgmdiff.scores.adapters import Score, beside, per_sample
 __all__ = ["Weight", "dps", "matched", "reconstruction"]
 
 Weight = Callable[[Tensor, Tensor], Tensor]
-"""λ of σ `[batch]` and ‖r‖ `[batch]`."""
+"""λ as a function of σ `[batch]` and ‖r‖ `[batch]`."""
 
 
 def dps(scale: float = 1.0) -> Weight:
-    """λ = ζ / (σ² ‖r‖): the denoised value descends the error's norm, D - 2 ζ ∇‖r‖.
+    """λ = ζ / (σ² ‖r‖): the denoised value descends the norm of the error, D - 2 ζ ∇‖r‖.
 
     Args:
-        scale: ζ, to be tuned: 0.1 to 2. It weighs a part of the score, not a step of the sampler,
-            and is not to be compared with the paper's ζ.
+        scale: ζ, to be tuned between about 0.1 and 2. It weighs a term of the score, not a step of
+            the sampler, so that it is not comparable with the ζ of the paper.
     """
     return lambda sigma, norm: scale / (sigma**2 * norm.clamp(min=1e-12))
 
@@ -42,8 +41,8 @@ def matched(variance: Callable[[Tensor], Tensor], noise: float = 0.0) -> Weight:
     """λ = 1 / (2 (H V Hᵀ + σ_y²)), exact for Gaussian data and one observed number.
 
     Args:
-        variance: σ `[batch]` to H V Hᵀ, the variance of H u_0 given u_σ.
-        noise: σ_y.
+        variance: the map from σ `[batch]` to H V Hᵀ, the variance of H u_0 given u_σ.
+        noise: σ_y, the standard deviation of the noise.
     """
     return lambda sigma, norm: 0.5 / (variance(sigma) + noise**2)
 
@@ -54,34 +53,32 @@ def reconstruction(
     operator: LinearOperator | Tensor | Callable[[Tensor], Tensor],
     weight: Weight | None = None,
 ) -> Score:
-    """A score that descends ‖y - H D(u, σ)‖²; costs a gradient through the score.
+    """A score that descends ‖y - H D(u, σ)‖², at the cost of a gradient through the score.
 
-    Memory: that of autograd through the score; `compose(checkpoint=True)` bounds it by one model
-    call at a time, for twice the evaluations.
+    It needs the memory of autograd through the score; `compose(checkpoint=True)` bounds this by one
+    model call at a time, for twice the evaluations.
 
     Args:
-        score: of states `[batch, *event]`, differentiable.
-        observed: y `[*observed]`, or one a sample.
-        operator: H, a boolean mask `[*event]` as of `replacement`, or a differentiable
-            function of batches.
-        weight: λ; None: `dps()`.
+        score: the score of states `[batch, *event]`, differentiable.
+        observed: y, `[*observed]` or one per sample.
+        operator: H; a boolean mask `[*event]` as for `replacement`; or a differentiable function
+            of batches.
+        weight: λ; None for `dps()`.
 
     Raises:
-        ShapeError: the observation is not finite or of another shape.
-        ScoreError: the score cannot be differentiated.
+        ShapeError: the observation is not finite or has another shape.
+        PgmdiffError: the score cannot be differentiated.
     """
     weight = dps() if weight is None else weight
-    observed, operator = masked(observed, operator)
     observation = Observation.of("reconstruction", observed, operator, noiseless=False)
 
     def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
         differentiate = torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = x if differentiate else x.detach().clone().requires_grad_()
+            leaf = leaf_of(x)
             denoised = differentiable("reconstruction", score, leaf, sigma, condition)
-            residual = observation.misfit(denoised)
-            squares = squared_norms(residual)
+            squares = squared_norms(observation.misfit(denoised))
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
         own = (denoised - leaf) / beside(sigma, x) ** 2
         descent = beside(weight(sigma, squares.sqrt()), x).to(x) * slope
@@ -91,10 +88,15 @@ def reconstruction(
     return conditioned
 
 
+def leaf_of(x: Tensor) -> Tensor:
+    """A tensor to differentiate by: x itself where it requires a gradient, else a copy."""
+    return x if x.requires_grad else x.detach().clone().requires_grad_()
+
+
 def differentiable(
     what: str, score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
 ) -> Tensor:
-    """D(x, σ), or a `PgmdiffError` where the score does not depend on x for autograd."""
+    """D(x, σ), or a `PgmdiffError` if the score does not depend on x for autograd."""
     own = getattr(score, "denoise", None)
     value: Tensor = (own or score)(x, sigma, **condition)
     if not value.requires_grad:

@@ -1,49 +1,55 @@
-r"""Conditioning by replacement: `y = H u` met exactly, on the denoised value.
+r"""Conditioning by replacement: the denoised value is made to meet `y = H u` exactly.
 
     û_0 ← H⁺ y + (I - H⁺ H) û_0
 
 (Zhang et al., "DiffCollage", 2023, Algorithm 4; Song et al., "Score-based generative modeling
 through stochastic differential equations", 2021; Wang, Yu, Zhang, "Zero-shot image restoration
-using denoising diffusion null-space model", 2023). The constraint holds exactly at the end; the
-samples are *not* draws from the posterior, at any number of steps: what is observed reaches the
-rest only through the denoiser's next evaluation. A schedule that rises again and again lets it be
-heard more often (Lugmayr et al., "RePaint", 2022): `samplers.sample` noises where σ rises.
+using denoising diffusion null-space model", 2023). The constraint holds exactly at the end, but the
+samples are *not* draws from the posterior, at any number of steps: the observation reaches the
+other elements only through the next evaluation of the denoiser. A schedule that rises again and
+again carries it further (Lugmayr et al., "RePaint", 2022); `samplers.sample` adds noise where σ
+rises.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from pgmdiff.conditioning.masks import masked
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import LinearOperator
-from pgmdiff.scores.adapters import DenoiserScore, Score, denoise
+from pgmdiff.errors import PgmdiffError
+from pgmdiff.scores.adapters import NetworkScore, Score, denoise, from_denoiser
 
 __all__ = ["replacement"]
 
 
-def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tensor) -> Score:
+def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tensor) -> NetworkScore:
     """A score whose denoised value meets y = H u.
 
     Args:
-        score: of states `[batch, *event]`.
-        observed: y, `[*observed]` or one a sample.
-        operator: H; or a boolean mask `[*event]`, true where observed: `observed` then has the
-            state's shape, or is one number, and is ignored where the mask is false.
+        score: the score of states `[batch, *event]`.
+        observed: y, `[*observed]` or one per sample.
+        operator: H; or a boolean mask `[*event]`, true where the state is observed: `observed` then
+            has the shape of a state, or is one number, and is ignored where the mask is false.
 
     Returns:
-        A score, with its denoiser as `.denoise`.
+        The conditioned score; its denoiser is `.denoise`.
 
     Raises:
-        ShapeError: the observation is not finite or of another shape; the mask is not boolean.
-        PgmdiffError: no state gives this observation.
+        ShapeError: the observation is not finite or has another shape; the mask is not boolean.
+        PgmdiffError: H is not an operator, or no state gives this observation.
     """
-    observed, h = masked(observed, operator)
-    observation = Observation.of("replacement", observed, h, noiseless=True)
+    observation = Observation.of("replacement", observed, operator, noiseless=True)
+    h = observation.operator
+    if h is None:
+        raise PgmdiffError(
+            "replacement: expected an operator with A, A_adjoint and A_dagger, got a "
+            f"{type(operator).__name__}. Make one of a function by conditioning.Linear(function, "
+            "event_shape)."
+        )
 
     def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         denoised = denoise(score, x, sigma, **condition)
-        met: Tensor = denoised + h.A_dagger(observation.misfit(denoised))
-        return met
+        return denoised + h.A_dagger(observation.misfit(denoised))
 
-    return DenoiserScore(conditioned)
+    return from_denoiser(conditioned)

@@ -213,7 +213,7 @@ def _pairs_by_kind(joint: Joint) -> dict[tuple[str, str], list[_Pair]]:
             regions = pieces if batch.group.outer[row] else overlaps
             regions[batch.group.name(row)] = (_kind(batch), elements)
     kinds: dict[tuple[str, str], list[_Pair]] = {}
-    for piece, overlap in _contained(pieces, overlaps, joint.graph.n_elements):
+    for piece, overlap in _contained(pieces, overlaps, joint.regions.n_elements):
         (piece_kind, whole), (overlap_kind, part) = pieces[piece], overlaps[overlap]
         order = whole.argsort()
         places = order[torch.searchsorted(whole[order], part)]

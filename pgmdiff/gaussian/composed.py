@@ -12,7 +12,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from pgmdiff.composition.rules import Marginal, Posterior, Rule
+from pgmdiff.composition.rules import Marginal, Rule, WeightedSum
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.gaussian.distributions import Distribution, Gaussian, Stack, marginals
 from pgmdiff.gaussian.marginals import check_size, weighed
@@ -32,8 +32,8 @@ def composed_precision(
 ) -> Tensor:
     """J(σ) = scale · Σ_r w_r A_rᵀ (Σ_r + σ² I)⁻¹ A_r, dense `[N, N]`: the score is -J(u - m).
 
-    Under the marginal rule w_r = c_r and scale = 1. J then equals (Σ + σ² I)⁻¹ at σ = 0 on a
-    junction tree that the Gaussian is Markov to; not for σ > 0, where a composed score is an
+    Under the marginal rule w_r = c_r and scale = 1. J then equals (Σ + σ² I)⁻¹ at σ = 0 on
+    a junction tree that the Gaussian is Markov to; not for σ > 0, where the composed score is an
     approximation. tr(J (Σ + σ² I)) = N for any valid counts. Under overlap averaging J is not
     symmetric in general: that score is no gradient.
 
@@ -41,17 +41,18 @@ def composed_precision(
         graph: over as many elements as the Gaussian.
         gaussian: of the whole state.
         sigma: noise level.
-        rule: a weighted sum of scores; None: the marginal rule.
+        rule: a weighted sum of scores; None for the marginal rule.
 
     Raises:
         ShapeError: the sizes differ.
-        GraphError: the rule is posterior or evidence composition.
+        GraphError: the rule is no weighted sum of scores.
     """
     graph, rule = graph.regions, Marginal() if rule is None else rule
-    if isinstance(rule, Posterior):
+    if not isinstance(rule, WeightedSum):
         raise GraphError(
-            "composed_precision: under posterior and evidence composition the precision is that of "
-            "N(m, P⁻¹) noised. Use rule.precision(graph).dense() for P."
+            f"composed_precision: expected a rule that is a weighted sum of scores, got {rule!r}. "
+            "Under posterior composition the precision is that of N(m, P⁻¹) noised: use "
+            "rule.composed(graph).dense() for P."
         )
     check_size("composed_precision", graph, gaussian)
     total = torch.zeros_like(gaussian.covariance)

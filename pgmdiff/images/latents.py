@@ -1,16 +1,16 @@
-r"""Decoding large latents without seams.
+r"""Decoding large latents window by window, without seams.
 
-A decoder of finite receptive field (convolutions, activations, resampling) needs, for the pixels
-of a window, the latents within a margin around it and no others: decoding window and margin and
-cropping to the window *is* decoding the whole, up to rounding, in bounded memory. On periodic axes
-the margin wraps around, where decoding the whole would pad at the seam.
+For the pixels of a window, a decoder of finite receptive field (convolutions, activations,
+resampling) needs the latents within a margin around the window and no others: decoding the window
+with its margin and cropping *is* decoding the whole, up to rounding, in bounded memory. On periodic
+axes the margin wraps around, where decoding the whole would pad at the seam.
 
-Group normalisation and attention see the whole input (autoencoders of latent diffusion models have
-both): then no margin is exact, and `receptive_margin` says so. Decode the whole if it fits (with
-`window` as large as the latents and a margin on periodic axes only), or blend.
+Group normalisation and attention, which the autoencoders of latent diffusion models have, see the
+whole input: then no margin is exact, and `receptive_margin` raises an error. Decode the whole if it
+fits (`window` as large as the latents, a margin on periodic axes only), or blend.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -22,25 +22,25 @@ from pgmdiff.errors import ShapeError
 __all__ = ["decode", "receptive_margin"]
 
 Decoder = Callable[[Tensor], Tensor]
-"""Latents `[batch, channels, height, width]` to images, each side `scale` times as long."""
+"""Maps latents `[batch, channels, height, width]` to images with sides `scale` times as long."""
 
 
 @torch.no_grad()
 def receptive_margin(
     decoder: Decoder, channels: int, *, size: int = 64, like: Tensor | None = None
 ) -> int:
-    """How far, in latents, what a decoder makes of a latent reaches: the margin that is exact.
+    """The exact margin of a decoder: how far the pixels of one latent reach, in latents.
 
-    One latent in the middle is NaN; how far NaN spreads is the receptive field, of any weights.
+    One latent in the middle is NaN; how far NaN spreads is the receptive field, for any weights.
 
     Args:
-        decoder: see `Decoder`.
-        channels: of the latents.
-        size: side of the square that is tried; must exceed twice the answer.
-        like: whose dtype and device to use; None: float32 on the CPU.
+        decoder: the decoder; see `Decoder`.
+        channels: the number of channels of the latents.
+        size: the side of the square that is tried, more than twice the result.
+        like: a tensor with the dtype and device to use; None for float32 on the CPU.
 
     Raises:
-        ShapeError: NaN reached the border: there is no finite receptive field (normalisation over
+        ShapeError: NaN reached the border: the receptive field is not finite (normalisation over
             the image, attention), or `size` is too small.
     """
     like = torch.zeros(()) if like is None else like
@@ -48,11 +48,8 @@ def receptive_margin(
     middle = size // 2
     latents[..., middle, middle] = torch.nan
     spoiled = decoder(latents).isnan().flatten(0, 1).any(dim=0)
-    scale = spoiled.shape[-1] // size
-    rows, columns = (spoiled.any(dim=d).nonzero()[:, 0] // scale for d in (1, 0))
-    reach = max(
-        max(middle - int(places.min()), int(places.max()) - middle) for places in (rows, columns)
-    )
+    places = spoiled.nonzero() // (spoiled.shape[-1] // size)  # rows and columns, in latents
+    reach = int((places - middle).abs().max())
     if reach >= size // 2 - 1:
         raise ShapeError(
             f"receptive_margin: one of {size} × {size} latents changes the border too. If the "
@@ -72,26 +69,26 @@ def decode(
     periodic: Sequence[bool] = (False, False),
     blend: bool = False,
 ) -> Tensor:
-    """Decodes window by window.
+    """Decodes latents window by window.
 
-    Exact, to rounding, where `margin` is at least the decoder's `receptive_margin`. With `blend`
-    neighbouring windows are mixed linearly across twice the margin instead of being cropped:
-    continuous, but not what decoding the whole gives.
+    This is exact, to rounding, if `margin` is at least the decoder's `receptive_margin`. With
+    `blend` neighbouring windows are mixed linearly across twice the margin instead of being
+    cropped: the result is continuous, but differs from decoding the whole.
 
     Args:
-        decoder: see `Decoder`; its scale is found from what it returns.
-        latents: `[batch, channels, height, width]`.
-        window: height and width of a window without its margin, in latents; or one number for both.
-        margin: in latents, on every side where there are latents, and on periodic axes everywhere.
-        periodic: whether height and width are closed.
-        blend: see above.
+        decoder: the decoder; see `Decoder`. Its scale is found from its output.
+        latents: the latents, `[batch, channels, height, width]`.
+        window: the height and width of a window without its margin, in latents; or one number.
+        margin: the margin in latents, on every side with latents, and all around on periodic axes.
+        periodic: whether height and width are periodic.
+        blend: whether windows are mixed instead of cropped.
 
     Returns:
-        Images `[batch, channels, scale · height, scale · width]`.
+        The images, `[batch, channels, scale · height, scale · width]`.
 
     Raises:
-        ShapeError: an empty window, a negative margin or one longer than a periodic axis, or a
-            decoder that does not scale both sides by one whole number.
+        ShapeError: the latents or a window are empty, the margin is negative or longer than a
+            periodic axis, or the decoder does not scale both sides by one integer.
 
     Example:
         >>> import torch
@@ -103,23 +100,27 @@ def decode(
         >>> bool((image - decoder(latents)).abs().max() < 1e-6)
         True
     """
-    axes = _axes(latents, window, margin, periodic)
     total = weights = None
-    for rows, columns in product(*axes):
-        part = latents[:, :, rows.latents(latents)][..., columns.latents(latents)]
+    for rows, columns in product(*_axes(latents, window, margin, periodic)):
+        part = latents[:, :, rows.places(1, latents)][..., columns.places(1, latents)]
         image = decoder(part)
-        scale = _scale(image, part)
+        scale = image.shape[-1] // part.shape[-1]
+        if scale < 1 or tuple(image.shape[2:]) != tuple(scale * side for side in part.shape[2:]):
+            raise ShapeError(
+                "decode: expected a decoder that scales both sides by one whole number, got "
+                f"{tuple(image.shape)} for latents of {tuple(part.shape)}. Pad its convolutions."
+            )
         if total is None or weights is None:
             height, width = (scale * size for size in latents.shape[2:])
             total = image.new_zeros(*image.shape[:2], height, width)
             weights = image.new_zeros(height, width)
         down, across = (span.weights(scale, margin, blend, image) for span in (rows, columns))
         weight = down[:, None] * across
-        to = rows.pixels(scale, image), columns.pixels(scale, image)
+        to = rows.places(scale, image), columns.places(scale, image)
         _add(total, image * weight, *to)
         _add(weights, weight, *to)
     if total is None or weights is None:
-        raise ShapeError(f"decode: nothing to decode in latents of {tuple(latents.shape)}.")
+        raise ShapeError(f"decode: expected latents with elements, got {tuple(latents.shape)}.")
     return total / weights
 
 
@@ -133,15 +134,13 @@ class Span:
     high: int
     size: int
 
-    def latents(self, like: Tensor) -> Tensor:
-        return torch.arange(self.low, self.high, device=like.device) % self.size
-
-    def pixels(self, scale: int, like: Tensor) -> Tensor:
+    def places(self, scale: int, like: Tensor) -> Tensor:
+        """The places decoded, on an axis that is `scale` times as long and periodic."""
         places = torch.arange(scale * self.low, scale * self.high, device=like.device)
         return places % (scale * self.size)
 
     def weights(self, scale: int, margin: int, blend: bool, like: Tensor) -> Tensor:
-        """1 on the window and 0 on its margins; or a line from 0 to 1 across twice the margin."""
+        """1 on the window and 0 on its margins, or a line from 0 to 1 across twice the margin."""
         place = torch.arange(scale * self.low, scale * self.high, device=like.device) + 0.5
         if not blend or margin == 0:
             inside = (place > scale * self.start) & (place < scale * self.stop)
@@ -156,44 +155,37 @@ class Span:
 def _axes(
     latents: Tensor, window: int | Sequence[int], margin: int, periodic: Sequence[bool]
 ) -> list[list[Span]]:
-    if latents.ndim != 4:
-        raise ShapeError(f"decode: expected latents [batch, c, h, w], got {tuple(latents.shape)}.")
-    sizes = tuple(latents.shape[2:])
-    windows = (window, window) if isinstance(window, int) else tuple(window)
-    if len(windows) != 2 or len(periodic) != 2:
-        raise ShapeError(f"decode: expected two axes, got window={window}, periodic={periodic}.")
-    if margin < 0 or min(windows) < 1:
+    """The windows on both axes."""
+    widths = (window, window) if isinstance(window, int) else tuple(window)
+    if latents.ndim != 4 or len(widths) != 2 or len(periodic) != 2:
         raise ShapeError(
-            f"decode: expected a window of at least 1 and a margin of at least 0, got {windows} "
-            f"and {margin}."
+            "decode: expected latents [batch, channels, height, width], with window and periodic "
+            f"for two axes, got {tuple(latents.shape)}, {window} and {periodic}."
         )
-    if any(margin > size for size, closed in zip(sizes, periodic, strict=True) if closed):
-        raise ShapeError(f"decode: the margin {margin} wraps around latents of {sizes} twice.")
-    axes = zip(sizes, windows, periodic, strict=True)
-    return [list(_spans(size, width, closed, margin)) for size, width, closed in axes]
-
-
-def _spans(size: int, width: int, closed: bool, margin: int) -> Iterator[Span]:
-    for start in range(0, size, width):
-        stop = min(start + width, size)
-        low, high = start - margin, stop + margin
-        yield Span(
-            start, stop, low if closed else max(low, 0), high if closed else min(high, size), size
-        )
-
-
-def _scale(image: Tensor, part: Tensor) -> int:
-    """How many times as long the sides of an image are as those of its latents."""
-    scale = image.shape[-1] // part.shape[-1]
-    if tuple(image.shape[2:]) != tuple(scale * side for side in part.shape[2:]) or scale < 1:
+    if margin < 0 or min(widths) < 1:
         raise ShapeError(
-            f"decode: expected a decoder that scales both sides by one whole number, got "
-            f"{tuple(image.shape)} for latents of {tuple(part.shape)}."
+            f"decode: expected a window of at least 1 and a margin of at least 0, got {widths} and "
+            f"{margin}. Count them in latents."
         )
-    return scale
+    axes = []
+    for size, width, closed in zip(latents.shape[2:], widths, periodic, strict=True):
+        if closed and margin > size:
+            raise ShapeError(
+                f"decode: the margin {margin} wraps around a periodic axis of {size} latents more "
+                "than once. Decode the whole with a margin of at most its size."
+            )
+        spans = []
+        for start in range(0, size, width):
+            stop = min(start + width, size)
+            low, high = start - margin, stop + margin
+            if not closed:
+                low, high = max(low, 0), min(high, size)
+            spans.append(Span(start, stop, low, high, size))
+        axes.append(spans)
+    return axes
 
 
 def _add(total: Tensor, part: Tensor, rows: Tensor, columns: Tensor) -> None:
-    """Adds a part to the rows and columns of the whole, which may name a place twice."""
+    """Adds a part to rows and columns of the whole, of which some may be named twice."""
     wide = part.new_zeros(*part.shape[:-1], total.shape[-1]).index_add_(-1, columns, part)
     total.index_add_(-2, rows, wide)

@@ -1,33 +1,33 @@
-"""azula: denoisers in, joints out.
+"""Scores from the denoisers of azula, and joints for its samplers.
 
-An azula denoiser sees x_t = α_t x_0 + σ_t ε, at times t in [0, 1] of its schedule, and returns a
+An azula denoiser sees x_t = α_t x_0 + σ_t ε at times t in [0, 1] of its schedule, and returns a
 posterior whose mean is E[x_0 | x_t]: D at σ = σ_t / α_t on x_t / α_t. The time of a σ is found by
-bisection, not rounded.
+bisection and not rounded.
 """
 
 from typing import Any
 
 from torch import Tensor
 
-from pgmdiff.errors import ScoreError
-from pgmdiff.integrations.shared import as_seen, check_device, required, time_at
-from pgmdiff.scores.adapters import DenoiserScore, Score, beside, denoise, from_denoiser
+from pgmdiff.errors import ScoreError, required
+from pgmdiff.integrations.shared import as_seen, check_device, time_at
+from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, from_denoiser
 
 __all__ = ["from_azula", "to_azula"]
 
 
-def from_azula(denoiser: Any) -> DenoiserScore:
+def from_azula(denoiser: Any) -> NetworkScore:
     """The score of an azula denoiser.
 
-    Beyond the schedule's range the nearest time is used; azula's schedules reach σ = 1000, its
-    variance-exploding one what it is told. Times are float64, so that in a float64 state the
-    conversion is exact to rounding.
+    Beyond the range of the schedule the nearest time is used; azula's schedules reach σ = 1000, its
+    variance-exploding one the σ it was given. Times are float64, so that the conversion is exact to
+    rounding for a float64 state.
 
     Args:
         denoiser: an `azula.denoise.Denoiser`; keyword arguments of its call are conditions.
 
     Raises:
-        ScoreError: when called, σ differs within the batch and the denoiser takes one time only
+        ScoreError: when called, σ differs within the batch and the denoiser accepts only one time
             (`GaussianDenoiser`), or it is on another device than the state.
     """
     schedule = denoiser.schedule
@@ -36,42 +36,37 @@ def from_azula(denoiser: Any) -> DenoiserScore:
         alpha, sigma_t = schedule(times)
         return sigma_t / alpha  # type: ignore[no-any-return]
 
-    def ours(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+    def network(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         check_device(denoiser, x)
         t = time_at(ratio, sigma)
         alpha, sigma_t = (value.to(x) for value in schedule(t))
         x_t = x * beside(as_seen(alpha, sigma_t, sigma), x)
-        return denoiser(x_t, _one_if_alike(denoiser, t), **condition).mean.to(x.dtype)  # type: ignore[no-any-return]
+        if bool((t == t[0]).all()):
+            t = t[0]  # every azula denoiser accepts one time for the batch
+        elif type(denoiser).__name__ == "GaussianDenoiser":
+            raise ScoreError(
+                "from_azula: GaussianDenoiser accepts one time for a batch, got several σ. Call it "
+                "with one σ, or use pgmdiff.gaussian.Gaussian."
+            )
+        return denoiser(x_t, t, **condition).mean.to(x.dtype)  # type: ignore[no-any-return]
 
-    return from_denoiser(ours)
-
-
-def _one_if_alike(denoiser: Any, t: Tensor) -> Tensor:
-    """One time where all are the same, as every azula denoiser takes; else all of them."""
-    if bool((t == t[0]).all()):
-        return t[0]
-    if type(denoiser).__name__ == "GaussianDenoiser":
-        raise ScoreError(
-            "from_azula: GaussianDenoiser takes one time for a batch, got several σ. Call it with "
-            "one σ, or use pgmdiff.gaussian.Gaussian."
-        )
-    return t
+    return from_denoiser(network)
 
 
 def to_azula(joint: Score, schedule: Any) -> Any:
     """A joint as an `azula.denoise.Denoiser`, for azula's samplers and guidance.
 
-    Its posterior is a Dirac at D(x_t / α_t, σ_t / α_t). Keyword arguments become conditions given
-    at call time.
+    Its posterior is a Dirac distribution at D(x_t / α_t, σ_t / α_t). Keyword arguments of the call
+    are conditions.
 
     Args:
-        joint: any score `joint(x, sigma, **condition)`.
+        joint: a joint, or any score `joint(x, sigma, **condition)`.
         schedule: an `azula.noise.Schedule`, such as `VESchedule()`.
 
     Raises:
         ImportError: azula is not installed.
     """
-    azula = required("azula.denoise")
+    azula = required("azula.denoise", "to_azula", "azula")
 
     class JointDenoiser(azula.Denoiser):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:

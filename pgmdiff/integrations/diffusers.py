@@ -1,15 +1,15 @@
-r"""diffusers: UNets and transformers in, joints out, driven by a scheduler.
+r"""Scores from the networks of diffusers, and joints sampled by its schedulers.
 
 A scheduler knows what its network predicts (eps, v, sample, flow velocity, EDM) and at which
-timesteps; its state is x_t = α_t x_0 + σ_t ε, so that u = x_t / α_t is ours at σ = σ_t / α_t:
+timesteps. Its state is x_t = α_t x_0 + σ_t ε, so that u = x_t / α_t is ours at σ = σ_t / α_t:
 
     DDPM, DDIM, PNDM, DPM-Solver++, DEIS, UniPC, ...    α_t² + σ_t² = 1
     Euler, Heun, LMS, KDPM2, EDM, ...                   α_t = 1
     flow matching                                       α_t = 1 - t, σ_t = t
 
-`from_diffusers` makes a score of a network, `drive` lets a scheduler sample a joint: regions are
-composed before the scheduler, which takes one step a step, so that its multistep state is that of
-the whole. Nothing here imports diffusers.
+`from_diffusers` makes a score of a network; `drive` lets a scheduler sample a joint. Regions are
+composed before the scheduler steps, so that a multistep scheduler remembers the whole. Nothing here
+imports diffusers.
 """
 
 import inspect
@@ -28,6 +28,7 @@ from pgmdiff.integrations.shared import check_device, network_dtype
 from pgmdiff.noise import START, Generator
 from pgmdiff.samplers import Noise
 from pgmdiff.scores.adapters import (
+    NetworkScore,
     Score,
     Timesteps,
     beside,
@@ -47,46 +48,62 @@ IMPLIED = {
     "FlowMatchLCMScheduler": "flow_prediction",
     "IPNDMScheduler": "v_prediction",
 }
-"""What networks of schedulers without a `prediction_type` predict."""
+"""What the networks of schedulers without a `prediction_type` predict."""
 
 SIGMA_LIMIT = 1e3
-"""Largest σ a driven joint is called at. Flow matching starts at α = 0, where σ is infinite: the
-joint is then asked at this σ on a state of the same noise, whose D is off by about Σ_0 ε / σ."""
+"""The largest σ at which a driven joint is called. Flow matching starts at α = 0, where σ = ∞: the
+joint is then called at this σ on a state with the same noise, whose D is off by about Σ_0 ε / σ."""
 
 OWN = 1 << 62
-"""Where in the noise the seeds of schedulers' own generators are drawn; see `samplers.noise`."""
+"""The place in the noise where seeds for the schedulers' own generators are drawn; see `noise`."""
 
 
-def from_diffusers(model: Callable[..., Any], scheduler: Any) -> Score:
-    """The score of a diffusers network, with the parameterisation its scheduler knows.
+def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
+    """The score of a diffusers network, in the parameterisation that its scheduler knows.
 
-    Timesteps are interpolated in log σ between those the network was trained at, never rounded;
-    beyond them the nearest is used. Flow networks get 1000 t (`num_train_timesteps` t), EDM ones
-    what their scheduler's `precondition_noise` says. `clip_sample` and `thresholding` of the
-    scheduler are ignored: a score is not clipped. Of a network with learned variances the mean is
-    used.
+    Timesteps are interpolated in log σ between those at which the network was trained, and never
+    rounded; beyond them the nearest is used. Flow networks receive `num_train_timesteps` t, mostly
+    1000 t, EDM networks the `precondition_noise` of their scheduler. Its `clip_sample` and
+    `thresholding` are ignored, because a score is not clipped. Of a network with learned variances
+    only the mean is used.
 
-    The network is called in its own dtype (`model.dtype`; conditions too), timesteps stay in the
-    state's, and the result returns in the state's: `model.half()` with a float32 state is fine.
-    Nothing is moved between devices.
+    The network and its conditions are in its own dtype (`model.dtype`), timesteps and the result in
+    that of the state: `model.half()` with a float32 state works. Nothing is moved between devices.
 
     Args:
-        model: `model(x_t, timestep=t, **condition)` returning a tensor, a tuple, or an output with
-            `.sample` first: UNet2DModel, UNet2DConditionModel, DiT, SD3Transformer2DModel, ...
-            Conditions go by the model's own names, per node: `{"class_labels": label}`,
-            `{"encoder_hidden_states": prompt}` `[tokens, d]`, `{"added_cond_kwargs": {...}}`. For a
-            model that packs its input or wants t in [0, 1] (Flux) give a function of this form.
-        scheduler: any diffusers scheduler with the network's training schedule, that is, one made
-            by `from_config` of the model's own. It need not be the one that samples.
+        model: `model(x_t, timestep=t, **condition)` that returns a tensor, a tuple, or an output
+            whose first entry is `.sample`: UNet2DModel, UNet2DConditionModel, DiT,
+            SD3Transformer2DModel, ... Conditions have the model's own names, per node:
+            `{"class_labels": label}`, `{"encoder_hidden_states": prompt}` with `[tokens, d]`,
+            `{"added_cond_kwargs": {...}}`. Wrap a model that packs its input or expects t in [0, 1]
+            (Flux) in a function of this form.
+        scheduler: a diffusers scheduler with the training schedule of the network, that is, one
+            made by `from_config` of the model's own. It need not be the one that samples.
 
     Raises:
-        ScoreError: an unknown prediction type, no `alphas_cumprod` to interpolate, inverted flow
-            times; when called, the model is on another device than the state.
+        ScoreError: the prediction type is unknown, there are no `alphas_cumprod` to interpolate, or
+            flow times are inverted; when called, the model is on another device than the state.
     """
-    kind = _prediction_type(scheduler)
-    network = _network(model, _learns_variances(scheduler))
+    kind, half = _prediction_type(scheduler), _learns_variances(scheduler)
+
+    def network(x_t: Tensor, timestep: Tensor, **condition: Any) -> Tensor:
+        check_device(model, x_t)
+        dtype = network_dtype(model, x_t.dtype)
+        cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
+        output = model(x_t.to(dtype), timestep=timestep, **cast)
+        values: Tensor = output if isinstance(output, Tensor) else output[0]
+        if half and values.shape[1] == 2 * x_t.shape[1]:
+            values = values.chunk(2, dim=1)[0]
+        return values.to(x_t.dtype)
+
+    def preconditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        s = beside(sigma, x)
+        seen, noise = scheduler.precondition_inputs(x, s), scheduler.precondition_noise(sigma)
+        denoised: Tensor = scheduler.precondition_outputs(x, network(seen, noise, **condition), s)
+        return denoised
+
     if hasattr(scheduler, "precondition_outputs"):
-        return from_denoiser(_preconditioned(network, scheduler))
+        return from_denoiser(preconditioned)
     if kind == "flow_prediction":
         n = _config(scheduler)["num_train_timesteps"]
         return from_flow(lambda x_t, t, **condition: network(x_t, n * t, **condition))
@@ -105,7 +122,7 @@ def _config(scheduler: Any) -> dict[str, Any]:
 
 
 def _prediction_type(scheduler: Any) -> str:
-    """epsilon, sample, v_prediction or flow_prediction."""
+    """What a scheduler's network predicts: epsilon, sample, v_prediction or flow_prediction."""
     config = _config(scheduler)
     implied = (IMPLIED[c.__name__] for c in type(scheduler).__mro__ if c.__name__ in IMPLIED)
     kind = config.get("prediction_type") or next(implied, None)
@@ -118,7 +135,7 @@ def _prediction_type(scheduler: Any) -> str:
     if config.get("invert_sigmas"):
         raise ScoreError(
             f"{type(scheduler).__name__}: invert_sigmas=True runs time from noise to data. Adapt "
-            "the network with pgmdiff.scores.from_flow, which says how."
+            "the network with pgmdiff.scores.from_flow, whose documentation shows how."
         )
     return str(kind)
 
@@ -128,55 +145,28 @@ def _learns_variances(scheduler: Any) -> bool:
 
 
 def _timesteps(scheduler: Any) -> Callable[[Tensor], Tensor]:
-    """σ to the timesteps of a variance-preserving network."""
+    """The map from σ to the timesteps of a variance-preserving network."""
     config = _config(scheduler)
     if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":
         return lambda sigma: 0.25 * sigma.log()
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None:
         raise ScoreError(
-            f"{type(scheduler).__name__}: has no alphas_cumprod to find timesteps by. Use "
+            f"{type(scheduler).__name__}: it has no alphas_cumprod to find timesteps by. Use "
             "pgmdiff.scores.from_vp_eps, from_vp_v or from_vp_sample with timesteps of your own."
         )
     return Timesteps(torch.as_tensor(alphas).double().tolist())
 
 
-def _network(model: Callable[..., Any], learned_variance: bool) -> Callable[..., Tensor]:
-    """The network's prediction as a tensor like its input."""
-
-    def network(x_t: Tensor, timestep: Tensor, **condition: Any) -> Tensor:
-        check_device(model, x_t)
-        dtype = network_dtype(model, x_t.dtype)
-        cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
-        output = model(x_t.to(dtype), timestep=timestep, **cast)
-        values: Tensor = output if isinstance(output, Tensor) else output[0]
-        if learned_variance and values.shape[1] == 2 * x_t.shape[1]:
-            values = values.chunk(2, dim=1)[0]
-        return values.to(x_t.dtype)
-
-    return network
-
-
-def _preconditioned(network: Callable[..., Tensor], scheduler: Any) -> Callable[..., Tensor]:
-    """D of a network under the preconditioning of an EDM scheduler."""
-
-    def denoiser(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        s = beside(sigma, x)
-        seen, noise = scheduler.precondition_inputs(x, s), scheduler.precondition_noise(sigma)
-        denoised: Tensor = scheduler.precondition_outputs(x, network(seen, noise, **condition), s)
-        return denoised
-
-    return denoiser
-
-
 def from_vae(vae: Any) -> Callable[[Tensor], Tensor]:
-    """The decoder of an autoencoder, as `latents.decode` takes it: vae.decode(z / scale + shift).
+    """The decoder of an autoencoder for `latents.decode`: vae.decode(z / scale + shift).
 
-    Group normalisation and attention in `AutoencoderKL` see the whole input: windows of it are
-    blended at best; see `latents`.
+    Group normalisation and attention in `AutoencoderKL` see the whole input, so that windows of it
+    can only be blended; see `latents`.
 
     Args:
-        vae: such as `AutoencoderKL`; `scaling_factor` and `shift_factor` are read from its config.
+        vae: an autoencoder such as `AutoencoderKL`, whose config has `scaling_factor` and
+            `shift_factor`.
     """
     scale = vae.config.get("scaling_factor") or 1.0
     shift = vae.config.get("shift_factor") or 0.0
@@ -205,48 +195,55 @@ def drive(
 ) -> Tensor:
     """Samples a joint with a diffusers scheduler.
 
-    At every timestep the joint is asked at the scheduler's own σ, its answer is put as what the
-    scheduler's `prediction_type` expects, and the scheduler takes one step. The scheduler itself is
-    left as it is: a copy runs, without `clip_sample` and `thresholding` (a whole is not in [-1, 1]
-    because its pieces' network was; clamp in a denoiser of your own if you want it) and without
-    learned variances (a joint has none).
+    At every timestep the joint is called at the scheduler's own σ, its result is converted to what
+    the `prediction_type` of the scheduler expects, and the scheduler takes one step. The scheduler
+    itself does not change: a copy runs, without learned variances (a joint has none) and without
+    `clip_sample` and `thresholding` (a whole need not lie in [-1, 1] because the pieces of its
+    network did; clamp in a denoiser of your own if you need to).
 
-    Exact up to the scheduler's own arithmetic, which is float32 whatever the state's dtype.
+    The result is exact up to the scheduler's own arithmetic, which is float32 for any dtype.
 
     Args:
-        joint: any score `joint(x, sigma)`.
-        scheduler: with `step(model_output, timestep, sample)` and a prediction type; not inverse,
-            inpainting or token schedulers.
-        steps: for `scheduler.set_timesteps`; None: call it yourself before, with what it takes
-            (`sigmas=`, `mu=`, ...).
+        joint: a joint, or any score `joint(x, sigma)`.
+        scheduler: a scheduler with `step(model_output, timestep, sample)` and a prediction type;
+            not an inverse, inpainting or token scheduler.
+        steps: the number for `scheduler.set_timesteps`; None if you called it before, with its
+            other arguments (`sigmas=`, `mu=`, ...).
         x: the start x_t of the first timestep in the scheduler's own convention (its "latents"),
-            used as it is; or
-        shape: `[batch, *event]` of a start drawn from N(0, init_noise_sigma²).
-        generator: as of `samplers.sample`, with the same start from the same seed. Schedulers that
-            draw noise do so from one torch.Generator a sample: it does not depend on the batch.
-        progress: shows a progress bar.
-        dtype, device: as of `samplers.sample`.
+            used unchanged; or
+        shape: the shape `[batch, *event]` of a start drawn from N(0, init_noise_sigma²).
+        generator: as for `samplers.sample`, with the same start from the same seed. A scheduler
+            that draws noise does so from one torch.Generator per sample, so that its noise does not
+            depend on the batch.
+        progress: whether to show a progress bar.
+        dtype, device: as for `samplers.sample`.
 
     Returns:
         The last x_t, `[batch, *event]`: the sample, in the scheduler's own convention.
 
     Raises:
-        ScoreError: the scheduler is not of the above.
-        ShapeError: not exactly one of x and shape.
-        PgmdiffError: timesteps are neither given nor set, or a half-precision state.
+        ScoreError: the scheduler is of another kind.
+        ShapeError: not exactly one of x and shape is given.
+        PgmdiffError: timesteps are neither given nor set, or the state has half precision.
     """
     if (x is None) == (shape is None):
-        raise ShapeError("drive: expected either x= or shape=, got both or neither.")
+        raise ShapeError("drive: expected either x= or shape=, got both or neither. Give one.")
     kind, driven = _prediction_type(scheduler), _copy(scheduler, steps)
     dtype = dtype or (torch.float32 if x is None else x.dtype)
     if dtype not in (torch.float32, torch.float64):
-        raise PgmdiffError(f"drive: the state must be float32 or float64, got {dtype}.")
+        raise PgmdiffError(f"drive: expected a float32 or float64 state, got {dtype}. Give dtype=.")
     like = torch.empty(tuple(shape or ()) if x is None else 0, dtype=dtype, device=device)
     noise = Noise.of(generator, len(like if x is None else x))
     if x is None:
         x = float(getattr(driven, "init_noise_sigma", 1.0)) * noise(START, like)
     x = x.to(dtype=dtype, device=device)
-    own = _own_noise(driven, noise)
+    own: dict[str, Any] = {}  # one generator per sample, if the scheduler accepts generators
+    keys = (np.random.Philox(key=key, counter=[0, 0, 0, OWN]) for key in noise.keys)
+    seeds = [int(bits.random_raw()) >> 1 for bits in keys]
+    if hasattr(driven, "noise_sampler_seed"):
+        driven.noise_sampler_seed = seeds
+    if "generator" in inspect.signature(driven.step).parameters:
+        own["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
     for t in tqdm(driven.timesteps, disable=not progress, desc="sampling"):
         driven.scale_model_input(x, t) if hasattr(driven, "scale_model_input") else None
         output = _prediction(kind, joint, driven, x, *_level(driven, kind, t))
@@ -255,7 +252,7 @@ def drive(
 
 
 def _copy(scheduler: Any, steps: int | None) -> Any:
-    """A scheduler of our own, before its first step, that neither clips nor learns variances."""
+    """A copy before its first step, without clipping and without learned variances."""
     name, driven = type(scheduler).__name__, deepcopy(scheduler)
     taken = list(inspect.signature(getattr(driven, "step", lambda: None)).parameters)
     if taken[:3] != ["model_output", "timestep", "sample"] or "prev_timestep" in taken:
@@ -275,29 +272,21 @@ def _copy(scheduler: Any, steps: int | None) -> Any:
             f"drive: expected steps=, or a {name} on which set_timesteps was just called."
         )
     if driven.timesteps[-1] > driven.timesteps[0]:
-        raise ScoreError(f"drive: the timesteps of a {name} rise: it adds noise.")
+        raise ScoreError(
+            f"drive: expected falling timesteps, but those of a {name} rise: it adds noise. Give "
+            "one that removes it."
+        )
     if hasattr(driven, "set_begin_index"):
         driven.set_begin_index(0)
     return driven
 
 
-def _own_noise(driven: Any, noise: Noise) -> dict[str, Any]:
-    """One generator a sample, where a scheduler takes generators."""
-    keys = (np.random.Philox(key=key, counter=[0, 0, 0, OWN]) for key in noise.keys)
-    seeds = [int(bits.random_raw()) >> 1 for bits in keys]
-    if hasattr(driven, "noise_sampler_seed"):
-        driven.noise_sampler_seed = seeds
-    if "generator" not in inspect.signature(driven.step).parameters:
-        return {}
-    return {"generator": [torch.Generator().manual_seed(seed) for seed in seeds]}
-
-
 def _level(driven: Any, kind: str, t: Tensor) -> tuple[float, float]:
-    """α and σ of the state from which a scheduler steps at t."""
+    """α_t and σ_t of the state from which a scheduler steps at t."""
     i = getattr(driven, "step_index", None) or 0
     if hasattr(driven, "sigmas"):
         if hasattr(driven, "sigmas_interpol") and not driven.state_in_first_order:
-            ancestral = hasattr(driven, "sigmas_down")  # which stores them one place earlier
+            ancestral = hasattr(driven, "sigmas_down")  # it stores them one place earlier
             return 1.0, float(driven.sigmas_interpol[i - ancestral])
         sigma = driven.sigmas[i]
         if hasattr(driven, "_sigma_to_alpha_sigma_t"):
@@ -314,7 +303,7 @@ def _level(driven: Any, kind: str, t: Tensor) -> tuple[float, float]:
 def _prediction(
     kind: str, joint: Score, driven: Any, x: Tensor, alpha: float, sigma_t: float
 ) -> Tensor:
-    """What a network of this kind would have answered, were it the joint's."""
+    """What a network of this kind would have predicted for the score of the joint."""
     sigma = sigma_t / max(alpha, sigma_t / SIGMA_LIMIT)
     u = x * (sigma / sigma_t)
     denoised = denoise(joint, u, sigma)

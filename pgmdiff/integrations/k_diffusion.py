@@ -1,8 +1,8 @@
-"""k-diffusion and EDM: `model(x, sigma, **extra_args) -> D(x, σ)`, variance exploding.
+"""Scores from the denoisers of k-diffusion and EDM, and joints for the samplers of k-diffusion.
 
-That is our own call of a denoiser, so that nothing is converted but the dtype. k-diffusion pins an
-old NumPy; nothing here imports it. Karras et al., "Elucidating the design space of diffusion-based
-generative models", 2022.
+Their call is `model(x, sigma, **extra_args) -> D(x, σ)` at variance-exploding noise (Karras et al.,
+"Elucidating the design space of diffusion-based generative models", 2022), as is our own call of a
+denoiser: only the dtype is converted. k-diffusion pins an old NumPy; nothing here imports it.
 """
 
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from typing import Any
 from torch import Tensor
 
 from pgmdiff.integrations.shared import check_device, network_dtype
-from pgmdiff.scores.adapters import DenoiserScore, Score, denoise, from_denoiser
+from pgmdiff.scores.adapters import NetworkScore, Score, denoise, from_denoiser
 
 __all__ = ["from_k_diffusion", "to_k_diffusion"]
 
 
-def from_k_diffusion(model: Callable[..., Tensor]) -> DenoiserScore:
+def from_k_diffusion(model: Callable[..., Tensor]) -> NetworkScore:
     """The score of a k-diffusion denoiser or an EDM network.
 
-    The network is called in its own dtype and its result returned in the state's. k-diffusion's
-    wrappers of discrete models (`CompVisDenoiser`, ...) round σ to a timestep unless they are made
-    with `quantize=False`.
+    The network is called in its own dtype, and its result is returned in that of the state. The
+    wrappers of discrete models in k-diffusion (`CompVisDenoiser`, ...) round σ to a timestep unless
+    they are made with `quantize=False`.
 
     Args:
         model: `model(x, sigma, **condition) -> D`, such as `K.layers.Denoiser(...)` or an
@@ -42,11 +42,11 @@ def from_k_diffusion(model: Callable[..., Tensor]) -> DenoiserScore:
 def to_k_diffusion(joint: Score) -> Callable[..., Tensor]:
     """A joint as the `model` of k-diffusion's samplers: `sample_dpmpp_2m(model, x, sigmas)`.
 
-    `extra_args` become conditions given at call time. The samplers draw their noise from the
-    global generator, unless given a `noise_sampler`.
+    Their `extra_args` are conditions. The samplers draw noise from the global generator unless they
+    are given a `noise_sampler`.
 
     Args:
-        joint: any score `joint(x, sigma, **condition)`.
+        joint: a joint, or any score `joint(x, sigma, **condition)`.
     """
 
     def model(x: Tensor, sigma: Tensor | float, **extra_args: Any) -> Tensor:

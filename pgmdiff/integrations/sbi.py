@@ -1,18 +1,18 @@
-r"""sbi: posterior scores of single observations in, composed over many observations.
+r"""Scores from the estimators of sbi for one observation, composed over many observations.
 
-An estimator of sbi (NPSE, FMPE) gives ∇ log p_t(θ_t | y) of θ_t = m_t θ + s_t ε. With u = θ_t / m_t
-and σ = s_t / m_t that is m_t times smaller than our variance-exploding score:
+An estimator (NPSE, FMPE) returns ∇ log p_t(θ_t | y) of θ_t = m_t θ + s_t ε. With u = θ_t / m_t and
+σ = s_t / m_t the variance-exploding score is
 
     s(u, σ | y) = m_t ∇ log p_t(m_t u | y).
 
-N observations that are independent given θ are a star, q(θ | y_1 … y_N) ∝ q(θ)^{1-N} Π q(θ | y_i):
-`graphs.repeated_observations`. The marginal rule on it is Geffner, Papamakarios, Mnih,
-"Compositional score modeling for simulation-based inference", 2023; posterior composition is
-the closure of Linhart, Cardoso, Gramfort, Le Corff, Rodrigues, "Diffusion posterior sampling for
-simulation-based inference in tall data settings", 2024, exact at every σ for Gaussian posteriors
-and prior.
+N observations that are independent given θ form a star, `graphs.repeated_observations`:
+q(θ | y_1 … y_N) ∝ q(θ)^{1-N} Π q(θ | y_i). On it the marginal rule is the method of Geffner,
+Papamakarios, Mnih, "Compositional score modeling for simulation-based inference", 2023, and
+posterior composition is that of Linhart, Cardoso, Gramfort, Le Corff, Rodrigues, "Diffusion
+posterior sampling for simulation-based inference in tall data settings", 2024, which is exact at
+every σ for Gaussian posteriors and prior.
 
-sbi itself is never imported.
+This module never imports sbi.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.composition.joint import Joint, compose
-from pgmdiff.composition.rules import Posterior
+from pgmdiff.composition.composing import compose
+from pgmdiff.composition.joint import Joint
+from pgmdiff.composition.posterior import Posterior
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.graphs.families import repeated_observations
 from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at
@@ -31,19 +32,19 @@ from pgmdiff.scores.adapters import Score, beside
 __all__ = ["from_sbi", "tall_data"]
 
 INTERFACE = ("score", "mean_t_fn", "std_fn", "t_min", "t_max")
-"""What is asked of an estimator."""
+"""The attributes that an estimator needs."""
 
 
 def from_sbi(estimator: Any) -> Score:
-    """The score of an sbi estimator, `score(theta, sigma, condition)`, of one observation a row.
+    """The score of an sbi estimator, `score(theta, sigma, condition)`, one observation per row.
 
     Args:
-        estimator: with `score(input, condition, t)`, `mean_t_fn(t)`, `std_fn(t)`, `t_min` and
-            `t_max`: what `NPSE(...).train()` or `FMPE(...).train()` returns.
+        estimator: what `NPSE(...).train()` or `FMPE(...).train()` returns, with
+            `score(input, condition, t)`, `mean_t_fn(t)`, `std_fn(t)`, `t_min` and `t_max`.
 
     Raises:
         ScoreError: the estimator lacks one of these, or standardises its parameters axis by axis,
-            in which units noise is not isotropic; when called, it is on another device.
+            in units in which noise is not isotropic; when called, it is on another device.
     """
     missing = [name for name in INTERFACE if not hasattr(estimator, name)]
     if missing:
@@ -68,18 +69,14 @@ def from_sbi(estimator: Any) -> Score:
         mean = estimator.mean_t_fn(t).reshape(t.shape).to(theta)
         std = estimator.std_fn(t).reshape(t.shape).to(theta)
         m = beside(as_seen(mean, std, sigma), theta)
-        scores = _by_time(estimator, (m * theta).to(dtype), condition.to(dtype), t.to(dtype))
-        return m * scores.to(theta.dtype)
+        theta_t, condition, t = (m * theta).to(dtype), condition.to(dtype), t.to(dtype)
+        # One call per time: not all estimators accept one time per row.
+        places = [(t == time).nonzero()[:, 0] for time in t.unique()]
+        scores = [estimator.score(theta_t[rows], condition[rows], t[rows[:1]]) for rows in places]
+        ordered: Tensor = torch.cat(scores)[torch.cat(places).argsort()]
+        return m * ordered.to(theta.dtype)
 
     return score
-
-
-def _by_time(estimator: Any, theta: Tensor, condition: Tensor, t: Tensor) -> Tensor:
-    """Calls an estimator with one time each: not all of sbi's take one a row."""
-    places = [(t == time).nonzero()[:, 0] for time in t.unique()]
-    scores = [estimator.score(theta[rows], condition[rows], t[rows[:1]]) for rows in places]
-    ordered: Tensor = torch.cat(scores)[torch.cat(places).argsort()]
-    return ordered
 
 
 def tall_data(
@@ -91,23 +88,23 @@ def tall_data(
     covariances: Sequence[Tensor] | None = None,
     prior_covariance: Tensor | None = None,
 ) -> Joint:
-    """The score of q(θ | y_1 … y_N), composed from posteriors of one observation each.
+    """The score of q(θ | y_1 … y_N), composed of posteriors of one observation each.
 
-    Without covariances the marginal rule, exact only as σ → 0; with them posterior composition,
-    exact at every σ where posteriors and prior are Gaussian.
+    Without covariances the marginal rule is used, which is exact only as σ → 0; with them posterior
+    composition, which is exact at every σ if the posteriors and the prior are Gaussian.
 
     Args:
-        posterior: `posterior(theta, sigma, condition)`, such as `from_sbi(estimator)`.
-        prior: `prior(theta, sigma)`, such as `gaussian.Gaussian(mean, covariance).score`.
-        observations: `[N, *observed]`.
-        shape: of θ.
-        covariances: of each single-observation posterior, N of `[d, d]`: of samples drawn from it,
-            or averaged over observations.
-        prior_covariance: `[d, d]`.
+        posterior: the score `posterior(theta, sigma, condition)`, such as `from_sbi(estimator)`.
+        prior: the score `prior(theta, sigma)`, such as `gaussian.Gaussian(mean, covariance).score`.
+        observations: the observations, `[N, *observed]`.
+        shape: the shape of θ.
+        covariances: the covariances of the N posteriors of one observation, each `[d, d]`, of
+            samples drawn from them or averaged over observations.
+        prior_covariance: the covariance of the prior, `[d, d]`.
 
     Raises:
-        ShapeError: not one covariance an observation.
-        ScoreError: covariances of posteriors without the prior's, or the reverse.
+        ShapeError: there is not one covariance per observation.
+        ScoreError: the covariances of the posteriors are given without the prior's, or vice versa.
     """
     n = len(observations)
     graph = repeated_observations(n, tuple(shape), [{"condition": y} for y in observations])
@@ -120,7 +117,7 @@ def tall_data(
         )
     if len(covariances) != n:
         raise ShapeError(
-            f"tall_data: expected {n} covariances, one an observation, got {len(covariances)}."
+            f"tall_data: expected {n} covariances, one per observation, got {len(covariances)}."
         )
     of_each = {f"y{i}": covariance for i, covariance in enumerate(covariances)}
     return compose(graph, scores, rule=Posterior({**of_each, "prior": prior_covariance}))

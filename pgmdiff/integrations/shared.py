@@ -1,7 +1,7 @@
-r"""What adapters share: missing libraries, dtypes of networks, and times of noise levels.
+r"""Dtypes and devices of networks, and times of noise levels, which the adapters share.
 
-A process x_t = α_t x_0 + σ_t ε is variance exploding at σ = σ_t / α_t on x_t / α_t. The time of a σ
-is found by bisection, as σ_t / α_t rises with t: exact to rounding, whatever the schedule.
+A process x_t = α_t x_0 + σ_t ε is variance exploding at σ = σ_t / α_t on x_t / α_t. As σ_t / α_t
+rises with t, bisection finds the time of a σ to rounding, for any schedule.
 """
 
 from collections.abc import Callable
@@ -10,26 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff import errors as extras
 from pgmdiff.errors import ScoreError
 
-__all__ = ["as_seen", "check_device", "network_dtype", "required", "time_at"]
+__all__ = ["as_seen", "check_device", "network_dtype", "time_at"]
 
 BISECTIONS = 60
-"""Halvings of the interval of times: beyond the precision of float64."""
-
-
-def required(module: str) -> Any:
-    """Imports a module of an optional library that has an extra of its own name.
-
-    Raises:
-        ImportError: the library is not installed; names the extra that brings it.
-    """
-    return extras.required(module, "pgmdiff.integrations", module.split(".")[0])
+"""How often the interval of times is halved: beyond the precision of float64."""
 
 
 def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:
-    """The dtype a network computes in: its own `dtype`, or that of its first parameter."""
+    """The dtype in which a network computes: its own `dtype`, or that of its first parameter."""
     own = getattr(model, "dtype", None)
     if isinstance(own, torch.dtype):
         return own
@@ -38,9 +28,9 @@ def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:
 
 
 def check_device(model: Any, x: Tensor) -> None:
-    """Raises a `ScoreError` where a network is on another device than its input: nothing moves.
+    """A `ScoreError` if a network is on another device than its input; nothing is moved.
 
-    Networks that accelerate moves, to offload them, are left to it.
+    Networks that the library accelerate offloads are not checked, because it moves them itself.
     """
     if not isinstance(model, torch.nn.Module) or hasattr(model, "_hf_hook"):
         return
@@ -56,14 +46,15 @@ def check_device(model: Any, x: Tensor) -> None:
 def time_at(
     ratio: Callable[[Tensor], Tensor], sigma: Tensor, first: float = 0.0, last: float = 1.0
 ) -> Tensor:
-    """The times at which a rising ratio σ_t / α_t is σ: `[batch]`, float64.
-
-    Outside the range, its nearest end.
+    """The times at which a rising ratio σ_t / α_t equals σ, or the nearest end of their range.
 
     Args:
-        ratio: times `[batch]` to σ_t / α_t `[batch]`.
-        sigma: `[batch]`.
+        ratio: the map from times `[batch]` to σ_t / α_t `[batch]`.
+        sigma: the noise levels, `[batch]`.
         first, last: the range of times.
+
+    Returns:
+        The times, float64 `[batch]`.
     """
     wanted = sigma.detach().double()
     low, high = torch.full_like(wanted, first), torch.full_like(wanted, last)
@@ -75,9 +66,9 @@ def time_at(
 
 
 def as_seen(alpha: Tensor, sigma_t: Tensor, sigma: Tensor) -> Tensor:
-    """What multiplies a state at σ to make the x_t of a network: α_t = σ_t / σ.
+    """The factor α_t = σ_t / σ that makes a network's x_t of a state at σ.
 
-    Beyond the network's largest σ that is σ_t / σ, so that its noise is as strong as the network
+    Above the network's largest σ it is σ_t / σ, so that the noise is as strong as the network
     expects; below the smallest it is α_t.
     """
     return torch.minimum(alpha, sigma_t / sigma)

@@ -1,4 +1,4 @@
-"""Small networks, and the bundled weights with their cards."""
+"""Small networks, and bundled weights with their cards."""
 
 from pgmdiff.models import gravel, unet
 

@@ -1,7 +1,7 @@
-"""The bundled texture model: crops of a photograph of gravel.
+"""The bundled texture model, trained on crops of a photograph of gravel.
 
-Its weights and how they were made: `gravel.safetensors` and `gravel.md` beside this file;
-`scripts/train_gravel.py` makes them again.
+Its weights are in `gravel.safetensors`, its card is `gravel.md`, and `scripts/train_gravel.py`
+trains it again.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from pgmdiff.models.unet import EDMDenoiser, UNet, trained
 __all__ = ["SIGMA_DATA", "gravel_denoiser", "gravel_image", "untrained"]
 
 SIGMA_DATA = 0.274
-"""Standard deviation of the photograph's pixels, on the scale of [-1, 1]."""
+"""The standard deviation of the photograph's pixels, whose values lie in [-1, 1]."""
 
 
 def gravel_image() -> Tensor:
@@ -39,10 +39,10 @@ def untrained() -> EDMDenoiser:
 def gravel_denoiser() -> EDMDenoiser:
     """The trained denoiser of gravel crops, `denoise(x, sigma)` for x `[batch, 1, height, width]`.
 
-    It was trained on crops of 16 × 16, 16 × 8, 8 × 16 and 8 × 8 pixels with values in [-1, 1]
-    and serves as the model of windows and of their overlaps alike. One channel, grey. Sides must be
-    multiples of 4. Noise levels were drawn with ln σ ~ N(-1.2, 1.4²): 99 % of them from 0.008 to
-    11; sample from σ = 10 down to 0.01.
+    It was trained on crops of 16 × 16, 16 × 8, 8 × 16 and 8 × 8 pixels, with one channel and values
+    in [-1, 1], and is the model of windows and of their overlaps alike. Sides must be multiples
+    of 4. Noise levels were drawn with ln σ ~ N(-1.2, 1.4²), 99 % of them between 0.008 and 11:
+    sample from σ = 10 down to 0.01.
 
     Example:
         >>> from pgmdiff import Marginal, compose, from_denoiser
@@ -50,7 +50,7 @@ def gravel_denoiser() -> EDMDenoiser:
         >>> from pgmdiff.models.gravel import gravel_denoiser
         >>> ring = tiles((1, 32, 32), (1, 16, 16), (0, 8, 8), periodic=(False, True, True))
         >>> joint = compose(ring, from_denoiser(gravel_denoiser()), rule=Marginal())
-        >>> joint.graph.event_shape
+        >>> joint.event_shape
         (1, 32, 32)
     """
     return trained(untrained(), Path(__file__).with_name("gravel.safetensors"))

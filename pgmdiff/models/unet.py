@@ -5,7 +5,7 @@ r"""A small convolutional U-Net and the EDM preconditioning that makes it a deno
 
 with σ_d the standard deviation of the data (Karras, Aittala, Aila, Laine, "Elucidating the
 design space of diffusion-based generative models", 2022, Table 1). The network is fully
-convolutional: one set of weights serves windows and their overlaps.
+convolutional, so that one set of weights evaluates windows and their overlaps.
 """
 
 import math
@@ -25,7 +25,7 @@ POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d}
 
 
 class NoiseEmbedding(nn.Module):
-    """Fourier features of the noise level, then a small perceptron."""
+    """Fourier features of the noise level, followed by a small perceptron."""
 
     frequencies: Tensor
 
@@ -43,7 +43,7 @@ class NoiseEmbedding(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions whose middle is scaled and shifted by the noise embedding."""
+    """Two convolutions, between which the noise embedding scales and shifts the channels."""
 
     def __init__(self, channels_in: int, channels_out: int, features: int, axes: int) -> None:
         super().__init__()
@@ -53,11 +53,8 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(features, 2 * channels_out)
         self.norm_out = nn.GroupNorm(8, channels_out)
         self.conv_out = convolution(channels_out, channels_out, 3, padding=1)
-        self.skip = (
-            nn.Identity()
-            if channels_in == channels_out
-            else convolution(channels_in, channels_out, 1)
-        )
+        alike = channels_in == channels_out
+        self.skip = nn.Identity() if alike else convolution(channels_in, channels_out, 1)
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -72,9 +69,10 @@ class UNet(nn.Module):
     """A convolutional U-Net for images or series whose sides are multiples of 2^(levels - 1).
 
     Args:
-        channels: of the image or series.
-        widths: channels of each resolution level, multiples of 8; each level halves the sides.
-        features: size of the noise embedding.
+        channels: the number of channels of an image or series.
+        widths: the number of channels of each resolution level, a multiple of 8; each level halves
+            the sides.
+        features: the size of the noise embedding.
         axes: 2 for images `[batch, channels, height, width]`, 1 for series `[batch, channels, n]`.
     """
 
@@ -123,11 +121,11 @@ class UNet(nn.Module):
 
 
 class EDMDenoiser(nn.Module):
-    """`denoise(x, sigma)`: a network under EDM preconditioning.
+    """A network under EDM preconditioning, called as `denoise(x, sigma)`.
 
     Args:
-        network: `F(x, noise)`; x `[batch, *shape]`, noise `[batch]`.
-        sigma_data: standard deviation of the data, in the data's units.
+        network: the network `F(x, noise)` of x `[batch, *shape]` and noise `[batch]`.
+        sigma_data: the standard deviation of the data, in the data's units.
     """
 
     def __init__(self, network: nn.Module, sigma_data: float) -> None:
@@ -146,11 +144,11 @@ class EDMDenoiser(nn.Module):
 
 
 def trained(model: EDMDenoiser, weights: Path) -> EDMDenoiser:
-    """The model with weights from a file, to be evaluated: no gradients of its weights.
+    """A model with weights from a file, in evaluation mode and without gradients of its weights.
 
     Args:
-        model: of the architecture that the weights belong to; it is changed.
-        weights: a safetensors file.
+        model: a model of the architecture of the weights; it is changed.
+        weights: the path of a safetensors file.
     """
     from safetensors.torch import load_file
 

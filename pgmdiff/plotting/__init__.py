@@ -1,4 +1,4 @@
-"""Figures: graphs with their counting numbers, curves, strips. The only importer of matplotlib."""
+"""Figures of graphs, curves, strips and information flow, and the only importer of matplotlib."""
 
 try:
     import matplotlib as _matplotlib  # noqa: F401

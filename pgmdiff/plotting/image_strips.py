@@ -3,15 +3,13 @@
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-import numpy as np
-import numpy.typing as npt
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError
-from pgmdiff.plotting.style import Sheet
+from pgmdiff.plotting.style import Sheet, picture
 
-__all__ = ["pixels", "strips"]
+__all__ = ["strips"]
 
 NONE: Mapping[str, Sequence[int]] = MappingProxyType({})
 
@@ -26,14 +24,17 @@ def strips(
     """Draws strips one under the other, each with red ticks where its pieces meet.
 
     Args:
-        strips: caption to `[H, W]` or `[C, H, W]` with C of 1 (grey) or 3 (colours); values in
-            [-1, 1] (others are shown clipped).
-        seams: caption to columns where a piece begins or ends.
-        joins: caption to the column where the ends of a ring meet, marked in blue.
-        title: of the figure.
+        strips: caption to strip, `[H, W]` or `[C, H, W]` with C of 1 (grey) or 3 (colours). Values
+            beyond [-1, 1] are clipped.
+        seams: caption to the columns where a piece begins or ends.
+        joins: caption to the column where the ends of a ring meet, which is marked in blue.
+        title: the title of the figure.
+
+    Returns:
+        The figure, with one pair of axes per strip.
 
     Raises:
-        ShapeError: no strips, or one of another shape.
+        ShapeError: there are no strips, or one has another shape.
 
     Example:
         >>> import torch
@@ -42,46 +43,31 @@ def strips(
         >>> [axes.get_title(loc="left") for axes in figure.axes]
         ['grey']
     """
-    images = {caption: pixels(strip, caption) for caption, strip in strips.items()}
-    if not images:
+    if not strips:
         raise ShapeError("strips: expected at least one strip, got none.")
-    width = max(image.shape[1] for image in images.values())
+    for caption, strip in strips.items():
+        if strip.ndim not in (2, 3) or (strip.ndim == 3 and len(strip) not in (1, 3)):
+            raise ShapeError(
+                f"{caption}: expected an image [H, W], [1, H, W] or [3, H, W], got "
+                f"{list(strip.shape)}. Take one sample of a batch."
+            )
+    width = max(strip.shape[-1] for strip in strips.values())
     scale = 13.0 / width
-    rows = [image.shape[0] + 0.36 / scale for image in images.values()]
+    rows = [strip.shape[-2] + 0.36 / scale for strip in strips.values()]
     figure = Sheet(
         figsize=(13.6, scale * sum(rows) + (0.5 if title else 0.1)), layout="constrained"
     )
-    axes = figure.subplots(len(images), 1, height_ratios=rows, squeeze=False)
-    for axis, (caption, image) in zip(axes[:, 0], images.items(), strict=True):
-        axis.imshow(image, cmap="gray", vmin=-1, vmax=1, interpolation="nearest")
+    axes = figure.subplots(len(strips), 1, height_ratios=rows, squeeze=False)
+    for axis, (caption, strip) in zip(axes[:, 0], strips.items(), strict=True):
+        axis.imshow(picture(strip), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_xlim(-0.5, width - 0.5)
         axis.set_title(caption, loc="left", fontsize=12)
         axis.set_yticks([])
         axis.set_xticks([seam - 0.5 for seam in seams.get(caption, ())], labels=[])
         axis.tick_params(length=4, color="#b2182b")
+        axis.spines[:].set_visible(False)
         if caption in joins:
             axis.axvline(joins[caption] - 0.5, -0.12, 0, color="#2166ac", lw=2, clip_on=False)
-        for side in axis.spines.values():
-            side.set_visible(False)
     if title:
         figure.suptitle(title, fontsize=13)
     return figure
-
-
-def pixels(image: Tensor, name: str) -> npt.NDArray[np.float32]:
-    """`[H, W]` (grey, in [-1, 1]) or `[H, W, 3]` (colours, in [0, 1]) of an image in [-1, 1].
-
-    Raises:
-        ShapeError: the image is not `[H, W]`, `[1, H, W]` or `[3, H, W]`.
-    """
-    shown = image.detach().cpu().float().clamp(-1, 1).numpy()
-    if shown.ndim == 3 and len(shown) == 1:
-        shown = shown[0]
-    if shown.ndim == 2:
-        return shown
-    if shown.ndim == 3 and len(shown) == 3:
-        return np.asarray((shown.transpose(1, 2, 0) + 1) / 2, np.float32)
-    raise ShapeError(
-        f"{name}: expected an image [H, W], [1, H, W] or [3, H, W], got {list(image.shape)}. "
-        "Take one sample of a batch."
-    )

@@ -1,4 +1,4 @@
-"""Curves and dots: what was measured, against what it cost, by method."""
+"""Curves and dots: measured values by method, against what they cost."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ STYLES = (
     ("#4f9c9c", "v", ":", 2.0),
     ("#6b4a3a", "x", "-.", 1.4),
 )
-"""Colour, marker, line and width of labels that are no method's: curves that coincide can still be
-told apart. No method has any of these colours."""
+"""Colour, marker, line and width of labels that name no method. Curves that coincide can still be
+told apart, and no method has any of these colours."""
 
 METHOD_STYLES = {
     "concatenation": ("#b9bdc2", "v", "-", 1.6),
@@ -34,23 +34,23 @@ METHOD_STYLES = {
     "exact score": ("#2b2b2b", "^", "--", 1.2),
     "exact samples": ("#2b2b2b", "x", "none", 1.2),
 }
-"""The same colour for a method in every picture."""
+"""The style of each method, the same in every picture."""
 
-Style = tuple[str, str, str, float]
 Points = tuple[Sequence[float], Sequence[float]]
 Log = Literal["xy", "x", "y", ""]
+GRID = "#e3e6e9"
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves on axes.
+    """Curves on one pair of axes.
 
     Attributes:
         curves: label to x and y.
-        xlabel, ylabel, title: of the axes.
-        limit: a dashed horizontal line: its label and height.
+        xlabel, ylabel, title: texts of the axes.
+        limit: label and height of a dashed horizontal line.
         notes: label of a curve to a text at each of its points.
-        log: which axes are logarithmic.
+        log: the axes that are logarithmic.
     """
 
     curves: Mapping[str, Points]
@@ -65,7 +65,8 @@ class Panel:
         for label, (x, y) in self.curves.items():
             if len(x) != len(y):
                 raise ShapeError(
-                    f"curves: {label!r} has {len(x)} values of x and {len(y)} of y. Give as many."
+                    f"curves: expected as many values of x as of y for {label!r}, got {len(x)} of "
+                    f"x and {len(y)} of y."
                 )
 
 
@@ -82,15 +83,18 @@ def curves(
     """Draws curves with a legend. The name of a rule always has the same colour.
 
     Args:
-        curves: label to values of x and of y; labels such as "marginal", "posterior", "evidence",
-            "average", "concatenation", "exact score" have styles of their own.
-        xlabel, ylabel, title: of the axes.
-        limit: a dashed horizontal line: its label and height.
-        log: which axes are logarithmic.
-        ax: matplotlib axes to draw on; None: a figure of its own.
+        curves: label to values of x and of y. Labels such as "marginal", "posterior", "evidence",
+            "average", "concatenation" and "exact score" have styles of their own.
+        xlabel, ylabel, title: texts of the axes.
+        limit: label and height of a dashed horizontal line.
+        log: the axes that are logarithmic.
+        ax: matplotlib axes to draw on. If None, a figure is made.
+
+    Returns:
+        The figure.
 
     Raises:
-        ShapeError: a curve has not as many x as y.
+        ShapeError: a curve has different numbers of x and y.
 
     Example:
         >>> from pgmdiff.plotting import curves
@@ -109,11 +113,14 @@ def panels(panels: Sequence[Panel], title: str, *, columns: int = 0) -> Figure:
 
     Args:
         panels: at least one.
-        title: of the figure.
-        columns: panels in a row; 0: all.
+        title: the title of the figure.
+        columns: number of panels in a row; 0 puts all panels in one row.
+
+    Returns:
+        The figure.
 
     Raises:
-        ShapeError: no panels.
+        ShapeError: there are no panels.
     """
     if not panels:
         raise ShapeError("panels: expected at least one panel, got none.")
@@ -144,18 +151,21 @@ def dots(
     title: str,
     linear: float,
 ) -> Figure:
-    """Draws dots with bars of two standard errors: a line a group, a dot a method.
+    """Draws one line per group and one dot per method, with bars of two standard errors.
 
     Args:
         groups: group to method to value and standard error.
-        xlabel, title: of the axes.
-        linear: up to where the axis is linear; beyond it is logarithmic.
+        xlabel, title: texts of the axes.
+        linear: end of the linear part of the axis, beyond which it is logarithmic.
+
+    Returns:
+        The figure.
     """
     figure = Sheet(figsize=(7.6, 0.8 * len(groups) + 1.6), layout="constrained")
     axes = figure.subplots()
     methods = list(dict.fromkeys(method for values in groups.values() for method in values))
     for m, method in enumerate(methods):
-        colour, marker, _, _ = _style(method, m)
+        colour, marker, _, _ = METHOD_STYLES.get(method, STYLES[m % len(STYLES)])
         rows = [g for g, values in enumerate(groups.values()) if method in values]
         found = [values[method] for values in groups.values() if method in values]
         axes.errorbar(
@@ -170,7 +180,7 @@ def dots(
             label=method,
         )
     for edge in range(1, len(groups)):
-        axes.axhline(edge - 0.5, color="#e3e6e9", lw=0.8)
+        axes.axhline(edge - 0.5, color=GRID, lw=0.8)
     axes.set_xscale("symlog", linthresh=linear, linscale=0.6)
     axes.set_xlim(left=-linear)
     axes.set_yticks(range(len(groups)), groups)
@@ -183,13 +193,13 @@ def dots(
 
 
 def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
-    """`labels`: of all panels, so that a label has one style in all of them."""
+    """Draws a panel; the style of a label depends on its place among the labels of all panels."""
     axes.set_xscale("log" if "x" in panel.log else "linear")
     axes.set_yscale("log" if "y" in panel.log else "linear")
     plain = [label for label in labels if label not in METHOD_STYLES]
+    styles = {label: STYLES[number % len(STYLES)] for number, label in enumerate(plain)}
     for label, (x, y) in panel.curves.items():
-        number = plain.index(label) if label in plain else 0
-        colour, marker, line, width = _style(label, number)
+        colour, marker, line, width = (METHOD_STYLES | styles)[label]
         axes.plot(x, y, line, color=colour, marker=marker, markersize=5, lw=width, label=label)
         notes = (panel.notes or {}).get(label, ())
         for at, height, note in zip(x, y, notes, strict=False):
@@ -203,13 +213,9 @@ def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
     _finish(axes, panel.xlabel, panel.ylabel, panel.title)
 
 
-def _style(label: str, number: int) -> Style:
-    return METHOD_STYLES.get(label, STYLES[number % len(STYLES)])
-
-
 def _finish(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.set_title(title, loc="left", fontsize=10)
-    axes.grid(True, which="major", color="#e3e6e9", lw=0.8)
+    axes.grid(True, which="major", color=GRID, lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)

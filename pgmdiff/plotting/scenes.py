@@ -1,33 +1,41 @@
-"""What is drawn of a graph: nodes of some size, and lines between them. No pixels yet.
+"""Scenes: the nodes of a graph with their sizes and positions, and the lines between them.
 
-Lengths are in diameters of a plain node. A nested node is a box with the scene of its graph inside.
+Lengths are in diameters of a plain node. A nested node is a box that holds the scene of its graph.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import Literal
 
+import networkx as nx
 import numpy as np
-from scipy import sparse
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import RegionGraph
-from pgmdiff.linalg import Ints
-from pgmdiff.plotting.ink import count_text, short_name, text_width
-from pgmdiff.plotting.layouts import LAYOUTS, Points, edges_of, ring, separated
+from pgmdiff.linalg import Floats, Ints
+from pgmdiff.plotting.layouts import LAYOUTS, edges_of, fitted, ring
+from pgmdiff.plotting.style import short_name, text_size
+from pgmdiff.text import count_text, counted
 
-__all__ = ["MAX_NODES", "Node", "Scene", "factor_scene", "hasse_scene", "n_nodes", "named_counts"]
+__all__ = [
+    "MAX_NODES",
+    "Node",
+    "Scene",
+    "check_size",
+    "factor_scene",
+    "hasse_scene",
+    "listed",
+]
 
 MAX_NODES = 3_000
 MAX_INNER = 60
-"""Nodes of an inner graph that is drawn in full."""
-
+"""Most nodes of an inner graph that is drawn in full."""
 NAMED = 150
-"""Nodes above which names are left out unless asked for."""
+"""Most nodes whose names are written without being asked for."""
 SWEEPS = 9
 
 Graph = FactorGraph | RegionGraph
@@ -42,8 +50,8 @@ class Node:
     name: str
     count: Fraction
     kind: Kind
-    x: float
-    y: float
+    x: float = 0.0
+    y: float = 0.0
     width: float = 1.0
     height: float = 1.0
     inside: "Scene | None" = None
@@ -52,28 +60,37 @@ class Node:
 
 @dataclass(frozen=True)
 class Scene:
-    """Nodes and edges; dashed: edges around a periodic lattice, to factors drawn again."""
+    """Nodes and the lines between them.
+
+    Attributes:
+        nodes: nodes of this level; those of nested graphs are inside their boxes.
+        edges: lines between nodes.
+        dashed: lines that leave a periodic lattice, to factors that are drawn once more.
+        ghosts: places of the factors that are drawn once more.
+    """
 
     nodes: Sequence[Node]
     edges: Sequence[Segment] = ()
     dashed: Sequence[Segment] = ()
-    ghosts: Sequence[tuple[float, float]] = field(default=())
+    ghosts: Sequence[tuple[float, float]] = ()
+
+    def all_nodes(self) -> Iterator[Node]:
+        """Yields the nodes of this scene and of the scenes inside them."""
+        for node in self.nodes:
+            yield node
+            if node.inside:
+                yield from node.inside.all_nodes()
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom, top; a scene without nodes has no size."""
-        if not self.nodes:
-            return 0.0, 0.0, 0.0, 0.0
-        boxes = np.array([(n.x, n.y, n.width / 2, n.height / 2) for n in self.nodes])
+        """Left, right, bottom and top; a scene without nodes has no size."""
+        boxes = [(node.x, node.y, node.width / 2, node.height / 2) for node in self.nodes]
         ghosts = [(x, y, 0.5, 0.5) for x, y in self.ghosts]
         bends = [(x, y, 0.0, 0.0) for edge in self.edges for x, y in edge]
-        x, y, w, h = np.array([*boxes, *ghosts, *bends]).T
-        return (
-            float((x - w).min()),
-            float((x + w).max()),
-            float((y - h).min()),
-            float((y + h).max()),
-        )
+        x, y, w, h = np.array([*boxes, *ghosts, *bends] or [(0.0, 0.0, 0.0, 0.0)]).T
+        ends = (x - w).min(), (x + w).max(), (y - h).min(), (y + h).max()
+        left, right, bottom, top = map(float, ends)
+        return left, right, bottom, top
 
     @property
     def size(self) -> tuple[float, float]:
@@ -82,7 +99,7 @@ class Scene:
         return right - left, top - bottom
 
     def centred(self, x: float, y: float) -> "Scene":
-        """The scene moved so that its middle is at (x, y)."""
+        """Returns the scene moved so that its middle is at (x, y)."""
         left, right, bottom, top = self.bounds
         dx, dy = x - (left + right) / 2, y - (bottom + top) / 2
         return Scene(
@@ -93,26 +110,17 @@ class Scene:
         )
 
 
-def n_nodes(graph: Graph) -> int:
-    """Variables and factors, or regions, of the outermost level."""
-    if isinstance(graph, FactorGraph):
-        return len(graph.variables) + len(graph.factors)
-    return graph.n_regions
-
-
-def named_counts(graph: Graph) -> list[tuple[Hashable, Fraction]]:
-    """Counting numbers as fractions, by name; of a factor graph, variables first."""
-    if isinstance(graph, FactorGraph):
-        counts = graph.counting_numbers()
-        return [(name, Fraction(counts[name])) for name in (*graph.variables, *graph.factors)]
-    numerators = [int(c) for g in graph.groups for c in g.counts]
+def listed(graph: RegionGraph) -> list[tuple[Hashable, Fraction, bool]]:
+    """Returns name and counting number of each region, and whether it is outer."""
     return [
-        (n, Fraction(c, graph.denominator)) for n, c in zip(graph.names, numerators, strict=True)
+        (name, Fraction(int(count), graph.denominator), bool(outer))
+        for group in graph.groups
+        for name, count, outer in zip(group.names, group.counts, group.outer, strict=True)
     ]
 
 
 def check_size(number: int, what: str, remedy: str) -> None:
-    """Raises `GraphError` where nodes could not be told apart."""
+    """Raises `GraphError` if there are more nodes than can be told apart."""
     if number > MAX_NODES:
         raise GraphError(
             f"plot: expected at most {MAX_NODES} {what}, got {number}: more cannot be told apart. "
@@ -120,197 +128,143 @@ def check_size(number: int, what: str, remedy: str) -> None:
         )
 
 
-# ---------------------------------------------------------------- factor graphs
-
-
 def factor_scene(graph: FactorGraph, layout: str, depth: int = 1) -> Scene:
-    """Circles for variables, squares for factors, boxes for nested nodes down to a depth."""
+    """Places circles for variables, squares for factors, and boxes for nested nodes.
+
+    Args:
+        graph: the factor graph.
+        layout: a name in `LAYOUTS`.
+        depth: number of levels of nested graphs that are drawn in full; the others are boxes that
+            state their numbers of nodes.
+    """
     check_size(
-        n_nodes(graph),
+        _n_nodes(graph),
         "nodes",
         "Draw a part: FactorGraph.from_scopes({f: graph.scopes[f] for f in graph.factors[:500]}).",
     )
-    kinds: list[Kind] = ["circle" for _ in graph.variables]
-    kinds += ["square" for _ in graph.factors]
-    scope_of: Mapping[Hashable, Hashable] = graph.scopes
-    nodes = [
-        _nested_node(name, count, graph.nested[name], depth)
-        if name in graph.nested
-        else Node("" if scope_of.get(name, ()) == name else short_name(name), count, kind, 0.0, 0.0)
-        for (name, count), kind in zip(named_counts(graph), kinds, strict=True)
-    ]
+    nodes = []
+    counts, scopes = graph.counting_numbers(), graph.scopes
+    for number, name in enumerate((*graph.variables, *graph.factors)):
+        count, text, inner = Fraction(counts[name]), short_name(name), graph.nested.get(name)
+        if inner is None:
+            kind: Kind = "circle" if number < len(graph.variables) else "square"
+            named_by_scope = kind == "square" and scopes[name] == name
+            nodes.append(Node("" if named_by_scope else text, count, kind))
+            continue
+        width = 0.3 * text_size(f"{text}  {count_text(count)}")[0] + 0.6
+        if depth == 0 or _n_nodes(inner) > MAX_INNER:
+            note = counted(_n_nodes(inner), "node")
+            width = max(width, 0.28 * text_size(note)[0] + 0.5)
+            nodes.append(Node(text, count, "box", width=width, height=1.5, note=note))
+        else:
+            if isinstance(inner, FactorGraph):
+                scene = factor_scene(inner, "spatial", depth - 1)
+            else:
+                scene = hasse_scene(inner, loops=True)
+            width, height = max(scene.size[0] + 1, width), scene.size[1] + 1.3
+            nodes.append(Node(text, count, "box", width=width, height=height, inside=scene))
     placed = LAYOUTS[layout](graph)
-    points = placed.points
+    points, ghosts = placed.points, placed.ghosts
     if graph.nested:
-        points = separated(points, np.array([(node.width, node.height) for node in nodes]))
-    nodes = [_moved(node, x, y) for node, (x, y) in zip(nodes, points.tolist(), strict=True)]
-    return _with_edges(graph, nodes, points, {} if graph.nested else placed.ghosts)
-
-
-def _with_edges(
-    graph: FactorGraph,
-    nodes: list[Node],
-    points: Points,
-    ghosts: dict[tuple[int, int], tuple[float, float]],
-) -> Scene:
+        sizes = np.array([(node.width, node.height) for node in nodes])
+        points, ghosts = fitted(points, sizes), {}
     at = [(float(x), float(y)) for x, y in points]
-    edges = [(at[f], at[v]) for f, v in edges_of(graph) if (f, v) not in ghosts]
-    dashed = [(place, at[v]) for (_, v), place in ghosts.items()]
-    return Scene(nodes, edges, dashed, list(ghosts.values()))
-
-
-def _nested_node(name: Hashable, count: Fraction, inner: Graph, depth: int) -> Node:
-    """A box around the scene of its graph, or around the number of its nodes."""
-    size = n_nodes(inner)
-    caption = _width(f"{short_name(name)}  {count_text(count)}", 0.3) + 0.6
-    if depth == 0 or size > MAX_INNER:
-        note = f"{size} nodes" if size != 1 else "1 node"
-        width = max(caption, _width(note, 0.28) + 0.5)
-        return Node(short_name(name), count, "box", 0.0, 0.0, width, 1.5, None, note)
-    if isinstance(inner, FactorGraph):
-        scene = factor_scene(inner, "spatial", depth - 1)
-    else:
-        scene = hasse_scene(inner, loops=True)
-    width, height = scene.size
-    return Node(
-        short_name(name), count, "box", 0.0, 0.0, max(width + 1.0, caption), height + 1.3, scene
+    for n, (x, y) in enumerate(at):
+        inside = nodes[n].inside
+        nodes[n] = replace(nodes[n], x=x, y=y, inside=inside and inside.centred(x, y - 0.1))
+    return Scene(
+        nodes,
+        [(at[f], at[v]) for f, v in edges_of(graph) if (f, v) not in ghosts],
+        [(place, at[v]) for (_, v), place in ghosts.items()],
+        list(ghosts.values()),
     )
 
 
-def _moved(node: Node, x: float, y: float) -> Node:
-    inside = node.inside and node.inside.centred(x, y - 0.1)
-    return replace(node, x=x, y=y, inside=inside)
-
-
-def _width(text: str, size: float) -> float:
-    return text_width(text) * size
-
-
-# ---------------------------------------------------------------- region graphs
+def _n_nodes(graph: Graph) -> int:
+    if isinstance(graph, FactorGraph):
+        return len(graph.variables) + len(graph.factors)
+    return graph.n_regions
 
 
 def hasse_scene(graph: RegionGraph, *, loops: bool = False) -> Scene:
-    """Outer regions on top, smaller ones below by size, lines where one lies just inside another.
+    """Places outer regions on top and others below by size, with lines to what directly holds them.
 
-    With `loops`, regions that form one loop are drawn as a loop.
+    Args:
+        graph: the region graph.
+        loops: whether regions that form one loop are drawn as a loop.
     """
     check_size(graph.n_regions, "regions", "For windows of a tensor use layout='counts'.")
-    named = named_counts(graph)
-    regions, outer = _regions(graph)
-    inside = _covers(regions, graph.n_elements)
-    names = [short_name(name) for name, _ in named]
-    widths = np.array([_plate(name) if len(names) <= NAMED else 1.2 for name in names])
-    around = ring(len(names), inside) if loops else None
-    if around is None:
-        rows = _rows(np.array([len(region) for region in regions]), outer)
-        points, lines = _in_rows(rows, widths, inside)
-    else:
-        points, lines = around * widths.max() / 1.2, [list(pair) for pair in inside]
-    nodes = [
-        Node(text, count, "plate", x, y, float(width))
-        for text, (_, count), (x, y), width in zip(
-            names, named, points.tolist(), widths, strict=False
-        )
-    ]
-    at = [(float(x), float(y)) for x, y in points]
-    return Scene(nodes, [(at[a], at[b]) for line in lines for a, b in pairwise(line)])
-
-
-def _plate(name: str) -> float:
-    """Width of the plate that a name is written on."""
-    return min(max(1.2, _width(name, 0.3) + 0.45), 6.0)
-
-
-def _regions(graph: RegionGraph) -> tuple[list[Ints], list[bool]]:
-    regions, outer = [], []
+    regions: list[Ints] = []
     for group in graph.groups:
         index = group.indices(0, len(group)).reshape(len(group), -1).numpy()
         regions += [np.sort(row) for row in index]
-        outer += group.outer.tolist()
-    return regions, outer
-
-
-def _covers(regions: list[Ints], n_elements: int) -> list[tuple[int, int]]:
-    """(smaller, larger) pairs of nested regions with none between: the transitive reduction."""
-    if not regions:
-        return []
-    contains = incidence(regions, n_elements)
-    shared = (contains @ contains.T).tocoo()
-    size = np.array([len(region) for region in regions])
-    within = (shared.data == size[shared.row]) & (size[shared.row] < size[shared.col])
-    pairs = np.ones(int(within.sum())), (shared.row[within], shared.col[within])
-    order = sparse.csr_array(pairs, shape=shared.shape)
-    between = (order @ order).astype(bool).astype(float)
-    direct = (order - order.multiply(between)).tocoo()
-    direct.eliminate_zeros()
-    return list(zip(direct.row.tolist(), direct.col.tolist(), strict=True))
-
-
-def _rows(sizes: Ints, outer: list[bool]) -> Ints:
-    """Row of each region: 0 if it is outer, then by size."""
-    below = sorted({int(s) for s, o in zip(sizes, outer, strict=True) if not o}, reverse=True)
-    rank = {size: row for row, size in enumerate(below, start=1)}
-    return np.array([0 if o else rank[int(s)] for s, o in zip(sizes, outer, strict=True)], np.int64)
+    named = [(short_name(name), count, outer) for name, count, outer in listed(graph)]
+    widths = np.full(len(named), 1.2)
+    if len(named) <= NAMED:
+        widths = np.array([0.3 * text_size(name)[0] + 0.45 for name, *_ in named]).clip(1.2, 6.0)
+    contained = nx.DiGraph()
+    if regions:
+        contains = incidence(regions, graph.n_elements)
+        shared = (contains @ contains.T).tocoo()
+        size = np.array([len(region) for region in regions])
+        inside = (shared.data == size[shared.row]) & (size[shared.row] < size[shared.col])
+        contained.add_edges_from(np.stack([shared.row, shared.col], axis=1)[inside].tolist())
+    covers = list(nx.transitive_reduction(contained).edges)
+    around = ring(len(named), covers) if loops else None
+    if around is None:
+        ranks = [
+            0 if outer else 1 + graph.n_elements - len(region)
+            for region, (*_, outer) in zip(regions, named, strict=True)
+        ]
+        rows = np.unique(ranks, return_inverse=True)[1]
+        points, lines = _in_rows(rows, widths, covers)
+    else:
+        points, lines = around * widths.max() / 1.2, [list(pair) for pair in covers]
+    at = [(float(x), float(y)) for x, y in points]
+    nodes = [
+        Node(name, count, "plate", *place, width)
+        for (name, count, _), place, width in zip(named, at, widths.tolist(), strict=False)
+    ]
+    return Scene(nodes, [(at[a], at[b]) for line in lines for a, b in pairwise(line)])
 
 
 def _in_rows(
-    rows: Ints, widths: Points, inside: Sequence[tuple[int, int]]
-) -> tuple[Points, list[list[int]]]:
-    """Rows centred and ordered so that few lines cross; long rows are staggered.
+    rows: Ints, widths: Floats, covers: Sequence[tuple[int, int]]
+) -> tuple[Floats, list[list[int]]]:
+    """Centres rows and orders them so that few lines cross; long rows are staggered.
 
-    Returns positions, with those of bends after the regions', and a line of positions' numbers for
-    every pair of `inside`: it bends where it passes a row, so as not to run under its plates.
+    Returns:
+        Positions of regions, then of bends; and, for every pair of `covers`, the line's positions
+        by number: it bends where it passes a row, so as not to run under the plates of that row.
     """
-    rows, widths, lines = _with_bends(rows, widths, inside)
+    lines, levels = [], rows.tolist()
+    for smaller, larger in covers:
+        bends = range(levels[smaller] - 1, levels[larger], -1) if len(rows) <= NAMED else ()
+        lines.append([smaller, *range(len(levels), len(levels) + len(bends)), larger])
+        levels += bends
+    widths = np.append(widths, np.full(len(levels) - len(rows), 0.2))
+    rows = np.array(levels, np.int64)
     near: list[list[int]] = [[] for _ in rows]
     for line in lines:
         for a, b in pairwise(line):
             near[a].append(b)
             near[b].append(a)
     members = [np.flatnonzero(rows == row) for row in np.unique(rows)]
+    depths = [min(5, -(-len(row) // 30)) for row in members]  # heights that a row is spread over
+    extents = [float((widths[row] + 0.4).sum()) / d for row, d in zip(members, depths, strict=True)]
+    widest = max(extents, default=0.0)
     points = np.zeros((len(rows), 2))
-    widest = max((_extent(widths[row]) for row in members), default=0.0)
     for sweep in range(SWEEPS):
-        for row in members if sweep % 2 == 0 else members[::-1]:
-            wanted = [float(points[near[m], 0].mean()) if near[m] else np.inf for m in row]
-            ordered = row[np.argsort(wanted, kind="stable")] if sweep else row
-            points[ordered, 0] = _across(widths[ordered], widest)
-    level = 0.0
-    for row in members:
-        depth = _stagger(len(row))
-        ordered = row[np.argsort(points[row, 0], kind="stable")]
-        points[ordered, 1] = level - 1.3 * (np.arange(len(row)) % depth)
-        level -= 1.3 * (depth - 1) + min(max(2.2, 0.12 * widest), 12.0)
+        for level in range(len(members)) if sweep % 2 == 0 else reversed(range(len(members))):
+            row, depth = members[level], depths[level]
+            if sweep:
+                wanted = [points[near[m], 0].mean() if near[m] else np.inf for m in row]
+                row = members[level] = row[np.argsort(wanted, kind="stable")]
+            gap = 0.4 + 0.6 * depth * (widest - extents[level]) / len(row)
+            steps = (widths[row] + gap) / depth
+            points[row, 0] = np.cumsum(steps) - steps / 2 - steps.sum() / 2
+    height = 0.0
+    for row, depth in zip(members, depths, strict=True):
+        points[row, 1] = height - 1.3 * (np.arange(len(row)) % depth)
+        height -= 1.3 * (depth - 1) + min(max(2.2, 0.12 * widest), 12.0)
     return points, lines
-
-
-def _with_bends(
-    rows: Ints, widths: Points, inside: Sequence[tuple[int, int]]
-) -> tuple[Ints, Points, list[list[int]]]:
-    """Rows and widths with those of bends added, and the lines through them."""
-    bends: list[int] = []
-    lines = []
-    for smaller, larger in inside:
-        between = range(rows[smaller] - 1, rows[larger], -1) if len(rows) <= NAMED else ()
-        first = len(rows) + len(bends)
-        bends += between
-        lines.append([smaller, *range(first, first + len(between)), larger])
-    narrow = np.full(len(bends), 0.2)
-    return np.append(rows, bends).astype(np.int64), np.append(widths, narrow), lines
-
-
-def _stagger(n: int) -> int:
-    """Over how many heights a row of n plates is spread."""
-    return min(5, -(-n // 30))
-
-
-def _extent(widths: Points) -> float:
-    return float(widths.sum() + 0.4 * len(widths)) / _stagger(len(widths))
-
-
-def _across(widths: Points, widest: float) -> Points:
-    """Places side by side, spread towards the width of the widest row."""
-    depth = _stagger(len(widths))
-    gap = 0.4 + 0.6 * depth * (widest - _extent(widths)) / len(widths)
-    steps = (widths + gap) / depth
-    return np.asarray(np.cumsum(steps) - steps / 2 - steps.sum() / 2, np.float64)

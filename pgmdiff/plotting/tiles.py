@@ -1,17 +1,17 @@
-"""Windows of a tensor over its image, and maps of what they add up to.
+"""Windows of a tensor drawn over its image, and maps of their counting numbers.
 
-Which axes are drawn, and windows that wrap around one: see `drawing.windows`.
+Lengths are in elements; scales are in points per element, vertical and horizontal.
 """
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, PatchCollection
-from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from matplotlib.collections import PatchCollection
+from matplotlib.colors import LinearSegmentedColormap, to_rgb, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from scipy import ndimage
@@ -20,34 +20,39 @@ from torch import Tensor
 from pgmdiff.errors import ShapeError
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats, Ints
-from pgmdiff.plotting.boxes import (
-    OUTLINES,
-    TEXT,
-    Box,
-    boxes_of,
-    drawn_axes,
-    outlined,
-    parts,
-    size_of,
-    written,
-)
-from pgmdiff.plotting.ink import INK, MIST, colour_of, count_text
+from pgmdiff.plotting.boxes import Box, boxes_of, drawn_axes, size_of
 from pgmdiff.plotting.style import (
+    INK,
+    MIST,
+    axes_for,
+    colour_of,
     count_entries,
     figure_of,
-    legend_below,
+    picture,
+    points_per_unit,
     sheet,
     text_size,
+    write,
 )
+from pgmdiff.text import count_text
 
-__all__ = ["draw_maps", "draw_tiles", "picture_of", "touching"]
+__all__ = ["TEXT", "draw_maps", "draw_tiles", "picture_of"]
 
 PAGE = (12.0, 8.0)
+"""Largest size of a picture, in inches."""
 STRIP = 1.1
-"""Inches of height of a strip, at the least."""
+"""Least height of a strip, in inches."""
+LANE = 14.0
+"""Narrowest windows of a strip that are not staggered, in points."""
 PAPER = LinearSegmentedColormap.from_list("paper", ["#fbfbfb", "#c9ccd1"])
+OUTLINES = ("#08406e", "#2f7fbd", "#0b7a75")
+"""Colours of neighbouring outlines, each of which is drawn a step further inside its window."""
+TEXT = 8.0
+"""Largest size of texts, in points."""
+GROUND = {"boxstyle": "round,pad=0.1", "fc": (1, 1, 1, 0.75), "ec": "none"}
+"""Ground of the counts that are written over an image."""
 MANY = 60
-"""Windows and overlaps beyond which only outlines are drawn over an image."""
+"""Most windows and overlaps whose overlaps are shaded over an image."""
 
 
 # ---------------------------------------------------------------- tiles
@@ -60,158 +65,142 @@ def draw_tiles(
     labels: bool | None,
     title: str | None,
 ) -> Figure:
-    """Outlines of windows, shaded overlaps, counts where they fit.
+    """Draws outlines of windows, shaded overlaps, and counts where they fit.
 
-    Over an image, many boxes are drawn as outlines only: else they would hide it.
+    Only outlines are drawn over an image if there are many boxes, which would hide it.
     """
     boxes, (height, width) = boxes_of(graph), size_of(graph)
-    picture = _coverage(graph) if image is None else picture_of(image, (height, width))
-    if image is not None and len(boxes) > MANY:
-        boxes = [box for box in boxes if box.outer]
-        labels = False if labels is None else labels
-    entries = _entries(boxes)
-    if ax is None:
-        inches = _inches(height, width)
-        _, ax = sheet(*inches, entries, title)
+    if image is None:  # how many windows contain each pixel, in shades of grey
+        covered = _drawn(graph.coverage(), graph).max(axis=0)
+        shown = PAPER(np.minimum(covered / max(int(covered.max()), 2), 1.0))[..., :3]
     else:
-        legend_below(ax, entries)
-        ax.set_title(title or "")
-    _show(ax, picture, height, width)
-    scale = _scale(ax, height, width)
-    _shade(ax, [box for box in boxes if not box.outer], (height, width))
+        shown = picture_of(image, (height, width))
+        if len(boxes) > MANY:
+            boxes = [box for box in boxes if box.outer]
+            labels = False if labels is None else labels
     windows = [box for box in boxes if box.outer]
-    _outline(ax, windows, (height, width), scale)
+    overlaps = [box for box in boxes if not box.outer]
+    entries: list[Artist] = []
+    for entry in count_entries(box.count for box in windows):
+        entry.set(label=f"window {entry.get_label()}", fc="white", ec=OUTLINES[0], lw=1.4)
+        entries.append(entry)
+    for entry in count_entries(box.count for box in overlaps):
+        shade = to_rgba(entry.get_facecolor(), 0.6)
+        entry.set(label=f"overlap {entry.get_label()}", fc=shade, ec="none")
+        entries.append(entry)
+    unit = min(PAGE[0] / width, PAGE[1] / height)
+    ax = axes_for(ax, (max(unit * width, 1.0), max(unit * height, STRIP)), entries, title)
+    _show(ax, shown, height, width)
+    patches, shades = [], []
+    for box in overlaps:
+        for corner in _corners(box, (height, width)):
+            top, left = np.maximum(corner, 0)
+            bottom, right = np.minimum(np.add(corner, box.length), (height, width))
+            patches.append(Rectangle((left, top), right - left, bottom - top))
+            shades.append(to_rgba(colour_of(box.count), 0.42))
+    ax.add_collection(PatchCollection(patches, facecolors=shades, edgecolors="none", zorder=2))
+    if windows:
+        _outline(ax, windows, (height, width))
     if labels is not False:
-        _write(ax, boxes, (height, width), scale)
+        _write(ax, boxes, (height, width))
     return figure_of(ax)
 
 
-def _inches(height: int, width: int) -> tuple[float, float]:
-    unit = min(PAGE[0] / width, PAGE[1] / height)
-    return max(unit * width, 1.0), max(unit * height, STRIP)
-
-
-def _show(ax: Axes, picture: npt.NDArray[np.float64], height: int, width: int) -> None:
-    """An image in pixel units, with room for windows that go on beyond its sides."""
-    ax.imshow(
-        picture,
-        cmap="gray" if picture.ndim == 2 else None,
-        vmin=0,
-        vmax=1,
-        extent=(0, width, height, 0),
-        aspect="auto",
-        interpolation="nearest",
-    )
-    for side in ax.spines.values():
-        side.set_visible(False)
+def _show(ax: Axes, shown: Floats, height: int, width: int) -> None:
+    """Shows an image in pixel units, with room for windows that go on beyond its sides."""
+    style = {"cmap": "gray", "vmin": 0, "vmax": 1, "interpolation": "nearest", "aspect": "auto"}
+    ax.imshow(shown, extent=(0, width, height, 0), **style)  # type: ignore[arg-type]
+    ax.spines[:].set_visible(False)
     ax.set_xticks([])
     ax.set_yticks([])
+    beyond = (0.02 if height > 1 else 0.06) * height
     ax.set_xlim(-0.02 * width, 1.02 * width)
-    ax.set_ylim(height * (1.02 if height > 1 else 1.06), -height * (0.02 if height > 1 else 0.06))
+    ax.set_ylim(height + beyond, -beyond)
 
 
-def _scale(ax: Axes, height: int, width: int) -> Floats:
-    """Points per pixel: down, right."""
-    box, inches = ax.get_position(), figure_of(ax).get_size_inches()
-    tall, wide = np.abs(np.diff(ax.get_ylim()))[0], np.abs(np.diff(ax.get_xlim()))[0]
-    return 72 * np.array([box.height * inches[1] / tall, box.width * inches[0] / wide])
-
-
-def _coverage(graph: RegionGraph) -> npt.NDArray[np.float64]:
-    """How many windows contain each pixel, as shades of grey."""
-    covered = _drawn(graph.coverage(), graph).max(axis=0)
-    shades = PAPER(np.minimum(covered / max(int(covered.max()), 2), 1.0))[..., :3]
-    return np.asarray(shades, np.float64)
-
-
-def picture_of(image: Tensor, size: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """`[H, W]` or `[H, W, 3]` in [0, 1], of an image in [-1, 1] (others are shown clipped).
+def picture_of(image: Tensor, size: tuple[int, int]) -> Floats:
+    """Returns an image as matplotlib shows it.
 
     Raises:
-        ShapeError: the image is not of the drawn axes' size.
+        ShapeError: the image has another height or width than what is drawn.
     """
-    pixels = image.detach().cpu().double()
-    pixels = pixels / 255 if not image.dtype.is_floating_point else (pixels.clamp(-1, 1) + 1) / 2
-    pixels = pixels.reshape(1, -1) if pixels.ndim == 1 else pixels
-    if pixels.ndim not in (2, 3) or tuple(pixels.shape[-2:]) != size:
+    shown = image.reshape(1, -1) if image.ndim == 1 else image
+    if shown.ndim not in (2, 3) or tuple(shown.shape[-2:]) != size:
         raise ShapeError(
             f"plot: expected an image of [{size[0]}, {size[1]}] or [C, {size[0]}, {size[1]}], the "
             f"drawn axes of the state, got {list(image.shape)}. Crop or rearrange it."
         )
-    return channels_last(pixels.numpy())
+    return picture(shown)
 
 
-def channels_last(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """`[..., C, H, W]` as matplotlib wants it: grey, or `[..., H, W, 3]`."""
-    if pixels.ndim == 2:
-        return pixels
-    return np.moveaxis(pixels, 0, -1) if len(pixels) == 3 else pixels.mean(axis=0)
+def _corners(box: Box, size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Returns the upper left corners (top, left) where a box is drawn.
 
-
-def _entries(boxes: Sequence[Box]) -> list[Artist]:
-    entries: list[Artist] = []
-    for outer, what in ((True, "window"), (False, "overlap")):
-        counts = [box.count for box in boxes if box.outer is outer]
-        for entry in count_entries(counts):
-            entry.set_label(f"{what} {entry.get_label()}")
-            if outer:
-                entry.set(fc="white", ec=OUTLINES[0], lw=1.4)
-            else:
-                entry.set(fc=to_rgba(entry.get_facecolor(), 0.6), ec="none")
-            entries.append(entry)
-    return entries
-
-
-# ---------------------------------------------------------------- ink
-
-
-def _shade(ax: Axes, overlaps: Sequence[Box], size: tuple[int, int]) -> None:
-    patches, colours = [], []
-    for box in overlaps:
-        for (top, bottom, _, _), (left, right, _, _) in parts(box, size):
-            patches.append(Rectangle((left, top), right - left, bottom - top))
-            colours.append(to_rgba(colour_of(box.count), 0.42))
-    ax.add_collection(PatchCollection(patches, facecolors=colours, edgecolors="none", zorder=2))
-
-
-def _outline(ax: Axes, windows: Sequence[Box], size: tuple[int, int], scale: Floats) -> None:
-    for some in outlined(windows, size, scale):
-        ax.add_collection(
-            LineCollection(
-                some.lines,
-                colors=some.colour,
-                linewidths=some.thickness,
-                zorder=3,
-                clip_on=False,
-            )
-        )
-
-
-# ---------------------------------------------------------------- text
-
-
-def _write(ax: Axes, boxes: Sequence[Box], size: tuple[int, int], scale: Floats) -> None:
-    for right, down, text, fits in written(boxes, size, scale, text_size):
-        _count(ax, right, down, text, fits)
-
-
-def touching(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    """Whether two rectangles overlap."""
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _count(ax: Axes, right: float, down: float, text: str, size: float) -> None:
-    ax.text(
-        right,
-        down,
-        text,
-        size=size,
-        ha="center",
-        va="center",
-        color=INK,
-        zorder=4,
-        bbox={"boxstyle": "round,pad=0.1", "fc": (1, 1, 1, 0.75), "ec": "none"},
+    A box that goes around the end of an axis is drawn at the end and once more before the start.
+    """
+    starts = (
+        (start, start - side) if start + length > side else (start,)
+        for start, length, side in zip(box.start, box.length, size, strict=True)
     )
+    return [(top, left) for top, left in product(*starts)]
+
+
+def _outline(ax: Axes, windows: Sequence[Box], size: tuple[int, int]) -> None:
+    """Draws outlines a little inside their windows, so that those of neighbours do not coincide.
+
+    The axes end a little beyond the image, so that windows that go around stick out of it. Narrow
+    windows of a strip are staggered.
+    """
+    scale = points_per_unit(ax)
+    smallest = float(min(min(box.length * scale) for box in windows))
+    thick = min(1.6, max(0.5, 0.02 * smallest))
+    step = np.minimum(1.7 * thick, 0.05 * smallest) / scale
+    narrow = min(box.length[1] for box in windows) * scale[1]
+    strip = all(box.length[0] == size[0] for box in windows)
+    lanes = min(8, int(LANE / narrow) + 1) if strip and narrow < LANE else 1
+    places = [
+        {start: n for n, start in enumerate(sorted({box.start[axis] for box in windows}))}
+        for axis in (0, 1)
+    ]
+    patches, colours = [], []
+    for box in windows:
+        rank = places[0][box.start[0]] + places[1][box.start[1]]  # neighbours differ by one
+        colour = rank % len(OUTLINES)
+        inset = step * (0.6 + colour)
+        height = box.length[0] / lanes
+        for top, left in _corners(box, size):
+            corner = left + inset[1], top + height * (rank % lanes) + inset[0]
+            wide, tall = box.length[1] - 2 * inset[1], height - 2 * inset[0]
+            patches.append(Rectangle(corner, wide, tall))
+            colours.append(OUTLINES[colour])
+    ax.add_collection(
+        PatchCollection(patches, facecolors="none", edgecolors=colours, linewidths=thick, zorder=3)
+    )
+
+
+def _write(ax: Axes, boxes: Sequence[Box], size: tuple[int, int]) -> None:
+    """Writes each count, where there is room, amid what fewest windows share of its box."""
+    scale = points_per_unit(ax)
+    covered = []  # per axis: how many distinct windows contain each place
+    for axis, side in enumerate(size):
+        sides = {(box.start[axis], box.length[axis]) for box in boxes if box.outer}
+        places = [(start + np.arange(length)) % side for start, length in sides]
+        covered.append(np.bincount(np.concatenate([[], *places]).astype(int), minlength=side))
+    starts = np.array([box.start for box in boxes])
+    lengths = np.array([box.length for box in boxes])
+    for box in boxes:
+        middle, room = np.zeros((2, 2))
+        for axis in (0, 1):
+            place = (box.start[axis] + np.arange(box.length[axis])) % size[axis]
+            clear = place[covered[axis][place] == covered[axis][place].min()]
+            run = max(np.split(clear, np.flatnonzero(np.diff(clear) != 1) + 1), key=len)
+            middle[axis], room[axis] = (run[0] + run[-1] + 1) / 2, len(run)
+        text = count_text(box.count)
+        fits = min(float((0.62 * room * scale / text_size(text)[::-1]).min()), TEXT)
+        smaller = lengths.prod(axis=1) < np.prod(box.length)
+        within = ((middle - starts) % size <= lengths).all(axis=1)
+        if fits >= 0.7 * TEXT and not (within & smaller).any():
+            write(ax, middle[1], middle[0], text, fits, color=INK, zorder=4, bbox=GROUND)
 
 
 # ---------------------------------------------------------------- maps
@@ -224,142 +213,86 @@ def draw_maps(
     labels: bool | None,
     title: str | None,
 ) -> Figure:
-    """How often elements are counted: by pieces, by overlaps, and in sum, which must be 1.
+    """Draws how often elements are counted: by pieces, by overlaps, and in sum, which must be 1.
 
     Axes that are not drawn are reduced to the count farthest from 0, or to the sum farthest from 1.
     An image is drawn in the shades of the counts.
     """
-    one = graph.denominator
-    pieces, overlaps = (_counted(graph, outer) for outer in (True, False))
+    one, (height, width) = graph.denominator, size_of(graph)
+    if image is not None:  # as shares from dark to light
+        grey = picture_of(image, (height, width))
+        grey = grey if grey.ndim == 2 else grey.mean(axis=2)
+        low, high = np.quantile(grey, [0.01, 0.99])
+        light = ((grey - low) / max(high - low, 1e-6)).clip(0, 1)[..., None]
+    pieces, overlaps = np.zeros((2, graph.n_elements), np.int64)
+    for group in graph.groups:
+        for total, chosen in ((pieces, group.outer), (overlaps, ~group.outer)):
+            if (group.counts * chosen).any():
+                total += group.scatter_sum(group.counts * chosen, graph.n_elements)
     sums = pieces + overlaps
-    panels = {
-        "pieces": _farthest(pieces, graph, 0),
-        "overlaps": _farthest(overlaps, graph, 0),
-        _verdict(sums, one): _farthest(sums, graph, one),
-    }
-    if ax is not None:
-        panels = dict([panels.popitem()])
-    height, width = size_of(graph)
-    counts = sorted({int(v) for panel in panels.values() for v in np.unique(panel)}, reverse=True)
-    entries: list[Artist] = [
-        Patch(fc=colour_of(value), ec=MIST, lw=0.5, label=count_text(value))
-        for value in (Fraction(c, one) for c in _thinned(counts))
-    ]
-    picture = None if image is None else picture_of(image, (height, width))
+    wrong = int((sums != one).sum())
+    verdict = f"sum: {wrong} of {sums.size} elements are not counted once" if wrong else "sum: 1"
+    panels = {}
+    for name, values, expected in (
+        ("pieces", pieces, 0),
+        ("overlaps", overlaps, 0),
+        (verdict, sums, one),
+    ):
+        if ax is None or name == verdict:
+            drawn = _drawn(values, graph)
+            farthest = np.abs(drawn - expected).argmax(axis=0)
+            panels[name] = np.take_along_axis(drawn, farthest[None], axis=0)[0]
+    counts = np.unique(np.stack(list(panels.values())))[::-1].tolist()
+    if len(counts) > 12:
+        counts = counts[:6] + counts[-6:]
+    fractions = [Fraction(count, one) for count in counts]
+    entries = [Patch(fc=colour_of(c), ec=MIST, lw=0.5, label=count_text(c)) for c in fractions]
     if ax is None:
-        figure, axes = _panels(len(panels), height, width, entries, title)
+        rows, columns = (len(panels), 1) if width > 2.5 * height else (1, len(panels))
+        unit = min(PAGE[0] / columns / width, PAGE[1] / rows / height)
+        size = max(unit * width, 1.0), max(unit * height, 0.8)
+        axes = sheet(size, entries, title, rows, columns)
     else:
-        figure, axes = figure_of(ax), [ax]
-        legend_below(ax, entries)
+        axes = [axes_for(ax, (0, 0), entries, None)]
     for place, (name, panel) in zip(axes, panels.items(), strict=True):
-        coloured = _coloured(panel, one)
-        _show(place, coloured if picture is None else _tinted(picture, coloured), height, width)
+        found, index = np.unique(panel, return_inverse=True)
+        colours = np.array([to_rgb(colour_of(Fraction(int(count), one))) for count in found])
+        shown = colours[index.reshape(panel.shape)]
+        if image is not None:
+            shown = shown * (0.55 + 0.45 * light) + 0.2 * light**2 * (1 - shown)
+        _show(place, shown, height, width)
         if labels is not False:
             _write_counts(place, panel, one)
         place.set_title(name if ax is None or not title else title, fontsize=10)
-    return figure
+    return figure_of(axes[0])
 
 
-def _tinted(picture: Floats, coloured: Floats) -> Floats:
-    """The colours, darker where the picture is dark and a little lighter where it is light."""
-    grey = picture if picture.ndim == 2 else picture.mean(axis=2)
-    low, high = np.quantile(grey, [0.01, 0.99])
-    light = ((grey - low) / max(high - low, 1e-6)).clip(0, 1)[..., None]
-    tinted: Floats = coloured * (0.55 + 0.45 * light) + 0.2 * light**2 * (1 - coloured)
-    return tinted
+def _drawn(values: Ints, graph: RegionGraph) -> Ints:
+    """Returns the values of elements as `[others, H, W]`, where others are axes not drawn."""
+    axes = [axis for axis in drawn_axes(graph) if axis is not None]
+    moved = np.moveaxis(values.reshape(graph.event_shape), axes, range(-len(axes), 0))
+    return moved.reshape(-1, *size_of(graph))
 
 
 def _write_counts(ax: Axes, panel: Ints, one: int) -> None:
-    """Every area's count in the middle of where it is widest, if there is room."""
-    scale = _scale(ax, *panel.shape)
+    """Writes the count of every area in the middle of its largest square, if there is room."""
+    scale = points_per_unit(ax)
     for value in np.unique(panel):
         text = count_text(Fraction(int(value), one))
         fitting = 0.7 * min(scale / text_size(text)[::-1])  # font size in a square of one pixel
         areas, _ = ndimage.label(panel == value)
         for number, box in enumerate(ndimage.find_objects(areas), start=1):
-            area = areas[box] == number
-            if fitting * min(area.shape) < 0.7 * TEXT:
+            area = np.pad(areas[box] == number, 1)
+            if fitting * (min(area.shape) - 2) < 0.7 * TEXT:
                 continue
-            middle, side = _widest(area)
-            if fitting * side >= 0.7 * TEXT:
-                corner = np.array([part.start for part in box])
-                down, right = corner + middle
-                _count(ax, right, down, text, min(TEXT, fitting * side))
-
-
-def _widest(area: npt.NDArray[np.bool_]) -> tuple[Floats, int]:
-    """The middle of the largest square in an area, and its side."""
-    padded = np.pad(area, 1)
-    depth = ndimage.distance_transform_cdt(padded, metric="chessboard")
-    deepest = np.argwhere(depth == depth.max())
-    middle = deepest.mean(axis=0)
-    if depth[tuple(middle.astype(int))] < depth.max():  # an area with a bend, or holes
-        room = ndimage.distance_transform_edt(padded)[tuple(deepest.T)]
-        away = np.abs(deepest - middle).sum(axis=1)
-        middle = deepest[(room - 1e-3 * away).argmax()].astype(float)
-    return middle - 0.5, 2 * int(depth.max()) - 1
-
-
-def _verdict(sums: Ints, one: int) -> str:
-    wrong = int((sums != one).sum())
-    return f"sum: {wrong} of {sums.size} elements are not counted once" if wrong else "sum: 1"
-
-
-def _thinned(counts: list[int]) -> list[int]:
-    return counts if len(counts) <= 12 else counts[:6] + counts[-6:]
-
-
-def _panels(
-    number: int, height: int, width: int, entries: Sequence[Artist], title: str | None
-) -> tuple[Figure, list[Axes]]:
-    """Axes side by side, or under one another where they are wide."""
-    down = width > 2.5 * height
-    rows, across = (number, 1) if down else (1, number)
-    unit = min(PAGE[0] / across / width, PAGE[1] / rows / height)
-    wide, tall = max(unit * width, 1.0), max(unit * height, 0.8) + 0.3
-    figure, whole = sheet(wide * across, tall * rows, entries, title)
-    box = whole.get_position()
-    whole.remove()
-    axes = []
-    for panel in range(number):
-        row, column = (panel, 0) if down else (0, panel)
-        left = box.x0 + box.width * (column + 0.03) / across
-        bottom = box.y1 - box.height * (row + 1) / rows
-        axes.append(
-            figure.add_axes(
-                (left, bottom, 0.94 * box.width / across, box.height / rows * (1 - 0.3 / tall))
-            )
-        )
-    return figure, axes
-
-
-def _counted(graph: RegionGraph, outer: bool) -> Ints:
-    """Σ of the counts of outer regions, or of all others, that contain each element."""
-    total = np.zeros(graph.n_elements, np.int64)
-    for group in graph.groups:
-        counts = np.where(group.outer == outer, group.counts, 0)
-        if counts.any():
-            total += group.scatter_sum(counts, graph.n_elements)
-    return total
-
-
-def _drawn(values: Ints, graph: RegionGraph) -> Ints:
-    """Values of elements as `[others, H, W]`."""
-    axes = [axis for axis in drawn_axes(graph) if axis is not None]
-    placed = values.reshape(graph.event_shape)
-    moved = np.moveaxis(placed, axes, range(-len(axes), 0)) if axes else values
-    return moved.reshape(-1, *size_of(graph))
-
-
-def _farthest(sums: Ints, graph: RegionGraph, expected: int) -> Ints:
-    """For each pixel, the sum that is farthest from what is expected."""
-    drawn = _drawn(sums, graph)
-    worst = np.abs(drawn - expected).argmax(axis=0)
-    farthest: Ints = np.take_along_axis(drawn, worst[None], axis=0)[0]
-    return farthest
-
-
-def _coloured(panel: Ints, denominator: int) -> npt.NDArray[np.float64]:
-    values, place = np.unique(panel, return_inverse=True)
-    colours = np.array([to_rgba(colour_of(Fraction(int(v), denominator)))[:3] for v in values])
-    return colours[place.reshape(panel.shape)]
+            depth = ndimage.distance_transform_cdt(area, metric="chessboard")
+            size = fitting * (2 * int(depth.max()) - 1)
+            deepest = np.argwhere(depth == depth.max())
+            middle = deepest.mean(axis=0)
+            if depth[tuple(middle.astype(int))] < depth.max():  # an area with a bend, or holes
+                room = ndimage.distance_transform_edt(area)[tuple(deepest.T)]
+                away = np.abs(deepest - middle).sum(axis=1)
+                middle = deepest[(room - 1e-3 * away).argmax()].astype(float)
+            if size >= 0.7 * TEXT:
+                down, right = middle - 0.5 + [part.start for part in box]
+                write(ax, right, down, text, min(TEXT, size), color=INK, zorder=4, bbox=GROUND)

@@ -49,7 +49,7 @@ __all__ = ["Particles", "effective_sample_size", "sample_weighted", "systematic"
 Potential = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """State `[n, *event]` and sigma `[n]` to score and Σ_i g_i, `[n]`. One of several components also
 has `components`, the component of every element, int64 `[*event]`, and `by_component`, a callable
-that sums each component's g_i on their own, `[n, C]`. Such as a joint's `potential`."""
+that sums each component's g_i on their own, `[n, C]`. `composition.FeynmanKac(joint)` is one."""
 
 START, RESAMPLE, LAST = (1 << 62), (1 << 61), 3 << 61
 """Where in the noise the start and the resamplings are drawn, beyond all steps."""
@@ -78,11 +78,12 @@ class Particles:
     Example:
         >>> import torch
         >>> from pgmdiff import compose, gaussian, graphs
+        >>> from pgmdiff.composition import FeynmanKac
         >>> from pgmdiff.samplers import karras, sample_weighted
         >>> graph = graphs.FactorGraph.from_scopes({"f": ("a", "b"), "g": ("c", "d")})
         >>> data = gaussian.Gaussian(torch.zeros(4), torch.eye(4))
         >>> joint = compose(graph, gaussian.node_scores(graph, data))
-        >>> found = sample_weighted(joint.potential, karras(20, 0.1, 9.0)[:-1], shape=(500, 4))
+        >>> found = sample_weighted(FeynmanKac(joint), karras(20, 0.1, 9.0)[:-1], shape=(500, 4))
         >>> found.components.tolist(), tuple(found.component_log_weights.shape)
         ([0, 0, 1, 1], (500, 2))
         >>> variances = (found.weights * found.x**2).sum(dim=0)  # of functions of one component
@@ -143,7 +144,7 @@ def sample_weighted(
     """Weighted particles of the density that a marginal-rule joint has at the last σ.
 
     Args:
-        potential: score and weight rates; a joint's `potential`.
+        potential: score and weight rates, such as `composition.FeynmanKac(joint)`.
         sigmas: decreasing, to a last value above 0 (the rate is a difference of squares, without
             bound at σ = 0 for data on a manifold).
         shape: `[n, *event]`, n particles; they start from N(0, sigmas[0]²).

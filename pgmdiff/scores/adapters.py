@@ -1,20 +1,20 @@
-r"""The one call of every model, and adapters for networks that speak otherwise.
+r"""The calling convention for models, and adapters for networks that use another.
 
-A score is any plain callable
+A score is any callable
 
     score(x, sigma, **condition) -> ∇ log q_σ(x),      q_σ = q * N(0, σ² I)  (variance exploding)
 
-with x `[batch, *shape]`, sigma `[batch]` and the result like x. It corresponds to the denoiser
-D(x, σ) = E[x_0 | x_σ = x] by s = (D - x) / σ² (Tweedie's formula; Robbins, 1956), and to the noise
-ε = (x - D) / σ by s = -ε / σ. Networks see x_t = α x instead, noised by α σ:
+with x `[batch, *shape]`, sigma `[batch]` and a result like x. Tweedie's formula (Robbins, 1956)
+relates it to the denoiser D(x, σ) = E[x_0 | x_σ = x] by s = (D - x) / σ², and so to the noise
+ε = (x - D) / σ by s = -ε / σ. Many networks see x_t = α x instead, with noise of level α σ:
 
-    variance preserving, α = 1 / √(1 + σ²):     ε,     x_0,     v = α ε - α σ x_0
-    flow, α = 1 - t = 1 / (1 + σ):              velocity = ε - x_0
+    variance preserving, α = 1 / √(1 + σ²):     they predict ε, x_0, or v = α ε - α σ x_0
+    flow, α = 1 - t = 1 / (1 + σ):              they predict the velocity ε - x_0
 
 (Salimans, Ho, "Progressive distillation for fast sampling of diffusion models", 2022; Lipman,
-Chen, Ben-Hamu, Nickel, Le, "Flow matching for generative modeling", 2023): `from_vp_eps`,
-`from_vp_sample`, `from_vp_v`, `from_flow`. Each finds D and ε from what is predicted, not one from
-the other where that divides by a small number.
+Chen, Ben-Hamu, Nickel, Le, "Flow matching for generative modeling", 2023). `from_vp_v` and
+`from_flow` compute D and ε from the prediction, neither from the other: that would divide by a
+small number.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,13 +48,13 @@ Score = Callable[..., Tensor]
 
 
 def denoise(score: Score, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
-    """D(x, σ) = x + σ² s(x, σ); a score's own `denoise` is preferred where it has one.
+    """D(x, σ) = x + σ² s(x, σ), or the score's own `denoise` where it has one.
 
     Args:
-        score: of x.
-        x: `[batch, *shape]`.
-        sigma: `[batch]`, or one number for all.
-        condition: passed on.
+        score: the score of x.
+        x: the noisy states, `[batch, *shape]`.
+        sigma: the noise levels, `[batch]`, or one number for all samples.
+        condition: keyword arguments that are passed on to the score.
     """
     sigma = per_sample(sigma, x)
     own = getattr(score, "denoise", None)
@@ -66,90 +66,100 @@ def denoise(score: Score, x: Tensor, sigma: Tensor | float, **condition: Any) ->
 
 def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     """σ as `[batch]`, in the dtype and on the device of x."""
-    if isinstance(sigma, float):
-        return x.new_ones(len(x)) * sigma  # not a constant of a compiled step, which serves every σ
+    if isinstance(sigma, float):  # not a constant: one compiled step serves every σ
+        return x.new_ones(len(x)) * sigma
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     return sigma.expand(x.shape[0]) if sigma.ndim == 0 else sigma
 
 
 def beside(sigma: Tensor, x: Tensor) -> Tensor:
-    """σ `[batch]` as `[batch, 1, ...]`, to multiply x with."""
+    """σ `[batch]` as `[batch, 1, ...]`, so that it multiplies x."""
     return sigma.reshape(-1, *[1] * (x.ndim - 1))
 
 
-@dataclass(frozen=True)
-class DenoiserScore:
-    """The score (D - x) / σ² of a denoiser; see `from_denoiser`."""
+@dataclass(frozen=True, eq=False)
+class NetworkScore:
+    """The score of a network that gives D, ε or both.
 
-    denoise: Callable[..., Tensor]
+        s = -ε / σ, or (D - x) / σ² where only D is given
+        D, or x - σ ε where only ε is given
+
+    The score is defined for σ > 0, `denoise` also for σ = 0 where D is given.
+
+    Attributes:
+        network: the network, which the repr shows.
+        predict: `predict(x, sigma, **condition) -> (D, ε)`, with None for one that is not given.
+    """
+
+    network: Callable[..., Any]
+    predict: Callable[..., tuple[Any, Any]]
 
     def __repr__(self) -> str:
-        return described(self, brief(self.denoise))
+        return described(self, brief(self.network))
 
     def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
-        return (self.denoise(x, sigma, **condition) - x) / beside(sigma, x) ** 2
+        denoised, eps = self.predict(x, sigma, **condition)
+        s = beside(sigma, x)
+        score: Tensor = (denoised - x) / s**2 if eps is None else -eps / s
+        return score
+
+    def denoise(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        """D(x, σ)."""
+        sigma = per_sample(sigma, x)
+        denoised, eps = self.predict(x, sigma, **condition)
+        value: Tensor = x - beside(sigma, x) * eps if denoised is None else denoised
+        return value
 
 
-def from_denoiser(denoiser: Callable[..., Tensor]) -> DenoiserScore:
-    """The score s = (D - x) / σ² of a denoiser. Defined for σ > 0.
-
-    Args:
-        denoiser: `denoiser(x, sigma, **condition) -> E[x_0 | x]`, x `[batch, *shape]` at variance
-            exploding noise, sigma `[batch]`: the call of EDM and k-diffusion networks.
-
-    Raises:
-        ScoreError: it cannot be called.
-    """
-    _called("from_denoiser", denoiser)
-    return DenoiserScore(denoiser)
-
-
-@dataclass(frozen=True, eq=False)
-class EpsScore:
-    """The score -ε / σ of a noise-predicting network; see `from_eps`."""
-
-    eps: Callable[..., Tensor]
-
-    def __repr__(self) -> str:
-        return described(self, brief(self.eps))
-
-    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        return -self.eps(x, sigma, **condition) / beside(sigma, x)
-
-
-def from_eps(eps: Callable[..., Tensor]) -> EpsScore:
-    """The score s = -ε / σ of a variance-exploding noise-predicting network. Defined for σ > 0.
-
-    Args:
-        eps: `eps(x, sigma, **condition)`, predicting ε of x = x_0 + σ ε. Most networks trained as
-            DDPM see variance-preserving noise instead: those are for `from_vp_eps`.
-
-    Raises:
-        ScoreError: it cannot be called.
-    """
-    _called("from_eps", eps)
-    return EpsScore(eps)
-
-
-def _called(who: str, *functions: object) -> None:
+def _check_callable(who: str, *functions: object) -> None:
     for function in functions:
         if not callable(function):
             raise ScoreError(
-                f"{who}: expected a callable network(x, sigma, **condition), and for a time a "
-                f"callable t(sigma), got {type(function).__name__}."
+                f"{who}: expected a callable network(x, sigma, **condition), and for timesteps a "
+                f"callable t(sigma), got {type(function).__name__}. Give the function itself."
             )
+
+
+def from_denoiser(denoiser: Callable[..., Tensor]) -> NetworkScore:
+    """The score s = (D - x) / σ² of a denoiser.
+
+    Args:
+        denoiser: `denoiser(x, sigma, **condition) -> E[x_0 | x]`, with x `[batch, *shape]` at
+            variance-exploding noise and sigma `[batch]`, as networks of EDM and k-diffusion are
+            called.
+
+    Raises:
+        ScoreError: the denoiser is not callable.
+    """
+    _check_callable("from_denoiser", denoiser)
+    return NetworkScore(denoiser, lambda x, sigma, **c: (denoiser(x, sigma, **c), None))
+
+
+def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
+    """The score s = -ε / σ of a noise-predicting network trained at variance-exploding noise.
+
+    Args:
+        eps: `eps(x, sigma, **condition)`, which predicts ε of x = x_0 + σ ε. Most networks trained
+            as DDPM see variance-preserving noise instead: use `from_vp_eps` for these.
+
+    Raises:
+        ScoreError: the network is not callable.
+    """
+    _check_callable("from_eps", eps)
+    return NetworkScore(eps, lambda x, sigma, **c: (None, eps(x, sigma, **c)))
 
 
 @dataclass(frozen=True)
 class Timesteps:
-    """σ to the timesteps of a variance-preserving network, interpolated in log σ, never rounded.
+    """The map from σ to the timesteps of a variance-preserving network.
 
-    With ᾱ_t the network's cumulative products, σ_t = √((1 - ᾱ_t) / ᾱ_t). Outside the network's
-    range the nearest timestep is used; timesteps of ᾱ_t = 0 (σ = ∞) are left out.
+    With ᾱ_t the network's cumulative products, σ_t = √((1 - ᾱ_t) / ᾱ_t); between them timesteps
+    are interpolated in log σ and never rounded. Outside the network's range the nearest timestep
+    is used. Timesteps with ᾱ_t = 0 (σ = ∞) are left out.
 
     Args:
-        alphas_cumprod: ᾱ_t for t = 0, 1, ..., decreasing within (0, 1), but for a last 0.
+        alphas_cumprod: ᾱ_t for t = 0, 1, ..., decreasing within (0, 1); the last may be 0.
     """
 
     alphas_cumprod: Sequence[float]
@@ -165,41 +175,16 @@ class Timesteps:
         return np.asarray(0.5 * (np.log1p(-alphas) - np.log(alphas)))
 
     def __call__(self, sigma: Tensor) -> Tensor:
-        """σ, any shape, to timesteps in its dtype."""
+        """The timesteps of σ, of any shape, in its dtype."""
         wanted = sigma.detach().double().log().cpu().numpy()
         steps = np.interp(wanted, self._log_sigmas, np.arange(len(self._log_sigmas)))
         return torch.from_numpy(np.asarray(steps)).to(sigma)
 
     def sigmas(self, timesteps: Tensor) -> Tensor:
-        """The σ of timesteps, whole or not: the inverse within the range."""
+        """The σ of timesteps, which need not be integers: the inverse within the range."""
         wanted = timesteps.detach().double().cpu().numpy()
         logs = np.interp(wanted, np.arange(len(self._log_sigmas)), self._log_sigmas)
         return torch.from_numpy(np.exp(np.asarray(logs))).to(timesteps)
-
-
-@dataclass(frozen=True)
-class NetworkScore:
-    """The score -ε / σ of a network that gives D and ε; `denoise` is D. Defined for σ > 0.
-
-    Attributes:
-        predict: `predict(x, sigma, **condition) -> (D, ε)`.
-        network: what it is made of.
-    """
-
-    predict: Callable[..., tuple[Tensor, Tensor]]
-    network: Callable[..., Any] | None = None
-
-    def __repr__(self) -> str:
-        return described(self, brief(self.predict if self.network is None else self.network))
-
-    def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
-        sigma = per_sample(sigma, x)
-        _, eps = self.predict(x, sigma, **condition)
-        return -eps / beside(sigma, x)
-
-    def denoise(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
-        denoised, _ = self.predict(x, per_sample(sigma, x), **condition)
-        return denoised
 
 
 def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:
@@ -208,20 +193,15 @@ def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor
     The network sees x_t = α x with α = 1 / √(1 + σ²) at timestep t(σ); D = x - σ ε.
 
     Args:
-        eps: `eps(x_t, t, **condition)`, predicting ε of x_t = α x_0 + √(1 - α²) ε.
-        timesteps: σ `[batch]` to t `[batch]`; see `Timesteps`.
+        eps: `eps(x_t, t, **condition)`, which predicts ε of x_t = α x_0 + √(1 - α²) ε.
+        timesteps: the map from σ `[batch]` to t `[batch]`, such as `Timesteps`.
 
     Raises:
-        ScoreError: one of them cannot be called.
+        ScoreError: one of them is not callable.
     """
-    _called("from_vp_eps", eps, timesteps)
-
-    def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
-        s = beside(sigma, x)
-        noise = eps(x * (1 + s**2).rsqrt(), timesteps(sigma), **condition)
-        return x - s * noise, noise
-
-    return NetworkScore(predict, eps)
+    return _variance_preserving(
+        "from_vp_eps", eps, timesteps, lambda alpha, sigma_t, x_t, eps: (None, eps)
+    )
 
 
 def from_vp_sample(
@@ -230,20 +210,15 @@ def from_vp_sample(
     r"""The variance-exploding score of a variance-preserving network that predicts x_0 itself.
 
     Args:
-        sample: `sample(x_t, t, **condition)`, predicting x_0 of x_t = α x_0 + √(1 - α²) ε.
-        timesteps: σ `[batch]` to t `[batch]`; see `Timesteps`.
+        sample: `sample(x_t, t, **condition)`, which predicts x_0 of x_t = α x_0 + √(1 - α²) ε.
+        timesteps: the map from σ `[batch]` to t `[batch]`, such as `Timesteps`.
 
     Raises:
-        ScoreError: one of them cannot be called.
+        ScoreError: one of them is not callable.
     """
-    _called("from_vp_sample", sample, timesteps)
-
-    def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
-        s = beside(sigma, x)
-        denoised = sample(x * (1 + s**2).rsqrt(), timesteps(sigma), **condition)
-        return denoised, (x - denoised) / s
-
-    return NetworkScore(predict, sample)
+    return _variance_preserving(
+        "from_vp_sample", sample, timesteps, lambda alpha, sigma_t, x_t, sample: (sample, None)
+    )
 
 
 def from_vp_v(v: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:
@@ -252,38 +227,52 @@ def from_vp_v(v: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -
     D = α x_t - σ_t v and ε = σ_t x_t + α v, with α = 1 / √(1 + σ²) and σ_t = α σ.
 
     Args:
-        v: `v(x_t, t, **condition)`, predicting α ε - σ_t x_0 of x_t = α x_0 + σ_t ε.
-        timesteps: σ `[batch]` to t `[batch]`; see `Timesteps`.
+        v: `v(x_t, t, **condition)`, which predicts α ε - σ_t x_0 of x_t = α x_0 + σ_t ε.
+        timesteps: the map from σ `[batch]` to t `[batch]`, such as `Timesteps`.
 
     Raises:
-        ScoreError: one of them cannot be called.
+        ScoreError: one of them is not callable.
     """
-    _called("from_vp_v", v, timesteps)
+    return _variance_preserving(
+        "from_vp_v",
+        v,
+        timesteps,
+        lambda alpha, sigma_t, x_t, v: (alpha * x_t - sigma_t * v, sigma_t * x_t + alpha * v),
+    )
 
-    def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+
+def _variance_preserving(
+    who: str,
+    network: Callable[..., Tensor],
+    timesteps: Callable[[Tensor], Tensor],
+    read: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Any, Any]],
+) -> NetworkScore:
+    """The score of a network at x_t = α x, whose prediction is read as (D, ε)."""
+    _check_callable(who, network, timesteps)
+
+    def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Any, Any]:
         alpha = (1 + beside(sigma, x) ** 2).rsqrt()
         sigma_t, x_t = alpha * beside(sigma, x), alpha * x
-        velocity = v(x_t, timesteps(sigma), **condition)
-        return alpha * x_t - sigma_t * velocity, sigma_t * x_t + alpha * velocity
+        return read(alpha, sigma_t, x_t, network(x_t, timesteps(sigma), **condition))
 
-    return NetworkScore(predict, v)
+    return NetworkScore(network, predict)
 
 
 def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
     r"""The variance-exploding score of a flow-matching velocity on straight paths.
 
-    σ = t / (1 - t): the network sees x_t = (1 - t) x at t = σ / (1 + σ), with no interpolation;
+    With σ = t / (1 - t) the network sees x_t = (1 - t) x at t = σ / (1 + σ) exactly; then
     D = x_t - t v and ε = x_t + (1 - t) v.
 
     Args:
-        velocity: `velocity(x_t, t, **condition)` with t in [0, 1], 0 at the data, predicting
-            ε - x_0 of x_t = (1 - t) x_0 + t ε. If a network's time runs from noise to data give
-            `lambda x, t, **c: -network(x, 1 - t, **c)`.
+        velocity: `velocity(x_t, t, **condition)` with t from 0 (data) to 1 (noise), which predicts
+            ε - x_0 of x_t = (1 - t) x_0 + t ε. For a network whose time runs from noise to data
+            give `lambda x, t, **c: -network(x, 1 - t, **c)`.
 
     Raises:
-        ScoreError: it cannot be called.
+        ScoreError: the network is not callable.
     """
-    _called("from_flow", velocity)
+    _check_callable("from_flow", velocity)
 
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         alpha, t = 1 / (1 + beside(sigma, x)), beside(sigma / (1 + sigma), x)
@@ -291,46 +280,43 @@ def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
         v = velocity(x_t, sigma / (1 + sigma), **condition)
         return x_t - t * v, x_t + alpha * v
 
-    return NetworkScore(predict, velocity)
+    return NetworkScore(velocity, predict)
 
 
 def padded(score: Score, shape: Sequence[int], mode: str = "reflect") -> Score:
-    """The score of crops by a model that takes one size only: pad, evaluate, crop.
+    """The score of crops by a model that accepts one size only: pad, evaluate, crop.
 
-    A stand-in for the missing model of an overlap: x is centred in `shape` by padding, and the
-    part of the score that falls on x is kept. Never exact: the padding pretends to know what is
-    around the crop. Prefer a model trained on crops (`training.random_crops`), or a Gaussian
-    fitted to overlap data (`gaussian.Gaussian.fit`).
+    This is a stand-in for the missing model of an overlap: x is centred in `shape` by padding, and
+    the part of the score that falls on x is kept. It is never exact, because the padding invents
+    what is around the crop. Prefer a model trained on crops (`training.random_crops`), or a
+    Gaussian fitted to data of the overlap (`gaussian.Gaussian.fit`).
 
     Args:
-        score: of `[batch, *shape]`.
-        shape: what the model takes; where it has several axes, the first (channels) is x's own.
-        mode: of `torch.nn.functional.pad`.
+        score: the score of `[batch, *shape]`.
+        shape: the shape that the model accepts; of several axes the first (channels) is x's own.
+        mode: the mode of `torch.nn.functional.pad`.
 
     Raises:
-        ShapeError: x is larger than `shape` on some axis, or has other channels.
+        ShapeError: x is larger than `shape` on some axis, has other channels, or is too narrow to
+            be reflected.
     """
 
     def cropped(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        missing = [want - have for want, have in zip(shape, x.shape[1:], strict=True)]
-        narrow = any(m > 2 * (s - 1) for m, s in zip(missing, x.shape[1:], strict=True) if m)
-        if mode == "reflect" and narrow:
-            raise ShapeError(
-                f"padded: {tuple(x.shape[1:])} is too narrow to be reflected up to {tuple(shape)}: "
-                "a side takes less than itself on either end. Use mode='replicate'."
-            )
+        event = tuple(x.shape[1:])
+        missing = [whole - part for whole, part in zip(shape, event, strict=True)]
         if min(missing) < 0 or (len(shape) > 1 and missing[0]):
             raise ShapeError(
                 f"padded: expected x no larger than {tuple(shape)} and equal to it on the first "
-                f"axis, got {tuple(x.shape[1:])}."
+                f"axis, got {event}. Use a model of that size."
             )
-        before = [m // 2 for m in missing]
-        widths = [(b, m - b) for b, m in zip(before, missing, strict=True)]
-        spatial = widths[1:] or widths  # all that torch pads by reflection
-        pads = [side for pair in reversed(spatial) for side in pair]
+        if mode == "reflect" and any(m > 2 * (n - 1) for m, n in zip(missing, event, strict=True)):
+            raise ShapeError(
+                f"padded: {event} is too narrow to be reflected up to {tuple(shape)}: reflection "
+                "adds less than a side's own length at either end. Use mode='replicate'."
+            )
+        spatial = missing[1:] or missing  # torch reflects no others
+        pads = [side for m in reversed(spatial) for side in (m // 2, m - m // 2)]
         whole = score(F.pad(x, pads, mode=mode), sigma, **condition)
-        sides = zip(before, x.shape[1:], strict=True)
-        kept = tuple(slice(start, start + side) for start, side in sides)
-        return whole[(slice(None), *kept)]
+        return F.pad(whole, [-side for side in pads])
 
     return cropped

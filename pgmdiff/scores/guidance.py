@@ -1,12 +1,14 @@
-r"""Conditions that vary over nodes and over σ, and how strongly they are followed.
+r"""Conditions that vary from node to node and with σ, and guidance towards them.
 
-    classifier-free guidance    s_w(x, σ | c) = s(x, σ | ∅) + w (s(x, σ | c) - s(x, σ | ∅))
+Classifier-free guidance with a scale w per node,
 
-with a scale w of each node's own (Ho, Salimans, "Classifier-free diffusion guidance", 2022). For
-w other than 0 and 1 the result is no score of a noised distribution: composing it is a heuristic,
-as guidance is. What nodes are conditioned on is given to `compose(conditions=)`; overlaps get
-`null_condition=` there, since an overlap's model has no condition of its own. Along a chain two
-embeddings are interpolated on the sphere (Zhang et al., "DiffCollage", 2023, Fig. 6):
+    s_w(x, σ | c) = s(x, σ | ∅) + w (s(x, σ | c) - s(x, σ | ∅)),
+
+(Ho, Salimans, "Classifier-free diffusion guidance", 2022) is not the score of a noised
+distribution unless w is 0 or 1: composing it is a heuristic, as guidance itself is. Conditions of
+nodes are given to `compose(conditions=)`; overlaps have none of their own and receive its
+`null_condition=`. Along a chain two embeddings are interpolated on the sphere (Zhang et al.,
+"DiffCollage", 2023, Fig. 6):
 
     slerp(a, b, t) = [sin((1 - t) θ) a + sin(t θ) b] / sin θ,      θ the angle between a and b
 """
@@ -26,7 +28,7 @@ from pgmdiff.text import brief, described
 __all__ = ["guided", "interpolated", "scheduled", "slerp"]
 
 PARALLEL = 1e-4
-"""Sine of the angle below which vectors are interpolated on a line."""
+"""The sine of the angle below which vectors are interpolated on a line."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,20 +64,20 @@ class Guided:
 def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> Guided:
     """Classifier-free guidance as a score with one more condition, `guidance`: w, `[batch]`.
 
-    Both evaluations are one call of twice the batch. Where all w are 1 only the conditional one is
-    made.
+    Both evaluations are made in one call with twice the batch. If all w are 1, only the conditional
+    one is made.
 
     Args:
-        score: takes the keywords of `null`.
-        null: the empty condition: keyword to a tensor without a batch axis, a pytree of them, or
+        score: the score, which accepts the keywords of `null`.
+        null: the empty condition, by keyword: a tensor without a batch axis, a pytree of them, or
             another value.
-        guidance: w where none is given.
+        guidance: w where the caller gives none.
 
     Raises:
-        ScoreError: a condition that `null` has is not given, or one is given that it lacks.
+        ScoreError: the keywords given differ from those of `null`.
 
     Example:
-        Two nodes of one model, followed more and less strongly::
+        Two nodes share a model; the first follows its condition more closely::
 
             compose(graph, guided(network_score, {"text": empty}),
                     conditions={"f0": {"text": sea, "guidance": torch.tensor(7.0)},
@@ -86,12 +88,12 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
 
 
 def _with_null(value: Any, null: Any) -> Any:
-    """A condition's rows and, after them, as many empty ones."""
+    """The rows of a condition, followed by as many empty ones."""
     if not isinstance(value, Tensor):
         if value != null:
             raise ScoreError(
                 f"guided: a condition that differs from its null must be a tensor, got {value!r} "
-                f"and {null!r}."
+                f"and {null!r}. Convert both to tensors."
             )
         return value
     empty = torch.as_tensor(null).to(value)
@@ -128,11 +130,12 @@ def scheduled(score: Score, schedules: Mapping[str, Callable[[Any, Tensor], Any]
     """A score whose conditions change with σ.
 
     Args:
-        score: of x.
-        schedules: keyword to (what is given `[batch, ...]`, σ `[batch]`) -> what the score gets.
-            For guidance within an interval of noise levels (Kynkäänniemi et al., "Applying guidance
-            in a limited interval improves sample and distribution quality in diffusion models",
-            2024): `{"guidance": lambda w, s: torch.where((s > 0.3) & (s < 5), w, 1.0)}`.
+        score: the score, which receives the changed conditions.
+        schedules: by keyword, a function of the condition given, `[batch, ...]`, and σ `[batch]`
+            that returns the condition for the score. Guidance within an interval of noise levels
+            (Kynkäänniemi et al., "Applying guidance in a limited interval improves sample and
+            distribution quality in diffusion models", 2024) is
+            `{"guidance": lambda w, s: torch.where((s > 0.3) & (s < 5), w, 1.0)}`.
 
     Raises:
         ScoreError: a scheduled condition is not given.
@@ -144,23 +147,23 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     """Spherical interpolation along the last axis; linear where a and b are (anti)parallel.
 
     Args:
-        a, b: `[..., d]`.
-        t: from 0 (a) to 1 (b), broadcastable to `[...]`.
+        a, b: the vectors, `[..., d]`.
+        t: the place between them from 0 (a) to 1 (b), broadcastable to `[...]`.
 
     Raises:
-        ShapeError: different shapes, or integers.
+        ShapeError: the shapes differ, or a dtype is not floating point.
     """
     if a.shape != b.shape or not (a.is_floating_point() and b.is_floating_point()):
         raise ShapeError(
             "slerp: expected floating-point embeddings of one shape, got "
-            f"{tuple(a.shape)} of {a.dtype} and {tuple(b.shape)} of {b.dtype}."
+            f"{tuple(a.shape)} of {a.dtype} and {tuple(b.shape)} of {b.dtype}. Convert them first."
         )
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)[..., None]
     lengths = a.norm(dim=-1, keepdim=True) * b.norm(dim=-1, keepdim=True)
     cosine = (a * b).sum(dim=-1, keepdim=True) / lengths.clamp(min=torch.finfo(a.dtype).tiny)
     cosine = cosine.clamp(-1, 1)
     straight = cosine.detach().arccos().sin() < PARALLEL
-    angle = cosine.where(~straight, 0).arccos()  # whose slope is infinite at 1
+    angle = cosine.where(~straight, 0).arccos()  # arccos has an infinite slope at 1
     sine = angle.sin()
     left = torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine)
     right = torch.where(straight, t, (t * angle).sin() / sine)
@@ -170,18 +173,18 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
 def interpolated(
     names: Iterable[Hashable], key: str, a: Tensor, b: Tensor
 ) -> dict[Hashable, dict[str, Tensor]]:
-    """Conditions from a, of the first node, to b, of the last: what `compose(conditions=)` takes.
+    """Conditions for `compose(conditions=)` that pass from a, at the first node, to b, at the last.
 
     Args:
-        names: of nodes, in order: two at least.
-        key: keyword.
-        a, b: embeddings `[..., d]`.
+        names: the names of at least two nodes, in order.
+        key: the keyword of the condition.
+        a, b: the embeddings, `[..., d]`.
 
     Raises:
-        ShapeError: fewer than two nodes, or different shapes.
+        ShapeError: there are fewer than two nodes, or the shapes differ.
     """
     names = list(names)
     if len(names) < 2:
-        raise ShapeError(f"interpolated: expected at least two nodes, got {names}.")
+        raise ShapeError(f"interpolated: expected at least two nodes, got {names}. Add one.")
     last = len(names) - 1
     return {name: {key: slerp(a, b, place / last)} for place, name in enumerate(names)}

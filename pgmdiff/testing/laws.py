@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.composition.joint import compose
+from pgmdiff.composition.composing import compose
 from pgmdiff.errors import GraphError
 from pgmdiff.gaussian import (
     Gaussian,
@@ -602,7 +602,7 @@ def _flattened(joint: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """A joint of an inner state, as the score of a node of another shape."""
 
     def score(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        shape = joint.graph.event_shape  # type: ignore[attr-defined]
+        shape = joint.event_shape  # type: ignore[attr-defined]
         return joint(x.reshape(len(x), *shape), sigma).reshape(x.shape)
 
     return score

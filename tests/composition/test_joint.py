@@ -140,7 +140,7 @@ def test_any_batch_shape_and_sigma() -> None:
 
 def test_states_that_do_not_fit_are_named() -> None:
     joint = compose(chain(4), nonlinear)
-    with pytest.raises(ShapeError, match=r"expected a floating state \[\*batch, 4\]"):
+    with pytest.raises(ShapeError, match=r"expected a floating-point state \[\*batch, 4\]"):
         joint(torch.zeros(2, 5), 1.0)
     with pytest.raises(ShapeError, match="int64"):
         joint(torch.zeros(2, 4, dtype=torch.int64), 1.0)
@@ -384,4 +384,4 @@ def test_what_a_model_raises_names_the_node() -> None:
     with pytest.raises(RuntimeError) as raised:
         compose(chain(3), broken, max_batch=None)(torch.zeros(5, 3), 1.0)
     (note,) = raised.value.__notes__
-    assert "2 nodes, the first 'f0'," in note, "which of a batch it was is not known"
+    assert "node 'f0' and of 1 other" in note, "which of a batch it was is not known"

@@ -1,4 +1,4 @@
-"""Conditioned scores against the posterior of Gaussians, and what is not it."""
+"""Conditioned scores, compared with the posterior of Gaussians where they claim to sample it."""
 
 import pytest
 import torch
@@ -121,14 +121,14 @@ def test_nonlinear_observations_are_linearised() -> None:
 
 def test_replacement_meets_its_constraint_and_is_not_the_posterior() -> None:
     """Observe u_0 = 1 of a correlated pair: the posterior of u_1 is N(0.9, 0.19)."""
-    n, y = 4000, torch.tensor([1.0, float("nan")], dtype=torch.float64)
+    n, y = 1000, torch.tensor([1.0, float("nan")], dtype=torch.float64)
     conditioned = replacement(PAIR.score, y, MASK)
     out = sample(conditioned, karras(60, 0.01, 20.0), shape=(n, 2), solver=SDE(1.0),
                  generator=0, dtype=torch.float64)  # fmt: skip
     assert (out[:, 0] - 1).abs().max() < 1e-6
     mean, error = out[:, 1].mean().item(), 4 * out[:, 1].std().item() / n**0.5
-    assert mean > 0.3, "the observation is heard"
-    assert mean < 0.9 - error, "but the posterior mean is not reached"
+    assert mean > 0.3, "the observation has an effect"
+    assert mean < 0.9 - error, "the posterior mean is not reached"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +219,11 @@ def test_bad_conditions_are_named() -> None:
     for make, error, message in [
         (lambda: replacement(PAIR.score, y, torch.ones(2)), ShapeError, "boolean mask"),
         (lambda: replacement(PAIR.score, infinite, MASK), ShapeError, "finite"),
+        (
+            lambda: replacement(PAIR.score, y, torch.sin),
+            PgmdiffError,
+            "expected an operator with A, A_adjoint and A_dagger",
+        ),
         (lambda: moment_matching(PAIR.score, y, h, None), PgmdiffError, "a covariance such as"),
         (
             lambda: moment_matching(PAIR.score, y, h, Tweedie(), noise=-1),
@@ -261,12 +266,12 @@ def test_conditioned_scores_keep_the_states_dtype_and_batch() -> None:
 def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
     joint, h = composed(ar1(N, 0.9)), Mask(torch.arange(N) % 3 == 0)
     u, y = random(4, N), h.A(random(3, N, seed=1))
-    narrow = Crop((1,), (slice(1),))  # which torch would broadcast, or slice
+    narrow = Crop((1,), (slice(1),))  # torch would broadcast or slice it
     long = Crop((N + 2,), (slice(2),))
     for states, seen, operator, message in [
         (u, y, h, r"each of 4 samples, got \(3, 10\)"),
         (u[:1], y, h, r"each of 1 samples, got \(3, 10\)"),
-        (u, y[0] + 1j * y[0], h, "the observation is complex"),
+        (u, y[0] + 1j * y[0], h, "the observation is complex, but"),
         (u, torch.zeros(1), narrow, r"observes states \[batch, 1\], got \(4, 10\)"),
         (u, torch.zeros(2), long, r"observes states \[batch, 12\], got \(4, 10\)"),
         (u.reshape(2, 2, N), y[0], h, "flatten several batch axes"),
@@ -277,10 +282,21 @@ def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
     for make in (replacement, reconstruction):
         with pytest.raises(ShapeError, match="as a tensor, got list"):
             make(joint, [0.0] * N, h)
-    with pytest.raises(ShapeError, match=r"makes torch\.float16 of states of torch\.float64"):
+    with pytest.raises(ShapeError, match=r"returns torch\.float16 for states of torch\.float64"):
         reconstruction(joint, torch.zeros(2), lambda x: x[:, :2].half())(u, 1.0)
     with pytest.raises(PgmdiffError, match="a function, got str"):
         moment_matching(joint, y, "h", Composed(joint))
+
+
+def test_a_boolean_tensor_is_a_mask_for_every_method() -> None:
+    graph = chain(N)
+    y, mask = graph.observe({"x1": torch.tensor(0.5).double()})
+    joint, u = composed(ar1(N, 0.8)), random(3, N)
+    kinds = zip(every_kind(joint, y, mask), every_kind(joint, y, Mask(mask)), strict=True)
+    for by_tensor, by_operator in kinds:
+        assert torch.equal(by_tensor(u, 1.0), by_operator(u, 1.0))
+    with pytest.raises(ShapeError, match="in their places in the whole state"):
+        replacement(joint, torch.zeros(1), mask)
 
 
 def test_rounded_observations_of_operators_that_are_not_onto() -> None:
@@ -297,7 +313,7 @@ def test_rounded_observations_of_operators_that_are_not_onto() -> None:
 
 
 def numerical_gradient(function, x: Tensor, step: float = 1e-5) -> Tensor:
-    """Of a sum over samples that do not depend on each other, by central differences."""
+    """The gradient of a sum over independent samples, by central differences."""
     columns = []
     for e in torch.eye(x.shape[1], dtype=x.dtype) * step:
         columns.append((function(x + e) - function(x - e)) / (2 * step))
@@ -305,7 +321,7 @@ def numerical_gradient(function, x: Tensor, step: float = 1e-5) -> Tensor:
 
 
 def bent(x: Tensor, sigma: Tensor) -> Tensor:
-    """A score that is not linear, with a symmetric Jacobian."""
+    """A nonlinear score with a symmetric Jacobian."""
     return -(x + 0.3 * x.sin()) / (1 + beside(sigma, x) ** 2)
 
 
@@ -325,7 +341,7 @@ CONDITIONINGS = {
 @pytest.mark.parametrize("kind", CONDITIONINGS)
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_gradients_through_conditioned_scores(kind: str, noise: float) -> None:
-    """Also where V, or what is observed, is not the same everywhere."""
+    """The gradients hold also where V, or the derivative of the observation, is not constant."""
     graph, mask = chain(4), Mask(torch.arange(4) % 2 == 0)
     rule = Posterior(node_covariances(graph, ar1(4, 0.9)))
     joint, u, v = compose(graph, bent, rule=rule), random(3, 4), random(3, 4, seed=1)

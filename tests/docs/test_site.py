@@ -27,7 +27,7 @@ INTERNAL = {
     "__init__", "__main__", "demo", "text", "linalg", "notebook", "composition.plan",
     "composition.local", "graphs.pieces", "graphs.atoms", "graphs.nesting",
     "conditioning.observations", "plotting.layouts", "plotting.scenes", "plotting.boxes",
-    "plotting.ink", "plotting.labels", "plotting.style", "plotting.diagrams", "plotting.tiles",
+    "plotting.style", "plotting.diagrams", "plotting.tiles",
     "plotting.cube", "integrations.shared",
 }  # fmt: skip
 """Not for users: their docstrings are for developers."""

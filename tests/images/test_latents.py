@@ -7,7 +7,7 @@ from pgmdiff.images.latents import decode, receptive_margin
 
 
 def decoder(circular: bool = False) -> nn.Module:
-    """Two times two as large; a receptive field that no single layer shows."""
+    """It doubles the sides twice, with a receptive field that no single layer shows."""
     mode = "circular" if circular else "zeros"
     torch.manual_seed(0)
     return (
@@ -27,7 +27,7 @@ def decoder(circular: bool = False) -> nn.Module:
 
 LATENTS = torch.randn(2, 4, 9, 25, generator=torch.Generator().manual_seed(1)).double()
 MARGIN = 3
-"""One of the first convolution; two of the second, in halves of a latent; one in quarters."""
+"""The first convolution reaches 1 latent, the second 2 halves, the third 1 quarter."""
 
 
 def test_the_margin_is_the_reach_of_the_convolutions() -> None:
@@ -87,7 +87,7 @@ def test_blended_windows_are_a_partition_of_unity() -> None:
 
 
 def test_blending_is_continuous_where_cropping_is_not() -> None:
-    """A decoder that adds another constant to every window."""
+    """The decoder adds another constant to every window."""
     calls = []
 
     def biased(latents: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def test_bad_windows_are_named() -> None:
     ]:
         with pytest.raises(ShapeError, match=message):
             decode(identity, LATENTS, **arguments)
-    with pytest.raises(ShapeError, match=r"\[batch, c, h, w\]"):
+    with pytest.raises(ShapeError, match=r"latents \[batch, channels, height, width\]"):
         decode(identity, LATENTS[0], window=4, margin=1)
     with pytest.raises(ShapeError, match="one whole number"):
         decode(lambda z: z[..., 1:], LATENTS, window=4, margin=1)

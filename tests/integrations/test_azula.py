@@ -1,4 +1,4 @@
-"""Against the real azula: its denoisers and schedules in, joints out through its samplers."""
+"""Scores from the denoisers of the real azula, and joints sampled by its samplers."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ named = pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__n
 
 
 class Backbone(nn.Module):
-    """The exact network under either preconditioning of azula."""
+    """The exact network under each preconditioning of azula."""
 
     def __init__(self, karras: bool) -> None:
         super().__init__()
@@ -108,14 +108,14 @@ def test_azulas_ddim_and_ddpm_sample_as_our_solvers(schedule: object) -> None:
     assert (theirs - sample(TARGET.score, sigmas, x=x, solver=Euler())).abs().max() < 1e-6
 
     n, start = 4000, Gaussian(torch.zeros(2).double(), sigmas[0] ** 2 * torch.eye(2).double())
-    law = distribution_reached(TARGET.score, sigmas, start, SDE(1.0))
+    reached = distribution_reached(TARGET.score, sigmas, start, SDE(1.0))
     torch.manual_seed(0)  # azula draws from the global generator
     ddpm = azula_sample.DDPMSampler(to_azula(TARGET.score, schedule), **options)
     noise = torch.randn(n, 2, dtype=torch.float64)
     out = ddpm(alpha[0] * sigmas[0] * noise) / alpha[-1]
-    assert (out.mean(dim=0) - law.mean).abs().max() < 4 * (law.covariance.max() / n) ** 0.5
-    spread = 4 * law.covariance.max() * (2 / n) ** 0.5
-    assert (torch.cov(out.T) - law.covariance).abs().max() < spread
+    assert (out.mean(dim=0) - reached.mean).abs().max() < 4 * (reached.covariance.max() / n) ** 0.5
+    spread = 4 * reached.covariance.max() * (2 / n) ** 0.5
+    assert (torch.cov(out.T) - reached.covariance).abs().max() < spread
 
 
 def test_beyond_the_schedule_the_nearest_time_is_used() -> None:
@@ -133,7 +133,7 @@ def test_beyond_the_schedule_the_nearest_time_is_used() -> None:
     score, noise = from_azula(Watched()), torch.randn(2000, 3, dtype=torch.float64)
     score(500.0 * noise, torch.full((2000,), 500.0).double())
     score(1.0 + 1e-4 * noise, torch.full((2000,), 1e-4).double())
-    assert seen[0] == pytest.approx((1.0, 1.0), rel=0.05), "noise as strong as it knows"
+    assert seen[0] == pytest.approx((1.0, 1.0), rel=0.05), "noise of the expected level"
     assert seen[1][1] == pytest.approx(0.0, abs=1e-9)
 
 

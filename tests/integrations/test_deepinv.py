@@ -1,6 +1,6 @@
-"""deepinv, by classes of its form: it does not import without torchvision.
+"""Scores from denoisers of the form of deepinv's, which does not import without torchvision.
 
-`test_deepinvs_own_denoisers_and_physics` runs where it does.
+`test_deepinvs_own_denoisers_and_physics` runs where deepinv is installed.
 """
 
 import pytest
@@ -20,7 +20,7 @@ SIGMA = torch.tensor([0.01, 0.1, 1.0, 10.0], dtype=torch.float64)
 
 
 def images() -> Gaussian:
-    """Pixels in about [0, 1], correlated."""
+    """Correlated pixels with values of about [0, 1]."""
     root = torch.randn(6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return Gaussian(torch.full((1, 2, 3), 0.5).double(), 0.01 * (root @ root.T) + 0.01)
 
@@ -34,7 +34,7 @@ class Denoiser(nn.Module):
 
 
 class Inpainting:
-    """The form of a linear physics: maps of batches."""
+    """It has the form of a linear physics: three maps of batches."""
 
     def __init__(self, mask: Tensor) -> None:
         self.mask = mask
@@ -81,7 +81,7 @@ def test_physics_condition_joints_as_our_operators_do() -> None:
 
 
 def test_deepinvs_own_denoisers_and_physics() -> None:
-    dinv = pytest.importorskip("deepinv", reason="deepinv is not installed, or not torchvision")
+    dinv = pytest.importorskip("deepinv", reason="deepinv or torchvision is not installed")
 
     class Own(dinv.models.Denoiser):
         def forward(self, x: Tensor, sigma: Tensor | float, **kwargs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""k-diffusion and EDM networks, by classes and loops of their form: neither is a dependency.
+"""Scores and samplers of the form of k-diffusion's and EDM's, neither of which is a dependency.
 
 `test_k_diffusions_own_samplers` runs where k-diffusion is installed.
 """
@@ -23,7 +23,7 @@ X = U * SIGMA[:, None]
 
 
 class Denoiser(nn.Module):
-    """The form of `k_diffusion.layers.Denoiser`: preconditions an inner model."""
+    """It has the form of `k_diffusion.layers.Denoiser`, which preconditions an inner model."""
 
     def __init__(self, sigma_data: float = 0.7) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Denoiser(nn.Module):
 
 
 class EDMPrecond(nn.Module):
-    """The form of EDM's networks: float32 inside and out, sigma reshaped to an image's axes."""
+    """The form of EDM's networks: float32 inside and out, sigma with the axes of an image."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ def to_d(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
 
 
 def sample_euler(model: Callable, x: Tensor, sigmas: Tensor, extra_args: dict) -> Tensor:
-    """In the form of k-diffusion's samplers: sigmas a tensor, sigma times a vector of ones."""
+    """A sampler of the form of k-diffusion's: sigmas are a tensor, sigma multiplies ones."""
     s_in = x.new_ones([x.shape[0]])
     for i in range(len(sigmas) - 1):
         denoised = model(x, sigmas[i] * s_in, **extra_args)

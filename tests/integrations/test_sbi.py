@@ -1,4 +1,4 @@
-"""sbi, by estimators of its form; and N observations of one parameter, composed.
+"""Scores from estimators of the form of sbi's, and N observations of one parameter composed.
 
 `test_sbis_own_estimators` runs where sbi is installed.
 """
@@ -29,13 +29,13 @@ def posterior_covariance(n: int = 1) -> Tensor:
 
 
 def posterior_mean(y: Tensor) -> Tensor:
-    """Given observations `[..., N, 2]`."""
+    """The posterior mean, given observations `[..., N, 2]`."""
     pull = (y @ (NOISE.inverse() @ MAP)).sum(dim=-2) + PRIOR.covariance.inverse() @ PRIOR.mean
     return pull @ posterior_covariance(y.shape[-2])
 
 
 def exact(theta: Tensor, mean_t: Tensor, std_t: Tensor, y: Tensor) -> Tensor:
-    """The score of θ_t = m θ + s ε given one observation a row."""
+    """The score of θ_t = m θ + s ε, given one observation per row."""
     covariance = mean_t[..., None] ** 2 * posterior_covariance() + (
         std_t[..., None] ** 2 * torch.eye(2, dtype=theta.dtype)
     )
@@ -44,7 +44,7 @@ def exact(theta: Tensor, mean_t: Tensor, std_t: Tensor, y: Tensor) -> Tensor:
 
 
 class Estimator:
-    """The form of sbi's estimators: times in [t_min, t_max], m and s with axes for θ."""
+    """It has the form of sbi's estimators: times in [t_min, t_max], m and s with axes for θ."""
 
     t_min, t_max = 1e-3, 1.0
 
@@ -72,7 +72,7 @@ def test_estimators_give_the_score() -> None:
 
 
 def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None:
-    """Linhart's closure: exact at every σ; the sum of noised posteriors is not."""
+    """Posterior composition is exact at every σ, unlike the sum of noised posteriors."""
     truth = Gaussian(posterior_mean(Y), posterior_covariance(5))
     theta = truth.mean + torch.randn(5, 2, generator=torch.Generator().manual_seed(2)).double()
     own = {"covariances": [posterior_covariance()] * 5, "prior_covariance": PRIOR.covariance}
@@ -89,9 +89,9 @@ def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None
         marginal(theta, near), truth.score(theta, near), rtol=1e-6, atol=1e-6
     )
     sigmas = karras(60, 1e-3, 80.0)
-    law = distribution_reached(posterior, sigmas, truth.noised(80.0), Heun())
-    torch.testing.assert_close(law.mean, truth.mean, rtol=0, atol=2e-3)
-    torch.testing.assert_close(law.covariance, truth.covariance, rtol=2e-2, atol=0)
+    reached = distribution_reached(posterior, sigmas, truth.noised(80.0), Heun())
+    torch.testing.assert_close(reached.mean, truth.mean, rtol=0, atol=2e-3)
+    torch.testing.assert_close(reached.covariance, truth.covariance, rtol=2e-2, atol=0)
 
 
 def test_single_observations_need_no_composition() -> None:
@@ -140,7 +140,7 @@ def test_sbis_own_estimators(name: str) -> None:
     own = getattr(pytest.importorskip(module, reason="sbi is not installed"), name)
 
     class Exact(own):
-        """What a perfect network makes of it, in sbi's own process."""
+        """A perfect network in sbi's own process."""
 
         def forward(self, input: Tensor, condition: Tensor, time: Tensor) -> Tensor:  # noqa: A002
             mean, std = self.mean_t_fn(time), self.std_fn(time)

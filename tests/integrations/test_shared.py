@@ -1,30 +1,11 @@
-"""What adapters share; each library has its own tests beside these."""
+"""Dtypes, devices and times, which the adapters share."""
 
 import pytest
 import torch
 from torch import nn
 
 from pgmdiff import ScoreError
-from pgmdiff.integrations.azula import to_azula
-from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, required, time_at
-
-
-def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(module: str) -> None:
-        raise ModuleNotFoundError(f"No module named {module!r}", name="azula")
-
-    monkeypatch.setattr("pgmdiff.errors.import_module", missing)
-    with pytest.raises(ImportError, match=r"pip install 'pgmdiff\[azula\]'"):
-        to_azula(lambda x, sigma: -x, None)
-
-
-def test_a_library_that_fails_by_itself_says_so(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: pytest.TempPathFactory
-) -> None:
-    (tmp_path / "broken_library.py").write_text("import a_part_that_is_missing")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="a_part_that_is_missing"):
-        required("broken_library")
+from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at
 
 
 def test_times_are_found_to_rounding() -> None:
@@ -58,5 +39,5 @@ def test_networks_say_their_dtype_and_device() -> None:
     check_device(lambda x: x, torch.zeros(1))
     with pytest.raises(ScoreError, match=r"Linear: the network is on meta and the state on cpu"):
         check_device(layer.to("meta"), torch.zeros(1))
-    layer._hf_hook = object()  # as accelerate marks what it offloads
+    layer._hf_hook = object()  # accelerate marks offloaded networks so
     check_device(layer, torch.zeros(1))

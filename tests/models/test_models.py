@@ -9,13 +9,18 @@ from pgmdiff import ShapeError
 from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
 from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image, untrained
 from pgmdiff.models.unet import EDMDenoiser, UNet
-from pgmdiff.samplers import Heun, karras, sample
+from pgmdiff.samplers import DPMSolver2M, karras, sample
 from pgmdiff.scores.adapters import from_denoiser
 from pgmdiff.training.loop import denoising_loss, random_crops
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture(scope="module")
+def photograph() -> Tensor:
+    return gravel_image()
 
 
 def test_bundled_weights_are_small_and_have_a_card() -> None:
@@ -28,15 +33,14 @@ def test_bundled_weights_are_small_and_have_a_card() -> None:
         assert "CC0" in card or "used and redistributed for free" in card
 
 
-def test_the_photograph() -> None:
-    image = gravel_image()
-    assert image.shape == (1, 256, 256)
-    assert image.abs().max() <= 1
-    assert image.std().item() == pytest.approx(SIGMA_DATA, abs=5e-4)
+def test_the_photograph(photograph: Tensor) -> None:
+    assert photograph.shape == (1, 256, 256)
+    assert photograph.abs().max() <= 1
+    assert photograph.std().item() == pytest.approx(SIGMA_DATA, abs=5e-4)
 
 
 def test_preconditioning() -> None:
-    """A network of zeros is the best linear denoiser of white data of standard deviation σ_d."""
+    """A network of zeros is the best linear denoiser of white data with standard deviation σ_d."""
     unet = UNet()
     torch.nn.init.zeros_(unet.leave.bias)
     model = EDMDenoiser(unet, 0.5)
@@ -54,22 +58,38 @@ def test_samples_do_not_see_each_other() -> None:
     torch.testing.assert_close(model(x, sigma), apart, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(16, 16), (16, 8), (8, 16), (8, 8)])
-def test_gravel_patches_have_gravel_statistics(shape: tuple[int, int]) -> None:
-    """A small version of the gate of `scripts/train_gravel.py`; 256 samples, floor at that size."""
-    n, image = 256, gravel_image()
-    real, other = (random_crops(image, shape, n, generator=generator(s)) for s in (0, 1))
-    score = from_denoiser(gravel_denoiser())
-    sigmas = karras(12, 0.01, 10.0)
-    drawn = sample(score, sigmas, shape=(n, 1, *shape), solver=Heun(), generator=0)
-    floor, distance = (
-        frechet_distance(texture_features(real), texture_features(x)) for x in (other, drawn)
+N = 256
+SIZES = [(16, 16), (16, 8), (8, 16), (8, 8)]
+
+
+def drawn(denoiser: EDMDenoiser, shape: tuple[int, int]) -> Tensor:
+    """The features of samples."""
+    score = from_denoiser(denoiser.requires_grad_(False))
+    levels = karras(12, 0.01, 10.0)
+    x = sample(score, levels, shape=(N, 1, *shape), solver=DPMSolver2M(), generator=0)
+    return texture_features(x)
+
+
+def distances(photograph: Tensor, found: Tensor, shape: tuple[int, int]) -> tuple[float, float]:
+    """Fréchet distances from real crops: of the features found, and of as many other crops."""
+    real, other = (
+        texture_features(random_crops(photograph, shape, N, generator=generator(seed)))
+        for seed in (0, 1)
     )
+    return frechet_distance(real, found), frechet_distance(real, other)
+
+
+@pytest.mark.parametrize("shape", SIZES)
+def test_gravel_patches_have_gravel_statistics(shape: tuple[int, int], photograph: Tensor) -> None:
+    """A small version of the gate of `scripts/train_gravel.py`, with the floor of 256 samples."""
+    distance, floor = distances(photograph, drawn(gravel_denoiser(), shape), shape)
     assert distance < 2 * floor
-    untouched = sample(
-        from_denoiser(untrained().requires_grad_(False)), sigmas, shape=(n, 1, *shape), generator=0
-    )
-    assert frechet_distance(texture_features(real), texture_features(untouched)) > 10 * floor
+
+
+def test_patches_of_an_untrained_network_do_not(photograph: Tensor) -> None:
+    """The smallest size is the one at which features tell least."""
+    distance, floor = distances(photograph, drawn(untrained(), (8, 8)), (8, 8))
+    assert distance > 10 * floor
 
 
 def test_random_crops_are_crops() -> None:

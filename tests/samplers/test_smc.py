@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from pgmdiff import Average, PgmdiffError, ScoreError, ShapeError, compose
-from pgmdiff.composition.joint import Joint
+from pgmdiff.composition import FeynmanKac, Joint
 from pgmdiff.gaussian import Gaussian, composed_precision, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, tiles
 from pgmdiff.graphs.atoms import connected_elements
@@ -33,7 +33,7 @@ def test_the_mean_rate_is_zero_under_the_target(sigma: float) -> None:
     u = Gaussian(torch.zeros(6).double(), (target + target.T) / 2).sample(
         n, torch.Generator().manual_seed(0)
     )
-    score, rate = joint.potential(u, sigma)
+    score, rate = FeynmanKac(joint)(u, sigma)
     torch.testing.assert_close(score, joint(u, sigma))
     assert rate.mean().abs() < 4 * rate.std() / n**0.5
     assert rate.std() > 1e-5
@@ -54,7 +54,7 @@ def test_weighted_particles_follow_the_path_unweighted_ones_do_not() -> None:
     q, graph, n = ar1(4, 0.9), chain(4), 1000
     joint = compose(graph, node_scores(graph, q))
     sigmas = karras(80, 0.05, 30.0)[:-1]
-    kept = sample_weighted(joint.potential, sigmas, shape=(n, 4), threshold=0.0, generator=0)
+    kept = sample_weighted(FeynmanKac(joint), sigmas, shape=(n, 4), threshold=0.0, generator=0)
     assert kept.n_resampled == 0
     share = kept.effective[-1] / n
     assert 0.05 < share < 1
@@ -63,7 +63,7 @@ def test_weighted_particles_follow_the_path_unweighted_ones_do_not() -> None:
     tolerance = 4 * (2 / (share * n)) ** 0.5
     assert (found - target).abs().max() < tolerance
     assert (kept.x.T @ kept.x / n - target).abs().max() > tolerance
-    resampled = sample_weighted(joint.potential, sigmas, shape=(n, 4), threshold=0.8, generator=0)
+    resampled = sample_weighted(FeynmanKac(joint), sigmas, shape=(n, 4), threshold=0.8, generator=0)
     assert resampled.n_resampled >= 1
     found = weighted_covariance(resampled.x, resampled.log_weights)
     assert (found - target).abs().max() < tolerance
@@ -75,7 +75,7 @@ def test_weights_collapse_with_size() -> None:
         q, graph = ar1(n, 0.9), chain(n)
         joint = compose(graph, node_scores(graph, q))
         sigmas = karras(60, 0.05, 30.0)[:-1]
-        out = sample_weighted(joint.potential, sigmas, shape=(500, n), threshold=0.0)
+        out = sample_weighted(FeynmanKac(joint), sigmas, shape=(500, n), threshold=0.0)
         shares.append(out.effective[-1] / 500)
     assert shares[0] > shares[1] > shares[2]
     assert shares[2] < 0.15
@@ -100,9 +100,11 @@ SIGMAS = karras(41, 0.05, 30.0)[:-1]
 def test_copies_in_one_graph_are_sampled_as_each_alone() -> None:
     """The first copy reads the noise that it reads alone: equal to the last digit."""
     n = 400
-    both = sample_weighted(copies(2)[0].potential, SIGMAS, shape=(n, 6), threshold=0.9, generator=4)
+    both = sample_weighted(
+        FeynmanKac(copies(2)[0]), SIGMAS, shape=(n, 6), threshold=0.9, generator=4
+    )
     alone = sample_weighted(
-        copies(1)[0].potential, SIGMAS, shape=(n, 3), threshold=0.9, generator=4
+        FeynmanKac(copies(1)[0]), SIGMAS, shape=(n, 3), threshold=0.9, generator=4
     )
     assert both.components.tolist() == [0, 0, 0, 1, 1, 1]
     assert alone.n_resampled >= 1
@@ -123,7 +125,7 @@ def test_only_whole_states_degenerate_with_the_number_of_components() -> None:
     n, of_components, of_states = 300, [], []
     for n_copies in (1, 4, 8):
         joint, _ = copies(n_copies)
-        out = sample_weighted(joint.potential, SIGMAS, shape=(n, 3 * n_copies), threshold=0.0)
+        out = sample_weighted(FeynmanKac(joint), SIGMAS, shape=(n, 3 * n_copies), threshold=0.0)
         of_components.append(out.component_effective[-1].mean().item() / n)
         of_states.append(out.effective[-1] / n)
         assert out.effective[-1] == pytest.approx(effective_sample_size(out.log_weights))
@@ -136,7 +138,9 @@ def test_only_whole_states_degenerate_with_the_number_of_components() -> None:
 def test_weighted_and_resampled_states() -> None:
     """Element weights serve functions of one component; resampled states serve all."""
     n = 500
-    out = sample_weighted(copies(2)[0].potential, SIGMAS, shape=(n, 6), threshold=0.0, generator=2)
+    out = sample_weighted(
+        FeynmanKac(copies(2)[0]), SIGMAS, shape=(n, 6), threshold=0.0, generator=2
+    )
     assert out.weights.shape == (n, 6)
     torch.testing.assert_close(out.weights.sum(dim=0), torch.ones(6).double())
     second = out.x[:, 3:]
@@ -162,10 +166,10 @@ class Apart:
     components: Tensor
 
     def __call__(self, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return self.joint.potential(u, sigma)
+        return FeynmanKac(self.joint)(u, sigma)
 
     def by_component(self, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        score, rates = self.joint.potential.by_element(u, sigma)
+        score, rates = FeynmanKac(self.joint).by_element(u, sigma)
         parts = [rates[:, self.components == c].sum(dim=1) for c in range(2)]
         return score, torch.stack(parts, dim=1)
 
@@ -175,7 +179,7 @@ def test_resampling_parts_of_a_connected_graph_breaks_the_seam() -> None:
     graph, q = chain(6), ar1(6, 0.9)
     joint = compose(graph, node_scores(graph, q))
     halves = Apart(joint, torch.tensor([0, 0, 0, 1, 1, 1]))
-    for potential, seam in ((joint.potential, 0.9), (halves, 0.0)):
+    for potential, seam in ((FeynmanKac(joint), 0.9), (halves, 0.0)):
         out = sample_weighted(potential, SIGMAS, shape=(500, 6), threshold=0.5)
         assert out.n_resampled >= 1
         lag = torch.corrcoef(out.resampled().T).diagonal(1)
@@ -213,8 +217,8 @@ def test_components_of_windows_and_of_regions_of_count_0() -> None:
 def test_rates_of_components_sum_to_the_whole() -> None:
     joint, _ = copies(3)
     u = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    score, whole = joint.potential(u, 0.7)
-    same, rates = joint.potential.by_component(u, 0.7)
+    score, whole = FeynmanKac(joint)(u, 0.7)
+    same, rates = FeynmanKac(joint).by_component(u, 0.7)
     assert rates.shape == (2, 5, 3)
     torch.testing.assert_close(rates.sum(dim=-1), whole)
     torch.testing.assert_close(score, same)
@@ -222,9 +226,9 @@ def test_rates_of_components_sum_to_the_whole() -> None:
 
 def test_any_function_is_a_potential_of_one_component() -> None:
     joint, _ = copies(1)
-    ours = sample_weighted(joint.potential, SIGMAS, shape=(50, 3), threshold=0.9)
+    ours = sample_weighted(FeynmanKac(joint), SIGMAS, shape=(50, 3), threshold=0.9)
     plain = sample_weighted(
-        lambda u, s: joint.potential(u, s), SIGMAS, shape=(50, 3), threshold=0.9
+        lambda u, s: FeynmanKac(joint)(u, s), SIGMAS, shape=(50, 3), threshold=0.9
     )
     assert isinstance(plain, Particles)
     torch.testing.assert_close(plain.x, ours.x)
@@ -235,7 +239,7 @@ def test_any_function_is_a_potential_of_one_component() -> None:
 def test_bad_components_are_named() -> None:
     joint, _ = copies(1)
     with pytest.raises(ShapeError, match=r"the component of every element of the state \(4,\)"):
-        sample_weighted(joint.potential, SIGMAS, shape=(5, 4))
+        sample_weighted(FeynmanKac(joint), SIGMAS, shape=(5, 4))
     gap = Apart(joint, torch.tensor([0, 0, 2]))
     with pytest.raises(ShapeError, match="one a component"):
         sample_weighted(gap, SIGMAS, shape=(5, 3))
@@ -243,11 +247,11 @@ def test_bad_components_are_named() -> None:
 
 def test_negative_counts_and_loops_have_rates_too() -> None:
     graph, q = cycle(4), ar1(4, 0.5)
-    score, rate = compose(graph, node_scores(graph, q)).potential(torch.zeros(2, 4).double(), 1.0)
+    score, rate = FeynmanKac(compose(graph, node_scores(graph, q)))(torch.zeros(2, 4).double(), 1.0)
     assert score.shape == (2, 4)
     assert rate.tolist() == [0.0, 0.0]
-    with pytest.raises(ScoreError, match="expected the rule Marginal"):
-        compose(graph, node_scores(graph, q), rule=Average()).potential(torch.zeros(1, 4), 1.0)
+    with pytest.raises(ScoreError, match="expected a joint under the rule Marginal"):
+        FeynmanKac(compose(graph, node_scores(graph, q), rule=Average()))
 
 
 def test_systematic_resampling_counts() -> None:

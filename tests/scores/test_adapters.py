@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import ShapeError, from_denoiser, from_eps
+from pgmdiff import ScoreError, ShapeError, compose, from_denoiser, from_eps
+from pgmdiff.graphs import tiles
 from pgmdiff.scores.adapters import (
     Timesteps,
     denoise,
@@ -35,6 +36,28 @@ def test_from_eps() -> None:
     torch.testing.assert_close(from_eps(eps)(U, SIGMA), Q.score(U, SIGMA))
 
 
+def bent(x: Tensor, sigma: Tensor) -> Tensor:
+    """A network whose prediction may be read as any of the kinds."""
+    return x.sin() / (1 + sigma[:, None])
+
+
+def test_scores_follow_their_formula_bit_for_bit() -> None:
+    x, sigma = U.float(), SIGMA.float()
+    out, s = bent(x, sigma), sigma[:, None]
+    of_denoiser, of_eps = from_denoiser(bent), from_eps(bent)
+    assert torch.equal(of_denoiser(x, sigma), (out - x) / s**2)
+    assert torch.equal(of_denoiser.denoise(x, sigma), out)
+    assert torch.equal(of_denoiser.denoise(x, 0.5), bent(x, torch.full((5,), 0.5)))
+    assert torch.equal(of_eps(x, sigma), -out / s)
+    assert torch.equal(of_eps.denoise(x, sigma), x - s * out)
+
+
+def test_reprs_show_the_network() -> None:
+    scores = [adapt(bent) for adapt in (from_denoiser, from_eps, from_flow)]
+    scores += [adapt(bent, continuous) for adapt in (from_vp_eps, from_vp_sample, from_vp_v)]
+    assert {repr(score) for score in scores} == {"NetworkScore(bent)"}
+
+
 def test_from_vp_eps() -> None:
     """A perfect VP network for a Gaussian, known at integer and fractional timesteps."""
     alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0)
@@ -56,12 +79,12 @@ def test_from_vp_eps() -> None:
 
 
 def continuous(sigma: Tensor) -> Tensor:
-    """Timesteps of a network that is told log σ."""
+    """The timesteps of a network that receives log σ."""
     return sigma.log()
 
 
 def perfect(kind: str, x_t: Tensor, t: Tensor) -> Tensor:
-    """What a perfect variance-preserving network answers."""
+    """The prediction of a perfect variance-preserving network."""
     sigma = t.exp()[:, None]
     alpha = (1 + sigma**2).rsqrt()
     denoised = Q.denoise(x_t / alpha, sigma[:, 0])
@@ -97,7 +120,7 @@ def test_flow_velocities() -> None:
 
 
 def test_denoised_values_are_no_detour_over_the_score() -> None:
-    """At σ = 1000 in float32 D = x + σ² s loses four digits; what a network says of D is kept."""
+    """At σ = 1000 in float32 D = x + σ² s loses four digits; a predicted D loses none."""
     x, sigma = 1e3 * torch.randn(4, 3), torch.full((4,), 1e3)
     score = from_vp_sample(lambda x_t, t: torch.full_like(x_t, 0.3), continuous)
     assert (denoise(score, x, sigma) - 0.3).abs().max() < 1e-7
@@ -143,3 +166,25 @@ def test_padded_crops_what_it_pads() -> None:
     assert torch.equal(padded(score, (1, 4, 3))(crop, torch.ones(2)), -crop)
     with pytest.raises(ShapeError, match="no larger than"):
         padded(score, (1, 4, 2))(crop, torch.ones(2))
+
+
+def test_padding_a_narrow_overlap() -> None:
+    graph, u = tiles((1, 16, 28), (1, 16, 16), (0, 0, 4)), torch.zeros(1, 1, 16, 28)
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        return -x
+
+    with pytest.raises(ShapeError, match="mode='replicate'"):
+        compose(graph, padded(score, (1, 16, 16)))(u, 1.0)
+    assert compose(graph, padded(score, (1, 16, 16), "replicate"))(u, 1.0).shape == u.shape
+
+
+def test_what_is_not_callable_is_named() -> None:
+    for adapt, given in [
+        (from_denoiser, (None,)),
+        (from_eps, (3,)),
+        (from_flow, (3,)),
+        (from_vp_v, (abs, 3)),
+    ]:
+        with pytest.raises(ScoreError, match=f"^{adapt.__name__}: expected a callable"):
+            adapt(*given)

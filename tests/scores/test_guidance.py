@@ -96,6 +96,11 @@ def test_bad_conditions_are_named() -> None:
         (lambda: guide(X, SIGMA, text="sea"), ScoreError, "must be a tensor"),
         (lambda: scheduled(guide, {"w": max})(X, SIGMA, text=text), ScoreError, "condition 'w'"),
         (lambda: slerp(EMPTY, torch.zeros(3), 0.5), ShapeError, "one shape"),
+        (
+            lambda: slerp(EMPTY.long(), EMPTY.long(), 0.5),
+            ShapeError,
+            "floating-point embeddings",
+        ),
         (lambda: interpolated(["f"], "text", EMPTY, EMPTY), ShapeError, "two nodes"),
     ]:
         with pytest.raises(error, match=message):

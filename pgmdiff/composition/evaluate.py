@@ -1,0 +1,131 @@
+"""Evaluating regions: what one model call sees, and how its values return to the state."""
+
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pgmdiff.composition.plan import Batch, map_tensors
+from pgmdiff.errors import ShapeError, shape_text
+from pgmdiff.graphs.regions import Condition
+from pgmdiff.linalg import Shape
+from pgmdiff.text import by_field
+
+__all__ = ["Chunk", "Evaluate", "flattened"]
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """What one model call sees: some regions of a batch, on some samples.
+
+    Attributes:
+        batch, start, stop: the regions are rows start to stop of `batch.group`.
+        samples: which samples.
+        index: int64 `[regions * d]`, the elements of the regions.
+    """
+
+    batch: Batch
+    start: int
+    stop: int
+    samples: slice
+    index: Tensor
+
+    __repr__ = by_field
+
+    @property
+    def name(self) -> Hashable:
+        """The name of the first region."""
+        return self.batch.group.name(self.start)
+
+    @property
+    def weights(self) -> Tensor:
+        """The rule's weights of the regions, `[regions]`."""
+        return self.batch.weights[self.start : self.stop]
+
+    def gather(self, u: Tensor) -> Tensor:
+        """A_r u of the regions and samples, `[samples, regions, d]`.
+
+        Args:
+            u: `[B, N]`.
+        """
+        rows = u[self.samples].index_select(1, self.index)
+        return rows.reshape(len(rows), self.stop - self.start, -1)
+
+    def add(self, total: Tensor, values: Tensor) -> None:
+        """Adds w_r A_rᵀ values_r of the regions to the rows of the samples, in place.
+
+        Args:
+            total: `[B, N]`.
+            values: `[samples, regions, d]`.
+        """
+        rows = total if len(values) == len(total) else total[self.samples]
+        if self.batch.weight is not None:
+            rows.index_add_(1, self.index, values.flatten(1), alpha=self.batch.weight)
+        else:
+            rows.index_add_(1, self.index, (values * self.weights[:, None]).flatten(1))
+
+
+class Evaluate(Protocol):
+    """Calls the models of a joint's regions, a chunk at a time."""
+
+    def __call__(
+        self, u: Tensor, sigma: Tensor, *, density: bool = False
+    ) -> Iterator[tuple[Chunk, Tensor]]:
+        """Every chunk with its scores s_r(A_r u, σ), `[samples, regions, d]`.
+
+        Args:
+            u: `[B, N]`.
+            sigma: `[B]`.
+            density: whether log-densities log q_σ(A_r u), `[samples, regions]`, take the place of
+                the scores.
+        """
+
+
+def flattened(
+    event: Shape, u: Tensor, sigma: Tensor | float, condition: Condition
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """The state `[B, N]`, σ `[B]` and conditions `[B, ...]` of any batch shape.
+
+    Args:
+        event: the event shape of the state.
+        u: `[*batch, *event]`.
+        sigma: one number, or of the batch shape.
+        condition: pytrees of tensors that start with the batch shape.
+
+    Raises:
+        ShapeError: one of them has another shape.
+    """
+    if not isinstance(u, Tensor):
+        raise ShapeError(
+            f"Joint: expected the state as a tensor, got {type(u).__name__}. Convert it with "
+            "torch.as_tensor."
+        )
+    n_batch = u.ndim - len(event)
+    if n_batch < 0 or tuple(u.shape[n_batch:]) != event or not u.is_floating_point():
+        raise ShapeError(
+            f"Joint: expected a floating-point state {shape_text('*batch', event)}, got "
+            f"{tuple(u.shape)} of {u.dtype}. Reshape it, or pack a factor graph's variables with "
+            "graph.pack."
+        )
+    batch = u.shape[:n_batch]
+    sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
+    if sigma.ndim and sigma.shape != batch:
+        raise ShapeError(
+            f"Joint: expected sigma as one number or of the batch shape {tuple(batch)}, got "
+            f"{tuple(sigma.shape)}."
+        )
+
+    def flat(leaf: Tensor) -> Tensor:
+        if leaf.shape[:n_batch] != batch:
+            raise ShapeError(
+                "Joint: conditions given at call time start with the batch shape "
+                f"{tuple(batch)}, got a tensor of {tuple(leaf.shape)}. Expand it, or give it per "
+                "node to compose(conditions=)."
+            )
+        return leaf.reshape(prod(batch), *leaf.shape[n_batch:])
+
+    state = u.reshape(prod(batch), prod(event))
+    return state, sigma.expand(batch).reshape(-1), map_tensors(flat, condition)
