@@ -24,9 +24,6 @@ def test_what_is_no_property():
     raise AssertionError
 """
 BROKEN = """
-from hypothesis import given
-from hypothesis import strategies as st
-
 
 @given(st.integers())
 def test_numbers_are_small(n):
@@ -34,34 +31,35 @@ def test_numbers_are_small(n):
 """
 
 
-def fuzz(folder: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:
-    test = folder / "test_laws.py"
-    test.write_text(text)
-    command = [sys.executable, "-m", "scripts.fuzz", "--processes", "0", *options, str(test)]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+def fuzz(folder: Path, text: str, seed: int) -> tuple[subprocess.CompletedProcess[str], str]:
+    """What a run says, and which numbers it draws for the first law."""
+    (folder / "test_laws.py").write_text(text)
+    (folder / "drawn").write_text("")
+    options = ["--processes", "0", "--times", "3", "--seed", str(seed)]
+    done = subprocess.run(
+        [sys.executable, "-m", "scripts.fuzz", *options, "--out", folder / "out.json", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
     )
+    return done, (folder / "drawn").read_text()
 
 
-def test_it_counts_examples_and_draws_them_by_the_seed_alone(tmp_path: Path) -> None:
-    drawn = []
-    for seed in ("1", "1", "2"):
-        out = tmp_path / "fuzz.json"
-        done = fuzz(tmp_path, LAWS, "--times", "3", "--seed", seed, "--out", str(out))
-        assert done.returncode == 0, done.stdout
-        assert "30 examples in" in done.stdout
-        figures = json.loads(out.read_text())
-        assert figures["laws"] == {"addition commutes": 30}
-        assert (figures["examples"], figures["failures"], figures["seed"]) == (30, 0, int(seed))
-        drawn.append((tmp_path / "drawn").read_text())
-        (tmp_path / "drawn").unlink()
-    assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_a_broken_law_fails_with_the_smallest_example_and_the_seed(tmp_path: Path) -> None:
-    out = tmp_path / "fuzz.json"
-    done = fuzz(tmp_path, BROKEN, "--times", "2", "--seed", "5", "--out", str(out))
+def test_it_counts_draws_by_the_seed_alone_and_finds_what_is_broken(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    done, first = fuzz(tmp_path, LAWS, 1)
+    assert done.returncode == 0, done.stdout
+    assert "30 examples in" in done.stdout
+    figures = json.loads(out.read_text())
+    assert figures["laws"] == {"addition commutes": 30}
+    assert (figures["examples"], figures["failures"], figures["seed"]) == (30, 0, 1)
+    out.unlink()
+    done, again = fuzz(tmp_path, LAWS + BROKEN, 1)
+    assert first == again
     assert done.returncode == 1
-    assert "n=17" in done.stdout
-    assert "seed 5" in done.stdout
+    assert "n=17" in done.stdout, "the smallest example"
+    assert "seed 1" in done.stdout
     assert not out.exists()
+    _, other = fuzz(tmp_path, LAWS, 2)
+    assert first != other
