@@ -5,7 +5,6 @@ A docstring cites a source in words, such as `Karras et al., "Elucidating ...", 
 """
 
 import inspect
-from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -20,27 +19,21 @@ SOURCES = parse_file(str(ROOT / "docs" / "references.bib")).entries
 @cache
 def docstrings() -> list[tuple[str, str]]:
     """Names, as users import them, and docstrings on one line: of modules and all in them."""
-    return list(_docstrings())
-
-
-def _docstrings() -> Iterator[tuple[str, str]]:
+    things: list[tuple[str, object]] = []
     for path in sorted([*ROOT.glob("pgmdiff/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         if name.endswith("__main__") or ".plotting" in name:
             continue
         module = import_module(name)
-        yield name, _line(module)
+        things.append((name, module))
         for each, thing in list(vars(module).items()):
             if getattr(thing, "__module__", None) == name and callable(thing):
                 known = public_name(name, each)
-                yield known, _line(thing)
+                things.append((known, thing))
                 if inspect.isclass(thing):
                     methods = {k: m for k, m in vars(thing).items() if callable(m)}
-                    yield from ((f"{known}.{k}", _line(m)) for k, m in methods.items())
-
-
-def _line(thing: object) -> str:
-    return " ".join((inspect.getdoc(thing) or "").split())
+                    things += [(f"{known}.{k}", method) for k, method in methods.items()]
+    return [(name, " ".join((inspect.getdoc(thing) or "").split())) for name, thing in things]
 
 
 def cites(text: str, source: Entry) -> bool:
