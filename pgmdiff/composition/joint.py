@@ -31,7 +31,6 @@ from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Definiteness, Report, check_counts
 from pgmdiff.precision import (
     ComposedPrecision,
-    Precision,
     Solve,
     amplification,
     inflation,
@@ -184,7 +183,7 @@ class Joint:
     max_batch: int | None
     check_finite: bool
     checkpoint: bool = False
-    precision: Precision | None = field(default=None, repr=False)
+    precision: ComposedPrecision | None = field(default=None, repr=False)
     solve: Solve | None = field(default=None, repr=False)
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
@@ -215,15 +214,11 @@ class Joint:
             return report
         return replace(report, definiteness=self._definiteness(self.precision))
 
-    def _definiteness(self, precision: Precision) -> Definiteness:
+    def _definiteness(self, precision: ComposedPrecision) -> Definiteness:
         """λ*, what is used, and what that does to variances and to errors of scores."""
         used = Definiteness(least_shrinkage(precision), precision.shrinkage, precision.jitter)
         covariance = None if self.solve is None else self.solve.inverse()
-        if (
-            covariance is None
-            or not len(covariance)
-            or not isinstance(precision, ComposedPrecision)
-        ):
+        if covariance is None or not len(covariance):
             return used
         return replace(
             used,
@@ -609,7 +604,7 @@ def _sharpened(values: Tensor, chunk: Chunk, sigma: Tensor) -> Tensor:
     if precisions is None:
         return values
     wide, levels = values.double(), sigma[chunk.samples].double()
-    pulled = precisions.rows(chunk.start, chunk.stop).times(wide, levels)
+    pulled = precisions.rows(chunk.start, chunk.stop).times(wide)
     return wide + levels[:, None, None] ** 2 * pulled
 
 

@@ -20,7 +20,7 @@ from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.linalg import Floats, Ints
-from pgmdiff.precision import Precision, RegionPrecisions
+from pgmdiff.precision import ComposedPrecision, RegionPrecisions
 from pgmdiff.precision.forms import concatenated
 from pgmdiff.scores.adapters import Score
 from pgmdiff.text import brief, counted, described
@@ -94,7 +94,7 @@ def plan(
     scores: Scores,
     rule: Rule,
     null_condition: Condition,
-    precision: Precision | None = None,
+    precision: ComposedPrecision | None = None,
 ) -> Iterator[Batch]:
     """The batches of a graph under a rule; regions of weight 0 are left out.
 

@@ -21,15 +21,7 @@ from torch import Tensor
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats
-from pgmdiff.precision import (
-    ComposedPrecision,
-    Covariances,
-    DenoisingErrors,
-    Dense,
-    LevelledPrecision,
-    Precision,
-    least_change,
-)
+from pgmdiff.precision import ComposedPrecision, Covariances, Dense, least_change
 from pgmdiff.text import counted, described
 
 __all__ = ["Average", "Evidence", "Marginal", "Posterior", "Rule"]
@@ -131,7 +123,7 @@ class Posterior(Rule):
     def scale(self, graph: RegionGraph) -> None:
         return None
 
-    def precision(self, graph: RegionGraph) -> Precision:
+    def precision(self, graph: RegionGraph) -> ComposedPrecision:
         """P of a graph, with the jitter or shrinkage that was asked for.
 
         Raises:
@@ -146,9 +138,7 @@ class Posterior(Rule):
             )
         provider = given if isinstance(given, Covariances) else Dense(given)
 
-        def make(shrinkage: float, jitter: float) -> Precision:
-            if isinstance(provider, DenoisingErrors):
-                return LevelledPrecision.of(graph, provider, shrinkage, jitter)
+        def make(shrinkage: float, jitter: float) -> ComposedPrecision:
             return ComposedPrecision(graph, provider, shrinkage, jitter)
 
         if isinstance(self.shrinkage, str):
