@@ -2,14 +2,11 @@
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 
-import pgmdiff
 from pgmdiff import GraphError, PgmdiffError, ShapeError, advise, compose, fit_covariances
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import chain, from_json, product, tiles, time_by_parts
-from pgmdiff.precision import DenoisingErrors, Dense
 from pgmdiff.samplers import karras
 from pgmdiff.testing import assert_lawful, strategies
 from tests.helpers import ar1
@@ -40,17 +37,6 @@ def test_advice_takes_what_one_has() -> None:
         ShapeError, match=r"at least two states \[n, 6\], got a tensor of \(4000, 5\)"
     ):
         advise(GRAPH, states[:, :5])
-
-
-def test_a_fit_of_float32_may_be_widened() -> None:
-    smooth = torch.ones(12, 12).double() + 1e-7 * torch.eye(12)
-    states = Gaussian(torch.zeros(12).double(), smooth).sample(300, 0).float()
-    fitted = Gaussian.fit(states)
-    assert fitted.covariance.dtype == torch.float32
-    wide = Gaussian(fitted.mean.double(), fitted.covariance.double())
-    exact = Gaussian.fit(states.double()).covariance
-    assert torch.linalg.eigvalsh(wide.covariance)[0] >= 0
-    assert (wide.covariance - exact).abs().max() < 1e-5
 
 
 WRONG = {
@@ -89,15 +75,3 @@ def test_overlaps_that_are_named_do_fit() -> None:
         named = str(raised.value).split("an overlap of ")[1].split(",")[0]
         for fitting in named.split(" or "):
             tiles((size,), window, int(fitting))
-
-
-def test_errors_that_do_not_compose_name_their_level() -> None:
-    graph = chain(3)
-    good, bad = {}, {}
-    for name in ("f0", "f1", "x1"):
-        d = len(graph.elements(name).reshape(-1))
-        good[name] = 0.5 * torch.eye(d).double()
-        bad[name] = (0.01 if name == "x1" else 0.5) * torch.eye(d).double()
-    errors = DenoisingErrors((0.5, 2.0), (Dense(good), Dense(bad)))
-    with pytest.raises(GraphError, match=r"denoising errors measured at σ = 2 .*check_consistency"):
-        compose(graph, lambda x, s: -x, rule=pgmdiff.Posterior(errors))

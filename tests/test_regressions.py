@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff import GraphError, ScoreError, ShapeError, check_consistency, compose
-from pgmdiff.gaussian import Gaussian, node_scores
+from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import FactorGraph, chain, tiles
 from pgmdiff.samplers import Noise
 from tests.helpers import ar1
@@ -74,11 +74,6 @@ def test_a_joint_used_under_inference_mode_still_serves_autograd() -> None:
     joint(u, 1.0).sum().backward()
     assert u.grad is not None
     assert u.grad.tolist() == [[-1.0] * 16]
-
-
-def test_node_scores_of_another_graph_are_refused() -> None:
-    with pytest.raises(ShapeError, match="graph has 3 elements, the Gaussian 5"):
-        compose(chain(3), node_scores(chain(5), ar1(5, 0.5)))
 
 
 def test_scopes_must_be_ordered() -> None:

@@ -35,7 +35,7 @@ from pgmdiff.graphs.groups import AxisWindows, WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import check_counts
 from pgmdiff.graphs.windows import tiles
-from pgmdiff.precision import Covariances, DenoisingErrors
+from pgmdiff.precision import Covariances
 from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.scores.adapters import Score
 from pgmdiff.text import Table, brief, counted, described
@@ -330,11 +330,6 @@ def _fitted(graphs: Mapping[str, RegionGraph], states: Tensor) -> Gaussian:
 
 def _matrices(graph: RegionGraph, covariances: Covariances) -> dict[Hashable, Tensor]:
     """Region name to `[d, d]`, of the counted regions."""
-    if isinstance(covariances, DenoisingErrors):
-        raise GraphError(
-            "advise: expected clean covariances, got DenoisingErrors, which depend on σ. Use "
-            "fit_covariances, or Gaussian.fit(states.double())."
-        )
     found: dict[Hashable, Tensor] = {}
     for group in graph.groups:
         rows = np.flatnonzero(group.counts)

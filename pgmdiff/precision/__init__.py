@@ -2,7 +2,6 @@
 
 from pgmdiff.precision.covariances import (
     Covariances,
-    DenoisingErrors,
     Dense,
     LowRank,
     Pooled,
@@ -11,14 +10,13 @@ from pgmdiff.precision.covariances import (
 )
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.forms import RegionCovariances, RegionPrecisions
-from pgmdiff.precision.precision import ComposedPrecision, LevelledPrecision, Precision
+from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves import (
     Channelwise,
     Circulant,
     ConjugateGradients,
     Eigen,
     IndefiniteError,
-    PerLevel,
     SmallSpace,
     Solve,
     SparseFactors,
@@ -36,15 +34,11 @@ __all__ = [
     "ComposedPrecision",
     "ConjugateGradients",
     "Covariances",
-    "DenoisingErrors",
     "Dense",
     "Eigen",
     "IndefiniteError",
-    "LevelledPrecision",
     "LowRank",
-    "PerLevel",
     "Pooled",
-    "Precision",
     "RegionCovariances",
     "RegionPrecisions",
     "Separable",

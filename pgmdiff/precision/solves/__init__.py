@@ -1,7 +1,7 @@
 """Solves with I + σ² P, and whether P is positive definite."""
 
 from pgmdiff.precision.solves.base import IndefiniteError, Solve
-from pgmdiff.precision.solves.choice import Channelwise, PerLevel, solver_of
+from pgmdiff.precision.solves.choice import Channelwise, solver_of
 from pgmdiff.precision.solves.circulant import Circulant
 from pgmdiff.precision.solves.definiteness import (
     amplification,
@@ -20,7 +20,6 @@ __all__ = [
     "ConjugateGradients",
     "Eigen",
     "IndefiniteError",
-    "PerLevel",
     "SmallSpace",
     "Solve",
     "SparseFactors",
