@@ -36,7 +36,7 @@ from pgmdiff.graphs.groups import AxisWindows
 from pgmdiff.graphs.report import Definiteness
 from pgmdiff.linalg import Solution
 from pgmdiff.precision import covariances as providers
-from pgmdiff.precision import forms, solves
+from pgmdiff.precision import forms, solver_of
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.solves.circulant import Circulant
 from pgmdiff.precision.solves.direct import LatestFactors, SparseFactors
@@ -195,7 +195,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
         torch.eye(3), forms.DenseCovariances(torch.eye(4)[None])
     ),
     "Eigen": lambda: joint().solve,
-    "Channelwise": lambda: solves.solver_of(solve("separable")),
+    "Channelwise": lambda: solver_of(solve("separable")),
     "Circulant": lambda: Circulant(ring_precision(), (8,)),
     "SmallSpace": lambda: SmallSpace(ring_precision("low_rank", rank=2)),
     "SparseFactors": lambda: SparseFactors(joint().precision),

@@ -192,9 +192,7 @@ class Evidence(GaussianClosure):
     rule (`python -m benchmarks exactness`).
 
     Args:
-        covariances: see `Posterior`.
-        shrinkage: see `Posterior`.
-        jitter: see `Posterior`.
+        covariances, shrinkage, jitter: see `Posterior`.
     """
 
     def score(
