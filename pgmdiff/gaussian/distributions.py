@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
-from pgmdiff.noise import Seed, torch_generator
+from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import beside, per_sample
 from pgmdiff.text import by_field, counted, described
 
@@ -161,7 +161,7 @@ class Gaussian:
         variances = self._eigen[0] + sigma**2
         return 0.5 * (2 * math.pi * math.e * variances).log().sum().item()
 
-    def sample(self, n: int, generator: Seed = None) -> Tensor:
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
         """Independent draws, `[n, *event]`; of a seed, a generator, or None for fresh entropy."""
         generator = torch_generator(generator, "Gaussian.sample")
         values, vectors = self._eigen
@@ -321,7 +321,7 @@ class GaussianMixture:
         x, sigma = u.reshape(len(u), 1, -1), per_sample(sigma, u)[:, None]
         return self._stack.like(x).log_density(x, sigma)[:, 0]
 
-    def sample(self, n: int, generator: Seed = None) -> Tensor:
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
         """Independent draws, `[n, *event]`."""
         generator = torch_generator(generator, "GaussianMixture.sample")
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
