@@ -95,9 +95,12 @@ class Noise:
         if not like.is_floating_point():
             raise ShapeError(f"Noise: expected a floating-point state, got {like.dtype}.")
         noise = np.empty((len(self.keys), prod(like.shape[1:])))
+        bits = np.random.Philox(key=0, counter=[0, 0, 0, number])
+        state, normal = bits.state, np.random.Generator(bits).standard_normal
         for row, key in zip(noise, self.keys, strict=True):
-            bits = np.random.Philox(key=key, counter=[0, 0, 0, number])
-            np.random.Generator(bits).standard_normal(out=row)
+            state["state"]["key"][:] = key % 2**64, key >> 64
+            bits.state = state  # eight times faster than a new generator per sample
+            normal(out=row)
         return torch.from_numpy(noise).reshape(like.shape).to(like)
 
 

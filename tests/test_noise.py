@@ -53,8 +53,7 @@ def test_noise_does_not_depend_on_where_a_run_was_resumed() -> None:
     run = {"solver": SDE(1.0), "generator": 3}
     whole = sample(TARGET.score, sigmas, shape=(5, 2), callback=steps.append, **run)
     for step in (steps[0], steps[4], steps[9]):
-        resumed = sample(TARGET.score, sigmas, x=step["x"], start=step["i"], **run)
-        assert torch.equal(resumed, whole)
+        assert torch.equal(sample(TARGET.score, sigmas, state=step["state"], **run), whole)
 
 
 def test_noise_does_not_depend_on_the_dtype() -> None:

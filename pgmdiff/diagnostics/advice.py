@@ -151,10 +151,10 @@ class Advice:
 
     @property
     def cheapest(self) -> Prediction | None:
-        """Of the other graphs whose marginal loss is within tolerance, that of fewest elements.
+        """The graph of fewest elements among the others whose marginal loss is within tolerance.
 
-        Elements count, since one evaluation of a large window is no less work than many of small
-        ones.
+        Elements are counted, since one evaluation of a large window is no less work than many of
+        small ones.
         """
         fine = [row for row in self.rows[1:] if row.marginal <= self.tolerance]
         return min(

@@ -177,10 +177,13 @@ def check_consistency(
         noisy = clean + sigma * noise(step, clean)
         denoised = local_denoised(joint, noisy, sigma)
         for (piece, overlap), pairs in kinds.items():
-            by_piece = [denoised[pair.piece][:, pair.places] for pair in pairs]
-            by_overlap = [denoised[pair.overlap] for pair in pairs]
-            seen = [[x[:, pair.elements] for pair in pairs] for x in (noisy, clean)]
-            stacked = (torch.stack(part, dim=1) for part in (by_piece, by_overlap, *seen))
+            seen = (
+                [denoised[pair.piece][:, pair.places] for pair in pairs],
+                [denoised[pair.overlap] for pair in pairs],
+                [noisy[:, pair.elements] for pair in pairs],
+                [clean[:, pair.elements] for pair in pairs],
+            )
+            stacked = (torch.stack(part, dim=1) for part in seen)
             rows.append(_agreement(piece, overlap, sigma, *stacked))
     return Consistency(tuple(rows))
 
@@ -228,16 +231,9 @@ def _pairs_by_kind(joint: Joint) -> dict[tuple[str, str], list[_Pair]]:
     return kinds
 
 
-def _agreement(
-    piece: str,
-    overlap: str,
-    sigma: float,
-    by_piece: Tensor,
-    by_overlap: Tensor,
-    noisy: Tensor,
-    clean: Tensor,
-) -> Agreement:
-    """The figures of one kind; all tensors `[n, pairs, d]`."""
+def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreement:
+    """The figures of one kind, from what is seen on its overlaps, `[n, pairs, d]` each."""
+    by_piece, by_overlap, noisy, clean = seen
     error_piece = ((by_piece - clean) ** 2).mean(dim=(1, 2))
     error_overlap = ((by_overlap - clean) ** 2).mean(dim=(1, 2))
     difference = by_piece - by_overlap

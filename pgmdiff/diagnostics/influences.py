@@ -14,8 +14,7 @@ evaluation gives row i of |J(σ)|, and steps of Euler's method give row i of the
     ∂u_k / ∂u_0 = M_k ··· M_1,      M_k = I - σ_k (σ_k - σ_{k+1}) J(σ_k).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -31,6 +30,8 @@ __all__ = ["influence", "influence_over_steps"]
 Elements = int | Sequence[int] | Tensor
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def influence(score: Score, x: Tensor, sigma: Tensor | float, element: Elements) -> Tensor:
     """How strongly the score of an element depends on every element of the state: `[*event]`.
 
@@ -59,12 +60,12 @@ def influence(score: Score, x: Tensor, sigma: Tensor | float, element: Elements)
         >>> diagnostics.influence(compose(graph, scores), torch.zeros(1, 4), 0.0, 0)
         tensor([1.3333, 0.6667, 0.0000, 0.0000])
     """
-    chosen = _places(x, element)
-    with _gradients():
-        start = x.detach().clone().requires_grad_()
-        return _influence(score(start, per_sample(sigma, start)), start, chosen)
+    chosen, start = _places(x, element), x.detach().clone().requires_grad_()
+    return _influence(score(start, per_sample(sigma, start)), start, chosen)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def influence_over_steps(
     score: Score,
     sigmas: Sequence[float],
@@ -103,20 +104,12 @@ def influence_over_steps(
             f"{levels[:3]}{' ...' if len(levels) > 3 else ''}. Use samplers.karras."
         )
     solver, noise = solver or Euler(), Noise.of(generator, len(x))
-    with _gradients():
-        start = x.detach().clone().requires_grad_()
-        state, rows = solver.init(start, levels[0]), [_influence(start, start, chosen)]
-        for sigma_next in levels[1:]:
-            state = solver.step(score, state, sigma_next, noise)
-            rows.append(_influence(state.x, start, chosen))
+    start = x.detach().clone().requires_grad_()
+    state, rows = solver.init(start, levels[0]), [_influence(start, start, chosen)]
+    for sigma_next in levels[1:]:
+        state = solver.step(score, state, sigma_next, noise)
+        rows.append(_influence(state.x, start, chosen))
     return torch.stack(rows)
-
-
-@contextmanager
-def _gradients() -> Iterator[None]:
-    """Enables autograd, whatever the caller's context."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
 
 
 def _influence(output: Tensor, start: Tensor, chosen: Sequence[int]) -> Tensor:

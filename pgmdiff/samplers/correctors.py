@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError
+from pgmdiff.linalg import squared_norms
 from pgmdiff.noise import Draw
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, beside, per_sample
@@ -169,7 +170,7 @@ class Metropolis(_LangevinMoves):
         for move in range(self.n_moves):
             there = x + h * drift + (2 * h) ** 0.5 * noise(2 * move, x)
             density_there, drift_there = self.log_density(there, level), score(there, level)
-            back = _squared(x - there - h * drift_there) - _squared(there - x - h * drift)
+            back = squared_norms(x - there - h * drift_there) - squared_norms(there - x - h * drift)
             ratio = density_there - density - back / (4 * h)
             uniform = torch.special.ndtr(noise(2 * move + 1, x.new_empty(len(x), 1))[:, 0])
             accepts = uniform.log() < ratio
@@ -238,7 +239,3 @@ class PredictorCorrector(Solver):
         if self.report is not None:
             self.report(sigma_next, acceptance)
         return replace(after, x=x)
-
-
-def _squared(x: Tensor) -> Tensor:
-    return (x**2).reshape(len(x), -1).sum(dim=1)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import isclose, isfinite
+from math import isclose, isfinite, nan
 from typing import TypedDict
 
 import torch
@@ -48,7 +48,6 @@ def sample(
     generator: Generator = None,
     callback: Callable[[Step], None] | None = None,
     progress: bool = False,
-    start: int = 0,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
@@ -64,7 +63,7 @@ def sample(
         score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`.
         sigmas: noise levels that end in a fall. Where they rise, noise of variance σ'² - σ² is
             added and multistep solvers start afresh: see `time_travel`.
-        x: the noised start at `sigmas[start]`, used as it is. Give exactly one of x, shape, state.
+        x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
         shape: `[batch, *event]` of a start drawn from N(0, sigmas[0]²). The true start is
             q * N(0, σ²): choose sigmas[0] well above the size of the whole.
         state: resumes the run from which this state comes (from a callback, or saved), at its
@@ -77,8 +76,6 @@ def sample(
             seed, the sample and the step.
         callback: called with a `Step`, a dict, at every step down.
         progress: whether to show a progress bar.
-        start: number of the step of the schedule at which x begins. Multistep solvers start afresh
-            there, without the earlier steps; to resume them, give `state`.
         dtype: float32 or float64, for the state; that of x or of the state, or float32, if None.
         device: where the state lives; where x or the state is, or the CPU, if None.
 
@@ -103,7 +100,7 @@ def sample(
     levels = [float(sigma) for sigma in sigmas]
     solver = UniPC() if solver is None else solver
     _check_run(score, levels, solver)
-    _check_start(levels, start, x, shape, state)
+    _check_start(levels, x, shape, state)
     given = x if state is None else state.x
     dtype = dtype or (torch.float32 if given is None else given.dtype)
     if dtype not in (torch.float32, torch.float64):
@@ -118,7 +115,7 @@ def sample(
     else:
         noise = Noise.of(generator, len(given))
         if state is None:
-            state = solver.init(given.to(dtype=dtype, device=device), levels[start], start)
+            state = solver.init(given.to(dtype=dtype, device=device), levels[0])
         else:
             state = state.to(dtype, device)
     for sigma_next in tqdm(levels[state.step + 1 :], disable=not progress, desc="sampling"):
@@ -158,11 +155,7 @@ def _check_run(score: Score, levels: list[float], solver: Solver) -> None:
 
 
 def _check_start(
-    levels: list[float],
-    start: int,
-    x: Tensor | None,
-    shape: Sequence[int] | None,
-    state: State | None,
+    levels: list[float], x: Tensor | None, shape: Sequence[int] | None, state: State | None
 ) -> None:
     given = [n for n, v in {"x": x, "shape": shape, "state": state}.items() if v is not None]
     if len(given) != 1:
@@ -171,24 +164,13 @@ def _check_start(
             "Give shape=(batch, *event) to draw the start."
         )
     if state is not None:
-        known = 0 <= state.step < len(levels)
-        if (
-            not known
-            or not isclose(levels[state.step], state.sigma)
-            or start not in (0, state.step)
-        ):
-            there = f"σ = {levels[state.step]:.6g} there" if known else f"{len(levels) - 1} steps"
+        there = levels[state.step] if 0 <= state.step < len(levels) else nan
+        if not isclose(there, state.sigma):
             raise PgmdiffError(
-                f"sample: the state is of step {state.step} at σ = {state.sigma:.6g}, but the "
-                f"schedule has {there} and start={start}. Resume with the schedule of the run, and "
-                "without start=."
+                f"sample: the state belongs to step {state.step} at σ = {state.sigma:.6g}, but the "
+                f"schedule of {len(levels) - 1} steps has σ = {there:.6g} there. Resume with the "
+                "schedule of the run."
             )
-        return
-    if not 0 <= start < len(levels) - 1:
-        raise PgmdiffError(
-            f"sample: expected start from 0 to {len(levels) - 2}, a step of the schedule, "
-            f"got {start}."
-        )
     if x is not None and not isinstance(x, Tensor):
         raise ShapeError(
             f"sample: expected x, the noised start, as a tensor, got {type(x).__name__}. Convert "
@@ -196,6 +178,5 @@ def _check_start(
         )
     if shape is not None and not isinstance(shape, Sequence):
         raise ShapeError(f"sample: expected shape=(batch, *event), got {shape!r}.")
-    if x is None and (start or not levels[0]):
-        begins = f"start={start} begins within a run" if start else "sigmas[0] = 0 begins at data"
-        raise ShapeError(f"sample: {begins} and needs its state as x=.")
+    if shape is not None and not levels[0]:
+        raise ShapeError("sample: sigmas[0] = 0 begins at data, which must be given as x=.")

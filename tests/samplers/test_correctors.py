@@ -118,9 +118,7 @@ def test_corrected_runs_resume_bit_for_bit() -> None:
     sigmas, steps = karras(8, 0.05, 20.0), []
     whole = sample(q.score, sigmas, shape=(4, 3), solver=solver, generator=7, dtype=torch.float64,
                    callback=steps.append)  # fmt: skip
-    again = sample(
-        q.score, sigmas, x=steps[3]["x"], solver=solver, generator=7, start=steps[3]["i"]
-    )
+    again = sample(q.score, sigmas, state=steps[3]["state"], solver=solver, generator=7)
     assert torch.equal(again, whole)
 
 
@@ -147,20 +145,22 @@ def test_bad_correctors_are_named(arguments: tuple) -> None:
 def test_steps_are_shares_of_the_limit(rule: Rule) -> None:
     """Just below 2/λ_max moves stay, just above they run away, symmetric Jacobian or not."""
     graph, q, sigma = chain(8), ar1(8, 0.99), 0.3
-    joint = composed(graph, q, rule)
-    exact = torch.linalg.eigvals(composed_precision(graph, q, sigma, rule=rule)).real.max().item()
+    joint, precision = composed(graph, q, rule), composed_precision(graph, q, sigma, rule=rule)
+    exact = torch.linalg.eigvals(precision).real.max().item()
     measured = Curvature.measure(
         joint, [1.0, sigma], shape=(2, 8), products=8, generator=0, dtype=torch.float64
     )
     assert measured(sigma) == pytest.approx(exact, rel=1e-6)
     x = q.noised(sigma).sample(20, torch.Generator().manual_seed(0))
+    score = lambda x, s: -x @ precision.T  # noqa: E731
+    torch.testing.assert_close(joint(x, sigma), score(x, sigma))  # moves by it are much faster
     for curvature in (measured, exact, lambda level: exact * sigma**2 / level**2):
-        below, _ = Langevin(0.97, 300, curvature).correct(joint, x, sigma, Noise.of(1, 20))
-        above, _ = Langevin(1.03, 300, curvature).correct(joint, x, sigma, Noise.of(1, 20))
+        below, _ = Langevin(0.97, 300, curvature).correct(score, x, sigma, Noise.of(1, 20))
+        above, _ = Langevin(1.03, 300, curvature).correct(score, x, sigma, Noise.of(1, 20))
         assert below.abs().max() < 30
         assert above.abs().max() > 1e4
     if isinstance(rule, Marginal):  # σ² λ_max is 1.65: what the exact score bears explodes
-        stated, _ = Langevin(1.3, 300).correct(joint, x, sigma, Noise.of(1, 20))
+        stated, _ = Langevin(1.3, 300).correct(score, x, sigma, Noise.of(1, 20))
         assert stated.abs().max() > 1e4
 
 

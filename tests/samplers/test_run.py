@@ -52,7 +52,6 @@ def test_truncated_starts() -> None:
     data, noise = TARGET.sample(3, torch.Generator().manual_seed(0)), Noise.of(7, 3)
     noised = data + sigmas[5] * noise(RISE, data)
     out = sample(TARGET.score, sigmas[5:], x=noised, solver=DEIS(2))
-    assert torch.equal(out, sample(TARGET.score, sigmas, x=noised, start=5, solver=DEIS(2)))
     rising = sample(TARGET.score, [0, *sigmas[5:]], x=data, solver=DEIS(2), generator=7)
     torch.testing.assert_close(rising, out)
     with pytest.raises(ShapeError, match="begins at data"):
@@ -114,8 +113,6 @@ def test_progress_bar_is_off_by_default(capsys: pytest.CaptureFixture[str]) -> N
         ({"sigmas": [1.0, 0.0], "shape": 10}, "expected shape=(batch, *event), got 10"),
         ({"sigmas": [1.0, 0.0], "x": np.zeros((1, 2))}, "as a tensor, got ndarray"),
         ({"score": chain(3), "sigmas": [1.0, 0.0], "shape": (2, 3)}, "expected a score"),
-        ({"sigmas": [1.0, 0.5, 0.0], "shape": (1, 2), "start": 1}, "needs its state as x="),
-        ({"sigmas": [1.0, 0.0], "x": torch.zeros(1, 2), "start": 1}, "start from 0 to 0"),
         ({"sigmas": [1.0, 0.0], "shape": (1, 2), "dtype": torch.bfloat16}, "got torch.bfloat16"),
         ({"sigmas": [1.0, 0.0], "x": torch.zeros(1, 2, dtype=torch.int64)}, "got torch.int64"),
         ({"sigmas": [1.0, 0.0], "shape": (1, 2), "solver": Heun}, "Make an instance of it"),
@@ -132,13 +129,12 @@ def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
 def test_states_of_another_schedule_are_named() -> None:
     sigmas = karras(6, 0.1, 5.0)
     state = State(torch.zeros(1, 2), 2, sigmas[2])
-    assert sample(TARGET.score, sigmas, state=state, start=2).shape == (1, 2)
+    assert sample(TARGET.score, sigmas, state=state).shape == (1, 2)
     for bad in (
         {"sigmas": karras(7, 0.1, 5.0), "state": state},
         {"sigmas": sigmas[:2], "state": state},
-        {"sigmas": sigmas, "state": state, "start": 1},
     ):
-        with pytest.raises(PgmdiffError, match="the state is of step 2"):
+        with pytest.raises(PgmdiffError, match="the state belongs to step 2"):
             sample(TARGET.score, **bad)
     with pytest.raises(PgmdiffError, match="expected one of"):
         sample(TARGET.score, sigmas, state=state, shape=(1, 2))

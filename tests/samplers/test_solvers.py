@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -59,6 +58,9 @@ ORDERS: list[tuple[Solver, int]] = [
 ]
 """Solvers, and the order at which their distribution converges (the weak order, with noise)."""
 SOLVERS = [solver for solver, _ in ORDERS]
+KINDS = [Euler(), Heun(), SDE(0.5), DPMSolver2S(), DPMSolver2S(0.5), EDM(8), DEIS(3), UniPC(2),
+         DPMSolver2M(0.5), DPMSolver3M()]  # fmt: skip
+"""One solver for every path through the code, where each costs a compilation."""
 
 
 def loss(solver: Solver, steps: int) -> float:
@@ -74,10 +76,9 @@ def loss(solver: Solver, steps: int) -> float:
 
 @pytest.mark.parametrize(("solver", "order"), ORDERS, ids=str)
 def test_order_of_convergence(solver: Solver, order: int) -> None:
-    errors = [loss(solver, steps) for steps in (60, 120, 240)]
-    observed = np.log2(np.divide(errors[:-1], errors[1:]))
-    assert abs(observed[-1] - order) < 0.5, (errors, observed)
-    assert errors[-1] < 0.1 / 15 ** (order - 1), errors
+    errors = [loss(solver, steps) for steps in (120, 240)]
+    assert abs(math.log2(errors[0] / errors[1]) - order) < 0.5, errors
+    assert errors[1] < 0.1 / 15 ** (order - 1), errors
 
 
 @pytest.mark.parametrize("solver", [s for s in SOLVERS if not isinstance(s, EDM)], ids=str)
@@ -156,7 +157,7 @@ def test_float64_is_clean(solver: Solver) -> None:
         }
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=str)
+@pytest.mark.parametrize("solver", KINDS, ids=str)
 def test_a_step_compiles_without_breaks(solver: Solver) -> None:
     torch._dynamo.reset()
     state = states_of(solver, karras(12, 0.002, 80.0), 5)[-1]
