@@ -30,14 +30,13 @@ from torch import Tensor
 from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.text import counted, described
 
-__all__ = ["Draw", "Generator", "Noise", "seed_of", "split_seed", "torch_generator"]
+__all__ = ["Draw", "Generator", "Noise", "split_seed", "torch_generator"]
 
 Draw: TypeAlias = Callable[[int, Tensor], Tensor]
 """`draw(number, like)`: standard normal noise with the shape and place of `like`; see `Noise`."""
 
 SECOND, RISE, START = 1 << 32, 1 << 60, 1 << 63
-"""First numbers of draws other than the first of a step; no schedule is long enough to reach them.
-"""
+"""First numbers of draws other than a step's first; no schedule is long enough to reach them."""
 
 Generator: TypeAlias = (
     int

@@ -63,6 +63,18 @@ def test_noise_does_not_depend_on_the_dtype() -> None:
     assert torch.equal(double.float(), single)
 
 
+@pytest.mark.parametrize("seed", [0, 2**63 + 3, 2**64 - 1])
+def test_noise_is_that_of_one_philox_generator_per_key(seed: int) -> None:
+    keys, like = split_seed(seed, 3), torch.empty(3, 4, dtype=torch.float64)
+    for number in (0, 5, 1 << 63, 5 << 61):
+        expected = [
+            np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, number]))
+            for key in keys
+        ]
+        rows = np.stack([generator.standard_normal(4) for generator in expected])
+        assert (Noise(keys)(number, like).numpy() == rows).all()
+
+
 def test_noise_is_standard_normal_and_independent() -> None:
     n = 400
     noise = torch.stack([Noise.of(11, n)(k, torch.empty(n, 50)) for k in range(5)])

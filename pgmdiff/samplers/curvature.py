@@ -52,8 +52,7 @@ class Extremes(NamedTuple):
     largest: Tensor
 
     def __repr__(self) -> str:
-        shown = f"smallest={array(self.smallest)}", f"largest={array(self.largest)}"
-        return described(self, *shown)
+        return described(self, *(f"{name}={array(getattr(self, name))}" for name in self._fields))
 
 
 @torch.no_grad()
