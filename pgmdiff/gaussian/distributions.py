@@ -23,7 +23,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
-from pgmdiff.noise import Seed, torch_generator
+from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import Score, beside, per_sample
 from pgmdiff.text import by_field, counted, described
 
@@ -65,7 +65,7 @@ class Distribution(ABC):
         """The distribution q_σ of states with added noise."""
 
     @abstractmethod
-    def sample(self, n: int, generator: Seed = None) -> Tensor:
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
         """Independent draws, `[n, *event]`.
 
         Args:
@@ -242,7 +242,7 @@ class Gaussian(Distribution):
         variances = self._eigen[0] + sigma**2
         return 0.5 * (2 * math.pi * math.e * variances).log().sum().item()
 
-    def sample(self, n: int, generator: Seed = None) -> Tensor:
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
         generator = torch_generator(generator, "Gaussian.sample")
         values, vectors = self._eigen
         z = torch.randn(n, len(values), generator=generator, dtype=self.mean.dtype)
@@ -361,7 +361,7 @@ class GaussianMixture(Distribution):
         """q_σ: every component with covariance Σ_k + σ² I."""
         return GaussianMixture(self.weights, [c.noised(sigma) for c in self.components])
 
-    def sample(self, n: int, generator: Seed = None) -> Tensor:
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
         generator = torch_generator(generator, "GaussianMixture.sample")
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         draws = self.mean.new_empty(n, *self.event_shape)
