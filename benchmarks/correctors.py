@@ -128,7 +128,9 @@ def _langevin_rows(rule: str, budget: int, moves: int) -> list[dict[str, Any]]:
     for name, (step, measured) in STEPS.items() if moves else [("none", (1.0, False))]:
         solver: Solver = Euler()
         if moves:
-            curvature = Curvature.measure(joint, sigmas, shape=(4, LENGTH)) if measured else None
+            curvature = None
+            if measured:
+                curvature = Curvature.measure(joint, sigmas, shape=(4, LENGTH), generator=0)
             solver = PredictorCorrector(solver, Langevin(step, moves, curvature))
         reached = distribution_reached(joint, sigmas, _start(sigmas), solver)
         label = f"Langevin, {name}" if moves else name
@@ -142,7 +144,7 @@ def _metropolis_rows(rule: str, budget: int, moves: int, samples: int) -> list[d
     if levels < FEWEST:
         return []
     sigmas, accepted = karras(levels, 0.002, 80.0), list[float]()
-    curvature = Curvature.measure(joint, sigmas, shape=(4, LENGTH))
+    curvature = Curvature.measure(joint, sigmas, shape=(4, LENGTH), generator=0)
     solver = PredictorCorrector(
         Euler(),
         Metropolis(log_density, SHARE, moves, curvature),

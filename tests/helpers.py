@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
+from pgmdiff import gaussian
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.precision import Solve
 
 
 def ar1(n: int, rho: float, dtype: torch.dtype = torch.float64) -> Gaussian:
-    """The stationary AR(1) chain of unit variance."""
-    place = torch.arange(n)
-    covariance = (rho ** (place[:, None] - place).abs().double()).to(dtype)
-    return Gaussian(torch.zeros(n, dtype=dtype), covariance)
+    """The stationary AR(1) chain of unit variance, in a dtype."""
+    q = gaussian.ar1(n, rho)
+    return q if dtype == torch.float64 else Gaussian(q.mean.to(dtype), q.covariance.to(dtype))
 
 
 def relative(a: Tensor, b: Tensor) -> float:

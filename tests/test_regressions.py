@@ -8,38 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import GraphError, ScoreError, ShapeError, check_consistency, compose
-from pgmdiff.gaussian import Gaussian, node_scores
-from pgmdiff.graphs import FactorGraph, chain, tiles
-from pgmdiff.samplers import Noise
+from pgmdiff import GraphError, compose
+from pgmdiff.graphs import FactorGraph, tiles
 from tests.helpers import ar1
 
 PAIR, ONE = ar1(2, 0.8, torch.float32), ar1(1, 0.8, torch.float32)
 GRAPH = FactorGraph.from_scopes({"f": ("x", "y"), "g": ("y", "z")}, dict.fromkeys("xyz", (1,)))
 SCORES = {"f": PAIR.score, "g": PAIR.score, "y": ONE.score}
 DATA = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
-
-
-def test_a_model_that_returns_nan_is_not_consistent() -> None:
-    broken = {**SCORES, "f": lambda x, sigma: x * float("nan")}
-    with pytest.raises(ScoreError, match="node 'f' is not finite"):
-        check_consistency(GRAPH, broken, DATA)
-
-
-def test_consistency_needs_floating_data_and_names_the_models() -> None:
-    with pytest.raises(ShapeError, match=r"got torch\.int64"):
-        check_consistency(GRAPH, SCORES, DATA.long())
-    with pytest.raises(ShapeError, match=r"got torch\.uint8"):
-        Noise.of(0, 2)(0, torch.zeros(2, 4, dtype=torch.uint8))
-    wide = Gaussian(torch.zeros(2), 9 * torch.eye(2))
-    good = Gaussian(torch.zeros(2), torch.eye(2))
-    scores = {"f0": good.score, "f2": good.score, "f1": wide.score, "f3": wide.score}
-    scores |= {f"x{i}": Gaussian(torch.zeros(()), torch.ones(1, 1)).score for i in range(1, 4)}
-    data = torch.randn(400, 5, generator=torch.Generator().manual_seed(1))
-    rows = check_consistency(chain(5), scores, data, (1.0,)).rows
-    verdicts = {(row.piece, row.verdict) for row in rows}
-    assert ("f1 … (+1)", "piece lags") in verdicts
-    assert {v for piece, v in verdicts if piece.startswith("f0")} == {"consistent"}
 
 
 def test_conditions_are_told_apart_by_value_not_by_repr() -> None:
@@ -74,11 +50,6 @@ def test_a_joint_used_under_inference_mode_still_serves_autograd() -> None:
     joint(u, 1.0).sum().backward()
     assert u.grad is not None
     assert u.grad.tolist() == [[-1.0] * 16]
-
-
-def test_node_scores_of_another_graph_are_refused() -> None:
-    with pytest.raises(ShapeError, match="graph has 3 elements, the Gaussian 5"):
-        compose(chain(3), node_scores(chain(5), ar1(5, 0.5)))
 
 
 def test_scopes_must_be_ordered() -> None:

@@ -34,8 +34,9 @@ from pgmdiff.graphs import (
 from pgmdiff.graphs.acyclicity import CliqueForest
 from pgmdiff.graphs.groups import AxisWindows
 from pgmdiff.graphs.report import Definiteness
+from pgmdiff.linalg import Solution
 from pgmdiff.precision import covariances as providers
-from pgmdiff.precision import forms, solves
+from pgmdiff.precision import forms, solver_of
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.solves.circulant import Circulant
 from pgmdiff.precision.solves.direct import LatestFactors, SparseFactors
@@ -114,18 +115,11 @@ def fitted(form: str, **options: Any) -> Any:
     return fit_covariances(windows(), data(3, 14, 16), form=form, **options)  # type: ignore[arg-type]
 
 
-def levelled(n: int = 40) -> providers.DenoisingErrors:
-    return providers.DenoisingErrors(
-        tuple(np.geomspace(0.01, 90, n).tolist()), (fitted("dense", shared=True),) * n
-    )
-
-
 def solve(kind: str) -> Any:
     graph = windows()
     rule = {
         "stationary": lambda: Posterior(fitted("stationary", axes=(1, 2)), shrinkage=0.9),
         "separable": lambda: Posterior(fitted("dense", channels=True), shrinkage=0.9),
-        "levels": lambda: Posterior(levelled(3), shrinkage=0.9),
     }[kind]()
     return rule.composed(graph)
 
@@ -187,9 +181,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "LowRank": lambda: fitted("low_rank", rank=4),
     "Stationary": lambda: fitted("stationary", axes=(1, 2)),
     "Separable": lambda: fitted("dense", channels=True),
-    "DenoisingErrors": levelled,
     "ComposedPrecision": lambda: solve("stationary"),
-    "LevelledPrecision": lambda: solve("levels"),
     "Block": lambda: joint().precision.blocks[0],
     "Change": lambda: forms.Change(0.1, 1e-8, 1.0),
     "DensePrecisions": inverse,
@@ -197,21 +189,19 @@ OBJECTS: dict[str, Callable[[], Any]] = {
         torch.zeros(3, 9, 2), torch.zeros(3, 2), 0.1
     ),
     "SeparablePrecisions": lambda: forms.SeparablePrecisions(torch.eye(3)[None], inverse()),
-    "Interpolated": lambda: forms.Interpolated((0.1, 1.0), (inverse(), inverse())),
     "DenseCovariances": lambda: forms.DenseCovariances(torch.eye(4).expand(3, 4, 4)),
     "LowRankCovariances": lambda: forms.LowRankCovariances(torch.zeros(3, 9, 2), 0.1),
     "SeparableCovariances": lambda: forms.SeparableCovariances(
         torch.eye(3), forms.DenseCovariances(torch.eye(4)[None])
     ),
-    "Inverted": lambda: forms.Inverted(inverse()),
     "Eigen": lambda: joint().solve,
-    "Channelwise": lambda: solves.solver_of(solve("separable")),
-    "PerLevel": lambda: solves.solver_of(solve("levels")),
+    "Channelwise": lambda: solver_of(solve("separable")),
     "Circulant": lambda: Circulant(ring_precision(), (8,)),
     "SmallSpace": lambda: SmallSpace(ring_precision("low_rank", rank=2)),
     "SparseFactors": lambda: SparseFactors(joint().precision),
     "ConjugateGradients": lambda: ConjugateGradients(joint().precision),
-    "LatestFactors": lambda: LatestFactors(lambda sigma: sigma),
+    "LatestFactors": lambda: LatestFactors(torch.eye(3), torch.eye(3)),
+    "Solution": lambda: Solution(torch.zeros(8, N), 1e-9, 3, True),
     # conditioning
     "Table": lambda: Table("a title", [("a", "1")] * 90, ("name", "number"), ["a note"]),
     "ModeChain": lambda: two_mode_chain(12),
@@ -264,7 +254,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
 
 @cache
 def measured() -> Curvature:
-    return Curvature.measure(gaussian().score, karras(40, 0.01, 10.0), shape=(4, N))
+    return Curvature.measure(gaussian().score, karras(40, 0.01, 10.0), shape=(4, N), generator=0)
 
 
 @cache
@@ -274,7 +264,7 @@ def consistency() -> Any:
 
 NOT_PRINTED = {
     "UNet", "EDMDenoiser",  # torch's modules print their layers
-    "LinearOperator", "Evaluate", "Step", "Symmetric",  # protocols, a dict, an autograd function
+    "LinearOperator", "Evaluate", "Step",  # protocols, a dict
 }  # fmt: skip
 
 

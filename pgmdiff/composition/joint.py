@@ -49,9 +49,7 @@ class Joint:
         regions: its regions, with their conditions.
         rule: the composition rule, bound to the graph.
         batches: the plan: which model is called on which regions.
-        max_batch: see `compose`.
-        check_finite: see `compose`.
-        checkpoint: see `compose`.
+        max_batch, check_finite, checkpoint: see `compose`.
     """
 
     graph: FactorGraph | RegionGraph
@@ -90,14 +88,9 @@ class Joint:
         """The composed score of `u`, where the rule reads and updates a memory; see `remembering`.
 
         Args:
-            u: `[*batch, *event_shape]`.
-            sigma: one number, or of the batch shape.
+            u, sigma: as for a call.
             condition: pytrees of tensors that start with the batch shape.
             memory: of the rule; None for a pure call.
-
-        Raises:
-            ShapeError: u, sigma or a condition does not fit the graph.
-            ScoreError: a model returned NaN, infinity, or another shape, dtype or device.
         """
         flat, sigmas, condition = flattened(self.event_shape, u, sigma, condition)
         evaluate = partial(self.evaluate, condition=condition)
@@ -110,9 +103,7 @@ class Joint:
         """The composed denoiser D(u, σ) = u + σ² s(u, σ).
 
         Args:
-            u: `[*batch, *event_shape]`.
-            sigma: one number, or of the batch shape.
-            condition: passed on to the models.
+            u, sigma, condition: as for a call.
         """
         score = self(u, sigma, **condition)
         sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
@@ -122,9 +113,7 @@ class Joint:
         """The log-density whose gradient the joint is, if its rule has one: `[*batch]`, in nats.
 
         Args:
-            u: `[*batch, *event_shape]`.
-            sigma: one number, or of the batch shape.
-            condition: passed on to the models.
+            u, sigma, condition: as for a call.
 
         Raises:
             ScoreError: the rule has no density (`Evidence` has), or a piece's log-density is not

@@ -26,14 +26,7 @@ def every_region(
     conditions: Mapping[Any, Condition] | None = None,
     max_batch: int | None = None,
 ) -> Joint:
-    """A joint that evaluates every outer or counted region, for `local_denoised`.
-
-    Args:
-        graph: see `compose`.
-        scores: see `compose`.
-        conditions: see `compose`.
-        max_batch: see `compose`.
-    """
+    """A joint that evaluates every outer or counted region, for `local_denoised`; see `compose`."""
     return compose(graph, scores, rule=Everything(), conditions=conditions, max_batch=max_batch)
 
 

@@ -192,9 +192,7 @@ class Evidence(GaussianClosure):
     rule (`python -m benchmarks exactness`).
 
     Args:
-        covariances: see `Posterior`.
-        shrinkage: see `Posterior`.
-        jitter: see `Posterior`.
+        covariances, shrinkage, jitter: see `Posterior`.
     """
 
     def score(
@@ -255,5 +253,5 @@ def sharpened(values: Tensor, chunk: Chunk, sigma: Tensor) -> Tensor:
     precisions = chunk.batch.precisions
     assert precisions is not None, "the plan holds those of a bound rule"
     wide, levels = values.double(), sigma[chunk.samples].double()
-    pulled = precisions.rows(chunk.start, chunk.stop).times(wide, levels)
+    pulled = precisions.rows(chunk.start, chunk.stop).times(wide)
     return wide + levels[:, None, None] ** 2 * pulled

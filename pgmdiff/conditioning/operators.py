@@ -17,10 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.linalg import Shape, conjugate_gradients
+from pgmdiff.linalg import Shape, conjugate_gradients, implicit
 from pgmdiff.text import brief, described
 
 __all__ = ["Composition", "Linear", "LinearOperator", "Operator", "Stacked"]
@@ -84,8 +83,16 @@ class ByIteration(Operator):
     most_steps: int = 2_000
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        inverse: Tensor = _PseudoInverse.apply(y, self)
-        return inverse
+        def value(y: Tensor) -> Tensor:
+            found = self.solved(lambda x: self.A_adjoint(self.A(x)), self.A_adjoint(self.wide(y)))
+            return found.to(y.real.dtype)
+
+        def pull(gradient: Tensor, y: Tensor) -> tuple[Tensor]:
+            # The adjoint is (Hᵀ)⁺ g, from H Hᵀ z = H g, which has a solution for every g.
+            found = self.solved(lambda z: self.A(self.A_adjoint(z)), self.A(self.wide(gradient)))
+            return (found.to(y.dtype),)
+
+        return implicit(value, pull, y)
 
     def wide(self, y: Tensor) -> Tensor:
         """An observation in the widest dtype that this operator accepts."""
@@ -102,23 +109,6 @@ class ByIteration(Operator):
             most_steps=self.most_steps,
             what=type(self).__name__,
         )
-
-
-class _PseudoInverse(torch.autograd.Function):
-    """H⁺ y; its adjoint is (Hᵀ)⁺ g, from H Hᵀ z = H g, which has a solution for every g."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, h: ByIteration) -> Tensor:
-        ctx.operator, ctx.dtype = h, y.dtype
-        found = h.solved(lambda x: h.A_adjoint(h.A(x)), h.A_adjoint(h.wide(y)))
-        return found.to(y.real.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        h: ByIteration = ctx.operator
-        found = h.solved(lambda y: h.A(h.A_adjoint(y)), h.A(h.wide(gradient)))
-        return found.to(ctx.dtype), None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""Diagnostics: what a choice loses, which models disagree, what reaches where, and metrics."""
+"""Diagnostics: predicted losses, agreement of models, influence of elements, and metrics."""
 
 from pgmdiff.diagnostics.advice import Advice, Prediction, advise, window_candidates
 from pgmdiff.diagnostics.affine import distribution_reached

@@ -1,17 +1,17 @@
-r"""Which rule, window and overlap? What each loses on a Gaussian, before anything is sampled.
+r"""Advice on rules, windows and overlaps: what each loses on a Gaussian, before any sampling.
 
 Under a rule that is a weighted sum of scores the score of a centred Gaussian is linear, s = -J(σ) u
 (`gaussian.composed_precision`), and so is the probability-flow ODE
 
     du/dσ = -σ s(u, σ) = σ J(σ) u,      u(σ_max) ~ N(0, σ_max² I)
 
-The sampler's whole law follows from pushing σ_max I through it: it reaches N(0, MᵀM), row i of M
-being what becomes of σ_max e_i. Posterior
-and evidence composition reach, in the limit of many steps, the Bethe distribution
+The distribution of the samples follows from pushing σ_max I through it: it is N(0, MᵀM), where row
+i of M is the image of σ_max e_i. Posterior and evidence composition reach, in the limit of many
+steps, the Bethe distribution
 
     N(0, P⁻¹),      P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r
 
-What a rule loses is the divergence KL(reached ‖ q) per element. Composition after Zhang et al.,
+The loss of a rule is the divergence KL(reached ‖ q) per element. Composition after Zhang et al.,
 "DiffCollage: parallel generation of large content with diffusion models", 2023; solver and schedule
 after Karras et al., "Elucidating the design space of diffusion-based generative models", 2022.
 """
@@ -31,22 +31,21 @@ from pgmdiff.composition.rules import Average, Marginal, Rule
 from pgmdiff.errors import GraphError, ShapeError, shape_text
 from pgmdiff.gaussian import Gaussian, composed_precision, from_region_covariances, kl_divergence
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.groups import AxisWindows, WindowGroup
+from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import check_counts
 from pgmdiff.graphs.windows import tiles
-from pgmdiff.precision import Covariances, DenoisingErrors
+from pgmdiff.precision import Covariances
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.scores.adapters import Score
 from pgmdiff.text import Table, brief, counted, described
 
 __all__ = ["Advice", "Prediction", "advise", "window_candidates"]
 
 LIMIT = 2000
-"""Most elements that are advised on: the work is dense, some 80 products of `[N, N]` matrices."""
+"""Largest number of elements: the work is dense, some 80 products of `[N, N]` matrices."""
 
 NONE = 1e-6
-"""A loss in nats per element below which there is none to speak of."""
+"""Losses below this, in nats per element, are reported as 0."""
 
 LEVELS = 40
 """Noise levels of the default schedule; with it the solver itself loses about 1e-4."""
@@ -54,17 +53,19 @@ LEVELS = 40
 
 @dataclass(frozen=True)
 class Prediction:
-    """What composing on one graph is predicted to lose; losses are nats per element.
+    """Predicted losses of composing on one graph, in nats per element.
 
     Attributes:
-        name: of the graph.
-        marginal: loss of the marginal rule, the solver's own error included.
-        average: of overlap averaging, likewise.
-        posterior: of posterior and evidence composition, many steps taken; inf: not defined.
-        evaluations: regions evaluated for one score of the whole, by all rules but averaging,
-            which evaluates the outer ones only.
-        elements: how many elements these regions have together.
-        window, overlap: of neighbouring windows, on each axis, where the graph is made of tiles.
+        name: name of the graph.
+        marginal: loss of the marginal rule, including the solver's own error.
+        average: loss of overlap averaging, including the solver's own error.
+        posterior: loss of posterior and evidence composition with many steps; inf where they are
+            not defined.
+        evaluations: number of regions evaluated for one score of the whole, by all rules but
+            averaging, which evaluates only the outer ones.
+        elements: number of elements in these regions together.
+        window, overlap: lengths on each axis, of a window and of what neighbours share, where the
+            graph is made of tiles.
         note: why losses are infinite, where they are.
     """
 
@@ -94,11 +95,11 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Advice:
-    """What `advise` found: a `Prediction` for every graph, and in words what to do about it.
+    """The result of `advise`: a `Prediction` for every graph, and what to do about it in words.
 
     Attributes:
-        rows: in the order in which the graphs were given.
-        tolerance: the loss that is acceptable, in nats per element.
+        rows: the predictions, in the order in which the graphs were given.
+        tolerance: the acceptable loss, in nats per element.
     """
 
     rows: tuple[Prediction, ...]
@@ -116,18 +117,15 @@ class Advice:
 
     @property
     def table(self) -> Table:
-        """The predictions, and below them in words what to do."""
+        """The predictions, followed by what to do about them."""
+        rows = []
+        for row in self.rows:
+            losses = (row.marginal, row.average, row.posterior)
+            nats = ("0" if loss < NONE else f"{loss:.2g}" for loss in losses)
+            rows.append((str(row.name), *nats, f"{row.evaluations}", f"{row.elements}"))
         return Table(
             "Predicted loss, nats per element: KL(sampled ‖ q) of a Gaussian q",
-            [
-                (
-                    str(row.name),
-                    *map(_nats, (row.marginal, row.average, row.posterior)),
-                    f"{row.evaluations}",
-                    f"{row.elements}",
-                )
-                for row in self.rows
-            ],
+            rows,
             ("graph", "marginal", "average", "posterior", "evaluations", "elements"),
             [*(f"{row.name}: {row.note}." for row in self.rows if row.note), self.sentence],
         )
@@ -138,26 +136,25 @@ class Advice:
     @property
     def sentence(self) -> str:
         """What the first graph loses, and what it takes to lose less."""
-        first = self.rows[0]
-        verdict = f"With {first.name} the marginal rule {_loses(first.marginal)} per element"
-        if first.marginal <= self.tolerance:
-            verdict += f", within the tolerance of {self.tolerance:g}"
-        return "; ".join([verdict, *self._remedies(first)]) + "."
-
-    def _remedies(self, first: Prediction) -> list[str]:
-        better = self.cheapest
-        remedies = [_change(first, better)] if better else []
-        if first.marginal <= self.tolerance:
-            return remedies if better and better.elements < first.elements else []
-        if not better and len(self.rows) > 1:
-            remedies = [f"no other graph here stays within {self.tolerance:g}"]
-        return [*remedies, f"the posterior rule {_loses(first.posterior)}"]
+        first, better = self.rows[0], self.cheapest
+        fine = first.marginal <= self.tolerance
+        parts = [f"With {first.name} the marginal rule {_loses(first.marginal)}"]
+        if fine:
+            parts[0] += f", within the tolerance of {self.tolerance:g}"
+        if better and (not fine or better.elements < first.elements):
+            parts.append(_change(first, better))
+        elif not fine and len(self.rows) > 1:
+            parts.append(f"no other graph here stays within {self.tolerance:g}")
+        if not fine:
+            parts.append(f"the posterior rule {_loses(first.posterior)}")
+        return "; ".join(parts) + "."
 
     @property
     def cheapest(self) -> Prediction | None:
-        """Of the other graphs whose marginal loss is within tolerance, that of fewest elements.
+        """The graph of fewest elements among the others whose marginal loss is within tolerance.
 
-        Elements, since one evaluation of a large window is no less work than many of small ones.
+        Elements are counted, since one evaluation of a large window is no less work than many of
+        small ones.
         """
         fine = [row for row in self.rows[1:] if row.marginal <= self.tolerance]
         return min(
@@ -165,41 +162,31 @@ class Advice:
         )
 
 
-def _nats(loss: float) -> str:
-    return "0" if loss < NONE else f"{loss:.2g}"
-
-
 def _loses(loss: float) -> str:
     """A loss as a predicate."""
     if loss == math.inf:
         return "has no result (see the note)"
-    return "loses none" if loss < NONE else f"loses {loss:.2g} nats"
+    return "loses nothing" if loss < NONE else f"loses {loss:.2g} nats per element"
 
 
 def _change(first: Prediction, other: Prediction) -> str:
-    """What to do to get from one graph to another, and what it costs."""
-    cost = f"at {_ratio(other.evaluations, first.evaluations)} evaluations"
+    """How to get from one graph to another, and what it costs."""
+
+    def cost(number: int, before: int) -> str:
+        times = f"{number / before:.2g}"
+        return "the same" if times == "1" else f"{times} times the"
+
+    costs, name = f"{cost(other.evaluations, first.evaluations)} evaluations", str(other.name)
     if other.window != first.window or other.window is None:
-        cost += f" and {_ratio(other.elements, first.elements)} elements"
-    more, name = _more_overlap(first, other), str(other.name)
-    if more is not None:
-        name = f"an overlap {'longer' if more > 0 else 'shorter'} by {abs(more)} ({name})"
-    return f"with {name}, {cost}, it {_loses(other.marginal)}"
-
-
-def _ratio(number: int, first: int) -> str:
-    """As many, or how many times as many."""
-    times = f"{number / first:.2g}"
-    return "the same" if times == "1" else f"{times} times the"
-
-
-def _more_overlap(first: Prediction, other: Prediction) -> int | None:
-    """By how much the overlaps of equal windows differ, where it is one number."""
-    if not first.overlap or not other.overlap or first.window != other.window:
-        return None
-    pairs = zip(first.overlap, other.overlap, strict=True)
-    differences = {b - a for a, b in pairs if a != b}
-    return differences.pop() if len(differences) == 1 else None
+        costs += f" and {cost(other.elements, first.elements)} elements"
+    elif first.overlap and other.overlap:
+        pairs = zip(first.overlap, other.overlap, strict=True)
+        differences = {after - before for before, after in pairs if before != after}
+        if len(differences) == 1:
+            more = differences.pop()
+            longer = "longer" if more > 0 else "shorter"
+            name = f"an overlap {longer} by {abs(more)} ({name})"
+    return f"with {name}, at {costs}, it {_loses(other.marginal)}"
 
 
 def advise(
@@ -212,34 +199,34 @@ def advise(
 ) -> Advice:
     """Predicts, in closed form, what every rule loses on every graph if the data are Gaussian.
 
-    Loss is KL(sampled ‖ q) per element. For the marginal rule and overlap averaging it is that of
-    the law which `samplers.sample(..., solver=Heun())` reaches from N(0, σ_max²): exact, to
-    rounding, with the error of the solver and of its start. For the posterior and evidence rules,
-    which agree on Gaussians, it is what they reach in the limit of many steps: 0 on a junction
-    tree that q is Markov to, infinite, with a note, where P is not positive definite. The mean of
-    q plays no part: states are centred.
+    The loss is KL(sampled ‖ q) per element. For the marginal rule and overlap averaging it is that
+    of the distribution which `samplers.sample(..., solver=Heun())` reaches from N(0, σ_max²): it is
+    exact, to rounding, and includes the errors of the solver and of its start. For the posterior
+    and evidence rules, which agree on Gaussians, it is what they reach in the limit of many steps:
+    0 on a junction tree to which q is Markov, infinite, with a note, where P is not positive
+    definite. The mean of q does not matter: states are centred.
 
-    Other data lose other amounts. Use it with a Gaussian fitted to the data (`Gaussian.fit`), to
+    Other data lose other amounts. Use it with a Gaussian fitted to the data (`Gaussian.fit`) to
     choose among graphs and rules, not as a bound.
 
     Args:
         graphs: one graph, or graphs by name, all over the same state; the first is compared with
             the others. See `window_candidates`.
         q: a Gaussian over the whole state; or states `[n, *event]`, to which one is fitted in
-            float64; or, for one graph, region name to covariance `[d, d]`, or what
-            `fit_covariances` returns, of which `gaussian.from_region_covariances` makes a whole
-            (which is Markov to a junction tree by construction: the posterior rule then loses
-            nothing on it; to compare other graphs, make that whole and give it).
-        sigmas: of the sampler; None: 40 Karras levels from 80 to 0.002 times the root mean
-            square of the standard deviations, then 0.
-        tolerance: a loss in nats per element that is found acceptable.
-        progress: shows a progress bar, over the graphs.
+            float64; or, for one graph, region name to covariance `[d, d]`, or the result of
+            `fit_covariances`, which `gaussian.from_region_covariances` combines into a whole. (That
+            whole is Markov to a junction tree by construction, so that the posterior rule loses
+            nothing on it; to compare other graphs, build the whole and give it.)
+        sigmas: the sampler's schedule; if None, 40 Karras levels from 80 to 0.002 times the root
+            mean square of the standard deviations, then 0.
+        tolerance: the acceptable loss, in nats per element.
+        progress: whether to show a progress bar over the graphs.
 
     Raises:
         ShapeError: the state has no elements or more than `LIMIT`, sizes differ, or the covariance
             of q is singular, or singular to the rounding of its dtype.
-        GraphError: no graph; invalid counts; region covariances for several graphs, or of which no
-            whole can be made.
+        GraphError: there is no graph, counts are invalid, or region covariances are given for
+            several graphs or cannot be combined into a whole.
 
     Example:
         >>> from textwrap import fill
@@ -252,106 +239,82 @@ def advise(
         >>> print(fill(advice.sentence, 80))
         With window 8, overlap 1 the marginal rule loses 0.016 nats per element; with an
         overlap longer by 5 (window 8, overlap 6), at 2.8 times the evaluations, it
-        loses 0.00066 nats; the posterior rule loses none.
+        loses 0.00066 nats per element; the posterior rule loses nothing.
     """
     named = graphs if isinstance(graphs, Mapping) else {"this graph": graphs}
     regions = {name: graph.regions for name, graph in named.items()}
-    _check_graphs(regions)
+    if not regions:
+        raise GraphError("advise: expected at least one graph, got none. Give one or several.")
+    for name, graph in regions.items():
+        if not 1 <= graph.n_elements <= LIMIT:
+            raise ShapeError(
+                f"advise: {name} has {graph.n_elements} elements, expected 1 to {LIMIT}, since the "
+                "work is dense. Use a smaller crop; a few windows determine the loss per element."
+            )
+        check_counts(graph)
     whole = _whole(regions, q)
     for name, graph in regions.items():
-        _check_size(name, graph, whole)
+        if graph.n_elements != whole.mean.numel():
+            raise ShapeError(
+                f"advise: {name} has {graph.n_elements} elements, q has {whole.mean.numel()}. Give "
+                "graphs and a Gaussian over one state."
+            )
     whole = _centred(whole)
-    levels = _default_sigmas(whole) if sigmas is None else tuple(sigmas)
+    scale = whole.covariance.diagonal().mean().sqrt().item()
+    levels = tuple(karras(LEVELS, 0.002 * scale, 80 * scale) if sigmas is None else sigmas)
     if len(levels) < 2 or levels[-1] != 0:
         raise ShapeError(
-            f"advise: expected sigmas that end in 0, got {levels}: a law that is still noised "
-            "cannot be compared with q. Append 0."
+            f"advise: expected sigmas that end in 0, got {levels}: a distribution that is still "
+            "noised cannot be compared with q. Append 0."
         )
     bar = tqdm(regions.items(), disable=not progress, desc="advice")
     return Advice(tuple(_predict(n, g, whole, levels) for n, g in bar), tolerance)
-
-
-def _check_graphs(graphs: Mapping[str, RegionGraph]) -> None:
-    if not graphs:
-        raise GraphError("advise: expected at least one graph, got none. Give a graph, or some.")
-    for name, graph in graphs.items():
-        if not 1 <= graph.n_elements <= LIMIT:
-            raise ShapeError(
-                f"advise: {name} has {graph.n_elements} elements, expected 1 to {LIMIT}: the "
-                "work is dense. Advise on a smaller crop; a few windows settle the loss an element."
-            )
-        check_counts(graph)
-
-
-def _check_size(name: str, graph: RegionGraph, q: Gaussian) -> None:
-    if graph.n_elements != q.mean.numel():
-        raise ShapeError(
-            f"advise: {name} has {graph.n_elements} elements, q has {q.mean.numel()}. Give graphs "
-            "and a Gaussian over one state."
-        )
 
 
 def _whole(
     graphs: Mapping[str, RegionGraph],
     q: Gaussian | Tensor | Mapping[Hashable, Tensor] | Covariances,
 ) -> Gaussian:
-    """The Gaussian itself, one fitted, or that which the only graph makes of its regions'."""
+    """The Gaussian itself, one fitted to states, or the only graph's combination of regions."""
     if isinstance(q, Gaussian):
         return q
     if isinstance(q, Tensor):
-        return _fitted(graphs, q)
+        shapes = {graph.event_shape for graph in graphs.values()}
+        if tuple(q.shape[1:]) not in shapes or len(q) < 2:
+            expected = " or ".join(shape_text("n", shape) for shape in sorted(shapes))
+            raise ShapeError(
+                f"advise: expected a Gaussian, or at least two states {expected}, got a tensor of "
+                f"{tuple(q.shape)}. For a covariance give Gaussian(mean, covariance), for other "
+                "states Gaussian.fit(states.double())."
+            )
+        return Gaussian.fit(q.double())
     if not isinstance(q, Mapping | Covariances):
         raise ShapeError(
             f"advise: expected a Gaussian, states [n, *event], or covariances of regions, got a "
-            f"{type(q).__name__}. Of data give Gaussian.fit(states.double()), of a mixture "
+            f"{type(q).__name__}. For data give Gaussian.fit(states.double()), for a mixture "
             "Gaussian(q.mean, q.covariance)."
         )
     if len(graphs) > 1:
         raise GraphError(
-            f"advise: region covariances belong to one graph, got {len(graphs)}. Make a whole of "
-            "them with gaussian.from_region_covariances(graph, covariances), and give that."
+            f"advise: region covariances belong to one graph, got {len(graphs)}. Combine them with "
+            "gaussian.from_region_covariances(graph, covariances), and give the result."
         )
     (graph,) = graphs.values()
-    return from_region_covariances(graph, _matrices(graph, q) if isinstance(q, Covariances) else q)
-
-
-def _fitted(graphs: Mapping[str, RegionGraph], states: Tensor) -> Gaussian:
-    """The Gaussian of states, in float64."""
-    shapes = {graph.event_shape for graph in graphs.values()}
-    if tuple(states.shape[1:]) not in shapes or len(states) < 2:
-        expected = " or ".join(shape_text("n", shape) for shape in sorted(shapes))
-        raise ShapeError(
-            f"advise: expected a Gaussian, or at least two states {expected}, got a tensor of "
-            f"{tuple(states.shape)}. Of a covariance give Gaussian(mean, covariance), of other "
-            "states Gaussian.fit(states.double())."
-        )
-    return Gaussian.fit(states.double())
-
-
-def _matrices(graph: RegionGraph, covariances: Covariances) -> dict[Hashable, Tensor]:
-    """Region name to `[d, d]`, of the counted regions."""
-    if isinstance(covariances, DenoisingErrors):
-        raise GraphError(
-            "advise: expected clean covariances, got DenoisingErrors, which depend on σ. Use "
-            "fit_covariances, or Gaussian.fit(states.double())."
-        )
+    if isinstance(q, Mapping):
+        return from_region_covariances(graph, q)
     found: dict[Hashable, Tensor] = {}
     for group in graph.groups:
         rows = np.flatnonzero(group.counts)
         if len(rows):
             some = group.select(rows)
-            inverses = covariances.form(some).inverse(some.name).dense()
+            inverses = q.form(some).inverse(some.name).dense()
             matrices = torch.linalg.inv(inverses).expand(len(some), -1, -1)
             found.update(zip(some.names, (matrices + matrices.mT) / 2, strict=True))
-    return found
+    return from_region_covariances(graph, found)
 
 
 def _centred(q: Gaussian) -> Gaussian:
-    """N(0, Σ) of a flat state in float64.
-
-    Raises:
-        ShapeError: Σ is singular.
-    """
+    """N(0, Σ) of a flat state in float64, or a `ShapeError` where Σ is singular."""
     covariance = ((q.covariance + q.covariance.T) / 2).double()
     values = torch.linalg.eigvalsh(covariance)
     given, own = (torch.finfo(dtype).eps for dtype in (q.covariance.dtype, torch.float64))
@@ -360,33 +323,43 @@ def _centred(q: Gaussian) -> Gaussian:
         dtype = str(q.covariance.dtype).removeprefix("torch.")
         wider = "" if dtype == "float64" else "Fit it in float64, Gaussian.fit(states.double()); "
         raise ShapeError(
-            f"advise: the covariance of q is singular, or too near it for {dtype}: its eigenvalues "
-            f"go from {values[0]:.3g} to {values[-1]:.3g}, and rounding is {rounding:.2g}, so the "
-            f"losses would be infinite or made of rounding. {wider}{'or f' if wider else 'F'}it it "
-            "to more samples, or add noise, q.noised(σ)."
+            f"advise: the covariance of q is singular, or too close to it for {dtype}: its "
+            f"eigenvalues go from {values[0]:.3g} to {values[-1]:.3g}, and rounding is "
+            f"{rounding:.2g}, so that losses would be infinite or dominated by rounding. "
+            f"{wider}{'or f' if wider else 'F'}it it to more samples, or add noise, q.noised(σ)."
         )
     return Gaussian(covariance.new_zeros(len(covariance)), covariance)
 
 
-def _default_sigmas(q: Gaussian) -> tuple[float, ...]:
-    scale = q.covariance.diagonal().mean().sqrt().item()
-    return tuple(karras(LEVELS, 0.002 * scale, 80 * scale))
-
-
 def _predict(name: str, graph: RegionGraph, q: Gaussian, sigmas: Sequence[float]) -> Prediction:
     marginal, average = (_sampled_loss(graph, q, sigmas, rule) for rule in (Marginal(), Average()))
-    posterior, note = _bethe_loss(graph, q)
-    counted = [(int((g.counts != 0).sum()), math.prod(g.shape)) for g in graph.groups]
-    diverged = [n for n, loss in (("marginal", marginal), ("average", average)) if loss == math.inf]
-    notes = [note] * bool(note) + [f"sampling diverges under the {n} rule" for n in diverged]
-    window, overlap = _tiling(graph)
+    precision = composed_precision(graph, q)
+    precision = (precision + precision.T) / 2
+    factor, indefinite = torch.linalg.cholesky_ex(precision)
+    notes = []
+    if indefinite:
+        smallest = torch.linalg.eigvalsh(precision)[0].item()
+        notes.append(
+            "the posterior rule is not defined, since P is indefinite (smallest eigenvalue "
+            f"{smallest:.2g}): shrink the covariances towards a common diagonal"
+        )
+    for rule, loss in (("marginal", marginal), ("average", average)):
+        if loss == math.inf:
+            notes.append(f"sampling diverges under the {rule} rule")
+    window = overlap = None
+    for group in graph.groups:
+        if window is None and isinstance(group, WindowGroup) and all(a.outer for a in group.axes):
+            strides = [int(np.diff(axis.starts).max(initial=0)) for axis in group.axes]
+            pairs = zip(group.shape, strides, strict=True)
+            window, overlap = group.shape, tuple(d - stride if stride else 0 for d, stride in pairs)
+    used = [(int((g.counts != 0).sum()), math.prod(g.shape)) for g in graph.groups]
     return Prediction(
         name,
         marginal,
         average,
-        posterior,
-        evaluations=sum(n for n, _ in counted),
-        elements=sum(n * d for n, d in counted),
+        posterior=math.inf if indefinite else _loss(torch.cholesky_inverse(factor), q),
+        evaluations=sum(n for n, _ in used),
+        elements=sum(n * d for n, d in used),
         window=window,
         overlap=overlap,
         note="; ".join(notes),
@@ -394,37 +367,18 @@ def _predict(name: str, graph: RegionGraph, q: Gaussian, sigmas: Sequence[float]
 
 
 def _sampled_loss(graph: RegionGraph, q: Gaussian, sigmas: Sequence[float], rule: Rule) -> float:
-    """Loss of the law that the sampler reaches: the solver is linear, so push the identity."""
-    start = sigmas[0] * torch.eye(graph.n_elements, dtype=torch.float64)
-    reached = sample(_linear_score(graph, q, rule), sigmas, x=start, solver=Heun())
-    return _loss(reached.T @ reached, q)
+    """Loss of the distribution that the sampler reaches, which is linear: it is pushed from I."""
 
-
-def _linear_score(graph: RegionGraph, q: Gaussian, rule: Rule) -> Score:
-    """-J(σ) u; Heun asks for every σ twice in a row."""
-
-    @lru_cache(maxsize=1)
+    @lru_cache(maxsize=1)  # Heun evaluates every σ twice in a row
     def precision(sigma: float) -> Tensor:
         return composed_precision(graph, q, sigma, rule)
 
     def score(u: Tensor, sigma: Tensor) -> Tensor:
         return -u @ precision(sigma[0].item()).T
 
-    return score
-
-
-def _bethe_loss(graph: RegionGraph, q: Gaussian) -> tuple[float, str]:
-    """Loss of N(0, P⁻¹), and a note where there is no such thing."""
-    precision = composed_precision(graph, q)
-    precision = (precision + precision.T) / 2
-    factor, info = torch.linalg.cholesky_ex(precision)
-    if info:
-        smallest = torch.linalg.eigvalsh(precision)[0].item()
-        return math.inf, (
-            "the posterior rule is not defined, P is indefinite (smallest eigenvalue "
-            f"{smallest:.2g}): shrink the covariances towards a common diagonal"
-        )
-    return _loss(torch.cholesky_inverse(factor), q), ""
+    start = sigmas[0] * torch.eye(graph.n_elements, dtype=torch.float64)
+    reached = sample(score, sigmas, x=start, solver=Heun())
+    return _loss(reached.T @ reached, q)
 
 
 def _loss(covariance: Tensor, q: Gaussian) -> float:
@@ -435,19 +389,6 @@ def _loss(covariance: Tensor, q: Gaussian) -> float:
     return max(kl_divergence(reached, q) / len(covariance), 0.0)
 
 
-def _tiling(graph: RegionGraph) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-    """Window and least overlap of neighbours on each axis, of a graph made by `tiles`."""
-    for group in graph.groups:
-        if isinstance(group, WindowGroup) and all(axis.outer for axis in group.axes):
-            return group.shape, tuple(map(_overlap, group.axes))
-    return None, None
-
-
-def _overlap(axis: AxisWindows) -> int:
-    strides = np.diff(axis.starts)
-    return axis.length - int(strides.max()) if len(strides) else 0
-
-
 def window_candidates(
     shape: Sequence[int],
     windows: Sequence[int | Sequence[int]],
@@ -456,28 +397,43 @@ def window_candidates(
 ) -> dict[str, RegionGraph]:
     """Tiles of a state for every window and overlap that fit it, by name, for `advise`.
 
-    A window fits that is nowhere longer than its axis and, where it does not span the axis, longer
+    A window fits if it is nowhere longer than its axis and, where it does not span the axis, longer
     than the overlap. Where strides do not divide an axis the last window is shifted inwards.
 
     Args:
         shape: event shape of the state, channels included.
-        windows: each one length for all axes, or one an axis.
-        overlaps: likewise.
-        periodic: see `graphs.tiles`.
+        windows: for each candidate, one length for all axes, or one per axis.
+        overlaps: for each candidate, one length for all axes, or one per axis.
+        periodic: as for `graphs.tiles`.
 
     Raises:
-        GraphError: none fits, or a window or overlap has not one length for each axis.
+        GraphError: none fits, or a window or overlap does not have one length for each axis.
 
     Example:
         >>> from pgmdiff.diagnostics.advice import window_candidates
         >>> list(window_candidates((3, 64), [(3, 16)], [2, 8, 16]))
         ['window 3×16, overlap 2', 'window 3×16, overlap 8']
     """
-    found = {
-        _named(shape, window, overlap): tiles(shape, window, overlap, periodic, remainder="shift")
-        for window, overlap in product(windows, overlaps)
-        if _fits(shape, window, overlap)
-    }
+
+    def lengths(value: int | Sequence[int]) -> tuple[int, ...]:
+        values = tuple(value) if isinstance(value, Sequence) else (value,) * len(shape)
+        if len(values) != len(shape):
+            raise GraphError(
+                f"window_candidates: expected one length or one for each of the {len(shape)} axes, "
+                f"got {value!r}. Count the channels too."
+            )
+        return values
+
+    def text(value: int | Sequence[int]) -> str:
+        return "×".join(map(str, value)) if isinstance(value, Sequence) else str(value)
+
+    found = {}
+    for window, overlap in product(windows, overlaps):
+        axes = zip(shape, lengths(window), lengths(overlap), strict=True)
+        if all(w == size or 0 <= o < w < size for size, w, o in axes):
+            whole = lengths(window) == tuple(shape)
+            name = f"window {text(window)}" + ("" if whole else f", overlap {text(overlap)}")
+            found[name] = tiles(shape, window, overlap, periodic, remainder="shift")
     if not found:
         raise GraphError(
             f"window_candidates: none of the windows {list(windows)} with overlaps "
@@ -485,30 +441,3 @@ def window_candidates(
             "channels included, no longer than it, and shorter overlaps."
         )
     return found
-
-
-def _each(value: int | Sequence[int], n: int) -> tuple[int, ...]:
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * n
-    if len(values) != n:
-        raise GraphError(
-            f"window_candidates: expected one length or one for each of the {n} axes, got "
-            f"{value!r}. Count the channels too."
-        )
-    return values
-
-
-def _fits(shape: Sequence[int], window: int | Sequence[int], overlap: int | Sequence[int]) -> bool:
-    n = len(shape)
-    axes = zip(shape, _each(window, n), _each(overlap, n), strict=True)
-    return all(w == size or 0 <= o < w < size for size, w, o in axes)
-
-
-def _named(shape: Sequence[int], window: int | Sequence[int], overlap: int | Sequence[int]) -> str:
-    """A window of the whole has no overlap."""
-    if _each(window, len(shape)) == tuple(shape):
-        return f"window {_times(window)}"
-    return f"window {_times(window)}, overlap {_times(overlap)}"
-
-
-def _times(value: int | Sequence[int]) -> str:
-    return "×".join(map(str, value)) if isinstance(value, Sequence) else str(value)

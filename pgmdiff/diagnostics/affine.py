@@ -1,9 +1,9 @@
-"""The law that a solver reaches where the score is affine: exactly, with no sampling error.
+r"""The distribution that a solver reaches where the score is affine, with no sampling error.
 
 Every step is then affine in the state and in its noise, and so is the run, x = a + A x_0 +
 Σ_k B_k z_k: from N(m, Σ) it ends at N(a + A m, A Σ Aᵀ + Σ_k B_k B_kᵀ). The columns are read off by
-pushing a basis through the solver. After steps that drew noise and left no history only the law
-matters to the next one, and the basis begins anew.
+pushing a basis through the solver. After steps that drew noise and left no history, the next step
+depends only on the distribution, and a new basis is started.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,28 +21,35 @@ __all__ = ["distribution_reached"]
 def distribution_reached(
     score: Score, sigmas: Sequence[float], start: Gaussian, solver: Solver
 ) -> Gaussian:
-    """The Gaussian that a solver turns `start` into, down a decreasing schedule.
+    """The Gaussian into which a solver turns `start`, down a decreasing schedule.
 
-    Exact, to rounding, for affine scores, such as those of Gaussians and of their joints; without
-    meaning for others. It costs one run of `1 + N + N · draws` samples, `draws` the noises of one
-    step, or of all steps where a solver remembers those before.
+    The result is exact, to rounding, for affine scores, such as those of Gaussians and of their
+    joints; it is meaningless for others. The cost is one run of `1 + N + N · draws` samples, where
+    `draws` is the number of noises in one step, or in all steps if the solver remembers earlier
+    ones.
 
     Args:
-        score: affine in x, `[batch, *event]`.
-        sigmas: decreasing.
-        start: at sigmas[0]; `Gaussian.noised` of the data for the solver's own error alone.
+        score: `score(x, sigma)`, affine in x `[batch, *event]`.
+        sigmas: decreasing noise levels.
+        start: the distribution at sigmas[0]; give `Gaussian.noised` of the data to see the solver's
+            own error alone.
         solver: of any kind.
     """
-    law = start
-    for first, draws, levels in _stretches(score, sigmas, start.mean, solver):
-        law = _law(score, levels, law, solver, first, draws)
-    return law
+    n, reached = start.mean.numel(), start
+    counter, first, before = _Basis(n, 0), 0, 0
+    for state in _states(score, sigmas, start.mean[None], solver, counter, 0):
+        draws, ended = counter.draws - before, state.step == len(sigmas) - 1
+        if ended or (draws and not state.history):
+            taken = sigmas[first : state.step + 1]
+            reached = _after(score, taken, reached, solver, first, draws)
+            first, before = state.step, counter.draws
+    return reached
 
 
-def _law(
+def _after(
     score: Score, sigmas: Sequence[float], start: Gaussian, solver: Solver, first: int, draws: int
 ) -> Gaussian:
-    """The law after steps that begin with number `first` and draw `draws` noises."""
+    """The distribution after steps that begin with number `first` and draw `draws` noises."""
     n, (values, vectors) = start.mean.numel(), torch.linalg.eigh(start.covariance)
     root = vectors * values.clamp(min=0).sqrt()
     rows = torch.cat([root.T, root.new_zeros(n * draws, n)])
@@ -51,18 +58,6 @@ def _law(
     columns = (last.x[1:] - last.x[0]).reshape(len(rows), n)
     covariance = columns.T @ columns
     return Gaussian(last.x[0], (covariance + covariance.T) / 2)
-
-
-def _stretches(
-    score: Score, sigmas: Sequence[float], mean: Tensor, solver: Solver
-) -> Iterator[tuple[int, int, Sequence[float]]]:
-    """Steps to be taken together: number of the first, noises drawn, and their levels."""
-    counter, first, before = _Basis(mean.numel(), 0), 0, 0
-    for state in _states(score, sigmas, mean[None], solver, counter, 0):
-        drawn, ended = counter.draws - before, state.step == len(sigmas) - 1
-        if ended or (drawn and not state.history):
-            yield first, drawn, sigmas[first : state.step + 1]
-            first, before = state.step, counter.draws
 
 
 class _Basis:

@@ -1,17 +1,17 @@
-r"""Do the models of the pieces agree with the models of their overlaps?
+r"""Consistency: whether the models of pieces agree with the models of their overlaps.
 
-Let D_f be the denoiser of a piece, D_o that of an overlap inside it, both seen on the overlap. If
-the two models are marginals of one distribution, then (law of total expectation)
+Let D_f be the denoiser of a piece, D_o that of an overlap inside it, both restricted to the
+overlap. If the two models are marginals of one distribution, then (law of total expectation)
 
     E[ D_f - D_o | u_o ] = 0          so ⟨D_f - D_o, g(u_o)⟩ = 0 for any function g, and
     E|D_o - u_0|² = E|D_f - u_0|² + E|D_f - D_o|²                           (Pythagoras)
 
 `check_consistency` measures both on noised data. Composition divides by the overlap's model, so
-what is inconsistent there is what goes wrong at the seams.
+that an inconsistency there shows as an error at the seams.
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.local import checked_states, every_region, local_denoised
-from pgmdiff.composition.plan import Batch, Scores
+from pgmdiff.composition.plan import Scores
 from pgmdiff.graphs.acyclicity import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
@@ -31,9 +31,9 @@ from pgmdiff.text import Table, brief, counted, described
 __all__ = ["Agreement", "Consistency", "check_consistency"]
 
 SIGNIFICANT = 4.0
-"""Standard errors beyond which a deviation is taken for real."""
+"""Standard errors beyond which a deviation counts as real."""
 NEGLIGIBLE = 0.05
-"""Share of a disagreement that the overlap may predict: networks that serve well reach 0.02."""
+"""Share of a disagreement that the overlap may predict; networks that work well reach 0.02."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,17 @@ class Agreement:
     """One kind of piece against one kind of overlap at one σ; errors are per element.
 
     Attributes:
-        piece, overlap: model ids, or the shapes the models see where each node has its own.
+        piece, overlap: model ids, or names of regions where each region has its own model.
         sigma: noise level.
         error_piece: mean squared denoising error of the piece's model on the overlap.
-        error_overlap: of the overlap's model; at least `error_piece` for true marginals.
+        error_overlap: that of the overlap's model; at least `error_piece` for true marginals.
         disagreement: E|D_f - D_o|², which is positive even for true marginals: pieces see more.
         excess: the share of the disagreement that the overlap alone predicts, by a linear
             regression on (u_o, D_o) fitted to the other half of the data: 0 for true marginals.
-            As a scale: below 0.05 it is negligible, about 0.3 the networks are undertrained, near 1
-            they work in different units or on different data.
-        deviation: of `excess` from 0, in standard errors over the data.
-        lag: of `error_overlap - error_piece` below 0, in standard errors.
+            Below 0.05 it is negligible; about 0.3 means that the networks are undertrained, near 1
+            that they work in different units or on different data.
+        deviation: how far `excess` is above 0, in standard errors over the data.
+        lag: how far `error_overlap - error_piece` is below 0, in standard errors.
     """
 
     piece: str
@@ -65,16 +65,10 @@ class Agreement:
     lag: float
 
     def __repr__(self) -> str:
-        return described(
-            self,
-            f"piece={brief(self.piece, 30)}",
-            f"overlap={brief(self.overlap, 30)}",
-            f"sigma={self.sigma:.3g}",
-            f"excess={self.excess:.3g}",
-            f"deviation={self.deviation:.3g}",
-            f"lag={self.lag:.3g}",
-            self.verdict,
-        )
+        kinds = (f"{name}={brief(getattr(self, name), 30)}" for name in ("piece", "overlap"))
+        names = "sigma", "excess", "deviation", "lag"
+        figures = (f"{name}={getattr(self, name):.3g}" for name in names)
+        return described(self, *kinds, *figures, self.verdict)
 
     @property
     def verdict(self) -> str:
@@ -97,17 +91,17 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Consistency:
-    """What `check_consistency` found: one `Agreement` per kind of piece, kind of overlap and σ.
+    """The result of `check_consistency`.
 
     Attributes:
-        rows: what was found, each an `Agreement`.
+        rows: one `Agreement` per kind of piece, kind of overlap and σ.
     """
 
     rows: tuple[Agreement, ...]
 
     @property
     def consistent(self) -> bool:
-        """Whether no row deviates, significantly and by more than `NEGLIGIBLE`."""
+        """Whether no row deviates both significantly and by more than `NEGLIGIBLE`."""
         return all(row.verdict == "consistent" for row in self.rows)
 
     def __repr__(self) -> str:
@@ -117,7 +111,7 @@ class Consistency:
 
     @property
     def table(self) -> Table:
-        """What was found, and below it what to do about it."""
+        """The rows, followed by what to do about them."""
         verdicts = dict.fromkeys(row.verdict for row in self.rows)
         return Table(
             "Pieces against overlaps",
@@ -154,25 +148,25 @@ def check_consistency(
     sigmas: Iterable[float] = (0.1, 0.3, 1.0, 3.0),
     *,
     conditions: Mapping[Any, Condition] | None = None,
-    generator: Generator = 0,
+    generator: Generator = None,
     max_batch: int | None = None,
     progress: bool = False,
 ) -> Consistency:
     """Measures how far the models of pieces disagree with those of their overlaps, per σ.
 
     Args:
-        graph: whose outer regions are the pieces, the other counted regions the overlaps.
+        graph: its outer regions are the pieces, its other counted regions the overlaps.
         scores, conditions, max_batch: as for `compose`.
-        data: clean states, `[n, *event_shape]`; tens at least, for the standard errors.
+        data: clean states, `[n, *event_shape]`; at least tens, for the standard errors.
         sigmas: noise levels, in the data's units.
-        generator: of the noise.
-        progress: shows a progress bar, over the sigmas.
+        generator: the source of the noise, as for `sample`.
+        progress: whether to show a progress bar over the noise levels.
 
     Returns:
-        A table to print; `.rows` for the figures, `.consistent` for a verdict.
+        A table to print; `.rows` has the figures, `.consistent` the verdict.
 
     Raises:
-        ShapeError: data of another shape, or fewer than 2 states.
+        ShapeError: the data have another shape, or fewer than 2 states.
     """
     joint = every_region(graph, scores, conditions=conditions, max_batch=max_batch)
     clean = checked_states("check_consistency", data, joint)
@@ -183,15 +177,20 @@ def check_consistency(
         noisy = clean + sigma * noise(step, clean)
         denoised = local_denoised(joint, noisy, sigma)
         for (piece, overlap), pairs in kinds.items():
-            seen = [_on_overlap(pair, denoised, noisy, clean) for pair in pairs]
-            stacked = [torch.stack(part, dim=1) for part in zip(*seen, strict=True)]
+            seen = (
+                [denoised[pair.piece][:, pair.places] for pair in pairs],
+                [denoised[pair.overlap] for pair in pairs],
+                [noisy[:, pair.elements] for pair in pairs],
+                [clean[:, pair.elements] for pair in pairs],
+            )
+            stacked = (torch.stack(part, dim=1) for part in seen)
             rows.append(_agreement(piece, overlap, sigma, *stacked))
     return Consistency(tuple(rows))
 
 
 @dataclass(frozen=True)
 class _Pair:
-    """An overlap inside a piece: where the piece holds the overlap's elements."""
+    """An overlap inside a piece: its elements, and their places among the piece's elements."""
 
     piece: Hashable
     overlap: Hashable
@@ -199,73 +198,42 @@ class _Pair:
     places: Tensor
 
 
-_Region = tuple[str, Tensor]
-"""Its kind, and its elements `[d]`."""
-
-
 def _pairs_by_kind(joint: Joint) -> dict[tuple[str, str], list[_Pair]]:
-    """Every counted region that is not outer, with every outer region that contains it."""
-    pieces: dict[Hashable, _Region] = {}
-    overlaps: dict[Hashable, _Region] = {}
+    """Every counted region that is not outer, with every outer region that contains it.
+
+    A kind is a label for all regions that one callable evaluates.
+    """
+    pieces: dict[Hashable, tuple[str, Tensor]] = {}
+    overlaps: dict[Hashable, tuple[str, Tensor]] = {}
     for batch in joint.batches:
-        index = batch.group.indices(0, len(batch.group)).reshape(len(batch.group), -1)
-        for row, elements in enumerate(index):
-            regions = pieces if batch.group.outer[row] else overlaps
-            regions[batch.group.name(row)] = (_kind(batch), elements)
+        group = batch.group
+        more = f" … (+{len(group) - 1})" if len(group) > 1 else ""
+        kind = f"{group.name(0)}{more}" if group.model is None else str(group.model)
+        for row, elements in enumerate(group.indices(0, len(group)).reshape(len(group), -1)):
+            regions = pieces if group.outer[row] else overlaps
+            regions[group.name(row)] = (kind, elements)
     kinds: dict[tuple[str, str], list[_Pair]] = {}
-    for piece, overlap in _contained(pieces, overlaps, joint.regions.n_elements):
+    if not pieces or not overlaps:
+        return kinds
+    rows, columns = (
+        incidence([elements.numpy() for _, elements in found.values()], joint.regions.n_elements)
+        for found in (pieces, overlaps)
+    )
+    shared, names = (rows @ columns.T).tocoo(), (list(pieces), list(overlaps))
+    for row, column, size in zip(shared.row, shared.col, shared.data, strict=True):
+        piece, overlap = names[0][row], names[1][column]
         (piece_kind, whole), (overlap_kind, part) = pieces[piece], overlaps[overlap]
-        order = whole.argsort()
-        places = order[torch.searchsorted(whole[order], part)]
-        kind = (piece_kind, overlap_kind)
-        kinds.setdefault(kind, []).append(_Pair(piece, overlap, part, places))
+        if size == len(part):
+            order = whole.argsort()
+            places = order[torch.searchsorted(whole[order], part)]
+            pairs = kinds.setdefault((piece_kind, overlap_kind), [])
+            pairs.append(_Pair(piece, overlap, part, places))
     return kinds
 
 
-def _kind(batch: Batch) -> str:
-    """One label for all regions that one callable evaluates."""
-    group = batch.group
-    if group.model is not None:
-        return str(group.model)
-    more = f" … (+{len(group) - 1})" if len(group) > 1 else ""
-    return f"{group.name(0)}{more}"
-
-
-def _contained(
-    pieces: Mapping[Hashable, _Region], overlaps: Mapping[Hashable, _Region], n_elements: int
-) -> Iterator[tuple[Hashable, Hashable]]:
-    if not pieces or not overlaps:
-        return
-    rows, columns = (
-        incidence([elements.numpy() for _, elements in regions.values()], n_elements)
-        for regions in (pieces, overlaps)
-    )
-    shared = (rows @ columns.T).tocoo()
-    names = list(pieces), list(overlaps)
-    for row, column, size in zip(shared.row, shared.col, shared.data, strict=True):
-        overlap = names[1][column]
-        if size == len(overlaps[overlap][1]):
-            yield names[0][row], overlap
-
-
-def _on_overlap(
-    pair: _Pair, denoised: Mapping[Any, Tensor], noisy: Tensor, clean: Tensor
-) -> tuple[Tensor, ...]:
-    """The piece's and the overlap's denoised, the noisy and the clean values: `[n, d]` each."""
-    by_piece = denoised[pair.piece][:, pair.places]
-    return by_piece, denoised[pair.overlap], noisy[:, pair.elements], clean[:, pair.elements]
-
-
-def _agreement(
-    piece: str,
-    overlap: str,
-    sigma: float,
-    by_piece: Tensor,
-    by_overlap: Tensor,
-    noisy: Tensor,
-    clean: Tensor,
-) -> Agreement:
-    """All inputs `[n, pairs, d]`."""
+def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreement:
+    """The figures of one kind, from what is seen on its overlaps, `[n, pairs, d]` each."""
+    by_piece, by_overlap, noisy, clean = seen
     error_piece = ((by_piece - clean) ** 2).mean(dim=(1, 2))
     error_overlap = ((by_overlap - clean) ** 2).mean(dim=(1, 2))
     difference = by_piece - by_overlap
@@ -299,6 +267,6 @@ def _cross_predicted(target: Tensor, features: Tensor) -> Tensor:
 
 
 def _in_standard_errors(values: Tensor) -> float:
-    """Mean over standard error of the mean; 0 where nothing varies."""
+    """The mean in units of its standard error; 0 where nothing varies."""
     spread = values.std().item()
     return values.mean().item() / (spread / len(values) ** 0.5) if spread else 0.0

@@ -1,21 +1,20 @@
-r"""Which elements a step's output depends on: derivatives of scores and of solver steps.
+r"""Influences: derivatives of scores and of solver steps with respect to every element.
 
     one evaluation     |∂s_i(x, σ) / ∂x_j|
     k steps            |∂u_k,i / ∂u_0,j|,      u_0 the start, u_k the state after k steps
 
-Under the marginal rule and overlap averaging an element's score depends on the elements it shares
-a region with, and on no others. So k evaluations carry information across k regions: outside of
-this light cone the derivative is exactly 0. Posterior and evidence composition solve a system over
-the whole state: one evaluation already depends on all of the connected component.
+Under the marginal rule and overlap averaging an element's score depends on the elements with which
+it shares a region, and on no others. Therefore k evaluations carry information across k regions,
+and outside this light cone the derivative is exactly 0. Posterior and evidence composition solve a
+system over the whole state: one evaluation already depends on all of the connected component.
 
-For Gaussian data scores are linear, s = -J (u - m), and the influences do not depend on the state:
-one evaluation has row i of |J(σ)|, and steps of Euler's method have row i of a product,
+For Gaussian data scores are linear, s = -J (u - m), and influences do not depend on the state: one
+evaluation gives row i of |J(σ)|, and steps of Euler's method give row i of the absolute value of
 
     ∂u_k / ∂u_0 = M_k ··· M_1,      M_k = I - σ_k (σ_k - σ_{k+1}) J(σ_k).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -31,21 +30,24 @@ __all__ = ["influence", "influence_over_steps"]
 Elements = int | Sequence[int] | Tensor
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def influence(score: Score, x: Tensor, sigma: Tensor | float, element: Elements) -> Tensor:
     """How strongly the score of an element depends on every element of the state: `[*event]`.
 
-    |∂s_i(x, σ) / ∂x_j| for all j, by automatic differentiation: 0 where s_i does not depend on x_j,
-    or by less than the dtype can hold. Averaged over the batch; of several elements i, summed over
-    them.
+    This is |∂s_i(x, σ) / ∂x_j| for all j, by automatic differentiation. It is 0 where s_i does not
+    depend on x_j, or by less than the dtype can hold. It is averaged over the batch, and summed
+    over the elements i if there are several.
 
     Args:
-        score: differentiable, such as a joint.
-        x: `[batch, *event]`; for Gaussians the result does not depend on it, and one state will do.
+        score: a differentiable score, such as a joint.
+        x: `[batch, *event]`; for Gaussians the result does not depend on it, and one state is
+            enough.
         sigma: a number or `[batch]`.
         element: i, a place in the flattened event; or several, such as `graph.elements("f0")`.
 
     Raises:
-        ShapeError: x has no batch axis, or the event no such element.
+        ShapeError: x has no batch axis, or the event has no such element.
         ScoreError: the score has no gradient.
 
     Example:
@@ -58,12 +60,12 @@ def influence(score: Score, x: Tensor, sigma: Tensor | float, element: Elements)
         >>> diagnostics.influence(compose(graph, scores), torch.zeros(1, 4), 0.0, 0)
         tensor([1.3333, 0.6667, 0.0000, 0.0000])
     """
-    chosen = _places(x, element)
-    with _gradients():
-        start = x.detach().clone().requires_grad_()
-        return _influence(score(start, per_sample(sigma, start)), start, chosen)
+    chosen, start = _places(x, element), x.detach().clone().requires_grad_()
+    return _influence(score(start, per_sample(sigma, start)), start, chosen)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def influence_over_steps(
     score: Score,
     sigmas: Sequence[float],
@@ -71,60 +73,52 @@ def influence_over_steps(
     element: Elements,
     *,
     solver: Solver | None = None,
-    generator: Generator = 0,
+    generator: Generator = None,
 ) -> Tensor:
     """How strongly an element depends on the start after every step: `[steps + 1, *event]`.
 
-    Row k has |∂u_k,i / ∂u_0,j| for all j, u_0 = x; the first row is 1 at the element itself. Noise
-    that a solver draws is held fixed. Averaged over the batch; of several elements i, summed over
-    them.
+    Row k holds |∂u_k,i / ∂u_0,j| for all j, with u_0 = x; the first row is 1 at the element itself.
+    Noise that a solver draws is held fixed. The result is averaged over the batch, and summed over
+    the elements i if there are several.
 
-    A run is remembered whole and differentiated once a row and element: of k steps it costs about
-    k²/2 gradients of the score, and their memory.
+    The whole run is kept and differentiated once per row and element: k steps cost about k²/2
+    gradients of the score, and their memory.
 
     Args:
-        score: differentiable, such as a joint.
-        sigmas: decreasing noise levels, the last may be 0.
-        x: `[batch, *event]`, the state at sigmas[0]; for Gaussians any one will do.
+        score: a differentiable score, such as a joint.
+        sigmas: decreasing noise levels, the last of which may be 0.
+        x: `[batch, *event]`, the state at sigmas[0]; for Gaussians any state gives the same result.
         element: i, a place in the flattened event; or several.
-        solver: None: `Euler()`, one evaluation a step.
-        generator: of the noise, as of `sample`.
+        solver: the stepping rule; `Euler()`, with one evaluation per step, if None.
+        generator: the source of the noise, as for `sample`.
 
     Raises:
-        PgmdiffError: a schedule that does not decrease.
-        ShapeError: x has no batch axis, or the event no such element.
+        PgmdiffError: the schedule does not decrease.
+        ShapeError: x has no batch axis, or the event has no such element.
         ScoreError: the score has no gradient.
     """
     chosen, levels = _places(x, element), [float(sigma) for sigma in sigmas]
     if len(levels) < 2 or any(not a > b for a, b in pairwise(levels)) or levels[-1] < 0:
         raise PgmdiffError(
-            "influence_over_steps: expected sigmas that decrease strictly, to 0 at the least, got "
+            "influence_over_steps: expected sigmas that decrease strictly and stay at least 0, got "
             f"{levels[:3]}{' ...' if len(levels) > 3 else ''}. Use samplers.karras."
         )
     solver, noise = solver or Euler(), Noise.of(generator, len(x))
-    with _gradients():
-        start = x.detach().clone().requires_grad_()
-        state, rows = solver.init(start, levels[0]), [_influence(start, start, chosen)]
-        for sigma_next in levels[1:]:
-            state = solver.step(score, state, sigma_next, noise)
-            rows.append(_influence(state.x, start, chosen))
+    start = x.detach().clone().requires_grad_()
+    state, rows = solver.init(start, levels[0]), [_influence(start, start, chosen)]
+    for sigma_next in levels[1:]:
+        state = solver.step(score, state, sigma_next, noise)
+        rows.append(_influence(state.x, start, chosen))
     return torch.stack(rows)
 
 
-@contextmanager
-def _gradients() -> Iterator[None]:
-    """Autograd, wherever it is called from."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield
-
-
 def _influence(output: Tensor, start: Tensor, chosen: Sequence[int]) -> Tensor:
-    """Σ_i |∂ output_i / ∂ start_j|, in the mean over the batch: `[*event]`."""
+    """Σ_i |∂ output_i / ∂ start_j|, averaged over the batch: `[*event]`."""
     if output.shape != start.shape or not output.requires_grad:
         raise ScoreError(
             f"influence: expected a score {tuple(start.shape)} that autograd can differentiate, "
             f"got {tuple(output.shape)}{'' if output.requires_grad else ' without a gradient'}. "
-            "Take it out of torch.no_grad, and do not detach its result."
+            "Call it outside torch.no_grad, and do not detach its result."
         )
     total, flat = torch.zeros_like(start), output.reshape(len(output), -1)
     for place in chosen:  # samples do not depend on each other: one gradient serves the batch
@@ -148,6 +142,6 @@ def _places(x: Tensor, element: Elements) -> list[int]:
     if not whole or not len(places) or not bool(((places >= 0) & (places < n)).all()):
         raise ShapeError(
             f"influence: expected elements from 0 to {n - 1}, places in the flattened event, got "
-            f"{element}. Read them off the graph with graph.regions.elements(name)."
+            f"{element}. Get them from the graph with graph.regions.elements(name)."
         )
     return [int(place) for place in places]

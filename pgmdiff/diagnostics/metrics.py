@@ -1,21 +1,21 @@
-r"""Measures of samples: distances between laws, seams, Fréchet distances of texture statistics.
+r"""Metrics of samples: distances between distributions, seams, and texture statistics.
 
 Distances between sets of samples:
 
-    energy     2 E|a - b| - E|a - a'| - E|b - b'|,     unbiased: a and a' are never one sample
-    sliced     mean over directions of W1 between projections; above 0 for two sets of one law
+    energy     2 E|a - b| - E|a - a'| - E|b - b'|,     unbiased: a and a' are never the same sample
+    sliced     mean over directions of W1 between projections; positive for two finite sets
 
-Where both laws are known to be mirrored (u as likely as -u), every sample stands for two: E|a - b|
-is the mean of |a - b| and |a + b|. That is unbiased too, and rid of the noise of how many samples
-happen to lie on either side (Székely and Rizzo, "Energy statistics", 2013; Bonneel, Rabin, Peyré,
-Pfister, "Sliced and Radon Wasserstein barycenters of measures", 2015).
+Where both distributions are known to be mirrored (u is as likely as -u), every sample represents
+two: E|a - b| is the mean of |a - b| and |a + b|. This is unbiased too, and free of the noise in how
+many samples happen to lie on either side (Székely and Rizzo, "Energy statistics", 2013; Bonneel,
+Rabin, Peyré, Pfister, "Sliced and Radon Wasserstein barycenters of measures", 2015).
 
 The Fréchet distance between two sets of feature vectors, taken as Gaussians, is
 
     d² = |m_a - m_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½)
 
 (Dowson and Landau, "The Fréchet distance between multivariate normal distributions", 1982). With
-the features below it is an "FD", not an FID; read it beside the distance between two sets of real
+the features below it is an "FD", not an FID; compare it with the distance between two sets of real
 crops, which is not 0 for finite sets.
 """
 
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError
-from pgmdiff.linalg import Floats
+from pgmdiff.noise import Generator, torch_generator
 
 __all__ = [
     "energy_distance",
@@ -43,17 +43,20 @@ CHUNK, DIRECTIONS = 2000, 64
 
 
 def energy_distance(a: Tensor, b: Tensor, *, mirrored: bool = False) -> float:
-    """The unbiased energy distance of samples; 0 for samples of one law, within their noise.
+    """The unbiased energy distance of samples; 0 within noise for samples of one distribution.
 
-    Is a rule better than another? Compare samples of both with held-out data, over a few seeds:
+    To compare two rules, compare samples of both with held-out data, over a few seeds:
     `mean_and_error([energy_distance(draw(seed), data) for seed in range(4)])`.
 
     Args:
-        a, b: `[n, *event]` and `[m, *event]`, two samples each at least; negative values are noise.
-        mirrored: whether u is as likely as -u under both laws; see the module.
+        a, b: `[n, *event]` and `[m, *event]`, at least two samples each.
+        mirrored: whether u is as likely as -u under both distributions; see the module.
+
+    Returns:
+        The distance; negative values are noise.
 
     Raises:
-        ShapeError: states of different shapes, or fewer than two.
+        ShapeError: the states have different shapes, or are fewer than two.
 
     Example:
         >>> import torch
@@ -72,7 +75,9 @@ def _states(who: str, *samples: Tensor) -> list[Tensor]:
     """Samples as `[n, N]`."""
     if len({x.shape[1:] for x in samples}) > 1 or min(map(len, samples)) < 2:
         shapes = " and ".join(str(tuple(x.shape)) for x in samples)
-        raise ShapeError(f"{who}: expected two samples each of one event shape, got {shapes}.")
+        raise ShapeError(
+            f"{who}: expected at least two samples each, of one event shape, got {shapes}."
+        )
     return [x.reshape(len(x), -1) for x in samples]
 
 
@@ -89,21 +94,23 @@ def _sum(a: Tensor, b: Tensor, mirrored: bool) -> float:
     return sum(total(part) for part in a.split(CHUNK))
 
 
-def sliced_wasserstein(a: Tensor, b: Tensor) -> float:
-    """W1 of projections over 64 fixed directions, averaged.
+def sliced_wasserstein(a: Tensor, b: Tensor, *, generator: Generator = None) -> float:
+    """W1 of projections, averaged over 64 random directions.
 
     Args:
-        a, b: as many samples, `[n, *event]` each.
+        a, b: equally many samples, `[n, *event]` each.
+        generator: the source of the directions; see `pgmdiff.noise.Generator`. Give an integer to
+            compare several pairs along the same directions.
 
     Raises:
-        ShapeError: states of different shapes or numbers, or fewer than two.
+        ShapeError: the states have different shapes or numbers, or are fewer than two.
     """
     a, b = _states("sliced_wasserstein", a, b)
     if len(a) != len(b):
         raise ShapeError(
-            f"sliced_wasserstein: expected as many samples of both, got {len(a)} and {len(b)}."
+            f"sliced_wasserstein: expected equally many samples, got {len(a)} and {len(b)}."
         )
-    generator = torch.Generator().manual_seed(0)
+    generator = torch_generator(generator, "sliced_wasserstein")
     directions = torch.randn(a.shape[1], DIRECTIONS, generator=generator, dtype=a.dtype)
     directions = directions / directions.norm(dim=0)
     gaps = (a @ directions).sort(dim=0).values - (b @ directions).sort(dim=0).values
@@ -111,10 +118,10 @@ def sliced_wasserstein(a: Tensor, b: Tensor) -> float:
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean over seeds, and its standard error; None for one seed.
+    """The mean over seeds and its standard error, which is None for one seed.
 
     Args:
-        values: one a seed.
+        values: one value per seed.
     """
     found = torch.tensor(values, dtype=torch.float64)
     error = (found.std() / len(found) ** 0.5).item() if len(found) > 1 else None
@@ -122,18 +129,18 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def seam_ratio(images: Tensor, seams: Iterable[int], *, periodic: bool = False) -> float:
-    """Mean absolute difference across seam columns over that across all other columns.
+    """The average jump at seam columns divided by the average jump at all other columns.
 
     Args:
         images: `[..., width]`.
-        seams: columns that begin a new piece; column 0 counts on periodic images only.
-        periodic: whether the last column is beside the first.
+        seams: columns that begin a new piece; column 0 counts only on periodic images.
+        periodic: whether the last column is next to the first.
 
     Returns:
-        1 where seams look like any other place; above, they show.
+        1 where seams look like any other place; more where they are visible.
 
     Raises:
-        ShapeError: no seam, nothing but seams, or a seam outside the image.
+        ShapeError: there is no seam, nothing but seams, or a seam outside the image.
     """
     width, seams = images.shape[-1], list(seams)
     if not all(0 <= seam < width for seam in seams):
@@ -143,27 +150,27 @@ def seam_ratio(images: Tensor, seams: Iterable[int], *, periodic: bool = False) 
     is_seam[seams] = True
     inside = torch.ones_like(is_seam)
     inside[0] = periodic
-    at, elsewhere = steps[is_seam & inside], steps[~is_seam & inside]
-    if len(at) == 0 or len(elsewhere) == 0:
+    seam, elsewhere = steps[is_seam & inside], steps[~is_seam & inside]
+    if len(seam) == 0 or len(elsewhere) == 0:
         raise ShapeError(
             f"seam_ratio: expected some seams within 1 to {width - 1} and some other columns, got "
-            f"{seams}. Column 0 is a seam of periodic=True only."
+            f"{seams}. Column 0 is a seam only with periodic=True."
         )
-    return (at.mean() / elsewhere.mean()).item()
+    return (seam.mean() / elsewhere.mean()).item()
 
 
 def texture_features(images: Tensor) -> Tensor:
     """Statistics of a grey texture: `[n, 1, height, width]` to `[n, 63]`.
 
-    At full and at half resolution: log mean and log root mean square of the absolute responses to
-    the 15 oriented patterns of a 4 × 4 cosine basis; then mean, standard deviation and skewness of
-    the grey values.
+    The features are, at full and at half resolution, the log mean and the log root mean square of
+    the absolute responses to the 15 oriented patterns of a 4 × 4 cosine basis; then mean, standard
+    deviation and skewness of the grey values.
 
     Args:
-        images: `[n, 1, height, width]`, in any units; both sides at least 8.
+        images: `[n, 1, height, width]`, in any units; both sides are at least 8.
 
     Raises:
-        ShapeError: not grey images of at least 8 × 8 pixels.
+        ShapeError: the images are not grey, or smaller than 8 × 8 pixels.
     """
     if images.ndim != 4 or images.shape[1] != 1 or min(images.shape[-2:]) < 8:
         raise ShapeError(
@@ -188,11 +195,11 @@ def texture_features(images: Tensor) -> Tensor:
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """The squared Fréchet distance d² of two sets of features, `[n, d]` and `[m, d]`.
 
-    Biased upwards for finite sets: compare with the distance of two sets of real features as large.
+    It is biased upwards for finite sets: compare it with the distance between two equally large
+    sets of real features.
 
     Args:
-        a: features `[n, d]`, n at least 2.
-        b: features `[m, d]`, m at least 2.
+        a, b: features `[n, d]` and `[m, d]`, n and m at least 2.
 
     Raises:
         ShapeError: the sets have different dimensions, or fewer than two members.
@@ -204,13 +211,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         )
     a_np, b_np = (x.double().cpu().numpy() for x in (a, b))
     cov_a, cov_b = np.cov(a_np, rowvar=False), np.cov(b_np, rowvar=False)
-    root = _root(np.atleast_2d(cov_a))
+    values, vectors = np.linalg.eigh(np.atleast_2d(cov_a))
+    root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
     middle = np.linalg.eigvalsh(root @ np.atleast_2d(cov_b) @ root).clip(min=0)
     shift = ((a_np.mean(axis=0) - b_np.mean(axis=0)) ** 2).sum()
     return float(shift + np.trace(np.atleast_2d(cov_a + cov_b)) - 2 * np.sqrt(middle).sum())
-
-
-def _root(covariance: Floats) -> Floats:
-    values, vectors = np.linalg.eigh(covariance)
-    root: Floats = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
-    return root

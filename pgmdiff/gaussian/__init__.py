@@ -1,4 +1,4 @@
-"""Closed-form oracles: Gaussians and mixtures of them, and what a rule makes of their marginals."""
+"""Gaussians and mixtures of them, and what rules compose from their marginals, in closed form."""
 
 from pgmdiff.gaussian.composed import (
     bethe_entropy,
@@ -6,13 +6,21 @@ from pgmdiff.gaussian.composed import (
     composed_precision,
     from_region_covariances,
 )
-from pgmdiff.gaussian.distributions import Gaussian, GaussianMixture, kl_divergence
+from pgmdiff.gaussian.distributions import (
+    Distribution,
+    Gaussian,
+    GaussianMixture,
+    ar1,
+    kl_divergence,
+)
 from pgmdiff.gaussian.marginals import NodeScores, node_covariances, node_scores
 
 __all__ = [
+    "Distribution",
     "Gaussian",
     "GaussianMixture",
     "NodeScores",
+    "ar1",
     "bethe_entropy",
     "composed_log_density",
     "composed_precision",

@@ -1,4 +1,4 @@
-r"""What a rule makes of the marginals of a Gaussian.
+r"""The precision, density, covariance and entropy that rules compose from a Gaussian's marginals.
 
 A composed score of a Gaussian is linear, s = -J (u - m), with the composed precision
 J(σ) = Σ_r c_r A_rᵀ (Σ_r + σ² I)⁻¹ A_r. Where J = Σ⁻¹ the marginal rule is exact; the Bethe entropy
@@ -15,10 +15,11 @@ from torch import Tensor
 from pgmdiff.composition.rules import Marginal, Rule, WeightedSum
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.gaussian.distributions import Distribution, Gaussian, Stack, marginals
-from pgmdiff.gaussian.marginals import check_size, weighed
+from pgmdiff.gaussian.marginals import check_size
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import check_counts
+from pgmdiff.precision.precision import add_blocks, weighed
 from pgmdiff.scores.adapters import per_sample
 
 __all__ = ["bethe_entropy", "composed_log_density", "composed_precision", "from_region_covariances"]
@@ -30,18 +31,20 @@ def composed_precision(
     sigma: float = 0.0,
     rule: Rule | None = None,
 ) -> Tensor:
-    """J(σ) = scale · Σ_r w_r A_rᵀ (Σ_r + σ² I)⁻¹ A_r, dense `[N, N]`: the score is -J(u - m).
+    """The precision J of the composed score -J (u - m) of a Gaussian, dense `[N, N]`.
+
+        J(σ) = scale · Σ_r w_r A_rᵀ (Σ_r + σ² I)⁻¹ A_r
 
     Under the marginal rule w_r = c_r and scale = 1. J then equals (Σ + σ² I)⁻¹ at σ = 0 on
     a junction tree that the Gaussian is Markov to; not for σ > 0, where the composed score is an
     approximation. tr(J (Σ + σ² I)) = N for any valid counts. Under overlap averaging J is not
-    symmetric in general: that score is no gradient.
+    symmetric in general: that score is not a gradient.
 
     Args:
-        graph: over as many elements as the Gaussian.
-        gaussian: of the whole state.
-        sigma: noise level.
-        rule: a weighted sum of scores; None for the marginal rule.
+        graph: a graph over as many elements as the Gaussian.
+        gaussian: the Gaussian of the whole state.
+        sigma: the noise level.
+        rule: a rule that is a weighted sum of scores; if None, the marginal rule.
 
     Raises:
         ShapeError: the sizes differ.
@@ -59,7 +62,7 @@ def composed_precision(
     for group, index, weights in weighed(graph, rule.weights(graph)):
         _, covariance = marginals(gaussian, group)
         precisions = torch.linalg.inv(covariance + sigma**2 * torch.eye(index.shape[1]).to(total))
-        _add_blocks(total, index, weights.to(total)[:, None, None] * precisions)
+        add_blocks(total, index, weights.to(total)[:, None, None] * precisions)
     scale = rule.scale(graph)
     return total if scale is None else torch.from_numpy(scale).to(total)[:, None] * total
 
@@ -72,12 +75,12 @@ def composed_log_density(
 ) -> Tensor:
     """Σ_r c_r log q_σ(A_r u), whose gradient is the score of the marginal rule: `[batch]`, in nats.
 
-    The log-density of q itself at σ = 0 on a junction tree that q is Markov to. Elsewhere not
-    normalised: equal to a log-density up to a constant at best, where its integral is finite.
+    It is the log-density of q itself at σ = 0 on a junction tree that q is Markov to. Elsewhere it
+    is not normalised: at best, if its integral is finite, a log-density up to a constant.
 
     Args:
-        graph: over as many elements as q.
-        q: of the whole state.
+        graph: a graph over as many elements as q.
+        q: a Gaussian or a mixture, of the whole state.
         u: `[batch, *event]`.
         sigma: a number or `[batch]`.
 
@@ -96,7 +99,7 @@ def composed_log_density(
             f"{tuple(u.shape)}. Give u as [batch, *event]."
         )
     total = torch.zeros_like(flat[:, 0])
-    for group, index, counts in weighed(graph, Marginal().weights(graph)):
+    for group, index, counts in weighed(graph):
         stack = Stack.of(q, group).like(flat)
         densities = stack.log_density(flat[:, index], sigmas[:, None].expand(-1, len(group)))
         total = total + densities @ counts.to(densities)
@@ -106,44 +109,31 @@ def composed_log_density(
 def from_region_covariances(
     graph: FactorGraph | RegionGraph, covariances: Mapping[Hashable, Tensor]
 ) -> Gaussian:
-    """N(0, P⁻¹) with P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r: a whole made of the covariances of regions.
+    """The Gaussian N(0, P⁻¹) composed of region covariances, with P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r.
 
     On a junction tree whose regions agree on their overlaps this is the Gaussian of largest entropy
     among those with these region covariances, and it is Markov to the tree. Elsewhere it is the
     Bethe (or Kikuchi) approximation of one: its own region covariances are not those given.
 
     Args:
-        graph: over the whole state.
-        covariances: region name to `[d, d]`, flattened in the order its model sees; a region of
-            count 0 needs none.
+        graph: a graph over the whole state.
+        covariances: maps a region's name to its covariance `[d, d]`, flattened in the order its
+            model sees. A region of count 0 does not need one.
 
     Raises:
-        GraphError: counts are invalid; a region has no covariance or a name is no region's; P is
-            not positive definite.
+        GraphError: counts are invalid; a region has no covariance, or a name belongs to no region;
+            regions disagree on a variance; P is not positive definite.
         ShapeError: a covariance has another shape, or is not symmetric and positive definite.
 
     Source: Lauritzen, "Graphical models", 1996, section 5.3 (decomposable models).
     """
     graph = graph.regions
     check_counts(graph)
-    _check_names(graph, covariances)
-    dtypes = (covariance.dtype for covariance in covariances.values())
-    dtype = reduce(torch.promote_types, dtypes, torch.float32)
-    total = torch.zeros(graph.n_elements, graph.n_elements, dtype=dtype)
-    for group, index, counts in weighed(graph, Marginal().weights(graph)):
-        checked = [_checked(n, covariances[n], index.shape[1]) for n in group.names]
-        precisions = torch.linalg.inv(torch.stack(checked).to(total))
-        _add_blocks(total, index, counts.to(total)[:, None, None] * precisions)
-    _check_agreement(graph, covariances)
-    return Gaussian(torch.zeros(graph.event_shape, dtype=dtype), _inverse(total))
-
-
-def _check_names(graph: RegionGraph, covariances: Mapping[Hashable, Tensor]) -> None:
     counts = graph.counting_numbers()
     for name in covariances:
         if name not in counts:
             raise GraphError(
-                f"from_region_covariances: {name!r} is no region of the graph. Use a name from "
+                f"from_region_covariances: {name!r} is not a region of the graph. Use a name from "
                 "`.names`."
             )
     for name, count in counts.items():
@@ -152,28 +142,45 @@ def _check_names(graph: RegionGraph, covariances: Mapping[Hashable, Tensor]) -> 
                 f"from_region_covariances: region {name!r} has the count {count} but no "
                 "covariance. Give one; that of a sub-region can be read off a region around it."
             )
+    dtypes = (covariance.dtype for covariance in covariances.values())
+    dtype = reduce(torch.promote_types, dtypes, torch.float32)
+    total = torch.zeros(graph.n_elements, graph.n_elements, dtype=dtype)
+    for group, index, weights in weighed(graph):
+        checked = [_checked(n, covariances[n], index.shape[1]) for n in group.names]
+        precisions = torch.linalg.inv(torch.stack(checked).to(total))
+        add_blocks(total, index, weights.to(total)[:, None, None] * precisions)
+    _check_agreement(graph, covariances)
+    precision = (total + total.T) / 2
+    factor, info = torch.linalg.cholesky_ex(precision)
+    if info:
+        smallest = torch.linalg.eigvalsh(precision)[0]
+        raise GraphError(
+            "from_region_covariances: Σ_r c_r A_rᵀ Σ_r⁻¹ A_r is not positive definite, its "
+            f"smallest eigenvalue is {smallest:.3g}. Read all covariances off one pooled estimate; "
+            "on a graph with loops also shrink them towards one common diagonal."
+        )
+    covariance = torch.cholesky_inverse(factor)  # made symmetric to the last bit
+    return Gaussian(torch.zeros(graph.event_shape, dtype=dtype), (covariance + covariance.T) / 2)
 
 
 def _check_agreement(graph: RegionGraph, covariances: Mapping[Hashable, Tensor]) -> None:
-    """Raises `GraphError` unless regions that share elements give them the same variance."""
+    """Raises `GraphError` unless counted regions give shared elements the same variance."""
     seen: dict[int, tuple[float, Hashable]] = {}
-    counts = graph.counting_numbers()
-    for name, covariance in covariances.items():
-        if not counts[name]:
-            continue
-        elements = graph.elements(name).reshape(-1).tolist()
-        for element, variance in zip(elements, covariance.diagonal().tolist(), strict=True):
-            first, holder = seen.setdefault(element, (variance, name))
-            if abs(first - variance) > 1e-3 * max(abs(first), abs(variance)):
-                raise GraphError(
-                    f"from_region_covariances: element {element} has the variance {first:.4g} in "
-                    f"{holder!r} and {variance:.4g} in {name!r}. Read all covariances off one "
-                    "estimate, or make their diagonals agree first."
-                )
+    for group, index, _ in weighed(graph):
+        for name, elements in zip(group.names, index.tolist(), strict=True):
+            variances = covariances[name].diagonal().tolist()
+            for element, variance in zip(elements, variances, strict=True):
+                first, holder = seen.setdefault(element, (variance, name))
+                if abs(first - variance) > 1e-3 * max(abs(first), abs(variance)):
+                    raise GraphError(
+                        f"from_region_covariances: element {element} has the variance {first:.4g} "
+                        f"in {holder!r} and {variance:.4g} in {name!r}. Read all covariances off "
+                        "one estimate, or make their diagonals agree first."
+                    )
 
 
 def _checked(name: Hashable, covariance: Tensor, d: int) -> Tensor:
-    """The covariance of a region, or a `ShapeError` that says what is wrong with it."""
+    """The covariance of a region, or a `ShapeError` if it is not a definite one of d elements."""
     if covariance.shape != (d, d):
         raise ShapeError(
             f"from_region_covariances: expected the covariance of {name!r} as [{d}, {d}], got "
@@ -191,35 +198,20 @@ def _checked(name: Hashable, covariance: Tensor, d: int) -> Tensor:
     return covariance
 
 
-def _inverse(precision: Tensor) -> Tensor:
-    """The covariance of a positive definite precision, symmetric to the last bit."""
-    precision = (precision + precision.T) / 2
-    factor, info = torch.linalg.cholesky_ex(precision)
-    if info:
-        smallest = torch.linalg.eigvalsh(precision)[0]
-        raise GraphError(
-            "from_region_covariances: Σ_r c_r A_rᵀ Σ_r⁻¹ A_r is not positive definite, its "
-            f"smallest eigenvalue is {smallest:.3g}. Read all covariances off one pooled estimate; "
-            "on a graph with loops also shrink them towards one common diagonal."
-        )
-    covariance = torch.cholesky_inverse(factor)
-    return (covariance + covariance.T) / 2
-
-
 def bethe_entropy(
     graph: FactorGraph | RegionGraph, gaussian: Gaussian, sigma: float = 0.0
 ) -> float:
-    """Σ_r c_r H(q_σ(u_r)) in nats: on a junction tree the joint's entropy, at σ = 0 only.
+    """The Bethe entropy Σ_r c_r H(q_σ(u_r)) of a Gaussian, in nats.
 
         H(N(m, Σ)) = ½ log det(2 π e Σ)
 
-    Exact for a Gaussian that is Markov to the junction tree. For σ > 0, and on loops, it is the
-    Bethe approximation of an entropy.
+    At σ = 0 it is the entropy of a Gaussian that is Markov to a junction tree. For σ > 0, and on
+    loops, it is the Bethe approximation of the entropy.
 
     Args:
-        graph: over as many elements as the Gaussian.
-        gaussian: of the whole state.
-        sigma: noise level.
+        graph: a graph over as many elements as the Gaussian.
+        gaussian: the Gaussian of the whole state.
+        sigma: the noise level.
     """
     graph = graph.regions
     total = 0.0
@@ -229,9 +221,3 @@ def bethe_entropy(
         entropies = 0.5 * (2 * math.pi * math.e * variances).log().sum(dim=1)
         total += (torch.from_numpy(group.counts / graph.denominator) * entropies).sum().item()
     return total
-
-
-def _add_blocks(total: Tensor, index: Tensor, blocks: Tensor) -> None:
-    """Adds Σ_r A_rᵀ blocks_r A_r to a dense `[N, N]` matrix, in place."""
-    rows, columns = index[:, :, None].expand_as(blocks), index[:, None].expand_as(blocks)
-    total.index_put_((rows, columns), blocks, accumulate=True)

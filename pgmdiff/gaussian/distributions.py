@@ -1,4 +1,4 @@
-r"""Gaussians and mixtures of them: scores, densities and marginals at every noise level.
+r"""Gaussians and mixtures of them, with scores, densities and marginals at every noise level.
 
 For q = N(m, Σ) and q_σ = N(m, Σ + σ² I):
 
@@ -6,41 +6,138 @@ For q = N(m, Σ) and q_σ = N(m, Σ + σ² I):
     denoiser   D(u, σ) = m + Σ (Σ + σ² I)⁻¹ (u - m)
     entropy    H = ½ log det(2πe Σ)
 
-For a mixture q = Σ_k w_k N(m_k, Σ_k) the score is that of its components, each weighed by the
-posterior probability of the component, its responsibility p(k | u_σ = u):
+For a mixture q = Σ_k w_k N(m_k, Σ_k) the score is the mean of its components' scores, weighted with
+the posterior probability of each component, its responsibility p(k | u_σ = u):
 
     s(u, σ) = Σ_k p(k | u) s_k(u, σ),     p(k | u) ∝ w_k N(u; m_k, Σ_k + σ² I)
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
-from pgmdiff.noise import Seed, torch_generator
-from pgmdiff.scores.adapters import beside, per_sample
+from pgmdiff.noise import Generator, torch_generator
+from pgmdiff.scores.adapters import Score, beside, per_sample
 from pgmdiff.text import by_field, counted, described
 
-__all__ = ["Distribution", "Gaussian", "GaussianMixture", "Stack", "kl_divergence", "marginals"]
+__all__ = [
+    "Distribution",
+    "Gaussian",
+    "GaussianMixture",
+    "Stack",
+    "ar1",
+    "kl_divergence",
+    "marginals",
+]
+
+
+class Distribution(ABC):
+    """A distribution q of states with closed-form scores, densities and marginals.
+
+    It is itself a score, `q(u, sigma)`, with a `log_density`: `compose` accepts it as a model.
+
+    Attributes:
+        mean: `[*event]`.
+        covariance: `[N, N]` over the flattened event.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    @property
+    @abstractmethod
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape of a state."""
+
+    @abstractmethod
+    def marginal(self, elements: Tensor) -> "Distribution":
+        """The marginal on an integer array of flattened elements, in the shape of that array."""
+
+    @abstractmethod
+    def noised(self, sigma: float) -> "Distribution":
+        """The distribution q_σ of states with added noise."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
+        """Independent draws, `[n, *event]`.
+
+        Args:
+            n: the number of draws.
+            generator: a seed or a generator; None for fresh entropy.
+        """
+
+    @abstractmethod
+    def of_regions(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
+        """One score for the marginals on all regions of a group, called with one region per row.
+
+        Returns:
+            The score, and its keyword arguments `[n, ...]`, one row per region.
+        """
+
+    def __call__(self, u: Tensor, sigma: Tensor | float) -> Tensor:
+        """The score; see `score`."""
+        return self.score(u, sigma)
+
+    def score(self, u: Tensor, sigma: Tensor | float) -> Tensor:
+        """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`.
+
+        Raises:
+            ShapeError: u or sigma does not fit.
+        """
+        return self._score(u, self._levels(u, sigma))
+
+    def denoise(self, u: Tensor, sigma: Tensor | float) -> Tensor:
+        """E[u_0 | u_σ = u] for u `[batch, *event]`."""
+        return u + beside(per_sample(sigma, u), u) ** 2 * self.score(u, sigma)
+
+    def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
+        """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats.
+
+        Raises:
+            ShapeError: u or sigma does not fit.
+        """
+        return self._log_density(u, self._levels(u, sigma))
+
+    @abstractmethod
+    def _score(self, u: Tensor, sigma: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _log_density(self, u: Tensor, sigma: Tensor) -> Tensor: ...
+
+    def _levels(self, u: Tensor, sigma: Tensor | float) -> Tensor:
+        """σ as `[batch]`, after a check of the shapes of u and σ."""
+        who, event = type(self).__name__, self.event_shape
+        if u.ndim != len(event) + 1 or tuple(u.shape[1:]) != event:
+            raise ShapeError(
+                f"{who}: expected states {shape_text('batch', event)}, got {tuple(u.shape)}. "
+                "Reshape them, or add a batch axis to a single state: u[None]."
+            )
+        if isinstance(sigma, Tensor) and sigma.ndim and sigma.shape != u.shape[:1]:
+            raise ShapeError(
+                f"{who}: expected sigma as one number or one for each of {len(u)} samples, got "
+                f"{tuple(sigma.shape)}."
+            )
+        return per_sample(sigma, u)
 
 
 @dataclass(frozen=True, eq=False)
-class Gaussian:
-    """N(mean, covariance) on states of any event shape.
+class Gaussian(Distribution):
+    """N(mean, covariance) on states of any event shape; itself a score.
 
     Args:
         mean: `[*event]`.
         covariance: `[N, N]` over the flattened event, symmetric and positive semi-definite.
 
     Raises:
-        ShapeError: the shapes do not match, or the covariance is not symmetric or not
-            positive semi-definite.
+        ShapeError: the shapes do not match, or the covariance is not symmetric or not positive
+            semi-definite.
 
     Example:
         >>> Gaussian(torch.zeros(20), torch.eye(20))
@@ -80,26 +177,36 @@ class Gaussian:
 
     @classmethod
     def fit(cls, samples: Tensor) -> "Gaussian":
-        """The Gaussian of the samples' mean and covariance (divided by n): `[n, *event]`.
+        """The Gaussian with the samples' mean and covariance (divided by n): `[n, *event]`.
 
-        A documented stand-in for the missing model of an overlap: exact in mean and covariance,
-        blind to everything else. Give enough samples (several times the number of elements), or
-        the covariance is singular, which is allowed but says "never seen", not "impossible".
+        It can stand in for the missing model of an overlap: it is exact in mean and covariance, and
+        ignores everything else. Give enough samples (several times the number of elements).
+        Otherwise the covariance is singular, which is allowed, but takes what was never seen for
+        impossible.
 
-        Computed in float64, returned in the samples' dtype. Where rounding to that dtype would
-        leave the covariance indefinite its diagonal is raised by as little as mends it: it stays
-        positive semi-definite in float64.
+        It is computed in float64 and returned in the samples' dtype. If rounding to that dtype
+        leaves the covariance indefinite, its diagonal is raised until it is positive
+        semi-definite in float64.
 
         Raises:
-            ShapeError: fewer than two samples.
+            ShapeError: there are fewer than two samples.
         """
         if len(samples) < 2:
             raise ShapeError(f"Gaussian.fit: expected at least 2 samples, got {len(samples)}.")
         wide = samples.double() if samples.is_floating_point() else samples
         mean = wide.mean(dim=0)
         flat = (wide - mean).reshape(len(samples), -1)
-        covariance = _rounded(flat.T @ flat / len(samples), samples.dtype)
-        return cls(mean.to(samples.dtype), covariance)
+        covariance = flat.T @ flat / len(samples)
+        rounded = covariance.to(samples.dtype)
+        if rounded.dtype != covariance.dtype and rounded.numel() and rounded.isfinite().all():
+            eye = torch.eye(len(covariance)).to(covariance)
+            least = torch.linalg.eigvalsh(rounded.double())[0].item()
+            raised = -2 * least
+            while least < 0:
+                rounded = (covariance + raised * eye).to(samples.dtype)
+                least = torch.linalg.eigvalsh(rounded.double())[0].item()
+                raised *= 2
+        return cls(mean.to(samples.dtype), rounded)
 
     @cached_property
     def _eigen(self) -> tuple[Tensor, Tensor]:
@@ -108,14 +215,13 @@ class Gaussian:
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of the state."""
         return tuple(self.mean.shape)
 
     def marginal(self, elements: Tensor) -> "Gaussian":
-        """The marginal on an integer array of flattened elements, in that array's shape.
+        """The marginal on an integer array of flattened elements, in the shape of that array.
 
         Raises:
-            ShapeError: an element that the state does not have.
+            ShapeError: the state does not have one of the elements.
         """
         flat = torch.as_tensor(elements).reshape(-1)
         if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.mean.numel():
@@ -131,66 +237,58 @@ class Gaussian:
         eye = torch.eye(len(self.covariance), dtype=self.mean.dtype, device=self.mean.device)
         return Gaussian(self.mean, self.covariance + sigma**2 * eye)
 
-    def score(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`.
-
-        Raises:
-            ShapeError: u or sigma does not fit.
-        """
-        check_states("Gaussian", u, self.event_shape, sigma)
-        return score_of_stack(u, per_sample(sigma, u), **self._stack(u))
-
-    def denoise(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """E[u_0 | u_σ = u] for u `[batch, *event]`."""
-        return u + beside(per_sample(sigma, u), u) ** 2 * self.score(u, sigma)
-
-    def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats.
-
-        Raises:
-            ShapeError: u or sigma does not fit.
-        """
-        check_states("Gaussian", u, self.event_shape, sigma)
-        values, vectors = self._eigen
-        variances = values.clamp(min=0) + per_sample(sigma, u)[:, None] ** 2
-        rotated = (u - self.mean).reshape(len(u), -1) @ vectors
-        return -0.5 * ((2 * math.pi * variances).log() + rotated**2 / variances).sum(dim=1)
-
     def entropy(self, sigma: float = 0.0) -> float:
         """½ log det(2πe (Σ + σ² I)), in nats."""
         variances = self._eigen[0] + sigma**2
         return 0.5 * (2 * math.pi * math.e * variances).log().sum().item()
 
-    def sample(self, n: int, generator: Seed = None) -> Tensor:
-        """Independent draws, `[n, *event]`; of a seed, a generator, or None for fresh entropy."""
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
         generator = torch_generator(generator, "Gaussian.sample")
         values, vectors = self._eigen
         z = torch.randn(n, len(values), generator=generator, dtype=self.mean.dtype)
         draws = z * values.clamp(min=0).sqrt() @ vectors.T
         return self.mean + draws.reshape(n, *self.event_shape)
 
-    def _stack(self, u: Tensor) -> dict[str, Tensor]:
+    def of_regions(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
+        mean, covariance = marginals(self, group)
+        values, vectors = torch.linalg.eigh(covariance)
+        return score_of_rows, {"mean": mean, "eigenvalues": values, "eigenvectors": vectors}
+
+    def _score(self, u: Tensor, sigma: Tensor) -> Tensor:
         values, vectors = (part.to(u.device) for part in self._eigen)
-        return {
-            "mean": self.mean.to(u.device).expand(len(u), *self.event_shape),
-            "eigenvalues": values.expand(len(u), -1),
-            "eigenvectors": vectors.expand(len(u), -1, -1),
-        }
+        return score_of_rows(
+            u,
+            sigma,
+            mean=self.mean.to(u.device).expand(u.shape),
+            eigenvalues=values.expand(len(u), -1),
+            eigenvectors=vectors.expand(len(u), -1, -1),
+        )
+
+    def _log_density(self, u: Tensor, sigma: Tensor) -> Tensor:
+        centred = (u - self.mean.to(u.device)).reshape(len(u), -1)
+        values, vectors = (part.to(centred) for part in self._eigen)
+        variances = values.clamp(min=0) + sigma[:, None] ** 2
+        return _log_normal(centred @ vectors, variances)
 
 
-def _rounded(covariance: Tensor, dtype: torch.dtype) -> Tensor:
-    """A float64 covariance in a narrower dtype, its diagonal raised until no eigenvalue is < 0."""
-    rounded = covariance.to(dtype)
-    if dtype == covariance.dtype or not rounded.numel() or not rounded.isfinite().all():
-        return rounded
-    eye = torch.eye(len(covariance)).to(covariance)
-    least = torch.linalg.eigvalsh(rounded.double())[0].item()
-    raised = -2 * least
-    while least < 0:
-        rounded = (covariance + raised * eye).to(dtype)
-        least = torch.linalg.eigvalsh(rounded.double())[0].item()
-        raised *= 2
-    return rounded
+def ar1(n: int, rho: float) -> Gaussian:
+    """The stationary AR(1) chain of unit variances, N(0, Σ) with Σ_ij = ρ^|i - j|, in float64.
+
+        u_i = ρ u_{i-1} + √(1 - ρ²) ε_i
+
+    It is Markov to a chain, so that everything about it is known: the usual first test.
+
+    Args:
+        n: the number of variables.
+        rho: ρ, the correlation of neighbours, from -1 to 1.
+
+    Example:
+        >>> ar1(3, 0.5).covariance[0].tolist()
+        [1.0, 0.5, 0.25]
+    """
+    place = torch.arange(n)
+    covariance = rho ** (place[:, None] - place).abs().double()
+    return Gaussian(torch.zeros(n, dtype=torch.float64), covariance)
 
 
 def _size_and_dtype(mean: Tensor) -> tuple[str, ...]:
@@ -199,48 +297,16 @@ def _size_and_dtype(mean: Tensor) -> tuple[str, ...]:
     return event, f"d={mean.numel()}", str(mean.dtype).removeprefix("torch.")
 
 
-class _GaussianScores:
-    """One Gaussian a row: x and mean `[rows, *shape]`, eigenvectors `[rows, d, d]`.
-
-    Computed in the wider dtype of x and the Gaussian, returned in that of x.
-    """
-
-    def __call__(
-        self, x: Tensor, sigma: Tensor, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor
-    ) -> Tensor:
-        rotated, variances, vectors = self._parts(x, sigma, mean, eigenvalues, eigenvectors)
-        return -(rotated / variances @ vectors.mT).reshape(x.shape).to(x.dtype)
-
-    def log_density(
-        self, x: Tensor, sigma: Tensor, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor
-    ) -> Tensor:
-        """Log q_σ(x), `[rows]`, in nats."""
-        rotated, variances, _ = self._parts(x, sigma, mean, eigenvalues, eigenvectors)
-        logs = (2 * math.pi * variances).log() + rotated**2 / variances
-        return -0.5 * logs.sum(dim=(1, 2)).to(x.dtype)
-
-    def _parts(
-        self, x: Tensor, sigma: Tensor, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        centred = (x - mean).reshape(len(x), 1, -1)
-        vectors = eigenvectors.to(centred.dtype)
-        variances = eigenvalues.to(centred.dtype).clamp(min=0) + sigma[:, None] ** 2
-        return centred @ vectors, variances[:, None], vectors
-
-
-score_of_stack = _GaussianScores()
-
-
 @dataclass(frozen=True, eq=False)
-class GaussianMixture:
-    """Σ_k w_k N(m_k, Σ_k) on states of any event shape.
+class GaussianMixture(Distribution):
+    """Σ_k w_k N(m_k, Σ_k) on states of any event shape; itself a score.
 
     Args:
-        weights: `[K]`, positive, summing to 1.
+        weights: `[K]`, positive, with sum 1.
         components: K Gaussians of one event shape.
 
     Raises:
-        ShapeError: there is not one positive weight a component, the weights do not sum to 1, or
+        ShapeError: there is not one positive weight per component, the weights do not sum to 1, or
             the components' event shapes differ.
     """
 
@@ -260,7 +326,7 @@ class GaussianMixture:
             )
         if not isinstance(self.weights, Tensor) or self.weights.shape != (k,):
             raise ShapeError(
-                f"GaussianMixture: expected a tensor of {k} weights, one a component, got "
+                f"GaussianMixture: expected a tensor of {k} weights, one per component, got "
                 f"{self.weights!r}."
             )
         total = self.weights.double().sum().item()
@@ -273,56 +339,29 @@ class GaussianMixture:
 
     @property
     def event_shape(self) -> tuple[int, ...]:
-        """Shape of the state."""
         return self.components[0].event_shape
 
     @property
-    def mean(self) -> Tensor:
-        """Σ_k w_k m_k: `[*event]`."""
+    def mean(self) -> Tensor:  # type: ignore[override]
+        """The mean Σ_k w_k m_k: `[*event]`."""
         return _weighted(self.weights, [c.mean for c in self.components])
 
     @property
-    def covariance(self) -> Tensor:
-        """Σ_k w_k (Σ_k + (m_k - m)(m_k - m)ᵀ): `[N, N]` over the flattened event."""
+    def covariance(self) -> Tensor:  # type: ignore[override]
+        """The covariance Σ_k w_k (Σ_k + (m_k - m)(m_k - m)ᵀ): `[N, N]`."""
         offsets = [(c.mean - self.mean).reshape(-1) for c in self.components]
         between = [torch.outer(offset, offset) for offset in offsets]
         within = [c.covariance for c in self.components]
         return _weighted(self.weights, within) + _weighted(self.weights, between)
 
     def marginal(self, elements: Tensor) -> "GaussianMixture":
-        """The marginal on an integer array of flattened elements, in that array's shape."""
         return GaussianMixture(self.weights, [c.marginal(elements) for c in self.components])
 
     def noised(self, sigma: float) -> "GaussianMixture":
         """q_σ: every component with covariance Σ_k + σ² I."""
         return GaussianMixture(self.weights, [c.noised(sigma) for c in self.components])
 
-    def score(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`.
-
-        Raises:
-            ShapeError: u or sigma does not fit.
-        """
-        check_states("GaussianMixture", u, self.event_shape, sigma)
-        x, sigma = u.reshape(len(u), 1, -1), per_sample(sigma, u)[:, None]
-        return self._stack.like(x).score(x, sigma).reshape(u.shape).to(u.dtype)
-
-    def denoise(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """E[u_0 | u_σ = u] for u `[batch, *event]`."""
-        return u + beside(per_sample(sigma, u), u) ** 2 * self.score(u, sigma)
-
-    def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats.
-
-        Raises:
-            ShapeError: u or sigma does not fit.
-        """
-        check_states("GaussianMixture", u, self.event_shape, sigma)
-        x, sigma = u.reshape(len(u), 1, -1), per_sample(sigma, u)[:, None]
-        return self._stack.like(x).log_density(x, sigma)[:, 0]
-
-    def sample(self, n: int, generator: Seed = None) -> Tensor:
-        """Independent draws, `[n, *event]`."""
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
         generator = torch_generator(generator, "GaussianMixture.sample")
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
         draws = self.mean.new_empty(n, *self.event_shape)
@@ -331,6 +370,9 @@ class GaussianMixture:
             draws[mine] = component.sample(int(mine.sum()), generator).to(draws)
         return draws
 
+    def of_regions(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
+        return mixture_score_of_rows, dict(vars(Stack.of(self, group)))
+
     @cached_property
     def _stack(self) -> "Stack":
         """The whole state as the one region of a stack."""
@@ -338,25 +380,22 @@ class GaussianMixture:
         means, values, vectors = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
         return Stack(self.weights.to(means).log()[None], means, values, vectors)
 
+    def _score(self, u: Tensor, sigma: Tensor) -> Tensor:
+        x = u.reshape(len(u), 1, -1)
+        return self._stack.like(x).score(x, sigma[:, None]).reshape(u.shape).to(u.dtype)
+
+    def _log_density(self, u: Tensor, sigma: Tensor) -> Tensor:
+        x = u.reshape(len(u), 1, -1)
+        return self._stack.like(x).log_density(x, sigma[:, None])[:, 0]
+
 
 WEIGHT_TOLERANCE = 1e-6
 """How far the weights of a mixture may sum from 1: the rounding of float32."""
 
-Distribution: TypeAlias = Gaussian | GaussianMixture
-"""What has closed-form marginals and scores."""
 
-
-def check_states(who: str, u: Tensor, event_shape: tuple[int, ...], sigma: Tensor | float) -> None:
-    """Raises `ShapeError` unless u is a batch of states, and sigma one number or one for each."""
-    if u.ndim != len(event_shape) + 1 or tuple(u.shape[1:]) != event_shape:
-        raise ShapeError(
-            f"{who}: expected states {shape_text('batch', event_shape)}, got {tuple(u.shape)}."
-        )
-    if isinstance(sigma, Tensor) and sigma.ndim and sigma.shape != u.shape[:1]:
-        raise ShapeError(
-            f"{who}: expected sigma as one number or one for each of {len(u)} samples, got "
-            f"{tuple(sigma.shape)}."
-        )
+def _log_normal(rotated: Tensor, variances: Tensor) -> Tensor:
+    """The log-density of a centred Gaussian along its eigenvectors, `[..., d]` to `[...]`."""
+    return -0.5 * ((2 * math.pi * variances).log() + rotated**2 / variances).sum(dim=-1)
 
 
 def _weighted(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
@@ -369,7 +408,7 @@ def _weighted(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
 class Stack:
     """One mixture of K Gaussians on each of n regions of d elements, all evaluated at once.
 
-    Methods take x `[batch, n, d]` and sigma `[batch, n]` of the stack's dtype.
+    The methods accept x `[batch, n, d]` and sigma `[batch, n]` of the stack's dtype.
 
     Args:
         log_weights: `[n, K]`.
@@ -387,12 +426,14 @@ class Stack:
 
     @classmethod
     def of(cls, q: Distribution, group: RegionGroup) -> "Stack":
-        """The marginals of q on the regions of a group."""
-        mixture = q if isinstance(q, GaussianMixture) else GaussianMixture(torch.ones(1), [q])
-        parts = [marginals(component, group) for component in mixture.components]
+        """The marginals of q on the regions of a group; a Gaussian is a mixture of one."""
+        weights, components = torch.ones(1), [q]
+        if isinstance(q, GaussianMixture):
+            weights, components = q.weights, [*q.components]
+        parts = [marginals(component, group) for component in components]
         mean = torch.stack([m.reshape(len(group), -1) for m, _ in parts], dim=1)
         covariance = torch.stack([c for _, c in parts], dim=1)
-        log_weights = mixture.weights.to(mean).log().expand(len(group), -1)
+        log_weights = weights.to(mean).log().expand(len(group), -1)
         return cls(log_weights, mean, *torch.linalg.eigh(covariance))
 
     def like(self, x: Tensor) -> "Stack":
@@ -402,33 +443,56 @@ class Stack:
 
     def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The log-density log Σ_k w_k N(x; m_k, Σ_k + σ² I): `[batch, n]`."""
-        return self._log_joint(self._rotated(x), self._variances(sigma)).logsumexp(dim=2)
+        return self._log_joint(*self._rotated(x, sigma)).logsumexp(dim=2)
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Σ_k p(k | x) s_k(x): `[batch, n, d]`."""
-        rotated, variances = self._rotated(x), self._variances(sigma)
+        """The score Σ_k p(k | x) s_k(x): `[batch, n, d]`."""
+        rotated, variances = self._rotated(x, sigma)
         responsibilities = self._log_joint(rotated, variances).softmax(dim=2)
         pulls = responsibilities[..., None] * rotated / variances
         return -torch.einsum("bnke,nkde->bnd", pulls, self.eigenvectors)
 
+    def _rotated(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """In the eigenbasis of Σ_k: x - m_k, and the variances Σ_k + σ² I; `[batch, n, K, d]`."""
+        rotated = torch.einsum("bnkd,nkde->bnke", x[:, :, None] - self.mean, self.eigenvectors)
+        return rotated, self.eigenvalues.clamp(min=0) + sigma[:, :, None, None] ** 2
+
     def _log_joint(self, rotated: Tensor, variances: Tensor) -> Tensor:
         """The terms log w_k N(x; m_k, Σ_k + σ² I): `[batch, n, K]`."""
-        exponents = (2 * math.pi * variances).log() + rotated**2 / variances
-        return self.log_weights - 0.5 * exponents.sum(dim=3)
-
-    def _rotated(self, x: Tensor) -> Tensor:
-        """Centred x - m_k along the eigenvectors of Σ_k: `[batch, n, K, d]`."""
-        return torch.einsum("bnkd,nkde->bnke", x[:, :, None] - self.mean, self.eigenvectors)
-
-    def _variances(self, sigma: Tensor) -> Tensor:
-        """Eigenvalues of Σ_k + σ² I: `[batch, n, K, d]`."""
-        return self.eigenvalues.clamp(min=0) + sigma[:, :, None, None] ** 2
+        return self.log_weights + _log_normal(rotated, variances)
 
 
-class _MixtureScores:
-    """One mixture a row: x `[rows, *shape]`, sigma `[rows]`, fields of a `Stack`.
+class _GaussianRows:
+    """The score of rows x `[rows, *shape]`, each with its own Gaussian; sigma is `[rows]`.
 
-    Computed in the wider dtype of x and the mixture, returned in that of x.
+    The Gaussians are given by mean `[rows, *shape]`, eigenvalues `[rows, d]` and eigenvectors
+    `[rows, d, d]`. Values are computed in the wider dtype of x and them, and returned in that of x.
+    """
+
+    def __call__(self, x: Tensor, sigma: Tensor, **gaussians: Tensor) -> Tensor:
+        rotated, variances, vectors = self._rotated(x, sigma, **gaussians)
+        return -(rotated / variances @ vectors.mT).reshape(x.shape).to(x.dtype)
+
+    def log_density(self, x: Tensor, sigma: Tensor, **gaussians: Tensor) -> Tensor:
+        """Log q_σ(x), `[rows]`, in nats."""
+        rotated, variances, _ = self._rotated(x, sigma, **gaussians)
+        return _log_normal(rotated, variances)[:, 0].to(x.dtype)
+
+    def _rotated(
+        self, x: Tensor, sigma: Tensor, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """In the eigenbasis x - mean and the variances, `[rows, 1, d]`; and that basis."""
+        centred = (x - mean).reshape(len(x), 1, -1)
+        vectors = eigenvectors.to(centred.dtype)
+        variances = eigenvalues.to(centred.dtype).clamp(min=0) + sigma[:, None] ** 2
+        return centred @ vectors, variances[:, None], vectors
+
+
+class _MixtureRows:
+    """The score of rows x `[rows, *shape]`, each with its own mixture; sigma is `[rows]`.
+
+    The mixtures are given by the fields of a `Stack`, one row per row of x. Values are computed in
+    the wider dtype of x and them, and returned in that of x.
     """
 
     def __call__(self, x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
@@ -441,14 +505,14 @@ class _MixtureScores:
         return Stack(**stack).like(x).log_density(flat, sigma[None])[0].to(x.dtype)
 
 
-mixture_score_of_stack = _MixtureScores()
+score_of_rows, mixture_score_of_rows = _GaussianRows(), _MixtureRows()
 
 
-def marginals(gaussian: Gaussian, group: RegionGroup) -> tuple[Tensor, Tensor]:
-    """Means `[n, *shape]` and covariances `[n, d, d]` of a group's regions."""
+def marginals(q: Distribution, group: RegionGroup) -> tuple[Tensor, Tensor]:
+    """The means `[n, *shape]` and covariances `[n, d, d]` of q on the regions of a group."""
     index = group.indices(0, len(group))
     flat = index.reshape(len(group), -1)
-    return gaussian.mean.reshape(-1)[index], gaussian.covariance[flat[:, :, None], flat[:, None]]
+    return q.mean.reshape(-1)[index], q.covariance[flat[:, :, None], flat[:, None]]
 
 
 def kl_divergence(p: Gaussian, q: Gaussian) -> float:

@@ -2,7 +2,6 @@
 
 from pgmdiff.precision.covariances import (
     Covariances,
-    DenoisingErrors,
     Dense,
     LowRank,
     Pooled,
@@ -11,24 +10,20 @@ from pgmdiff.precision.covariances import (
 )
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.forms import RegionCovariances, RegionPrecisions
-from pgmdiff.precision.precision import ComposedPrecision, LevelledPrecision, Precision
-from pgmdiff.precision.solves import (
-    Channelwise,
-    Circulant,
-    ConjugateGradients,
-    Eigen,
-    IndefiniteError,
-    PerLevel,
-    SmallSpace,
-    Solve,
-    SparseFactors,
+from pgmdiff.precision.precision import ComposedPrecision
+from pgmdiff.precision.solves.base import IndefiniteError, Solve
+from pgmdiff.precision.solves.choice import Channelwise, solver_of
+from pgmdiff.precision.solves.circulant import Circulant
+from pgmdiff.precision.solves.definiteness import (
     amplification,
     inflation,
     is_definite,
     least_change,
     least_shrinkage,
-    solver_of,
 )
+from pgmdiff.precision.solves.direct import Eigen, SparseFactors
+from pgmdiff.precision.solves.iterative import ConjugateGradients
+from pgmdiff.precision.solves.small_space import SmallSpace
 
 __all__ = [
     "Channelwise",
@@ -36,15 +31,11 @@ __all__ = [
     "ComposedPrecision",
     "ConjugateGradients",
     "Covariances",
-    "DenoisingErrors",
     "Dense",
     "Eigen",
     "IndefiniteError",
-    "LevelledPrecision",
     "LowRank",
-    "PerLevel",
     "Pooled",
-    "Precision",
     "RegionCovariances",
     "RegionPrecisions",
     "Separable",

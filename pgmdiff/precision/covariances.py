@@ -1,18 +1,17 @@
-r"""Where the covariances of regions come from: providers of one interface.
+r"""Providers of the clean covariances Σ_r of regions, all with one interface.
 
-    given                        `Dense`
-    one streamed estimate        `Pooled` (dense), `LowRank`          made by `fit_covariances`
-    shift-invariant              `Stationary`: Σ_r[i, j] = γ(i - j)   (Toeplitz on windows)
-    channels ⊗ places            `Separable`
-    averaged denoising errors    `DenoisingErrors`: V_r(σ) = E (u_0 - D_r)(u_0 - D_r)ᵀ
+    given                    `Dense`
+    one streamed estimate    `Pooled` (dense), `LowRank`          made by `fit_covariances`
+    shift-invariant          `Stationary`: Σ_r[i, j] = γ(i - j)   (Toeplitz on windows)
+    channels ⊗ places        `Separable`
 
-Every one reads sub-regions off what it holds for their parents, so that they agree.
+An estimate is held for the outer regions only. The covariance of a sub-region is read off that of
+a region around it, so that the two agree.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -28,11 +27,10 @@ from pgmdiff.precision.forms import (
     RegionCovariances,
     SeparableCovariances,
 )
-from pgmdiff.text import brief, counted, described, span
+from pgmdiff.text import brief, counted, described
 
 __all__ = [
     "Covariances",
-    "DenoisingErrors",
     "Dense",
     "LowRank",
     "Place",
@@ -44,27 +42,30 @@ __all__ = [
 
 
 class Covariances(ABC):
-    """Where the covariances of regions come from."""
+    """A provider of the clean covariances of regions. A new one implements `of`."""
 
     @abstractmethod
     def of(self, group: RegionGroup) -> Tensor | RegionCovariances:
-        """Clean covariances of a group's regions: float64 `[n, d, d]`, flattened as models see it.
+        """The covariances of a group's regions, flattened in the order that their model sees.
 
-        `[1, d, d]` where all regions of the group share one; or one of the `forms`.
+        Returns:
+            Float64 `[n, d, d]`, or `[1, d, d]` if all regions of the group share one; or one of
+            the forms of `precision.forms`.
         """
 
     def form(self, group: RegionGroup) -> RegionCovariances:
-        """The same, as a form."""
+        """The covariances of a group's regions, as a form."""
         given = self.of(group)
         return DenseCovariances(given) if isinstance(given, Tensor) else given
 
 
 @dataclass(frozen=True)
 class Dense(Covariances):
-    """Given one by one.
+    """Covariances that are given one by one.
 
     Args:
-        matrices: region name, or model id, to `[d, d]`; names come first.
+        matrices: maps a region's name, or its model id, to its covariance `[d, d]`. Names take
+            precedence.
     """
 
     matrices: Mapping[Any, Tensor] = field(repr=False)
@@ -97,11 +98,11 @@ class Dense(Covariances):
 
 @dataclass(frozen=True, eq=False)
 class Place:
-    """Where a region lies in what was estimated.
+    """The place of a region within an outer region whose covariance was estimated.
 
     Attributes:
-        kind: key of the estimate.
-        places: its elements there, `[d]`.
+        kind: the key of the estimate.
+        places: the region's elements, numbered within the outer region, `[d]`.
     """
 
     kind: Hashable
@@ -116,9 +117,9 @@ class Pooled(Covariances):
     """Dense covariances estimated together; see `fit_covariances`.
 
     Attributes:
-        outer: kind of outer region (its name, or its model where all of a model share one) to its
-            `[d, d]` covariance, float64.
-        parents: region name to its place in an outer one.
+        outer: maps a kind of outer region to its covariance `[d, d]`, float64. The kind is the
+            region's name, or its model and shape where all regions of a model share an estimate.
+        parents: maps a region's name to its place in an outer region.
     """
 
     outer: Mapping[Hashable, Tensor] = field(repr=False)
@@ -128,20 +129,18 @@ class Pooled(Covariances):
         return described(self, _kinds(self.outer), counted(len(self.parents), "region"))
 
     def of(self, group: RegionGroup) -> Tensor:
-        found = [_parent(self.parents, name) for name in group.names]
-        if _alike(found):
-            found = found[:1]
-        return torch.stack([self.outer[p.kind][p.places][:, p.places] for p in found])
+        places = _places(self.parents, group)
+        return torch.stack([self.outer[p.kind][p.places][:, p.places] for p in places])
 
 
 @dataclass(frozen=True)
 class LowRank(Covariances):
-    """F_r F_rᵀ + δ I estimated together, for regions of thousands of elements.
+    """Covariances F_r F_rᵀ + δ I estimated together, for regions of thousands of elements.
 
     Attributes:
-        outer: kind of outer region to its factor F `[d, k]`, float64.
+        outer: maps a kind of outer region (see `Pooled`) to its factor F `[d, k]`, float64.
         floor: δ.
-        parents: region name to its place in an outer one.
+        parents: maps a region's name to its place in an outer region.
     """
 
     outer: Mapping[Hashable, Tensor] = field(repr=False)
@@ -159,21 +158,18 @@ class LowRank(Covariances):
         )
 
     def of(self, group: RegionGroup) -> LowRankCovariances:
-        found = [_parent(self.parents, name) for name in group.names]
-        if _alike(found):
-            found = found[:1]
-        factors = [self.outer[p.kind][p.places] for p in found]
+        factors = [self.outer[p.kind][p.places] for p in _places(self.parents, group)]
         return LowRankCovariances(torch.stack(factors), self.floor)
 
 
 @dataclass(frozen=True)
 class Stationary(Covariances):
-    """Σ_r[(a, i), (b, j)] = γ_ab(j - i): the same wherever a window lies. Toeplitz on windows.
+    """Covariances Σ_r[(a, i), (b, j)] = γ_ab(j - i), the same wherever a window lies.
 
     Attributes:
-        autocovariance: γ, `[A, A, *lags]`, float64; a, b number the places of the axes that are
-            not stationary, a lag axis holds the lags -(w-1) ... w-1 of the longest window w.
-        axes: of the event, which are stationary.
+        autocovariance: γ, `[A, A, *lags]`, float64. a and b number the places along the axes that
+            are not stationary; a lag axis holds the lags -(w-1) ... w-1 of the longest window w.
+        axes: the stationary axes of the event.
         ridge: added to the variances.
     """
 
@@ -186,48 +182,45 @@ class Stationary(Covariances):
         return described(self, f"lags up to {lags}", f"axes={self.axes}", f"ridge={self.ridge:.3g}")
 
     def of(self, group: RegionGroup) -> Tensor:
-        _check_windows(group, self.axes)
-        lags: Any = []
+        rest = [axis for axis in range(len(group.shape)) if axis not in self.axes]
+        if not isinstance(group, WindowGroup) or any(
+            group.axes[axis].length < group.axes[axis].size for axis in rest
+        ):
+            raise GraphError(
+                f"Stationary: region {group.name(0)!r} must be a window of a tensor (graphs.tiles) "
+                "and span the axes that are not stationary. The stationary axes are "
+                f"{self.axes}: name all axes that are tiled."
+            )
+        n, lags = len(self.axes), []
         for number, axis in enumerate(self.axes):
             place = torch.arange(group.shape[axis])
-            centre = (self.autocovariance.shape[2 + number] - 1) // 2
-            if len(place) > centre + 1:
+            longest = (self.autocovariance.shape[2 + number] - 1) // 2
+            if len(place) > longest + 1:
                 raise ShapeError(
                     f"Stationary: region {group.name(0)!r} is {len(place)} long on axis {axis}, "
-                    f"the autocovariance is known for lags up to {centre}. Fit it on this graph."
+                    f"the autocovariance is known for lags up to {longest}. Fit it on this graph."
                 )
-            lags.append(place - place[:, None] + centre)
-        rest = [axis for axis in range(len(group.shape)) if axis not in self.axes]
-        return self._matrix(group, lags, rest)[None]
-
-    def _matrix(self, group: RegionGroup, lags: list[Tensor], rest: list[int]) -> Tensor:
-        """`[d, d]` in the region's own order of axes."""
-        n = len(lags)
-        a = self.autocovariance.shape[0]
-        index: list[Tensor] = [
-            torch.arange(a).reshape(a, *[1] * (2 * n + 1)),
-            torch.arange(a).reshape(1, *[1] * n, a, *[1] * n),
-        ]
-        for number, lag in enumerate(lags):
-            shape = [1] * (2 * n + 2)
-            shape[1 + number], shape[2 + n + number] = lag.shape
-            index.append(lag.reshape(shape))
-        values = self.autocovariance[tuple(index)]  # [A, *w, A, *w]
+            shape = [1] * (2 * n)
+            shape[number] = shape[n + number] = len(place)
+            lags.append((place - place[:, None] + longest).reshape(shape))
+        # [A, A, *w, *w] with one side of the matrix after the other: [A, *w, A, *w]
+        places: Any = (slice(None), slice(None), *lags)
+        values = self.autocovariance[places].movedim(1, 1 + n)
         sides = [group.shape[axis] for axis in (*rest, *self.axes)]
         order = [(*rest, *self.axes).index(axis) for axis in range(len(sides))]
         values = values.reshape(*sides, *sides)
-        values = values.permute(*order, *(len(sides) + o for o in order))
+        values = values.permute(*order, *(len(sides) + axis for axis in order))
         d = prod(sides)
-        return values.reshape(d, d) + self.ridge * torch.eye(d, dtype=values.dtype)
+        return (values.reshape(d, d) + self.ridge * torch.eye(d, dtype=values.dtype))[None]
 
 
 @dataclass(frozen=True)
 class Separable(Covariances):
-    """C ⊗ S_r: channels, the first axis of the event and of every region, and places.
+    """Covariances C ⊗ S_r of channels, the first axis of the event and of every region, and places.
 
     Attributes:
-        channels: C `[c, c]`, float64.
-        places: provider of S_r, for the graph without its channels.
+        channels: C, `[c, c]`, float64.
+        places: the provider of S_r, for the graph without its channels.
     """
 
     channels: Tensor = field(repr=False)
@@ -242,54 +235,18 @@ class Separable(Covariances):
         return SeparableCovariances(self.channels, self.places.form(inner))
 
 
-@dataclass(frozen=True)
-class DenoisingErrors(Covariances):
-    """V_r(σ), the covariance of a denoiser's error averaged over data, at several σ.
-
-    What is used is (V_r(σ)⁻¹ - σ⁻² I)⁻¹: the covariance that Gaussian data would need for this
-    error. For Gaussian data and their own denoisers that is Σ_r; for others it falls short of Σ_r
-    at low σ, as the posterior of a multimodal variable narrows onto one mode. Inverses are
-    linear in log σ between levels and constant beyond.
-
-    Attributes:
-        levels: noise levels, positive, ascending.
-        at: one provider a level.
-
-    Raises:
-        GraphError: levels that do not ascend from above 0, or another number of providers.
-    """
-
-    levels: tuple[float, ...]
-    at: tuple[Covariances, ...] = field(repr=False)
-
-    def __repr__(self) -> str:
-        kind = type(self.at[0]).__name__ if self.at else ""
-        return described(self, span(self.levels, "level"), kind and f"at={kind}")
-
-    def __post_init__(self) -> None:
-        ascending = all(a < b for a, b in pairwise((0.0, *self.levels)))
-        if not ascending or not self.levels or len(self.at) != len(self.levels):
-            raise GraphError(
-                f"DenoisingErrors: expected ascending positive levels, each with a provider, got "
-                f"{self.levels} and {len(self.at)} providers. Sort them together."
-            )
-
-    def of(self, group: RegionGroup) -> Tensor | RegionCovariances:
-        raise GraphError("DenoisingErrors: depends on σ; see `at`.")
-
-
 def _kinds(outer: Mapping[Hashable, Tensor]) -> str:
-    """How many kinds of outer regions there are, and of how many elements."""
+    """The number of kinds of outer regions, and of their elements, for a repr."""
     sizes = sorted({len(matrix) for matrix in outer.values()})
     several = f"{sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else "".join(map(str, sizes))
     return counted(len(outer), "kind") + (f" of {several} elements" if sizes else "")
 
 
 def without_channels(graph: RegionGraph) -> RegionGraph:
-    """The graph of places, where every region holds all channels, the first axis of the event.
+    """The graph of places of a graph whose regions all hold all channels, the event's first axis.
 
     Raises:
-        GraphError: a region does not.
+        GraphError: a region does not hold the same places of all channels.
     """
     channels = graph.event_shape[0]
     groups = tuple(_without_channels(group, channels) for group in graph.groups)
@@ -297,52 +254,31 @@ def without_channels(graph: RegionGraph) -> RegionGraph:
 
 
 def _without_channels(group: RegionGroup, channels: int) -> RegionGroup:
-    spans = len(group.shape) > 1 and group.shape[0] == channels
-    if isinstance(group, WindowGroup) and spans:
-        inner = WindowGroup.product(group.axes[1:])
-        return replace(
-            inner,
-            rows=group.rows,
-            counts=group.counts,
-            outer=group.outer,
-            model=group.model,
-        )
-    index = group.indices(0, len(group)) if spans else None
-    if index is None or not _same_in_all_channels(index):
-        raise GraphError(
-            f"Separable: region {group.name(0)!r} of shape {group.shape} must hold the same places "
-            f"of all {channels} channels, the first axis. Put channels first, or fit another form."
-        )
-    return IndexGroup(index[:, 0], group.counts, group.names, group.outer, group.model)
+    if len(group.shape) > 1 and group.shape[0] == channels:
+        counts, outer = group.counts, group.outer
+        if isinstance(group, WindowGroup):
+            inner = WindowGroup.product(group.axes[1:])
+            return replace(inner, rows=group.rows, counts=counts, outer=outer, model=group.model)
+        index = group.indices(0, len(group))
+        # Channels in order: one and the same step leads from each to the next, past the first.
+        steps = (index[:, 1:] - index[:, :-1]).reshape(-1)
+        if not len(steps) or ((steps == steps[0]).all() and index[:, 0].max() < steps[0]):
+            return IndexGroup(index[:, 0], counts, group.names, outer, group.model)
+    raise GraphError(
+        f"Separable: region {group.name(0)!r} of shape {group.shape} must hold the same places "
+        f"of all {channels} channels, the first axis. Put channels first, or fit another form."
+    )
 
 
-def _same_in_all_channels(index: Tensor) -> bool:
-    """Whether channels, in order, differ by the one step that leads from channel to channel."""
-    steps = (index[:, 1:] - index[:, :-1]).reshape(-1)
-    return len(steps) == 0 or bool((steps == steps[0]).all() and index[:, 0].max() < steps[0])
-
-
-def _parent(parents: Mapping[Hashable, Place], name: Hashable) -> Place:
-    if name not in parents:
-        raise GraphError(
-            f"Posterior: region {name!r} is not among those that the covariances were fitted for. "
-            "Fit them on this graph."
-        )
-    return parents[name]
-
-
-def _alike(places: list[Place]) -> bool:
-    """Whether all regions are the same part of the same estimate."""
-    first = places[0]
-    return all(p.kind == first.kind and torch.equal(p.places, first.places) for p in places[1:])
-
-
-def _check_windows(group: RegionGroup, axes: tuple[int, ...]) -> None:
-    whole = [axis for axis in range(len(group.shape)) if axis not in axes]
-    if not isinstance(group, WindowGroup) or any(
-        group.axes[axis].length < group.axes[axis].size for axis in whole
-    ):
-        raise GraphError(
-            f"Stationary: region {group.name(0)!r} must be a window of a tensor (graphs.tiles) and "
-            f"span the axes which are not stationary; stationary are {axes}. Name all tiled axes."
-        )
+def _places(parents: Mapping[Hashable, Place], group: RegionGroup) -> list[Place]:
+    """The places of a group's regions; only one of them if they are all the same."""
+    for name in group.names:
+        if name not in parents:
+            raise GraphError(
+                f"Posterior: region {name!r} is not among those that the covariances were fitted "
+                "for. Fit them on this graph."
+            )
+    first, *others = (parents[name] for name in group.names)
+    if all(p.kind == first.kind and torch.equal(p.places, first.places) for p in others):
+        return [first]
+    return [first, *others]

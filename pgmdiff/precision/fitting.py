@@ -1,12 +1,13 @@
 r"""Region covariances estimated from clean states, in one streamed pass, so that they agree.
 
 Only the outer regions are estimated; a sub-region is read off the first outer region around it.
-Dense covariances that are not shared then are blocks of one positive definite estimate, and P is
-positive definite on every junction tree; estimated one by one from different samples it often is
-not. Where they are shared, or of low rank, a sub-region agrees with that first outer region, but
-with others around it only as far as the data do: P is positive definite on chains, usually on other
-trees. Stationary ones agree everywhere, but of few states they can be indefinite themselves. In
-these cases posterior composition says so, and `shrinkage="least"` helps.
+Dense covariances that are not shared are then blocks of one positive definite estimate, and P is
+positive definite on every junction tree; covariances that are estimated one by one from different
+samples often compose to an indefinite P. If covariances are shared, or of low rank, a sub-region
+agrees with that first outer region, but with others around it only as far as the data do: P is
+positive definite on chains, and usually on other trees. Stationary covariances agree everywhere,
+but can be indefinite themselves if there are few states. In these cases posterior composition
+raises an error, and `shrinkage="least"` helps.
 
     dense        Σ̂ = Σ_n (u_n - m)(u_n - m)ᵀ / n
     low rank     U diag(λ - δ) Uᵀ + δ I of the leading eigenpairs of Σ̂, δ the mean of all others of
@@ -19,10 +20,9 @@ these cases posterior composition says so, and `shrinkage="least"` helps.
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from pgmdiff.precision.covariances import (
     Stationary,
     without_channels,
 )
+from pgmdiff.precision.precision import weighed
 
 if TYPE_CHECKING:
     from pgmdiff.graphs.factor_graph import FactorGraph
@@ -50,9 +51,12 @@ __all__ = ["Form", "fit_covariances"]
 Form: TypeAlias = Literal["dense", "low_rank", "stationary"]
 
 DENSE_ELEMENTS = 1_000
-"""Elements of a region up to which its covariance is kept as a matrix."""
+"""Largest region whose covariance is kept as a matrix by default."""
 ROWS = 1_024
-"""Windows taken into a low-rank estimate at once."""
+"""Number of windows that enter a low-rank estimate at once."""
+
+Outer: TypeAlias = Mapping[Hashable, Tensor]
+"""Maps a kind of outer region to the elements of the regions that share an estimate, `[n, d]`."""
 
 
 def fit_covariances(
@@ -66,26 +70,32 @@ def fit_covariances(
     axes: Sequence[int] | None = None,
     ridge: float = 1e-6,
 ) -> Covariances:
-    """Region covariances from clean states; see the module for the estimates.
+    """Estimates region covariances from clean states; see the module for the estimates.
 
     Args:
-        graph: its counted regions must each lie inside an outer one, as they do in all our graphs.
-        data: states `[n, *event]`, or batches of them: streamed, never held together. Means are
-            taken out place by place; of the stationary form, one mean over the stationary axes.
-        form: `"dense"`; `"low_rank"` plus a diagonal δ; `"stationary"`, for windows of a tensor:
-            shift-invariant over `axes`. None: dense up to 1,000 elements a region, low rank above.
-        shared: whether all outer regions with one model have one covariance: their windows are
-            pooled. For windows of the same thing it is much the better estimate, and what allows
-            Fourier solves on periodic graphs. Regions whose model is their own are not pooled.
+        graph: every counted region must lie inside an outer one, as it does in all built-in graphs.
+        data: states `[n, *event]`, or an iterable of batches of them, which is read once. The mean
+            of every place is removed; for the stationary form, one mean over the stationary axes.
+        form: `"dense"`; `"low_rank"` plus a diagonal δ; or `"stationary"`, for windows of a tensor
+            that look the same everywhere along `axes`. If None, dense for regions of up to 1,000
+            elements, and of low rank above.
+        shared: whether all outer regions with one model have one covariance, for which their
+            windows are pooled. For windows of the same thing it is much the better estimate, and
+            it allows Fourier solves on periodic graphs. Regions with a model of their own are not
+            pooled.
         channels: whether covariances are C ⊗ S, channels (the first axis) times places.
         rank: of the low-rank form; regions of fewer elements are kept whole.
-        axes: of the event, that are stationary; None: all (but the channels, where separated).
-        ridge: added to the variances, relative to their mean: what was never seen is not
-            impossible.
+        axes: the stationary axes of the event; if None, all (except channels that are separated).
+        ridge: added to the variances, relative to their mean, so that unseen directions keep a
+            small variance.
+
+    Returns:
+        A provider for `Posterior(covariances)`.
 
     Raises:
-        ShapeError: fewer than two states; states of another shape, complex or not finite.
-        GraphError: a region lies inside no outer one; an option that does not fit the graph.
+        ShapeError: there are fewer than two states; states have another shape, are complex or not
+            finite.
+        GraphError: a region lies inside no outer one; an option does not fit the graph.
 
     Example:
         >>> import torch
@@ -100,8 +110,22 @@ def fit_covariances(
     regions = graph.regions
     whole = _Channels(regions.event_shape[0]) if channels else None
     inner = without_channels(regions) if channels else regions
-    chosen = _form(form, inner)
-    estimate = _estimate(chosen, inner, shared, rank, axes, 1 if channels else 0)
+    if form is None:
+        largest = max((prod(g.shape) for g in inner.groups if g.outer.any()), default=0)
+        form = "dense" if largest <= DENSE_ELEMENTS else "low_rank"
+    if form not in get_args(Form):
+        raise GraphError(
+            f"fit_covariances: expected form= 'dense', 'low_rank' or 'stationary', got {form!r}."
+        )
+    if axes is not None and form != "stationary":
+        raise GraphError("fit_covariances: axes= belongs to form='stationary'.")
+    estimate: _Estimate
+    if form == "stationary":
+        estimate = _Autocovariance(inner, axes, 1 if channels else 0)
+    elif form == "dense":
+        estimate = _Moments(inner, shared)
+    else:
+        estimate = _Components(inner, shared, rank)
     n = 0
     for batch in [data] if isinstance(data, Tensor) else data:
         checked = _checked(batch, regions)
@@ -116,18 +140,6 @@ def fit_covariances(
         raise ShapeError(f"fit_covariances: expected at least 2 states, got {n}.")
     found = estimate.finish(ridge)
     return found if whole is None else Separable(whole.finish(ridge), found)
-
-
-def _form(form: Form | None, graph: RegionGraph) -> Form:
-    if form is not None:
-        if form not in ("dense", "low_rank", "stationary"):
-            raise GraphError(
-                "fit_covariances: expected form= 'dense', 'low_rank' or 'stationary', got "
-                f"{form!r}."
-            )
-        return form
-    largest = max((prod(g.shape) for g in graph.groups if g.outer.any()), default=0)
-    return "dense" if largest <= DENSE_ELEMENTS else "low_rank"
 
 
 def _checked(batch: Tensor, graph: RegionGraph) -> Tensor:
@@ -147,81 +159,23 @@ def _checked(batch: Tensor, graph: RegionGraph) -> Tensor:
     return batch.detach().cpu().double()
 
 
-def _estimate(
-    form: Form,
-    graph: RegionGraph,
-    shared: bool,
-    rank: int,
-    axes: Sequence[int] | None,
-    dropped: int,
-) -> "_Estimate":
-    if form == "stationary":
-        return _Autocovariance(graph, _stationary_axes(graph, axes, dropped))
-    if axes is not None:
-        raise GraphError("fit_covariances: axes= belongs to form='stationary'.")
-    if form == "low_rank" and rank < 1:
-        raise GraphError(f"fit_covariances: expected a rank of at least 1, got {rank}.")
-    outer = _outer(graph, shared)
-    return _Moments(graph, outer) if form == "dense" else _Components(graph, outer, rank)
-
-
-def _stationary_axes(
-    graph: RegionGraph, axes: Sequence[int] | None, dropped: int
-) -> tuple[int, ...]:
-    n = len(graph.event_shape)
-    given = tuple(range(n)) if axes is None else tuple(axis - dropped for axis in axes)
-    if not given or len(set(given)) < len(given) or not all(0 <= axis < n for axis in given):
-        raise GraphError(
-            f"fit_covariances: expected axes= of the event's {n + dropped}, counted from 0"
-            f"{' and not the channels' if dropped else ''}, got {axes}."
-        )
-    return tuple(sorted(given))
-
-
 class _Estimate(ABC):
-    """What is learnt from states `[n, channels, N]`, batch by batch."""
+    """An estimate that is updated with states `[n, channels, N]`, batch by batch."""
 
     @abstractmethod
     def add(self, states: Tensor) -> None:
-        """Takes a batch in; channels are further states, each with its own mean."""
+        """Includes a batch. Channels count as further states, each with its own mean."""
 
     @abstractmethod
     def finish(self, ridge: float) -> Covariances:
-        """The provider."""
-
-
-@dataclass(frozen=True)
-class _Outer:
-    """Outer regions that share an estimate: their elements, `[n, d]`."""
-
-    index: Tensor
-
-
-def _outer(graph: RegionGraph, shared: bool) -> dict[Hashable, _Outer]:
-    """Kind to the outer regions that are pooled: one each, or all of a model."""
-    found: dict[Hashable, _Outer] = {}
-    for group in graph.groups:
-        rows = np.flatnonzero(group.outer)
-        if not len(rows):
-            continue
-        some = group.select(rows)
-        index = some.indices(0, len(some)).reshape(len(some), -1)
-        if shared and group.model is not None:
-            key = (group.model, group.shape)
-            known = [found[key].index] if key in found else []
-            found[key] = _Outer(torch.cat([*known, index]))
-        else:
-            found.update(
-                (name, _Outer(row[None])) for name, row in zip(some.names, index, strict=True)
-            )
-    return found
+        """The provider of the covariances."""
 
 
 class _Moments(_Estimate):
     """Σ̂ of every kind of outer region, by first and second moments about the first batch's mean."""
 
-    def __init__(self, graph: RegionGraph, outer: Mapping[Hashable, _Outer]) -> None:
-        self.graph, self.outer, self.n = graph, outer, 0
+    def __init__(self, graph: RegionGraph, shared: bool) -> None:
+        self.graph, self.outer, self.n = graph, _outer(graph, shared), 0
         self.origin: Tensor | None = None  # so that squares do not drown in a large mean
         self.sums = torch.zeros(1, graph.n_elements, dtype=torch.float64)
         self.products: dict[Hashable, Tensor] = {}
@@ -232,39 +186,38 @@ class _Moments(_Estimate):
         centred = states - self.origin
         self.n, self.sums = self.n + len(states), self.sums + centred.sum(dim=0)
         for kind, regions in self.outer.items():
-            for index in regions.index:
+            for index in regions:
                 part = centred[:, :, index].flatten(0, 1)
                 self.products[kind] = part.T @ part + self.products.get(kind, 0)
 
     def finish(self, ridge: float) -> Pooled:
-        mean = self.sums / self.n
-        fitted = {kind: self._covariance(kind, mean) for kind in self.outer}
+        fitted: dict[Hashable, Tensor] = {}
+        for kind, regions in self.outer.items():
+            means = (self.sums / self.n)[:, regions].flatten(0, 1)  # of every region and channel
+            fitted[kind] = (self.products[kind] / self.n - means.T @ means) / len(means)
         level = ridge * float(torch.cat([v.diagonal() for v in fitted.values()]).mean())
         for covariance in fitted.values():
             covariance.diagonal().add_(level)
         return Pooled(fitted, _parents(self.graph, self.outer))
 
-    def _covariance(self, kind: Hashable, mean: Tensor) -> Tensor:
-        """Pooled: about each region's own mean."""
-        means = mean[:, self.outer[kind].index].flatten(0, 1)
-        return (self.products[kind] / self.n - means.T @ means) / len(means)
-
 
 class _Components(_Estimate):
     """Leading principal components of every kind of outer region."""
 
-    def __init__(self, graph: RegionGraph, outer: Mapping[Hashable, _Outer], rank: int) -> None:
-        self.graph, self.outer, self.rank = graph, outer, rank
-        self.parts = {kind: _Principal(2 * rank) for kind in outer}
+    def __init__(self, graph: RegionGraph, shared: bool, rank: int) -> None:
+        if rank < 1:
+            raise GraphError(f"fit_covariances: expected a rank of at least 1, got {rank}.")
+        self.graph, self.outer, self.rank = graph, _outer(graph, shared), rank
+        self.parts = {kind: _Principal(2 * rank) for kind in self.outer}
 
     def add(self, states: Tensor) -> None:
         for kind, regions in self.outer.items():
-            for region, index in enumerate(regions.index):
+            for region, index in enumerate(regions):
                 for rows in states[:, :, index].split(ROWS):
                     self.parts[kind].add(rows, region)
 
     def finish(self, ridge: float) -> LowRank:
-        sizes = {kind: regions.index.shape[1] for kind, regions in self.outer.items()}
+        sizes = {kind: regions.shape[1] for kind, regions in self.outer.items()}
         most = min(self.rank, max(sizes.values()) - 1)
         variances = {kind: part.scales[:most] ** 2 / part.n for kind, part in self.parts.items()}
         totals = {kind: part.total / part.n for kind, part in self.parts.items()}
@@ -285,10 +238,10 @@ class _Principal:
 
     Attributes:
         vectors: `[d, k]`.
-        scales: singular values, `[k]`.
-        total: sum of squares of all centred rows, what was truncated included.
-        n: rows seen.
-        means: how many states were seen of a region, and their mean `[channels, d]`.
+        scales: the singular values, `[k]`.
+        total: the sum of squares of all centred rows, including what was truncated.
+        n: the number of rows so far.
+        means: for every region the number of its states so far, and their mean `[channels, d]`.
     """
 
     def __init__(self, most: int) -> None:
@@ -297,7 +250,7 @@ class _Principal:
         self.means: dict[int, tuple[int, Tensor]] = {}
 
     def add(self, rows: Tensor, region: int) -> None:
-        """Takes rows `[n, channels, d]` in, every channel of a region about its own mean."""
+        """Includes rows `[n, channels, d]` of a region, every channel about its own mean."""
         n, channels, d = rows.shape
         mean = rows.mean(dim=0)
         seen, before = self.means.get(region, (0, mean))
@@ -313,40 +266,49 @@ class _Principal:
 
 
 class _Autocovariance(_Estimate):
-    """γ̂ over the lags of the longest window."""
+    """γ̂ over the lags of the longest window.
 
-    def __init__(self, graph: RegionGraph, axes: tuple[int, ...]) -> None:
-        self.graph, self.axes, self.n = graph, axes, 0
+    Args:
+        graph: windows of a tensor.
+        axes: the stationary axes, counted from `dropped`; None for all.
+        dropped: the number of leading axes of the event that the graph does not have.
+    """
+
+    def __init__(self, graph: RegionGraph, axes: Sequence[int] | None, dropped: int) -> None:
+        dims = range(len(graph.event_shape))
+        given = tuple(dims) if axes is None else tuple(sorted(axis - dropped for axis in axes))
+        if not given or len(set(given)) < len(given) or not set(given) <= set(dims):
+            raise GraphError(
+                f"fit_covariances: expected axes= of the event's {len(dims) + dropped}, counted "
+                f"from 0{' and not the channels' if dropped else ''}, got {axes}."
+            )
         windows = [g for g in graph.groups if isinstance(g, WindowGroup)]
         if len(windows) < len(graph.groups):
             raise GraphError(
-                "fit_covariances: form='stationary' needs windows of a tensor (graphs.tiles)."
+                "fit_covariances: form='stationary' requires windows of a tensor (graphs.tiles)."
             )
-        self.longest = [max(g.shape[axis] for g in windows) for axis in axes]
-        self.wraps = [any(_wraps(g, axis) for g in windows) for axis in axes]
-        self.sizes = [
-            graph.event_shape[axis] + (0 if wraps else longest)
-            for axis, longest, wraps in zip(axes, self.longest, self.wraps, strict=True)
-        ]
+        self.axes, self.shape, self.n = given, graph.event_shape, 0
+        self.longest = [max(g.shape[axis] for g in windows) for axis in given]
+        self.sizes = []  # of the Fourier transforms: padded, unless windows wrap around
+        for axis, longest in zip(given, self.longest, strict=True):
+            along = [g.axes[axis] for g in windows]
+            wraps = any((a.starts + a.length > a.size).any() for a in along)
+            self.sizes.append(graph.event_shape[axis] + (0 if wraps else longest))
         self.power: Tensor | int = 0
         self.origin: Tensor | None = None
         self.sums: Tensor | int = 0
 
     def add(self, states: Tensor) -> None:
-        fields = self._fields(states)
+        # [n, channels, N] as [n, channels, A, *stationary axes]
+        whole, k = states.reshape(*states.shape[:2], *self.shape), len(self.axes)
+        moved = whole.movedim([axis + 2 for axis in self.axes], list(range(-k, 0)))
+        fields = moved.reshape(*states.shape[:2], -1, *moved.shape[-k:])
         if self.origin is None:
             self.origin = fields.mean()
         fields = fields - self.origin
         for one in fields.split(64):
             self.power = self.power + self._correlated(one, one)
         self.n, self.sums = self.n + len(fields), self.sums + fields.sum(dim=0)
-
-    def _fields(self, states: Tensor) -> Tensor:
-        """`[n, channels, N]` as `[n, channels, A, *stationary axes]`."""
-        (n, channels, _), shape, k = states.shape, self.graph.event_shape, len(self.axes)
-        whole = states.reshape(n, channels, *shape)
-        moved = whole.movedim([axis + 2 for axis in self.axes], list(range(-k, 0)))
-        return moved.reshape(n, channels, -1, *(shape[axis] for axis in self.axes))
 
     def _correlated(self, x: Tensor, y: Tensor) -> Tensor:
         """Σ_t x_a(t) y_b(t + h), summed over states and channels: `[A, A, *sizes]`."""
@@ -374,13 +336,8 @@ class _Autocovariance(_Estimate):
         return Stationary(gamma, self.axes, ridge * float(at_zero.diagonal().mean()))
 
 
-def _wraps(group: WindowGroup, axis: int) -> bool:
-    windows = group.axes[axis]
-    return bool((windows.starts + windows.length > windows.size).any())
-
-
 class _Channels:
-    """C, with mean variance 1 a channel."""
+    """C, with mean variance 1 per channel."""
 
     def __init__(self, n_channels: int) -> None:
         self.n = 0
@@ -403,36 +360,39 @@ class _Channels:
         return covariance + ridge * torch.eye(len(covariance)).to(covariance)
 
 
-def _parents(graph: RegionGraph, outer: Mapping[Hashable, _Outer]) -> dict[Hashable, Place]:
-    """For every counted or outer region its place in the first outer region around it."""
-    around = [(kind, row) for kind, regions in outer.items() for row in regions.index]
+def _outer(graph: RegionGraph, shared: bool) -> Outer:
+    """The outer regions that are pooled, by kind: one each, or all of a model and shape."""
+    found: dict[Hashable, Tensor] = {}
+    for group, index, _ in weighed(graph, [g.outer.astype(np.float64) for g in graph.groups]):
+        if shared and group.model is not None:
+            key = (group.model, group.shape)
+            found[key] = torch.cat([found[key], index]) if key in found else index
+        else:
+            found.update((name, row[None]) for name, row in zip(group.names, index, strict=True))
+    return found
+
+
+def _parents(graph: RegionGraph, outer: Outer) -> dict[Hashable, Place]:
+    """For every counted or outer region its place in itself, or the first outer one around it."""
+    around = [(kind, row) for kind, regions in outer.items() for row in regions]
     sets = [frozenset(row.tolist()) for _, row in around]
     on: defaultdict[int, list[int]] = defaultdict(list)
     for number, (_, row) in enumerate(around):
         for element in row.tolist():
             on[element].append(number)
     found: dict[Hashable, Place] = {}
-    for name, elements in _counted(graph):
-        inside = frozenset(elements.tolist())
-        parents = [number for number in on[int(elements[0])] if inside <= sets[number]]
-        if not parents:
-            raise GraphError(
-                f"fit_covariances: region {name!r} lies inside no outer region. Give its "
-                "covariance by name: Posterior({...})."
-            )
-        kind, row = around[_itself(parents, around, elements)]
-        order = row.argsort()
-        found[name] = Place(kind, order[torch.searchsorted(row[order], elements)])
+    needed = [((g.counts != 0) | g.outer).astype(np.float64) for g in graph.groups]
+    for group, index, _ in weighed(graph, needed):
+        for name, elements in zip(group.names, index, strict=True):
+            inside = frozenset(elements.tolist())
+            parents = [number for number in on[int(elements[0])] if inside <= sets[number]]
+            if not parents:
+                raise GraphError(
+                    f"fit_covariances: region {name!r} lies inside no outer region. Give its "
+                    "covariance by name: Posterior({...})."
+                )
+            same = (n for n in parents if torch.equal(around[n][1], elements))
+            kind, row = around[next(same, parents[0])]
+            order = row.argsort()
+            found[name] = Place(kind, order[torch.searchsorted(row[order], elements)])
     return found
-
-
-def _itself(parents: list[int], around: list[tuple[Hashable, Tensor]], elements: Tensor) -> int:
-    """The region itself, if it is an outer one, or the first around it."""
-    same = (n for n in parents if torch.equal(around[n][1], elements))
-    return next(same, parents[0])
-
-
-def _counted(graph: RegionGraph) -> Iterator[tuple[Hashable, Tensor]]:
-    for group in graph.groups:
-        for row in np.flatnonzero((group.counts != 0) | group.outer).tolist():
-            yield group.name(row), group.indices(row, row + 1).reshape(-1)

@@ -1,17 +1,16 @@
-r"""The forms that covariances of regions come in, and their inverses.
+r"""The forms that covariances of regions take, and their inverses.
 
     dense                   Σ_r
     low rank + diagonal     Σ_r = U_r diag(s_r) U_rᵀ + δ I,  U_rᵀ U_r = I,  δ common to all regions
                             Σ_r⁻¹ = δ⁻¹ (I - U_r diag(g_r) U_rᵀ),     g = s / (s + δ)
     separable               Σ_r = C ⊗ S_r,  C common to all regions     Σ_r⁻¹ = C⁻¹ ⊗ S_r⁻¹
 
-One object holds the regions of a group: n of them, or one that they share.
+One object holds the matrices of all n regions of a group, or the one matrix that they share.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import reduce
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,8 +22,6 @@ __all__ = [
     "Change",
     "DenseCovariances",
     "DensePrecisions",
-    "Interpolated",
-    "Inverted",
     "LowRankCovariances",
     "LowRankPrecisions",
     "RegionCovariances",
@@ -35,22 +32,22 @@ __all__ = [
 ]
 
 NEGLIGIBLE = 1e-13
-"""Eigenvalues below this share of the largest are taken for 0."""
+"""Eigenvalues below this share of the largest count as 0."""
 
 Names = Callable[[int], Hashable]
-"""Row of a group to the name of its region."""
+"""Maps the row of a region in its group to the region's name."""
 
 
 class RegionPrecisions(ABC):
-    """Σ_r⁻¹ of n regions of d elements, or one that all share."""
+    """The inverse covariances Σ_r⁻¹ of n regions of d elements, or the one that all share."""
 
     @abstractmethod
-    def times(self, v: Tensor, sigma: Tensor) -> Tensor:
-        """Σ_r⁻¹ v_r for v `[B, n, d]`; sigma `[B]` matters only where covariances depend on it."""
+    def times(self, v: Tensor) -> Tensor:
+        """Σ_r⁻¹ v_r for v `[B, n, d]`."""
 
     @abstractmethod
     def dense(self) -> Tensor:
-        """`[n or 1, d, d]`."""
+        """The matrices, `[n or 1, d, d]`."""
 
     @abstractmethod
     def log_determinants(self, sigma: Tensor) -> Tensor:
@@ -58,23 +55,23 @@ class RegionPrecisions(ABC):
 
     @abstractmethod
     def map(self, function: Callable[[Tensor], Tensor]) -> "RegionPrecisions":
-        """With a function applied to every tensor, all of which have n or 1 rows."""
+        """A copy with a function applied to every tensor that has one row per region (or 1 row)."""
 
     @property
     @abstractmethod
     def shared(self) -> bool:
-        """Whether all regions share one."""
+        """Whether all regions share one matrix."""
 
     def diagonal(self) -> Tensor:
-        """`[n or 1, d]`."""
+        """The diagonals, `[n or 1, d]`."""
         return self.dense().diagonal(dim1=1, dim2=2)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> "RegionPrecisions":
-        """On a device, in a dtype."""
+        """A copy on a device, in a dtype."""
         return self.map(lambda t: t.to(device, dtype))
 
     def rows(self, start: int, stop: int) -> "RegionPrecisions":
-        """Of some of the regions."""
+        """The inverses of the regions from `start` up to `stop`."""
         return self if self.shared else self.map(lambda t: t[start:stop])
 
 
@@ -92,7 +89,7 @@ class DensePrecisions(RegionPrecisions):
 
     __repr__ = by_field
 
-    def times(self, v: Tensor, sigma: Tensor) -> Tensor:
+    def times(self, v: Tensor) -> Tensor:
         if self.shared:
             return v @ self.inverse[0]
         return (v.transpose(0, 1) @ self.inverse).transpose(0, 1)
@@ -116,7 +113,7 @@ class LowRankPrecisions(RegionPrecisions):
     """Σ_r⁻¹ = δ⁻¹ (I - U_r diag(g_r) U_rᵀ).
 
     Args:
-        vectors: U_r, orthonormal columns, `[n or 1, d, k]`.
+        vectors: U_r, with orthonormal columns, `[n or 1, d, k]`.
         gains: g_r in [0, 1), `[n or 1, k]`.
         floor: δ.
     """
@@ -127,7 +124,7 @@ class LowRankPrecisions(RegionPrecisions):
 
     __repr__ = by_field
 
-    def times(self, v: Tensor, sigma: Tensor) -> Tensor:
+    def times(self, v: Tensor) -> Tensor:
         if self.shared:
             inside = (v @ self.vectors[0]) * self.gains[0] @ self.vectors[0].T
         else:
@@ -167,10 +164,10 @@ class SeparablePrecisions(RegionPrecisions):
 
     __repr__ = by_field
 
-    def times(self, v: Tensor, sigma: Tensor) -> Tensor:
+    def times(self, v: Tensor) -> Tensor:
         batch, n, c = len(v), v.shape[1], self.channels.shape[1]
         apart = (self.channels[0] @ v.reshape(batch, n, c, -1)).transpose(1, 2)
-        inside = self.places.times(apart.reshape(batch * c, n, -1), sigma.repeat_interleave(c))
+        inside = self.places.times(apart.reshape(batch * c, n, -1))
         return inside.reshape(batch, c, n, -1).transpose(1, 2).reshape(v.shape)
 
     def dense(self) -> Tensor:
@@ -178,8 +175,8 @@ class SeparablePrecisions(RegionPrecisions):
 
     def log_determinants(self, sigma: Tensor) -> Tensor:
         values = torch.linalg.eigvalsh(self.channels[0].double())
-        each = (self.places.log_determinants(sigma * value.sqrt().to(sigma)) for value in values)
-        return torch.stack(tuple(each)).sum(dim=0)
+        each = [self.places.log_determinants(sigma * value.sqrt().to(sigma)) for value in values]
+        return torch.stack(each).sum(dim=0)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "SeparablePrecisions":
         return SeparablePrecisions(self.channels, self.places.map(function))
@@ -192,95 +189,20 @@ class SeparablePrecisions(RegionPrecisions):
         return self.places.shared
 
 
-@dataclass(frozen=True, eq=False)
-class Interpolated(RegionPrecisions):
-    """Σ_r(σ)⁻¹ linear in log σ between levels, constant beyond: definite where all levels are.
-
-    Args:
-        levels: ascending.
-        parts: one a level.
-    """
-
-    levels: tuple[float, ...]
-    parts: tuple[RegionPrecisions, ...]
-
-    __repr__ = by_field
-
-    def times(self, v: Tensor, sigma: Tensor) -> Tensor:
-        shares = hat_functions(self.levels, sigma)
-        total = torch.zeros_like(v)
-        for share, part in zip(shares.unbind(1), self.parts, strict=True):
-            if (share > 0).any():
-                total = total + share[:, None, None].to(v) * part.times(v, sigma)
-        return total
-
-    def dense(self) -> Tensor:
-        raise NotImplementedError("depends on σ: see `at`")
-
-    def at(self, sigma: float) -> DensePrecisions:
-        """At one noise level."""
-        shares = hat_functions(self.levels, torch.tensor([sigma], dtype=torch.float64))[0]
-        used = [(w, p) for w, p in zip(shares.tolist(), self.parts, strict=True) if w > 0]
-        inverse = reduce(torch.add, (w * p.dense() for w, p in used))
-        return DensePrecisions(inverse, torch.linalg.eigvalsh(inverse))
-
-    def log_determinants(self, sigma: Tensor) -> Tensor:
-        return torch.cat(
-            [self.at(s).log_determinants(sigma.new_tensor([s])) for s in sigma.tolist()]
-        )
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> "Interpolated":
-        return Interpolated(self.levels, tuple(part.map(function) for part in self.parts))
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Interpolated":
-        return Interpolated(self.levels, tuple(part.to(device, dtype) for part in self.parts))
-
-    def rows(self, start: int, stop: int) -> "Interpolated":
-        return Interpolated(self.levels, tuple(part.rows(start, stop) for part in self.parts))
-
-    @property
-    def shared(self) -> bool:
-        return all(part.shared for part in self.parts)
-
-
-def hat_functions(levels: tuple[float, ...], sigma: Tensor) -> Tensor:
-    """Shares of each level at every sigma `[B]`, linear in log σ: `[B, levels]`, rows sum to 1."""
-    knots = torch.tensor(levels, dtype=torch.float64).log()
-    place = (
-        sigma.detach().double().cpu().clamp(levels[0], levels[-1]).log().clamp(knots[0], knots[-1])
-    )
-    right = torch.searchsorted(knots, place).clamp(1, max(len(levels) - 1, 1))
-    if len(levels) == 1:
-        return torch.ones(len(sigma), 1, dtype=torch.float64, device=sigma.device)
-    share = (place - knots[right - 1]) / (knots[right] - knots[right - 1])
-    shares = torch.zeros(len(sigma), len(levels), dtype=torch.float64)
-    shares.scatter_(1, right[:, None], share[:, None])
-    shares.scatter_(1, right[:, None] - 1, 1 - share[:, None])
-    return shares.to(sigma.device)
-
-
 def concatenated(parts: Sequence[tuple[RegionPrecisions, int]]) -> RegionPrecisions:
-    """One object for several, each of so many regions."""
-    first = parts[0][0]
-    if isinstance(first, Interpolated):
-        levels = [(p.parts, n) for p, n in parts if isinstance(p, Interpolated)]
-        each = zip(*(some for some, _ in levels), strict=True)
-        sizes = [n for _, n in levels]
-        joined = (concatenated(list(zip(some, sizes, strict=True))) for some in each)
-        return Interpolated(first.levels, tuple(joined))
+    """One object for the regions of several, given with the number of regions of each."""
     low = [(p, n) for p, n in parts if isinstance(p, LowRankPrecisions)]
     if len(low) == len(parts) and len({(p.floor, p.gains.shape[1]) for p, _ in low}) == 1:
         vectors = torch.cat([p.vectors.expand(n, -1, -1) for p, n in low])
-        return LowRankPrecisions(
-            vectors, torch.cat([p.gains.expand(n, -1) for p, n in low]), low[0][0].floor
-        )
+        gains = torch.cat([p.gains.expand(n, -1) for p, n in low])
+        return LowRankPrecisions(vectors, gains, low[0][0].floor)
     inverse = torch.cat([p.dense().expand(n, -1, -1) for p, n in parts])
     return DensePrecisions(inverse, torch.linalg.eigvalsh(inverse))
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to all covariances of a graph alike, so that they still agree.
+    """A change made to all covariances of a graph alike, so that they still agree.
 
     Attributes:
         shrinkage: λ in [0, 1].
@@ -294,11 +216,11 @@ class Change:
 
 
 class RegionCovariances(ABC):
-    """Σ_r of n regions of d elements, or one that all share, in float64."""
+    """The covariances Σ_r of n regions of d elements, or the one that all share, in float64."""
 
     @abstractmethod
     def variances(self) -> Tensor:
-        """Their diagonals, `[n or 1, d]`."""
+        """The diagonals, `[n or 1, d]`."""
 
     @abstractmethod
     def shrunk(self, change: Change, common: Tensor) -> "RegionCovariances":
@@ -306,7 +228,8 @@ class RegionCovariances(ABC):
 
         Args:
             change: λ, ε and m.
-            common: M on the regions' elements, `[n, d]`; where low rank must stay, M is m I.
+            common: the diagonal of M on the regions' elements, `[n, d]`. A low-rank form uses
+                M = m I, which keeps its form.
         """
 
     @abstractmethod
@@ -314,7 +237,7 @@ class RegionCovariances(ABC):
         """Σ_r⁻¹.
 
         Raises:
-            GraphError: one is singular, indefinite or not finite; it is named.
+            GraphError: a covariance is singular, indefinite or not finite; its region is named.
         """
 
 
@@ -363,7 +286,7 @@ class LowRankCovariances(RegionCovariances):
     """U_r diag(s_r) U_rᵀ + δ I.
 
     Args:
-        factors: U_r diag(s_r)^½ in any basis: F_r with Σ_r = F_r F_rᵀ + δ I, `[n or 1, d, k]`.
+        factors: F_r with Σ_r = F_r F_rᵀ + δ I, `[n or 1, d, k]`; any rotation of U_r diag(s_r)^½.
         floor: δ, positive, the same for all regions of a graph.
     """
 
@@ -385,8 +308,9 @@ class LowRankCovariances(RegionCovariances):
         if not (finite.all() and self.floor > 0):
             row = 0 if finite.all() else int((~finite).nonzero()[0])
             raise GraphError(
-                f"Posterior: the low-rank covariance of {names(row)!r} needs finite factors and a "
-                f"positive δ, got δ = {self.floor:.3g}. Estimate it from more samples."
+                f"Posterior: expected the low-rank covariance of {names(row)!r} with finite "
+                f"factors and a positive δ, got δ = {self.floor:.3g}. Estimate it from more "
+                "samples."
             )
         vectors, scales, _ = torch.linalg.svd(self.factors, full_matrices=False)
         return LowRankPrecisions(vectors, scales**2 / (scales**2 + self.floor), self.floor)
@@ -407,9 +331,8 @@ class SeparableCovariances(RegionCovariances):
     __repr__ = by_field
 
     def variances(self) -> Tensor:
-        return torch.stack(
-            [torch.kron(self.channels.diagonal(), v) for v in self.places.variances()]
-        )
+        own = self.channels.diagonal()
+        return torch.stack([torch.kron(own, v) for v in self.places.variances()])
 
     def shrunk(self, change: Change, common: Tensor) -> "SeparableCovariances":
         own = self.channels.diagonal()
@@ -420,28 +343,6 @@ class SeparableCovariances(RegionCovariances):
     def inverse(self, names: Names) -> SeparablePrecisions:
         whole = DenseCovariances(self.channels[None]).inverse(lambda _: "the channels")
         return SeparablePrecisions(whole.inverse, self.places.inverse(names))
-
-
-@dataclass(frozen=True, eq=False)
-class Inverted(RegionCovariances):
-    """Covariances of which the inverses are what is known."""
-
-    precisions: RegionPrecisions = field(repr=False)
-
-    __repr__ = by_field
-
-    def variances(self) -> Tensor:
-        return self._dense.variances()
-
-    def shrunk(self, change: Change, common: Tensor) -> DenseCovariances:
-        return self._dense.shrunk(change, common)
-
-    def inverse(self, names: Names) -> RegionPrecisions:
-        return self.precisions
-
-    @property
-    def _dense(self) -> DenseCovariances:
-        return DenseCovariances(torch.linalg.inv(self.precisions.dense()))
 
 
 def _column(sigma: Tensor, like: Tensor) -> Tensor:

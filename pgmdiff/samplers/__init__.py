@@ -1,4 +1,4 @@
-"""Samplers: schedules, noise, solvers and the loop. They know neither graphs nor conditions."""
+"""Samplers: schedules, noise, solvers and the loop, independent of graphs and conditions."""
 
 from pgmdiff.noise import Noise, split_seed
 from pgmdiff.samplers.adaptive import Adaptive, log_likelihood

@@ -6,17 +6,16 @@ In log σ, where the path is smooth (in σ an adaptive step would have to grow 4
 
 along the path, N the number of elements: the instantaneous change of variables (Chen et al.,
 "Neural ordinary differential equations", 2018; Song et al., "Score-based generative modeling
-through stochastic differential equations", 2021, Eq. 39). It holds for any denoiser, a gradient
-field or not.
+through stochastic differential equations", 2021, Eq. 39). It holds for any denoiser, whether or not
+it is a gradient field.
 
-Needs torchdiffeq, the extra `ode`. Step sizes are chosen for the whole batch, by its worst sample:
-unlike with other solvers, a sample depends on its batch, within the tolerance.
+This module requires torchdiffeq, the extra `ode`. Step sizes are chosen for the whole batch, by its
+worst sample: unlike with other solvers, a sample depends on its batch, within the tolerance.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,20 +32,21 @@ METHODS = ("adaptive_heun", "bosh3", "dopri5", "dopri8", "fehlberg2")
 
 @dataclass(frozen=True)
 class Adaptive(Solver):
-    """The probability-flow ODE by an adaptive Runge-Kutta method: reference solutions.
+    """The probability-flow ODE by an adaptive Runge-Kutta method, for reference solutions.
 
-    Its steps are its own; levels between the first and the last positive one are only where it
-    stops: `sample(score, [80.0, 0.002, 0.0], solver=Adaptive())`. It also goes up: `step` to a
-    larger σ finds the noise that data come from.
+    It chooses its own steps; levels between the first and the last positive one are only places
+    where it stops: `sample(score, [80.0, 0.002, 0.0], solver=Adaptive())`. It also goes up: `step`
+    to a larger σ finds the noise from which the data come.
 
     Args:
-        rtol, atol: tolerated error of a step, relative to and beside the size of an element; the
-            root mean square over a sample counts.
-        method: of torchdiffeq: "dopri5", "dopri8", "bosh3", "fehlberg2" or "adaptive_heun".
+        rtol: tolerated error of a step relative to the size of an element; the root mean square
+            over a sample counts.
+        atol: tolerated error of a step, added to the relative one.
+        method: "dopri5", "dopri8", "bosh3", "fehlberg2" or "adaptive_heun", of torchdiffeq.
 
     Raises:
-        PgmdiffError: a tolerance that is not positive, or another method.
-        ImportError: at the first step, where torchdiffeq is not installed.
+        PgmdiffError: a tolerance is not positive, or the method is unknown.
+        ImportError: torchdiffeq is not installed (raised at the first step).
     """
 
     rtol: float = 1e-5
@@ -76,17 +76,22 @@ class Adaptive(Solver):
     def _integrate(
         self, drift: Callable[[Tensor, Tensor], Tensor], y: Tensor, sigma: float, sigma_next: float
     ) -> Tensor:
-        """∫ drift(σ, y) d log σ for y `[batch, ...]`, evaluated nowhere outside of [σ, σ']."""
+        """∫ drift(σ, y) d log σ for y `[batch, ...]`, evaluated nowhere outside [σ, σ']."""
+
+        def worst_sample(error: Tensor) -> Tensor:
+            return error.reshape(len(error), -1).square().mean(dim=1).max().sqrt()
+
+        ode = required("torchdiffeq", "the solver Adaptive (and log_likelihood)", "ode")
         logs = [math.log(sigma), math.log(sigma_next)]
         ends = torch.tensor(logs, dtype=torch.float64, device=y.device)
-        path: Tensor = _odeint()(
+        path: Tensor = ode.odeint(
             lambda log_sigma, y: drift(log_sigma.exp(), y),
             y,
             ends,
             rtol=self.rtol,
             atol=self.atol,
             method=self.method,
-            options={"norm": _worst_sample, "step_t": ends[1:]},
+            options={"norm": worst_sample, "step_t": ends[1:]},
         )
         return path[1]
 
@@ -107,25 +112,27 @@ def log_likelihood(
 
         log p(x) = log π(x_max) + ∫ (N - tr ∂D/∂u) d log σ      from x at σ_min to x_max at σ_max
 
-    Exact, to the solver's tolerance, for what `sample` would draw down to sigma_min with an exact
-    ODE solver and a start from π. Approximate as a density of the data: p is noised by sigma_min,
-    π = N(0, σ_max²) is not q_{σ_max}, and the score is what it is. Data without noise have no
-    density under it: add N(0, σ_min²) to x.
+    This is exact, to the solver's tolerance, for what `sample` would draw down to sigma_min with an
+    exact ODE solver and a start from π. As a density of the data it is approximate: p is noised by
+    sigma_min, π = N(0, σ_max²) is not q_{σ_max}, and the score may be approximate. Data without
+    noise have no density under p: add N(0, σ_min²) to x.
 
     Args:
-        score: differentiable, each sample for itself.
+        score: differentiable, sample by sample.
         x: `[batch, *event]` at noise level sigma_min.
-        sigma_min: where the path begins, the noise level of x, in the data's units.
-        sigma_max: where it ends, at the prior.
-        trace: "exact", N backward passes an evaluation; or "hutchinson", `probes` of them, an
+        sigma_min: the noise level of x, where the path begins, in the data's units.
+        sigma_max: the noise level of the prior, where the path ends.
+        trace: "exact", N backward passes per evaluation; or "hutchinson", `probes` of them, an
             unbiased estimate: E[vᵀ (∂D/∂u) v] over random signs v, the same all along the path.
-        probes: number of v.
-        generator: of the random signs, as of `sample`.
-        prior: log-density at sigma_max of states `[batch, *event]`; None: of N(0, σ_max²).
-        solver: tolerances and method; None: `Adaptive()`.
+        probes: number of vectors v.
+        generator: the source of the random signs, as for `sample`.
+        prior: the log-density at sigma_max of states `[batch, *event]`, to `[batch]`; that of
+            N(0, σ_max²) if None.
+        solver: tolerances and method; `Adaptive()` if None.
 
     Raises:
-        PgmdiffError: not 0 < sigma_min < sigma_max, another trace, or no probes.
+        PgmdiffError: 0 < sigma_min < sigma_max does not hold, the trace is unknown, or there are no
+            probes.
         ShapeError: x has no batch axis.
         ImportError: torchdiffeq is not installed.
 
@@ -152,21 +159,28 @@ def log_likelihood(
             f"log_likelihood: expected states x [batch, *event], got {tuple(x.shape)}. Give a "
             "batch axis: x[None]."
         )
-    signs = _basis(x) if trace == "exact" else _signs(Noise.of(generator, len(x)), x, probes)
-    share = 1.0 if trace == "exact" else 1 / probes
     n = x[0].numel()
+    if trace == "exact":  # unit vectors, whose products are the diagonal of the Jacobian
+        eye = torch.eye(n, dtype=x.dtype, device=x.device)
+        share, directions = 1.0, [row.reshape(x.shape[1:]).expand(x.shape) for row in eye]
+    else:
+        noise = Noise.of(generator, len(x))
+        share, directions = 1 / probes, [noise(probe, x).sign() for probe in range(probes)]
 
     def drift(sigma: Tensor, joined: Tensor) -> Tensor:
         u = joined[:, :n].reshape(x.shape)
-        denoised, total = _traced(score, u, sigma, signs)
+        denoised, total = _traced(score, u, sigma, directions)
         return torch.cat([(u - denoised).reshape(len(u), n), n - share * total[:, None]], dim=1)
 
     joined = torch.cat([x.detach().reshape(len(x), n), x.new_zeros(len(x), 1)], dim=1)
     solver = Adaptive() if solver is None else solver
     with torch.no_grad():
         joined = solver._integrate(drift, joined, sigma_min, sigma_max)
-        end, change = joined[:, :n].reshape(x.shape), joined[:, n]
-        return change + (_normal(end, sigma_max) if prior is None else prior(end))
+        end, change = joined[:, :n], joined[:, n]
+        if prior is not None:
+            return change + prior(end.reshape(x.shape))
+        constant = n * math.log(2 * math.pi * sigma_max**2)
+        return change - 0.5 * ((end / sigma_max).square().sum(dim=1) + constant)
 
 
 def _traced(
@@ -181,29 +195,3 @@ def _traced(
             (product,) = torch.autograd.grad(denoised, u, v, retain_graph=True)
             total = total + (v * product).reshape(len(u), -1).sum(dim=1)
     return denoised.detach(), total
-
-
-def _basis(x: Tensor) -> list[Tensor]:
-    """Unit vectors, whose products are the diagonal of the Jacobian."""
-    eye = torch.eye(x[0].numel(), dtype=x.dtype, device=x.device)
-    return [row.reshape(x.shape[1:]).expand(x.shape) for row in eye]
-
-
-def _signs(noise: Noise, x: Tensor, probes: int) -> list[Tensor]:
-    return [noise(k, x).sign() for k in range(probes)]
-
-
-def _normal(x: Tensor, sigma: float) -> Tensor:
-    """The log-density of N(0, σ²): `[batch]`."""
-    flat = x.reshape(len(x), -1)
-    constant = flat.shape[1] * math.log(2 * math.pi * sigma**2)
-    return -0.5 * ((flat / sigma).square().sum(dim=1) + constant)
-
-
-def _worst_sample(error: Tensor) -> Tensor:
-    """The largest root mean square among the samples `[batch, ...]`."""
-    return error.reshape(len(error), -1).square().mean(dim=1).max().sqrt()
-
-
-def _odeint() -> Any:
-    return required("torchdiffeq", "the solver Adaptive (and log_likelihood)", "ode").odeint

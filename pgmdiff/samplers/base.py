@@ -1,13 +1,14 @@
-"""What a solver is: a pure rule from one state to the next, with σ as time.
+"""Solvers: pure rules from one state to the next, with σ as time.
 
-A solver keeps nothing inside: all it knows between two steps is in its `State`, which is public and
-immutable. A state saved at any step and given back to `sample` goes on bit for bit.
+Solvers are stateless. All that one knows between two steps is in its `State`, which is public and
+immutable. A run resumed from a saved state continues bit for bit.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from pgmdiff.noise import Draw
@@ -17,12 +18,12 @@ from pgmdiff.text import array, counted, described
 __all__ = ["Past", "Solver", "State"]
 
 Past: TypeAlias = tuple[float, Tensor]
-"""A noise level, and what a multistep solver extrapolates as it was there."""
+"""A noise level, and the value there of what a multistep solver extrapolates."""
 
 
 @dataclass(frozen=True)
 class State:
-    """All a solver knows between two steps.
+    """All that a solver knows between two steps.
 
     `torch.save(vars(state), path)` writes it, `State(**torch.load(path))` reads it back.
 
@@ -30,9 +31,9 @@ class State:
         x: the state at noise level `sigma`, `[batch, *event]`.
         step: number of the next step, counted from the start of the schedule.
         sigma: noise level of x.
-        denoised: the denoised value the last step used, if there was one.
-        history: what the next step needs of those before, the latest first; empty for solvers of
-            one step.
+        denoised: the denoised value that the last step used, or None before the first step.
+        history: what the next step needs from earlier ones, the latest first; empty for one-step
+            solvers.
     """
 
     x: Tensor
@@ -51,12 +52,22 @@ class State:
             counted(len(self.history), "value of history", "values of history"),
         )
 
+    def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> "State":
+        """The same state with all its tensors in a dtype, and on a device unless that is None."""
+
+        def moved(x: Tensor) -> Tensor:
+            return x.to(dtype=dtype, device=device)
+
+        denoised = None if self.denoised is None else moved(self.denoised)
+        history = tuple((sigma, moved(value)) for sigma, value in self.history)
+        return replace(self, x=moved(self.x), denoised=denoised, history=history)
+
 
 class Solver(ABC):
-    """A pure stepping rule: `init` makes a state, `step` the next one. Nothing is kept inside."""
+    """A pure stepping rule: `init` makes the first state, `step` each next one."""
 
     evaluations: int
-    """Score evaluations of a step; of the last step, to σ = 0, it is always one."""
+    """Score evaluations per step; the last step, to σ = 0, always makes one."""
 
     def init(self, x: Tensor, sigma: float, step: int = 0) -> State:
         """The state of x at noise level sigma, before step number `step`, without history."""
@@ -64,11 +75,11 @@ class Solver(ABC):
 
     @abstractmethod
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
-        """From `state.sigma` down to `sigma_next`.
+        """The next state, at `sigma_next`.
 
         Args:
-            score: of `[batch, *event]`.
-            state: from `init` or the step before.
-            sigma_next: below `state.sigma`; may be 0.
-            noise: (number, like) to standard normal noise; see `Noise`.
+            score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`.
+            state: the state returned by `init` or by the previous step.
+            sigma_next: a noise level below `state.sigma`; may be 0.
+            noise: `noise(number, like)` draws standard normal noise; see `Noise`.
         """

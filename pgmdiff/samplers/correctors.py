@@ -4,34 +4,34 @@ Unadjusted Langevin, u' = u + h s(u, σ) + √(2h) z, leaves N(0, 1/λ) with the
 
     1 / (λ (1 - h λ / 2)),        stable for h < 2/λ_max,
 
-not 1/λ: its bias does not go away with more steps. Metropolis' test removes it where the
-log-density is known (Roberts and Tweedie, "Exponential convergence of Langevin distributions and
-their discrete approximations", 1996). What is corrected towards is the density of the score that
-is passed: Π_r q_σ(u_r)^{c_r} under the marginal rule, L_σ under the evidence rule; posterior
-composition and averaging have none. As predictor-corrector steps: Song et al., "Score-based
-generative modeling through stochastic differential equations", 2021.
+not 1/λ: its bias does not vanish with more steps. Metropolis' test removes it where the log-density
+is known (Roberts and Tweedie, "Exponential convergence of Langevin distributions and their discrete
+approximations", 1996). The target is the density of the score that is passed: Π_r q_σ(u_r)^{c_r}
+under the marginal rule, L_σ under the evidence rule; posterior composition and averaging have none.
+As predictor-corrector steps: Song et al., "Score-based generative modeling through stochastic
+differential equations", 2021.
 
 A density must exist. On a junction tree Π_r q_σ(u_r)^{c_r} is one at every σ, with the marginals
-q_σ(u_r); on loops it may have no finite integral, and moves towards it then run away: for Gaussians
-where the composed precision has a negative eigenvalue, which `Curvature` finds.
+q_σ(u_r). On loops it may have no finite integral, and moves towards it then run away; for Gaussians
+this happens where the composed precision has a negative eigenvalue, which `Curvature` finds.
 
 As σ falls λ_max tends to that of the data's precision, and steps in units of σ² become needlessly
-small; while σ² λ_max of the marginal rule reaches 1.74, for which they may be too large. With
-`curvature=` a step is a share of the limit 2/λ_max.
+small; where σ² λ_max of the marginal rule reaches 1.74, they may be too large. With `curvature=` a
+step is a share of the limit 2/λ_max.
 
-What moves mend on a chain of 8 Gaussian variables of correlation 0.9, in KL per variable at equal
-score evaluations (Euler, Karras 80 → 0.002; `python -m benchmarks correctors`):
+The effect of moves on a chain of 8 Gaussian variables of correlation 0.9, in KL per variable at
+equal score evaluations (Euler, Karras 80 → 0.002; `python -m benchmarks correctors`):
 
-                                          moves a level  0     1      5      20
+                                        moves per level  0     1      5      20
     marginal rule, 120    h = σ²/2                     0.26   0.055   0.035   0.076
                           a quarter of 2/λ_max         0.26   0.017   0.012   0.013
     marginal rule, 1920   h = σ²/2                     0.26   0.0018  0.0008  0.0006
                           a quarter of 2/λ_max         0.26   0.0074  0.0073  0.0073
 
-Steps in units of σ² lose their bias on the way down and are the better ones at many evaluations; a
-share of the limit keeps its bias and is so at few; Metropolis' test has neither fault (0.0056 at
+Steps in units of σ² lose their bias on the way down and are better with many evaluations; a share
+of the limit keeps its bias and is better with few. Metropolis' test has neither fault (0.0056 at
 120 evaluations, about the sampling error of 2000 at 480; half of the limit, half of the moves
-accepted). The evidence rule's score is exact there, and needs no moves.
+accepted). The evidence rule's score is exact there, and requires no moves.
 """
 
 from abc import ABC, abstractmethod
@@ -42,9 +42,10 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError
+from pgmdiff.linalg import squared_norms
 from pgmdiff.noise import Draw
 from pgmdiff.samplers.base import Solver, State
-from pgmdiff.scores.adapters import Score, per_sample
+from pgmdiff.scores.adapters import Score, beside, per_sample
 from pgmdiff.text import by_field
 
 __all__ = ["Corrector", "Langevin", "Metropolis", "PredictorCorrector"]
@@ -64,70 +65,93 @@ class Corrector(ABC):
     @property
     @abstractmethod
     def evaluations(self) -> int:
-        """Score evaluations of a correction."""
+        """Score evaluations per correction."""
 
     @abstractmethod
     def correct(self, score: Score, x: Tensor, sigma: float, noise: Draw) -> tuple[Tensor, Tensor]:
         """The state `[batch, *event]` after all moves, and each sample's acceptance rate `[batch]`.
 
         Args:
-            score: whose density is aimed at.
-            x: the state at noise level sigma.
-            sigma: in the data's units.
-            noise: number to noise; a move takes two numbers.
+            score: the score of the density to move towards.
+            x: the state at noise level sigma, `[batch, *event]`.
+            sigma: the noise level, in the data's units.
+            noise: `noise(number, like)` draws standard normal noise; a move uses two numbers.
         """
 
 
-@dataclass(frozen=True)
-class Langevin(Corrector):
-    """Unadjusted Langevin moves of size h: biased, see the module.
+class _LangevinMoves(Corrector):
+    """What both kinds of Langevin moves share: their step size h."""
+
+    step: float
+    curvature: Bound
+
+    __repr__ = by_field
+
+    def __post_init__(self) -> None:
+        if not (self.step > 0 and self.n_moves >= 1):
+            raise PgmdiffError(
+                f"{type(self).__name__}: expected a positive step and n_moves of at least 1, got "
+                f"{self.step} and {self.n_moves}."
+            )
+
+    def _size(self, sigma: float) -> float:
+        """The step size h at a noise level, in the data's units squared."""
+        if self.curvature is None:
+            return self.step * sigma**2
+        largest = self.curvature(sigma) if callable(self.curvature) else self.curvature
+        if not 0 < largest < float("inf"):
+            raise PgmdiffError(
+                f"{type(self).__name__}: expected a positive curvature λ_max at σ = {sigma:g}, "
+                f"got {largest}. Give the largest eigenvalue of minus the score's Jacobian."
+            )
+        return self.step * 2 / largest
+
+
+@dataclass(frozen=True, repr=False)
+class Langevin(_LangevinMoves):
+    """Unadjusted Langevin moves of size h, which are biased; see the module.
 
     Args:
-        step: without a curvature h = step · σ². Noised data have λ ≤ 1/σ², so that 2 would be the
+        step: without a curvature, h = step · σ². Noised data have λ ≤ 1/σ², so that 2 would be the
             limit of the exact score; composed precisions exceed 1/σ² (1.74 times was seen on a
-            chain of correlation 0.99): stay below 1. With a curvature h = step · 2/λ_max, stable on
-            a Gaussian for step < 1; the variance along λ is then 1/(1 - step · λ/λ_max) times too
-            large.
-        n_moves: how many.
+            chain of correlation 0.99): stay below 1. With a curvature, h = step · 2/λ_max, stable
+            on a Gaussian for step < 1; the variance along λ is then 1/(1 - step · λ/λ_max) times
+            too large.
+        n_moves: number of moves per correction.
         curvature: λ_max, as a number or as a function of σ: known, or a measured `Curvature`.
 
     Raises:
-        PgmdiffError: a step, a number of moves or a λ_max that is not positive.
+        PgmdiffError: the step, the number of moves or λ_max is not positive.
     """
 
     step: float = 0.1
     n_moves: int = 1
     curvature: Bound = None
 
-    __repr__ = by_field
-
-    def __post_init__(self) -> None:
-        _check(self)
-
     @property
     def evaluations(self) -> int:
         return self.n_moves
 
     def correct(self, score: Score, x: Tensor, sigma: float, noise: Draw) -> tuple[Tensor, Tensor]:
-        h = _size(self, sigma)
+        h = self._size(sigma)
         for move in range(self.n_moves):
             drift = score(x, per_sample(sigma, x))
             x = x + h * drift + (2 * h) ** 0.5 * noise(2 * move, x)
         return x, x.new_ones(len(x))
 
 
-@dataclass(frozen=True)
-class Metropolis(Corrector):
-    """Metropolis-adjusted Langevin moves: exact in the limit of many, for any stable step.
+@dataclass(frozen=True, repr=False)
+class Metropolis(_LangevinMoves):
+    """Metropolis-adjusted Langevin moves, exact in the limit of many for any stable step.
 
-    Each sample decides for itself. Rejected moves cost as much as accepted ones; acceptance falls
-    with the number of elements (a step of order N^(-1/3) keeps it). A correction evaluates score
-    and log-density once more than it moves.
+    Each sample accepts or rejects its own moves. Rejected moves cost as much as accepted ones;
+    acceptance falls with the number of elements (a step of order N^(-1/3) keeps it constant). A
+    correction evaluates score and log-density once more than it moves.
 
     Args:
-        log_density: `log_density(x, sigma) -> [batch]`, whose gradient the score is: such as a
+        log_density: `log_density(x, sigma) -> [batch]`, whose gradient is the score, such as a
             joint's under the evidence rule.
-        step, n_moves, curvature: as of `Langevin`.
+        step, n_moves, curvature: as for `Langevin`, with the same errors.
     """
 
     log_density: Callable[[Tensor, Tensor], Tensor]
@@ -135,28 +159,25 @@ class Metropolis(Corrector):
     n_moves: int = 1
     curvature: Bound = None
 
-    __repr__ = by_field
-
-    def __post_init__(self) -> None:
-        _check(self)
-
     @property
     def evaluations(self) -> int:
         return self.n_moves + 1
 
     def correct(self, score: Score, x: Tensor, sigma: float, noise: Draw) -> tuple[Tensor, Tensor]:
-        h, level = _size(self, sigma), per_sample(sigma, x)
+        h, level = self._size(sigma), per_sample(sigma, x)
         accepted = x.new_zeros(len(x))
         density, drift = self.log_density(x, level), score(x, level)
         for move in range(self.n_moves):
             there = x + h * drift + (2 * h) ** 0.5 * noise(2 * move, x)
             density_there, drift_there = self.log_density(there, level), score(there, level)
-            back = _squared(x - there - h * drift_there) - _squared(there - x - h * drift)
+            back = squared_norms(x - there - h * drift_there) - squared_norms(there - x - h * drift)
             ratio = density_there - density - back / (4 * h)
-            takes = _uniform(noise(2 * move + 1, x.new_empty(len(x), 1))).log() < ratio
-            accepted = accepted + takes.to(x)
-            x, drift = (_chosen(takes, a, b) for a, b in ((there, x), (drift_there, drift)))
-            density = torch.where(takes, density_there, density)
+            uniform = torch.special.ndtr(noise(2 * move + 1, x.new_empty(len(x), 1))[:, 0])
+            accepts = uniform.log() < ratio
+            accepted = accepted + accepts.to(x)
+            x = torch.where(beside(accepts, x), there, x)
+            drift = torch.where(beside(accepts, x), drift_there, drift)
+            density = torch.where(accepts, density_there, density)
         return x, accepted / self.n_moves
 
 
@@ -181,14 +202,14 @@ class PredictorCorrector(Solver):
         Towards the product of marginals, unadjusted:
 
         >>> joint = compose(graph, scores)
-        >>> curvature = Curvature.measure(joint, sigmas, shape=(8, 3))
+        >>> curvature = Curvature.measure(joint, sigmas, shape=(8, 3), generator=0)
         >>> solver = PredictorCorrector(Euler(), Langevin(0.25, 5, curvature))
         >>> u = sample(joint, sigmas, shape=(4, 3), solver=solver, generator=0)
 
         Towards the evidence's own density, adjusted:
 
         >>> joint = compose(graph, scores, rule=Evidence(gaussian.node_covariances(graph, q)))
-        >>> curvature = Curvature.measure(joint, sigmas, shape=(8, 3))
+        >>> curvature = Curvature.measure(joint, sigmas, shape=(8, 3), generator=0)
         >>> solver = PredictorCorrector(Heun(), Metropolis(joint.log_density, 0.5, 2, curvature))
         >>> u = sample(joint, sigmas, shape=(4, 3), solver=solver, generator=0)
     """
@@ -218,39 +239,3 @@ class PredictorCorrector(Solver):
         if self.report is not None:
             self.report(sigma_next, acceptance)
         return replace(after, x=x)
-
-
-def _check(corrector: Langevin | Metropolis) -> None:
-    if not (corrector.step > 0 and corrector.n_moves >= 1):
-        raise PgmdiffError(
-            f"{type(corrector).__name__}: expected a positive step and n_moves of at least 1, got "
-            f"{corrector.step} and {corrector.n_moves}."
-        )
-
-
-def _size(corrector: Langevin | Metropolis, sigma: float) -> float:
-    """The step size h at a noise level, in the data's units squared."""
-    given = corrector.curvature
-    if given is None:
-        return corrector.step * sigma**2
-    largest = given(sigma) if callable(given) else given
-    if not 0 < largest < float("inf"):
-        raise PgmdiffError(
-            f"{type(corrector).__name__}: expected a positive curvature λ_max at σ = {sigma:g}, "
-            f"got {largest}. Give the largest eigenvalue of minus the score's Jacobian."
-        )
-    return corrector.step * 2 / largest
-
-
-def _squared(x: Tensor) -> Tensor:
-    return (x**2).reshape(len(x), -1).sum(dim=1)
-
-
-def _uniform(z: Tensor) -> Tensor:
-    """Uniform numbers `[batch]` of standard normal ones `[batch, 1]`."""
-    uniform: Tensor = torch.special.ndtr(z[:, 0])
-    return uniform
-
-
-def _chosen(takes: Tensor, there: Tensor, here: Tensor) -> Tensor:
-    return torch.where(takes.reshape(-1, *[1] * (here.ndim - 1)), there, here)

@@ -1,4 +1,4 @@
-r"""Exponential integrators: the linear part of Eq. (1) exactly, the rest by a polynomial.
+r"""Exponential integrators: the linear part of Eq. (1) is exact, the rest a polynomial.
 
 With κ = 1 + η² and the score s = (D - u) / σ², Eq. (1) from σ to σ' is
 
@@ -10,8 +10,8 @@ through its known values y_j, in a time variable t(s): ∫ y d(s/σ')^p = Σ_j c
 
     c_j = ∫ ℓ_j(t(s)) d(s/σ')^p,         ℓ_j the Lagrange polynomials of the known levels.
 
-t = s^(1/ρ) is the variable of Karras' schedule, ρ = 1 is σ, and ρ = ∞ stands for log σ. All is
-plain Python arithmetic in double precision, by base-2 logarithms: torch.compile keeps these
+t = s^(1/ρ) is the variable of Karras' schedule; ρ = 1 gives σ, and ρ = ∞ stands for log σ. The
+arithmetic is plain Python in double precision, with base-2 logarithms: torch.compile keeps these
 symbolic, so that a compiled step serves every σ.
 
 Source: Zhang and Chen, "Fast sampling of diffusion models with exponential integrator", 2023
@@ -30,11 +30,11 @@ NODES, MASSES = (
     tuple((numbers / 2 + centre).tolist())
     for numbers, centre in zip(np.polynomial.legendre.leggauss(12), (0.5, 0.0), strict=True)
 )
-"""Gauss-Legendre on [0, 1]: for steps of a factor of 10 in σ to rounding, of 100 to 1e-10."""
+"""Gauss-Legendre on [0, 1]: exact to rounding for steps of a factor 10 in σ, to 1e-10 for 100."""
 
 
 def decay(sigma: float, sigma_next: float, eta: float) -> float:
-    """(σ'/σ)^(1+η²), what a step leaves of u - D."""
+    """(σ'/σ)^(1+η²), the factor by which a step shrinks u - D."""
     left: float = (sigma_next / sigma) ** (1 + eta**2)
     return left
 
@@ -47,7 +47,7 @@ def spread(sigma: float, sigma_next: float, eta: float) -> float:
 
 
 def lagrange(levels: Sequence[float], sigma: float, rho: float) -> list[float]:
-    """ℓ_j(t(σ)) of the levels: polynomials in t that are 1 at one level and 0 at the others."""
+    """ℓ_j(t(σ)) for all levels: polynomials in t that are 1 at one level and 0 at the others."""
     times = [_time(level, rho) for level in levels]
     return _shares(times, _newton(times, _time(sigma, rho)))
 
@@ -80,7 +80,7 @@ def _newton(times: list[float], t: float) -> list[float]:
 
 
 def _shares(times: list[float], newton: list[float]) -> list[float]:
-    """Lagrange's ℓ_j = Σ_{k>=j} n_k / Π_{i<=k, i≠j} (t_j - t_i) of Newton's n_k."""
+    """Lagrange's ℓ_j = Σ_{k>=j} n_k / Π_{i<=k, i≠j} (t_j - t_i) from Newton's n_k."""
     shares = []
     for j, own in enumerate(times):
         share, product = 0.0, 1.0

@@ -6,18 +6,19 @@ r"""One-step solvers of the generative equation, with σ as time.
 "DiffCollage", 2023, Eq. 1 and Algorithm 3). With the denoised value D held fixed over a step from
 σ to σ', both are integrated exactly:
 
-    u' = D + (σ'/σ)^(1+η²) (u - D) + σ' √(1 - (σ'/σ)^(2η²)) z
+    u' = D + (σ'/σ)^(1+η²) (u - D) + σ' √(1 - (σ'/σ)^(2η²)) z                       (Eq. 2)
 
-Second order takes a second evaluation: at the end of the step (Heun) or in its middle (2S).
+This is first order (`Euler`, `SDE`). Second order requires a second evaluation: at the end of the
+step (`Heun`) or in its middle (`DPMSolver2S`).
 
-EDM's stochastic sampler adds noise, then solves the ODE from the higher level:
+`EDM` adds noise before it solves the ODE from the higher level:
 
     σ̂ = (1 + γ) σ,      û = u + √(σ̂² - σ²) S_noise z,      then Heun from (û, σ̂) to σ'
     γ = min(S_churn / n, √2 - 1) where S_tmin <= σ <= S_tmax, else 0
 
-The noise is added exactly, so that with S_noise = 1 the distribution reached is second order in
-the step, like Heun's own (as long as γ is below its cap). None is added before a step to σ = 0.
-S_noise above 1 makes up for denoisers that remove too much, and is a bias for exact ones.
+The noise is added exactly, so that with S_noise = 1 the distribution reached is second order in the
+step, like Heun's own, as long as γ is below its cap. None is added before a step to σ = 0. S_noise
+above 1 compensates for denoisers that remove too much, and is a bias for exact ones.
 """
 
 import math
@@ -50,7 +51,7 @@ class Euler(Solver):
 
 @dataclass(frozen=True)
 class Heun(Solver):
-    """The probability-flow ODE with Heun's second-order method, two evaluations a step.
+    """The probability-flow ODE with Heun's second-order method; two evaluations per step.
 
     Source: Karras et al., "Elucidating the design space of diffusion-based generative models",
     2022, Algorithm 1.
@@ -71,10 +72,10 @@ class Heun(Solver):
 
 @dataclass(frozen=True)
 class SDE(Solver):
-    """Eq. (1) with any η >= 0, exact for a denoised value that is constant over the step.
+    """Eq. (1) with any η >= 0 by Eq. (2). First order.
 
-    First order. η = 0 is `Euler`, η = 1 ancestral sampling (DDPM); gDDIM's isotropic case (Zhang,
-    Tao, Chen, "gDDIM: generalized denoising diffusion implicit models", 2023).
+    η = 0 is `Euler`, η = 1 ancestral sampling (DDPM); the isotropic case of gDDIM (Zhang, Tao,
+    Chen, "gDDIM: generalized denoising diffusion implicit models", 2023).
 
     Args:
         eta: strength of the noise.
@@ -87,8 +88,7 @@ class SDE(Solver):
     evaluations = 1
 
     def __post_init__(self) -> None:
-        if not self.eta >= 0:
-            raise PgmdiffError(f"SDE: expected eta >= 0, got {self.eta}.")
+        _check_eta(self)
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
         denoised = denoise(score, state.x, state.sigma)
@@ -99,11 +99,12 @@ class SDE(Solver):
 
 @dataclass(frozen=True)
 class DPMSolver2S(Solver):
-    """DPM-Solver++ (2S) and its SDE form: second order, weakly with noise; two evaluations a step.
+    """DPM-Solver++ (2S) and its SDE form; two evaluations per step.
 
-    The second evaluation is at m = √(σ σ'), reached by `SDE`; the line in log σ through both
-    denoised values is then integrated exactly over the whole step, with the same noise. (The paper
-    takes the second value alone, which is of the same order, with about twice the error.)
+    Second order, in the weak sense with noise. The second evaluation is at m = √(σ σ'), reached by
+    `SDE`; the line in log σ through both denoised values is then integrated exactly over the whole
+    step, with the same noise. (The paper uses the second value alone, which is of the same order
+    with about twice the error.)
 
     Args:
         eta: strength of the noise.
@@ -119,8 +120,7 @@ class DPMSolver2S(Solver):
     evaluations = 2
 
     def __post_init__(self) -> None:
-        if not self.eta >= 0:
-            raise PgmdiffError(f"DPMSolver2S: expected eta >= 0, got {self.eta}.")
+        _check_eta(self)
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
         x, sigma, middle = state.x, state.sigma, (state.sigma * sigma_next) ** 0.5
@@ -134,34 +134,22 @@ class DPMSolver2S(Solver):
         return State(x + share * change, state.step + 1, sigma_next, denoised)
 
 
-def _frozen(
-    x: Tensor,
-    denoised: Tensor,
-    sigma: float,
-    sigma_next: float,
-    eta: float,
-    draw: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """A step of Eq. (1) with the denoised value held fixed; exact at σ' = 0 too."""
-    x = denoised + decay(sigma, sigma_next, eta) * (x - denoised)
-    return x + spread(sigma, sigma_next, eta) * draw(x) if eta and sigma_next else x
-
-
 @dataclass(frozen=True)
 class EDM(Solver):
-    """Heun with churn; two evaluations a step. The defaults are the paper's for ImageNet-64.
+    """Heun with churn; two evaluations per step. The defaults are the paper's for ImageNet-64.
 
-    The callback's `denoised` is that of û at σ̂.
+    The `denoised` of its states is that of û at σ̂.
 
     Args:
-        n_steps: steps of the schedule, n: `len(sigmas) - 1`. The churn is spread over them.
+        n_steps: number of steps n of the schedule, `len(sigmas) - 1`, over which the churn is
+            spread.
         s_churn: amount of noise added and removed over a whole run; 0 is `Heun`.
         s_tmin: the lowest level at which noise is added.
-        s_tmax: the highest.
+        s_tmax: the highest level at which noise is added.
         s_noise: standard deviation of the noise.
 
     Raises:
-        PgmdiffError: no steps, or a negative amount, level or standard deviation.
+        PgmdiffError: there are no steps, or an amount, level or standard deviation is negative.
 
     Source: Karras et al., "Elucidating the design space of diffusion-based generative models",
     2022, Algorithm 2.
@@ -186,3 +174,21 @@ class EDM(Solver):
             x = state.x + added * noise(state.step, state.x)
             state = replace(state, x=x, sigma=(1 + gamma) * state.sigma)
         return Heun().step(score, state, sigma_next, noise)
+
+
+def _frozen(
+    x: Tensor,
+    denoised: Tensor,
+    sigma: float,
+    sigma_next: float,
+    eta: float,
+    draw: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Eq. (2), from σ to σ' with the denoised value held fixed; exact at σ' = 0 too."""
+    x = denoised + decay(sigma, sigma_next, eta) * (x - denoised)
+    return x + spread(sigma, sigma_next, eta) * draw(x) if eta and sigma_next else x
+
+
+def _check_eta(solver: SDE | DPMSolver2S) -> None:
+    if not solver.eta >= 0:
+        raise PgmdiffError(f"{type(solver).__name__}: expected eta >= 0, got {solver.eta}.")

@@ -1,9 +1,8 @@
-"""The sampling loop: a score, a schedule and a solver make samples."""
+"""The sampling loop, which draws samples from a score, a schedule and a solver."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
-from math import isclose, isfinite
+from math import isclose, isfinite, nan
 from typing import TypedDict
 
 import torch
@@ -20,9 +19,9 @@ __all__ = ["Step", "sample"]
 
 
 class Step(TypedDict):
-    """What a callback is given: the keys that k-diffusion's callbacks know, and the solver's state.
+    """What a callback receives: the keys of k-diffusion's callbacks, and the solver's state.
 
-    A run can be resumed from it, bit for bit: `sample(..., state=step["state"])`.
+    `sample(..., state=step["state"])` resumes the run from it bit for bit.
     """
 
     x: Tensor
@@ -34,7 +33,7 @@ class Step(TypedDict):
     denoised: Tensor
     """The denoised value of x."""
     state: State
-    """All that the solver knew before the step."""
+    """All that the solver knows before the step."""
 
 
 @torch.no_grad()
@@ -49,13 +48,12 @@ def sample(
     generator: Generator = None,
     callback: Callable[[Step], None] | None = None,
     progress: bool = False,
-    start: int = 0,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
     """Draws samples by running a solver down a schedule.
 
-    Runs without gradients; to differentiate through sampling, loop over `solver.step`.
+    The run is made without gradients; to differentiate through sampling, loop over `solver.step`.
 
     To vary given data rather than draw new ones (SDEdit; Meng et al., 2022), start in the middle:
     `sample(score, sigmas[k:], x=data + sigmas[k] * noise)`, or `sample(score, [0, *sigmas[k:]],
@@ -63,32 +61,32 @@ def sample(
 
     Args:
         score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`.
-        sigmas: noise levels, ending in a fall. Where they rise, noise of variance σ'² - σ² is
-            added and solvers of several steps begin anew: see `time_travel`.
-        x: the noised start at `sigmas[start]`, used as it is; or
+        sigmas: noise levels that end in a fall. Where they rise, noise of variance σ'² - σ² is
+            added and multistep solvers start afresh: see `time_travel`.
+        x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
         shape: `[batch, *event]` of a start drawn from N(0, sigmas[0]²). The true start is
-            q * N(0, σ²): choose sigmas[0] well above the size of the whole; or
-        state: resumes the run that this state is of, at its step: from a callback, or saved. Given
-            the same score, schedule, solver and seed, what follows is the same bit for bit.
-        solver: None: `UniPC()`, the ODE, one evaluation a step. Where a joint's rule
-            is only approximate `DPMSolver2M(eta=1.0, rho=7.0)` does better; figures:
+            q * N(0, σ²): choose sigmas[0] well above the size of the whole.
+        state: resumes the run from which this state comes (from a callback, or saved), at its
+            step. Given the same score, schedule, solver and seed, the rest of the run is the same
+            bit for bit.
+        solver: the stepping rule; `UniPC()`, the ODE with one evaluation per step, if None. Where a
+            joint's rule is only approximate, `DPMSolver2M(eta=1.0, rho=7.0)` does better; figures:
             `python -m benchmarks defaults`.
-        generator: an integer seed, a `torch.Generator`, or one of them a sample; None: fresh
-            entropy. Noise depends on seed, sample and step only; see `noise`.
+        generator: the source of the noise; see `pgmdiff.noise.Generator`. Noise depends only on the
+            seed, the sample and the step.
         callback: called with a `Step`, a dict, at every step down.
-        progress: shows a progress bar.
-        start: begins at this step of the schedule, with `x`. Solvers of several steps begin anew,
-            without the steps before: to resume them, give `state`.
-        dtype: of the state, at least float32; None: x's, or float32.
-        device: of the state; None: x's, or the CPU.
+        progress: whether to show a progress bar.
+        dtype: float32 or float64, for the state; that of x or of the state, or float32, if None.
+        device: where the state lives; where x or the state is, or the CPU, if None.
 
     Returns:
         The state at the last σ, `[batch, *event]`.
 
     Raises:
-        PgmdiffError: a schedule that stays, falls below 0 or ends in a rise, a half-precision
-            dtype, or a state that is of another schedule.
-        ShapeError: not exactly one of x, shape and state, or one generator too many or too few.
+        PgmdiffError: the schedule stays, falls below 0 or ends in a rise, the dtype is of half
+            precision, or the state belongs to another schedule.
+        ShapeError: not exactly one of x, shape and state is given, or the number of generators
+            is wrong.
 
     Example:
         >>> import torch
@@ -99,91 +97,44 @@ def sample(
         >>> sample(target.score, sigmas, shape=(5, 2), solver=Heun(), generator=0).shape
         torch.Size([5, 2])
     """
-    levels = _levels(sigmas)
-    given = [n for n, v in {"x": x, "shape": shape, "state": state}.items() if v is not None]
-    if len(given) != 1:
-        raise ShapeError(
-            f"sample: expected one of x=, shape= and state=, got {' and '.join(given) or 'none'}. "
-            "Give shape=(batch, *event) to draw the start."
-        )
-    if not callable(score):
+    levels = [float(sigma) for sigma in sigmas]
+    solver = UniPC() if solver is None else solver
+    _check_run(score, levels, solver)
+    _check_start(levels, x, shape, state)
+    given = x if state is None else state.x
+    dtype = dtype or (torch.float32 if given is None else given.dtype)
+    if dtype not in (torch.float32, torch.float64):
         raise PgmdiffError(
-            f"sample: expected a score, score(x, sigma), got {type(score).__name__}. Compose a "
-            "graph with scores first."
+            f"sample: the state must be float32 or float64, got {dtype}. Pass dtype=torch.float32; "
+            "cast inside the model if it needs half precision."
         )
-    solver = _checked_solver(solver)
-    if state is None:
-        state, noise = _begun(solver, levels, start, x, shape, generator, dtype, device)
+    if given is None:
+        like = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
+        noise = Noise.of(generator, len(like))
+        state = solver.init(levels[0] * noise(START, like), levels[0])
     else:
-        state, noise = _resumed(levels, start, state, generator, dtype, device)
+        noise = Noise.of(generator, len(given))
+        if state is None:
+            state = solver.init(given.to(dtype=dtype, device=device), levels[0])
+        else:
+            state = state.to(dtype, device)
     for sigma_next in tqdm(levels[state.step + 1 :], disable=not progress, desc="sampling"):
         if sigma_next > state.sigma:
-            state = _raised(solver, state, sigma_next, noise)
+            added = (sigma_next**2 - state.sigma**2) ** 0.5
+            raised = state.x + added * noise(RISE + state.step, state.x)
+            state = solver.init(raised, sigma_next, state.step + 1)
             continue
         after = solver.step(score, state, sigma_next, noise)
         if callback is not None and after.denoised is not None:
-            callback(_payload(state, after.denoised))
+            step = Step(
+                x=state.x, i=state.step, sigma=state.sigma, denoised=after.denoised, state=state
+            )
+            callback(step)
         state = after
     return state.x
 
 
-def _begun(
-    solver: Solver,
-    levels: list[float],
-    start: int,
-    x: Tensor | None,
-    shape: Sequence[int] | None,
-    generator: Generator,
-    dtype: torch.dtype | None,
-    device: torch.device | str | None,
-) -> tuple[State, Noise]:
-    _check_start(levels, start, x, shape)
-    dtype = _checked_dtype(dtype or (torch.float32 if x is None else x.dtype))
-    if x is not None:
-        x = x.to(dtype=dtype, device=device)
-        return solver.init(x, levels[start], start), Noise.of(generator, len(x))
-    like = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
-    noise = Noise.of(generator, len(like))
-    return solver.init(levels[0] * noise(START, like), levels[0]), noise
-
-
-def _resumed(
-    levels: list[float],
-    start: int,
-    state: State,
-    generator: Generator,
-    dtype: torch.dtype | None,
-    device: torch.device | str | None,
-) -> tuple[State, Noise]:
-    _check_state(levels, start, state)
-    state = _placed(state, _checked_dtype(dtype or state.x.dtype), device)
-    return state, Noise.of(generator, len(state.x))
-
-
-def _raised(solver: Solver, state: State, sigma: float, noise: Noise) -> State:
-    """U + √(σ'² - σ²) z: noised further, and without history."""
-    added = (sigma**2 - state.sigma**2) ** 0.5
-    x = state.x + added * noise(RISE + state.step, state.x)
-    return solver.init(x, sigma, state.step + 1)
-
-
-def _payload(state: State, denoised: Tensor) -> Step:
-    return Step(x=state.x, i=state.step, sigma=state.sigma, denoised=denoised, state=state)
-
-
-def _placed(state: State, dtype: torch.dtype, device: torch.device | str | None) -> State:
-    """The state and all it carries, in a dtype and on a device."""
-
-    def placed(x: Tensor) -> Tensor:
-        return x.to(dtype=dtype, device=device)
-
-    denoised = None if state.denoised is None else placed(state.denoised)
-    history = tuple((sigma, placed(past)) for sigma, past in state.history)
-    return replace(state, x=placed(state.x), denoised=denoised, history=history)
-
-
-def _levels(sigmas: Sequence[float]) -> list[float]:
-    levels = [float(sigma) for sigma in sigmas]
+def _check_run(score: Score, levels: list[float], solver: Solver) -> None:
     moving = all(a != b for a, b in pairwise(levels))
     sound = all(isfinite(level) and level >= 0 for level in levels)
     if len(levels) < 2 or not (sound and moving and levels[-1] < levels[-2]):
@@ -192,36 +143,34 @@ def _levels(sigmas: Sequence[float]) -> list[float]:
             f"fall at the end, got {levels[:3]}{' ...' if len(levels) > 3 else ''}. Use "
             "samplers.karras or log_linear."
         )
-    return levels
-
-
-def _checked_solver(solver: Solver | None) -> Solver:
-    if solver is None:
-        return UniPC()
+    if not callable(score):
+        raise PgmdiffError(
+            f"sample: expected a score, score(x, sigma), got {type(score).__name__}. Compose a "
+            "graph with scores first."
+        )
     if not isinstance(solver, Solver):
         raise PgmdiffError(
             f"sample: expected a solver such as Heun(), got {solver!r}. Make an instance of it."
         )
-    return solver
-
-
-def _checked_dtype(dtype: torch.dtype) -> torch.dtype:
-    if dtype not in (torch.float32, torch.float64):
-        raise PgmdiffError(
-            f"sample: the state must be float32 or float64, got {dtype}. Pass dtype=torch.float32; "
-            "cast inside the model if it needs half precision."
-        )
-    return dtype
 
 
 def _check_start(
-    levels: list[float], start: int, x: Tensor | None, shape: Sequence[int] | None
+    levels: list[float], x: Tensor | None, shape: Sequence[int] | None, state: State | None
 ) -> None:
-    if not 0 <= start < len(levels) - 1:
-        raise PgmdiffError(
-            f"sample: expected start from 0 to {len(levels) - 2}, a step of the schedule, "
-            f"got {start}."
+    given = [n for n, v in {"x": x, "shape": shape, "state": state}.items() if v is not None]
+    if len(given) != 1:
+        raise ShapeError(
+            f"sample: expected one of x=, shape= and state=, got {' and '.join(given) or 'none'}. "
+            "Give shape=(batch, *event) to draw the start."
         )
+    if state is not None:
+        there = levels[state.step] if 0 <= state.step < len(levels) else nan
+        if not isclose(there, state.sigma):
+            raise PgmdiffError(
+                f"sample: the state belongs to step {state.step} at σ = {state.sigma:.6g}, but the "
+                f"schedule of {len(levels) - 1} steps has σ = {there:.6g} there. Resume with the "
+                "schedule of the run."
+            )
     if x is not None and not isinstance(x, Tensor):
         raise ShapeError(
             f"sample: expected x, the noised start, as a tensor, got {type(x).__name__}. Convert "
@@ -229,16 +178,5 @@ def _check_start(
         )
     if shape is not None and not isinstance(shape, Sequence):
         raise ShapeError(f"sample: expected shape=(batch, *event), got {shape!r}.")
-    if x is None and (start or not levels[0]):
-        begins = f"start={start} begins within a run" if start else "sigmas[0] = 0 begins at data"
-        raise ShapeError(f"sample: {begins} and needs its state as x=.")
-
-
-def _check_state(levels: list[float], start: int, state: State) -> None:
-    known = 0 <= state.step < len(levels)
-    if not known or not isclose(levels[state.step], state.sigma) or start not in (0, state.step):
-        there = f"σ = {levels[state.step]:.6g} there" if known else f"{len(levels) - 1} steps"
-        raise PgmdiffError(
-            f"sample: the state is of step {state.step} at σ = {state.sigma:.6g}, but the schedule "
-            f"has {there} and start={start}. Resume with the schedule of the run, without start=."
-        )
+    if shape is not None and not levels[0]:
+        raise ShapeError("sample: sigmas[0] = 0 begins at data, which must be given as x=.")

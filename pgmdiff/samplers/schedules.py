@@ -1,8 +1,8 @@
-"""Noise levels: float64 Python floats that fall to 0.
+"""Schedules: noise levels, as Python floats in double precision, that fall to 0.
 
 σ is the time variable, in the data's units. Every family has `steps` positive levels from
-`sigma_max` down to `sigma_min`, then 0: equal steps of some function of σ, which is what sets it
-apart. `time_travel` makes schedules that rise in between, where the loop adds noise.
+`sigma_max` down to `sigma_min`, then 0. The levels take equal steps of a function of σ, in which
+the families differ. `time_travel` makes schedules that rise in between, where the loop adds noise.
 """
 
 import math
@@ -31,12 +31,12 @@ def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> 
 
     Args:
         steps: number of positive levels, and of solver steps.
-        sigma_min: the last positive level.
+        sigma_min: the last positive level, in the units of the data.
         sigma_max: the first level.
-        rho: larger puts more levels at low noise.
+        rho: ρ; larger values put more levels at low noise.
 
     Raises:
-        PgmdiffError: steps below 1, or not 0 < sigma_min < sigma_max.
+        PgmdiffError: steps is below 1, or 0 < sigma_min < sigma_max does not hold.
 
     Source: Karras et al., "Elucidating the design space of diffusion-based generative models",
     2022, Eq. 5.
@@ -57,19 +57,14 @@ def log_linear(steps: int, sigma_min: float, sigma_max: float) -> list[float]:
         σ_k = σ_max (σ_min / σ_max)^(k/(steps - 1))
 
     Args:
-        steps: number of positive levels, and of solver steps.
-        sigma_min: the last positive level, in the units of the data.
-        sigma_max: the first level.
-
-    Raises:
-        PgmdiffError: steps below 1, or not 0 < sigma_min < sigma_max.
+        steps, sigma_min, sigma_max: as for `karras`, with the same errors.
     """
     _check(steps, sigma_min, sigma_max)
     return _ended(np.geomspace(sigma_max, sigma_min, steps), sigma_min, sigma_max)
 
 
 def log_snr(steps: int, lowest: float, highest: float) -> list[float]:
-    """Equal steps in log SNR = -2 log σ: `log_linear` by its signal-to-noise ratios, then 0.
+    """Equal steps in log SNR = -2 log σ, then 0: `log_linear`, given by signal-to-noise ratios.
 
     Args:
         steps: number of positive levels, and of solver steps.
@@ -90,7 +85,7 @@ def cosine(steps: int, sigma_min: float, sigma_max: float, s: float = 0.008) -> 
     ᾱ_t = cos²(θ_t) / cos²(θ_0) with θ_t = (t + s) / (1 + s) · π/2.
 
     Args:
-        steps, sigma_min, sigma_max: as of `karras`.
+        steps, sigma_min, sigma_max: as for `karras`, with the same errors.
         s: offset of the start.
 
     Source: Nichol and Dhariwal, "Improved denoising diffusion probabilistic models", 2021, Eq. 17.
@@ -114,7 +109,7 @@ def variance_preserving(
     -log ᾱ_t = β_min t + ½ (β_max - β_min) t²: DDPM's linear β.
 
     Args:
-        steps, sigma_min, sigma_max: as of `karras`.
+        steps, sigma_min, sigma_max: as for `karras`, with the same errors.
         beta_min, beta_max: β at t = 0 and 1.
 
     Source: Song et al., "Score-based generative modeling through stochastic differential
@@ -132,49 +127,65 @@ def variance_preserving(
     return _equal_steps(steps, sigma_min, sigma_max, time=time, level=level)
 
 
-def from_scheduler(
-    scheduler: Any, *, sigma_max: float | None = None, flow: bool | None = None
-) -> list[float]:
-    """The levels a diffusers scheduler would visit, after its `set_timesteps`; 0 at the end.
+def from_scheduler(scheduler: Any, *, sigma_max: float | None = None) -> list[float]:
+    """The levels that a diffusers scheduler would visit after its `set_timesteps`, ending in 0.
 
-    Read from its `sigmas` (those of flows as σ / (1 - σ)), else from `alphas_cumprod` at its
-    `timesteps`, as √((1 - ᾱ) / ᾱ). A level that comes twice in a row is kept once, as are those of
-    second evaluations. diffusers is not imported: whatever has these attributes will do.
+    They are read from its `sigmas`, or else from `alphas_cumprod` at its `timesteps`, as
+    √((1 - ᾱ) / ᾱ). The sigmas of flows, (1 - σ) x_0 + σ ε, are read as σ / (1 - σ): a scheduler is
+    a flow if its config says so, or if it has no `alphas_cumprod` and no level above 1. A level
+    that occurs twice in a row, as those of second evaluations do, is kept once. diffusers is not
+    imported: any object with these attributes works.
 
     Args:
-        scheduler: a diffusers scheduler, or alike.
-        sigma_max: caps the levels: flows and zero terminal SNR begin at infinity.
-        flow: whether `sigmas` are those of a flow, (1 - σ) x_0 + σ ε; None: as its config says, or
-            where there is no `alphas_cumprod` and no level above 1.
+        scheduler: a diffusers scheduler, or an object like one.
+        sigma_max: a cap on the levels, which flows and zero terminal SNR require, since they begin
+            at infinity.
 
     Raises:
-        PgmdiffError: timesteps were not set, there is nothing to read, or a level is infinite.
+        PgmdiffError: timesteps were not set, there are no levels to read, or a level is infinite.
     """
     if getattr(scheduler, "num_inference_steps", 1) is None:
         raise PgmdiffError(
             "from_scheduler: the scheduler has no timesteps. Call its set_timesteps(n) first."
         )
-    cap = math.inf if sigma_max is None else float(sigma_max)
-    levels = [min(level, cap) for level in _scheduled(scheduler, flow)]
+    config = dict(getattr(scheduler, "config", {}))
+    names = "sigmas", "alphas_cumprod", "timesteps"
+    sigmas, alphas, timesteps = (getattr(scheduler, name, None) for name in names)
+    if sigmas is not None:
+        levels = [float(sigma) for sigma in sigmas]
+        bounded = alphas is None and "sigma_data" not in config and max(levels) <= 1
+        if config.get("use_flow_sigmas") or bounded:
+            levels = [_ratio(sigma, 1 - sigma) for sigma in levels]
+    elif alphas is not None and timesteps is not None:
+        visited = [float(alphas[int(t)]) for t in timesteps]
+        levels = [_ratio(1 - alpha, alpha) ** 0.5 for alpha in visited]
+    else:
+        raise PgmdiffError(
+            "from_scheduler: expected `sigmas`, or `alphas_cumprod` and `timesteps`, but "
+            f"{type(scheduler).__name__} has neither. Give the levels as a list instead."
+        )
+    levels = levels if sigma_max is None else [min(level, float(sigma_max)) for level in levels]
     if not all(map(math.isfinite, levels)):
         raise PgmdiffError(
-            "from_scheduler: a level is infinite: pure noise. Pass sigma_max=, well above the size "
-            "of the data."
+            "from_scheduler: a level is infinite, which is pure noise. Pass sigma_max=, well above "
+            "the size of the data."
         )
     kept = levels[:1] + [level for before, level in pairwise(levels) if level != before]
     return kept if kept[-1] == 0 else [*kept, 0.0]
 
 
 def time_travel(sigmas: Sequence[float], length: int, times: int = 1) -> list[float]:
-    """A schedule that goes every `length` steps again, `times` more times; the loop adds the noise.
+    """A schedule that repeats every stretch of `length` steps `times` times.
+
+    Each repetition rises to the start of its stretch, where the sampling loop adds the noise.
 
     Args:
-        sigmas: falling.
-        length: steps of a stretch; the last one may be shorter.
-        times: how often a stretch is repeated.
+        sigmas: a falling schedule.
+        length: number of steps in a stretch; the last one may be shorter.
+        times: number of repetitions.
 
     Raises:
-        PgmdiffError: a length below 1 or a negative number of times.
+        PgmdiffError: the length is below 1, or the number of times is negative.
 
     Source: Lugmayr et al., "RePaint: inpainting using denoising diffusion probabilistic models",
     2022.
@@ -196,25 +207,6 @@ def time_travel(sigmas: Sequence[float], length: int, times: int = 1) -> list[fl
     return travelled
 
 
-def _scheduled(scheduler: Any, flow: bool | None) -> list[float]:
-    """σ of a scheduler's levels, with repetitions, possibly infinite."""
-    config = dict(getattr(scheduler, "config", {}))
-    alphas, sigmas = (getattr(scheduler, name, None) for name in ("alphas_cumprod", "sigmas"))
-    if sigmas is not None:
-        levels = [float(sigma) for sigma in sigmas]
-        if flow is None:
-            bounded = alphas is None and "sigma_data" not in config and max(levels) <= 1
-            flow = bool(config.get("use_flow_sigmas")) or bounded
-        return [_ratio(sigma, 1 - sigma) for sigma in levels] if flow else levels
-    if alphas is None or getattr(scheduler, "timesteps", None) is None:
-        raise PgmdiffError(
-            "from_scheduler: expected `sigmas`, or `alphas_cumprod` and `timesteps`, but "
-            f"{type(scheduler).__name__} has neither. Give the levels yourself, as a list."
-        )
-    kept = [float(alphas[int(t)]) for t in scheduler.timesteps]
-    return [_ratio(1 - alpha, alpha) ** 0.5 for alpha in kept]
-
-
 def _ratio(noise: float, signal: float) -> float:
     return noise / signal if signal > 0 else math.inf
 
@@ -226,14 +218,14 @@ def _equal_steps(
     time: Callable[[float], float],
     level: Callable[[float], float],
 ) -> list[float]:
-    """Equal steps of time(σ), whose inverse is `level`."""
+    """Equal steps of time(σ), whose inverse is `level`, then 0."""
     _check(steps, sigma_min, sigma_max)
     times = np.linspace(time(sigma_max), time(sigma_min), steps).tolist()
     return _ended(np.array([level(t) for t in times]), sigma_min, sigma_max)
 
 
 def _ended(levels: "np.ndarray", sigma_min: float, sigma_max: float) -> list[float]:
-    """Exact ends, whatever the rounding in between, and the final 0."""
+    """The levels with exact ends, whatever the rounding in between, and the final 0."""
     sigmas = [float(level) for level in levels]
     if len(sigmas) > 1:
         sigmas[-1] = float(sigma_min)

@@ -2,7 +2,7 @@ r"""Sequential Monte Carlo along the path of the marginal rule's own densities.
 
 Under the paper's rule the score of Π_r q_σ(u_r)^{c_r} is known at every σ, but Eq. (1) driven by it
 does not follow these densities. Weighted particles do (Feynman-Kac, after Skreta et al.,
-"Feynman-Kac correctors in diffusion", 2025; counts of any sign, any η, since the Laplacians
+"Feynman-Kac correctors in diffusion", 2025; for counts of any sign and any η, since the Laplacians
 cancel):
 
     d log w = Σ_i g_i |dσ²|,      g_i = ½ (s_i² - Σ_{r ∋ i} c_r s_{r,i}²),
@@ -10,14 +10,14 @@ cancel):
 integrated by the trapezoidal rule. On a junction tree E[Σ_i g_i] = 0 under the target. The last
 density is the data's where the marginal rule is exact at σ = 0.
 
-Where a graph falls into connected components the density is a product over them. Every component
-then has weights of its own, and is resampled on its own: exact, and as good with a thousand
-components as with one. Parts of a connected graph must not be resampled apart: that breaks the
-seams.
+Where a graph falls into connected components the density is a product over them. Each component
+then has its own weights and is resampled separately: this is exact, and as good with a thousand
+components as with one. Parts of a connected graph must not be resampled separately, since that
+breaks the seams.
 
-Where weights collapse: the effective sample size, without resampling, in % of 2000 particles on a
-chain of Gaussian variables (η = 1, Karras 30 → 0.05, mean of 3 seeds; the seeds differ by factors
-of two and more below 50 %; `python -m benchmarks correctors`):
+Weights collapse on large graphs. The effective sample size without resampling, in % of 2000
+particles, on a chain of Gaussian variables (η = 1, Karras 30 → 0.05, mean of 3 seeds, which differ
+by factors of two and more below 50 %; `python -m benchmarks correctors`):
 
     variables                        3      6     12     24
     correlation 0.5   100 steps      98     94     85     71
@@ -25,10 +25,10 @@ of two and more below 50 %; `python -m benchmarks correctors`):
     correlation 0.9   100 steps      62     15      3     0.4
                      300 steps      67     33      4      2
 
-Its logarithm falls about in proportion to the number of variables; more steps help some. Resampling
-on the way (largest error of a covariance at correlation 0.9, 300 steps: 0.13 for 12 variables
-against 0.54 unweighted, 0.37 for 24 against 0.56) gives some of it back; but the sizes it reports
-afterwards, 70 % for 24 variables, tell nothing of what was lost before.
+Its logarithm falls about in proportion to the number of variables; more steps help a little.
+Resampling along the way regains part of it (largest error of a covariance at correlation 0.9, 300
+steps: 0.13 for 12 variables against 0.54 unweighted, 0.37 for 24 against 0.56), but the sizes
+reported afterwards, 70 % for 24 variables, do not show what was lost before.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,33 +47,35 @@ from pgmdiff.text import array, counted, described
 __all__ = ["Particles", "effective_sample_size", "sample_weighted", "systematic"]
 
 Potential = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""State `[n, *event]` and sigma `[n]` to score and Σ_i g_i, `[n]`. One of several components also
-has `components`, the component of every element, int64 `[*event]`, and `by_component`, a callable
-that sums each component's g_i on their own, `[n, C]`. `composition.FeynmanKac(joint)` is one."""
+"""State `[n, *event]` and sigma `[n]` to score and Σ_i g_i, `[n]`: `composition.FeynmanKac(joint)`.
+
+With several components it also has `components`, the component of every element, int64 `[*event]`,
+and `by_component`, a callable that returns the score and the sum of g_i per component, `[n, C]`.
+"""
 
 START, RESAMPLE, LAST = (1 << 62), (1 << 61), 3 << 61
-"""Where in the noise the start and the resamplings are drawn, beyond all steps."""
+"""Numbers of the draws of the start and of the resamplings, beyond all steps."""
 
 
 @dataclass(frozen=True)
 class Particles:
-    """Weighted samples. One component: a weight a particle. Several: a weight for each of them.
+    """Weighted samples, with one weight per particle and component.
 
-    Particle k holds a state of every component, which have nothing to do with each other: E[f] of a
+    Particle k holds a state of every component, and the components are independent: E[f] of a
     function f of one component's elements is Σ_k w_k f(x_k) with that component's weights w. For
-    anything of several components, and for whole samples, call `resampled`; the weights of whole
+    functions of several components, and for whole samples, call `resampled`; the weights of whole
     states are products over components and collapse with their number.
 
     Attributes:
         x: `[n, *event]`.
         components: the component of every element, 0 to C - 1: int64 `[*event]`.
-        component_log_weights: `[n, C]`, since a component's last resampling; normalised: the
-            exponentials of a column sum to 1.
+        component_log_weights: `[n, C]`, since a component's last resampling; normalised, so that
+            the exponentials of a column sum to 1.
         component_effective: `[steps, C]`, effective sample size of each component before each
             resampling decision.
         effective: effective sample size of whole states at the same times; with one component
             the same numbers.
-        n_resampled: how often particles were resampled, summed over components.
+        n_resampled: number of resamplings, summed over components.
 
     Example:
         >>> import torch
@@ -83,11 +85,12 @@ class Particles:
         >>> graph = graphs.FactorGraph.from_scopes({"f": ("a", "b"), "g": ("c", "d")})
         >>> data = gaussian.Gaussian(torch.zeros(4), torch.eye(4))
         >>> joint = compose(graph, gaussian.node_scores(graph, data))
-        >>> found = sample_weighted(FeynmanKac(joint), karras(20, 0.1, 9.0)[:-1], shape=(500, 4))
+        >>> sigmas = karras(20, 0.1, 9.0)[:-1]
+        >>> found = sample_weighted(FeynmanKac(joint), sigmas, shape=(500, 4), generator=0)
         >>> found.components.tolist(), tuple(found.component_log_weights.shape)
         ([0, 0, 1, 1], (500, 2))
-        >>> variances = (found.weights * found.x**2).sum(dim=0)  # of functions of one component
-        >>> samples = found.resampled(generator=1)  # whole states, alike in weight: [500, 4]
+        >>> variances = (found.weights * found.x**2).sum(dim=0)  # functions of one component
+        >>> samples = found.resampled(generator=1)  # whole states of equal weight: [500, 4]
     """
 
     x: Tensor
@@ -109,19 +112,19 @@ class Particles:
 
     @property
     def log_weights(self) -> Tensor:
-        """Of whole states, `[n]`: sums over components, normalised."""
+        """Log-weights of whole states, `[n]`: sums over components, normalised."""
         return self.component_log_weights.sum(dim=1).log_softmax(dim=0)
 
     @property
     def weights(self) -> Tensor:
-        """Of every element, that of its component: `[n, *event]`, summing to 1 over particles."""
+        """The weight of every element's component: `[n, *event]`, summing to 1 over particles."""
         return self.component_log_weights.exp()[:, self.components]
 
-    def resampled(self, generator: Generator = 0) -> Tensor:
-        """Whole states of equal weight, `[n, *event]`: every component is resampled on its own.
+    def resampled(self, generator: Generator = None) -> Tensor:
+        """Whole states of equal weight, `[n, *event]`; every component is resampled separately.
 
         Args:
-            generator: of the resampling; as of `sample`.
+            generator: the source of the resampling, as for `sample`; a sequence has length one.
         """
         uniforms = _uniforms(Noise.of(generator, 1), LAST, self.component_log_weights)
         chosen = systematic(self.component_log_weights, uniforms)
@@ -136,7 +139,7 @@ def sample_weighted(
     shape: Sequence[int],
     eta: float = 1.0,
     threshold: float = 0.5,
-    generator: Generator = 0,
+    generator: Generator = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
     progress: bool = False,
@@ -145,17 +148,18 @@ def sample_weighted(
 
     Args:
         potential: score and weight rates, such as `composition.FeynmanKac(joint)`.
-        sigmas: decreasing, to a last value above 0 (the rate is a difference of squares, without
-            bound at σ = 0 for data on a manifold).
+        sigmas: decreasing noise levels that end above 0 (the rate is a difference of squares, which
+            is unbounded at σ = 0 for data on a manifold).
         shape: `[n, *event]`, n particles; they start from N(0, sigmas[0]²).
-        eta: of Eq. (1).
-        threshold: resample a component when its effective sample size falls below this share of n.
-        generator: as of `sample`.
-        dtype, device, progress: as of `sample`.
+        eta: η of Eq. (1).
+        threshold: a component is resampled when its effective sample size falls below this share of
+            n.
+        generator: as for `sample`, with one per particle if it is a sequence.
+        dtype, device, progress: as for `sample`.
 
     Raises:
-        PgmdiffError: a schedule that does not decrease to above 0, or a negative eta.
-        ShapeError: components or rates of another shape than the state's.
+        PgmdiffError: the schedule does not decrease to a value above 0, or eta is negative.
+        ShapeError: components or rates do not have the state's shape.
     """
     levels = [float(sigma) for sigma in sigmas]
     falling = all(a > b for a, b in pairwise(levels))
@@ -169,61 +173,36 @@ def sample_weighted(
     noise = Noise.of(generator, len(like))
     x = levels[0] * noise(START, like)
     score, rates = evaluate(x, per_sample(levels[0], x))
-    _check_rates(rates, components)
-    cloud = _Cloud(x, score, rates, torch.zeros_like(rates))
+    if rates.ndim != 2 or int(components.max()) + 1 != rates.shape[1]:
+        raise ShapeError(
+            f"sample_weighted: expected rates [n, {int(components.max()) + 1}], one per component, "
+            f"got {tuple(rates.shape)}. Number the components 0, 1, ... without gaps."
+        )
+    log_weights = torch.zeros_like(rates)
+    stay = torch.arange(len(x), device=x.device)[:, None]
     effective, whole, n_resampled = [], [], 0
     pairs = list(pairwise(levels))
     for step, (sigma, sigma_next) in enumerate(tqdm(pairs, disable=not progress, desc="SMC")):
-        cloud = cloud.moved(evaluate, sigma, sigma_next, eta, noise(step, x))
-        effective.append(_effective(cloud.log_weights))
-        whole.append(effective_sample_size(cloud.log_weights.sum(dim=1)))
+        fall = sigma**2 - sigma_next**2  # Euler-Maruyama in σ², to which the weights belong
+        x = x + 0.5 * (1 + eta**2) * fall * score + eta * fall**0.5 * noise(step, x)
+        before = rates
+        score, rates = evaluate(x, per_sample(sigma_next, x))
+        log_weights = log_weights + 0.5 * (before + rates) * fall
+        effective.append(_effective(log_weights))
+        whole.append(effective_sample_size(log_weights.sum(dim=1)))
         low = effective[-1] < threshold * len(x)
         if low.any() and step < len(pairs) - 1:
-            uniforms = _uniforms(noise, RESAMPLE + step, cloud.log_weights)
-            cloud = cloud.resampled(low, uniforms, components)
+            uniforms = _uniforms(noise, RESAMPLE + step, log_weights)
+            chosen = torch.where(low, systematic(log_weights, uniforms), stay)
+            x, score = (_gathered(each, chosen, components) for each in (x, score))
+            rates, log_weights = rates.gather(0, chosen), torch.where(low, 0, log_weights)
             n_resampled += int(low.sum())
-    return Particles(
-        cloud.x,
-        components,
-        cloud.log_weights.log_softmax(dim=0),
-        torch.stack(effective),
-        tuple(whole),
-        n_resampled,
-    )
-
-
-@dataclass(frozen=True)
-class _Cloud:
-    """Particles on their way: x and score `[n, *event]`, rates and log_weights `[n, C]`."""
-
-    x: Tensor
-    score: Tensor
-    rates: Tensor
-    log_weights: Tensor
-
-    def moved(
-        self, evaluate: Potential, sigma: float, sigma_next: float, eta: float, z: Tensor
-    ) -> "_Cloud":
-        """One step of Eq. (1), Euler-Maruyama in σ²: the one that the weights belong to."""
-        fall = sigma**2 - sigma_next**2
-        x = self.x + 0.5 * (1 + eta**2) * fall * self.score + eta * fall**0.5 * z
-        score, rates = evaluate(x, per_sample(sigma_next, x))
-        return _Cloud(x, score, rates, self.log_weights + 0.5 * (self.rates + rates) * fall)
-
-    def resampled(self, low: Tensor, uniforms: Tensor, components: Tensor) -> "_Cloud":
-        """The components that are `low` drawn anew by weight, the others as they are."""
-        stay = torch.arange(len(self.x), device=self.x.device)[:, None]
-        chosen = torch.where(low, systematic(self.log_weights, uniforms), stay)
-        return _Cloud(
-            _gathered(self.x, chosen, components),
-            _gathered(self.score, chosen, components),
-            self.rates.gather(0, chosen),
-            torch.where(low, 0, self.log_weights),
-        )
+    log_weights = log_weights.log_softmax(dim=0)
+    return Particles(x, components, log_weights, torch.stack(effective), tuple(whole), n_resampled)
 
 
 def effective_sample_size(log_weights: Tensor) -> float:
-    """(Σ w)² / Σ w², from 1 to n: how many equally weighted particles say as much.
+    """(Σ w)² / Σ w², from 1 to n: the number of equally weighted particles that are as accurate.
 
     Args:
         log_weights: `[n]`, up to a constant.
@@ -231,23 +210,24 @@ def effective_sample_size(log_weights: Tensor) -> float:
     return float(_effective(log_weights))
 
 
-def systematic(log_weights: Tensor, uniform: float | Tensor) -> Tensor:
-    """Systematic resampling: indices `[n]`, each about n w_k times (Carpenter et al., 1999).
+def systematic(log_weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Systematic resampling: indices `[n, C]`, each about n w_k times per column.
 
     Args:
-        log_weights: `[n]`, not necessarily normalised; or `[n, C]`, to resample every column.
-        uniform: one number in [0, 1); or `[C]` of them, one a column.
+        log_weights: `[n, C]`, not necessarily normalised.
+        uniforms: one number in [0, 1) per column, `[C]`.
+
+    Source: Carpenter, Clifford, Fearnhead, "Improved particle filter for nonlinear problems", 1999.
     """
     n = len(log_weights)
     counting = torch.arange(n, device=log_weights.device, dtype=torch.float64)
-    places = (counting.reshape(n, *[1] * (log_weights.ndim - 1)) + uniform) / n
+    places = (counting[:, None] + uniforms) / n
     cumulative = log_weights.double().softmax(dim=0).cumsum(dim=0)
-    rows = (part.movedim(0, -1).contiguous() for part in (cumulative, places))
-    return torch.searchsorted(*rows).clamp(max=n - 1).movedim(-1, 0)
+    return torch.searchsorted(cumulative.T.contiguous(), places.T.contiguous()).clamp(max=n - 1).T
 
 
 def _by_component(potential: Potential, like: Tensor) -> tuple[Potential, Tensor]:
-    """Score and rates `[n, C]`, and the component of every element."""
+    """The potential with rates `[n, C]`, and the component of every element."""
     zeros = torch.zeros(like.shape[1:], dtype=torch.int64, device=like.device)
     several = getattr(potential, "by_component", None)
     if several is None:
@@ -267,15 +247,6 @@ def _by_component(potential: Potential, like: Tensor) -> tuple[Potential, Tensor
     return several, components
 
 
-def _check_rates(rates: Tensor, components: Tensor) -> None:
-    """Raises a `ShapeError` unless there is one rate a component."""
-    if rates.ndim != 2 or int(components.max()) + 1 != rates.shape[1]:
-        raise ShapeError(
-            f"sample_weighted: expected rates [n, {int(components.max()) + 1}], one a component, "
-            f"got {tuple(rates.shape)}. Number the components 0, 1, ... without gaps."
-        )
-
-
 def _effective(log_weights: Tensor) -> Tensor:
     """Effective sample size of `[n]` or of every column of `[n, C]`."""
     twice = 2 * torch.logsumexp(log_weights, 0) - torch.logsumexp(2 * log_weights, 0)
@@ -283,7 +254,7 @@ def _effective(log_weights: Tensor) -> Tensor:
 
 
 def _uniforms(noise: Noise, number: int, log_weights: Tensor) -> Tensor:
-    """One uniform number a component, `[C]`, of the first particle's noise."""
+    """One uniform number per component, `[C]`, from the first particle's noise."""
     drawn = Noise(noise.keys[:1])(number, torch.empty_like(log_weights[:1]))
     uniforms: Tensor = torch.special.ndtr(drawn[0])
     return uniforms

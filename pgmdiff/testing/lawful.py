@@ -12,6 +12,7 @@ import networkx as nx
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs import FactorGraph, RegionGraph
+from pgmdiff.noise import Generator, seed_of
 from pgmdiff.testing import laws
 from pgmdiff.testing.laws import LawBroken, NotApplicable, Subject
 from pgmdiff.text import counted, described
@@ -48,7 +49,7 @@ class Checked:
 def assert_lawful(
     graph: "FactorGraph | RegionGraph | nx.Graph",
     *,
-    seed: int = 0,
+    generator: Generator = None,
     only: Iterable[str] | None = None,
 ) -> Checked:
     """Checks a graph against every law that must hold for it.
@@ -58,7 +59,8 @@ def assert_lawful(
 
     Args:
         graph: of any kind; networkx's are converted.
-        seed: of the random Gaussians, mixtures and relabellings.
+        generator: the source of the random Gaussians, mixtures and relabellings, as for
+            `sample`; give an integer to make a failure reproducible.
         only: names of laws to check, of `LAWS`; None: all.
 
     Returns:
@@ -78,7 +80,7 @@ def assert_lawful(
         pgmdiff.testing.laws.LawBroken: counts_sum_to_one: element 2 is in 'a' (+1), 'b' (+1): the \
 counts sum to 2, expected 1.
     """
-    subject = Subject(_graph(graph), seed)
+    subject = Subject(_graph(graph), seed_of(generator, "assert_lawful"))
     passed, skipped = [], {}
     chosen = [only] if isinstance(only, str) else LAWS if only is None else only
     for name in chosen:

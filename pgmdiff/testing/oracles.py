@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph, RegionGraph
+from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import per_sample
 from pgmdiff.text import counted, described
 
@@ -230,8 +231,9 @@ class ModeChain:
             "single": GaussianMixture(self.table.sum(dim=1), single),
         }
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    def sample(self, n: int, generator: Generator = None) -> Tensor:
         """Independent draws of the clean chain, `[n, length]`, in float64."""
+        generator = torch_generator(generator, "ModeChain.sample")
         start = self.table.sum(dim=1)
         labels = [torch.multinomial(start.expand(n, -1), 1, generator=generator)[:, 0]]
         noise = SPREAD**0.5 * torch.randn(n, self.length, dtype=torch.float64, generator=generator)

@@ -1,4 +1,4 @@
-r"""Training the pieces' models.
+r"""Training the models of pieces: crops of data, and the denoising loss.
 
 A factor model and the models of its overlaps must be marginals of one distribution. DiffCollage's
 Algorithm 6 gets them from one network trained on crops of several sizes, cut from the same data:
@@ -16,31 +16,36 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError
-from pgmdiff.noise import Seed, torch_generator
+from pgmdiff.noise import Generator, torch_generator
+from pgmdiff.scores.adapters import beside
 
 __all__ = ["denoising_loss", "random_crops"]
 
 
-def random_crops(image: Tensor, shape: Sequence[int], n: int, *, generator: Seed = None) -> Tensor:
+def random_crops(
+    image: Tensor, shape: Sequence[int], n: int, *, generator: Generator = None
+) -> Tensor:
     """Cuts `n` uniformly placed crops out of one image.
 
     Args:
         image: `[channels, height, width]`.
         shape: `(height, width)` of a crop, in pixels.
-        n: how many.
-        generator: of the places: a seed, a `torch.Generator`, or None for fresh entropy.
+        n: number of crops.
+        generator: the source of the places, one stream for all crops; see
+            `pgmdiff.noise.Generator`.
 
     Returns:
         `[n, channels, *shape]`.
 
     Raises:
         ShapeError: a crop is larger than the image.
+        PgmdiffError: the generator is a sequence.
     """
     height, width = (side - crop + 1 for side, crop in zip(image.shape[-2:], shape, strict=True))
     if height < 1 or width < 1:
         raise ShapeError(
             f"random_crops: expected a crop no larger than the image {tuple(image.shape[-2:])}, "
-            f"got {tuple(shape)}. Ask for smaller crops."
+            f"got {tuple(shape)}. Cut smaller crops."
         )
     generator = torch_generator(generator, "random_crops")
     top = torch.randint(height, (n,), generator=generator)
@@ -57,20 +62,26 @@ def denoising_loss(
     sigma_data: float,
     p_mean: float = -1.2,
     p_std: float = 1.2,
-    generator: torch.Generator,
+    generator: Generator = None,
 ) -> Tensor:
     """The weighted denoising error of a batch, averaged over its entries; see the module's formula.
 
     Args:
         denoise: `denoise(x, sigma)`, x `[batch, *shape]`, sigma `[batch]`.
         clean: `[batch, *shape]`.
-        sigma_data: standard deviation of the data.
+        sigma_data: standard deviation σ_d of the data.
         p_mean, p_std: mean and standard deviation of ln σ.
-        generator: of the noise levels and the noise; it advances, so that every step has others.
+        generator: the source of the noise levels and the noise, one stream for the batch; see
+            `pgmdiff.noise.Generator`. In a training loop give a `torch.Generator` or None: an
+            integer would repeat the same noise at every step.
+
+    Raises:
+        PgmdiffError: the generator is a sequence.
     """
+    generator = torch_generator(generator, "denoising_loss")
     normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)
     sigma = (p_mean + p_std * normal).exp().to(clean.device)
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
-    s = sigma.reshape(-1, *[1] * (clean.ndim - 1))
+    s = beside(sigma, clean)
     weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
     return (weight * (denoise(clean + s * noise, sigma) - clean) ** 2).mean()

@@ -7,7 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pgmdiff import Average, GraphError, Marginal, ShapeError, compose
+from pgmdiff import Average, GraphError, Marginal, ShapeError, compose, fit_covariances
 from pgmdiff.composition.rules import Rule
 from pgmdiff.diagnostics.advice import LIMIT, Advice, Prediction, advise, window_candidates
 from pgmdiff.gaussian import (
@@ -112,7 +112,7 @@ def test_indefinite_loops_have_no_posterior() -> None:
         assert (row.posterior < math.inf) == fine == (row.note == "")
         if not fine:
             smallest = (1 - (n - 2) * rho) / (1 + rho)
-            assert f"indefinite (smallest eigenvalue {smallest:.2g})" in str(advice)
+            assert f"indefinite (smallest eigenvalue {smallest:.2g})" in row.note
             assert "the posterior rule has no result (see the note)." in advice.sentence
 
 
@@ -149,7 +149,7 @@ def test_the_issue_is_answered() -> None:
     assert advice.sentence == (
         "With window 16, overlap 2 the marginal rule loses 0.031 nats per element; with an "
         "overlap longer by 6 (window 16, overlap 8), at 1.4 times the evaluations, it loses 0.0057 "
-        "nats; the posterior rule loses none."
+        "nats per element; the posterior rule loses nothing."
     )
     lines = str(advice).splitlines()
     assert all(len(line) <= 96 for line in lines)
@@ -174,7 +174,8 @@ def row(
 SENTENCES = {
     "alone": (
         [row("g", 0.5, 80, None, posterior=0.25)],
-        "With g the marginal rule loses 0.5 nats per element; the posterior rule loses 0.25 nats.",
+        "With g the marginal rule loses 0.5 nats per element; the posterior rule "
+        "loses 0.25 nats per element.",
     ),
     "fine": (
         [row("g", 0.005, 80, (1,)), row("h", 0.001, 160, (4,))],
@@ -183,27 +184,29 @@ SENTENCES = {
     "fine, and cheaper": (
         [row("g", 0.005, 160, (4,)), row("h", 0.008, 80, (3,))],
         "With g the marginal rule loses 0.005 nats per element, within the tolerance of 0.01; with "
-        "an overlap shorter by 1 (h), at 0.5 times the evaluations, it loses 0.008 nats.",
+        "an overlap shorter by 1 (h), at 0.5 times the evaluations, it loses 0.008 nats per "
+        "element.",
     ),
     "none is fine": (
         [row("g", 0.5, 80, (1,)), row("h", 0.1, 160, (4,))],
         "With g the marginal rule loses 0.5 nats per element; no other graph here stays within "
-        "0.01; the posterior rule loses none.",
+        "0.01; the posterior rule loses nothing.",
     ),
     "the cheapest of several": (
         [row("g", 0.5, 80, (1, 1)), row("h", 0, 320, (4, 4)), row("k", 0, 240, (2, 2))],
         "With g the marginal rule loses 0.5 nats per element; with an overlap longer by 1 (k), at "
-        "3 times the evaluations, it loses none; the posterior rule loses none.",
+        "3 times the evaluations, it loses nothing; the posterior rule loses nothing.",
     ),
     "another window": (
         [row("g", 0.5, 80, (1,)), row("h", 0.01, 120, (1,), window=(12,), evaluations=5)],
         "With g the marginal rule loses 0.5 nats per element; with h, at 0.5 times the evaluations "
-        "and 1.5 times the elements, it loses 0.01 nats; the posterior rule loses none.",
+        "and 1.5 times the elements, it loses 0.01 nats per element; the posterior "
+        "rule loses nothing.",
     ),
     "overlaps that differ in different ways": (
         [row("g", 0.5, 80, (1, 2)), row("h", 0, 160, (4, 4))],
         "With g the marginal rule loses 0.5 nats per element; with h, at 2 times the evaluations, "
-        "it loses none; the posterior rule loses none.",
+        "it loses nothing; the posterior rule loses nothing.",
     ),
 }
 
@@ -242,7 +245,7 @@ def test_what_cannot_be_advised_on_is_named() -> None:
         advise(chain(5), q)
     with pytest.raises(ShapeError, match="singular"):
         advise(chain(6), Gaussian.fit(q.sample(3, torch.Generator().manual_seed(0))))
-    with pytest.raises(ShapeError, match=r"of a mixture Gaussian\(q.mean, q.covariance\)"):
+    with pytest.raises(ShapeError, match=r"for a mixture Gaussian\(q.mean, q.covariance\)"):
         advise(chain(6), GaussianMixture(torch.ones(1), [q]))  # type: ignore[arg-type]
     with pytest.raises(GraphError, match="belong to one graph, got 2"):
         advise({"a": chain(6), "b": cycle(6)}, {})
@@ -251,3 +254,25 @@ def test_what_cannot_be_advised_on_is_named() -> None:
     invalid = RegionGraph.from_regions({"f": [0, 1]}, {"f": 2}, event_shape=(2,))
     with pytest.raises(GraphError, match="must sum to 1"):
         advise(invalid, ar1(2, 0.5))
+
+
+def test_states_and_fitted_covariances_are_accepted() -> None:
+    graph, states = chain(6), ar1(6, 0.8).sample(4000, 0)
+    by_fit = advise(graph, Gaussian.fit(states)).rows[0]
+    assert advise(graph, states).rows[0] == by_fit
+    fitted = advise(graph, fit_covariances(graph, states)).rows[0]
+    assert fitted.marginal == pytest.approx(by_fit.marginal, rel=0.05)
+    with pytest.raises(ShapeError, match=r"Gaussian\.fit"):
+        advise(graph, "states")
+    with pytest.raises(
+        ShapeError, match=r"at least two states \[n, 6\], got a tensor of \(4000, 5\)"
+    ):
+        advise(graph, states[:, :5])
+
+
+def test_a_bar_is_shown_only_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    for progress in (False, True):
+        advise(chain(3), ar1(3, 0.5), progress=progress)
+        shown = capsys.readouterr()
+        assert ("advice" in shown.err) == progress
+        assert shown.out == ""

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import ShapeError, check_consistency
+from pgmdiff import ScoreError, ShapeError, check_consistency
 from pgmdiff.gaussian import Gaussian, node_scores
-from pgmdiff.graphs import chain, tiles
+from pgmdiff.graphs import FactorGraph, chain, tiles
 from tests.helpers import ar1
 
 SIGMAS = (0.1, 0.5, 1.0, 3.0)
@@ -36,7 +36,7 @@ def test_true_marginals_are_consistent(seed: int) -> None:
 )
 def test_a_wrong_overlap_is_found(wrong: Gaussian) -> None:
     scores = {(4,): WINDOW.score, (2,): wrong.score}
-    found = check_consistency(tiles((12,), 4, 2), scores, DATA, SIGMAS)
+    found = check_consistency(tiles((12,), 4, 2), scores, DATA, SIGMAS, generator=0)
     assert not found.consistent
     assert "not a marginal" in {row.verdict for row in found.rows}
     assert "train both on crops" in str(found)
@@ -47,14 +47,14 @@ def test_a_piece_that_lags_is_found() -> None:
         return Gaussian(torch.zeros(4).double(), torch.eye(4).double()).score(x, sigma)
 
     scores = {(4,): bad, (2,): OVERLAP.score}
-    found = check_consistency(tiles((12,), 4, 2), scores, DATA, (1.0,))
+    found = check_consistency(tiles((12,), 4, 2), scores, DATA, (1.0,), generator=0)
     assert [row.verdict for row in found.rows] == ["piece lags"]
     assert "train the piece's model further" in str(found)
 
 
 def test_rows_name_models() -> None:
     scores = {(4,): WINDOW.score, (2,): OVERLAP.score}
-    (row,) = check_consistency(tiles((12,), 4, 2), scores, DATA, (1.0,)).rows
+    (row,) = check_consistency(tiles((12,), 4, 2), scores, DATA, (1.0,), generator=0).rows
     assert (row.piece, row.overlap) == ("(4,)", "(2,)")
 
 
@@ -64,5 +64,35 @@ def test_nothing_to_compare_and_bad_data() -> None:
         check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA[:, :5])
     with pytest.raises(ShapeError, match="expected data"):
         check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA[:1])
+    with pytest.raises(ShapeError, match=r"got torch\.int64"):
+        check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA.long())
     with pytest.raises(ShapeError, match="not finite"):
         check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA * float("nan"))
+
+
+def test_a_model_that_returns_nan_is_not_consistent() -> None:
+    graph, q = FactorGraph.from_scopes({"f": ("x", "y"), "g": ("y", "z")}), ar1(3, 0.8)
+    broken = dict(node_scores(graph, q)) | {"f": lambda x, sigma: x * float("nan")}
+    with pytest.raises(ScoreError, match="node 'f' is not finite"):
+        check_consistency(graph, broken, q.sample(40, 0))
+
+
+def test_rows_name_the_regions_of_unnamed_models() -> None:
+    wide = Gaussian(torch.zeros(2), 9 * torch.eye(2))
+    good = Gaussian(torch.zeros(2), torch.eye(2))
+    scores = {"f0": good.score, "f2": good.score, "f1": wide.score, "f3": wide.score}
+    scores |= {f"x{i}": Gaussian(torch.zeros(()), torch.ones(1, 1)).score for i in range(1, 4)}
+    data = torch.randn(400, 5, generator=torch.Generator().manual_seed(1))
+    rows = check_consistency(chain(5), scores, data, (1.0,), generator=0).rows
+    verdicts = {(row.piece, row.verdict) for row in rows}
+    assert ("f1 … (+1)", "piece lags") in verdicts
+    assert {v for piece, v in verdicts if piece.startswith("f0")} == {"consistent"}
+
+
+def test_a_bar_is_shown_only_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    graph = tiles((12,), 4, 2)
+    for progress in (False, True):
+        check_consistency(graph, node_scores(graph, Q), DATA, progress=progress)
+        shown = capsys.readouterr()
+        assert ("consistency" in shown.err) == progress
+        assert shown.out == ""

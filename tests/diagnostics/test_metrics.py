@@ -21,6 +21,8 @@ def test_seam_ratio_sees_a_step_where_it_is() -> None:
     assert seam_ratio(ring, [0, 2]) == pytest.approx(1 / 3), "column 0 of an open strip is no seam"
     with pytest.raises(ShapeError, match="some seams"):
         seam_ratio(ring, [0])
+    with pytest.raises(ShapeError, match="within 0 to 3"):
+        seam_ratio(ring, [99])
 
 
 def test_frechet_distance_of_gaussians() -> None:

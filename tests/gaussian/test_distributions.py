@@ -1,8 +1,18 @@
+"""Gaussians, and what all distributions with closed forms share."""
+
+import numpy as np
 import pytest
 import torch
 
-from pgmdiff import ShapeError, compose
-from pgmdiff.gaussian import Gaussian, bethe_entropy, kl_divergence, node_scores
+from pgmdiff import Evidence, PgmdiffError, ShapeError, compose, gaussian
+from pgmdiff.gaussian import (
+    Gaussian,
+    GaussianMixture,
+    bethe_entropy,
+    kl_divergence,
+    node_covariances,
+    node_scores,
+)
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.testing import markov_gaussian
 from tests.helpers import ar1
@@ -71,6 +81,103 @@ def test_scores_come_in_the_dtype_of_the_state(dtype: torch.dtype, own: torch.dt
     torch.testing.assert_close(joint(u, 0.5), reference, rtol=1e-4, atol=1e-5)
 
 
+def test_a_fit_of_float32_may_be_widened() -> None:
+    smooth = torch.ones(12, 12).double() + 1e-7 * torch.eye(12)
+    states = Gaussian(torch.zeros(12).double(), smooth).sample(300, 0).float()
+    fitted = Gaussian.fit(states)
+    assert fitted.covariance.dtype == torch.float32
+    wide = Gaussian(fitted.mean.double(), fitted.covariance.double())
+    exact = Gaussian.fit(states.double()).covariance
+    assert torch.linalg.eigvalsh(wide.covariance)[0] >= 0
+    assert (wide.covariance - exact).abs().max() < 1e-5
+
+
+def test_ar1_is_the_stationary_autoregression() -> None:
+    """u_i = ρ u_{i-1} + √(1 - ρ²) ε_i: u = L ε with L lower triangular, and Σ = L Lᵀ."""
+    for rho in (-0.6, 0.0, 0.9):
+        q, root = gaussian.ar1(6, rho), torch.zeros(6, 6, dtype=torch.float64)
+        for i in range(6):
+            for j in range(i + 1):
+                root[i, j] = rho ** (i - j) * (1 if j == 0 else (1 - rho**2) ** 0.5)
+        torch.testing.assert_close(q.covariance, root @ root.T)
+        assert q.mean.equal(torch.zeros(6, dtype=torch.float64))
+    with pytest.raises(ShapeError, match="not positive semi-definite"):
+        gaussian.ar1(3, 1.5)
+
+
+PAIR = ar1(2, 0.8)
+MIXTURE = GaussianMixture(
+    torch.tensor([0.25, 0.75]), [PAIR, Gaussian(PAIR.mean + 2, torch.eye(2).double())]
+)
+
+
+@pytest.mark.parametrize("q", [PAIR, MIXTURE])
+def test_a_distribution_is_a_score(q: Gaussian | GaussianMixture) -> None:
+    u = q.sample(4, 0)
+    assert torch.equal(q(u, 0.5), q.score(u, 0.5))
+    graph, one = chain(3, factor_model="pair", variable_model="one"), q.marginal(torch.tensor(0))
+    x = torch.cat([u, u[:, :1]], dim=1)
+    itself, method = (
+        compose(graph, scores)(x, 0.7)
+        for scores in ({"pair": q, "one": one}, {"pair": q.score, "one": one.score})
+    )
+    assert torch.equal(itself, method)
+
+
+def test_the_density_of_a_composed_distribution_is_found() -> None:
+    graph, q = chain(3), ar1(3, 0.8)
+    models = {name: q.marginal(graph.elements(name)) for name in ("f0", "f1", "x1")}
+    joint = compose(graph, models, rule=Evidence(node_covariances(graph, q)))
+    u = q.sample(4, 0)
+    torch.testing.assert_close(joint.log_density(u, 0.5), q.log_density(u, 0.5))
+
+
+@pytest.mark.parametrize("q", [PAIR, MIXTURE])
+def test_a_density_may_be_narrower_or_wider_than_its_state(q: Gaussian | GaussianMixture) -> None:
+    wide = q.sample(5, 0)
+    expected = q.log_density(wide, 0.5)
+    torch.testing.assert_close(
+        q.log_density(wide.float(), 0.5).double(), expected, rtol=1e-5, atol=1e-5
+    )
+    narrow = Gaussian(PAIR.mean.float(), PAIR.covariance.float())
+    torch.testing.assert_close(
+        narrow.log_density(wide, 0.5), PAIR.log_density(wide, 0.5), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_a_seed_or_a_generator_makes_draws() -> None:
+    again = torch.Generator().manual_seed(7)
+    assert torch.equal(PAIR.sample(4, 7), PAIR.sample(4, again))
+    assert torch.equal(PAIR.sample(4, 7), PAIR.sample(4, np.int64(7)))
+    assert torch.equal(MIXTURE.sample(4, 7), MIXTURE.sample(4, again.manual_seed(7)))
+    state = torch.get_rng_state()
+    assert not torch.equal(PAIR.sample(4), PAIR.sample(4)), "None is fresh entropy"
+    assert torch.equal(torch.get_rng_state(), state), "the global state is left alone"
+
+
+WRONG = {
+    "a state without a batch": (
+        lambda: PAIR.score(torch.zeros(2), 1.0),
+        r"\[batch, 2\], got \(2,\)\. .*u\[None\]",
+    ),
+    "a mixture's state": (lambda: MIXTURE.score(torch.zeros(2, 4), 1.0), r"\[batch, 2\]"),
+    "a sigma too many": (lambda: PAIR.score(torch.zeros(2, 2), torch.ones(4)), "each of 2 samples"),
+    "a mean of integers": (
+        lambda: Gaussian(torch.ones(3, dtype=torch.int64), torch.eye(3)),
+        "mean as a floating-point",
+    ),
+    "a seed of a string": (lambda: PAIR.sample(3, "seed"), "Gaussian.sample: expected generator="),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_bad_input_is_explained(wrong: str) -> None:
+    call, message = WRONG[wrong]
+    with pytest.raises(PgmdiffError, match=message) as raised:
+        call()
+    assert "\n" not in str(raised.value)
+
+
 def test_bad_gaussians_are_named() -> None:
     with pytest.raises(ShapeError, match=r"expected a covariance \[3, 3\]"):
         Gaussian(torch.zeros(3), torch.eye(2))
@@ -84,6 +191,8 @@ def test_bad_gaussians_are_named() -> None:
         ar1(2, 0.5).marginal(torch.tensor([-1, 5]))
     with pytest.raises(ShapeError, match="4 elements"):
         node_scores(chain(4), ar1(5, 0.5))
+    with pytest.raises(ShapeError, match="graph has 3 elements, the Gaussian 5"):
+        compose(chain(3), node_scores(chain(5), ar1(5, 0.5)))
     with pytest.raises(ShapeError, match="singular"):
         kl_divergence(ar1(2, 0.5), Gaussian(torch.zeros(2).double(), torch.ones(2, 2).double()))
 

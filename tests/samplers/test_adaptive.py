@@ -185,3 +185,8 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "torchdiffeq", None)
     with pytest.raises(ImportError, match=r"pip install 'pgmdiff\[ode\]'"):
         sample(TARGET.score, karras(3, 0.1, 2.0), shape=(1, 2), solver=Adaptive())
+
+
+def test_a_likelihood_requires_a_batch() -> None:
+    with pytest.raises(PgmdiffError, match=r"x\[None\]"):
+        log_likelihood(TARGET.score, torch.zeros(2), 0.1, 1.0)

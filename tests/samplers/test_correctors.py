@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pgmdiff import Average, Evidence, Marginal, PgmdiffError, compose
-from pgmdiff.composition.joint import Joint
-from pgmdiff.composition.rules import Rule
+from pgmdiff.composition import Rule
 from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import (
     Gaussian,
@@ -19,7 +18,7 @@ from pgmdiff.gaussian import (
     node_covariances,
     node_scores,
 )
-from pgmdiff.graphs import FactorGraph, chain, cycle, grid, torus
+from pgmdiff.graphs import FactorGraph, chain
 from pgmdiff.samplers import (
     SDE,
     Curvature,
@@ -29,13 +28,13 @@ from pgmdiff.samplers import (
     Metropolis,
     Noise,
     PredictorCorrector,
-    curvature_extremes,
     karras,
     sample,
 )
 from pgmdiff.testing import markov_gaussian
 from pgmdiff.testing.strategies import trees
 from tests.helpers import ar1
+from tests.samplers.cases import composed
 
 N = 40_000
 
@@ -119,9 +118,7 @@ def test_corrected_runs_resume_bit_for_bit() -> None:
     sigmas, steps = karras(8, 0.05, 20.0), []
     whole = sample(q.score, sigmas, shape=(4, 3), solver=solver, generator=7, dtype=torch.float64,
                    callback=steps.append)  # fmt: skip
-    again = sample(
-        q.score, sigmas, x=steps[3]["x"], solver=solver, generator=7, start=steps[3]["i"]
-    )
+    again = sample(q.score, sigmas, state=steps[3]["state"], solver=solver, generator=7)
     assert torch.equal(again, whole)
 
 
@@ -144,87 +141,26 @@ def test_bad_correctors_are_named(arguments: tuple) -> None:
     assert isinstance(PredictorCorrector(Heun(), Langevin()).predictor, Heun)
 
 
-# ---------------------------------------------------------------- steps that know λ_max
-
-
-def markov(graph: FactorGraph, coupling: float = 0.9) -> Gaussian:
-    """Precision 1 on the diagonal, -coupling / largest degree between neighbours."""
-    precision = torch.eye(graph.n_elements, dtype=torch.float64)
-    for factor in graph.factors:
-        a, b = graph.regions.elements(factor).tolist()
-        precision[a, b] = precision[b, a] = -coupling / int(graph.degrees.max())
-    covariance = torch.linalg.inv(precision)
-    return Gaussian(torch.zeros(graph.n_elements).double(), (covariance + covariance.T) / 2)
-
-
-GRAPHS = {
-    "chain 8, 0.5": (chain(8), ar1(8, 0.5)),
-    "chain 8, 0.9": (chain(8), ar1(8, 0.9)),
-    "chain 30, 0.99": (chain(30), ar1(30, 0.99)),
-    "ring 8": (cycle(8), markov(cycle(8))),
-    "grid 4 × 4": (grid(4, 4), markov(grid(4, 4))),
-}
-
-
-def composed(graph: FactorGraph, q: Gaussian, rule: Rule | None = None) -> Joint:
-    return compose(graph, node_scores(graph, q), rule=rule)
-
-
-@pytest.mark.parametrize("sigma", [0.002, 0.3, 2.0])
-@pytest.mark.parametrize("rule", [Marginal(), Average()], ids=["marginal", "average"])
-@pytest.mark.parametrize("name", GRAPHS)
-def test_extremes_are_those_of_the_dense_jacobian(name: str, rule: Rule, sigma: float) -> None:
-    """Exact with as many products as elements, symmetric or not; from the inside with 5."""
-    graph, q = GRAPHS[name]
-    joint, n = composed(graph, q, rule), graph.n_elements
-    dense = composed_precision(graph, q, sigma, rule=rule)
-    values = torch.linalg.eigvals(dense)
-    assert values.imag.abs().max() < 1e-9 * values.real.max()  # averaging's are real too
-    x = q.noised(sigma).sample(16, torch.Generator().manual_seed(0))
-    exact = curvature_extremes(joint, x[:2], sigma, products=n)
-    torch.testing.assert_close(exact.largest, values.real.max().expand(2), rtol=1e-6, atol=0)
-    scale = values.real.max().item()
-    torch.testing.assert_close(
-        exact.smallest, values.real.min().expand(2), rtol=0, atol=1e-6 * scale
-    )
-    few = curvature_extremes(joint, x, sigma, products=5)
-    assert (few.largest > 0.7 * scale).all()
-    assert few.largest.max() > 0.95 * scale
-    assert few.largest.max() < (1 + 1e-6 if isinstance(rule, Marginal) else 1.05) * scale
-    single = curvature_extremes(joint, x.float(), sigma, products=n)
-    assert single.largest.dtype == torch.float32
-    assert ((single.largest.double() / scale - 1).abs() < 0.01).all()
-
-
-def test_the_composed_precision_exceeds_that_of_noise() -> None:
-    """σ² λ_max ≤ 1 for every noised distribution; 1.74 under the marginal rule at ρ = 0.99."""
-    graph, q = chain(100), ar1(100, 0.99)
-    joint, x = composed(graph, q), torch.zeros(8, 100).double()
-    found = {
-        sigma: sigma**2 * curvature_extremes(joint, x, sigma, products=12).largest.max().item()
-        for sigma in (0.3, 0.35, 0.4)
-    }
-    assert max(found.values()) == pytest.approx(1.74, abs=0.02)
-    exact = curvature_extremes(q.score, x, 0.35, products=12).largest.max().item()
-    assert exact * 0.35**2 < 1
-
-
 @pytest.mark.parametrize("rule", [Marginal(), Average()], ids=["marginal", "average"])
 def test_steps_are_shares_of_the_limit(rule: Rule) -> None:
     """Just below 2/λ_max moves stay, just above they run away, symmetric Jacobian or not."""
     graph, q, sigma = chain(8), ar1(8, 0.99), 0.3
-    joint = composed(graph, q, rule)
-    exact = torch.linalg.eigvals(composed_precision(graph, q, sigma, rule=rule)).real.max().item()
-    measured = Curvature.measure(joint, [1.0, sigma], shape=(2, 8), products=8, dtype=torch.float64)
+    joint, precision = composed(graph, q, rule), composed_precision(graph, q, sigma, rule=rule)
+    exact = torch.linalg.eigvals(precision).real.max().item()
+    measured = Curvature.measure(
+        joint, [1.0, sigma], shape=(2, 8), products=8, generator=0, dtype=torch.float64
+    )
     assert measured(sigma) == pytest.approx(exact, rel=1e-6)
     x = q.noised(sigma).sample(20, torch.Generator().manual_seed(0))
+    score = lambda x, s: -x @ precision.T  # noqa: E731
+    torch.testing.assert_close(joint(x, sigma), score(x, sigma))  # moves by it are much faster
     for curvature in (measured, exact, lambda level: exact * sigma**2 / level**2):
-        below, _ = Langevin(0.97, 300, curvature).correct(joint, x, sigma, Noise.of(1, 20))
-        above, _ = Langevin(1.03, 300, curvature).correct(joint, x, sigma, Noise.of(1, 20))
+        below, _ = Langevin(0.97, 300, curvature).correct(score, x, sigma, Noise.of(1, 20))
+        above, _ = Langevin(1.03, 300, curvature).correct(score, x, sigma, Noise.of(1, 20))
         assert below.abs().max() < 30
         assert above.abs().max() > 1e4
     if isinstance(rule, Marginal):  # σ² λ_max is 1.65: what the exact score bears explodes
-        stated, _ = Langevin(1.3, 300).correct(joint, x, sigma, Noise.of(1, 20))
+        stated, _ = Langevin(1.3, 300).correct(score, x, sigma, Noise.of(1, 20))
         assert stated.abs().max() > 1e4
 
 
@@ -242,39 +178,6 @@ def test_a_share_has_its_known_bias() -> None:
     assert ((variances - expected).abs() < 4 * expected * (2 / N) ** 0.5).all()
 
 
-def test_curvature_along_a_schedule() -> None:
-    q, calls = ar1(6, 0.9), []
-
-    def score(x: Tensor, sigma: Tensor) -> Tensor:
-        calls.append(len(x))
-        return q.score(x, sigma)
-
-    sigmas = karras(9, 0.02, 20.0)
-    state = torch.get_rng_state()
-    found = Curvature.measure(score, sigmas, shape=(3, 6), solver=Heun(), products=4)
-    assert torch.equal(state, torch.get_rng_state())
-    assert len(calls) == found.evaluations == 8 * 2 + 1 + 9 * 8
-    assert found.sigmas == tuple(sigmas[:-1])
-    again = Curvature.measure(score, sigmas, shape=(3, 6), solver=Heun(), products=4)
-    assert again == found
-    spectrum = torch.linalg.eigvalsh(q.covariance)
-    for sigma in (*sigmas[:-1], 0.5, 3.3):  # at the levels, and between
-        exact = 1 / (spectrum[0].item() + sigma**2)
-        assert 0.85 * exact < found(sigma) < 1.15 * exact
-    with pytest.raises(PgmdiffError, match=r"measured from σ = 20 to 0.02, not at 0.01"):
-        found(0.01)
-    with pytest.raises(PgmdiffError, match="sigma above 0"):
-        curvature_extremes(score, torch.zeros(1, 6), 0.0)
-    with pytest.raises(PgmdiffError, match="a positive curvature"):
-        Langevin(0.5, 1, lambda sigma: -1.0).correct(score, torch.zeros(1, 6), 1.0, Noise.of(0, 1))
-
-
-def test_a_jacobian_of_one_eigenvalue_ends_the_recurrence_at_once() -> None:
-    found = curvature_extremes(lambda x, s: -3.0 * x, torch.zeros(4, 7), 1.0)
-    for value in found:
-        torch.testing.assert_close(value, torch.full((4,), 3.0), rtol=1e-4, atol=0)
-
-
 @pytest.mark.parametrize("n_moves", [1, 4])
 def test_evaluations_are_those_made(n_moves: int) -> None:
     q, calls = ar1(3, 0.8), []
@@ -288,9 +191,6 @@ def test_evaluations_are_those_made(n_moves: int) -> None:
         calls.clear()
         sample(score, karras(5, 0.05, 9.0), shape=(2, 3), solver=solver, generator=0)
         assert len(calls) == 4 * solver.evaluations + 1
-
-
-# ---------------------------------------------------------------- what is corrected towards
 
 
 @settings(max_examples=60)
@@ -312,27 +212,6 @@ def test_on_trees_there_is_a_density_at_every_level(
             )
 
 
-@pytest.mark.parametrize(("rho", "sigma"), [(0.5, 0.6), (0.5, 0.8), (0.8, 1.1), (0.3, 0.05)])
-def test_strong_correlations_on_loops_leave_no_density(rho: float, sigma: float) -> None:
-    """On a torus of pairs λ_min = (1 - r)(1 - 3 r) / ((1 - r²)(1 + σ²)), r = ρ / (1 + σ²).
-
-    Negative for σ² < 3 ρ - 1: the product of marginals has no finite integral, and moves towards
-    it run away at any step.
-    """
-    ring = torch.tensor([1.0, rho, rho**2, rho]).double()
-    row = torch.stack([ring.roll(k) for k in range(4)])
-    q, graph = Gaussian(torch.zeros(16).double(), torch.kron(row, row)), torus(4, 4)
-    joint, r = composed(graph, q), rho / (1 + sigma**2)
-    expected = (1 - r) * (1 - 3 * r) / ((1 - r**2) * (1 + sigma**2))
-    found = curvature_extremes(joint, torch.zeros(1, 16).double(), sigma, products=16)
-    assert found.smallest.item() == pytest.approx(expected, abs=1e-6 * found.largest.item())
-    assert (found.smallest.item() < 0) == (sigma**2 < 3 * rho - 1)
-    curvature = found.largest.item()
-    x = torch.zeros(8, 16).double()
-    out, _ = Langevin(0.5, 2000, curvature).correct(joint, x, sigma, Noise.of(0, 8))
-    assert (out.abs().max() > 1e3) == (found.smallest.item() < 0)
-
-
 def test_moves_mend_the_marginal_rule_on_a_chain() -> None:
     """KL per variable: 0.26 for the ODE whatever its levels; a share's own bias with moves."""
     graph, q, n, share = chain(8), ar1(8, 0.9), 8, 0.25
@@ -341,7 +220,7 @@ def test_moves_mend_the_marginal_rule_on_a_chain() -> None:
     def loss(levels: int, moves: int) -> float:
         sigmas, solver = karras(levels, 0.002, 80.0), Euler()
         if moves:
-            curvature = Curvature.measure(joint, sigmas, shape=(2, n), products=n)
+            curvature = Curvature.measure(joint, sigmas, shape=(2, n), products=n, generator=0)
             solver = PredictorCorrector(solver, Langevin(share, moves, curvature))
         start = Gaussian(q.mean, 80.0**2 * torch.eye(n).double())
         return kl_divergence(distribution_reached(joint, sigmas, start, solver), q) / n
@@ -375,7 +254,7 @@ def test_metropolis_with_a_measured_step_keeps_two_modes() -> None:
     modes = [Gaussian(torch.tensor([m]).double(), torch.tensor([[0.04]]).double()) for m in (-1, 1)]
     q, sigma, n = GaussianMixture(torch.tensor([0.3, 0.7]).double(), modes), 0.4, 1500
     curvature = Curvature.measure(
-        q.score, karras(12, 0.1, 5.0), shape=(50, 1), products=1, dtype=torch.float64
+        q.score, karras(12, 0.1, 5.0), shape=(50, 1), products=1, generator=0, dtype=torch.float64
     )
     assert min(curvature.smallest) < 0  # between the modes the log-density is not concave
     start = q.noised(sigma).sample(n, torch.Generator().manual_seed(0))

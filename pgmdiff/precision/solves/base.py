@@ -1,13 +1,16 @@
-"""What every solve with I + σ² P is, and how its gradients are found."""
+"""The interface of solves with I + σ² P, and what they share."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError
-from pgmdiff.precision.precision import Precision
+from pgmdiff.linalg import implicit
+from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.text import described
 
 __all__ = [
@@ -16,17 +19,18 @@ __all__ = [
     "SMALL",
     "SPARSE_ENTRIES",
     "Solve",
-    "Symmetric",
     "indefinite",
+    "symmetric",
 ]
 
+T = TypeVar("T")
 
 SMALL = 768
-"""Elements up to which one eigendecomposition serves every σ; also of a circulant's block."""
+"""Largest state solved by one eigendecomposition for all σ, and largest block of a circulant."""
 SPARSE_ENTRIES = 20_000_000
-"""Entries of region precisions, or of a circulant's blocks, up to which P is held."""
+"""Largest number of entries, of region precisions or a circulant's blocks, that are held."""
 KEPT_FACTORS = 8
-"""Noise levels whose factors are kept."""
+"""Number of noise levels whose factors are kept."""
 
 
 class IndefiniteError(GraphError):
@@ -41,12 +45,12 @@ class Solve(ABC):
 
     @abstractmethod
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
-        """(I + σ² P)⁻¹ b for b `[B, N]`, sigma `[B]`; differentiable in b.
+        """(I + σ² P)⁻¹ b for b `[B, N]` and sigma `[B]`; differentiable in both.
 
         Args:
             b: right-hand sides.
             sigma: noise levels.
-            start: a first guess, `[B, N]`, for iterative solves.
+            start: a first guess `[B, N]` for iterative solves, which others ignore.
         """
 
     @abstractmethod
@@ -54,32 +58,35 @@ class Solve(ABC):
         """The log-determinant of I + σ² P, float64 `[B]`; not differentiable in σ."""
 
     def inverse(self) -> Tensor | None:
-        """The covariance P⁻¹ of what is composed, float64 `[N, N]`; None: not to be had."""
+        """P⁻¹, the covariance of the composed distribution, float64 `[N, N]`, or None."""
         return None
 
     @property
     def residual(self) -> float:
-        """Largest relative residual of the latest call; direct solves leave rounding only: 0."""
+        """The largest relative residual of the latest call. It is 0 for direct solves."""
         return 0.0
+
+    @cached_property
+    def _placed(self) -> dict[Any, Any]:
+        return {}
+
+    def placed(self, b: Tensor, place: Callable[[torch.device, torch.dtype], T]) -> T:
+        """What `place` makes for the device and dtype of b; it is made once for each."""
+        key = (b.device, b.dtype)
+        if key not in self._placed:
+            with torch.inference_mode(False):  # what is kept must serve autograd later
+                self._placed[key] = place(*key)
+        kept: T = self._placed[key]
+        return kept
 
     def __repr__(self) -> str:
         return described(self)
 
 
-def indefinite(precision: Precision, smallest: float | None) -> IndefiniteError:
-    """The error that says what to do."""
+def indefinite(precision: ComposedPrecision, smallest: float | None = None) -> IndefiniteError:
+    """The error for an indefinite P, with its smallest eigenvalue (if known) and the remedy."""
     shown = "" if smallest is None else f", its smallest eigenvalue is {smallest:.3g}"
     changed = f" at shrinkage {precision.shrinkage:g}" if precision.shrinkage else ""
-    level = getattr(precision, "level", None)
-    if level is not None:
-        return IndefiniteError(
-            f"Posterior: the composed precision P of the denoising errors measured at σ = "
-            f"{level:.3g} is not positive definite{changed}{shown}: the networks of pieces and "
-            "overlaps disagree there, or the errors were measured on too few states. See which "
-            "with check_consistency at this σ and train those networks further; until then use "
-            'Posterior(errors, shrinkage="least"), which reports the least shrinkage that mends '
-            "it. shrinkage=1 is the marginal rule."
-        )
     return IndefiniteError(
         f"Posterior: the composed precision P is not positive definite{changed}{shown}. Read all "
         "covariances off one estimate (fit_covariances); on a graph with loops also shrink them: "
@@ -88,22 +95,22 @@ def indefinite(precision: Precision, smallest: float | None) -> IndefiniteError:
     )
 
 
-class Symmetric(torch.autograd.Function):
-    """x = M⁻¹ b with M = I + σ² P: ∂x/∂b = M⁻¹, and ∂x/∂σ = -M⁻¹ 2σ P x = -(2/σ) M⁻¹ (b - x)."""
+def symmetric(solve: Callable[[Tensor, Tensor], Tensor], b: Tensor, sigma: Tensor) -> Tensor:
+    """Solves M x = b, M = I + σ² P, by any means; the derivatives in b and σ are known.
 
-    @staticmethod
-    def forward(ctx: Any, b: Tensor, sigma: Tensor, solve: Any) -> Tensor:
-        ctx.save_for_backward(b, sigma)
-        ctx.solve = solve
-        solved: Tensor = solve(b, sigma)
-        return solved
+        ∂x/∂b = M⁻¹,     ∂x/∂σ = -2σ M⁻¹ P x = -(2/σ) M⁻¹ (b - x)
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        b, sigma = ctx.saved_tensors
-        pulled = Symmetric.apply(gradient, sigma, ctx.solve)
-        if not ctx.needs_input_grad[1]:
-            return pulled, None, None
-        x = Symmetric.apply(b, sigma, ctx.solve)
+    Args:
+        solve: maps b and σ to x.
+        b: `[B, N]`.
+        sigma: `[B]`.
+    """
+
+    def pull(gradient: Tensor, b: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:
+        pulled = symmetric(solve, gradient, sigma)
+        if not sigma.requires_grad:
+            return pulled, None
         slope = torch.where(sigma > 0, -2 / sigma.clamp(min=1e-30), 0)
-        return pulled, slope * (pulled * (b - x)).sum(dim=1), None
+        return pulled, slope * (pulled * (b - symmetric(solve, b, sigma))).sum(dim=1)
+
+    return implicit(solve, pull, b, sigma)

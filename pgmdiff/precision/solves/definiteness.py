@@ -1,4 +1,4 @@
-"""Is P positive definite, and what is the least that makes it so?"""
+"""Definiteness of P, and the least change that makes it positive definite."""
 
 import math
 from collections.abc import Callable
@@ -7,44 +7,43 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError
-from pgmdiff.precision.precision import ComposedPrecision, Precision
+from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import IndefiniteError
-from pgmdiff.precision.solves.choice import Channelwise, PerLevel, solver_of
+from pgmdiff.precision.solves.choice import Channelwise, solver_of
 from pgmdiff.precision.solves.iterative import TESTED, ConjugateGradients
 
 __all__ = ["amplification", "inflation", "is_definite", "least_change", "least_shrinkage"]
 
 
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)
-"""Tried before shrinkage, in units of the mean variance."""
+"""Jitters tried before shrinkage, in units of the mean variance."""
 
 
-def is_definite(precision: Precision) -> bool | None:
-    """Whether P is positive definite; None: too large to tell before it is solved with.
-
-    By eigenvalues, or the signs of the pivots of a factorisation.
+def is_definite(precision: ComposedPrecision) -> bool | None:
+    """Whether P is positive definite, by eigenvalues or the signs of a factorisation's pivots.
 
     Args:
-        precision: P; of covariances that depend on σ, at every level.
+        precision: P.
+
+    Returns:
+        The answer, or None if P is too large to tell before it is solved with.
     """
     try:
         solve = solver_of(precision)
     except IndefiniteError:
         return False
-    parts = solve.parts if isinstance(solve, PerLevel) else (solve,)
-    inner = (part.places if isinstance(part, Channelwise) else part for part in parts)
-    untested = any(isinstance(s, ConjugateGradients) and not s.tested for s in inner)
-    return None if untested else True
+    inner = solve.places if isinstance(solve, Channelwise) else solve
+    return None if isinstance(inner, ConjugateGradients) and not inner.tested else True
 
 
-def least_shrinkage(precision: Precision) -> float | None:
+def least_shrinkage(precision: ComposedPrecision) -> float | None:
     """The least λ* such that P is positive definite for every λ in [λ*, 1], to about 1e-3.
 
-    The definite set need not be an interval: a grid of 1/20 is walked down from 1, and the gap
-    halved where it first fails. None: too large to tell.
+    The values of λ with P ≻ 0 need not form an interval: a grid of 1/20 is walked down from 1, and
+    the interval in which P first fails is bisected. None if P is too large to tell.
 
     Args:
-        precision: P, with whatever shrinkage and jitter; λ* replaces the shrinkage.
+        precision: P, whose own shrinkage and jitter are not used.
     """
 
     def definite(shrinkage: float) -> bool | None:
@@ -77,12 +76,12 @@ def inflation(precision: ComposedPrecision, covariance: Tensor) -> float:
 
 
 def amplification(precision: ComposedPrecision, covariance: Tensor) -> float:
-    """By how much the error of one region's denoiser can grow in the whole: max_r ‖G_r‖₂.
+    """The factor by which an error of one region's denoiser can grow in the whole, max_r ‖G_r‖₂.
 
         G_r = lim_{σ → ∞} c_r (I + σ² P)⁻¹ A_rᵀ (I + σ² Σ_r⁻¹) = c_r P⁻¹ A_rᵀ Σ_r⁻¹
 
-    Exact scores have no error, and lose nothing. Of trained ones whose covariances have directions
-    of next to no variance, small disagreements are taken for strong evidence.
+    Exact scores have no error. With trained ones it matters where covariances have directions of
+    next to no variance, in which small disagreements count as strong evidence.
 
     Args:
         precision: P.
@@ -97,14 +96,14 @@ def amplification(precision: ComposedPrecision, covariance: Tensor) -> float:
     return math.sqrt(largest)
 
 
-def least_change(make: Callable[[float, float], Precision]) -> Precision:
-    """The first definite P: as it is, with jitter, or with the least shrinkage λ*.
+def least_change(make: Callable[[float, float], ComposedPrecision]) -> ComposedPrecision:
+    """The first definite P of: P as it is, with jitter, with the least shrinkage λ*.
 
     Args:
-        make: (λ, jitter) to P.
+        make: maps λ and the jitter to P.
 
     Raises:
-        GraphError: even λ = 1 does not help, or it is too large to tell.
+        GraphError: even λ = 1 does not help, or P is too large to tell.
     """
     for jitter in JITTERS:
         try:
@@ -117,7 +116,8 @@ def least_change(make: Callable[[float, float], Precision]) -> Precision:
     least = least_shrinkage(marginal)
     if least is None:
         raise GraphError(
-            f"Posterior: the least shrinkage of {marginal.graph.n_elements} elements is not looked "
-            f"for beyond {TESTED}, and a region's own covariance needs some. Give shrinkage=."
+            f"Posterior: the least shrinkage is not computed beyond {TESTED} elements, here "
+            f"{marginal.graph.n_elements}, and a region's own covariance needs some. Give "
+            "shrinkage=."
         )
     return marginal.shrunk(least)

@@ -1,7 +1,7 @@
-"""Solves by factors: of the whole state, or sparse along a junction tree."""
+"""Solves by factors: an eigendecomposition of P, or sparse factors along a junction tree."""
 
+from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,19 @@ from scipy import sparse
 from scipy.sparse import linalg
 from torch import Tensor
 
+from pgmdiff.linalg import Floats
 from pgmdiff.precision.precision import ComposedPrecision
-from pgmdiff.precision.solves.base import KEPT_FACTORS, Solve, Symmetric, indefinite
+from pgmdiff.precision.solves.base import KEPT_FACTORS, Solve, indefinite, symmetric
 from pgmdiff.text import described
 
-__all__ = ["Eigen", "LatestFactors", "SparseFactors", "UNPIVOTED", "by_level", "positive_pivots"]
+__all__ = [
+    "Eigen",
+    "LatestFactors",
+    "LevelByLevel",
+    "SparseFactors",
+    "UNPIVOTED",
+    "positive_pivots",
+]
 
 
 class Eigen(Solve):
@@ -23,7 +31,7 @@ class Eigen(Solve):
         (I + σ² P)⁻¹ b = Q diag(1 / (1 + σ² λ)) Qᵀ b
 
     Args:
-        precision: P, made dense: `[N, N]` in float64.
+        precision: P, which is made dense: `[N, N]` in float64.
 
     Raises:
         IndefiniteError: P is not positive definite.
@@ -33,11 +41,11 @@ class Eigen(Solve):
         self.values, self.vectors = torch.linalg.eigh(precision.dense())
         if len(self.values) and self.values[0] <= 0:
             raise indefinite(precision, self.values[0].item())
-        self._placed: dict[Any, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
-        values, vectors = self._like(b)
-        return (b @ vectors / (1 + sigma[:, None] ** 2 * values)) @ vectors.T
+        values, vectors = self.placed(b, lambda *on: (self.values.to(*on), self.vectors.to(*on)))
+        solved: Tensor = (b @ vectors / (1 + sigma[:, None] ** 2 * values)) @ vectors.T
+        return solved
 
     def log_determinant(self, sigma: Tensor) -> Tensor:
         ratio = sigma.double()[:, None] ** 2 * self.values.to(sigma.device)
@@ -47,74 +55,83 @@ class Eigen(Solve):
         found: Tensor = self.vectors / self.values @ self.vectors.T
         return found
 
-    def _like(self, b: Tensor) -> tuple[Tensor, Tensor]:
-        key = (b.device, b.dtype)
-        if key not in self._placed:
-            with torch.inference_mode(False):
-                self._placed[key] = self.values.to(*key), self.vectors.to(*key)
-        return self._placed[key]
-
 
 class LatestFactors:
-    """Sparse LU factors by σ, the latest few."""
+    """Sparse LU factors of A + w B, kept for the latest few weights w.
 
-    def __init__(self, matrix: Callable[[float], Any], **options: Any) -> None:
-        self.matrix, self.options = matrix, options
+    Args:
+        a, b: sparse matrices of one shape.
+        options: of `scipy.sparse.linalg.splu`.
+    """
+
+    def __init__(self, a: Any, b: Any, **options: Any) -> None:
+        self.a, self.b, self.options = a, b, options
         self._kept: OrderedDict[float, Any] = OrderedDict()
 
     def __repr__(self) -> str:
         return described(self, f"at most {KEPT_FACTORS}")
 
-    def __call__(self, sigma: float) -> Any:
-        if sigma not in self._kept:
-            self._kept[sigma] = linalg.splu(self.matrix(sigma).tocsc(), **self.options)
+    def __call__(self, weight: float) -> Any:
+        if weight not in self._kept:
+            self._kept[weight] = linalg.splu((self.a + weight * self.b).tocsc(), **self.options)
             if len(self._kept) > KEPT_FACTORS:
                 self._kept.popitem(last=False)
-        return self._kept[sigma]
+        return self._kept[weight]
 
 
-def by_level(b: Tensor, sigma: Tensor, solve: Callable[[Any, float], Any]) -> Tensor:
-    """Solves in float64 on the CPU, a distinct σ at a time: `solve([N, rows], σ) -> [N, rows]`."""
-    right = b.detach().cpu().double().numpy()
-    out = np.empty_like(right)
-    levels = sigma.detach().cpu().double().numpy()
-    for level in np.unique(levels):
-        rows = levels == level
-        out[rows] = solve(np.ascontiguousarray(right[rows].T), float(level)).T
-    return torch.from_numpy(out).to(b)
+class LevelByLevel(Solve):
+    """Solves for one distinct σ after the other, in float64 on the CPU."""
+
+    @abstractmethod
+    def solve_at(self, b: Floats, sigma: float) -> Floats:
+        """(I + σ² P)⁻¹ b for b `[N, rows]`."""
+
+    @abstractmethod
+    def log_determinant_at(self, sigma: float) -> float:
+        """The log-determinant of I + σ² P."""
+
+    def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
+        def solve(b: Tensor, sigma: Tensor) -> Tensor:
+            right = b.detach().cpu().double().numpy()
+            out = np.empty_like(right)
+            levels = sigma.detach().cpu().double().numpy()
+            for level in np.unique(levels):
+                rows = levels == level
+                out[rows] = self.solve_at(np.ascontiguousarray(right[rows].T), float(level)).T
+            return torch.from_numpy(out).to(b)
+
+        return symmetric(solve, b, sigma)
+
+    def log_determinant(self, sigma: Tensor) -> Tensor:
+        logs = [self.log_determinant_at(s) for s in sigma.tolist()]
+        return torch.tensor(logs, dtype=torch.float64, device=sigma.device)
 
 
-class SparseFactors(Solve):
-    """A sparse LU factorisation a σ, kept for the latest few; on the CPU, in float64.
+class SparseFactors(LevelByLevel):
+    """One sparse LU factorisation per σ, kept for the latest few.
 
-    Elimination in minimum-degree order: on a junction tree the work is linear in its cliques.
+    Elimination is in minimum-degree order: on a junction tree the work is linear in its cliques.
 
     Args:
-        precision: P, made sparse.
+        precision: P, which is made sparse.
 
     Raises:
         IndefiniteError: P is not positive definite.
     """
 
     def __init__(self, precision: ComposedPrecision) -> None:
-        self.matrix = precision.sparse()
-        self.factors = LatestFactors(self._at, **UNPIVOTED)
-        if not positive_pivots(self.matrix):
-            raise indefinite(precision, None)
+        matrix = precision.sparse()
+        eye = sparse.eye_array(matrix.shape[0], format="csc")
+        self.factors = LatestFactors(eye, matrix, **UNPIVOTED)
+        if not positive_pivots(matrix):
+            raise indefinite(precision)
 
-    def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
-        solved: Tensor = Symmetric.apply(b, sigma, self._solve)
+    def solve_at(self, b: Floats, sigma: float) -> Floats:
+        solved: Floats = self.factors(sigma**2).solve(b)
         return solved
 
-    def log_determinant(self, sigma: Tensor) -> Tensor:
-        logs = [np.log(self.factors(s).U.diagonal()).sum() for s in sigma.tolist()]
-        return torch.tensor(logs, dtype=torch.float64, device=sigma.device)
-
-    def _solve(self, b: Tensor, sigma: Tensor) -> Tensor:
-        return by_level(b, sigma, lambda right, level: self.factors(level).solve(right))
-
-    def _at(self, sigma: float) -> Any:
-        return sparse.eye_array(self.matrix.shape[0], format="csc") + sigma**2 * self.matrix
+    def log_determinant_at(self, sigma: float) -> float:
+        return float(np.log(self.factors(sigma**2).U.diagonal()).sum())
 
 
 UNPIVOTED: dict[str, Any] = {
@@ -122,7 +139,7 @@ UNPIVOTED: dict[str, Any] = {
     "diag_pivot_thresh": 0.0,
     "options": {"SymmetricMode": True},
 }
-"""Of a symmetric matrix: rows are not permuted, so that the pivots' signs are its inertia."""
+"""Options for a symmetric matrix: rows are not permuted, so the pivots' signs are its inertia."""
 
 
 def positive_pivots(matrix: Any) -> bool:

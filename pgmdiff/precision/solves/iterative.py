@@ -1,36 +1,39 @@
-"""Conjugate gradients: what is left where no structure helps."""
-
-from functools import partial
-from typing import Any
+"""Solves by conjugate gradients, for graphs and covariances without a structure that helps."""
 
 import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ScoreError
+from pgmdiff.linalg import iterate_conjugate_gradients
+from pgmdiff.precision.forms import RegionPrecisions
 from pgmdiff.precision.precision import ComposedPrecision
-from pgmdiff.precision.solves.base import SMALL, Solve, Symmetric, indefinite
+from pgmdiff.precision.solves.base import SMALL, Solve, indefinite, symmetric
 from pgmdiff.precision.solves.direct import positive_pivots
 
 __all__ = ["ConjugateGradients"]
 
 
 TESTED = 5_000
-"""Elements up to which P is factorised only to see whether it is definite."""
+"""Largest state for which P is factorised only to test whether it is definite."""
 ACCEPTED = 1e-8
-"""Relative residual that conjugate gradients may end with."""
+"""Largest relative residual that is accepted when the iteration ends."""
 
 
 class ConjugateGradients(Solve):
-    """Matrix-free, preconditioned by the diagonal, on the state's device, in float64.
+    """Products with P only, preconditioned by its diagonal, on the state's device, in float64.
 
     Args:
-        precision: P, only ever multiplied with.
-        most_steps: after which a solve that has not converged is an error.
+        precision: P, which is never assembled beyond `TESTED` elements.
+        most_steps: the largest number of iterations; a solve that has not converged then fails.
 
     Attributes:
-        tested: whether P was factorised to see that it is definite; beyond `TESTED` elements it is
-            found out on the way.
-        steps: of the latest call.
+        tested: whether P was factorised at construction to test that it is definite. Beyond
+            `TESTED` elements an indefinite P is found only while solving.
+        steps: the number of iterations of the latest call.
+
+    Raises:
+        IndefiniteError: P is not positive definite.
+        ScoreError: a solve has not converged.
     """
 
     uses_start = True
@@ -40,94 +43,62 @@ class ConjugateGradients(Solve):
         self.most_steps = most_steps
         self.steps = 0
         self._residual = 0.0
-        self._placed: dict[Any, Any] = {}
         self.tested = precision.graph.n_elements <= TESTED
         if self.tested and not positive_pivots(precision.sparse()):
-            raise indefinite(precision, None)
+            raise indefinite(precision)
 
     @property
     def residual(self) -> float:
         return self._residual
 
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
-        guess = None if start is None else start.detach()
-        solved: Tensor = Symmetric.apply(b, sigma, partial(self._solve, start=guess))
-        return solved
+        def solve(right: Tensor, sigma: Tensor) -> Tensor:
+            wide, s2 = right.double(), sigma.double()[:, None] ** 2
+            diagonal = wide.new_zeros(wide.shape[1])
+            for index, counts, precisions in self._blocks(wide):
+                part = counts[:, None] * precisions.diagonal().expand(index.shape)
+                diagonal.index_add_(0, index.reshape(-1), part.reshape(-1))
+            found = iterate_conjugate_gradients(
+                lambda v: v + s2 * self.product(v),
+                wide,
+                tolerance=20 * torch.finfo(wide.dtype).eps,
+                most_steps=self.most_steps,
+                scale=1 / (1 + s2 * diagonal).clamp(min=1e-12),
+                start=None if start is None else start.detach().to(wide),
+                indefinite=lambda: indefinite(self.precision),
+            )
+            self.steps, self._residual = found.steps, found.residual
+            if found.residual > ACCEPTED:
+                raise ScoreError(
+                    f"Posterior: conjugate gradients left a relative residual of "
+                    f"{found.residual:.2g} after {self.most_steps} steps. Better conditioned "
+                    "covariances (shrinkage=), or float64, help."
+                )
+            return found.x.to(right)
+
+        return symmetric(solve, b, sigma)
 
     def log_determinant(self, sigma: Tensor) -> Tensor:
         raise GraphError(
             f"Evidence: log det(I + σ² P) of {self.precision.graph.n_elements} elements is not "
             f"computed beyond {SMALL} elements, except on junction trees, for low rank and on "
-            "periodic windows. The score needs none."
+            "periodic windows. The score does not need it."
         )
 
     def product(self, v: Tensor) -> Tensor:
         """P v for v `[B, N]`."""
-        total, no_sigma = torch.zeros_like(v), v.new_zeros(len(v))
-        for index, counts, precisions in self._like(v):
-            weighted = precisions.times(v[:, index], no_sigma) * counts[:, None]
+        total = torch.zeros_like(v)
+        for index, counts, precisions in self._blocks(v):
+            weighted = precisions.times(v[:, index]) * counts[:, None]
             total.index_add_(1, index.reshape(-1), weighted.flatten(1))
         return total
 
-    def _like(self, v: Tensor) -> Any:
-        key = (v.device, v.dtype)
-        if key not in self._placed:
-            with torch.inference_mode(False):
-                self._placed[key] = [
-                    (
-                        block.index.to(v.device),
-                        block.counts.to(*key),
-                        block.precisions.to(*key),
-                    )
-                    for block in self.precision.blocks
-                ]
-        return self._placed[key]
-
-    def _diagonal(self, v: Tensor) -> Tensor:
-        total = v.new_zeros(v.shape[1])
-        for index, counts, precisions in self._like(v):
-            diagonal = precisions.diagonal().expand(index.shape)
-            total.index_add_(0, index.reshape(-1), (counts[:, None] * diagonal).reshape(-1))
-        return total
-
-    def _solve(self, right: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
-        b, s2 = right.double(), sigma.double()[:, None] ** 2
-        scale = 1 / (1 + s2 * self._diagonal(b)).clamp(min=1e-12)
-        norm = b.norm(dim=1).clamp(min=torch.finfo(b.dtype).tiny)
-        x, r = self._first(b, s2, start, norm)
-        z = scale * r
-        p, rz = z, (r * z).sum(dim=1, keepdim=True)
-        tolerance = 20 * torch.finfo(b.dtype).eps
-        for number in range(self.most_steps):
-            self.steps = number
-            self._residual = float((r.norm(dim=1) / norm).max()) if len(b) else 0.0
-            if self._residual <= tolerance:
-                return x.to(right)
-            product = p + s2 * self.product(p)
-            curvature = (p * product).sum(dim=1, keepdim=True)
-            active = r.norm(dim=1, keepdim=True) > tolerance * norm[:, None]
-            if (active & (curvature <= 0)).any():
-                raise indefinite(self.precision, None)
-            step = torch.where(active, rz / torch.where(active, curvature, 1.0), 0)
-            x, r = x + step * p, r - step * product
-            z = scale * r
-            rz, before = (r * z).sum(dim=1, keepdim=True), rz
-            p = z + torch.where(active, rz / torch.where(active, before, 1.0), 0) * p
-        if self._residual > ACCEPTED:
-            raise ScoreError(
-                f"Posterior: conjugate gradients left a relative residual of {self._residual:.2g} "
-                f"after {self.most_steps} steps. Better conditioned covariances (shrinkage=), or "
-                "float64, help."
-            )
-        return x.to(right)
-
-    def _first(
-        self, b: Tensor, s2: Tensor, start: Tensor | None, norm: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """A first guess and its residual: `start` where that is nearer than 0."""
-        if start is None or start.shape != b.shape:
-            return torch.zeros_like(b), b.clone()
-        x = start.to(b)
-        r = b - x - s2 * self.product(x)
-        nearer = (r.norm(dim=1) < norm)[:, None]
-        return torch.where(nearer, x, 0), torch.where(nearer, r, b)
+    def _blocks(self, v: Tensor) -> list[tuple[Tensor, Tensor, RegionPrecisions]]:
+        """The elements, counts and Σ_r⁻¹ of all counted regions, placed like v."""
+        return self.placed(
+            v,
+            lambda device, dtype: [
+                (b.index.to(device), b.counts.to(device, dtype), b.precisions.to(device, dtype))
+                for b in self.precision.blocks
+            ],
+        )

@@ -1,0 +1,201 @@
+"""Every solve against dense linear algebra, on the structures that it is for."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff import Evidence, GraphError, Posterior, compose
+from pgmdiff.composition.rules import bound
+from pgmdiff.gaussian import node_covariances, node_scores
+from pgmdiff.graphs import RegionGraph, tiles, torus
+from pgmdiff.precision import (
+    Channelwise,
+    Circulant,
+    ComposedPrecision,
+    ConjugateGradients,
+    Covariances,
+    Dense,
+    Eigen,
+    LowRank,
+    Separable,
+    SmallSpace,
+    Solve,
+    SparseFactors,
+    Stationary,
+    is_definite,
+    least_shrinkage,
+    solver_of,
+)
+from pgmdiff.precision.covariances import Place
+from pgmdiff.precision.forms import LowRankCovariances
+from pgmdiff.precision.solves.circulant import shifts
+from tests.helpers import Unsolved, ar1, relative
+from tests.precision.examples import SIGMA, Custom, low_rank, ring, states
+
+
+def check_solve(solve: Solve, dense: Tensor, tolerance: float = 1e-9) -> None:
+    """Against dense linear algebra: solutions, log-determinants, gradients, other dtypes."""
+    n = len(dense)
+    b, eye = states(n), torch.eye(n, dtype=torch.float64)
+    systems = [eye + s**2 * dense for s in SIGMA]
+    expected = torch.stack([torch.linalg.solve(m, v) for m, v in zip(systems, b, strict=True)])
+    assert relative(solve(b, SIGMA), expected) < tolerance
+    guess = expected + 0.1 * states(n, 1)
+    assert relative(solve(b, SIGMA, guess), expected) < tolerance
+    leaf = b.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((solve(leaf, SIGMA) * b).sum(), leaf)
+    assert relative(gradient, expected) < tolerance
+    single = solve(b.float(), SIGMA.float())
+    assert single.dtype == torch.float32
+    assert relative(single.double(), expected) < 1e-3
+    if not isinstance(solve, ConjugateGradients):
+        logs = torch.stack([torch.logdet(m) for m in systems])
+        assert relative(solve.log_determinant(SIGMA), logs) < tolerance
+
+
+def test_low_rank_is_dense_in_a_smaller_space() -> None:
+    graph = tiles((56,), 20, 8)
+    provider, q = low_rank(graph, 4, 0.3)
+    precision = ComposedPrecision(graph, provider)
+    dense = ComposedPrecision(graph, Dense(node_covariances(graph, q)))
+    assert relative(precision.dense(), dense.dense()) < 1e-10
+    assert relative(precision.log_determinants(SIGMA), dense.log_determinants(SIGMA)) < 1e-10
+    check_solve(SmallSpace(precision), dense.dense())
+    u = states(56)
+    for rule in (Posterior, Evidence):
+        one, other = (
+            compose(graph, node_scores(graph, q), rule=rule(given))
+            for given in (provider, node_covariances(graph, q))
+        )
+        assert relative(one(u, 0.7), other(u, 0.7)) < 1e-9
+
+
+def test_low_rank_indefiniteness_is_found() -> None:
+    graph = torus(4, 4).regions
+    size = {name: graph.elements(name).numel() for name in graph.names}
+    parents = {name: Place(name, torch.arange(d)) for name, d in size.items()}
+    for common, definite in ((0.3, True), (0.4, False)):  # one variable a block: up to 1/3
+        ones = {n: common**0.5 * torch.ones(d, 1).double() for n, d in size.items()}
+        precision = ComposedPrecision(graph, LowRank(ones, 1 - common, parents))
+        assert (torch.linalg.eigvalsh(precision.dense())[0] > 0) == definite
+        if definite:
+            check_solve(SmallSpace(precision), precision.dense())
+        else:
+            with pytest.raises(GraphError, match="is not positive definite"):
+                SmallSpace(precision)
+
+
+def test_periodic_windows_are_solved_by_fourier_transforms() -> None:
+    for graph, rho in (
+        (tiles((24,), 6, 2, periodic=True), 0.7),
+        (tiles((8, 12), (4, 6), (2, 3), periodic=(False, True)), 0.4),
+        (tiles((8, 12), (4, 6), (2, 3), periodic=True), 0.4),
+        (tiles((2, 15), (2, 5), (0, 2), periodic=(False, True)), 0.6),
+    ):
+        provider = ring(graph.event_shape, rho)
+        precision = ComposedPrecision(graph, provider)
+        periods = shifts(precision)
+        assert periods is not None
+        check_solve(Circulant(precision, periods), precision.dense())
+    assert shifts(ComposedPrecision(tiles((24,), 6, 3), ring((24,), 0.7))) is None
+    assert shifts(ComposedPrecision(tiles((24,), 6, 3, periodic=True), ring((24,), 0.7))) == (8,)
+    uneven = tiles((25,), 6, 2, periodic=True, remainder="shift")
+    assert shifts(ComposedPrecision(uneven, ring((25,), 0.7))) is None
+
+
+def test_circulants_of_indefinite_precisions_are_refused() -> None:
+    graph = tiles((8, 8), (4, 4), (2, 2), periodic=True)
+    gamma = torch.full((1, 1, 7, 7), 0.97, dtype=torch.float64)
+    gamma[0, 0, 3, 3] = 1.0
+    provider = Stationary(gamma, (0, 1))
+    precision = ComposedPrecision(graph, provider)
+    smallest = torch.linalg.eigvalsh(precision.dense())[0]
+    assert smallest < 0
+    with pytest.raises(GraphError, match=f"smallest eigenvalue is {smallest:.3g}"):
+        Circulant(precision, shifts(precision))
+    least = least_shrinkage(precision)
+    assert 0 < least < 1
+    assert is_definite(precision.shrunk(least))
+    assert not is_definite(precision.shrunk(least - 0.01))
+
+
+@pytest.mark.parametrize("periodic", [False, True])
+def test_channels_are_solved_one_by_one(periodic: bool) -> None:
+    graph = tiles((3, 4, 12), (3, 4, 6), (0, 0, 3), periodic=(False, False, periodic))
+    channels = torch.tensor(
+        [[1.2, 0.5, 0.1], [0.5, 1.0, 0.4], [0.1, 0.4, 0.8]], dtype=torch.float64
+    )
+    precision = ComposedPrecision(graph, Separable(channels, ring((4, 12), 0.6)))
+    for block in precision.blocks:
+        form = precision.covariances.form(block.group)
+        dense = torch.linalg.inv(block.precisions.dense()[0])
+        assert relative(form.variances()[0], dense.diagonal()) < 1e-9
+    check_solve(Channelwise(precision), precision.dense())
+    b = states(3 * 4 * 12).reshape(4, 3, 4, 12)
+    assert isinstance(solver_of(precision), Channelwise)
+    assert (
+        compose(graph, lambda x, s: -x, rule=Posterior(precision.covariances))(b, 1.0)
+        .isfinite()
+        .all()
+    )
+
+
+def test_channels_of_index_groups() -> None:
+    index = torch.arange(2 * 6).reshape(2, 6)
+    regions = {"a": index[:, :4].numpy(), "b": index[:, 2:].numpy(), "ab": index[:, 2:4].numpy()}
+    counts = {"a": 1, "b": 1, "ab": -1}
+    graph = RegionGraph.from_regions(regions, counts, event_shape=(2, 6))
+    channels = torch.tensor([[1.0, 0.3], [0.3, 1.0]], dtype=torch.float64)
+    whole = ar1(6, 0.8).covariance
+    places = Dense({"a": whole[:4, :4], "b": whole[2:, 2:], "ab": whole[2:4, 2:4]})
+    precision = ComposedPrecision(graph, Separable(channels, places))
+    expected = torch.linalg.inv(torch.kron(channels, whole))  # AR(1): Markov to the regions
+    assert relative(precision.dense(), expected) < 1e-9
+    check_solve(Channelwise(precision), expected)
+    wrong = RegionGraph.from_regions({"a": index.T.numpy().copy()}, event_shape=(2, 6))
+    with pytest.raises(GraphError, match="the same places of all 2 channels"):
+        ComposedPrecision(wrong, Separable(channels, places))
+
+
+def test_the_marginal_rule_is_a_good_start_for_conjugate_gradients() -> None:
+    graph, q, sigma = tiles((40,), 8, 4), ar1(40, 0.9), 0.05
+    joint = compose(graph, node_scores(graph, q), rule=Posterior(node_covariances(graph, q)))
+    solve = ConjugateGradients(joint.precision)
+    u = q.noised(sigma).sample(4, torch.Generator().manual_seed(0))
+    levels = torch.full((4,), sigma, dtype=torch.float64)
+    right = replace(joint, rule=bound(joint.rule, solve=Unsolved()))(u, sigma)
+    marginal = compose(graph, node_scores(graph, q))(u, sigma)
+    steps = []
+    for start in (None, marginal):
+        assert relative(solve(right, levels, start), q.score(u, sigma)) < 1e-9
+        assert solve.residual < 1e-13
+        steps.append(solve.steps)
+    assert steps[1] < steps[0]
+
+
+class OtherFloors(Covariances):
+    """δ differs from region to region, as no provider of ours lets it."""
+
+    def of(self, group):
+        d = group.shape[0]
+        return LowRankCovariances(torch.full((1, d, 1), 0.3).double(), 0.5 if d > 200 else 0.4)
+
+
+def test_low_rank_with_several_floors_is_not_solved_as_if_it_had_one() -> None:
+    graph = tiles((800,), 400, 200)
+    precision = ComposedPrecision(graph, OtherFloors())
+    b, eye = states(800), torch.eye(800, dtype=torch.float64)
+    expected = torch.linalg.solve(eye + precision.dense(), b.T).T
+    assert relative(solver_of(precision)(b, torch.ones(4).double()), expected) < 1e-9
+
+
+def test_empty_batches_are_solved() -> None:
+    ring_graph = tiles((12,), 6, 3, periodic=True)
+    around = ComposedPrecision(ring_graph, ring((12,), 0.5))
+    precision = ComposedPrecision(tiles((12,), 6, 3), Custom())
+    none = torch.zeros(0, dtype=torch.float64)
+    solves = (Eigen, SparseFactors, ConjugateGradients)
+    for solve in (*(make(precision) for make in solves), Circulant(around, shifts(around))):
+        assert solve(states(12, batch=0), none, states(12, batch=0)).shape == (0, 12)
