@@ -5,7 +5,8 @@ immutable. A run resumed from a saved state continues bit for bit.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -34,6 +35,7 @@ class State:
         denoised: the denoised value that the last step used, or None before the first step.
         history: what the next step needs from earlier ones, the latest first; empty for one-step
             solvers.
+        memory: what a score with memory (`joint.remembering`) left after its latest call.
     """
 
     x: Tensor
@@ -41,6 +43,7 @@ class State:
     sigma: float
     denoised: Tensor | None = None
     history: tuple[Past, ...] = ()
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return described(
@@ -60,7 +63,8 @@ class State:
 
         denoised = None if self.denoised is None else moved(self.denoised)
         history = tuple((sigma, moved(value)) for sigma, value in self.history)
-        return replace(self, x=moved(self.x), denoised=denoised, history=history)
+        memory = {name: moved(value) for name, value in self.memory.items()}
+        return replace(self, x=moved(self.x), denoised=denoised, history=history, memory=memory)
 
 
 class Solver(ABC):

@@ -1,6 +1,7 @@
 """The sampling loop, which draws samples from a score, a schedule and a solver."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import isclose, isfinite, nan
 from typing import TypedDict
@@ -60,7 +61,8 @@ def sample(
     x=data)`, which draws that noise.
 
     Args:
-        score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`.
+        score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`. If it has a method
+            `remembering`, as joints do, the run carries its memory from call to call.
         sigmas: noise levels that end in a fall. Where they rise, noise of variance σ'² - σ² is
             added and multistep solvers start afresh: see `time_travel`.
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
@@ -118,11 +120,14 @@ def sample(
             state = solver.init(given.to(dtype=dtype, device=device), levels[0])
         else:
             state = state.to(dtype, device)
+    if hasattr(score, "remembering"):
+        score = score.remembering(state.memory)
     for sigma_next in tqdm(levels[state.step + 1 :], disable=not progress, desc="sampling"):
         if sigma_next > state.sigma:
             added = (sigma_next**2 - state.sigma**2) ** 0.5
             raised = state.x + added * noise(RISE + state.step, state.x)
-            state = solver.init(raised, sigma_next, state.step + 1)
+            risen = solver.init(raised, sigma_next, state.step + 1)
+            state = replace(risen, memory=state.memory)
             continue
         after = solver.step(score, state, sigma_next, noise)
         if callback is not None and after.denoised is not None:
@@ -130,7 +135,7 @@ def sample(
                 x=state.x, i=state.step, sigma=state.sigma, denoised=after.denoised, state=state
             )
             callback(step)
-        state = after
+        state = replace(after, memory=dict(getattr(score, "memory", {})))
     return state.x
 
 
