@@ -16,11 +16,13 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "sphinx.ext.autosummary",
+    "signatures",
     "api_reference",
     "benchmark_pages",
     "bibliography",
     "docstrings",
-    "import_diagram",
+    "house",
     "mathml",
 ]
 exclude_patterns = ["_build"]
@@ -30,6 +32,9 @@ nitpicky = False
 myst_enable_extensions = ["dollarmath", "deflist", "attrs_inline"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "cited"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

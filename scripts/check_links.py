@@ -2,126 +2,86 @@
 
     python -m scripts.check_links docs/_build/html
 
-Links inside the site must name a file that is there and, after `#`, an id in it. Scripts, styles,
+A link inside the site must name a file that exists and, after `#`, an id in it. Scripts, styles,
 images and whatever else a browser fetches by itself must be files of the site, or data in the page.
 """
 
 import argparse
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LOADED = {
-    "audio": ("src",),
-    "embed": ("src",),
-    "iframe": ("src",),
-    "image": ("href", "xlink:href"),
-    "img": ("src", "srcset"),
-    "input": ("src",),
-    "link": ("href",),
-    "object": ("data",),
-    "script": ("src",),
-    "source": ("src", "srcset"),
-    "track": ("src",),
-    "use": ("href", "xlink:href"),
-    "video": ("src", "poster"),
-}
-"""What a browser fetches without being asked: tag to its attributes."""
-NOT_LOADED = {"author", "canonical", "index", "license", "next", "prev", "search"}
-"""Kinds of `<link>` that are not fetched."""
+__all__ = ["problems"]
+
+FETCHED = {"src", "srcset", "poster", "data", "xlink:href"}
+"""Attributes with addresses that a browser fetches without being asked."""
+HREF_FETCHED = {"link", "image", "use"}
+"""Tags whose `href` it fetches too."""
+NOT_FETCHED = {"author", "canonical", "index", "license", "next", "prev", "search"}
+"""Kinds of `<link>` that it does not fetch."""
 IN_STYLES = re.compile(r"url\(\s*['\"]?([^'\")]+)|@import\s+['\"]([^'\"]+)")
 COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 
 
-@dataclass
 class Page(HTMLParser):
-    """The ids of a page, what it links to and what it loads, each with its line."""
+    """The ids of a page and its addresses, each with its line and whether a browser fetches it."""
 
-    ids: set[str] = field(default_factory=set)
-    links: list[tuple[int, str]] = field(default_factory=list)
-    loads: list[tuple[int, str]] = field(default_factory=list)
-    in_style: bool = False
-
-    def __post_init__(self) -> None:
+    def __init__(self, text: str) -> None:
         super().__init__()
+        self.ids: set[str] = set()
+        self.addresses: list[tuple[int, str, bool]] = []
+        self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         given = {name: value for name, value in attrs if value is not None}
         self.ids |= {given[name] for name in ("id", "name") if name in given}
-        line = self.getpos()[0]
-        if tag in ("a", "area") and "href" in given:
-            self.links.append((line, given["href"]))
-        for name in LOADED.get(tag, ()):
-            fetched = tag != "link" or not NOT_LOADED & set(given.get("rel", "").split())
-            if name in given:
-                target = self.loads if fetched else self.links
-                target += [(line, url) for url in _urls(name, given[name])]
-        if "style" in given:
-            self.loads += [(line, url) for url in _styled(given["style"])]
-        self.in_style = tag == "style"
-
-    def handle_endtag(self, tag: str) -> None:
-        self.in_style = False
+        found = [(url, True) for url in styled(given.get("style", ""))]
+        if "href" in given:
+            skipped = NOT_FETCHED & set(given.get("rel", "").split())
+            found.append((given["href"], tag in HREF_FETCHED and not skipped))
+        for name in FETCHED & set(given):
+            urls = given[name].split(",") if name == "srcset" else [given[name]]
+            found += [(url.split()[0], True) for url in urls if url.strip()]
+        self.addresses += [(self.getpos()[0], *each) for each in found]
 
     def handle_data(self, data: str) -> None:
-        if self.in_style:
-            self.loads += [(self.getpos()[0], url) for url in _styled(data)]
+        if self.cdata_elem == "style":
+            self.addresses += [(self.getpos()[0], url, True) for url in styled(data)]
 
 
-def _urls(attribute: str, value: str) -> list[str]:
-    if attribute == "srcset":
-        return [part.split()[0] for part in value.split(",") if part.strip()]
-    return [value]
-
-
-def _styled(text: str) -> list[str]:
+def styled(text: str) -> list[str]:
+    """The addresses that a style sheet loads."""
     return [one or other for one, other in IN_STYLES.findall(COMMENT.sub("", text))]
 
 
 @cache
 def parsed(path: Path) -> Page:
-    """A page, read once."""
-    page = Page()
-    page.feed(path.read_text(encoding="utf-8"))
-    page.close()
-    return page
+    """A page, which is read once."""
+    return Page(path.read_text(encoding="utf-8"))
 
 
 def problems(site: Path) -> Iterator[str]:
-    """What is wrong with a built site, a line each."""
+    """The faults of a built site, one per line."""
     pages = sorted(site.rglob("*.html"))
     if not pages:
         yield f"{site}: no pages"
-    for path in pages:
-        page, name = parsed(path), path.relative_to(site)
-        for line, url in page.links:
-            if fault := _broken(site, path, url):
-                yield f"{name}:{line}: link to {url}: {fault}"
-        for line, url in page.loads:
-            if fault := _foreign(url) or _broken(site, path, url):
-                yield f"{name}:{line}: loads {url}: {fault}"
+    found = [(path, *each) for path in pages for each in parsed(path).addresses]
     for path in sorted(site.rglob("*.css")):
-        for url in _styled(path.read_text(encoding="utf-8")):
-            if fault := _foreign(url) or _broken(site, path, url):
-                yield f"{path.relative_to(site)}: loads {url}: {fault}"
+        found += [(path, 1, url, True) for url in styled(path.read_text(encoding="utf-8"))]
+    for path, line, url, fetched in found:
+        if fault := _fault(site, path, url, fetched):
+            yield f"{path.relative_to(site)}:{line}: {url}: {fault}"
 
 
-def _foreign(url: str) -> str | None:
-    """Whether a browser would leave the site to load this."""
-    parts = urlsplit(url)
-    return "from the network" if parts.netloc or parts.scheme not in ("", "data") else None
-
-
-def _broken(site: Path, page: Path, url: str) -> str | None:
-    """What is wrong with a link inside the site; None of a right one, or one that leaves it."""
+def _fault(site: Path, page: Path, url: str, fetched: bool) -> str | None:
+    """The fault of an address on a page; None if it is right, or a link that leaves the site."""
     parts = urlsplit(url)
     if parts.scheme or parts.netloc:
-        return None
-    path = page if not parts.path else (page.parent / unquote(parts.path)).resolve()
+        return "loaded from the network" if fetched and parts.scheme != "data" else None
+    path = (page.parent / unquote(parts.path)).resolve() if parts.path else page
     path = path / "index.html" if path.is_dir() else path
     if not path.is_relative_to(site):
         return "outside of the site"
@@ -139,8 +99,8 @@ def main() -> None:
     site = parser.parse_args().site.resolve()
     found = list(problems(site))
     pages = [parsed(path) for path in site.rglob("*.html")]
-    links = sum(len(page.links) + len(page.loads) for page in pages)
-    print("\n".join(found) if found else f"{len(pages)} pages, {links} links: all resolve")
+    links = sum(len(page.addresses) for page in pages)
+    print("\n".join(found) or f"{len(pages)} pages, {links} links: all resolve")
     raise SystemExit(bool(found))
 
 

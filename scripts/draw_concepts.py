@@ -2,8 +2,8 @@
 
     python -m scripts.draw_concepts [NAME ...]
 
-Names are those of the files, without `concepts_` and their endings; none: all, in a few seconds.
-Whatever they show is computed here, in closed form where that is possible.
+A NAME is that of a file without `concepts_` and its ending. Without names all are drawn, in a few
+seconds. All that they show is computed here, in closed form where that is possible.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,23 +17,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from pgmdiff import Average, Marginal, Posterior, compose
-from pgmdiff.composition.rules import Rule
-from pgmdiff.gaussian import (
-    Gaussian,
-    GaussianMixture,
-    composed_precision,
-    node_covariances,
-    node_scores,
-)
+from pgmdiff import compose
+from pgmdiff.gaussian import Gaussian, GaussianMixture, composed_precision, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, torus
 from pgmdiff.plotting import curves, plot
 from pgmdiff.plotting.style import INK, MIST, Sheet
 from pgmdiff.samplers import Heun, karras, sample
-from scripts.pictures import IMAGES, run
+from scripts.pictures import IMAGES, ar1, rules_of, run
 
 TINTS = ("#e3e6e9", "#c3d9ec", "#f6d9b8")
-"""Backgrounds that black figures can be read on."""
+"""Backgrounds on which black figures are legible."""
 EDGES = ("#08406e", "#dd7a1f", "#3f9b57")
 SIGNED = LinearSegmentedColormap.from_list(
     "signed", ["#8f3e00", "#dd7a1f", "#fff", "#2f7fbd", "#08406e"]
@@ -118,16 +111,16 @@ def naive() -> None:
 
 
 def scores() -> None:
-    """A law of two modes under noise: its density, its denoiser and its score."""
-    law = GaussianMixture(
+    """A distribution of two modes under noise: its density, its denoiser and its score."""
+    data = GaussianMixture(
         torch.tensor([0.4, 0.6]).double(),
         [Gaussian(torch.tensor(m).double(), torch.eye(1).double() * 0.05) for m in (-1.0, 1.0)],
     )
     x = torch.linspace(-2.6, 2.6, 261).double()
     quantities: Mapping[str, tuple[str, Callable[[float], Tensor]]] = {
-        "noised density q_σ": ("density", lambda sigma: law.log_density(x, sigma).exp()),
-        "denoiser D = E[x₀ | x_σ = x]": ("D(x, σ)", lambda sigma: law.denoise(x, sigma)),
-        "score s = (D - x) / σ²": ("s(x, σ)", lambda sigma: law.score(x, sigma)),
+        "noised density q_σ": ("density", lambda sigma: data.log_density(x, sigma).exp()),
+        "denoiser D = E[x₀ | x_σ = x]": ("D(x, σ)", lambda sigma: data.denoise(x, sigma)),
+        "score s = (D - x) / σ²": ("s(x, σ)", lambda sigma: data.score(x, sigma)),
     }
     figure = Sheet(figsize=(9.2, 3.2), layout="constrained")
     for axes, (title, (ylabel, of)) in zip(figure.subplots(1, 3), quantities.items(), strict=True):
@@ -150,20 +143,14 @@ def scores() -> None:
 
 
 def rules() -> None:
-    """How far correlation reaches in samples of every rule: exact, solvers of linear scores are."""
+    """How far correlation reaches in samples of each rule; exact, since all steps are linear."""
     n, rho, middle = 61, 0.95, 30
-    place = torch.arange(n, dtype=torch.float64)
-    data = Gaussian(torch.zeros(n).double(), rho ** (place[:, None] - place).abs())
-    graph, sigmas = chain(n), karras(60, 0.002, 80.0)
-    chosen: Mapping[str, Rule] = {
-        "average": Average(),
-        "marginal": Marginal(),
-        "posterior": Posterior(node_covariances(graph, data)),
-    }
+    data, graph, sigmas = ar1(n, rho), chain(n), karras(60, 0.002, 80.0)
+    chosen = rules_of(graph, data)
     distance = list(range(21))
     drawn = {}
-    for name, rule in chosen.items():
-        joint = compose(graph, node_scores(graph, data), rule=rule)
+    for name in ("average", "marginal", "posterior"):
+        joint = compose(graph, node_scores(graph, data), rule=chosen[name])
         reached = sample(joint, sigmas, x=80.0 * torch.eye(n).double(), solver=Heun())
         covariance = reached.T @ reached
         spread = covariance.diagonal().sqrt()
@@ -182,9 +169,7 @@ def rules() -> None:
 
 def exactness() -> None:
     """Precisions of a noised chain: what is exact, and what the marginal rule composes."""
-    graph, n, rho = chain(12), 12, 0.9
-    place = torch.arange(n, dtype=torch.float64)
-    data = Gaussian(torch.zeros(n).double(), rho ** (place[:, None] - place).abs())
+    graph, data = chain(12), ar1(12, 0.9)
     figure = Sheet(figsize=(9.6, 5.6))
     scale = SymLogNorm(0.01, vmin=-12, vmax=12)
     grid = figure.subplots(2, 3)
@@ -214,10 +199,15 @@ def exactness() -> None:
 
 
 def loops() -> None:
-    """Variables that all correlate by ρ: the composed precision, and when it stops to be one."""
+    """The composed precision of variables that all correlate by ρ, and where it is none."""
     rhos = np.linspace(0, 0.95, 20).tolist()
     graphs = {"chain(16)": chain(16), "cycle(16)": cycle(16), "torus(4, 4)": torus(4, 4)}
-    drawn = {name: (rhos, [_least(graph, rho) for rho in rhos]) for name, graph in graphs.items()}
+    drawn = {}
+    for name, graph in graphs.items():
+        ones = torch.ones(16, 16).double()
+        data = [Gaussian(ones[0] * 0, rho * ones + (1 - rho) * torch.eye(16)) for rho in rhos]
+        eigenvalues = (torch.linalg.eigvalsh(composed_precision(graph, q)) for q in data)
+        drawn[name] = rhos, [float(each[0]) for each in eigenvalues]
     figure = curves(
         drawn,
         xlabel="correlation ρ of every pair of the 16 variables",
@@ -230,15 +220,8 @@ def loops() -> None:
     _save(figure, "loops")
 
 
-def _least(graph: FactorGraph, rho: float) -> float:
-    n = graph.n_elements
-    covariance = rho + (1 - rho) * torch.eye(n, dtype=torch.float64)
-    precision = composed_precision(graph, Gaussian(torch.zeros(n).double(), covariance))
-    return float(torch.linalg.eigvalsh(precision)[0])
-
-
 def _bare(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> Axes:
-    """Axes of a drawing: square cells, no frame."""
+    """Axes for a drawing: square cells, no frame."""
     axes.set_xlim(*x)
     axes.set_ylim(*y)
     axes.set_aspect("equal")

@@ -1,8 +1,8 @@
-"""Draws pictures of docs/images, those that are no benchmark's.
+"""Draws the pictures of docs/images that belong neither to concept pages nor to benchmarks.
 
     python -m scripts.draw_docs [NAME ...]
 
-Names are those of the files, without their endings; none: all, in about ten seconds.
+A NAME is that of a file without its ending. Without names all are drawn, in about ten seconds.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,10 +12,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pgmdiff import Average, Evidence, Joint, Marginal, Posterior, compose, from_denoiser
-from pgmdiff.composition.rules import Rule
+from pgmdiff import Joint, compose, from_denoiser
 from pgmdiff.diagnostics.influences import influence_over_steps
-from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
+from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import (
     FactorGraph,
     RegionGraph,
@@ -31,7 +30,7 @@ from pgmdiff.models.gravel import gravel_denoiser, gravel_image
 from pgmdiff.plotting import Panel, animate, flow, panels, plot, ring_image
 from pgmdiff.plotting.style import Sheet
 from pgmdiff.samplers import Step, karras, sample
-from scripts.pictures import IMAGES, run
+from scripts.pictures import IMAGES, ar1, rules_of, run
 
 
 def nested() -> None:
@@ -46,7 +45,7 @@ def cylinder() -> None:
 
 
 def gallery() -> None:
-    """Six families, each as small as shows what it is."""
+    """Six families, each small enough to be seen whole."""
     triples = [tuple("abc"), tuple("bcd"), tuple("cde"), tuple("ade")]
     families: dict[str, FactorGraph | RegionGraph] = {
         "chain(3)": chain(3),
@@ -64,7 +63,7 @@ def gallery() -> None:
 
 
 def counts_over_image() -> None:
-    """What windows and overlaps count, over the photograph that the gravel model knows."""
+    """Counts of windows and overlaps, over the photograph that the gravel model was trained on."""
     windows = tiles((1, 40, 64), window=(1, 16, 16), overlap=(0, 4, 4))
     image = gravel_image()[:, :40, :64]
     _save(plot(windows, layout="counts", image=image), "counts_over_image", dpi=100)
@@ -72,14 +71,14 @@ def counts_over_image() -> None:
 
 def information_flow() -> None:
     """Influences of the start on the middle of a chain, for each rule: exact, by autograd."""
-    data, sigmas = _ar1(41, 0.95), karras(12, 0.05, 20.0)
+    data, sigmas = ar1(41, 0.95), karras(12, 0.05, 20.0)
     graphs: dict[str, FactorGraph | RegionGraph] = {
         "pairs": chain(41),
         "windows of 9, overlap 1": tiles((41,), window=9, overlap=1),
     }
     found = {
         f"{rule}, {what}": influence_over_steps(
-            compose(graph, node_scores(graph, data), rule=_rules(graph, data)[rule]),
+            compose(graph, node_scores(graph, data), rule=rules_of(graph, data)[rule]),
             sigmas,
             data.mean[None],
             element=20,
@@ -105,10 +104,10 @@ def error_against_sigma() -> None:
         cases[name] = tiles((n,), window=8, overlap=overlap), 0.9
     drawn, exact = [], []
     for name, (graph, rho) in cases.items():
-        data = _ar1(graph.regions.n_elements, rho)
+        data = ar1(graph.regions.n_elements, rho)
         joints = {
             rule: compose(graph, node_scores(graph, data), rule=how)
-            for rule, how in _rules(graph, data).items()
+            for rule, how in rules_of(graph, data).items()
         }
         errors = {
             rule: [_relative_error(joint, data, sigma) for sigma in sigmas]
@@ -142,21 +141,6 @@ def ring() -> None:
     (last,) = sample(joint, karras(24, 0.01, 10.0), shape=shape, generator=0, callback=look)
     frames.append(_beside(*[ring_image(last, scale=3)] * 2))
     animate(frames, IMAGES / "ring.gif", captions=[*captions, "σ = 0"])
-
-
-def _ar1(n: int, rho: float) -> Gaussian:
-    place = torch.arange(n, dtype=torch.float64)
-    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
-
-
-def _rules(graph: FactorGraph | RegionGraph, data: Gaussian) -> Mapping[str, Rule]:
-    covariances = node_covariances(graph, data)
-    return {
-        "average": Average(),
-        "marginal": Marginal(),
-        "posterior": Posterior(covariances),
-        "evidence": Evidence(covariances),
-    }
 
 
 def _relative_error(joint: Joint, data: Gaussian, sigma: float) -> float:

@@ -1,4 +1,4 @@
-"""What the scripts that draw pictures for the docs share: where they go, and the command line."""
+"""What the scripts that draw pictures for the docs share: data, rules, and the command line."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -6,9 +6,30 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["IMAGES", "run"]
+from pgmdiff import Average, Evidence, FactorGraph, Marginal, Posterior, RegionGraph
+from pgmdiff.composition import Rule
+from pgmdiff.gaussian import Gaussian, node_covariances
+
+__all__ = ["IMAGES", "ar1", "rules_of", "run"]
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
+
+
+def ar1(n: int, rho: float) -> Gaussian:
+    """The stationary AR(1) chain of unit variance."""
+    place = torch.arange(n, dtype=torch.float64)
+    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
+
+
+def rules_of(graph: FactorGraph | RegionGraph, data: Gaussian) -> Mapping[str, Rule]:
+    """Every rule by name, with the covariances of the data."""
+    covariances = node_covariances(graph, data)
+    return {
+        "average": Average(),
+        "marginal": Marginal(),
+        "posterior": Posterior(covariances),
+        "evidence": Evidence(covariances),
+    }
 
 
 def run(pictures: Mapping[str, Callable[[], None]], description: str | None) -> None:
@@ -16,10 +37,9 @@ def run(pictures: Mapping[str, Callable[[], None]], description: str | None) -> 
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(pictures)}")
     names = parser.parse_args().names
-    unknown = sorted(set(names) - set(pictures))
-    if unknown:
+    if unknown := sorted(set(names) - set(pictures)):
         parser.error(f"no picture is called {unknown[0]!r}. Choose from {', '.join(pictures)}.")
-    torch.set_num_threads(1)  # many small calls: threads would wait for each other, for a minute
+    torch.set_num_threads(1)  # many small calls, in which threads would wait for each other
     for name in names or pictures:
         print(name)
         pictures[name]()

@@ -1,8 +1,8 @@
 """Executes the tutorials, each once: `python -m scripts.run_tutorials [NUMBER ...]`.
 
-A tutorial is a Python file in the percent format, which reviews as text. Executed, it is a
-notebook in `docs/tutorials`, with what its cells print and draw: the tests check it, the site shows
-it. It is executed again only when its own text or the library has changed.
+A tutorial is a Python file in the percent format, which can be reviewed as text. It is executed
+into a notebook in `docs/tutorials` with all that its cells print and draw; tests check it, and the
+site shows it. It is executed again only when its own text or the library has changed.
 """
 
 import hashlib
@@ -26,17 +26,17 @@ __all__ = ["TUTORIALS", "executed", "images"]
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.py"))
 TIMEOUT = 600
-"""Seconds that a cell may take on a busy machine; a whole tutorial aims at less than 120."""
+"""Seconds that a cell may take on a busy machine; a whole tutorial should take less than 120."""
 
 
 def executed(tutorial: Path) -> Any:
-    """The notebook of a tutorial with its outputs: read, if it is of this text and library.
+    """The notebook of a tutorial with its outputs; the one on disk if its fingerprint fits.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed; nothing is kept.
+        nbclient.exceptions.CellExecutionError: a cell failed; no notebook is kept.
     """
     path = ROOT / "docs" / "tutorials" / f"{tutorial.stem}.ipynb"
-    fingerprint = _fingerprint(tutorial)
+    fingerprint = hashlib.sha256(tutorial.read_bytes() + _library()).hexdigest()
     if path.exists():
         notebook = nbformat.read(path, as_version=4)
         if notebook.metadata.get("fingerprint") == fingerprint:
@@ -60,20 +60,16 @@ def executed(tutorial: Path) -> Any:
 
 
 def images(notebook: Any) -> Iterator[tuple[Any, Any]]:
-    """Cells that draw, with each output that is a picture."""
+    """Each picture among the outputs, with the cell that drew it."""
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 yield cell, output
 
 
-def _fingerprint(tutorial: Path) -> str:
-    return hashlib.sha256(tutorial.read_bytes() + _library()).hexdigest()
-
-
 @cache
 def _library() -> bytes:
-    """What outputs depend on besides the tutorial: the library, its models, this file, versions."""
+    """A digest of all else that outputs depend on: the library, its models, this file, versions."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     digest.update(f"{sys.version} {torch.__version__} {matplotlib.__version__}".encode())
     for path in sorted((ROOT / "pgmdiff").rglob("*")):

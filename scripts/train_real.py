@@ -1,150 +1,54 @@
 """Trains the models of the real-data benchmark: DiffCollage's Algorithm 6 on a series and a field.
 
-    python scripts/train_real.py sea | soft_gravel [--steps N] [--out FOLDER] [--check]
+    python -m scripts.train_real sea | soft_gravel [--steps N] [--out FOLDER] [--check]
 
 Every step draws crops of one size from the training part; the weights are an exponential moving
-average. They are written as they are; the exit code says whether they pass the gate, which knows
-the held-out part only.
+average. They are written as they are; the exit code says whether they pass the gate, which
+compares with the held-out part only.
 """
 
-import argparse
-import copy
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import trange
 
 from benchmarks.data import sea, soft_gravel
 from benchmarks.exactness.statistics import stationary_covariance
 from pgmdiff import from_denoiser
-from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.training.loop import denoising_loss, random_crops
-
-LEARNING_RATE = 1e-3
-WARM_UP = 200
-EMA_DECAY = 0.9995
-P_MEAN, P_STD = -0.8, 1.5
-EVERY = 500
-"""Steps between two reports."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is trained on what.
-
-    Attributes:
-        parts: the training and the held-out part, `[pieces, 1, ...]`.
-        shapes, chances: of crops.
-    """
-
-    untrained: Callable[[], EDMDenoiser]
-    trained: Callable[[], EDMDenoiser]
-    parts: Callable[[], tuple[Tensor, Tensor]]
-    shapes: tuple[tuple[int, ...], ...]
-    chances: tuple[float, ...]
-    batch: int
-    steps: int
-
-
-def _sea_parts() -> tuple[Tensor, Tensor]:
-    train, held_out = sea.sea_parts()
-    return train[:, None], held_out[:, None]
-
-
-def _field_parts() -> tuple[Tensor, Tensor]:
-    train, held_out = soft_gravel.soft_gravel_parts()
-    return train[None], held_out[None]
-
+from scripts.training import Denoiser, Task, command
 
 TASKS = {
     "sea": Task(
+        Path("benchmarks/data/sea.safetensors"),
         sea.untrained,
         sea.sea_denoiser,
-        _sea_parts,
-        tuple((n,) for n in sea.LENGTHS),
-        (0.2, 0.4, 0.15, 0.25),
-        128,
-        12_000,
+        parts=lambda: tuple(part[:, None] for part in sea.sea_parts()),
+        shapes=tuple((n,) for n in sea.LENGTHS),
+        chances=(0.2, 0.4, 0.15, 0.25),
+        batch=128,
+        steps=12_000,
+        sigma_data=1.0,
+        p_mean=-0.8,
+        p_std=1.5,
     ),
     "soft_gravel": Task(
+        Path("benchmarks/data/soft_gravel.safetensors"),
         soft_gravel.untrained,
         soft_gravel.soft_gravel_denoiser,
-        _field_parts,
-        soft_gravel.SHAPES,
-        (0.5, 0.15, 0.35),
-        64,
-        10_000,
+        parts=lambda: tuple(part[None] for part in soft_gravel.soft_gravel_parts()),
+        shapes=soft_gravel.SHAPES,
+        chances=(0.5, 0.15, 0.35),
+        batch=64,
+        steps=10_000,
+        sigma_data=1.0,
+        p_mean=-0.8,
+        p_std=1.5,
     ),
 }
 
 
-def crops(pieces: Tensor, shape: tuple[int, ...], n: int, generator: torch.Generator) -> Tensor:
-    """`n` crops `[n, 1, *shape]` of pieces `[pieces, 1, ...]`."""
-    if len(shape) == 1:  # a stack of series is an image whose crops are one row high
-        found = random_crops(pieces[None, :, 0], (1, shape[0]), n, generator=generator)
-        return found[:, 0]
-    return random_crops(pieces[0], shape, n, generator=generator)
-
-
-def learning_rate(step: int, steps: int) -> float:
-    """A linear warm-up, then half a cosine to zero, as a fraction of the peak."""
-    decay = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
-    return decay * min(1.0, (step + 1) / WARM_UP)
-
-
-def train(task: Task, steps: int, seed: int = 0) -> EDMDenoiser:
-    """Returns the averaged model."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = task.untrained()
-    average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, steps))
-    (pieces, held_out), losses = task.parts(), []
-    chances = torch.tensor(task.chances)
-    bar = trange(steps, mininterval=10)
-    for step in bar:
-        which = int(torch.multinomial(chances, 1, generator=generator).item())
-        clean = crops(pieces, task.shapes[which], task.batch, generator)
-        loss = denoising_loss(
-            model, clean, sigma_data=1.0, p_mean=P_MEAN, p_std=P_STD, generator=generator
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        decay = min(EMA_DECAY, (step + 1) / (step + 10))
-        for mean, new in zip(average.parameters(), model.parameters(), strict=True):
-            mean.lerp_(new.detach(), 1 - decay)
-        losses.append(loss.item())
-        if step % EVERY == EVERY - 1:
-            seen, unseen = (window_loss(average, task, part) for part in (pieces, held_out))
-            bar.set_postfix(
-                loss=f"{sum(losses[-EVERY:]) / EVERY:.4f}",
-                window=f"{seen:.4f}",
-                held_out=f"{unseen:.4f}",
-            )
-    return average
-
-
-@torch.no_grad()
-def window_loss(model: Callable[..., Tensor], task: Task, part: Tensor, which: int = 0) -> float:
-    """The weighted denoising error on 2,048 crops of one size, always the same noise."""
-    generator = torch.Generator().manual_seed(1)
-    clean = crops(part, task.shapes[which], 2048, generator)
-    options = {"sigma_data": 1.0, "p_mean": P_MEAN, "p_std": P_STD}
-    return denoising_loss(model, clean, generator=generator, **options).item()
-
-
-def linear_denoiser(covariance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def linear_denoiser(covariance: Tensor) -> Denoiser:
     """The best linear denoiser of data of mean 0 and this covariance."""
     values, vectors = torch.linalg.eigh(covariance)
 
@@ -157,7 +61,8 @@ def linear_denoiser(covariance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return denoise
 
 
-def gate(model: EDMDenoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
+@torch.no_grad()
+def gate(model: Denoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
     """Prints how the model does on the held-out part; whether every size passes.
 
     To pass: on held-out crops, a denoising error no larger than 1.02 times that of the best linear
@@ -172,17 +77,12 @@ def gate(model: EDMDenoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
         covariance = stationary_covariance(pieces, shape)
         truth = stationary_covariance(held_out, shape)
         linear = linear_denoiser(covariance)
-        seen, unseen, reference = (
-            window_loss(f, task, part, which)
+        seen, unseen, reference = (  # on the same 2,048 crops with the same noise
+            task.loss(f, part, which, 2048, torch.Generator().manual_seed(1)).item()
             for f, part in ((model, pieces), (model, held_out), (linear, held_out))
         )
-        drawn = sample(
-            from_denoiser(model),
-            karras(32, 0.01, 80.0),
-            shape=(n, 1, *shape),
-            solver=Heun(),
-            generator=seed,
-        )
+        levels, start = karras(32, 0.01, 80.0), (n, 1, *shape)
+        drawn = sample(from_denoiser(model), levels, shape=start, solver=Heun(), generator=seed)
         flat = drawn.flatten(1).double()
         distance, floor = (
             ((c - truth).norm() / truth.norm()).item() for c in (flat.T @ flat / n, covariance)
@@ -196,22 +96,5 @@ def gate(model: EDMDenoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
     return passed
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--out", type=Path, default=Path("pgmdiff/models"))
-    parser.add_argument("--check", action="store_true", help="only pass the weights in the package")
-    arguments = parser.parse_args()
-    task = TASKS[arguments.task]
-    if arguments.check:
-        raise SystemExit(not gate(task.trained(), task))
-    start = time.process_time()
-    model = train(task, arguments.steps or task.steps)
-    save_file(model.state_dict(), arguments.out / f"{arguments.task}.safetensors")
-    print(f"{time.process_time() - start:.0f} CPU-seconds")
-    raise SystemExit(not gate(model, task))
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, TASKS, gate)

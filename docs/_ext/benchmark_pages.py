@@ -1,11 +1,9 @@
 """Directives that fill pages from the committed results of benchmarks, when the site is built.
 
-```{benchmark-table} exactness modes.rows        the table that the YAML inside asks for
+```{benchmark-table} exactness modes.rows        the table that the YAML inside describes
 ```{benchmark-settings} exactness                how and with what it was measured
 {benchmark}`exactness/gaussians.rows?n=20&...#kl:.2g`     one figure in a sentence
 """
-
-from pathlib import Path
 
 import yaml
 from benchmark_tables import FOLDER, Table, TableError, figure, load, settings, table
@@ -15,7 +13,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 
 class BenchmarkTable(SphinxDirective):
-    """The first argument is a JSON's name, the second the path to its rows."""
+    """A table; the first argument is the name of a JSON, the second the path to its rows."""
 
     required_arguments = 2
     has_content = True
@@ -62,8 +60,8 @@ class BenchmarkFigure(SphinxRole):
 
 
 def note_dependency(env, name: str) -> None:
-    """The page is made again when the JSON changes."""
-    env.note_dependency(str(Path(FOLDER / f"{name}.json")))
+    """Makes the page again when the JSON changes."""
+    env.note_dependency(str(FOLDER / f"{name}.json"))
 
 
 def as_node(found: Table) -> nodes.table:

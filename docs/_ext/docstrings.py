@@ -1,7 +1,7 @@
 """Docstrings as they are written: indented formulas are kept line by line.
 
-Our docstrings set formulas off by four spaces and a blank line, as Markdown does. In
-reStructuredText that would be a quotation, run together: they are made blocks of their own, in
+Docstrings of the library set formulas off by a blank line and four spaces, as Markdown does. In
+reStructuredText that would be a quotation, whose lines run together. They become blocks instead, in
 which names between backticks may be links.
 """
 
@@ -19,52 +19,45 @@ SECTION = re.compile(
 
 
 class Formula(SphinxDirective):
-    """Lines as they are, but for names between backticks, whose place they keep."""
+    """Lines as they are, except that names between backticks become literals, in their place."""
 
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        text = "\n".join(self.content)
-        language = "python" if _is_code(text) else "text"
+        text, language = "\n".join(self.content), "text"
+        if text.isascii():  # formulas rarely are
+            try:
+                ast.parse(textwrap.dedent(text))
+                language = "python"
+            except SyntaxError:
+                pass
         block = nodes.literal_block(text, "", classes=["formula"], language=language)
         for k, part in enumerate(re.split(r"`([^`\n]+)`", text)):
             block += [nodes.literal("", part), nodes.Text("  ")] if k % 2 else [nodes.Text(part)]
         return [block]
 
 
-def _is_code(text: str) -> bool:
-    try:
-        ast.parse(textwrap.dedent(text))
-    except SyntaxError:
-        return False
-    return text.isascii()  # formulas are not
-
-
 def literal_formulas(app, what, name, obj, options, lines: list[str]) -> None:
     """Makes a `formula` of every indented block that is not part of a section."""
     out: list[str] = []
-    inside = False
-    for number, line in enumerate(lines):
+    in_section, after_blank, above = False, False, ""
+    for line in lines:
         indented = line.startswith("    ")
         if line and not indented:
-            inside = bool(SECTION.match(line))
-        blank_before = number > 0 and not lines[number - 1].strip()
-        if indented and blank_before and not inside and not _in_block(lines, number):
+            in_section = bool(SECTION.match(line))
+        in_block = above.startswith("    ") or above.endswith("::")
+        if indented and after_blank and not in_section and not in_block:
             out += [".. formula::", ""]
         out.append(line if indented else without_substitutions(line))
+        after_blank = not line.strip()
+        above = above if after_blank else line.rstrip()
     lines[:] = out
 
 
 def without_substitutions(line: str) -> str:
-    """Bars are norms and sizes here; those in code stay."""
+    """Escapes bars, which are norms and sizes here; those in code stay."""
     parts = line.split("`")
     return "`".join(p if k % 2 else p.replace("|", r"\|") for k, p in enumerate(parts))
-
-
-def _in_block(lines: list[str], number: int) -> bool:
-    """Whether the nearest line above that is not blank is indented too, or opens a block."""
-    above = next((line for line in reversed(lines[:number]) if line.strip()), "")
-    return above.startswith("    ") or above.rstrip().endswith("::")
 
 
 def setup(app: Sphinx) -> dict:

@@ -1,4 +1,4 @@
-"""Formulas as MathML, which browsers show without a script: the site reads with no network."""
+"""Formulas as MathML, which browsers show without a script, so that the site needs no network."""
 
 import re
 
@@ -10,13 +10,12 @@ NAMED = re.compile(r"(<mi>(?:arg|cos|det|exp|log|max|min|sin|tan)</mi>)(?!<mo|</
 STOPS = (".", ",", ";", ":", ")")
 
 
-def _inline(self, node: nodes.math) -> None:
-    self.body.append(mathml(node.astext()))
-    raise nodes.SkipNode
-
-
-def _block(self, node: nodes.math_block) -> None:
-    self.body.append(f"<p>{mathml(node.astext(), display='block')}</p>")
+def visit(self, node: nodes.math | nodes.math_block) -> None:
+    """Writes a formula, with a thin space between the name of a function and its argument."""
+    block = isinstance(node, nodes.math_block)
+    text = convert(node.astext(), display="block" if block else "inline")
+    text = NAMED.sub(r'\1<mspace width="0.17em"></mspace>', text)
+    self.body.append(f"<p>{text}</p>" if block else text)
     raise nodes.SkipNode
 
 
@@ -31,13 +30,8 @@ def keep_stops(app: Sphinx, doctree: nodes.document, docname: str) -> None:
             parent.replace(node, both)
 
 
-def mathml(text: str, **options: str) -> str:
-    """A formula, with a thin space between the name of a function and what it is of."""
-    return NAMED.sub(r'\1<mspace width="0.17em"></mspace>', convert(text, **options))
-
-
 def setup(app: Sphinx) -> dict:
-    app.add_html_math_renderer("mathml", (_inline, None), (_block, None))
+    app.add_html_math_renderer("mathml", (visit, None), (visit, None))
     app.config.html_math_renderer = "mathml"
     app.connect("doctree-resolved", keep_stops)
     return {"parallel_read_safe": True}

@@ -32,7 +32,7 @@ def test_pictures_are_drawn(draw: str, tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_error_of_a_score_is_what_samples_say() -> None:
     graph = chain(8)
-    data = draw_docs._ar1(8, 0.9)
+    data = draw_docs.ar1(8, 0.9)
     joint = draw_docs.compose(graph, draw_docs.node_scores(graph, data))
     u = data.noised(0.5).sample(200_000, torch.Generator().manual_seed(0))
     truth = data.score(u, 0.5)
