@@ -1,90 +1,30 @@
-"""Trains the models of the real-data benchmark: DiffCollage's Algorithm 6 on a series and a field.
+"""Trains the models of the real-data benchmark on crops of a series and of a field.
 
-    python scripts/train_real.py sea | soft_gravel [--steps N] [--out FOLDER] [--check]
+    python -m scripts.train_real sea | soft_gravel [--steps N] [--out FOLDER] [--check]
 
-Every step draws crops of one size from the training part; the weights are an exponential moving
-average. They are written as they are; the exit code says whether they pass the gate, which knows
-the held-out part only.
+The gate knows the held-out part only.
 """
 
-import argparse
-import copy
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
-from tqdm import trange
 
 from benchmarks.data import sea, soft_gravel
-from benchmarks.exactness.statistics import stationary_covariance
+from benchmarks.exactness.real import CASES, Case
 from pgmdiff import from_denoiser
 from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.training.loop import denoising_loss, random_crops
+from pgmdiff.training.loop import random_crops
+from scripts.training import Recipe, loss_of, main
 
-LEARNING_RATE = 1e-3
-WARM_UP = 200
-EMA_DECAY = 0.9995
-P_MEAN, P_STD = -0.8, 1.5
-EVERY = 500
-"""Steps between two reports."""
+SEA, FIELD, _ = CASES
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is trained on what.
-
-    Attributes:
-        parts: the training and the held-out part, `[pieces, 1, ...]`.
-        shapes, chances: of crops.
-    """
-
-    untrained: Callable[[], EDMDenoiser]
-    trained: Callable[[], EDMDenoiser]
-    parts: Callable[[], tuple[Tensor, Tensor]]
-    shapes: tuple[tuple[int, ...], ...]
-    chances: tuple[float, ...]
-    batch: int
-    steps: int
-
-
-def _sea_parts() -> tuple[Tensor, Tensor]:
-    train, held_out = sea.sea_parts()
-    return train[:, None], held_out[:, None]
-
-
-def _field_parts() -> tuple[Tensor, Tensor]:
-    train, held_out = soft_gravel.soft_gravel_parts()
-    return train[None], held_out[None]
-
-
-TASKS = {
-    "sea": Task(
-        sea.untrained,
-        sea.sea_denoiser,
-        _sea_parts,
-        tuple((n,) for n in sea.LENGTHS),
-        (0.2, 0.4, 0.15, 0.25),
-        128,
-        12_000,
-    ),
-    "soft_gravel": Task(
-        soft_gravel.untrained,
-        soft_gravel.soft_gravel_denoiser,
-        _field_parts,
-        soft_gravel.SHAPES,
-        (0.5, 0.15, 0.35),
-        64,
-        10_000,
-    ),
-}
-
-
-def crops(pieces: Tensor, shape: tuple[int, ...], n: int, generator: torch.Generator) -> Tensor:
+def crops(pieces: Tensor, shape: Sequence[int], n: int, generator: torch.Generator) -> Tensor:
     """`n` crops `[n, 1, *shape]` of pieces `[pieces, 1, ...]`."""
     if len(shape) == 1:  # a stack of series is an image whose crops are one row high
         found = random_crops(pieces[None, :, 0], (1, shape[0]), n, generator=generator)
@@ -92,56 +32,26 @@ def crops(pieces: Tensor, shape: tuple[int, ...], n: int, generator: torch.Gener
     return random_crops(pieces[0], shape, n, generator=generator)
 
 
-def learning_rate(step: int, steps: int) -> float:
-    """A linear warm-up, then half a cosine to zero, as a fraction of the peak."""
-    decay = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
-    return decay * min(1.0, (step + 1) / WARM_UP)
+def stationary_covariance(pieces: Tensor, shape: Sequence[int]) -> Tensor:
+    r"""The covariance of any crop, from one estimate of the autocovariance: float64 `[d, d]`.
 
+        C(k) = Σ_t x_t x_{t+k} / n      over all n values of the pieces, k an offset
 
-def train(task: Task, steps: int, seed: int = 0) -> EDMDenoiser:
-    """Returns the averaged model."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = task.untrained()
-    average = copy.deepcopy(model).requires_grad_(False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: learning_rate(s, steps))
-    (pieces, held_out), losses = task.parts(), []
-    chances = torch.tensor(task.chances)
-    bar = trange(steps, mininterval=10)
-    for step in bar:
-        which = int(torch.multinomial(chances, 1, generator=generator).item())
-        clean = crops(pieces, task.shapes[which], task.batch, generator)
-        loss = denoising_loss(
-            model, clean, sigma_data=1.0, p_mean=P_MEAN, p_std=P_STD, generator=generator
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        scheduler.step()
-        decay = min(EMA_DECAY, (step + 1) / (step + 10))
-        for mean, new in zip(average.parameters(), model.parameters(), strict=True):
-            mean.lerp_(new.detach(), 1 - decay)
-        losses.append(loss.item())
-        if step % EVERY == EVERY - 1:
-            seen, unseen = (window_loss(average, task, part) for part in (pieces, held_out))
-            bar.set_postfix(
-                loss=f"{sum(losses[-EVERY:]) / EVERY:.4f}",
-                window=f"{seen:.4f}",
-                held_out=f"{unseen:.4f}",
-            )
-    return average
+    No mean is subtracted: the data's mean is 0. Every product is divided by the same n, so C is
+    positive definite, and the covariances of crops of two sizes are blocks of one matrix.
 
-
-@torch.no_grad()
-def window_loss(model: Callable[..., Tensor], task: Task, part: Tensor, which: int = 0) -> float:
-    """The weighted denoising error on 2,048 crops of one size, always the same noise."""
-    generator = torch.Generator().manual_seed(1)
-    clean = crops(part, task.shapes[which], 2048, generator)
-    options = {"sigma_data": 1.0, "p_mean": P_MEAN, "p_std": P_STD}
-    return denoising_loss(model, clean, generator=generator, **options).item()
+    Args:
+        pieces: contiguous records, `[pieces, 1, *axes]`.
+        shape: the size of a crop on those axes.
+    """
+    axes = tuple(range(2, pieces.ndim))
+    padded = [size + crop for size, crop in zip(pieces.shape[2:], shape, strict=True)]
+    power = torch.fft.fftn(pieces.double(), s=padded, dim=axes).abs() ** 2
+    products = torch.fft.ifftn(power.sum(dim=(0, 1)), dim=tuple(range(len(axes)))).real
+    places = torch.cartesian_prod(*[torch.arange(n) for n in shape]).reshape(-1, len(axes))
+    offsets = places[:, None] - places
+    covariance: Tensor = products[tuple(offsets.unbind(-1))] / math.prod(pieces.shape)
+    return covariance
 
 
 def linear_denoiser(covariance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
@@ -157,25 +67,27 @@ def linear_denoiser(covariance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return denoise
 
 
-def gate(model: EDMDenoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
-    """Prints how the model does on the held-out part; whether every size passes.
+def gate(case: Case, recipe: Recipe, model: EDMDenoiser, n: int = 1024, seed: int = 0) -> bool:
+    """Prints how the model does on the held-out part; returns whether every size passes.
 
-    To pass: on held-out crops, a denoising error no larger than 1.02 times that of the best linear
-    denoiser (its covariance from the training part); and samples (Heun, 32 levels) whose covariance
-    differs from the held-out crops' by at most 3 times as much as the training crops' does, in
-    the Frobenius norm, or 5 % of its norm.
+    A size passes with a denoising error on 2,048 held-out crops no larger than 1.02 times that of
+    the best linear denoiser (its covariance from the training part); and samples (Heun, 32 levels)
+    whose covariance differs from the held-out crops' by at most 3 times as much as the training
+    crops' does, in the Frobenius norm, or by 5 % of its norm.
     """
-    pieces, held_out = task.parts()
-    passed = True
+    (pieces, held_out), passed = case.parts, True
+
+    @torch.no_grad()
+    def error(denoise: Callable[[Tensor, Tensor], Tensor], part: Tensor) -> float:
+        generator = torch.Generator().manual_seed(1)
+        return loss_of(recipe, denoise, crops(part, shape, 2048, generator), generator).item()
+
     print(f"{'crop':>8} {'train':>7} {'held out':>8} {'linear':>7} {'covariance':>10} {'floor':>7}")
-    for which, shape in enumerate(task.shapes):
+    for shape in recipe.shapes:
         covariance = stationary_covariance(pieces, shape)
         truth = stationary_covariance(held_out, shape)
-        linear = linear_denoiser(covariance)
-        seen, unseen, reference = (
-            window_loss(f, task, part, which)
-            for f, part in ((model, pieces), (model, held_out), (linear, held_out))
-        )
+        seen, unseen = error(model, pieces), error(model, held_out)
+        reference = error(linear_denoiser(covariance), held_out)
         drawn = sample(
             from_denoiser(model),
             karras(32, 0.01, 80.0),
@@ -196,22 +108,32 @@ def gate(model: EDMDenoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
     return passed
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--out", type=Path, default=Path("pgmdiff/models"))
-    parser.add_argument("--check", action="store_true", help="only pass the weights in the package")
-    arguments = parser.parse_args()
-    task = TASKS[arguments.task]
-    if arguments.check:
-        raise SystemExit(not gate(task.trained(), task))
-    start = time.process_time()
-    model = train(task, arguments.steps or task.steps)
-    save_file(model.state_dict(), arguments.out / f"{arguments.task}.safetensors")
-    print(f"{time.process_time() - start:.0f} CPU-seconds")
-    raise SystemExit(not gate(model, task))
+SEA_RECIPE = Recipe(
+    untrained=sea.untrained,
+    trained=sea.sea_denoiser,
+    crops=lambda shape, n, generator: crops(SEA.parts[0], shape, n, generator),
+    shapes=[(n,) for n in sea.LENGTHS],
+    chances=(0.2, 0.4, 0.15, 0.25),
+    batch=128,
+    steps=12_000,
+    sigma_data=1.0,
+    p_mean=-0.8,
+    p_std=1.5,
+    folder="benchmarks/data",
+    gate=partial(gate, SEA),
+)
+FIELD_RECIPE = replace(
+    SEA_RECIPE,
+    untrained=soft_gravel.untrained,
+    trained=soft_gravel.soft_gravel_denoiser,
+    crops=lambda shape, n, generator: crops(FIELD.parts[0], shape, n, generator),
+    shapes=soft_gravel.SHAPES,
+    chances=(0.5, 0.15, 0.35),
+    batch=64,
+    steps=10_000,
+    gate=partial(gate, FIELD),
+)
 
 
 if __name__ == "__main__":
-    main()
+    main({"sea": SEA_RECIPE, "soft_gravel": FIELD_RECIPE}, __doc__)
