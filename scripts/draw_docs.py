@@ -12,10 +12,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pgmdiff import Average, Evidence, Joint, Marginal, Posterior, compose, from_denoiser
-from pgmdiff.composition.rules import Rule
+from benchmarks.problems import ar1, gaussian_problem
+from pgmdiff import Joint, compose, from_denoiser
 from pgmdiff.diagnostics.influences import influence_over_steps
-from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
+from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import (
     FactorGraph,
     RegionGraph,
@@ -32,6 +32,8 @@ from pgmdiff.plotting import Panel, animate, flow, panels, plot, ring_image
 from pgmdiff.plotting.style import Sheet
 from pgmdiff.samplers import Step, karras, sample
 from scripts.pictures import IMAGES, run
+
+RULES = ("average", "marginal", "posterior", "evidence")
 
 
 def nested() -> None:
@@ -72,20 +74,17 @@ def counts_over_image() -> None:
 
 def information_flow() -> None:
     """Influences of the start on the middle of a chain, for each rule: exact, by autograd."""
-    data, sigmas = _ar1(41, 0.95), karras(12, 0.05, 20.0)
+    data, sigmas = ar1(41, 0.95), karras(12, 0.05, 20.0)
     graphs: dict[str, FactorGraph | RegionGraph] = {
         "pairs": chain(41),
         "windows of 9, overlap 1": tiles((41,), window=9, overlap=1),
     }
     found = {
         f"{rule}, {what}": influence_over_steps(
-            compose(graph, node_scores(graph, data), rule=_rules(graph, data)[rule]),
-            sigmas,
-            data.mean[None],
-            element=20,
+            gaussian_problem(graph, data).joint(rule), sigmas, data.mean[None], element=20
         )
         for what, graph in graphs.items()
-        for rule in ("average", "marginal", "posterior", "evidence")
+        for rule in RULES
     }
     title = (
         "On which elements of the start element 20 depends, step by step (Euler, AR(1), ρ = 0.95)"
@@ -105,11 +104,9 @@ def error_against_sigma() -> None:
         cases[name] = tiles((n,), window=8, overlap=overlap), 0.9
     drawn, exact = [], []
     for name, (graph, rho) in cases.items():
-        data = _ar1(graph.regions.n_elements, rho)
-        joints = {
-            rule: compose(graph, node_scores(graph, data), rule=how)
-            for rule, how in _rules(graph, data).items()
-        }
+        data = ar1(graph.regions.n_elements, rho)
+        problem = gaussian_problem(graph, data)
+        joints = {rule: problem.joint(rule) for rule in RULES}
         errors = {
             rule: [_relative_error(joint, data, sigma) for sigma in sigmas]
             for rule, joint in joints.items()
@@ -142,21 +139,6 @@ def ring() -> None:
     (last,) = sample(joint, karras(24, 0.01, 10.0), shape=shape, generator=0, callback=look)
     frames.append(_beside(*[ring_image(last, scale=3)] * 2))
     animate(frames, IMAGES / "ring.gif", captions=[*captions, "σ = 0"])
-
-
-def _ar1(n: int, rho: float) -> Gaussian:
-    place = torch.arange(n, dtype=torch.float64)
-    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
-
-
-def _rules(graph: FactorGraph | RegionGraph, data: Gaussian) -> Mapping[str, Rule]:
-    covariances = node_covariances(graph, data)
-    return {
-        "average": Average(),
-        "marginal": Marginal(),
-        "posterior": Posterior(covariances),
-        "evidence": Evidence(covariances),
-    }
 
 
 def _relative_error(joint: Joint, data: Gaussian, sigma: float) -> float:
