@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.exactness.distributions import two_mode_chain
-from benchmarks.problems import ar1, gaussian_problem
+from benchmarks.problems import Counter, ar1, gaussian_problem
 from benchmarks.reports import columns, plus_minus, settings, spread, table
 from pgmdiff import conditioning as ways
 from pgmdiff.composition.joint import Joint, compose
@@ -174,19 +174,14 @@ def _symmetric(matrix: Tensor) -> Tensor:
 
 def _needs(name: str) -> dict[str, Any]:
     """Evaluations of every region per score, and the memory of autograd, for one state."""
-    held, counts = [0], [0]
+    counter, held, method = Counter(), [0], METHODS[name]
     q = ar1(N, RHO)
-
-    def score(x: Tensor, sigma: Tensor) -> Tensor:
-        counts[0] += len(x)
-        return -x.tanh() / (1 + sigma[:, None] ** 2)
-
+    pair = counter.counted(lambda x, sigma: -x.tanh() / (1 + sigma[:, None] ** 2))
     joint = compose(
         chain(N, factor_model="pair", variable_model="single"),
-        {"pair": score, "single": lambda x, sigma: -x / (1 + sigma**2)},
+        {"pair": pair, "single": lambda x, sigma: -x / (1 + sigma**2)},
         rule=Posterior({"pair": q.covariance[:2, :2], "single": torch.eye(1)}),
     )
-    method = METHODS[name]
     guided = method.conditioned(joint, torch.zeros(2).double(), 0.5, 1.0)
     u = torch.ones(1, N, dtype=torch.float64)
 
@@ -198,7 +193,7 @@ def _needs(name: str) -> dict[str, Any]:
         guided(u, u.new_ones(1))
     return {
         "method": name,
-        "evaluations": method.rounds * counts[0] / (N - 1),
+        "evaluations": method.rounds * counter.rows / (N - 1),
         "gradients": held[0] > 0,
         "bytes": held[0],
     }

@@ -26,12 +26,7 @@ from benchmarks.exactness.modes import Trial
 from benchmarks.reports import columns, settings, table
 from pgmdiff import samplers
 from pgmdiff.composition.joint import compose
-from pgmdiff.diagnostics.metrics import (
-    frechet_distance,
-    mean_and_error,
-    seam_ratio,
-    texture_features,
-)
+from pgmdiff.diagnostics import metrics
 from pgmdiff.graphs import tiles
 from pgmdiff.models.gravel import gravel_denoiser, gravel_image
 from pgmdiff.samplers import Solver, karras, sample
@@ -67,7 +62,11 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
     case, modes = chain_case(20, 0.95, ()), two_mode_chain()
     trial = Trial(modes, modes.problem, SAMPLES, SEEDS)
     size, n = (SHAPE[1], SHAPE[1]), 2 * STRIPS * len(STARTS)
-    real = None if smoke else texture_features(random_crops(gravel_image(), size, n, generator=0))
+    real = (
+        None
+        if smoke
+        else metrics.texture_features(random_crops(gravel_image(), size, n, generator=0))
+    )
     for name in tqdm(names, desc="defaults"):
         solver, levels = CANDIDATES[name]
         row: dict[str, Any] = {
@@ -77,7 +76,9 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
         }
         if real is not None:
             drawn, _ = trial.drawn(POSTERIOR, levels, solver)
-            row["modes"], row["modes_error"] = mean_and_error(trial.measures(drawn)["energy"])
+            row["modes"], row["modes_error"] = metrics.mean_and_error(
+                trial.measures(drawn)["energy"]
+            )
             row |= _gravel(solver, levels, real)
         rows.append(row)
     about = settings(seeds=SEEDS, samples=SAMPLES, strips=STRIPS)
@@ -98,8 +99,10 @@ def _gravel(solver: Solver, levels: int, real: Tensor) -> dict[str, float]:
     joint = compose(graph, from_denoiser(gravel_denoiser()), max_batch=32)
     sigmas = karras(levels, 0.01, 10.0)
     u = sample(joint, sigmas, shape=(STRIPS, *SHAPE), solver=solver, generator=0)
-    drawn = texture_features(torch.cat([u[..., start : start + height] for start in STARTS]))
+    drawn = metrics.texture_features(
+        torch.cat([u[..., start : start + height] for start in STARTS])
+    )
     return {
-        "fréchet": frechet_distance(drawn, real) / frechet_distance(*real.chunk(2)),
-        "seams": seam_ratio(u, range(OVERLAP, width, OVERLAP)),
+        "fréchet": metrics.frechet_distance(drawn, real) / metrics.frechet_distance(*real.chunk(2)),
+        "seams": metrics.seam_ratio(u, range(OVERLAP, width, OVERLAP)),
     }

@@ -19,13 +19,7 @@ from torch import Tensor
 from pgmdiff.errors import required
 from pgmdiff.models.unet import EDMDenoiser, UNet, trained
 
-__all__ = [
-    "SHAPES",
-    "soft_gravel_denoiser",
-    "soft_gravel_image",
-    "soft_gravel_parts",
-    "untrained",
-]
+__all__ = ["SHAPES", "soft_gravel_denoiser", "soft_gravel_image", "soft_gravel_parts", "untrained"]
 
 SHAPES = ((8, 8), (8, 4), (8, 2))
 """Shapes of the crops that the model was trained on: strips along the second axis."""

@@ -184,9 +184,6 @@ def _nearest(u: Tensor, modes: Sequence[Gaussian]) -> Tensor:
     return torch.cdist(u, torch.stack([mode.mean.reshape(-1) for mode in modes])).argmin(dim=1)
 
 
-# ---------------------------------------------------------------- chains of modes
-
-
 def _mode_chain(name: str, modes: Sequence[float], table: Tensor, length: int) -> MarkovTree:
     variance = torch.full((1, 1), SPREAD, dtype=torch.float64)
     each = [Gaussian(torch.tensor(m, dtype=torch.float64), variance) for m in modes]
@@ -223,9 +220,6 @@ def curved_chain(length: int = 8, n_labels: int = 12) -> MarkovTree:
     blobs = [Gaussian(m, torch.full((1, 1), 0.25**2, dtype=torch.float64)) for m in points]
     graph = chain(length, factor_model="pair", variable_model="single")
     return MarkovTree("curved chain", graph, {"pair": Pair(start[:, None] * change, blobs, blobs)})
-
-
-# ---------------------------------------------------------------- trees and stars
 
 
 def tree_of_mixtures() -> MarkovTree:

@@ -64,10 +64,7 @@ FULL = {
     distributions.star_of_categories: OTHERS,
     parity_star: OTHERS,
 }
-SMOKE = {
-    two_mode_chain: Size(50, 2, {6: EVERY}, (6,)),
-    parity_star: Size(20, 1, {4: CORE}, ()),
-}
+SMOKE = {two_mode_chain: Size(50, 2, {6: EVERY}, (6,)), parity_star: Size(20, 1, {4: CORE}, ())}
 
 
 class SolverRuns(NamedTuple):
@@ -165,25 +162,23 @@ def _compared(q: MarkovTree, size: Size) -> Iterator[dict[str, Any]]:
     floor = [q.sample(size.samples, OTHER_TRUTH + seed) for seed in range(size.seeds)]
     yield trial.row("exact samples", trial.measures(floor), {})
     for budget, methods in size.budgets.items():
-        known = [m for m in methods if m.rule != "exact score" or q.whole is not None]
-        runs = [(method, method.levels(budget, SDE(1.0))) for method in known]
+        possible = [m for m in methods if m.rule != "exact score" or q.whole is not None]
+        runs = [(method, method.levels(budget, SDE(1.0))) for method in possible]
         if budget in size.steps:
             runs.append((Method("evidence"), budget))
-        marginal, marginal_cost = trial.drawn(Method("marginal"), budget, SDE(1.0))
-        marginal_measured = trial.measures(marginal)
+        marginal = trial.drawn(Method("marginal"), budget, SDE(1.0))
+        base = trial.measures(marginal[0])
         for method, levels in runs:
-            if method == Method("marginal"):
-                drawn, cost, measured = marginal, marginal_cost, marginal_measured
-            else:
-                drawn, cost = trial.drawn(method, levels, SDE(1.0))
-                measured = trial.measures(drawn)
-            gaps = zip(measured["energy"], marginal_measured["energy"], strict=True)
+            known = method == Method("marginal")
+            drawn, cost = marginal if known else trial.drawn(method, levels, SDE(1.0))
+            measured = base if known else trial.measures(drawn)
+            gaps = zip(measured["energy"], base["energy"], strict=True)
             mean, error = mean_and_error([mine - its for mine, its in gaps])
             row: dict[str, Any] = {"budget": budget, "solver": "SDE", "levels": levels, **cost}
             row["above_marginal"] = mean, error
             row["worse"] = None if error is None else mean > 2 * error
             if method.name == "posterior":
-                pairs = zip(drawn, marginal, strict=True)
+                pairs = zip(drawn, marginal[0], strict=True)
                 row["from_marginal"] = max((a - b).abs().max().item() for a, b in pairs)
             yield trial.row(method.name, measured, row)
 
