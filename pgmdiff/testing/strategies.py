@@ -8,7 +8,7 @@
         assert_lawful(graph)
 
 Graphs are small and awkward: disconnected, with duplicate and nested scopes, leaves, isolated
-variables, blocks of several elements, declarations in any order.
+variables, blocks of several elements, and declarations in any order.
 """
 
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ def hypergraphs(
     """Lists of scopes: loops, duplicates, subsets, several components.
 
     Args:
-        max_scopes: most scopes of a list.
-        max_scope: most names of a scope.
-        names: of the variables.
+        max_scopes: largest number of scopes in a list.
+        max_scope: largest number of names in a scope.
+        names: names of the variables.
     """
     scope = st.lists(st.sampled_from(names), min_size=1, max_size=max_scope, unique=True)
     return st.lists(scope, min_size=1, max_size=max_scopes)
@@ -57,10 +57,10 @@ def hypergraphs(
 
 @st.composite
 def acyclic_hypergraphs(draw: st.DrawFn, max_scopes: int = 7) -> list[list[str]]:
-    """Lists of α-acyclic scopes: each shares variables with one earlier scope only.
+    """Lists of α-acyclic scopes, each of which shares variables with one earlier scope only.
 
     Args:
-        max_scopes: most scopes of a list.
+        max_scopes: largest number of scopes in a list.
     """
     scopes: list[list[str]] = []
     n_names = 0
@@ -81,8 +81,8 @@ def factor_graphs(draw: st.DrawFn, max_variables: int = 6, max_factors: int = 6)
     """Any factor graph: loops, duplicate and subset scopes, leaves, isolated variables.
 
     Args:
-        max_variables: most variables, of one to four elements each.
-        max_factors: most factors, of up to four variables each.
+        max_variables: largest number of variables, of one to four elements each.
+        max_factors: largest number of factors, on up to four variables each.
     """
     variables = [f"v{i}" for i in range(draw(st.integers(1, max_variables)))]
     scope = st.lists(st.sampled_from(variables), min_size=1, max_size=4, unique=True)
@@ -96,7 +96,7 @@ def trees(draw: st.DrawFn, max_factors: int = 7) -> FactorGraph:
     """A Berge-acyclic graph of distinct factors, possibly disconnected.
 
     Args:
-        max_factors: most factors.
+        max_factors: largest number of factors.
     """
     n_isolated = draw(st.integers(0, 2))
     names = [f"v{i}" for i in range(n_isolated)]
@@ -113,12 +113,12 @@ def trees(draw: st.DrawFn, max_factors: int = 7) -> FactorGraph:
 
 @st.composite
 def nested_graphs(draw: st.DrawFn, depth: int = 2) -> FactorGraph:
-    """A factor graph some of whose nodes are graphs: of their own elements, in two parts or one.
+    """A factor graph some of whose nodes are graphs of their elements, in one part or two.
 
-    Names inside may be those outside; inner graphs may be nested again.
+    Names inside may repeat those outside; inner graphs may be nested again.
 
     Args:
-        depth: most levels of graphs inside graphs.
+        depth: largest number of levels of graphs inside graphs.
     """
     outer = draw(factor_graphs(max_variables=4, max_factors=3))
     inner = {}
@@ -131,7 +131,7 @@ def nested_graphs(draw: st.DrawFn, depth: int = 2) -> FactorGraph:
 
 @st.composite
 def _of_size(draw: st.DrawFn, size: int, depth: int) -> FactorGraph:
-    """A graph of a number of scalar or block variables, perhaps nested."""
+    """A graph of `size` elements in one or two variables, perhaps nested."""
     cut = draw(st.integers(0, size - 1))
     part, rest, both = draw(st.sampled_from([("part", "rest", "both"), ("v1", "v0", "f0")]))
     shapes: dict[str, tuple[int, ...]] = {rest: (size - cut,)}
@@ -149,8 +149,8 @@ def tile_graphs(draw: st.DrawFn, max_axes: int = 2, max_size: int = 9) -> Region
     """Windows of a small tensor, on open and periodic axes, whether or not the stride fits.
 
     Args:
-        max_axes: most axes.
-        max_size: most places of an axis.
+        max_axes: largest number of axes.
+        max_size: largest size of an axis.
     """
     shape, windows, overlaps, periodic = [], [], [], []
     for _ in range(draw(st.integers(1, max_axes))):
@@ -185,7 +185,7 @@ def gaussians(graph: FactorGraph | RegionGraph) -> st.SearchStrategy[Gaussian]:
     """Gaussians whose density factorises over the graph's pieces; see `markov_gaussian`.
 
     Args:
-        graph: over the state.
+        graph: of the state.
     """
     return st.integers(0, 2**31).map(lambda seed: markov_gaussian(graph, seed))
 
@@ -194,6 +194,6 @@ def mixtures(graph: FactorGraph | RegionGraph) -> st.SearchStrategy[GaussianMixt
     """Mixtures of such Gaussians; see `markov_mixture`.
 
     Args:
-        graph: over the state.
+        graph: of the state.
     """
     return st.integers(0, 2**29).map(lambda seed: markov_mixture(graph, seed))
