@@ -58,7 +58,7 @@ def test_cluster_variation_did_not() -> None:
     )  # panels form a ring: an approximation, and it says so
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(3, 6), st.integers(2, 5), st.integers(2, 5), st.integers(1, 4))
 def test_every_size_of_it_is_lawful(panels: int, rows: int, width: int, cap: int) -> None:
     assert_lawful(counted(panels, rows, width, min(cap, rows - 1)))

@@ -16,7 +16,7 @@ from pgmdiff import (
 from pgmdiff.conditioning import Mask, replacement
 from pgmdiff.diagnostics import seam_ratio
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_scores
-from pgmdiff.graphs import FactorGraph, chain, cluster_variation, tiles
+from pgmdiff.graphs import chain
 from pgmdiff.samplers import karras, log_likelihood, sample
 from pgmdiff.scores.guidance import slerp
 from pgmdiff.training.loop import random_crops
@@ -46,27 +46,11 @@ WRONG = {
     "a mean of integers": (lambda: Gaussian(WHOLE, torch.eye(3)), "mean as a floating-point"),
     "a seed of a string": (lambda: Q.sample(3, "seed"), "Gaussian.sample: expected generator="),
     "half a batch": (lambda: compose(GRAPH, Q.score, max_batch=2.5), "an integer of at least 1"),
-    "a list of scopes": (lambda: FactorGraph.from_scopes([("a", "b")]), "scopes as a dict"),
-    "numbers for tensors": (
-        lambda: GRAPH.pack({"x0": 1.0, "x1": 2.0, "x2": 3.0}),
-        "'x0' is of type float",
-    ),
-    "a size for a shape": (lambda: tiles(30, 8, 2), r"a shape such as \(16, 64\), got 30"),
     "no denoiser": (lambda: from_denoiser(None), "from_denoiser: expected a callable"),
     "no network": (lambda: from_eps(3), "from_eps: expected a callable"),
     "no velocity": (lambda: from_flow(3), "from_flow: expected a callable"),
     "no time": (lambda: from_vp_v(abs, 3), "from_vp_v: expected a callable"),
     "embeddings of integers": (lambda: slerp(WHOLE, WHOLE, 0.5), "floating-point embeddings"),
-    "arrays of no state": (
-        lambda: cluster_variation({"a": np.arange(3)}),
-        "'a' is an index array.*event_shape=",
-    ),
-    "models of no arrays": (
-        lambda: cluster_variation([("a", "b")], models={"a": "m"}),
-        "models= goes with event_shape=",
-    ),
-    "a name for names": (lambda: GRAPH.mask("x1"), r"Write \['x1'\]"),
-    "no node of the name": (lambda: GRAPH.elements("f9"), "no node is named 'f9'"),
     "no start": (lambda: sample(JOINT, SIGMAS), r"got none. Give shape=\(batch, \*event\)"),
     "two starts": (
         lambda: sample(JOINT, SIGMAS, x=torch.zeros(2, 3), shape=(2, 3)),

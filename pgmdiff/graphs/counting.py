@@ -55,19 +55,16 @@ def cluster_variation(
     """The region graph of cluster variation: maximal pieces, and their intersections.
 
     *Of scopes*: a region is named by the frozenset of its variables, which is also its model id
-    unless the factor graph gives one. Regions list their variables in declaration order, whatever
-    the order of the scopes (a scope whose model is given keeps its own); variables in no scope are
-    regions of their own.
+    unless the factor graph gives one. Regions list their variables in declaration order (a scope
+    whose model is given keeps its own); variables in no scope are regions of their own.
 
     *Of index arrays*: pieces keep their names, arrays and model ids. An intersection is named by
     the frozenset of the pieces around it (with a number, where there are several). That is also
-    its model id, unless those pieces share a model: then the model id is the shape. The layout is
-    that of the first piece around it: its sub-array where the intersection fills one (rows and
-    columns), and flattened otherwise.
+    its model id, unless those pieces share a model: then its shape is. It is laid out as in the
+    first piece around it where it fills a sub-array of that piece, and flattened otherwise.
 
-    Regions of count 0 are left out. Exact at σ = 0, for data Markov to the pieces, if the pieces
-    are α-acyclic; otherwise it is the Kikuchi approximation, which on tiles is far better than
-    Bethe's on single pixels.
+    Regions of count 0 are left out. Exact at σ = 0, for data Markov to the pieces, if these are
+    α-acyclic; otherwise the Kikuchi approximation, on tiles far better than Bethe's on pixels.
 
     Args:
         scopes: a factor graph, a dict of scopes, or scopes alone; or pieces: the outer regions of
@@ -76,12 +73,12 @@ def cluster_variation(
             declared where they first appear.
         event_shape: shape of the state that index arrays are pieces of.
         models: for index arrays, name to model id, for pieces whose model id is not their name.
-        absorb: whether scopes inside others are dropped; if not, they are an error. Those with a
-            model or a condition of their own are an error in any case, unless they repeat a scope
-            together with its model and condition: dropping them would lose something.
-        disconnected: how an intersection in several unconnected parts (the two arcs of a ring of
-            two windows) is counted. "one" region needs a model of the dependence between the
-            parts. "several" takes the parts for independent given the rest: a loop where "one" is
+        absorb: whether scopes inside others are dropped, rather than an error. Those with a model
+            or a condition of their own always are an error, unless they repeat a scope together
+            with its model and condition: dropping them would lose something.
+        disconnected: whether an intersection in unconnected parts (the two arcs of a ring of two
+            windows) is "one" region, whose model must know how the parts depend on each other, or
+            "several", which takes the parts for independent given the rest: a loop where "one" is
             exact, but with models of connected parts only. Elements are connected when they are
             neighbours in a piece's array, variables when they are in a scope's order.
 
@@ -117,19 +114,18 @@ def junction_tree(
     """The region graph of a junction tree: cliques +1, separators -1 per edge.
 
     Exact at σ = 0 for any data that is Markov to the scopes. Scopes that are not α-acyclic have to
-    be triangulated (min-fill), which makes cliques larger than any scope; models of these cliques
+    be triangulated (min-fill), and models of the cliques that this makes, larger than any scope,
     are needed. Names, model ids and order are those of `cluster_variation`; a clique or separator
     of index arrays that is in no piece is flat, and named ("clique", k).
 
     Args:
         scopes, shapes, event_shape, models, absorb: as for `cluster_variation`.
         max_clique: largest number of variables (for index arrays: of atoms, the blocks that no
-            piece splits) of a clique that triangulation may make. If None, nothing is
-            triangulated, and the error says how large the cliques would be.
+            piece splits) of a clique that triangulation may make; nothing is triangulated if None.
 
     Raises:
-        GraphError: triangulation is needed and not allowed (the error gives the size of clique
-            that it needs); and whatever `cluster_variation` raises.
+        GraphError: triangulation is needed and not allowed, with the size of clique that it needs;
+            and whatever `cluster_variation` raises.
 
     Example:
         >>> from pgmdiff.graphs import junction_tree

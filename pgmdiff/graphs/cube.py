@@ -37,6 +37,7 @@ FRAMES: Ints = np.stack([_RIGHTS, np.cross(_NORMALS, _RIGHTS), _NORMALS], axis=1
 """int64 `[6, 3, 3]`: the vectors right, down and normal of every face."""
 FRAMES.setflags(write=False)
 
+SIZE = " Give the number of pixels along the edge of a face."
 EDGES = ("F|R", "F/D", "B|L", "B/D", "L|F", "L/D", "R|B", "R/D", "U/F", "U/B", "U/L", "U/R")
 """Pairs of adjacent faces: the first lies to the left of the second (|), or above it (/)."""
 
@@ -44,9 +45,9 @@ EDGES = ("F|R", "F/D", "B|L", "B/D", "L|F", "L/D", "R|B", "R/D", "U/F", "U/B", "
 def face_directions(face_size: int) -> Floats:
     """Unit vectors along which the pixels of a cube map look, in the axes of this module.
 
-    Pixel (i, j) of a face of n × n looks along a · right + b · down + normal (then normalised)
-    with a = (2j + 1)/n - 1 and b = (2i + 1)/n - 1. This is the gnomonic projection, whose pixels
-    shrink from the middle of a face (2/n radians apart) towards its corners.
+    Pixel (i, j) of a face of n × n looks along a · right + b · down + normal, a = (2j + 1)/n - 1,
+    b = (2i + 1)/n - 1: the gnomonic projection, whose pixels shrink from the middle of a face (2/n
+    radians apart) towards its corners.
 
     Args:
         face_size: n, in pixels.
@@ -63,7 +64,7 @@ def face_directions(face_size: int) -> Floats:
         >>> dict(zip("FRU", middle[[FACES.index(f) for f in "FRU"]].astype(int).tolist()))
         {'F': [0, 0, 1], 'R': [1, 0, 0], 'U': [0, -1, 0]}
     """
-    n = _face_size("face_directions", face_size)
+    n = _checked("face_directions", "face_size", face_size, 2, hint=SIZE)
     centre = (2 * np.arange(n) + 1) / n - 1
     down, right = np.meshgrid(centre, centre, indexing="ij")
     local = np.stack([right, down, np.ones((n, n))], axis=-1)
@@ -77,17 +78,15 @@ def cubemap(
 ) -> RegionGraph:
     """Faces of a cube map joined by windows across its 12 edges, with cluster variation's counts.
 
-    A window covers `overlap` pixels of either face, with the shared edge in its middle. Each of its
-    two halves is its overlap with a face, so that every half counts -1:
+    A window covers `overlap` pixels of either face, with the shared edge in its middle; by default
+    it is as large as a face, for one model of n × n images. Each of its two halves is its overlap
+    with a face, so that every half counts -1:
 
         1 ≤ overlap < n:  6 faces +1, 12 windows +1, 24 halves -1
-        overlap = n:      12 pairs +1, 6 faces 1 - 4 = -3
+        overlap = n:      12 pairs +1, 6 faces 1 - 4 = -3 (the flattened cube map of the paper)
 
     Smaller intersections (at the corners of a face, or of opposite halves) all have count 0, since
-    each window that contains one contains it within its half. The second row is the flattened
-    cube map of the paper. By default windows are as large as faces, for one model of n × n images.
-
-    Regions are named
+    each window that contains one contains it within its half. Regions are named
 
     - 'F', a face, `[*C, n, n]`;
     - 'F|R', a window across the edge of two side faces, the first to the left of the second, both
@@ -97,8 +96,7 @@ def cubemap(
     - 'F[0:4, 0:8]', rows and columns of a face, in the face's own orientation.
 
     The model id of a region is its shape. Nothing is mirrored: everything is seen from the centre.
-    Regions form loops around the corners of the cube, so that composing is an approximation even
-    at σ = 0.
+    Regions form loops around the corners, so that composing is an approximation even at σ = 0.
 
     Args:
         face_size: n, in pixels.
@@ -117,8 +115,14 @@ def cubemap(
         >>> cubemap(8, channels=3)
         RegionGraph(event_shape=(6, 3, 8, 8), 42 regions in 3 groups)
     """
-    n = _face_size("cubemap", face_size)
-    overlap = _checked_overlap(n, overlap)
+    n = _checked("cubemap", "face_size", face_size, 2, hint=SIZE)
+    if overlap is None and n % 2:
+        raise GraphError(
+            f"cubemap: face_size is {n}, expected an even number, for windows of half a face. "
+            f"Use a size of {n - 1} or {n + 1}, or give overlap=."
+        )
+    hint = f" Give the pixels that a window has of either face; {n} joins whole faces."
+    overlap = _checked("cubemap", "the overlap", n // 2 if overlap is None else overlap, 1, n, hint)
     faces = _face_arrays(n, channels)
     middle = slice(n - overlap, n + overlap)
     windows = {
@@ -150,10 +154,8 @@ def nested_cubemap(face_size: int, *, channels: int | None = None) -> FactorGrap
     Outside there are three variables FB, LR, UD `[2, *C, n, n]` (two opposite faces each, -1) and
     three factors LFRB, ULDR, UFDB (+1), the bands of four faces around an axis. Inside a band, a
     loop of four pairs of adjacent faces +1 and four faces -1; inside a variable, two faces +1.
-    Flattened: 12 pairs +1, 6 faces -1 · 2 + 1 · (-1) = -3, as in `cubemap(face_size, face_size)`,
-    whose names, arrays and model ids the leaves have.
-
-    The state is the flattened `[6, *C, n, n]` of `cubemap`.
+    Flattened: 12 pairs +1, 6 faces -1 · 2 + 1 · (-1) = -3, with the names, arrays and model ids of
+    `cubemap(face_size, face_size)`, whose flattened state `[6, *C, n, n]` the graph has.
 
     Args:
         face_size: n, in pixels.
@@ -173,7 +175,7 @@ def nested_cubemap(face_size: int, *, channels: int | None = None) -> FactorGrap
         >>> cube.flatten().counting_numbers()["F"]
         -3
     """
-    n = _face_size("nested_cubemap", face_size)
+    n = _checked("nested_cubemap", "face_size", face_size, 2, hint=SIZE)
     faces = dict(zip(FACES, _face_arrays(n, channels), strict=True))
     axes = ["".join(FACES[a : a + 2]) for a in (0, 2, 4)]
     bands = {b: tuple(a for a in axes if set(a) < set(b)) for b in ("LFRB", "ULDR", "UFDB")}
@@ -209,12 +211,9 @@ def _joined(faces: list[Ints], names: str, pairs: Mapping[str, Ints]) -> RegionG
 
 def _face_arrays(face_size: int, channels: int | None) -> Ints:
     """The elements of the state, in its shape `[6, *C, n, n]`."""
-    if channels is not None and (not _is_integer(channels) or channels < 1):
-        raise GraphError(
-            f"cubemap: channels is {channels!r}, expected a positive integer, or None for a state "
-            "without a channel axis. Give the number of channels."
-        )
-    shape = (6, *(() if channels is None else (channels,)), face_size, face_size)
+    hint = " Give the number of channels, or None for a state without a channel axis."
+    planes = () if channels is None else (_checked("cubemap", "channels", channels, 1, hint=hint),)
+    shape = (6, *planes, face_size, face_size)
     return np.arange(prod(shape)).reshape(shape)
 
 
@@ -235,31 +234,10 @@ def _edge_arrays(face_size: int, channels: int | None) -> dict[str, Ints]:
     return pairs
 
 
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int | np.integer)
-
-
-def _face_size(caller: str, face_size: int) -> int:
-    if not _is_integer(face_size) or face_size < 2:
-        raise GraphError(
-            f"{caller}: face_size is {face_size!r}, expected an integer of at least 2. "
-            "Give the number of pixels along the edge of a face."
-        )
-    return int(face_size)
-
-
-def _checked_overlap(n: int, overlap: int | None) -> int:
-    if overlap is None:
-        if n % 2:
-            raise GraphError(
-                f"cubemap: face_size is {n}, expected an even number, for windows of half a face. "
-                f"Use a size of {n - 1} or {n + 1}, or give overlap=."
-            )
-        return n // 2
-    if not _is_integer(overlap) or not 1 <= overlap <= n:
-        raise GraphError(
-            f"cubemap: the overlap is {overlap!r}, expected an integer from 1 to {n}, the size of "
-            "a face. Give the number of pixels of either face in a window; "
-            f"{n} joins whole faces."
-        )
-    return int(overlap)
+def _checked(
+    caller: str, what: str, value: int, least: int, most: int | None = None, hint: str = ""
+) -> int:
+    if not isinstance(value, int | np.integer) or not least <= value <= (most or value):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise GraphError(f"{caller}: {what} is {value!r}, expected an integer {bounds}.{hint}")
+    return int(value)

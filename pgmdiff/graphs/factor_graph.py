@@ -179,10 +179,11 @@ class FactorGraph:
                 f"{flat.min()} to {flat.max()}. Correct them, or n_variables=."
             )
         arities = np.repeat([a.shape[1] for a in arrays], [len(a) for a in arrays])
+        names = names_of(variables, "x", n_variables, "variables")
         return cls(
-            names_of(variables, "x", n_variables, "variables"),
+            names,
             names_of(factors, "f", len(arities), "factors"),
-            (checked_shape("every variable", shape),) * n_variables,
+            (checked_shape(names[0] if names else "x0", shape),) * n_variables,
             bounds(arities),
             flat,
             axis=axis,
@@ -457,18 +458,14 @@ def _concatenated(factor: Hashable, blocks: list[Ints], axis: int | None) -> Int
     return np.concatenate(blocks, axis=place + 1)
 
 
-def _alike(keys: Ints) -> Iterator[Ints]:
+def _alike(keys: Ints) -> list[Ints]:
     """Row numbers of equal rows of a matrix, set by set, in order of first appearance."""
     if len(keys) == 0:
-        return
+        return []
     if (keys == keys[0]).all():
-        yield np.arange(len(keys))
-        return
-    _, first, inverse = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-    order = np.argsort(inverse, kind="stable")
-    pieces = np.split(order, np.cumsum(np.bincount(inverse.ravel()))[:-1])
-    for group in np.argsort(first):
-        yield pieces[group]
+        return [np.arange(len(keys))]
+    numbers, _ = codes(list(map(tuple, keys.tolist())))
+    return np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
 
 
 def _pick(names: tuple[Hashable, ...], rows: Ints) -> tuple[Hashable, ...]:

@@ -48,14 +48,13 @@ def chain(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
 
 
 def cycle(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
-    """A closed chain: factor f_i on (x_i, x_(i+1) mod n). A loop, in general not exact at any σ.
+    """A closed chain, factor f_i on (x_i, x_(i+1) mod n): a loop, in general exact at no σ.
 
     Counting numbers: factors +1, variables -1.
 
     Args:
         n: number of variables, at least 3.
-        shape: event shape of every variable.
-        options: of `FactorGraph.from_arrays`.
+        shape, options: as for `chain`.
 
     Raises:
         GraphError: n is below 3.
@@ -71,8 +70,7 @@ def star(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
 
     Args:
         n: number of leaves.
-        shape: event shape of every variable.
-        options: of `FactorGraph.from_arrays`.
+        shape, options: as for `chain`.
 
     Raises:
         GraphError: n is below 0.
@@ -87,7 +85,7 @@ def tree(branching: int, depth: int, shape: Sequence[int] = (), **options: Any) 
     Args:
         branching: number of children of every inner variable.
         depth: number of edges from the root to a leaf; 0 gives the root alone.
-        shape, options: see `chain`.
+        shape, options: as for `chain`.
 
     Raises:
         GraphError: branching is below 1, or depth below 0.
@@ -108,12 +106,11 @@ def _paired(
 def grid(*sizes: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
     """A lattice of variables named by their coordinates, a pair factor on every lattice edge.
 
-    A factor is named by its two variables, `((0, 0), (0, 1))`. Loopy as soon as two sizes exceed 1.
+    A factor is named by its two variables, `((0, 0), (0, 1))`. Loops as soon as two sizes exceed 1.
 
     Args:
         sizes: number of variables along each axis, at least 1.
-        shape: event shape of every variable.
-        options: of `FactorGraph.from_arrays`.
+        shape, options: as for `chain`.
 
     Raises:
         GraphError: no size is given, or one is below 1.
@@ -128,8 +125,7 @@ def torus(*sizes: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph
 
     Args:
         sizes: number of variables along each axis, at least 3.
-        shape: event shape of every variable.
-        options: of `FactorGraph.from_arrays`.
+        shape, options: as for `chain`.
 
     Raises:
         GraphError: no size is given, or one is below 3.
@@ -144,9 +140,7 @@ def _lattice(
     shape: Sequence[int],
     options: dict[str, Any],
 ) -> FactorGraph:
-    if not sizes:
-        raise GraphError(f"{family}: expected sizes, got none. Write {family}(4, 5).")
-    for size in sizes:
+    for size in sizes or [0]:
         _at_least(family, size, 3 if periodic else 1)
     names = list(product(*map(range, sizes)))
     number = np.arange(prod(sizes)).reshape(sizes)
@@ -207,9 +201,8 @@ def markov_random_field(
 
     Pairwise factors, named by their edge, form loops wherever the graph has a cycle. Factors on
     maximal cliques (Hammersley and Clifford, 1971), named by the tuple of their variables, can
-    represent any distribution that is Markov to the graph; on dense graphs there are many of them.
-    Where cliques overlap in several variables Bethe's counts are wrong: pass the result to
-    `cluster_variation` or `junction_tree`.
+    represent all that is Markov to the graph; on dense graphs there are many of them. Where cliques
+    overlap in several variables, pass the result to `cluster_variation` or `junction_tree`.
 
     Args:
         graph: its nodes are the variables, in its order; their attribute `shape` is used, if any.
@@ -266,12 +259,12 @@ def hidden_markov(
     transitions = {f"t{i}": (f"x{i}", f"x{i + 1}") for i in steps[:-1]}
     emissions = {f"e{i}": (f"x{i}", f"y{i}") for i in steps}
     states, observations = ([f"{letter}{i}" for i in steps] for letter in "xy")
-    models = (
-        dict.fromkeys(transitions, "transition")
-        | dict.fromkeys(emissions, "emission")
-        | dict.fromkeys(states, "state")
-        | dict.fromkeys(observations, "observation")
+    kinds = zip(
+        ("transition", "emission", "state", "observation"),
+        (transitions, emissions, states, observations),
+        strict=True,
     )
+    models = {name: kind for kind, names in kinds for name in names}
     shapes = dict.fromkeys(states, state) | dict.fromkeys(observations, observation)
     return FactorGraph.from_scopes(transitions | emissions, shapes, **{"models": models, **options})
 

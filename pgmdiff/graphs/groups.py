@@ -279,11 +279,10 @@ class WindowGroup(RegionGroup):
         for axis in reversed(self.axes):
             places.insert(0, left % len(axis.starts))
             left = left // len(axis.starts)
-        index = torch.zeros((), dtype=torch.int64, device=rows.device)
+        index = torch.zeros_like(rows)
         for table, place in zip(self.tables, places, strict=True):
-            index = index[..., None] + table[place].reshape(
-                len(rows), *[1] * (max(index.ndim, 1) - 1), -1
-            )
+            between = [1] * (index.ndim - 1)
+            index = index[..., None] + table[place].reshape(len(rows), *between, table.shape[1])
         return index
 
     def select(self, rows: Ints) -> "WindowGroup":

@@ -87,8 +87,8 @@ class ScopePieces(Pieces):
         factor: dict[Region, Hashable] = {}
         for name, scope in graph.scopes.items():
             factor.setdefault(frozenset(scope), name)  # the first of duplicates is the one kept
-        given = {r: graph.models.get(factor[r], graph.factor_model) for r in ordered if r in factor}
-        models = {r: model for r, model in given.items() if model is not None}
+        own = {r: graph.models.get(factor[r], graph.factor_model) for r in ordered if r in factor}
+        models = {r: model for r, model in own.items() if model is not None}
         # A factor graph of the regions lays out their indices; single variables are its variables.
         layout = FactorGraph.from_scopes(
             {
@@ -101,34 +101,29 @@ class ScopePieces(Pieces):
             models=models | {v: graph.models[v] for v in graph.variables if v in graph.models},
             variable_model=graph.variable_model,
         )
-        single = {v for v in graph.variables if frozenset([v]) not in layout.scopes}
         groups = []
-        for group in layout.regions.groups:
-            found = [n if n in layout.scopes else frozenset([n]) for n in group.names]
+        for group in layout.nodes.groups:
+            found: list[Any] = [n if n in layout.scopes else frozenset([n]) for n in group.names]
             rows = [
                 row
-                for row, name in enumerate(group.names)
-                if counts.get(found[row]) and (name in layout.scopes or name in single)
+                for row, (name, region) in enumerate(zip(group.names, found, strict=True))
+                if counts.get(region) and (name == region or region not in layout.scopes)
             ]
             regions = [found[row] for row in rows]
-            groups.append(
-                IndexGroup(
-                    group.select(np.array(rows, np.int64)).indices(0, len(rows)),
-                    np.array([counts[region] for region in regions], np.int64),
-                    regions,
-                    np.array([region in outer for region in regions], np.bool_),
-                    group.model,
-                )
+            group = IndexGroup(
+                group.select(np.array(rows, np.int64)).indices(0, len(rows)),
+                np.array([counts[region] for region in regions], np.int64),
+                regions,
+                np.array([region in outer for region in regions], np.bool_),
+                group.model,
             )
+            groups += [group] if rows else []
         node = {frozenset([v]): v for v in graph.variables} | factor
+        given = {r: graph.conditions.get(node[r]) for r in ordered if r in node}
         return RegionGraph(
             (graph.n_elements,),
-            tuple(group for group in groups if len(group)),
-            conditions={
-                r: graph.conditions[node[r]]
-                for r in ordered
-                if r in node and node[r] in graph.conditions
-            },
+            tuple(groups),
+            conditions={r: condition for r, condition in given.items() if condition is not None},
             variables=layout.nodes.variables,
         )
 
@@ -154,14 +149,9 @@ class ArrayPieces(Pieces):
         Raises:
             GraphError: an element is in no piece.
         """
-        arrays: dict[Hashable, Ints] = {}
-        models: dict[Hashable, Hashable] = {}
-        for group in source.groups:
-            for row in np.flatnonzero(group.outer).tolist():
-                name = group.name(row)
-                arrays[name] = group.indices(row, row + 1)[0].numpy()
-                if group.model is not None:
-                    models[name] = group.model
+        arrays = {name: source.elements(name).numpy() for name in source.pieces}
+        shared = (g for g in source.groups if g.model is not None)
+        models = {name: g.model for g in shared for name in g.names if name in arrays}
         pieces = list(arrays.values())
         labels = (connected_atoms if split else atoms)(pieces, source.n_elements)
         uncovered = np.flatnonzero(source.coverage() == 0)

@@ -207,14 +207,8 @@ class RegionGraph:
     def pieces(self) -> list[Hashable]:
         """Names of the pieces, the outer regions: factors, windows, isolated variables.
 
-        Regions that were derived to count elements once (variables of a factor graph, overlaps and
-        corners of tiles) are not pieces. The list is made when it is asked for, in about a second
-        for a million windows.
-
-        Example:
-            >>> from pgmdiff.graphs import tiles
-            >>> tiles((12,), window=6, overlap=3).pieces
-            ['[0:6]', '[3:9]', '[6:12]']
+        Regions derived to count elements once (variables that factors share, overlaps and corners
+        of tiles) are not pieces. A list of a million windows takes about a second.
         """
         outer = (group.select(np.flatnonzero(group.outer)) for group in self.groups)
         return [name for group in outer for name in group.names]
@@ -242,7 +236,6 @@ class RegionGraph:
 
         Raises:
             GraphError: the state is not made of named variables.
-            ShapeError: a variable is missing or unknown, or shapes do not fit.
         """
         return self._named("pack").pack(values)
 
@@ -251,16 +244,14 @@ class RegionGraph:
 
         Raises:
             GraphError: the state is not made of named variables.
-            ShapeError: the last axis is not the number of elements.
         """
         return self._named("unpack").unpack(u)
 
     def _named(self, method: str) -> Variables:
         if self.variables is None:
             raise GraphError(
-                f"RegionGraph.{method}: the state of shape {self.event_shape} is not made of named "
-                "variables: this graph was not made from a FactorGraph. Index the state itself, "
-                "u[..., graph.elements(name)] if it is flat, or describe it as a FactorGraph."
+                f"RegionGraph.{method}: the state of shape {self.event_shape} has no named "
+                "variables, since this graph was not made from a FactorGraph. Use `elements(name)`."
             )
         return self.variables
 

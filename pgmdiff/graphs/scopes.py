@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pgmdiff.graphs.factor_graph import FactorGraph
 
 __all__ = [
-    "Numbered",
     "by_arity",
     "check_nodes",
     "checked_arrays",
@@ -78,22 +77,22 @@ def declared(
                 )
     return Variables(
         tuple(shapes),
-        tuple(checked_shape(f"variable {name!r}", shape) for name, shape in shapes.items()),
+        tuple(checked_shape(name, shape) for name, shape in shapes.items()),
     )
 
 
-def checked_shape(owner: str, shape: Sequence[int]) -> Shape:
-    """An event shape as a tuple of positive integers, or a `GraphError` that names its owner."""
+def checked_shape(variable: Hashable, shape: Sequence[int]) -> Shape:
+    """An event shape as a tuple of positive integers, or a `GraphError` that names the variable."""
     try:
         sides = tuple(index(side) for side in shape)
     except TypeError:
         raise GraphError(
-            f"FactorGraph: the shape of {owner} must be a tuple of integers, got "
+            f"FactorGraph: the shape of variable {variable!r} must be a tuple of integers, got "
             f"{shape!r}. Write ({shape!r},) for a vector."
         ) from None
     if any(side < 1 for side in sides):
         raise GraphError(
-            f"FactorGraph: {owner} has shape {sides}; every side must be at least 1. "
+            f"FactorGraph: variable {variable!r} has shape {sides}; every side must be at least 1. "
             "Remove a variable without elements."
         )
     return sides

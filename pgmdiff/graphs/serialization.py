@@ -268,7 +268,7 @@ def _to_region_graph(document: dict[str, Any]) -> RegionGraph:
     if known not in (None, True, False):
         raise _unexpected("junction_tree true, false or null", known)
     blocks = [(_name(name), shape) for name, shape in document.get("variables", [])]
-    shapes = {name: checked_shape(f"variable {name!r}", shape) for name, shape in blocks}
+    shapes = {name: checked_shape(name, shape) for name, shape in blocks}
     graph = RegionGraph(
         event_shape,
         tuple(_to_group(group, event_shape) for group in document["groups"]),

@@ -45,8 +45,7 @@ class Variables:
     @cached_property
     def sizes(self) -> Ints:
         """Number of elements of each variable, int64 `[variables]`."""
-        shape_ids, shapes = codes(self.shapes)
-        return frozen(np.array([prod(shape) for shape in shapes], np.int64)[shape_ids])
+        return frozen(np.fromiter(map(prod, self.shapes), np.int64))
 
     @cached_property
     def offsets(self) -> Ints:
@@ -112,7 +111,7 @@ class Variables:
         """See `FactorGraph.mask`; `factors` are named as such in errors."""
         if isinstance(names, str | bytes):
             raise GraphError(
-                f"mask: expected a collection of names, got {names!r}. Write {[names]!r}."
+                f"FactorGraph.mask: expected a collection of names, got {names!r}. Write {[names]!r}."
             )
         whole = torch.zeros(self.n_elements, dtype=torch.bool)
         for name in names:
@@ -120,7 +119,7 @@ class Variables:
             part = torch.as_tensor(names[name] if isinstance(names, Mapping) else True)
             if part.dtype != torch.bool or tuple(part.shape) not in ((), shape):
                 raise ShapeError(
-                    f"mask: expected a boolean, or a boolean tensor of {shape}, for variable "
+                    f"FactorGraph.mask: expected a boolean, or a boolean tensor of {shape}, for variable "
                     f"{name!r}; got {part.dtype} of {tuple(part.shape)}. Compare with a number, "
                     "or reshape it."
                 )
@@ -133,7 +132,7 @@ class Variables:
         """See `FactorGraph.observe`; `factors` are named as such in errors."""
         if not isinstance(values, Mapping):
             raise GraphError(
-                "observe: expected a mapping from name to value, got "
+                "FactorGraph.observe: expected a mapping from name to value, got "
                 f"{type(values).__name__}. Write {{'x': 1.5}}."
             )
         known = []
@@ -146,7 +145,7 @@ class Variables:
             if found.is_complex() or tuple(found.shape) not in ((), shape):
                 got = tuple(found.shape) if isinstance(value, Tensor) else repr(value)[:60]
                 raise ShapeError(
-                    f"observe: variable {name!r} has shape {shape}, got a value of {got}. "
+                    f"FactorGraph.observe: variable {name!r} has shape {shape}, got a value of {got}. "
                     "Give real numbers of its shape, or one real number."
                 )
             known.append((span, shape, found))
@@ -168,7 +167,7 @@ class Variables:
         if name not in self.number:
             what = "a factor, not a variable" if name in factors else "no variable"
             raise GraphError(
-                f"{method}: {name!r} is {what}.{nearest(name, self.names)} See `.variables`."
+                f"FactorGraph.{method}: {name!r} is {what}.{nearest(name, self.names)} See `.variables`."
             )
         v = self.number[name]
         return slice(*self.offsets[v : v + 2].tolist()), self.shapes[v]

@@ -41,30 +41,18 @@ SHAPES: Sequence[tuple[int, ...]] = ((), (1,), (2,), (3,), (2, 2))
 NAMES = "abcdefg"
 
 
-def hypergraphs(
-    max_scopes: int = 7, max_scope: int = 4, names: Sequence[str] = NAMES
-) -> st.SearchStrategy[list[list[str]]]:
-    """Lists of scopes: loops, duplicates, subsets, several components.
-
-    Args:
-        max_scopes: largest number of scopes in a list.
-        max_scope: largest number of names in a scope.
-        names: names of the variables.
-    """
-    scope = st.lists(st.sampled_from(names), min_size=1, max_size=max_scope, unique=True)
-    return st.lists(scope, min_size=1, max_size=max_scopes)
+def hypergraphs() -> st.SearchStrategy[list[list[str]]]:
+    """Lists of up to seven scopes of up to four names: loops, duplicates, subsets, components."""
+    scope = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True)
+    return st.lists(scope, min_size=1, max_size=7)
 
 
 @st.composite
-def acyclic_hypergraphs(draw: st.DrawFn, max_scopes: int = 7) -> list[list[str]]:
-    """Lists of α-acyclic scopes, each of which shares variables with one earlier scope only.
-
-    Args:
-        max_scopes: largest number of scopes in a list.
-    """
+def acyclic_hypergraphs(draw: st.DrawFn) -> list[list[str]]:
+    """Lists of up to seven α-acyclic scopes: each shares names with one earlier scope only."""
     scopes: list[list[str]] = []
     n_names = 0
-    for _ in range(draw(st.integers(1, max_scopes))):
+    for _ in range(draw(st.integers(1, 7))):
         n_new = draw(st.integers(0 if scopes else 1, 3))
         new = [f"v{n_names + i}" for i in range(n_new)]
         shared: list[str] = []
@@ -112,25 +100,22 @@ def trees(draw: st.DrawFn, max_factors: int = 7) -> FactorGraph:
 
 
 @st.composite
-def nested_graphs(draw: st.DrawFn, depth: int = 2) -> FactorGraph:
+def nested_graphs(draw: st.DrawFn) -> FactorGraph:
     """A factor graph some of whose nodes are graphs of their elements, in one part or two.
 
-    Names inside may repeat those outside; inner graphs may be nested again.
-
-    Args:
-        depth: largest number of levels of graphs inside graphs.
+    Names inside may repeat those outside; inner graphs may be nested once more.
     """
     outer = draw(factor_graphs(max_variables=4, max_factors=3))
     inner = {}
     for name in (*outer.factors, *outer.variables):
         size = outer.nodes.elements(name).numel()
         if draw(st.booleans()):
-            inner[name] = draw(_of_size(size, depth - 1))
+            inner[name] = draw(_of_size(size, deeper=True))
     return outer.nest(inner)
 
 
 @st.composite
-def _of_size(draw: st.DrawFn, size: int, depth: int) -> FactorGraph:
+def _of_size(draw: st.DrawFn, size: int, *, deeper: bool) -> FactorGraph:
     """A graph of `size` elements in one or two variables, perhaps nested."""
     cut = draw(st.integers(0, size - 1))
     part, rest, both = draw(st.sampled_from([("part", "rest", "both"), ("v1", "v0", "f0")]))
@@ -139,8 +124,8 @@ def _of_size(draw: st.DrawFn, size: int, depth: int) -> FactorGraph:
         shapes = {part: (cut,), **shapes}
     scopes = {both: tuple(shapes)} if draw(st.booleans()) else {}
     graph = FactorGraph.from_scopes(scopes, shapes)
-    if depth and cut and draw(st.booleans()):
-        return graph.nest({part: draw(_of_size(cut, depth - 1))})
+    if deeper and cut and draw(st.booleans()):
+        return graph.nest({part: draw(_of_size(cut, deeper=False))})
     return graph
 
 
