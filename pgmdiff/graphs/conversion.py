@@ -26,15 +26,10 @@ def from_networkx(
     kind: "type[FactorGraph]", graph: "nx.Graph", axis: int | None = None
 ) -> "FactorGraph":
     """See `FactorGraph.from_networkx`."""
-    if not isinstance(graph, nx.Graph):
+    if not isinstance(graph, nx.Graph) or graph.is_directed() or graph.is_multigraph():
         raise GraphError(
-            f"FactorGraph: expected a networkx.Graph, got {type(graph).__name__}. "
-            "For a dict of scopes use from_scopes."
-        )
-    if graph.is_directed() or graph.is_multigraph():
-        raise GraphError(
-            f"FactorGraph: expected an undirected networkx.Graph, got {type(graph).__name__}. "
-            "Convert it with networkx.Graph(graph)."
+            "FactorGraph: expected an undirected networkx.Graph, got "
+            f"{type(graph).__name__}. Convert it with networkx.Graph(graph), or use from_scopes."
         )
     sides = {node: data.get("bipartite") for node, data in graph.nodes(data=True)}
     for node, side in sides.items():

@@ -185,7 +185,7 @@ class RegionGraph:
 
     @property
     def regions(self) -> "RegionGraph":
-        """The graph itself: what is composed of any graph, including a factor graph."""
+        """The graph itself, as a factor graph's `regions` are the regions that are composed."""
         return self
 
     @property
@@ -345,19 +345,16 @@ def _checked(name: Hashable, elements: npt.ArrayLike, n_elements: int) -> Ints:
     """A region's elements as int64, or a `GraphError` that says what is wrong with them."""
     array = np.asarray(elements)
     if array.size == 0:
-        raise GraphError(f"RegionGraph: region {name!r} is empty. Remove it.")
-    if array.dtype.kind not in "iu":
-        raise GraphError(
-            f"RegionGraph: region {name!r} must hold integers, got {array.dtype}. "
-            "List flattened element numbers."
+        problem = "is empty. Remove it."
+    elif array.dtype.kind not in "iu":
+        problem = f"must hold integers, got {array.dtype}. List flattened element numbers."
+    elif array.min() < 0 or array.max() >= n_elements:
+        problem = (
+            f"has elements from {array.min()} to {array.max()}, but the state has elements 0 to "
+            f"{n_elements - 1}. Correct them, or event_shape=."
         )
-    if array.min() < 0 or array.max() >= n_elements:
-        raise GraphError(
-            f"RegionGraph: region {name!r} has elements from {array.min()} to {array.max()}, but "
-            f"the state has elements 0 to {n_elements - 1}. Correct them, or event_shape=."
-        )
-    if len(np.unique(array)) != array.size:
-        raise GraphError(
-            f"RegionGraph: region {name!r} lists an element twice. List each element once."
-        )
-    return array.astype(np.int64)
+    elif len(np.unique(array)) != array.size:
+        problem = "lists an element twice. List each element once."
+    else:
+        return array.astype(np.int64)
+    raise GraphError(f"RegionGraph: region {name!r} {problem}")

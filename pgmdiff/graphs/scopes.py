@@ -6,7 +6,6 @@ errors of names, shapes, models, conditions and nested graphs also belong to con
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
 from operator import index
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +48,7 @@ def declared(
             f"FactorGraph: expected scopes as a dict, got {type(scopes).__name__}. Name the "
             'factors: {"f": ("a", "b")}.'
         )
+    found: dict[Any, Sequence[int]] = dict(shapes or {})
     for factor, scope in scopes.items():
         if isinstance(scope, str | bytes):
             raise GraphError(
@@ -60,25 +60,20 @@ def declared(
                 f"FactorGraph: the scope of factor {factor!r} is of type {type(scope).__name__}, "
                 "expected a sequence: scopes are ordered. Use a tuple."
             )
-    if shapes is None:
-        listed = chain.from_iterable(scopes.values())
-        shapes = dict.fromkeys((name for name in listed if isinstance(name, Hashable)), ())
-    for factor, scope in scopes.items():
         for name in scope:
             if not isinstance(name, Hashable):
                 raise GraphError(
                     f"FactorGraph: factor {factor!r} lists {name!r}, which cannot be a name: "
                     "names must be hashable. Use a string, a number or a tuple."
                 )
-            if name not in shapes:
+            if shapes is None:
+                found[name] = ()
+            elif name not in found:
                 raise GraphError(
                     f"FactorGraph: factor {factor!r} lists variable {name!r}, which has no "
                     f"shape. Add {name!r} to shapes= or remove it from the scope."
                 )
-    return Variables(
-        tuple(shapes),
-        tuple(checked_shape(name, shape) for name, shape in shapes.items()),
-    )
+    return Variables(tuple(found), tuple(checked_shape(n, shape) for n, shape in found.items()))
 
 
 def checked_shape(variable: Hashable, shape: Sequence[int]) -> Shape:

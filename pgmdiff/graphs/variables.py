@@ -82,8 +82,7 @@ class Variables:
             flat.append(value.reshape(*value.shape[:n_batch], prod(shape)))
         if len(batches) > 1:
             raise ShapeError(
-                f"pack: variables have different batch shapes {sorted(batches)}. "
-                "Expand them to one."
+                f"pack: variables have different batch shapes {sorted(batches)}. Expand them."
             )
         return torch.cat(flat, dim=-1) if flat else torch.zeros(0)
 
@@ -108,28 +107,28 @@ class Variables:
         names: Collection[Hashable] | Mapping[Any, Tensor | bool],
         factors: Collection[Hashable] = (),
     ) -> Tensor:
-        """See `FactorGraph.mask`; `factors` are named as such in errors."""
+        """See `FactorGraph.mask`; errors say so where a name is one of `factors`."""
         if isinstance(names, str | bytes):
             raise GraphError(
-                f"FactorGraph.mask: expected a collection of names, got {names!r}. Write {[names]!r}."
+                f"FactorGraph.mask: expected a collection of names, got {names!r}. "
+                f"Write {[names]!r}."
             )
-        whole = torch.zeros(self.n_elements, dtype=torch.bool)
+        mask = torch.zeros(self.n_elements, dtype=torch.bool)
         for name in names:
-            span, shape = self._block("mask", name, factors)
+            block, shape = self._block("mask", name, factors)
             part = torch.as_tensor(names[name] if isinstance(names, Mapping) else True)
             if part.dtype != torch.bool or tuple(part.shape) not in ((), shape):
                 raise ShapeError(
-                    f"FactorGraph.mask: expected a boolean, or a boolean tensor of {shape}, for variable "
-                    f"{name!r}; got {part.dtype} of {tuple(part.shape)}. Compare with a number, "
-                    "or reshape it."
+                    f"FactorGraph.mask: expected a boolean, or a boolean tensor of {shape}, for "
+                    f"variable {name!r}; got {part.dtype} of {tuple(part.shape)}. Convert it."
                 )
-            whole[span] = part.expand(shape).reshape(-1)
-        return whole
+            mask[block] = part.expand(shape).reshape(-1)
+        return mask
 
     def observe(
         self, values: Mapping[Any, Tensor | float], factors: Collection[Hashable] = ()
     ) -> tuple[Tensor, Tensor]:
-        """See `FactorGraph.observe`; `factors` are named as such in errors."""
+        """See `FactorGraph.observe`; errors say so where a name is one of `factors`."""
         if not isinstance(values, Mapping):
             raise GraphError(
                 "FactorGraph.observe: expected a mapping from name to value, got "
@@ -137,7 +136,7 @@ class Variables:
             )
         known = []
         for name, value in values.items():
-            span, shape = self._block("observe", name, factors)
+            block, shape = self._block("observe", name, factors)
             try:
                 found = torch.as_tensor(value)
             except (TypeError, ValueError, RuntimeError):
@@ -145,19 +144,16 @@ class Variables:
             if found.is_complex() or tuple(found.shape) not in ((), shape):
                 got = tuple(found.shape) if isinstance(value, Tensor) else repr(value)[:60]
                 raise ShapeError(
-                    f"FactorGraph.observe: variable {name!r} has shape {shape}, got a value of {got}. "
-                    "Give real numbers of its shape, or one real number."
+                    f"FactorGraph.observe: variable {name!r} has shape {shape}, got a value of "
+                    f"{got}. Give real numbers of its shape, or one real number."
                 )
-            known.append((span, shape, found))
-        arrays = [value.dtype for *_, value in known if value.ndim]
-        y = torch.zeros(
-            self.n_elements,
-            dtype=reduce(torch.promote_types, arrays, torch.get_default_dtype()),
-        )
+            known.append((block, found.expand(shape).reshape(-1), found.ndim))
+        arrays = (value.dtype for _, value, ndim in known if ndim)
+        dtype = reduce(torch.promote_types, arrays, torch.get_default_dtype())
+        y = torch.zeros(self.n_elements, dtype=dtype)
         mask = torch.zeros(self.n_elements, dtype=torch.bool)
-        for span, shape, value in known:
-            y[span] = value.expand(shape).reshape(-1).to(y)
-            mask[span] = True
+        for block, value, _ in known:
+            y[block], mask[block] = value.to(y), True
         return y, mask
 
     def _block(
@@ -166,9 +162,8 @@ class Variables:
         """The elements and the shape of a variable, or a `GraphError` with the nearest name."""
         if name not in self.number:
             what = "a factor, not a variable" if name in factors else "no variable"
-            raise GraphError(
-                f"FactorGraph.{method}: {name!r} is {what}.{nearest(name, self.names)} See `.variables`."
-            )
+            hint = nearest(name, self.names)
+            raise GraphError(f"FactorGraph.{method}: {name!r} is {what}.{hint} See `.variables`.")
         v = self.number[name]
         return slice(*self.offsets[v : v + 2].tolist()), self.shapes[v]
 
