@@ -149,6 +149,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "IndexGroup": lambda: chain(N).regions.groups[0],
     "WindowGroup": lambda: windows().groups[0],
     "AxisWindows": lambda: AxisWindows(4000, 16, np.arange(1000) * 4, 1, True),
+    "Variables": lambda: chain(1000).regions.variables,
     "CliqueForest": lambda: CliqueForest([np.arange(500)] * 300, [(0, 1)] * 299, True),
     "Report": lambda: tiles((400,), 16, 4).validate(),
     "Definiteness": lambda: Definiteness(0.123456789, 1 / 3, 1e-7),

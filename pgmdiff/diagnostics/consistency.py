@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.local import checked_states, every_region, local_denoised
 from pgmdiff.composition.plan import Scores
-from pgmdiff.graphs.acyclicity import incidence
+from pgmdiff.graphs.containment import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.noise import Generator, Noise

@@ -13,7 +13,7 @@ import networkx as nx
 import numpy as np
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.acyclicity import incidence
+from pgmdiff.graphs.containment import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats, Ints
