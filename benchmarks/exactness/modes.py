@@ -322,7 +322,7 @@ def _solver_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 def draw(rows: list[dict[str, Any]], folder: Path) -> None:
     """Energy distances of the methods at the smallest budget, law by law."""
-    from pgmdiff.plotting.line_charts import dots
+    from benchmarks.dots import dots
 
     shown = [method.name for method in METHODS]
     groups: dict[str, dict[str, tuple[float, float]]] = {}
