@@ -50,12 +50,7 @@ def attach() -> None:
 
 
 def shown(thing: object, *makers: Callable[[], str]) -> str:
-    """Returns the HTML of the first maker that succeeds, or else the repr of the object.
-
-    Args:
-        thing: the object, whose repr is the last resort.
-        makers: functions that return HTML.
-    """
+    """Returns the HTML of the first maker that succeeds, or else the repr of the object."""
     for make in makers:
         try:
             return make()

@@ -76,13 +76,7 @@ def draw_scene(scene: Scene, ax: Axes | None, labels: bool | None, title: str | 
 
 @dataclass(frozen=True)
 class Lettering:
-    """How texts are set.
-
-    Attributes:
-        size: size of the font.
-        names, counts: whether names and counts are written.
-        forced: whether names are written even where they do not fit.
-    """
+    """The size of texts, which of them are written, and whether names are where they do not fit."""
 
     size: float
     names: bool
@@ -91,12 +85,9 @@ class Lettering:
 
     @classmethod
     def of(cls, nodes: Sequence[Node], labels: bool | None, points: float) -> "Lettering":
-        """Chooses the largest size at which all texts fit, without names if that is too small.
+        """Chooses the largest size at which all texts fit in nodes whose diameter is `points`.
 
-        Args:
-            nodes: all nodes that are not boxes.
-            labels: whether names are written; if None, where they fit.
-            points: diameter of a node.
+        Names are left out if that is too small, unless `labels` demands them.
         """
         if labels or (labels is None and len(nodes) <= NAMED):
             sizes = (_fitting(node, _text(node, node.name), points) for node in nodes)
@@ -138,18 +129,11 @@ def _wrapped(name: str) -> str:
 
 @dataclass(frozen=True)
 class Pen:
-    """Draws scenes on axes.
-
-    Attributes:
-        ax: the axes.
-        points: diameter of a node.
-        thin: width of lines.
-        lettering: how texts are set in all nodes but boxes.
-    """
+    """Draws scenes on axes, with texts in all nodes but boxes set by `lettering`."""
 
     ax: Axes
-    points: float
-    thin: float
+    points: float  # diameter of a node
+    thin: float  # width of lines
     lettering: Lettering
 
     def draw(self, scene: Scene, zorder: float) -> None:

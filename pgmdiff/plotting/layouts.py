@@ -47,12 +47,10 @@ SLOW = 500
 
 @dataclass(frozen=True)
 class Layout:
-    """Positions of nodes, and the places where edges leave a periodic lattice and come back.
+    """Positions of nodes, `[nodes, 2]`, and where edges leave a periodic lattice and come back.
 
-    Attributes:
-        points: one position per node, `[nodes, 2]`.
-        ghosts: (factor, variable) numbers to the place beside the variable where the factor is
-            drawn once more.
+    Ghosts lead from (factor, variable) numbers to the place beside the variable where the factor is
+    drawn once more.
     """
 
     points: Floats

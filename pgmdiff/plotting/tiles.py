@@ -119,11 +119,7 @@ def _show(ax: Axes, shown: Floats, height: int, width: int) -> None:
 
 
 def picture_of(image: Tensor, size: tuple[int, int]) -> Floats:
-    """Returns an image as matplotlib shows it.
-
-    Raises:
-        ShapeError: the image has another height or width than what is drawn.
-    """
+    """Returns an image of the drawn height and width as matplotlib shows it."""
     shown = image.reshape(1, -1) if image.ndim == 1 else image
     if shown.ndim not in (2, 3) or tuple(shown.shape[-2:]) != size:
         raise ShapeError(
