@@ -74,9 +74,6 @@ def report_html(report: Report) -> str:
     return shown(report, make)
 
 
-# ---------------------------------------------------------------- drawings
-
-
 def drawing(graph: Graph) -> str | None:
     """Returns the graph as SVG, or None if it is too large or matplotlib is not installed."""
     if isinstance(graph, FactorGraph):
@@ -109,9 +106,6 @@ def _few_indices(graph: Graph) -> bool:
         return True
     groups = (group for group in graph.groups if not isinstance(group, WindowGroup))
     return sum(len(group) * prod(group.shape) for group in groups) <= MAX_INDICES
-
-
-# ---------------------------------------------------------------- summaries
 
 
 def summary(graph: Graph) -> str:

@@ -48,7 +48,7 @@ def time_at(
 ) -> Tensor:
     """The times at which a rising ratio σ_t / α_t equals σ, or the nearest end of their range.
 
-    The ratio maps times `[batch]` to σ_t / α_t `[batch]`; times are float64.
+    The ratio maps times `[batch]` from `first` to `last` to σ_t / α_t `[batch]`; times are float64.
     """
     wanted = sigma.detach().double()
     low, high = torch.full_like(wanted, first), torch.full_like(wanted, last)

@@ -71,12 +71,9 @@ def draw_scene(scene: Scene, ax: Axes | None, labels: bool | None, title: str | 
     return figure_of(ax)
 
 
-# ---------------------------------------------------------------- texts in nodes
-
-
 @dataclass(frozen=True)
 class Lettering:
-    """The size of texts, which of them are written, and whether names are where they do not fit."""
+    """The font size of texts, and which are written; names that are forced, even if too long."""
 
     size: float
     names: bool
@@ -87,7 +84,7 @@ class Lettering:
     def of(cls, nodes: Sequence[Node], labels: bool | None, points: float) -> "Lettering":
         """Chooses the largest size at which all texts fit in nodes whose diameter is `points`.
 
-        Names are left out if that is too small, unless `labels` demands them.
+        Names are written if `labels` is True, and where they fit if it is None.
         """
         if labels or (labels is None and len(nodes) <= NAMED):
             sizes = (_fitting(node, _text(node, node.name), points) for node in nodes)
@@ -122,9 +119,6 @@ def _wrapped(name: str) -> str:
         return name
     middle = min(joints, key=lambda i: abs(2 * i - len(name)))
     return f"{name[: middle + 1].rstrip()}\n{name[middle + 1 :]}"
-
-
-# ---------------------------------------------------------------- ink
 
 
 @dataclass(frozen=True)

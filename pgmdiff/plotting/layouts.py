@@ -122,9 +122,6 @@ def _lattice(graph: FactorGraph) -> Layout:
     return Layout(_separated(np.array(points), np.arange(len(points)) < len(coordinates)), ghosts)
 
 
-# ---------------------------------------------------------------- positions by shape
-
-
 def _by_shape(graph: FactorGraph) -> Floats:
     """Places the components of a graph by their shapes, and packs them in columns."""
     whole = nx.Graph()
@@ -212,9 +209,6 @@ def ring(n: int, edges: Sequence[tuple[int, int]]) -> Floats | None:
     graph = nx.Graph(sorted(map(sorted, edges)))
     loop = 0 < n == len(graph) == len(edges) and nx.is_connected(graph)
     return _string(graph) if loop and all(degree == 2 for _, degree in graph.degree) else None
-
-
-# ---------------------------------------------------------------- distances
 
 
 def _roomy(points: Floats) -> Floats:

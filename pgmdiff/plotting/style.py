@@ -75,9 +75,6 @@ LONGEST = 60
 """Number of letters of a name that are kept."""
 
 
-# ---------------------------------------------------------------- colours
-
-
 def colour_of(count: Fraction | int) -> str:
     """Returns blue above zero, orange below and grey at zero; larger counts are darker."""
     if count == 0:
@@ -104,9 +101,6 @@ def picture(image: Tensor) -> Floats:
     if shown.ndim == 2:
         return shown
     return np.moveaxis(shown, 0, -1) if len(shown) == 3 else shown.mean(axis=0)
-
-
-# ---------------------------------------------------------------- texts
 
 
 def name_text(name: Hashable) -> str:
@@ -136,9 +130,6 @@ def text_size(text: str) -> tuple[float, float]:
         TextPath((0, 0), line, prop=font).get_extents().width for line in lines if line.strip()
     ]
     return max(widths, default=0.0) / 100, 1.2 * len(lines)
-
-
-# ---------------------------------------------------------------- figures
 
 
 class Sheet(Figure):

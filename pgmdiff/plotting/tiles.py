@@ -55,9 +55,6 @@ MANY = 60
 """Most windows and overlaps whose overlaps are shaded over an image."""
 
 
-# ---------------------------------------------------------------- tiles
-
-
 def draw_tiles(
     graph: RegionGraph,
     image: Tensor | None,
@@ -197,9 +194,6 @@ def _write(ax: Axes, boxes: Sequence[Box], size: tuple[int, int]) -> None:
         within = ((middle - starts) % size <= lengths).all(axis=1)
         if fits >= 0.7 * TEXT and not (within & smaller).any():
             write(ax, middle[1], middle[0], text, fits, color=INK, zorder=4, bbox=GROUND)
-
-
-# ---------------------------------------------------------------- maps
 
 
 def draw_maps(
