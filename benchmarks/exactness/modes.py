@@ -129,7 +129,7 @@ class Trial:
         q, pairs = self.q, list(zip(samples, self.exact, strict=True))
         return {
             "energy": [energy_distance(u, exact, mirrored=q.mirrored) for u, exact in pairs],
-            "sliced": [sliced_wasserstein(u, exact) for u, exact in pairs],
+            "sliced": [sliced_wasserstein(u, exact, generator=0) for u, exact in pairs],
             "switches": [q.switches(u).mean().item() for u in samples],
             "log_density": [q.log_density(u).mean().item() for u in samples],
         }
@@ -224,7 +224,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 
 def draw(rows: Sequence[Row], folder: Path) -> None:
     """Energy distances of the methods with the smallest budget: `exactness_modes.png`."""
-    from pgmdiff.plotting.line_charts import dots
+    from benchmarks.dots import dots
 
     shown = [method.name for method in METHODS]
     groups: dict[str, dict[str, tuple[float, float]]] = {}

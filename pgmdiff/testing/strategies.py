@@ -41,10 +41,17 @@ SHAPES: Sequence[tuple[int, ...]] = ((), (1,), (2,), (3,), (2, 2))
 NAMES = "abcdefg"
 
 
-def hypergraphs() -> st.SearchStrategy[list[list[str]]]:
-    """Lists of up to seven scopes of up to four names: loops, duplicates, subsets, components."""
-    scope = st.lists(st.sampled_from(NAMES), min_size=1, max_size=4, unique=True)
-    return st.lists(scope, min_size=1, max_size=7)
+def hypergraphs(
+    max_scopes: int = 7, names: Sequence[str] = NAMES
+) -> st.SearchStrategy[list[list[str]]]:
+    """Lists of scopes of up to four names: loops, duplicates, subsets, several components.
+
+    Args:
+        max_scopes: the largest number of scopes.
+        names: of the variables.
+    """
+    scope = st.lists(st.sampled_from(names), min_size=1, max_size=4, unique=True)
+    return st.lists(scope, min_size=1, max_size=max_scopes)
 
 
 @st.composite
