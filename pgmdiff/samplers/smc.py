@@ -228,23 +228,21 @@ def systematic(log_weights: Tensor, uniforms: Tensor) -> Tensor:
 
 def _by_component(potential: Potential, like: Tensor) -> tuple[Potential, Tensor]:
     """The potential with rates `[n, C]`, and the component of every element."""
-    zeros = torch.zeros(like.shape[1:], dtype=torch.int64, device=like.device)
-    several = getattr(potential, "by_component", None)
-    if several is None:
+    if not hasattr(potential, "by_component"):
 
         def one(u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
             score, rate = potential(u, sigma)
             return score, rate[:, None]
 
-        return one, zeros
-    components = getattr(potential, "components", zeros).to(like.device)
+        return one, torch.zeros(like.shape[1:], dtype=torch.int64, device=like.device)
+    components = potential.components.to(like.device)
     if components.shape != like.shape[1:]:
         raise ShapeError(
             "sample_weighted: expected the component of every element of the state "
             f"{tuple(like.shape[1:])}, got components of {tuple(components.shape)}. Make shape= "
             "[n, *event] of the potential's event."
         )
-    return several, components
+    return potential.by_component, components
 
 
 def _effective(log_weights: Tensor) -> Tensor:
