@@ -37,6 +37,7 @@ from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import check_counts
 from pgmdiff.graphs.windows import tiles
 from pgmdiff.precision import Covariances
+from pgmdiff.precision.precision import weighed
 from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.text import Table, brief, counted, described
 
@@ -292,13 +293,10 @@ def _whole(
     if isinstance(q, Mapping):
         return from_region_covariances(graph, q)
     found: dict[Hashable, Tensor] = {}
-    for group in graph.groups:
-        rows = np.flatnonzero(group.counts)
-        if len(rows):
-            some = group.select(rows)
-            inverses = q.form(some).inverse(some.name).dense()
-            matrices = torch.linalg.inv(inverses).expand(len(some), -1, -1)
-            found.update(zip(some.names, (matrices + matrices.mT) / 2, strict=True))
+    for group, *_ in weighed(graph):
+        inverses = q.form(group).inverse(group.name).dense()
+        matrices = torch.linalg.inv(inverses).expand(len(group), -1, -1)
+        found.update(zip(group.names, (matrices + matrices.mT) / 2, strict=True))
     return from_region_covariances(graph, found)
 
 

@@ -174,9 +174,8 @@ def log_likelihood(
         return torch.cat([change, n - share * total[:, None]], dim=1)
 
     joined = torch.cat([x.detach().reshape(len(x), n), x.new_zeros(len(x), 1)], dim=1)
-    solver = Adaptive() if solver is None else solver
     with torch.no_grad():
-        joined = solver._integrate(drift, joined, sigma_min, sigma_max)
+        joined = (solver or Adaptive())._integrate(drift, joined, sigma_min, sigma_max)
         end, change = joined[:, :n], joined[:, n]
         if prior is not None:
             return change + prior(end.reshape(x.shape))

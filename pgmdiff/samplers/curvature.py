@@ -177,12 +177,10 @@ class Curvature:
         """Measures at every positive level of a schedule, along a pilot run of a few samples.
 
         Args:
-            score: as for `sample`.
-            sigmas: the schedule.
+            score, sigmas, generator, dtype, device: as for `sample`.
             shape: `[pilot states, *event]`.
             solver: the solver of the pilot run; `Euler()` if None.
             products: number of products per state and level; see `curvature_extremes`.
-            generator, dtype, device: as for `sample`.
         """
         levels = sorted({float(sigma) for sigma in sigmas if sigma > 0}, reverse=True)
         keys, found = Noise.of(generator, shape[0]).keys, list[Extremes]()

@@ -97,7 +97,7 @@ class UniPC(_OnNoise):
 
     Args:
         order: number of levels from which to extrapolate, 1 to 4; corrections use one more.
-        rho: as for `DEIS`, with the same errors.
+        rho: as for `DEIS`; so are the errors.
 
     Source: Zhao et al., "UniPC: a unified predictor-corrector framework for fast sampling of
     diffusion models", 2023.
