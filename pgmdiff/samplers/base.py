@@ -46,14 +46,10 @@ class State:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return described(
-            self,
-            f"x={array(self.x)}",
-            f"step={self.step}",
-            f"sigma={self.sigma:.6g}",
-            "" if self.denoised is None else f"denoised={array(self.denoised)}",
-            counted(len(self.history), "value of history", "values of history"),
-        )
+        place = f"step={self.step}", f"sigma={self.sigma:.6g}"
+        denoised = "" if self.denoised is None else f"denoised={array(self.denoised)}"
+        history = counted(len(self.history), "value of history", "values of history")
+        return described(self, f"x={array(self.x)}", *place, denoised, history)
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> "State":
         """The same state with all its tensors in a dtype, and on a device unless that is None."""

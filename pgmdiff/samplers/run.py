@@ -52,7 +52,7 @@ def sample(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draws samples by running a solver down a schedule.
+    """Draws samples `[batch, *event]` by running a solver down a schedule to its last σ.
 
     The run is made without gradients; to differentiate through sampling, loop over `solver.step`.
 
@@ -81,9 +81,6 @@ def sample(
         dtype: float32 or float64, for the state; that of x or of the state, or float32, if None.
         device: where the state lives; where x or the state is, or the CPU, if None.
 
-    Returns:
-        The state at the last σ, `[batch, *event]`.
-
     Raises:
         PgmdiffError: the schedule stays, falls below 0 or ends in a rise, the dtype is of half
             precision, or the state belongs to another schedule.
@@ -111,15 +108,14 @@ def sample(
             "cast inside the model if it needs half precision."
         )
     if given is None:
-        like = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
-        noise = Noise.of(generator, len(like))
-        state = solver.init(levels[0] * noise(START, like), levels[0])
+        given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
+    noise = Noise.of(generator, len(given))
+    if state is not None:
+        state = state.to(dtype, device)
+    elif x is not None:
+        state = solver.init(x.to(dtype=dtype, device=device), levels[0])
     else:
-        noise = Noise.of(generator, len(given))
-        if state is None:
-            state = solver.init(given.to(dtype=dtype, device=device), levels[0])
-        else:
-            state = state.to(dtype, device)
+        state = solver.init(levels[0] * noise(START, given), levels[0])
     if hasattr(score, "remembering"):
         score = score.remembering(state.memory)
     for sigma_next in tqdm(levels[state.step + 1 :], disable=not progress, desc="sampling"):
