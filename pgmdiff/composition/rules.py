@@ -94,7 +94,11 @@ class Rule(ABC):
 
 
 def bound(rule: R, **computed: Any) -> R:
-    """A copy of a rule with attributes that were computed for a graph."""
+    """A copy of a rule with attributes that were computed for a graph.
+
+    Args:
+        rule, computed: the rule, which stays as it is, and the attributes.
+    """
     copied = copy(rule)
     for name, value in computed.items():
         object.__setattr__(copied, name, value)
