@@ -39,7 +39,7 @@ from pgmdiff.precision import covariances as providers
 from pgmdiff.precision import forms, solver_of
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.solves.circulant import Circulant
-from pgmdiff.precision.solves.direct import LatestFactors, SparseFactors
+from pgmdiff.precision.solves.direct import SparseFactors
 from pgmdiff.precision.solves.iterative import ConjugateGradients
 from pgmdiff.precision.solves.small_space import SmallSpace
 from pgmdiff.samplers import (
@@ -201,7 +201,6 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "SmallSpace": lambda: SmallSpace(ring_precision("low_rank", rank=2)),
     "SparseFactors": lambda: SparseFactors(joint().precision),
     "ConjugateGradients": lambda: ConjugateGradients(joint().precision),
-    "LatestFactors": lambda: LatestFactors(torch.eye(3), torch.eye(3)),
     "Solution": lambda: Solution(torch.zeros(8, N), 1e-9, 3, True),
     # conditioning
     "Table": lambda: Table("a title", [("a", "1")] * 90, ("name", "number"), ["a note"]),
