@@ -1,8 +1,8 @@
-"""Executes the tutorials, each once: `python -m scripts.run_tutorials [NUMBER ...]`.
+"""Executes the tutorials as notebooks: `python -m scripts.run_tutorials [NUMBER ...]`.
 
-A tutorial is a Python file in the percent format, which reviews as text. Executed, it is a
-notebook in `docs/tutorials`, with what its cells print and draw: the tests check it, the site shows
-it. It is executed again only when its own text or the library has changed.
+A tutorial is a Python file in the percent format, so that it can be reviewed as text. Executed, it
+becomes a notebook in `docs/tutorials` with the outputs of its cells; the tests check the notebooks
+and the site shows them. A tutorial is executed again only if its text or the library has changed.
 """
 
 import hashlib
@@ -11,13 +11,12 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jupytext
-import matplotlib
 import nbformat
-import torch
 from nbclient import NotebookClient
 from tqdm import tqdm
 
@@ -26,32 +25,31 @@ __all__ = ["TUTORIALS", "executed", "images"]
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.py"))
 TIMEOUT = 600
-"""Seconds that a cell may take on a busy machine; a whole tutorial aims at less than 120."""
+"""Seconds that a cell may take on a busy machine; a whole tutorial takes about 20 on one core."""
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 
 
 def executed(tutorial: Path) -> Any:
-    """The notebook of a tutorial with its outputs: read, if it is of this text and library.
+    """The executed notebook of a tutorial, read from disk if neither text nor library has changed.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed; nothing is kept.
+        nbclient.exceptions.CellExecutionError: a cell failed; nothing is written.
     """
     path = ROOT / "docs" / "tutorials" / f"{tutorial.stem}.ipynb"
-    fingerprint = _fingerprint(tutorial)
+    fingerprint = hashlib.sha256(tutorial.read_bytes() + _library()).hexdigest()
     if path.exists():
         notebook = nbformat.read(path, as_version=4)
         if notebook.metadata.get("fingerprint") == fingerprint:
             return notebook
     notebook = jupytext.read(tutorial)
-    notebook.metadata["kernelspec"] = {
-        "name": "python3",
-        "display_name": "Python 3",
-        "language": "python",
-    }
+    notebook.metadata["kernelspec"] = KERNEL
+    client = NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": ROOT}})
     start = time.perf_counter()
-    NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": ROOT}}).execute()
+    # One thread per kernel: matrices and patches are small, and the tests execute two at a time.
+    client.execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
     notebook.metadata["fingerprint"] = fingerprint
     notebook.metadata["seconds"] = round(time.perf_counter() - start, 1)
-    for cell, _ in images(notebook):  # MyST-NB's name for it
+    for cell, _ in images(notebook):  # where MyST-NB looks for the alt text
         cell.metadata["mystnb"] = {"image": {"alt": cell.metadata.get("alt", "")}}
     written = path.with_suffix(f".{os.getpid()}.part")
     nbformat.write(notebook, written)
@@ -60,25 +58,22 @@ def executed(tutorial: Path) -> Any:
 
 
 def images(notebook: Any) -> Iterator[tuple[Any, Any]]:
-    """Cells that draw, with each output that is a picture."""
+    """Yields each output that is an image, with its cell."""
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 yield cell, output
 
 
-def _fingerprint(tutorial: Path) -> str:
-    return hashlib.sha256(tutorial.read_bytes() + _library()).hexdigest()
-
-
 @cache
 def _library() -> bytes:
-    """What outputs depend on besides the tutorial: the library, its models, this file, versions."""
+    """A digest of what outputs depend on besides the text: library, models, data and versions."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    digest.update(f"{sys.version} {torch.__version__} {matplotlib.__version__}".encode())
-    for path in sorted((ROOT / "pgmdiff").rglob("*")):
-        if path.suffix in (".py", ".safetensors", ".gz"):
-            digest.update(path.read_bytes())
+    digest.update(f"{sys.version} {version('torch')} {version('matplotlib')}".encode())
+    for folder in (ROOT / "pgmdiff", ROOT / "benchmarks" / "data"):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".safetensors", ".gz"):
+                digest.update(path.read_bytes())
     return digest.digest()
 
 

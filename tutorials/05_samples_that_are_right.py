@@ -248,8 +248,8 @@ curves(
 # %% [markdown]
 # Even ten states are better than the rule that needs none, and the loss falls in inverse proportion
 # to their number. (The regions here are pairs. A window of 256 pixels has a covariance of 256 × 256
-# and requires hundreds of states or more. `shared=True` and the structured covariances described in
-# "Which rule, which covariances?" help.)
+# and requires hundreds of states or more. `shared=True` and structured covariances help; the page
+# on rules and covariances in the documentation describes them.)
 #
 # Why one estimate of the whole, rather than one per region? Because precisions are subtracted, and
 # what is subtracted has to match. Below, covariances are estimated from 30 states, first in one
@@ -697,6 +697,6 @@ shrinking()
 #
 # ## Where to go next
 #
-# "Which rule, which covariances?" in the documentation compares all methods on six distributions
+# The page on rules and covariances in the documentation compares all methods on six distributions
 # and on real data. "Conditioning" (06) uses posterior composition for exact conditional samples.
 # "Validate your own topology" (08) tests a graph of your own.
