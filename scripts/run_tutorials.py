@@ -5,6 +5,7 @@ becomes a notebook in `docs/tutorials` with the outputs of its cells; the tests 
 and the site shows them. A tutorial is executed again only if its text or the library has changed.
 """
 
+import atexit
 import hashlib
 import os
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 import jupytext
 import nbformat
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 from tqdm import tqdm
 
@@ -27,6 +29,8 @@ TUTORIALS = sorted((ROOT / "tutorials").glob("*.py"))
 TIMEOUT = 600
 """Seconds that a cell may take on a busy machine; a whole tutorial takes about 20 on one core."""
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+RESET = "get_ipython().reset(new_session=True)"
+"""Forgets all names, so that every tutorial has to import and define what it uses."""
 
 
 def executed(tutorial: Path) -> Any:
@@ -43,10 +47,10 @@ def executed(tutorial: Path) -> Any:
             return notebook
     notebook = jupytext.read(tutorial)
     notebook.metadata["kernelspec"] = KERNEL
-    client = NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": ROOT}})
     start = time.perf_counter()
-    # One thread per kernel: matrices and patches are small, and the tests execute two at a time.
-    client.execute(env={**os.environ, "OMP_NUM_THREADS": "1"})
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(RESET))
+    NotebookClient(notebook, km=_kernel(), timeout=TIMEOUT).execute()
+    del notebook.cells[0]
     notebook.metadata["fingerprint"] = fingerprint
     notebook.metadata["seconds"] = round(time.perf_counter() - start, 1)
     for cell, _ in images(notebook):  # where MyST-NB looks for the alt text
@@ -63,6 +67,19 @@ def images(notebook: Any) -> Iterator[tuple[Any, Any]]:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
                 yield cell, output
+
+
+@cache
+def _kernel() -> KernelManager:
+    """The kernel of this process: to start one and to import the library takes 4 seconds.
+
+    It has one thread, because matrices and patches are small and the tests execute two tutorials
+    at a time.
+    """
+    kernel = KernelManager(kernel_name=KERNEL["name"])
+    kernel.start_kernel(cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    atexit.register(kernel.shutdown_kernel, now=True)
+    return kernel
 
 
 @cache

@@ -36,7 +36,7 @@ BLUE, ORANGE, GREY, INK = "#2f7fbd", "#dd7a1f", "#8a8f94", "#2b2b2b"
 # %% [markdown]
 # ## A whole and its pieces
 #
-# The whole is a chain of $n$ numbers, each correlated with the next by $\rho$ (an AR(1) series):
+# The whole is a chain of $n$ numbers whose neighbours have correlation $\rho$ (an AR(1) series):
 # $\operatorname{Cov}(u_i, u_j) = \rho^{|i - j|}$. The chain is *Markov*: given $u_i$, the numbers
 # before it and the numbers after it are independent. The distributions of neighbouring pairs
 # therefore determine the whole distribution, and a *factor graph* records which pairs there are.
@@ -159,10 +159,10 @@ ellipses()
 # true entropy: the sum of the entropies of all pairs, minus the entropies of the variables they
 # share.
 #
-# Now close the chain to a ring, and the equality is lost. The pieces are still true marginals, and
-# each element is still counted once ($n$ pairs with +1, $n$ variables with -1). But part of the
-# information in the last pair, which closes the ring, was already known the other way round, and
-# the Bethe entropy subtracts it a second time.
+# Now close the chain into a ring, and the equality is lost. The pieces are still true marginals,
+# and each element is still counted once ($n$ pairs with +1, $n$ variables with -1). But part of the
+# information in the last pair, which closes the ring, was already known from the other way around
+# the ring, and the Bethe entropy subtracts it a second time.
 
 
 # %%
@@ -212,7 +212,7 @@ entropies()
 #
 # ## Score
 #
-# A diffusion model knows no densities, only *scores*, $s(u) = \nabla \log q(u)$. A product of
+# A diffusion model provides no densities, only *scores*, $s(u) = \nabla \log q(u)$. A product of
 # densities becomes a sum of scores, and the normalising constant, which is usually intractable,
 # drops out. Written out, this is the rule of DiffCollage (Zhang et al., 2023):
 #
@@ -241,7 +241,7 @@ assert torch.allclose(by_hand, joint(u, sigma))
 #
 # ## Exact without noise, approximate with noise
 #
-# A diffusion model works at noise levels $\sigma > 0$: it knows the score of
+# A diffusion model works at noise levels $\sigma > 0$: it provides the score of
 # $u_\sigma = u_0 + \sigma \varepsilon$. For Gaussian data this score is again linear,
 # $s = -J(\sigma)\,(u - m)$. So it is enough to compare two matrices: the true precision
 # $(\Sigma + \sigma^2 I)^{-1}$ and the composed one.
@@ -457,16 +457,18 @@ def correlation(q: Gaussian) -> list[float]:
 
 
 sampled = {name: reached(score, 40) for name, score in scores.items()}
-lost = {name: (distance, correlation(law)) for name, law in sampled.items()}
+lost = {name: (distance, correlation(q)) for name, q in sampled.items()}
 print(f"correlation at distance 5: truth {rho**5:.3f}, pairs {lost['pairs'][1][5]:.3f}")
 assert lost["pairs"][1][5] < 0.1 * rho**5
-curves(
+figure = curves(
     lost,
     xlabel="distance from the first variable",
     ylabel="correlation with the first variable",
     title="Correlations lost by the sampler (40 levels)",
     log="",
 )
+figure.axes[0].set_xticks(range(0, n, 2))
+figure
 
 # %% [markdown]
 # ## A remedy

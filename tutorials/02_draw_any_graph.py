@@ -81,7 +81,7 @@ plot(graph, title="A river as a factor graph")
 # evaluated and need no model of their own. The model of a factor sees its stations one after the
 # other, in the order in which the edges were added (or by the edge attribute `position`).
 #
-# A notebook draws a graph that ends a cell by itself:
+# If a cell ends with a graph, a notebook draws it:
 
 # %%
 graph
@@ -114,7 +114,7 @@ print("\n".join(str(report).splitlines()[:6]))
 #    can be joined and have the right counting numbers. This last property is the one that matters.
 # 4. *One step* of a solver evaluates six models; the largest one sees 24 numbers.
 # 5. *Diameter* is the number of pieces that information passes through from one end to the other.
-# 6. *Gaussian proxy* tells whether the composition is a proper distribution. On a junction tree it
+# 6. *Gaussian proxy* says whether the composition is a proper distribution. On a junction tree it
 #    always is.
 #
 # The most important part is the promise at the end of the report. On graphs with loops a warning
@@ -208,8 +208,8 @@ for name, each in zoo.items():
 # ## Loops: how wrong are they?
 #
 # That depends on how strongly neighbours are coupled. Take any graph $G$ of variables with
-# adjacency matrix $A$, and the Gaussian with precision $I - \beta A / \lambda_{\max}(A)$. At $\beta
-# = 0$ there is no coupling, and $\beta \to 1$ is the strongest coupling possible.
+# adjacency matrix $A$, and the Gaussian with precision $I - \beta A / \lambda_{\max}(A)$. At
+# $\beta = 0$ there is no coupling, and $\beta \to 1$ is the strongest coupling possible.
 # `markov_random_field` turns every edge into a pair factor.
 
 
@@ -468,7 +468,7 @@ for a, b in (("fork", "town"), ("lake", "town"), ("source", "mouth")):
 # ## Save it
 #
 # A graph can be written to JSON and to networkx, and read again, with its names, shapes, positions
-# and nested graphs. Two graphs are the same if their fingerprints are.
+# and nested graphs. Two graphs are the same if their fingerprints are equal.
 
 # %%
 text = to_json(nested)

@@ -79,7 +79,7 @@ assert naive.element_sums().reshape(3, 3)[1, 1] == 0
 
 # %% [markdown]
 # What is missing is the overlap of the overlaps, the pixel that all four tiles share. It counts +1,
-# and `tiles` knows about it:
+# and `tiles` includes it:
 
 # %% alt="The same maps with the corner added: the sum is 1 at every pixel"
 right = tiles((3, 3), window=2, overlap=1)
@@ -91,10 +91,10 @@ plot(right, layout="counts", title="Tiles +1, seams −1, corner +1")
 # ## A law that detects it
 #
 # Can the mistake be seen in the *scores*, without looking at the counts? Yes: the score of each
-# marginal satisfies Stein's identity, $\mathbb{E}[(u_i - m_i)\, s_i(u, \sigma)] = -1$ for $u \sim
-# q_\sigma$. The composed score adds up these scores with their counts, so it satisfies the identity
-# for element $i$ if and only if the counts there sum to 1. This holds for any data, with or without
-# loops, however good or bad the approximation is.
+# marginal satisfies Stein's identity, $\mathbb{E}[(u_i - m_i)\, s_i(u, \sigma)] = -1$ for
+# $u \sim q_\sigma$. The composed score adds up these scores with their counts, so it satisfies the
+# identity for element $i$ if and only if the counts there sum to 1. This holds for any data, with
+# or without loops, however good or bad the approximation is.
 #
 # For a Gaussian with composed precision $J$ the identity reads $(J \Sigma)_{ii} = 1$. Summed over
 # the elements, $\operatorname{tr}(J \Sigma)$ is the number of elements.
@@ -313,8 +313,8 @@ for name, graph in candidates.items():
 
 # %% [markdown]
 # Beware of the first line. A chain of pairs *is* a junction tree, and the report promises exactness
-# "for any data that is Markov with respect to" it. This data is not. A graph knows nothing about
-# the data; `pgmdiff.advise` takes the covariance of your data into account.
+# "for any data that is Markov with respect to" it. This data is not. A graph contains no
+# information about the data; `pgmdiff.advise` takes the covariance of your data into account.
 
 # %% alt="Triples of six variables: four triples (+1) on top, the three pairs they share (−1) below"
 plot(tiles((6,), window=3, overlap=2), layout="hasse", title="Windows of 3 with stride 1")
@@ -430,7 +430,7 @@ plot(capped, title="An unrolled drum with a cap")
 # %% [markdown]
 # *A strip with a twist.* On a Möbius band, windows go around a strip, and the window across the
 # seam continues into the other end upside down. As an index array, what lies beyond the end is
-# `band[::-1]`. The model of the windows knows nothing about this: it is one model of flat 6 × 12
+# `band[::-1]`. This does not concern the model of the windows: it is one model of flat 6 × 12
 # patches. Windows that share a model form one group, and the model of an overlap is identified by
 # its shape.
 

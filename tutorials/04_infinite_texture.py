@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Infinite texture
 #
-# A small network knows square patches of gravel, 16 × 16 pixels, and nothing larger. This tutorial
+# A small network models square patches of gravel, 16 × 16 pixels, and nothing larger. This tutorial
 # makes images of any size with it, without changing the network. You will learn
 #
 # 1. how to make a **strip**, a **ring** whose ends meet, and a **torus** that tiles the plane;
@@ -106,7 +106,7 @@ plot(strip(64, 8), title="64 columns: 7 windows, 6 overlaps")
 #
 # ## Four ways to make a strip
 #
-# - **Concatenation**: the patches lie side by side and know nothing of each other (overlap 0).
+# - **Concatenation**: independent patches lie side by side (overlap 0).
 # - **Average**: windows overlap, and each pixel gets the mean of the scores of its windows.
 # - **Chain**: windows and overlaps enter with their counting numbers.
 # - **Ring**: like the chain, but the last window overlaps with the first (`periodic`).
@@ -143,14 +143,14 @@ strips(
 
 # %% [markdown]
 # All strips show nearly the same stones, because they started from the same noise. Concatenated
-# patches end in the middle of a stone. With averaging neighbouring windows see each other, so the
-# breaks are softer; they occur where windows begin or end, because the set of averaged scores
-# changes there. In the chain and in the ring no such place is visible.
+# patches end in the middle of a stone. Under averaging, neighbouring windows influence each other,
+# so the breaks are softer; they occur where windows begin or end, because the set of averaged
+# scores changes there. In the chain and in the ring no such place is visible.
 #
 # ## How to measure a seam
 #
-# The eye tires, so let us compute something. Take the mean step from one column to the next, over
-# all rows and images,
+# Looking is not enough, so let us measure. Take the mean step from one column to the next, over all
+# rows and images,
 #
 # $$d_j = \operatorname{mean} \; | u_{\cdot, j} - u_{\cdot, j-1} |,$$
 #
@@ -434,11 +434,11 @@ assert abs(mean - ratios["photograph"][0]) < 4 * (error**2 + ratios["photograph"
 #
 # ## One network for patches and overlaps
 #
-# An overlap has another size than a window and requires another model: its score is that of the
+# An overlap differs in size from a window and requires a model of its own: its score is that of the
 # *marginal* distribution of 16 × 8 pixels, which is not a part of the score of 16 × 16 pixels. Here
-# one network plays both parts. It can, because it is convolutional, so it accepts any size, and
-# because it was trained on crops of four sizes from one photograph: 16 × 16, 16 × 8, 8 × 16 and
-# 8 × 8. The size of its input tells it which marginal is meant.
+# one network serves as both. This is possible because it is convolutional, so that it accepts any
+# size, and because it was trained on crops of four sizes from one photograph: 16 × 16, 16 × 8, 8 ×
+# 16 and 8 × 8. The size of its input tells it which marginal is meant.
 #
 # A network trained on 16 × 16 patches alone would also accept 16 × 8 pixels and return numbers.
 # Nothing would crash. But there is something that can be checked. The patch's denoiser sees more

@@ -177,7 +177,7 @@ steps_against_length()
 
 # %% [markdown]
 # Under posterior composition a chain that is 16 times as long needs no more steps. Under the
-# marginal rule neither length ever arrives.
+# marginal rule the loss levels off at every length.
 #
 # ## How far information travels
 #
@@ -312,9 +312,10 @@ truth = two_mode_chain(N)  # it has exact samples and the exact score of the who
 assert torch.allclose(truth.models["pair"].covariance, pair.covariance)
 
 # %% [markdown]
-# **Posterior composition** uses the covariances, so it knows that neighbours are correlated. It is
-# still exact that the posterior of the clean state factorises. What no longer holds is that its
-# factors are Gaussian: at $\sigma$ near 2 a variable is either in one mode or in the other.
+# **Posterior composition** uses the covariances, so it takes the correlation of neighbours into
+# account. It is still exact that the posterior of the clean state factorises. What no longer holds
+# is that its factors are Gaussian: at $\sigma$ near 2 a variable is either in one mode or in the
+# other.
 #
 # **Evidence composition** goes one step further. The normalising constant of that product of
 # Gaussians is an approximation of $\log q_\sigma(u)$, and its gradient is again a score, one that
@@ -395,8 +396,7 @@ def scatter() -> None:
         ax.scatter(u[:, 5], u[:, 6], s=6, color=colour, alpha=0.35, lw=0)
         hidden = (u[:, 5:7].abs() > 5).any(dim=1).sum().item()
         ax.set_title(f"{name}" + f", {hidden} outside" * bool(hidden), fontsize=9)
-        ax.set_xlim(-5, 5)
-        ax.set_ylim(-5, 5)
+        ax.set(xlim=(-5, 5), ylim=(-5, 5), xticks=(-4, -2, 0, 2, 4), yticks=(-4, -2, 0, 2, 4))
         ax.set_aspect("equal")
         ax.set_xlabel("variable 5")
     axes[0].set_ylabel("variable 6")
@@ -528,7 +528,7 @@ assert advice.cheapest.name == "window 8, overlap 6"
 # %% [markdown]
 # So there are two choices: an overlap of 6 in windows of 8, or posterior composition with an
 # overlap of 1, at a fifth of the elements. Was the prediction right? We compute the distribution
-# reached by another solver than the advisor's (`UniPC` with 20 levels instead of Heun with 40). For
+# reached by a solver other than the advisor's (`UniPC` with 20 levels instead of Heun with 40). For
 # one candidate we also fit a Gaussian to 4000 samples, as one would without any theory.
 
 
@@ -596,8 +596,8 @@ for name in ("marginal", "posterior"):
 
 # %% [markdown]
 # The order is right. The amounts are those for Gaussian data; the loss of posterior composition
-# here is due to its Gaussian closure, about which the advisor knows nothing. The advisor helps you
-# choose. It does not give a bound.
+# here is due to its Gaussian closure, which the advisor does not take into account. The advisor
+# helps you choose. It does not give a bound.
 #
 # ## When there is no distribution
 #
@@ -644,7 +644,7 @@ least = repaired.precision.shrinkage
 shrunk = {
     x: reached_by(compose(grid, local, rule=Posterior(given, shrinkage=x))) for x in shrinkages
 }
-losses = {x: kl_divergence(law, field) / 16 for x, law in shrunk.items()}
+losses = {x: kl_divergence(reached, field) / 16 for x, reached in shrunk.items()}
 best = min(losses, key=losses.__getitem__)
 print(f"the least λ is {least:.3f}")
 print(f"loss in nats per variable: {losses[best]:.3f} at λ = {best:g}, {losses[1.0]:.3f} at λ = 1")
@@ -653,7 +653,7 @@ assert losses[best] < 0.8 * losses[1.0] < losses[0.5]
 
 def shrinking() -> None:
     _, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), layout="constrained")
-    variances = [law.covariance.diagonal().mean().item() for law in shrunk.values()]
+    variances = [reached.covariance.diagonal().mean().item() for reached in shrunk.values()]
     for ax, values, label in (
         (axes[0], list(losses.values()), "KL, nats per variable"),
         (axes[1], variances, "mean variance (data: 1)"),
@@ -685,7 +685,7 @@ shrinking()
 # - For other data `Posterior` is an approximation, usually a good one. `Evidence` has a density,
 #   costs twice as much per step, is about as good at equal cost here, and after very many steps is
 #   as bad as the marginal rule.
-# - On graphs with loops ask `advise` first. It chooses well, but does not give a bound.
+# - On graphs with loops call `advise` first. It chooses well, but does not give a bound.
 #
 # ## Exercises
 #

@@ -107,7 +107,7 @@ truth = exact_posterior(data, rows, y[known.mask], 0.0)
 #
 # $$D_y = D + V H^\top (H V H^\top + \sigma_y^2 I)^{-1} (y - H D).$$
 #
-# Variants of the method differ in $V$. A joint under posterior composition knows it:
+# Variants of the method differ in $V$. A joint under posterior composition provides it:
 # $V = \sigma^2 (I + \sigma^2 P)^{-1}$, where $P$ is the composed precision. This is
 # `Composed(joint)`.
 
@@ -133,10 +133,10 @@ def deviation(q: Gaussian) -> torch.Tensor:
 
 print(f"{'largest error of':16} {'Hu - y':>9} {'mean':>8} {'standard deviation':>20}")
 exact = distribution_reached(truth.score, levels, start, Heun())
-for name, law in {**reached, "exact score": exact}.items():
-    misfit = (rows @ law.mean - y[known.mask]).abs().max() + (rows @ deviation(law)).max()
-    mean = (law.mean - truth.mean).abs().max()
-    spread = (deviation(law) - deviation(truth)).abs().max()
+for name, q in {**reached, "exact score": exact}.items():
+    misfit = (rows @ q.mean - y[known.mask]).abs().max() + (rows @ deviation(q)).max()
+    mean = (q.mean - truth.mean).abs().max()
+    spread = (deviation(q) - deviation(truth)).abs().max()
     print(f"{name:16} {misfit:9.1e} {mean:8.4f} {spread:20.4f}")
     assert misfit < 1e-6
 assert (reached["moment matching"].covariance - exact.covariance).abs().max() < 1e-6
@@ -147,9 +147,9 @@ assert (reached["replacement"].mean - truth.mean).abs().max() > 0.5
 
 
 # %% alt="Bands over the variables: moment matching covers the exact posterior, replacement fails"
-def band(ax, law: Gaussian, colour: str, label: str, filled: bool) -> None:
-    low, high = law.mean - 2 * deviation(law), law.mean + 2 * deviation(law)
-    ax.plot(range(n), law.mean, color=colour, lw=1.6, label=label)
+def band(ax, q: Gaussian, colour: str, label: str, filled: bool) -> None:
+    low, high = q.mean - 2 * deviation(q), q.mean + 2 * deviation(q)
+    ax.plot(range(n), q.mean, color=colour, lw=1.6, label=label)
     if filled:
         ax.fill_between(range(n), low, high, color=colour, alpha=0.16, lw=0)
     for edge in () if filled else (low, high):
@@ -158,9 +158,9 @@ def band(ax, law: Gaussian, colour: str, label: str, filled: bool) -> None:
 
 def bands(reached: dict[str, Gaussian], truth: Gaussian, title: str, points: dict) -> None:
     _, axes = plt.subplots(1, len(reached), figsize=(9, 3.6), sharey=True, layout="constrained")
-    for ax, (name, law), colour in zip(axes, reached.items(), (BLUE, ORANGE), strict=True):
+    for ax, (name, q), colour in zip(axes, reached.items(), (BLUE, ORANGE), strict=True):
         band(ax, truth, INK, "exact posterior", filled=True)
-        band(ax, law, colour, name, filled=False)
+        band(ax, q, colour, name, filled=False)
         ax.plot(list(points), list(points.values()), "o", color=INK, ms=6, label="observed")
         ax.set_xlabel("variable")
         ax.legend(frameon=False, fontsize=8, loc="upper right")
@@ -223,8 +223,8 @@ curves(
 free = (~known.mask).nonzero().flatten()
 
 
-def loss(law: Gaussian) -> float:
-    return kl_divergence(law.marginal(free), truth.marginal(free)) / len(free)
+def loss(q: Gaussian) -> float:
+    return kl_divergence(q.marginal(free), truth.marginal(free)) / len(free)
 
 
 conditioned = {
@@ -292,7 +292,7 @@ blocks = {
 reached = {
     name: distribution_reached(score, levels, start, Heun()) for name, score in blocks.items()
 }
-losses = {name: kl_divergence(law, given) / n for name, law in reached.items()}
+losses = {name: kl_divergence(q, given) / n for name, q in reached.items()}
 for name, nats in losses.items():
     print(f"{name:16} loses {nats:.5f} nats per variable")
 assert losses["Composed(joint)"] < 5e-4 < losses["Isotropic(1.0)"]
@@ -326,14 +326,14 @@ def loss_with(score, noise: float, affine: bool, sigmas: list[float]) -> tuple[f
     """KL per variable that is not observed, and the standard deviation of x3."""
     target = exact_posterior(data, rows, y[known.mask], noise)
     if affine:
-        law = distribution_reached(score, sigmas, start, Heun())
+        q = distribution_reached(score, sigmas, start, Heun())
     else:
         draws = sample(
             score, sigmas, shape=(1000, n), solver=Heun(), generator=0, dtype=torch.float64
         )
-        law = Gaussian.fit(draws)
-    kl = kl_divergence(law.marginal(free), target.marginal(free)) / len(free)
-    return kl, deviation(law)[3].item()
+        q = Gaussian.fit(draws)
+    kl = kl_divergence(q.marginal(free), target.marginal(free)) / len(free)
+    return kl, deviation(q)[3].item()
 
 
 def matched(V):
@@ -353,15 +353,15 @@ methods = {  # (score, noise) -> conditioned score; is it affine; rounds of ever
     "Tweedie()": (matched(Tweedie()), True, 1),
     "Composed(joint)": (matched(Composed(joint)), True, 1),
 }
-losses = {}
+losses, schedule = {}, karras(30, 0.002, 80.0)
 print(
     f"{'':24} {'KL, noise 0':>12} {'noise 0.5':>9} {'x3 ±':>6} {'evaluations':>12} "
     f"{'gradients':>10}"
 )
 for name, (condition, affine, rounds) in methods.items():
-    schedule = time_travel(levels, 10, rounds - 1) if rounds > 1 else levels
-    without, _ = loss_with(condition(joint, 0.0), 0.0, affine, schedule)
-    noisy, spread = loss_with(condition(joint, 0.5), 0.5, affine, schedule)
+    sigmas = time_travel(schedule, 10, rounds - 1) if rounds > 1 else schedule
+    without, _ = loss_with(condition(joint, 0.0), 0.0, affine, sigmas)
+    noisy, spread = loss_with(condition(joint, 0.5), 0.5, affine, sigmas)
     evaluations, gradient = cost(condition)
     losses[name] = without, noisy, spread
     print(
@@ -369,7 +369,9 @@ for name, (condition, affine, rounds) in methods.items():
         f"{'yes' if gradient else 'no':>10}"
     )
 noisy_truth = exact_posterior(data, rows, y[known.mask], 0.5)
-by_exact_score = [loss_with(q.score, s, True, levels) for q, s in ((truth, 0), (noisy_truth, 0.5))]
+by_exact_score = [
+    loss_with(q.score, s, True, schedule) for q, s in ((truth, 0), (noisy_truth, 0.5))
+]
 (without, _), (noisy, right) = by_exact_score
 print(f"{'exact score':24} {without:12.4f} {noisy:9.4f} {right:6.3f}")
 for name in ("Tweedie()", "Composed(joint)"):
@@ -388,9 +390,10 @@ assert losses["replacement"][2] < 1e-6 < right  # it treats the noisy value as e
 #
 # ## A real series with a gap
 #
-# The data are half-hourly anomalies of the sea's surface temperature, 32 hours at a time, of which
-# 12 hours are cut out. The bundled model knows pieces of 8 hours. The series was held out from
-# training, so we know what belongs in the gap, and can check whether the error bands are right.
+# The data consists of half-hourly anomalies of the sea's surface temperature, 32 hours at a time,
+# of which 12 hours are cut out. The bundled model describes pieces of 8 hours. The series was held
+# out from training, so we know what belongs in the gap, and can check whether the error bands are
+# right.
 
 # %% alt="32 hours as 7 windows of 16 values (+1) and their 6 overlaps of 8 values (−1)"
 from benchmarks.data.sea import sea_denoiser, sea_parts
@@ -419,7 +422,7 @@ for name, score in {
 }.items():
     u = sample(
         score,
-        karras(10, 0.01, 20.0),
+        karras(8, 0.01, 20.0),
         shape=observed.shape,
         solver=DPMSolver2M(eta=1.0, rho=7.0),
         generator=0,
@@ -517,8 +520,8 @@ gaps((2, 9))
 #
 # ## Images
 #
-# The gravel model knows patches of 16 × 16 pixels. The images have 24 × 72 pixels and consist of
-# windows that overlap by half. We have no covariances here, which leaves replacement and ΠGDM
+# The gravel model describes patches of 16 × 16 pixels. The images have 24 × 72 pixels and consist
+# of windows that overlap by half. We have no covariances here, which leaves replacement and ΠGDM
 # (`Isotropic`, with the standard deviation of a pixel).
 
 # %%

@@ -5,11 +5,11 @@
 #
 # $$\texttt{score(x, sigma, **condition)} \approx \nabla \log q_\sigma(x),$$
 #
-# where `x` has shape `[batch, *shape]` and consists of data to which noise was *added* ($x = x_0 +
-# \sigma \varepsilon$), and `sigma` has shape `[batch]`. Nothing has to be registered or subclassed.
-# This tutorial trains a plain torch module in a few seconds, composes it, and steers its pieces one
-# by one. Then it does the same with a UNet of diffusers and a denoiser of azula, and shows the
-# errors that you are likely to meet.
+# where `x` has shape `[batch, *shape]` and consists of data to which noise was *added*
+# ($x = x_0 + \sigma \varepsilon$), and `sigma` has shape `[batch]`. Nothing has to be registered or
+# subclassed. This tutorial trains a plain torch module in a few seconds, composes it, and steers
+# its pieces one by one. Then it does the same with a UNet of diffusers and a denoiser of azula, and
+# shows the errors that you are likely to meet.
 
 # %%
 import math
@@ -64,7 +64,7 @@ BLUE, ORANGE, GREEN, GREY, INK = "#2f7fbd", "#dd7a1f", "#3f9b57", "#8a8f94", "#2
 # | $v = \alpha_t \varepsilon - \sigma_t x_0$ | the same | `from_vp_v` |
 # | $\varepsilon - x_0$ | $(1 - t) x_0 + t \varepsilon$ (flow matching) | `from_flow` |
 #
-# The wrong adapter raises no error, it only gives bad samples. So test it where you know the
+# The wrong adapter raises no error; it only gives bad samples. So test it where you know the
 # answer. For data $x_0 \sim N(0, s^2)$ each of these networks, trained perfectly, is a single
 # formula, and all six must give the same score.
 
@@ -119,7 +119,7 @@ for name, score in adapted.items():
 # %% [markdown]
 # `Timesteps` finds the timestep of a noise level by interpolation, never by rounding. Replace these
 # formulas with your own network to test its adapter: for data with known mean and variance, the
-# error should be no larger than the error of the network.
+# error should be no larger than that of the network.
 #
 # ## A network of your own
 #
@@ -339,9 +339,10 @@ for name, v in {"data": velocities, "samples": made}.items():
     assert size[ends].mean() < 1.15 * size[inside].mean()
 
 # %% [markdown]
-# Another rule needs no other network. Posterior composition requires covariances of the pieces, and
-# these come from data: `rule=Posterior(fit_covariances(strip, velocities, shared=True))`. Tutorial
-# 05 explains when to use which rule.
+# A different rule does not need a different network. Posterior composition requires covariances of
+# the pieces, and these come from data:
+# `rule=Posterior(fit_covariances(strip, velocities, shared=True))`. Tutorial 05 explains when to
+# use which rule.
 #
 # ## Do pieces and overlaps agree?
 #
@@ -445,14 +446,14 @@ for w, velocity in steered_curves.items():
     print(f"w = {w:g}: standard deviation of the turn {spread:.3f}, of the speed {speed:.3f}")
 
 # %% [markdown]
-# Without guidance the outer windows turn a little less than requested, because the overlaps speak
-# for curves in general, which are straighter. With $w = 2$ they turn more than requested, and vary
-# less. Guidance is a heuristic: for $w \ne 1$ the result is no longer the score of a noised
-# distribution, and the speed becomes somewhat less accurate.
+# Without guidance the outer windows turn less than requested, because the overlaps have no
+# condition and describe curves in general, which are straighter. With $w = 2$ they turn slightly
+# more, and vary less. Guidance is a heuristic: for $w \ne 1$ the result is no longer the score of a
+# noised distribution, and the speed becomes somewhat less accurate.
 #
 # ## A UNet of diffusers
 #
-# In diffusers a scheduler knows what its network predicts, so `from_diffusers(model, scheduler)`
+# In diffusers the scheduler stores what its network predicts, so `from_diffusers(model, scheduler)`
 # needs nothing else. We train a tiny `UNet2DModel` for a few seconds, in the way of diffusers, on
 # crops of a smooth random image: 16 × 16 pixels for windows and 16 × 8 for overlaps.
 
@@ -548,10 +549,10 @@ if HAS_DIFFUSERS:
 #
 # ## A denoiser of azula
 #
-# Denoisers of azula know their schedule, so `from_azula(denoiser)` is a score. Here azula trains a
-# model of the pieces of our curves, with a loss of its own, and we compose it with *our* network
-# for the overlaps. The models in a joint need not come from one library, only from one
-# distribution.
+# Denoisers of azula contain their schedule, so `from_azula(denoiser)` is a score. Here azula trains
+# a model of the pieces of our curves, with a loss of its own, and we compose it with *our* network
+# for the overlaps. The models in a joint need not come from the same library, but they must
+# describe the same distribution.
 
 # %%
 HAS_AZULA = find_spec("azula") is not None
@@ -647,7 +648,8 @@ assert "no error" not in found_messages.values()
 assert "'f1'" in found_messages["a model returns NaN"]
 
 # %% [markdown]
-# The output is checked once per call, and only if it is not finite is the guilty node searched for.
+# The output is checked once per call, and only if it is not finite does the joint search for the
+# node responsible.
 #
 # Some mistakes raise no error. The most frequent ones are the wrong adapter or the wrong timesteps
 # (test them on a Gaussian, as above); overlaps in other units (use `check_consistency`); a network

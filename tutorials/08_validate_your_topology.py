@@ -4,7 +4,7 @@
 # You have cut a state into pieces in a way that nobody has used before. Is it right? There are
 # three questions, each with a tool that answers it:
 #
-# 1. Is every element **counted once**? `assert_lawful` finds out, and says where it is not.
+# 1. Is every element **counted once**? `assert_lawful` checks this, and says where it fails.
 # 2. Are the pieces **where you think** they are, and the right way up? No law can know that. You
 #    state it, as a symmetry or with data, and test it.
 # 3. Is it **good enough**? `validate` says what is guaranteed, and `advise` how much is lost.
@@ -51,7 +51,7 @@ BLUE, ORANGE, GREY = "#2f7fbd", "#dd7a1f", "#d9dcdf"
 #
 # The state is a band of `rows` × `columns` elements. Beyond its last column it continues at its
 # first column, upside down: row $r$ of column `columns` is row `rows - 1 - r` of column 0. One
-# method says so, and no other code below knows about the twist.
+# method says so, and no other code below depends on the twist.
 #
 # The windows lie in two rows, an upper and a lower one, which share some rows of elements. Within
 # each row a window begins every `stride` columns. A piece *is* an index array, in the shape that
@@ -476,9 +476,9 @@ for name, graph in {"right": mobius, "seam upside down": upside_down}.items():
 
 # %% [markdown]
 # The right graph is consistent. In the other graph the piece's model, which sees more, denoises
-# worse than the overlap's model, because it looks at pictures that it does not know. A network
-# would be equally lost, and the seam shows. Below are samples of a larger band from both graphs,
-# with the seam in the middle. The right half continues upside down, as the strip does.
+# worse than the overlap's model, because it is shown pictures unlike those it describes. A network
+# would fail in the same way, and the seam becomes visible. Below are samples of a larger band from
+# both graphs, with the seam in the middle. The right half continues upside down, as the strip does.
 
 # %% alt="Two samples across the seam: smooth for the right graph, torn for the one upside down"
 sizes = {"rows": 12, "height": 8, "width": 8, "stride": 5, "around": 8}
@@ -531,9 +531,9 @@ sample_in_space()
 #
 # A single size is only one example. Hypothesis tries many sizes, and reduces a failure to the
 # smallest one. The following test, which you might put into your own test suite, states which laws
-# hold for which sizes. (Hypothesis taught us something here: if there are only two windows around
-# the strip, they meet at both ends, and what they share can be read in two directions. The symmetry
-# as written requires at least three windows.)
+# hold for which sizes. (Hypothesis revealed something that we had overlooked: if there are only two
+# windows around the strip, they meet at both ends, and what they share can be read in two
+# directions. The symmetry as written requires at least three windows.)
 
 
 # %%
@@ -668,7 +668,7 @@ assert loses["windows 5 × 6"].marginal < loses["right"].marginal / 10
 # - Patched corners are lawful and symmetric, but they lose more than twice as much, and the
 #   posterior rule gives no result at all. It matters to count what is shared as a whole.
 # - On graphs with loops the posterior rule is not always better. On our band it is worse.
-# - Wider windows, at the same number, lose a tenth or less. They are the best remedy.
+# - The same number of wider windows loses a tenth as much, or less. This is the best remedy.
 #
 # ## A test file of your own
 #
