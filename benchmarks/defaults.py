@@ -1,19 +1,18 @@
-"""Twenty evaluations against the paper's eighty stochastic steps, on composed joints.
+"""The defaults benchmark: twenty evaluations against the paper's eighty stochastic steps.
 
-*Chains*: Gaussian AR(1), 20 variables of correlation 0.95, pair factors; from N(0, 80²), Karras 80
-→ 0.002. The law reached follows exactly (`testing.linear`); KL per variable to the truth under
-posterior composition, and under the marginal rule, whose own error no solver removes.
+*Chains*: Gaussian AR(1), 20 variables of correlation 0.95, pair factors; from N(0, 80² I), Karras
+80 → 0.002. The distribution reached is exact (`diagnostics.distribution_reached`); KL per variable
+to the truth under posterior composition, and under the marginal rule, whose own error no solver
+removes.
 *Modes*: the two-mode chain under posterior composition, Karras 20 → 0.01; unbiased energy distance.
 *Gravel*: strips of 16 × 96 from the bundled model, 8 pixels of overlap, marginal rule, Karras
 10 → 0.01; Fréchet distance of texture features of 16 × 16 crops over the distance of two halves of
 the photograph, and seam ratio.
 
-EDM's stochastic sampler runs with its published churn, two evaluations a step.
+EDM's stochastic sampler runs with its published churn, with two evaluations per step.
 """
 
-import platform
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,144 +20,89 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.exactness.distributions import two_mode_chain
+from benchmarks.exactness.gaussians import chain_case
+from benchmarks.exactness.methods import Method
+from benchmarks.exactness.modes import Trial
+from benchmarks.reports import columns, settings, table
+from pgmdiff import samplers
 from pgmdiff.composition.composing import compose
-from pgmdiff.composition.posterior import Posterior
-from pgmdiff.composition.rules import Marginal
-from pgmdiff.diagnostics.affine import distribution_reached
-from pgmdiff.diagnostics.metrics import energy_distance, mean_and_error
-from pgmdiff.gaussian import Gaussian, kl_divergence, node_covariances, node_scores
-from pgmdiff.graphs import chain, tiles
-from pgmdiff.samplers import (
-    DEIS,
-    EDM,
-    SDE,
-    DPMSolver2M,
-    DPMSolver3M,
-    Euler,
-    Heun,
-    Solver,
-    UniPC,
-    karras,
-    sample,
-)
+from pgmdiff.diagnostics import metrics
+from pgmdiff.graphs import tiles
+from pgmdiff.models.gravel import gravel_denoiser, gravel_image
+from pgmdiff.samplers import Solver, karras, sample
+from pgmdiff.scores.adapters import from_denoiser
+from pgmdiff.text import Table
+from pgmdiff.training.loop import random_crops
 
-__all__ = ["CANDIDATES", "run", "table"]
+__all__ = ["CANDIDATES", "run", "tables"]
 
-CANDIDATES: dict[str, tuple[Callable[[int], Solver], int]] = {
-    "EDM stochastic, 80 steps": (lambda n: EDM(n), 80),
-    "Euler (DDIM)": (lambda n: Euler(), 20),
-    "Heun": (lambda n: Heun(), 10),
-    "SDE η = 1": (lambda n: SDE(1.0), 20),
-    "DPM-Solver++ 2M": (lambda n: DPMSolver2M(), 20),
-    "DPM-Solver++ 2M SDE": (lambda n: DPMSolver2M(eta=1.0, rho=7.0), 20),
-    "DPM-Solver++ 3M": (lambda n: DPMSolver3M(), 20),
-    "DEIS 3": (lambda n: DEIS(3), 20),
-    "UniPC 3": (lambda n: UniPC(3), 20),
+CANDIDATES: dict[str, tuple[Solver, int]] = {
+    "EDM stochastic, 80 steps": (samplers.EDM(80), 80),
+    "Euler (DDIM)": (samplers.Euler(), 20),
+    "Heun": (samplers.Heun(), 10),
+    "SDE η = 1": (samplers.SDE(1.0), 20),
+    "DPM-Solver++ 2M": (samplers.DPMSolver2M(), 20),
+    "DPM-Solver++ 2M SDE": (samplers.DPMSolver2M(eta=1.0, rho=7.0), 20),
+    "DPM-Solver++ 3M": (samplers.DPMSolver3M(), 20),
+    "DEIS 3": (samplers.DEIS(3), 20),
+    "UniPC 3": (samplers.UniPC(3), 20),
 }
-"""Name to the solver of so many levels, and how many."""
+"""Name to the solver and its number of levels."""
 
+POSTERIOR, MARGINAL = Method("posterior"), Method("marginal")
 SEEDS, SAMPLES, STRIPS = 4, 2000, 32
 SHAPE, OVERLAP = (1, 16, 96), 8
+STARTS = range(0, SHAPE[2] - SHAPE[1] + 1, OVERLAP)
+"""Of the windows, and of the crops whose features are compared."""
 
 
 def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
-    """Measures every candidate; `smoke`: two of them, on the chain only."""
-    names = list(CANDIDATES)[1:3] if smoke else list(CANDIDATES)
-    rows = [_row(name, smoke) for name in tqdm(names, desc="defaults")]
-    settings = {
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "seeds": SEEDS,
-        "samples": SAMPLES,
-        "strips": STRIPS,
-    }
-    return {"settings": settings, "rows": rows}
-
-
-def table(result: dict[str, Any]) -> str:
-    """The rows as text."""
-    heads = ("evaluations", "posterior", "marginal", "modes", "fréchet", "seams")
-    lines = [f"{'solver':>26} " + " ".join(f"{head:>11}" for head in heads)]
-    for row in result["rows"]:
-        cells = " ".join(f"{row[h]:>11.4g}" if h in row else " " * 11 for h in heads)
-        lines.append(f"{row['solver']:>26} {cells}")
-    return "\n".join(lines)
-
-
-def _row(name: str, smoke: bool) -> dict[str, Any]:
-    make, levels = CANDIDATES[name]
-    solver = make(levels)
-    found: dict[str, Any] = {
-        "solver": name,
-        "evaluations": solver.evaluations * (levels - 1) + 1,
-        "posterior": _chain_loss(solver, levels, posterior=True),
-        "marginal": _chain_loss(solver, levels, posterior=False),
-    }
-    if smoke:
-        return found
-    found["modes"], found["modes_error"] = _modes(solver, levels)
-    return {**found, **_gravel(solver, levels)}
-
-
-def _chain_loss(solver: Solver, levels: int, *, posterior: bool) -> float:
-    n, place = 20, torch.arange(20)
-    covariance = 0.95 ** (place[:, None] - place).abs().double()
-    q, graph = Gaussian(torch.zeros(n, dtype=torch.float64), covariance), chain(n)
-    rule = Posterior(node_covariances(graph, q)) if posterior else Marginal()
-    joint = compose(graph, node_scores(graph, q), rule=rule)
-    start = Gaussian(q.mean, 80.0**2 * torch.eye(n, dtype=torch.float64))
-    reached = distribution_reached(joint, karras(levels, 0.002, 80.0), start, solver)
-    return kl_divergence(reached, q) / n
-
-
-def _modes(solver: Solver, levels: int) -> tuple[float, float | None]:
-    law = two_mode_chain()
-    joint = compose(
-        law.graph,
-        {model: q.score for model, q in law.models.items()},
-        rule=Posterior({model: q.covariance for model, q in law.models.items()}),
+    """Measures every candidate, or with `smoke` two of them, on the chain only."""
+    names, rows = list(CANDIDATES)[1:3] if smoke else list(CANDIDATES), []
+    case, modes = chain_case(20, 0.95, ()), two_mode_chain()
+    trial = Trial(modes, modes.problem, SAMPLES, SEEDS)
+    size, n = (SHAPE[1], SHAPE[1]), 2 * STRIPS * len(STARTS)
+    real = (
+        None
+        if smoke
+        else metrics.texture_features(random_crops(gravel_image(), size, n, generator=0))
     )
-    shape, sigmas, found = (SAMPLES, law.graph.n_elements), karras(levels, 0.01, 20.0), []
-    for seed in range(SEEDS):
-        u = sample(joint, sigmas, shape=shape, solver=solver, generator=seed, dtype=torch.float64)
-        truth = law.sample(SAMPLES, torch.Generator().manual_seed(100 + seed))
-        found.append(energy_distance(u, truth, mirrored=law.mirrored))
-    return mean_and_error(found)
+    for name in tqdm(names, desc="defaults"):
+        solver, levels = CANDIDATES[name]
+        row: dict[str, Any] = {
+            "solver": name,
+            "evaluations": solver.evaluations * (levels - 1) + 1,
+            **{m.rule: case.loss(case.reached(m, levels, solver)) for m in (POSTERIOR, MARGINAL)},
+        }
+        if real is not None:
+            drawn, _ = trial.drawn(POSTERIOR, levels, solver)
+            row["modes"], row["modes_error"] = metrics.mean_and_error(
+                trial.measures(drawn)["energy"]
+            )
+            row |= _gravel(solver, levels, real)
+        rows.append(row)
+    about = settings(seeds=SEEDS, samples=SAMPLES, strips=STRIPS)
+    return {"settings": about, "rows": rows}
 
 
-def _gravel(solver: Solver, levels: int) -> dict[str, float]:
-    from pgmdiff.diagnostics.metrics import frechet_distance, seam_ratio, texture_features
-    from pgmdiff.models.gravel import gravel_denoiser
-    from pgmdiff.scores.adapters import from_denoiser
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The figures of every candidate."""
+    figures = "posterior:.4g marginal:.4g modes:.4g fréchet:.4g seams:.4g"
+    shown = columns(f"solver evaluations {figures}")
+    return [table("Composed joints sampled by each solver", result["rows"], shown)]
 
-    height, width = SHAPE[1:]
+
+def _gravel(solver: Solver, levels: int, real: Tensor) -> dict[str, float]:
+    """Compares strips with features of real crops; the distance of these' halves is the unit."""
+    _, height, width = SHAPE
     graph = tiles(SHAPE, (1, height, height), (0, 0, OVERLAP))
     joint = compose(graph, from_denoiser(gravel_denoiser()), max_batch=32)
-    u = sample(
-        joint, karras(levels, 0.01, 10.0), shape=(STRIPS, *SHAPE), solver=solver, generator=0
+    sigmas = karras(levels, 0.01, 10.0)
+    u = sample(joint, sigmas, shape=(STRIPS, *SHAPE), solver=solver, generator=0)
+    drawn = metrics.texture_features(
+        torch.cat([u[..., start : start + height] for start in STARTS])
     )
-    real, floor = _real_features()
-    crops = _crops(u, range(0, width - height + 1, OVERLAP))
-    seams = [edge for start in range(0, width, OVERLAP) for edge in (start,) if edge]
     return {
-        "fréchet": frechet_distance(texture_features(crops), real) / floor,
-        "seams": seam_ratio(u, seams),
+        "fréchet": metrics.frechet_distance(drawn, real) / metrics.frechet_distance(*real.chunk(2)),
+        "seams": metrics.seam_ratio(u, range(OVERLAP, width, OVERLAP)),
     }
-
-
-@cache
-def _real_features() -> tuple[Tensor, float]:
-    """Features of crops of the photograph, and the distance of two halves of as many."""
-    from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
-    from pgmdiff.models.gravel import gravel_image
-    from pgmdiff.training.loop import random_crops
-
-    generator = torch.Generator().manual_seed(0)
-    n = STRIPS * ((SHAPE[2] - SHAPE[1]) // OVERLAP + 1)
-    crops = random_crops(gravel_image(), SHAPE[1:2] * 2, 2 * n, generator=generator)
-    features = texture_features(crops)
-    return features, frechet_distance(features[:n], features[n:])
-
-
-def _crops(u: Tensor, starts: Sequence[int]) -> Tensor:
-    return torch.cat([u[..., start : start + SHAPE[1]] for start in starts])

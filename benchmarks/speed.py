@@ -1,11 +1,11 @@
-"""How far is a joint score from its floor, the network's own evaluations?
+"""The speed benchmark: the time of a joint score relative to its floor, the network's own calls.
 
 For strips of 8, 64 and 512 tiles of the gravel model and several `max_batch`, in one process and
 turn by turn, the time of
 
 - the floor: the network alone on the same batches, gathered beforehand;
-- the joint score: the floor and everything pgmdiff adds to it;
-- a loop per view: what one would write by hand, a call for every window and overlap.
+- the joint score: the floor and everything that pgmdiff adds to it;
+- a loop per view: code written by hand, with one call per window and per overlap.
 
 Only ratios of neighbouring turns are compared: machines are shared and noisy.
 """
@@ -13,20 +13,21 @@ Only ratios of neighbouring turns are compared: machines are shared and noisy.
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.reports import Column, columns, table
 from pgmdiff.composition.composing import compose
-from pgmdiff.composition.joint import Joint
 from pgmdiff.graphs import tiles
 from pgmdiff.models.gravel import gravel_denoiser
 from pgmdiff.scores.adapters import from_denoiser
+from pgmdiff.text import Table
 
-__all__ = ["run", "table"]
+__all__ = ["run", "tables"]
 
 TILES = (8, 64, 512)
 MAX_BATCHES = (8, 16, 64, None)
@@ -37,54 +38,65 @@ SECONDS = 20.0
 
 
 def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
-    """Times all cases; `smoke` only the smallest one, briefly.
+    """Times all cases, or with `smoke` only the smallest one, briefly.
 
     Returns:
         `settings`, and `rows` with times in seconds and the quartiles of the ratios.
     """
-    cases = [(n, m) for n in TILES for m in MAX_BATCHES]
-    cases = cases[:1] if smoke else cases
-    settings: dict[str, Any] = {
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if device != "cpu" else platform.machine(),
-        "seconds_per_case": 0.1 if smoke else SECONDS,
+    cases = [(n, m) for n in TILES for m in MAX_BATCHES][: 1 if smoke else None]
+    seconds = 0.1 if smoke else SECONDS
+    return {
+        "settings": {
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": platform.machine() if device == "cpu" else torch.cuda.get_device_name(),
+            "seconds_per_case": seconds,
+        },
+        "rows": [
+            _row(n, max_batch, torch.device(device), seconds)
+            for n, max_batch in tqdm(cases, desc="speed")
+        ],
     }
-    rows = [
-        _case(n, max_batch, torch.device(device), settings["seconds_per_case"])
-        for n, max_batch in tqdm(cases, desc="speed")
-    ]
-    return {"settings": settings, "rows": rows}
 
 
-def table(result: dict[str, Any]) -> str:
-    """The rows as text."""
-    lines = [
-        f"{'tiles':>6} {'max_batch':>9} {'turns':>6} {'floor':>9} {'joint / floor':>22} "
-        f"{'loop / floor':>13}"
-    ]
-    for row in result["rows"]:
-        low, middle, high = row["joint_over_floor"]
-        lines.append(
-            f"{row['tiles']:6} {row['max_batch'] or 'all':>9} {row['turns']:6} "
-            f"{1e3 * row['floor_seconds']:6.1f} ms {middle:8.3f} ({low:.3f}-{high:.3f}) "
-            f"{row['loop_over_floor'][1]:13.2f}"
-        )
-    return "\n".join(lines)
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The floors, and the ratios of joint and loop to them."""
+    ratio = "{joint_over_floor[1]:.3f} ({joint_over_floor[0]:.3f} to {joint_over_floor[2]:.3f})"
+    shown: dict[str, Column] = {
+        "tiles": "{tiles}",
+        "max_batch": lambda row: str(row["max_batch"] or "all"),
+        **columns("turns floor_seconds:.4f"),
+        "joint over floor": ratio,
+        **columns("loop_over_floor[1]:.2f"),
+    }
+    return [table("One score of a strip of tiles", result["rows"], shown)]
 
 
 @torch.no_grad()
-def _case(n: int, max_batch: int | None, device: torch.device, seconds: float) -> dict[str, Any]:
+def _row(n: int, max_batch: int | None, device: torch.device, seconds: float) -> dict[str, Any]:
     graph = tiles((1, 16, 8 * n + 8), (1, 16, 16), (0, 0, 8))
     denoiser = gravel_denoiser().to(device)
     score = from_denoiser(denoiser)
     joint = compose(graph, score, max_batch=max_batch)
     u = torch.randn(1, *graph.event_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    inputs = _gathered(joint, u)
+    flat, one = u.reshape(1, -1), torch.ones(1, device=device)
+    inputs = [
+        (chunk.gather(flat)[0].reshape(-1, *chunk.batch.group.shape), one.expand(values.shape[1]))
+        for chunk, values in joint.evaluate(flat, one)
+    ]
+
+    def loop_per_view() -> Tensor:
+        total = torch.zeros_like(u)
+        for start in range(0, 8 * n, 8):
+            total[..., start : start + 16] += score(u[..., start : start + 16], one)
+        for start in range(8, 8 * n, 8):
+            total[..., start : start + 8] -= score(u[..., start : start + 8], one)
+        return total
+
     turns: dict[str, Callable[[], Any]] = {
         "floor": lambda: [denoiser(x, sigma) for x, sigma in inputs],
         "joint": lambda: joint(u, 1.0),
-        "loop": lambda: _loop_per_view(score, u, n),
+        "loop": loop_per_view,
     }
     difference = (turns["joint"]() - turns["loop"]()).abs().max().item()
     assert difference < 1e-3, f"joint and loop disagree by {difference}"
@@ -106,24 +118,6 @@ def _case(n: int, max_batch: int | None, device: torch.device, seconds: float) -
         "joint_over_floor": _quartiles(times["joint"], times["floor"]),
         "loop_over_floor": _quartiles(times["loop"], beside_loop),
     }
-
-
-def _gathered(joint: Joint, u: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The inputs of every model call of the joint."""
-    flat, sigma = u.reshape(1, -1), torch.ones(1, device=u.device)
-    return [
-        (chunk.gather(flat)[0].reshape(-1, *chunk.batch.group.shape), sigma.expand(values.shape[1]))
-        for chunk, values in joint.evaluate(flat, sigma)
-    ]
-
-
-def _loop_per_view(score: Callable[..., Tensor], u: Tensor, n: int) -> Tensor:
-    total, sigma = torch.zeros_like(u), torch.ones(1, device=u.device)
-    for start in range(0, 8 * n, 8):
-        total[..., start : start + 16] += score(u[..., start : start + 16], sigma)
-    for start in range(8, 8 * n, 8):
-        total[..., start : start + 8] -= score(u[..., start : start + 8], sigma)
-    return total
 
 
 def _timed(turn: Callable[[], object], device: torch.device) -> float:

@@ -32,14 +32,9 @@ MAX_BATCH = 32
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the demo's table.
+    """One row of the demo's table; the seam ratio is 1 if seams are invisible.
 
-    Attributes:
-        method: how the image was made.
-        seam_ratio: ratio across the columns where pieces begin or end; 1 if seams are invisible.
-        seconds: time of sampling.
-        score_evaluations: number of evaluations of the joint score.
-        network_patches: number of patches of any size that went through the network.
+    Network patches are those of any size that went through the network.
     """
 
     method: str
@@ -107,14 +102,8 @@ METHODS = (
 def run(out: Path, *, seed: int = 0, width: int = WIDTH, steps: int = STEPS) -> list[Row]:
     """Samples images by all methods, and writes `demo.png` and `demo.json` into a folder.
 
-    Args:
-        out: folder, which is made if it does not exist.
-        seed: seed of all noise.
-        width: width of the images in pixels, a multiple of 16.
-        steps: noise levels of the sampler; Heun evaluates the score 2 steps - 1 times.
-
-    Returns:
-        The rows of the table, of which the photograph's is the first.
+    The width in pixels is a multiple of 16; Heun evaluates the score 2 steps - 1 times. Of the rows
+    of the table, which are returned, the photograph's is the first.
     """
     from pgmdiff.plotting import strips as draw_strips
 

@@ -47,14 +47,8 @@ def conjugate_gradients(
 ) -> Tensor:
     """Solves M x = b to a tolerance, for a symmetric positive semi-definite M with b in its range.
 
-    The solution is differentiable once, in b and in whatever M depends on.
-
-    Args:
-        product: maps v to M v, both `[batch, ...]`.
-        b: `[batch, ...]`.
-        tolerance: the relative residual that every sample must reach.
-        most_steps: the largest number of iterations.
-        what: the name of the caller, for the error.
+    The solution is differentiable once, in b and in whatever M depends on. `what` names the caller
+    in the error; see `iterate_conjugate_gradients` for the other arguments.
 
     Raises:
         PgmdiffError: the tolerance is not met.
@@ -96,8 +90,6 @@ class Solution:
     Attributes:
         x: the solution, `[batch, ...]`.
         residual: the largest relative residual ‖b - M x‖ / ‖b‖ of a sample.
-        steps: the number of iterations.
-        converged: whether every sample has reached the tolerance.
     """
 
     x: Tensor
@@ -123,7 +115,7 @@ def iterate_conjugate_gradients(
     Args:
         product: maps v to M v, both `[batch, ...]`.
         b: `[batch, ...]`.
-        tolerance: the relative residual at which a sample is done.
+        tolerance: the relative residual that every sample must reach.
         most_steps: the largest number of iterations.
         scale: a positive diagonal preconditioner, an approximation of M⁻¹ that broadcasts to b.
         start: a first guess like b, used for the samples where it is nearer than 0.
@@ -159,13 +151,10 @@ def iterate_conjugate_gradients(
 def implicit(
     value: Callable[..., Tensor], pull: Callable[..., tuple[Tensor | None, ...]], *inputs: Tensor
 ) -> Tensor:
-    """A function of tensors whose derivative is known, however its value is computed.
+    """`value(*inputs)`, which is not differentiated itself: its derivative is known.
 
-    Args:
-        value: maps the inputs to the value, and is not differentiated.
-        pull: maps the value's gradient and the inputs to the inputs' gradients (None for an input
-            without one). Higher derivatives are those of `pull`.
-        inputs: tensors.
+    `pull` maps the value's gradient and the inputs to the inputs' gradients (None for an input
+    without one). Higher derivatives are those of `pull`.
     """
     found: Tensor = _Implicit.apply(value, pull, *inputs)
     return found

@@ -70,11 +70,7 @@ class Noise:
 
     @classmethod
     def of(cls, generator: Generator, n_samples: int) -> "Noise":
-        """Noise for a batch.
-
-        Args:
-            generator: the source of the keys; see `Generator`. A `torch.Generator` gives one seed.
-            n_samples: size of the batch.
+        """Noise for a batch, with keys from a `Generator`; a `torch.Generator` gives one seed.
 
         Raises:
             ShapeError: the sequence has another length than the batch.
@@ -104,14 +100,11 @@ class Noise:
 
 
 def split_seed(seed: int, n: int) -> tuple[int, ...]:
-    """The keys of n samples under one seed, so that a batch may be drawn in parts.
+    """The keys of n samples under one seed; any part of them may be given as `generator`.
 
     Args:
         seed: an integer from 0 to 2^64 - 1.
         n: number of samples.
-
-    Returns:
-        One key per sample; any part of them may be given as `generator`.
 
     Raises:
         PgmdiffError: the seed is out of range.

@@ -50,12 +50,7 @@ def attach() -> None:
 
 
 def shown(thing: object, *makers: Callable[[], str]) -> str:
-    """Returns the HTML of the first maker that succeeds, or else the repr of the object.
-
-    Args:
-        thing: the object, whose repr is the last resort.
-        makers: functions that return HTML.
-    """
+    """Returns the HTML of the first maker that succeeds, or else the repr of the object."""
     for make in makers:
         try:
             return make()
@@ -77,9 +72,6 @@ def report_html(report: Report) -> str:
         return f"<div>{paragraphs(f'<b>{first}</b>', *rest)}</div>"
 
     return shown(report, make)
-
-
-# ---------------------------------------------------------------- drawings
 
 
 def drawing(graph: Graph) -> str | None:
@@ -114,9 +106,6 @@ def _few_indices(graph: Graph) -> bool:
         return True
     groups = (group for group in graph.groups if not isinstance(group, WindowGroup))
     return sum(len(group) * prod(group.shape) for group in groups) <= MAX_INDICES
-
-
-# ---------------------------------------------------------------- summaries
 
 
 def summary(graph: Graph) -> str:

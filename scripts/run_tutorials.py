@@ -1,23 +1,24 @@
-"""Executes the tutorials, each once: `python -m scripts.run_tutorials [NUMBER ...]`.
+"""Executes the tutorials as notebooks: `python -m scripts.run_tutorials [NUMBER ...]`.
 
-A tutorial is a Python file in the percent format, which can be reviewed as text. It is executed
-into a notebook in `docs/tutorials` with all that its cells print and draw; tests check it, and the
-site shows it. It is executed again only when its own text or the library has changed.
+A tutorial is a Python file in the percent format, so that it can be reviewed as text. Executed, it
+becomes a notebook in `docs/tutorials` with the outputs of its cells; the tests check the notebooks
+and the site shows them. A tutorial is executed again only if its text or the library has changed.
 """
 
+import atexit
 import hashlib
 import os
 import sys
 import time
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jupytext
-import matplotlib
 import nbformat
-import torch
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 from tqdm import tqdm
 
@@ -26,14 +27,17 @@ __all__ = ["TUTORIALS", "executed", "images"]
 ROOT = Path(__file__).parents[1]
 TUTORIALS = sorted((ROOT / "tutorials").glob("*.py"))
 TIMEOUT = 600
-"""Seconds that a cell may take on a busy machine; a whole tutorial should take less than 120."""
+"""Seconds that a cell may take on a busy machine; a whole tutorial takes about 20 on one core."""
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+RESET = "get_ipython().reset(new_session=True)"
+"""Forgets all names, so that every tutorial has to import and define what it uses."""
 
 
 def executed(tutorial: Path) -> Any:
-    """The notebook of a tutorial with its outputs; the one on disk if its fingerprint fits.
+    """The executed notebook of a tutorial, read from disk if neither text nor library has changed.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell failed; no notebook is kept.
+        nbclient.exceptions.CellExecutionError: a cell failed; nothing is written.
     """
     path = ROOT / "docs" / "tutorials" / f"{tutorial.stem}.ipynb"
     fingerprint = hashlib.sha256(tutorial.read_bytes() + _library()).hexdigest()
@@ -42,16 +46,14 @@ def executed(tutorial: Path) -> Any:
         if notebook.metadata.get("fingerprint") == fingerprint:
             return notebook
     notebook = jupytext.read(tutorial)
-    notebook.metadata["kernelspec"] = {
-        "name": "python3",
-        "display_name": "Python 3",
-        "language": "python",
-    }
+    notebook.metadata["kernelspec"] = KERNEL
     start = time.perf_counter()
-    NotebookClient(notebook, timeout=TIMEOUT, resources={"metadata": {"path": ROOT}}).execute()
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(RESET))
+    NotebookClient(notebook, km=_kernel(), timeout=TIMEOUT).execute()
+    del notebook.cells[0]
     notebook.metadata["fingerprint"] = fingerprint
     notebook.metadata["seconds"] = round(time.perf_counter() - start, 1)
-    for cell, _ in images(notebook):  # MyST-NB's name for it
+    for cell, _ in images(notebook):  # where MyST-NB looks for the alt text
         cell.metadata["mystnb"] = {"image": {"alt": cell.metadata.get("alt", "")}}
     written = path.with_suffix(f".{os.getpid()}.part")
     nbformat.write(notebook, written)
@@ -60,7 +62,7 @@ def executed(tutorial: Path) -> Any:
 
 
 def images(notebook: Any) -> Iterator[tuple[Any, Any]]:
-    """Each picture among the outputs, with the cell that drew it."""
+    """Yields each output that is an image, with its cell."""
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if "image/png" in output.get("data", {}):
@@ -68,13 +70,27 @@ def images(notebook: Any) -> Iterator[tuple[Any, Any]]:
 
 
 @cache
+def _kernel() -> KernelManager:
+    """The kernel of this process: to start one and to import the library takes 4 seconds.
+
+    It has one thread, because matrices and patches are small and the tests execute two tutorials
+    at a time.
+    """
+    kernel = KernelManager(kernel_name=KERNEL["name"])
+    kernel.start_kernel(cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    atexit.register(kernel.shutdown_kernel, now=True)
+    return kernel
+
+
+@cache
 def _library() -> bytes:
-    """A digest of all else that outputs depend on: the library, its models, this file, versions."""
+    """A digest of what outputs depend on besides the text: library, models, data and versions."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
-    digest.update(f"{sys.version} {torch.__version__} {matplotlib.__version__}".encode())
-    for path in sorted((ROOT / "pgmdiff").rglob("*")):
-        if path.suffix in (".py", ".safetensors", ".gz"):
-            digest.update(path.read_bytes())
+    digest.update(f"{sys.version} {version('torch')} {version('matplotlib')}".encode())
+    for folder in (ROOT / "pgmdiff", ROOT / "benchmarks" / "data"):
+        for path in sorted(folder.rglob("*")):
+            if path.suffix in (".py", ".safetensors", ".gz"):
+                digest.update(path.read_bytes())
     return digest.digest()
 
 

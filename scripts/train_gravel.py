@@ -1,15 +1,15 @@
-"""Trains the bundled gravel model: DiffCollage's Algorithm 6 on both axes of one photograph.
+"""Trains the bundled gravel model on crops of one photograph.
 
     python -m scripts.train_gravel [--steps N] [--out FOLDER] | --check
 
-scikit-image's `gravel` (CC0) is resized to 256 × 256 and scaled to [-1, 1]; every step draws 64
-crops of one of the four sizes below. The weights are an exponential moving average. They are
-written as they are; the exit code says whether their patches pass the gate.
+scikit-image's `gravel` (CC0) is resized to 256 × 256 and scaled to [-1, 1].
 """
 
-from pathlib import Path
+from collections.abc import Sequence
+from functools import cache
 
 import torch
+from torch import Tensor
 
 from pgmdiff import from_denoiser
 from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
@@ -17,35 +17,30 @@ from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image, unt
 from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.training.loop import random_crops
-from scripts.training import Task, command
-
-GRAVEL = Task(
-    Path("pgmdiff/models/gravel.safetensors"),
-    untrained,
-    gravel_denoiser,
-    parts=lambda: (gravel_image()[None],),
-    shapes=((16, 16), (16, 8), (8, 16), (8, 8)),
-    chances=(0.4, 0.2, 0.2, 0.2),
-    batch=64,
-    steps=26_000,
-    sigma_data=SIGMA_DATA,
-    p_mean=-1.2,
-    p_std=1.4,
-)
+from scripts.training import Recipe, main
 
 
-def gate(denoiser: EDMDenoiser, task: Task = GRAVEL, n: int = 1024, seed: int = 0) -> bool:
-    """Prints how samples of every crop size compare with real crops; whether all of them pass.
+@cache
+def image() -> Tensor:
+    return gravel_image()
 
-    To pass: a Fréchet distance of texture statistics at most 3 times that between two sets of real
-    crops, the mean grey within 0.02, the standard deviation and the mean step between neighbouring
-    columns within 4 %.
+
+def crops(shape: Sequence[int], n: int, generator: torch.Generator) -> Tensor:
+    return random_crops(image(), shape, n, generator=generator)
+
+
+def gate(recipe: Recipe, denoiser: EDMDenoiser, n: int = 1024, seed: int = 0) -> bool:
+    """Prints how samples of every crop size compare with real crops; returns whether all pass.
+
+    A size passes with a Fréchet distance of texture statistics at most 3 times that between two
+    sets of real crops, the mean grey within 0.02, and the standard deviation and the mean step
+    between neighbouring columns within 4 %.
     """
     generator = torch.Generator().manual_seed(seed)
-    image, score, passed = gravel_image(), from_denoiser(denoiser), True
+    score, passed = from_denoiser(denoiser), True
     print(f"{'crop':>8} {'FD':>7} {'floor':>7} {'ratio':>6} {'Δmean':>7} {'std':>6} {'step':>6}")
-    for shape in task.shapes:
-        real, other = (random_crops(image, shape, n, generator=generator) for _ in range(2))
+    for shape in recipe.shapes:
+        real, other = (crops(shape, n, generator) for _ in range(2))
         drawn = sample(
             score, karras(18, 0.01, 10.0), shape=(n, 1, *shape), solver=Heun(), generator=seed
         )
@@ -65,5 +60,21 @@ def gate(denoiser: EDMDenoiser, task: Task = GRAVEL, n: int = 1024, seed: int = 
     return passed
 
 
+RECIPE = Recipe(
+    untrained=untrained,
+    trained=gravel_denoiser,
+    crops=crops,
+    shapes=((16, 16), (16, 8), (8, 16), (8, 8)),
+    chances=(0.4, 0.2, 0.2, 0.2),
+    batch=64,
+    steps=26_000,
+    sigma_data=SIGMA_DATA,
+    p_mean=-1.2,
+    p_std=1.4,
+    folder="pgmdiff/models",
+    gate=gate,
+)
+
+
 if __name__ == "__main__":
-    command(__doc__, {"gravel": GRAVEL}, gate)
+    main({"gravel": RECIPE}, __doc__)

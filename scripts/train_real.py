@@ -1,54 +1,60 @@
-"""Trains the models of the real-data benchmark: DiffCollage's Algorithm 6 on a series and a field.
+"""Trains the models of the real-data benchmark on crops of a series and of a field.
 
     python -m scripts.train_real sea | soft_gravel [--steps N] [--out FOLDER] [--check]
 
-Every step draws crops of one size from the training part; the weights are an exponential moving
-average. They are written as they are; the exit code says whether they pass the gate, which
-compares with the held-out part only.
+The gate knows the held-out part only.
 """
 
-from pathlib import Path
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from benchmarks.data import sea, soft_gravel
-from benchmarks.exactness.statistics import stationary_covariance
+from benchmarks.exactness.real import CASES, Case
 from pgmdiff import from_denoiser
+from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import Heun, karras, sample
-from scripts.training import Denoiser, Task, command
+from pgmdiff.training.loop import random_crops
+from scripts.training import Recipe, loss_of, main
 
-TASKS = {
-    "sea": Task(
-        Path("benchmarks/data/sea.safetensors"),
-        sea.untrained,
-        sea.sea_denoiser,
-        parts=lambda: tuple(part[:, None] for part in sea.sea_parts()),
-        shapes=tuple((n,) for n in sea.LENGTHS),
-        chances=(0.2, 0.4, 0.15, 0.25),
-        batch=128,
-        steps=12_000,
-        sigma_data=1.0,
-        p_mean=-0.8,
-        p_std=1.5,
-    ),
-    "soft_gravel": Task(
-        Path("benchmarks/data/soft_gravel.safetensors"),
-        soft_gravel.untrained,
-        soft_gravel.soft_gravel_denoiser,
-        parts=lambda: tuple(part[None] for part in soft_gravel.soft_gravel_parts()),
-        shapes=soft_gravel.SHAPES,
-        chances=(0.5, 0.15, 0.35),
-        batch=64,
-        steps=10_000,
-        sigma_data=1.0,
-        p_mean=-0.8,
-        p_std=1.5,
-    ),
-}
+SEA, FIELD, _ = CASES
 
 
-def linear_denoiser(covariance: Tensor) -> Denoiser:
+def crops(pieces: Tensor, shape: Sequence[int], n: int, generator: torch.Generator) -> Tensor:
+    """`n` crops `[n, 1, *shape]` of pieces `[pieces, 1, ...]`."""
+    if len(shape) == 1:  # a stack of series is an image whose crops are one row high
+        found = random_crops(pieces[None, :, 0], (1, shape[0]), n, generator=generator)
+        return found[:, 0]
+    return random_crops(pieces[0], shape, n, generator=generator)
+
+
+def stationary_covariance(pieces: Tensor, shape: Sequence[int]) -> Tensor:
+    r"""The covariance of any crop, from one estimate of the autocovariance: float64 `[d, d]`.
+
+        C(k) = Σ_t x_t x_{t+k} / n      over all n values of the pieces, k an offset
+
+    No mean is subtracted: the data's mean is 0. Every product is divided by the same n, so C is
+    positive definite, and the covariances of crops of two sizes are blocks of one matrix.
+
+    Args:
+        pieces: contiguous records, `[pieces, 1, *axes]`.
+        shape: the size of a crop on those axes.
+    """
+    axes = tuple(range(2, pieces.ndim))
+    padded = [size + crop for size, crop in zip(pieces.shape[2:], shape, strict=True)]
+    power = torch.fft.fftn(pieces.double(), s=padded, dim=axes).abs() ** 2
+    products = torch.fft.ifftn(power.sum(dim=(0, 1)), dim=tuple(range(len(axes)))).real
+    places = torch.cartesian_prod(*[torch.arange(n) for n in shape]).reshape(-1, len(axes))
+    offsets = places[:, None] - places
+    covariance: Tensor = products[tuple(offsets.unbind(-1))] / math.prod(pieces.shape)
+    return covariance
+
+
+def linear_denoiser(covariance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     """The best linear denoiser of data of mean 0 and this covariance."""
     values, vectors = torch.linalg.eigh(covariance)
 
@@ -61,28 +67,34 @@ def linear_denoiser(covariance: Tensor) -> Denoiser:
     return denoise
 
 
-@torch.no_grad()
-def gate(model: Denoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
-    """Prints how the model does on the held-out part; whether every size passes.
+def gate(case: Case, recipe: Recipe, model: EDMDenoiser, n: int = 1024, seed: int = 0) -> bool:
+    """Prints how the model does on the held-out part; returns whether every size passes.
 
-    To pass: on held-out crops, a denoising error no larger than 1.02 times that of the best linear
-    denoiser (its covariance from the training part); and samples (Heun, 32 levels) whose covariance
-    differs from the held-out crops' by at most 3 times as much as the training crops' does, in
-    the Frobenius norm, or 5 % of its norm.
+    A size passes with a denoising error on 2,048 held-out crops no larger than 1.02 times that of
+    the best linear denoiser (its covariance from the training part); and samples (Heun, 32 levels)
+    whose covariance differs from the held-out crops' by at most 3 times as much as the training
+    crops' does, in the Frobenius norm, or by 5 % of its norm.
     """
-    pieces, held_out = task.parts()
-    passed = True
+    (pieces, held_out), passed = case.parts, True
+
+    @torch.no_grad()
+    def error(denoise: Callable[[Tensor, Tensor], Tensor], part: Tensor) -> float:
+        generator = torch.Generator().manual_seed(1)
+        return loss_of(recipe, denoise, crops(part, shape, 2048, generator), generator).item()
+
     print(f"{'crop':>8} {'train':>7} {'held out':>8} {'linear':>7} {'covariance':>10} {'floor':>7}")
-    for which, shape in enumerate(task.shapes):
+    for shape in recipe.shapes:
         covariance = stationary_covariance(pieces, shape)
         truth = stationary_covariance(held_out, shape)
-        linear = linear_denoiser(covariance)
-        seen, unseen, reference = (  # on the same 2,048 crops with the same noise
-            task.loss(f, part, which, 2048, torch.Generator().manual_seed(1)).item()
-            for f, part in ((model, pieces), (model, held_out), (linear, held_out))
+        seen, unseen = error(model, pieces), error(model, held_out)
+        reference = error(linear_denoiser(covariance), held_out)
+        drawn = sample(
+            from_denoiser(model),
+            karras(32, 0.01, 80.0),
+            shape=(n, 1, *shape),
+            solver=Heun(),
+            generator=seed,
         )
-        levels, start = karras(32, 0.01, 80.0), (n, 1, *shape)
-        drawn = sample(from_denoiser(model), levels, shape=start, solver=Heun(), generator=seed)
         flat = drawn.flatten(1).double()
         distance, floor = (
             ((c - truth).norm() / truth.norm()).item() for c in (flat.T @ flat / n, covariance)
@@ -96,5 +108,32 @@ def gate(model: Denoiser, task: Task, n: int = 1024, seed: int = 0) -> bool:
     return passed
 
 
+SEA_RECIPE = Recipe(
+    untrained=sea.untrained,
+    trained=sea.sea_denoiser,
+    crops=lambda shape, n, generator: crops(SEA.parts[0], shape, n, generator),
+    shapes=[(n,) for n in sea.LENGTHS],
+    chances=(0.2, 0.4, 0.15, 0.25),
+    batch=128,
+    steps=12_000,
+    sigma_data=1.0,
+    p_mean=-0.8,
+    p_std=1.5,
+    folder="benchmarks/data",
+    gate=partial(gate, SEA),
+)
+FIELD_RECIPE = replace(
+    SEA_RECIPE,
+    untrained=soft_gravel.untrained,
+    trained=soft_gravel.soft_gravel_denoiser,
+    crops=lambda shape, n, generator: crops(FIELD.parts[0], shape, n, generator),
+    shapes=soft_gravel.SHAPES,
+    chances=(0.5, 0.15, 0.35),
+    batch=64,
+    steps=10_000,
+    gate=partial(gate, FIELD),
+)
+
+
 if __name__ == "__main__":
-    command(__doc__, TASKS, gate)
+    main({"sea": SEA_RECIPE, "soft_gravel": FIELD_RECIPE}, __doc__)

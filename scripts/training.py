@@ -1,9 +1,14 @@
-"""What the scripts that train share: DiffCollage's Algorithm 6 on crops, and the command line."""
+"""The training loop and the command line that the scripts for the bundled models share.
+
+Every step draws crops of one size (DiffCollage's Algorithm 6); the weights are an exponential
+moving average. They are written whether or not they pass the model's gate; the exit code says
+whether they do.
+"""
 
 import argparse
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,78 +18,84 @@ from torch import Tensor
 from tqdm import trange
 
 from pgmdiff.models.unet import EDMDenoiser
-from pgmdiff.training.loop import denoising_loss, random_crops
+from pgmdiff.training.loop import denoising_loss
 
-__all__ = ["Denoiser", "Task", "command", "train"]
-
-Denoiser = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["Recipe", "loss_of", "main", "train"]
 
 LEARNING_RATE = 1e-3
 WARM_UP = 200
 EMA_DECAY = 0.9995
 EVERY = 500
-"""Steps between two reports."""
+"""Steps over which the reported loss is averaged."""
+ROOT = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is trained on what.
+class Recipe:
+    """The training of one model.
 
     Attributes:
-        weights: the file that holds them, `{name}.safetensors`.
-        untrained, trained: the model, with random weights and with those of the file.
-        parts: the training part `[pieces, 1, ...]`, and the held-out part where there is one.
-        shapes, chances: of crops.
-        sigma_data: standard deviation of the data.
-        p_mean, p_std: mean and standard deviation of ln σ.
+        untrained, trained: load the model with random weights, and with the bundled ones.
+        crops: from a shape, a number and a generator to clean crops, `[n, channels, *shape]`.
+        shapes, chances: the sizes of crops, and the share of the steps that each is drawn in.
+        batch, steps: crops per step, and the number of steps.
+        sigma_data, p_mean, p_std: see `denoising_loss`.
+        folder: of the bundled weights, from the root of the repository.
+        gate: prints how a model of the recipe compares with data, and returns whether it passes.
     """
 
-    weights: Path
     untrained: Callable[[], EDMDenoiser]
     trained: Callable[[], EDMDenoiser]
-    parts: Callable[[], tuple[Tensor, ...]]
-    shapes: tuple[tuple[int, ...], ...]
-    chances: tuple[float, ...]
+    crops: Callable[[Sequence[int], int, torch.Generator], Tensor]
+    shapes: Sequence[Sequence[int]]
+    chances: Sequence[float]
     batch: int
     steps: int
     sigma_data: float
     p_mean: float
     p_std: float
-
-    def loss(
-        self, model: Denoiser, pieces: Tensor, which: int, n: int, generator: torch.Generator
-    ) -> Tensor:
-        """The weighted denoising error on n crops of one shape, of pieces `[pieces, 1, ...]`."""
-        shape = self.shapes[which]
-        if len(shape) == 1:  # a stack of series is an image whose crops are one row high
-            image = pieces[None, :, 0]
-            clean = random_crops(image, (1, *shape), n, generator=generator)[:, 0]
-        else:
-            clean = random_crops(pieces[0], shape, n, generator=generator)
-        options = {"sigma_data": self.sigma_data, "p_mean": self.p_mean, "p_std": self.p_std}
-        return denoising_loss(model, clean, generator=generator, **options)
+    folder: str
+    gate: Callable[["Recipe", EDMDenoiser], bool]
 
 
-def train(task: Task, steps: int, seed: int = 0) -> tuple[EDMDenoiser, list[float]]:
-    """Returns the exponential moving average of the model, and the loss of every step."""
+def loss_of(
+    recipe: Recipe,
+    model: Callable[[Tensor, Tensor], Tensor],
+    clean: Tensor,
+    generator: torch.Generator,
+) -> Tensor:
+    """The weighted denoising error of a model on clean crops."""
+    return denoising_loss(
+        model,
+        clean,
+        sigma_data=recipe.sigma_data,
+        p_mean=recipe.p_mean,
+        p_std=recipe.p_std,
+        generator=generator,
+    )
 
-    def share(step: int) -> float:
-        """A linear warm-up, then half a cosine to zero, as a share of the learning rate."""
-        decay = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
-        return decay * min(1.0, (step + 1) / WARM_UP)
 
+def train(recipe: Recipe, steps: int, seed: int = 0) -> EDMDenoiser:
+    """Returns the averaged model."""
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = task.untrained()
+        model = recipe.untrained()
     average = copy.deepcopy(model).requires_grad_(False)
+
+    def rate(step: int) -> float:
+        """A linear warm-up, then half a cosine to zero, as a fraction of the peak."""
+        decay = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / steps)).item())
+        return decay * min(1.0, (step + 1) / WARM_UP)
+
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
-    pieces, losses = task.parts()[0], []
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    chances, losses = torch.tensor(recipe.chances), list[float]()
     bar = trange(steps, mininterval=10)
     for step in bar:
-        which = int(torch.multinomial(torch.tensor(task.chances), 1, generator=generator).item())
-        loss = task.loss(model, pieces, which, task.batch, generator)
+        which = int(torch.multinomial(chances, 1, generator=generator).item())
+        clean = recipe.crops(recipe.shapes[which], recipe.batch, generator)
+        loss = loss_of(recipe, model, clean, generator)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -96,32 +107,25 @@ def train(task: Task, steps: int, seed: int = 0) -> tuple[EDMDenoiser, list[floa
         losses.append(loss.item())
         if step % EVERY == EVERY - 1:
             bar.set_postfix(loss=f"{sum(losses[-EVERY:]) / EVERY:.4f}")
-    return average, losses
+    return average
 
 
-def command(
-    description: str | None,
-    tasks: Mapping[str, Task],
-    gate: Callable[[EDMDenoiser, Task], bool],
-) -> None:
-    """Trains the task of the command line and writes the weights; exits 1 if they fail the gate."""
+def main(recipes: Mapping[str, Recipe], description: str | None) -> None:
+    """Trains a model, or checks the bundled one, as the command line asks."""
     parser = argparse.ArgumentParser(description=description)
-    if len(tasks) > 1:
-        parser.add_argument("task", choices=tasks)
-    parser.add_argument("--steps", type=int, help="if other than those of the bundled weights")
-    parser.add_argument("--out", type=Path, help="a folder, if other than that of the weights")
-    parser.add_argument("--check", action="store_true", help="only pass the bundled weights")
-    parser.set_defaults(task=next(iter(tasks)))
+    if len(recipes) > 1:
+        parser.add_argument("name", choices=recipes)
+    parser.set_defaults(name=next(iter(recipes)))
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--out", type=Path, help="folder; by default that of the bundled weights")
+    parser.add_argument("--check", action="store_true", help="only check the bundled weights")
     arguments = parser.parse_args()
-    task = tasks[arguments.task]
+    recipe = recipes[arguments.name]
     if arguments.check:
-        raise SystemExit(not gate(task.trained(), task))
+        raise SystemExit(not recipe.gate(recipe, recipe.trained()))
     start = time.process_time()
-    model, losses = train(task, arguments.steps or task.steps)
-    save_file(model.state_dict(), (arguments.out or task.weights.parent) / task.weights.name)
-    tail = losses[-2000:]
-    print(
-        f"{len(losses)} steps in {time.process_time() - start:.0f} CPU-seconds; "
-        f"mean loss of the last {len(tail)}: {sum(tail) / len(tail):.4f}"
-    )
-    raise SystemExit(not gate(model, task))
+    model = train(recipe, arguments.steps or recipe.steps)
+    folder = arguments.out or ROOT / recipe.folder
+    save_file(model.state_dict(), folder / f"{arguments.name}.safetensors")
+    print(f"{time.process_time() - start:.0f} CPU-seconds")
+    raise SystemExit(not recipe.gate(recipe, model))

@@ -39,7 +39,7 @@ from pgmdiff.precision import covariances as providers
 from pgmdiff.precision import forms, solver_of
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.solves.circulant import Circulant
-from pgmdiff.precision.solves.direct import LatestFactors, SparseFactors
+from pgmdiff.precision.solves.direct import SparseFactors
 from pgmdiff.precision.solves.iterative import ConjugateGradients
 from pgmdiff.precision.solves.small_space import SmallSpace
 from pgmdiff.samplers import (
@@ -149,6 +149,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "IndexGroup": lambda: chain(N).regions.groups[0],
     "WindowGroup": lambda: windows().groups[0],
     "AxisWindows": lambda: AxisWindows(4000, 16, np.arange(1000) * 4, 1, True),
+    "Variables": lambda: chain(1000).regions.variables,
     "CliqueForest": lambda: CliqueForest([np.arange(500)] * 300, [(0, 1)] * 299, True),
     "Report": lambda: tiles((400,), 16, 4).validate(),
     "Definiteness": lambda: Definiteness(0.123456789, 1 / 3, 1e-7),
@@ -200,7 +201,6 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "SmallSpace": lambda: SmallSpace(ring_precision("low_rank", rank=2)),
     "SparseFactors": lambda: SparseFactors(joint().precision),
     "ConjugateGradients": lambda: ConjugateGradients(joint().precision),
-    "LatestFactors": lambda: LatestFactors(torch.eye(3), torch.eye(3)),
     "Solution": lambda: Solution(torch.zeros(8, N), 1e-9, 3, True),
     # conditioning
     "Table": lambda: Table("a title", [("a", "1")] * 90, ("name", "number"), ["a note"]),

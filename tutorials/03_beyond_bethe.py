@@ -1,14 +1,16 @@
 # %% [markdown]
 # # Regions beyond Bethe
 #
-# Bethe's counts know two kinds of regions, factors and single variables. Windows of an image share
-# strips and corners, triples share pairs, and pieces may lie inside one another. There the obvious
-# way to count goes wrong, and two better ones are known:
+# Bethe's counting numbers distinguish two kinds of regions, factors and single variables. But
+# windows of an image share strips and corners, triples share pairs, and pieces may lie inside one
+# another. There the obvious way of counting goes wrong, and two better ones are known:
 #
-# - **cluster variation** (Kikuchi): close the pieces under intersection, and count from the top;
+# - **cluster variation** (Kikuchi): close the pieces under intersection, and count from the largest
+#   region downwards;
 # - **junction trees**: join the pieces into a tree, and count cliques and separators.
 #
-# This lesson shows the wrong answers first, since you will meet them, and how they are caught.
+# This tutorial starts with wrong answers, because you will meet them, and shows how they are
+# detected.
 
 # %%
 import re
@@ -19,30 +21,31 @@ import networkx as nx
 import numpy as np
 import torch
 
-from pgmdiff import Average, Posterior, compose
-from pgmdiff.errors import GraphError
-from pgmdiff.gaussian import Gaussian, composed_precision, node_scores
-from pgmdiff.graphs import (
+from pgmdiff import (
+    Average,
     FactorGraph,
+    Gaussian,
+    GraphError,
+    Posterior,
     RegionGraph,
-    chain,
     cluster_variation,
-    cycle,
-    grid,
+    compose,
     junction_tree,
-    product,
+    karras,
+    sample,
     tiles,
 )
+from pgmdiff.gaussian import composed_precision, node_scores
+from pgmdiff.graphs import chain, cycle, grid, product
 from pgmdiff.plotting import curves, plot, strips
-from pgmdiff.samplers import karras, sample
 from pgmdiff.testing import assert_lawful, markov_gaussian, markov_mixture
 
 # %% [markdown]
-# ## Four tiles, and a corner that is lost
+# ## Four tiles and a forgotten corner
 #
-# An image of 3 × 3 pixels, and a model of 2 × 2. Regions are index arrays into the flattened image,
-# so slices of `u` will do. Count it as one would: each tile +1, and for each two neighbours, -1 for
-# the two pixels they share.
+# Consider an image of 3 × 3 pixels and a model of 2 × 2 pixels. Regions are index arrays into the
+# flattened image, so slices of `u` will do. Let us count in the obvious way: +1 for each tile, and
+# -1 for each pair of neighbouring tiles, for the two pixels that they share.
 
 # %%
 u = np.arange(9).reshape(3, 3)
@@ -59,52 +62,60 @@ naive = RegionGraph.from_regions(
     event_shape=u.shape,
 )
 
-# %% alt="Maps of 3 × 3 pixels: pieces, overlaps and their sum, which is 0 in the middle"
+# %% alt="Maps of 3 × 3 pixels: counts of pieces, of overlaps, and their sum, 0 in the middle"
 plot(naive, layout="counts", title="Tiles +1, seams −1")
 
 # %% [markdown]
-# The middle pixel is in four tiles and in four seams, $4 - 4 = 0$: it is not counted at all.
-# `validate()` says so, and nothing will compose this graph.
+# The middle pixel lies in four tiles and in four seams: $4 - 4 = 0$. It is not counted at all.
+# `validate()` reports this, and `compose` refuses the graph:
 
 # %%
-print(fill(str(naive.validate()).splitlines()[1], 96))
 try:
     compose(naive, lambda x, sigma: -x)
 except GraphError as error:
-    print(f"compose: {type(error).__name__}")
+    print(fill(str(error), 96))
+assert not naive.validate().valid
 assert naive.element_sums().reshape(3, 3)[1, 1] == 0
 
 # %% [markdown]
-# What is missing is the overlap of overlaps, the pixel that all four share, +1. `tiles` knows:
+# What is missing is the overlap of the overlaps, the pixel that all four tiles share. It counts +1,
+# and `tiles` includes it:
 
-# %% alt="The same maps with the corner added: the sum is 1 on every pixel"
+# %% alt="The same maps with the corner added: the sum is 1 at every pixel"
 right = tiles((3, 3), window=2, overlap=1)
 print({name: count for name, count in right.counting_numbers().items() if count > 0})
 assert right.validate().valid
 plot(right, layout="counts", title="Tiles +1, seams −1, corner +1")
 
 # %% [markdown]
-# ## A law that catches it
+# ## A law that detects it
 #
-# Could one see it from the *scores*, without looking at counts? Yes: the score of each marginal
-# obeys Stein's identity, $\mathbb{E}[(u_i - m_i)\, s_i(u, \sigma)] = -1$ for $u \sim q_\sigma$. The
-# composed score adds them up with counts, so it obeys the same on element $i$ if and only if the
-# counts there sum to 1. No matter what the data is, whether there are loops, and whether the score
-# is any good.
+# Can the mistake be seen in the *scores*, without looking at the counts? Yes: the score of each
+# marginal satisfies Stein's identity, $\mathbb{E}[(u_i - m_i)\, s_i(u, \sigma)] = -1$ for
+# $u \sim q_\sigma$. The composed score adds up these scores with their counts, so it satisfies the
+# identity for element $i$ if and only if the counts there sum to 1. This holds for any data, with
+# or without loops, however good or bad the approximation is.
 #
-# For a Gaussian with composed precision $J$ this reads $(J \Sigma)_{ii} = 1$, and summed up,
-# $\operatorname{tr}(J \Sigma)$ is the number of elements.
+# For a Gaussian with composed precision $J$ the identity reads $(J \Sigma)_{ii} = 1$. Summed over
+# the elements, $\operatorname{tr}(J \Sigma)$ is the number of elements.
 
 
 # %%
-def ar1(n: int, rho: float):
+def ar1(n: int, rho: float) -> Gaussian:
+    """A stationary Gaussian series of unit variance; neighbours have correlation `rho`."""
     place = torch.arange(n, dtype=torch.float64)
-    return rho ** (place[:, None] - place).abs()
+    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
+
+
+def separable(down: Gaussian, right: Gaussian) -> Gaussian:
+    """A Gaussian image; its covariance is the product of those of a column and of a row."""
+    mean = torch.zeros(len(down.mean), len(right.mean), dtype=torch.float64)
+    return Gaussian(mean, torch.kron(down.covariance, right.covariance))
 
 
 def image(n: int, rho: float) -> Gaussian:
-    """Pixels correlated by ρ for each step down and each step right."""
-    return Gaussian(torch.zeros(n, n, dtype=torch.float64), torch.kron(ar1(n, rho), ar1(n, rho)))
+    """n × n pixels; a step down and a step right each multiply the correlation by `rho`."""
+    return separable(ar1(n, rho), ar1(n, rho))
 
 
 q = image(3, 0.7)
@@ -118,7 +129,8 @@ assert abs(stein["without the corner"].sum() - 8) < 1e-10
 assert abs(stein["with it"].sum() - 9) < 1e-10
 
 # %% [markdown]
-# And for data that is no Gaussian, a mixture of three, on average over samples:
+# The identity also holds for data that is not Gaussian. Here is a mixture of three Gaussians, with
+# the expectation estimated from samples:
 
 # %%
 mixture = markov_mixture(right, seed=0)
@@ -132,12 +144,13 @@ assert ((mean + 1).abs() < 4 * error).all()
 # %% [markdown]
 # ## Cluster variation
 #
-# Where do the +1 and -1 come from in general? Close the pieces under intersection. Then, from the
-# largest region down, give each what is still missing to count it once:
+# Where do the +1 and the -1 come from in general? Close the pieces under intersection. Then start
+# with the largest regions, and give each region the count that is still missing so that its
+# elements are counted once:
 #
 # $$c_r = 1 - \sum_{s \supsetneq r} c_s.$$
 #
-# That is all. By hand, on sets of pixels:
+# That is all. For sets of pixels it takes a few lines:
 
 # %%
 tile_sets = [frozenset(piece.ravel().tolist()) for piece in pieces.values()]
@@ -153,14 +166,14 @@ for count in (1, -1):
 library = cluster_variation([tuple(sorted(tile)) for tile in tile_sets])
 assert counts == library.counting_numbers()
 
-# %% alt="Three layers: four tiles +1, four seams −1, one corner +1, joined by containment"
-plot(cluster_variation(pieces, event_shape=u.shape), layout="hasse", title="What contains what")
+# %% alt="Three layers joined by containment: four tiles +1, four seams −1, one corner +1"
+plot(cluster_variation(pieces, event_shape=u.shape), layout="hasse", title="Which contains which")
 
 # %% [markdown]
-# For windows on a grid there is a shortcut. Along one axis windows count +1 and overlaps -1; counts
-# of several axes *multiply*: an overlap down times an overlap right is a corner, $(-1)(-1) = +1$.
-# So `tiles` needs no set operations, and a million of them are no trouble. `product` does the same
-# for any two graphs.
+# For windows on a grid there is a shortcut. Along one axis windows count +1 and overlaps -1, and
+# the counts of several axes *multiply*: a vertical overlap times a horizontal overlap is a corner,
+# $(-1)(-1) = +1$. So `tiles` needs no set operations, and even a million windows are no problem.
+# `product` does the same for any two graphs.
 
 # %%
 rows, columns = tiles((3,), 2, 1), tiles((3,), 2, 1)
@@ -180,19 +193,20 @@ print("windows × a chain:", summary(product(tiles((10,), 4, 2), chain(4))))
 # %% alt="Three by three windows, open and on a torus: windows and corners +1, seams −1"
 def draw_tiles() -> None:
     _, axes = plt.subplots(1, 2, figsize=(9, 5))
-    plot(tiles((10, 10), 4, 1), ax=axes[0], title="open")
-    plot(tiles((9, 9), 4, 1, periodic=True), ax=axes[1], title="a torus")
+    plot(tiles((10, 10), 4, 1), ax=axes[0], title="Open")
+    plot(tiles((9, 9), 4, 1, periodic=True), ax=axes[1], title="Torus")
 
 
 draw_tiles()
 
 # %% [markdown]
-# ## How much it matters
+# ## How much does it matter?
 #
-# Draw the tiles of a 5 × 5 image as a factor graph with *pixels* as variables, and Bethe counts a
-# pixel in four tiles $1 - 4 = -3$. Valid: each pixel is counted once. But neighbouring tiles share
-# *pairs*, whose correlation Bethe takes for none. Against it, cluster variation, and overlap
-# averaging, which has no overlaps' models at all.
+# Draw the tiles of a 5 × 5 image as a factor graph with *pixels* as variables. Then Bethe counts a
+# pixel that lies in four tiles $1 - 4 = -3$ times. These counts are valid, because each pixel is
+# counted once in total. But neighbouring tiles share *pairs* of pixels, and Bethe treats these
+# pixels as independent. We compare this with cluster variation, and with overlap averaging, which
+# uses no models of overlaps at all.
 
 # %%
 v = np.arange(25).reshape(5, 5)
@@ -237,13 +251,14 @@ for q in (image(5, 0.8), lattice):
     assert smallest_eigenvalue(kikuchi, q) > 0
 
 # %% [markdown]
-# Bethe on pixels is not only far off: its precision is indefinite, so there is no distribution to
-# sample from. Cluster variation errs by half a percent on the lattice field, and is exact on the
-# separable one, although tiles on two axes make loops. (A separable field is a product of two
-# chains, and so are its counts.) Averaging is always proper and far off. (Its matrix is not
-# symmetric, its score no gradient; what is printed is the smallest real part of an eigenvalue.)
+# Bethe on pixels is not only inaccurate: its precision is indefinite, so there is no distribution
+# to sample from. Cluster variation has an error of half a percent on the lattice field, and is
+# exact for the separable image, although tiles on two axes form loops. (A separable image is a
+# product of two chains, and so are its counts.) Averaging is always proper, but far from the truth.
+# (Its matrix is not symmetric and its score is not a gradient; the number printed is the smallest
+# real part of an eigenvalue.)
 
-# %% alt="Left: errors against ρ, cluster variation at 0. Right: Bethe's eigenvalue below 0"
+# %% alt="Left: error against ρ, 0 for cluster variation. Right: Bethe's eigenvalue is below 0"
 
 
 def draw_methods() -> None:
@@ -255,8 +270,8 @@ def draw_methods() -> None:
             for name, (graph, rule) in methods.items()
         }
         curves(lines, xlabel="correlation ρ of neighbouring pixels", ylabel="", log="", ax=ax)
-    axes[0].set_title("relative error at σ = 0", loc="left", fontsize=10)
-    axes[1].set_title("smallest eigenvalue of the precision", loc="left", fontsize=10)
+    axes[0].set_title("Relative error at σ = 0", loc="left", fontsize=10)
+    axes[1].set_title("Smallest eigenvalue of the precision", loc="left", fontsize=10)
     axes[1].axhline(0, color="#2b2b2b", lw=1)
 
 
@@ -266,12 +281,14 @@ draw_methods()
 # ## Windows of three, one step apart
 #
 # A second-order process, $u_t = a u_{t-1} + b u_{t-2} + \text{noise}$, is not Markov to pairs, but
-# to triples. Triples one step apart share pairs: +1 and -1, and single elements count 0. That is a
-# junction tree, so it is exact at $\sigma = 0$; pairs, and Bethe's counts of triples, are not.
+# it is Markov to triples. Triples one step apart share pairs: triples count +1, pairs -1, and
+# single elements 0. This is a junction tree, so it is exact at $\sigma = 0$. Pairs alone are not
+# exact, and neither are triples with Bethe's counts.
 
 
 # %%
 def second_order(n: int, a: float, b: float) -> Gaussian:
+    """A stationary second-order process of unit variance."""
     r = [1.0, a / (1 - b)]
     for _ in range(n - 2):
         r.append(a * r[-1] + b * r[-2])
@@ -290,24 +307,25 @@ candidates = {
     "triples, junction tree": junction_tree(triples),
 }
 for name, graph in candidates.items():
-    told, off = graph.validate(), relative_error(graph, swing)
-    print(f"{name:28} junction tree: {told.junction_tree!s:6} error at σ = 0: {off:.0e}")
-    assert (off < 1e-10) == (bool(told.junction_tree) and name != "pairs")
+    tree, error = graph.validate().junction_tree, relative_error(graph, swing)
+    print(f"{name:28} junction tree: {tree!s:6} error at σ = 0: {error:.0e}")
+    assert (error < 1e-10) == (bool(tree) and name != "pairs")
 
 # %% [markdown]
-# The first line is a trap: a chain of pairs *is* a junction tree, and the report promises exactness
-# "for data that is Markov with respect to" it. This data is not. A graph knows nothing of the data;
-# `pgmdiff.advise` takes your covariance and tells.
+# Beware of the first line. A chain of pairs *is* a junction tree, and the report promises exactness
+# "for any data that is Markov with respect to" it. This data is not. A graph contains no
+# information about the data; `pgmdiff.advise` takes the covariance of your data into account.
 
-# %% alt="Six variables under triples: four triples +1 on top, three pairs −1 below"
-plot(tiles((6,), window=3, overlap=2), layout="hasse", title="Window 3, stride 1: singles count 0")
+# %% alt="Triples of six variables: four triples (+1) on top, the three pairs they share (−1) below"
+plot(tiles((6,), window=3, overlap=2), layout="hasse", title="Windows of 3 with stride 1")
 
 # %% [markdown]
 # ## Pieces inside pieces
 #
-# A model of $abc$, another of $ab$, which it contains; or two models of the same $ab$. Bethe counts
-# both +1 and takes $a$ and $b$ away: $abc + ab - a - b$, which is $abc$ only if $a$ and $b$ are
-# independent. Cluster variation drops what lies inside another piece.
+# Suppose that you have a model of $abc$ and another of $ab$, which lies inside it; or two models of
+# the same $ab$. Bethe counts both models +1 and subtracts the shared variables: $abc + ab - a - b$.
+# This equals $abc$ only if $a$ and $b$ are independent. Cluster variation drops any piece that lies
+# inside another one.
 
 # %%
 inside = FactorGraph.from_scopes({"f": ("a", "b", "c"), "g": ("a", "b")})
@@ -322,14 +340,15 @@ for name, graph in {"abc, ab": inside, "ab, ab": twice}.items():
 print(fill(inside.validate().promise.split(" Posterior rule")[0], 96))
 
 # %% [markdown]
-# (If the two models of $ab$ are posteriors given *different* observations, they are no duplicates,
-# and dropping one would lose data: `observations` is the graph for that.)
+# (If the two models of $ab$ are posteriors given *different* observations, they are not duplicates,
+# and dropping one would lose data. `repeated_observations` is the graph for that case.)
 #
 # ## Junction trees: a loop made exact
 #
-# A ring of pairs is a loop, and approximate. Add chords until every loop is a triangle, and use the
-# triangles as pieces: then they join into a tree. The price is models of three variables rather
-# than two. Unasked, the library does not do it, and says what it would take.
+# A ring of pairs is a loop, so it is only approximate. Now add chords until every loop is a
+# triangle, and use the triangles as pieces: they can be joined into a tree. The price is models of
+# three variables instead of two. The library does not do this unless you ask for it, but it tells
+# you what it would take.
 
 # %%
 ring = cycle(8)
@@ -341,26 +360,27 @@ triangles = junction_tree(ring, max_clique=3)
 
 
 def ring_of(n: int, rho: float) -> Gaussian:
+    """A Gaussian that is Markov to a ring: correlation runs both ways round."""
     place = torch.arange(n, dtype=torch.float64)
     apart = (place[:, None] - place).abs()
     covariance = (rho**apart + rho ** (n - apart)) / (1 + rho**n)
-    return Gaussian(torch.zeros(n, dtype=torch.float64), covariance)
+    return Gaussian(torch.zeros_like(place), covariance)
 
 
-law = ring_of(8, 0.9)
-print(f"error at σ = 0: pairs {relative_error(ring, law):.3f}, ", end="")
-print(f"triangles {relative_error(triangles, law):.0e}")
-assert relative_error(triangles, law) < 1e-12 < 0.1 < relative_error(ring, law)
+q = ring_of(8, 0.9)
+print(f"error at σ = 0: pairs {relative_error(ring, q):.3f}, ", end="")
+print(f"triangles {relative_error(triangles, q):.0e}")
+assert relative_error(triangles, q) < 1e-12 < 0.1 < relative_error(ring, q)
 
-# %% alt="Six triangles of ring variables +1 on top, five chords −1 below, joined as a tree"
-plot(triangles, title="A ring of 8, triangulated: triangles +1, chords −1")
+# %% alt="A tree of six triangles of ring variables (+1), joined through five chords (−1)"
+plot(triangles, title="A triangulated ring of 8: triangles +1, chords −1")
 
 # %% [markdown]
-# On a ring the price is small whatever its length. On a grid it is not: cliques have to reach from
-# side to side. The largest piece of a junction tree grows with the side, and is a model you would
-# have to train.
+# On a ring the price is small, whatever the length. On a grid it is not, because cliques have to
+# reach from side to side: the largest piece of the junction tree grows with the side of the grid,
+# and you would have to train a model of that size.
 
-# %% alt="The largest piece of a grid's junction tree grows with its side; pairs stay at 2"
+# %% alt="The largest piece of a grid's junction tree grows with the side; pairs have 2 elements"
 sides = [2, 3, 4, 5, 6, 8]
 cliques, works = [], []
 for side in sides:
@@ -383,8 +403,8 @@ def draw_price() -> None:
     largest = {"junction tree": (sides, cliques), "pairs (with loops)": (sides, two)}
     work = {"junction tree": (sides, works), "pairs (with loops)": (sides, pairs_work)}
     x, y = "side of the grid", "elements"
-    curves(largest, xlabel=x, ylabel=y, title="the largest piece", log="", ax=axes[0])
-    curves(work, xlabel=x, ylabel=y, title="seen by one evaluation", log="", ax=axes[1])
+    curves(largest, xlabel=x, ylabel=y, title="Elements in the largest piece", log="", ax=axes[0])
+    curves(work, xlabel=x, ylabel=y, title="Elements per evaluation", log="", ax=axes[1])
 
 
 draw_price()
@@ -392,26 +412,27 @@ draw_price()
 # %% [markdown]
 # ## Topologies of your own
 #
-# Since regions are index arrays, nothing says they must be windows of a flat image. Two examples.
+# Regions are index arrays, so they need not be windows of a flat image. Here are two examples.
 #
-# *A cylinder with a cap*: four panels around a drum, each sharing a column with the next, and a cap
-# that sees the two top rows of all. Cluster variation finds seams, what lies under the cap, and
-# their corners; `assert_lawful` checks the result against every law that applies, Stein's among
-# them.
+# *A cylinder with a cap.* Four panels stand around a drum, each sharing a column with the next, and
+# a cap sees the two top rows of all of them. Cluster variation finds the seams, the parts under the
+# cap, and their corners. `assert_lawful` checks the result against every law that applies, Stein's
+# identity among them.
 
-# %% alt="A drum unrolled: four panels, a cap over the top rows, shaded overlaps with their counts"
+# %% alt="An unrolled drum: four panels, a cap over the top rows, shaded overlaps with their counts"
 drum = np.arange(6 * 12).reshape(6, 12)
 panels = {f"panel {p}": drum[:, np.arange(3 * p, 3 * p + 4) % 12] for p in range(4)}
 capped = cluster_variation({**panels, "cap": drum[:2]}, event_shape=drum.shape)
 print(summary(capped))
 assert_lawful(capped)
-plot(capped, title="A drum with a cap, unrolled")
+plot(capped, title="An unrolled drum with a cap")
 
 # %% [markdown]
-# *A strip with a twist*: a Möbius band. Windows go around a strip; the one across the seam finds
-# the other end upside down. In indices: `band[::-1]` for what lies beyond the end. The windows'
-# model knows nothing of all this, it is one model of flat 6 × 12 patches. Windows that share a
-# model are one group, and an overlap's model is asked for by its shape.
+# *A strip with a twist.* On a Möbius band, windows go around a strip, and the window across the
+# seam continues into the other end upside down. As an index array, what lies beyond the end is
+# `band[::-1]`. This does not concern the model of the windows: it is one model of flat 6 × 12
+# patches. Windows that share a model form one group, and the model of an overlap is identified by
+# its shape.
 
 # %%
 height, length = 6, 48
@@ -428,7 +449,7 @@ assert moebius.validate().valid
 
 
 def patch(h: int, w: int) -> Gaussian:
-    return Gaussian(torch.zeros(h, w, dtype=torch.float64), torch.kron(ar1(h, 0.8), ar1(w, 0.9)))
+    return separable(ar1(h, 0.8), ar1(w, 0.9))
 
 
 models = {"patch": patch(6, 12).score, (6, 6): patch(6, 6).score}
@@ -443,9 +464,9 @@ draws = sample(
 )
 
 # %% [markdown]
-# Right of the last column comes the first, upside down: the top of the one end correlates with the
-# bottom of the other by $0.9$, as neighbours do, and with the top of the other by only
-# $0.9 \cdot 0.8^5$.
+# To the right of the last column comes the first one, upside down. So the top of the last column
+# has a correlation of $0.9$ with the bottom of the first, like neighbours within the band, and of
+# only $0.9 \cdot 0.8^5$ with its top.
 
 # %%
 last, first = draws[:, :, -1], draws[:, :, 0]
@@ -453,52 +474,44 @@ expected = {"upside down": (first.flip(1), 0.9), "straight": (first, 0.9 * 0.8**
 for name, (other, true) in expected.items():
     found = np.corrcoef(last[:, 0], other[:, 0])[0, 1]
     error = (1 - true**2) / len(draws) ** 0.5
-    print(f"top of the end against the beginning, {name}: {found:.3f} ({true:.3f} ± {error:.3f})")
+    print(f"{name:12} correlation {found:.3f}, expected {true:.3f} ± {error:.3f}")
     assert abs(found - true) < 4 * error
 
-# %% alt="A grey strip; below, its end beside its beginning turned upside down, without a seam"
-shown = (last - first).abs().mean(dim=1).argmax()  # the ends that fit least if not turned
+# %% alt="A grey strip. Below, its end beside its beginning: as it is, a seam; upside down, none"
+shown = (last - first).abs().mean(dim=1).argmax()  # its ends match least unless one is turned
 strip = draws[shown] / draws[shown].abs().max()
 half = length // 2
-strips(
-    {
-        "a sample": strip,
-        "its second half, then its first half as it is: a seam": torch.roll(strip, half, 1),
-        "its second half, then its first half upside down: no seam": torch.cat(
-            [strip[:, half:], strip[:, :half].flip(0)], dim=1
-        ),
-    },
-    joins=dict.fromkeys(
-        (
-            "its second half, then its first half as it is: a seam",
-            "its second half, then its first half upside down: no seam",
-        ),
-        half,
+joined = {
+    "second half, then first half as it is: a seam": torch.roll(strip, half, 1),
+    "second half, then first half upside down: no seam": torch.cat(
+        [strip[:, half:], strip[:, :half].flip(0)], dim=1
     ),
-)
+}
+strips({"a sample": strip, **joined}, joins=dict.fromkeys(joined, half))
 
 # %% [markdown]
 # ## What to remember
 #
-# - If pieces share more than one variable, do not count by hand: `tiles` for windows,
+# - If pieces share more than one variable, do not count by hand. Use `tiles` for windows and
 #   `cluster_variation` for anything else.
-# - Valid counts (sum 1 on every element) are necessary, and `validate()` checks them. They are not
-#   sufficient: Bethe on pixels is valid, and improper from a correlation of 0.21 on.
-# - Exact at $\sigma = 0$ needs a junction tree *and* data that is Markov to it. Loops can be
+# - Counts must be valid (they must sum to 1 for every element), and `validate()` checks this. But
+#   validity is not sufficient: Bethe on pixels is valid, and yet improper if the correlation of
+#   neighbouring pixels is 0.21 or more.
+# - Exactness at $\sigma = 0$ requires a junction tree *and* data that is Markov to it. Loops can be
 #   triangulated, at the price of larger pieces.
 #
 # ## Exercises
 #
-# 1. Three pieces $ab$, $bc$, $ca$ form a loop. Add the piece $abc$: what does cluster variation
+# 1. Three pieces $ab$, $bc$, $ca$ form a loop. Add the piece $abc$. What does cluster variation
 #    make of it?
 # 2. Compare `tiles((7, 7), 3, 2)` with `tiles((7, 7), 3, 1)` on `image(7, 0.8)` at $\sigma = 0$ and
-#    $\sigma = 1$ (`composed_precision(graph, q, sigma)`). What do longer overlaps buy, and what do
-#    they cost?
-# 3. Join the band without a twist (`tiles(..., periodic=...)`), and make it so short that the two
-#    ends feel each other all the way round. When does the posterior rule's law, on this loop, stop
-#    being good?
+#    $\sigma = 1$, using `composed_precision(graph, q, sigma)`. What do longer overlaps improve, and
+#    what do they cost?
+# 3. Join the band without a twist (`tiles(..., periodic=...)`), and make it so short that its two
+#    ends are correlated all the way round. When does the distribution reached by the posterior rule
+#    cease to be good on this loop?
 #
 # ## Where to go next
 #
-# "Infinite texture" (04) does this with a real model of image patches; "Validate your own topology"
-# (08) with random graphs, and a wrong one that the laws catch.
+# "Infinite texture" (04) does all this with a real model of image patches. "Validate your own
+# topology" (08) uses random graphs, and a wrong graph that the laws detect.

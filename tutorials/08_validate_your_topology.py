@@ -1,16 +1,16 @@
 # %% [markdown]
 # # Validate your own topology
 #
-# You have cut a state into pieces in a way that nobody has before. Is it right? Three questions,
-# and what answers them:
+# You have cut a state into pieces in a way that nobody has used before. Is it right? There are
+# three questions, each with a tool that answers it:
 #
-# 1. is every element **counted once**? `assert_lawful` knows, and says where not;
-# 2. are the pieces **where you think** they are, and the right way up? No law can know that: you
-#    state it, as a symmetry or with data, and test it;
-# 3. is it **good enough**? `validate` says what is promised, `advise` what is lost.
+# 1. Is every element **counted once**? `assert_lawful` checks this, and says where it fails.
+# 2. Are the pieces **where you think** they are, and the right way up? No law can know that. You
+#    state it, as a symmetry or with data, and test it.
+# 3. Is it **good enough**? `validate` says what is guaranteed, and `advise` how much is lost.
 #
-# The example is a band of windows that closes with half a twist: a Möbius strip. We build it wrong
-# in several ways first.
+# The example is a band of windows that closes with half a twist, a Möbius strip. We first build it
+# wrong in several ways.
 
 # %%
 from collections import Counter
@@ -25,34 +25,43 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import ListedColormap, to_rgba
 
-from pgmdiff import advise, check_consistency, compose
-from pgmdiff.diagnostics.metrics import seam_ratio
-from pgmdiff.errors import GraphError
-from pgmdiff.gaussian import Gaussian, node_scores
-from pgmdiff.graphs import RegionGraph, cluster_variation, product
+from pgmdiff import (
+    Gaussian,
+    GraphError,
+    RegionGraph,
+    advise,
+    check_consistency,
+    cluster_variation,
+    compose,
+    karras,
+    sample,
+)
+from pgmdiff.diagnostics import seam_ratio
+from pgmdiff.gaussian import node_scores
+from pgmdiff.graphs import product
 from pgmdiff.plotting import plot, strips
-from pgmdiff.samplers import karras, sample
 from pgmdiff.testing import LAWS, LawBroken, assert_lawful, strategies
 
-torch.set_num_threads(1)  # small matrices: more threads only wait for each other
+torch.set_num_threads(1)  # for matrices this small, several threads are slower than one
+
 BLUE, ORANGE, GREY = "#2f7fbd", "#dd7a1f", "#d9dcdf"
 
 # %% [markdown]
 # ## Say where things are
 #
-# The state is a band of `rows` × `columns`. Beyond its last column it goes on at its first, upside
-# down: row $r$ of column `columns` is row `rows - 1 - r` of column 0. One method says so, and
-# nothing else below knows about the twist.
+# The state is a band of `rows` × `columns` elements. Beyond its last column it continues at its
+# first column, upside down: row $r$ of column `columns` is row `rows - 1 - r` of column 0. One
+# method says so, and no other code below depends on the twist.
 #
-# Windows come in two rows, upper and lower, which share some rows of elements; in each row one
-# begins every `stride` columns. A piece *is* an index array, shaped as its model sees it; a piece
-# across the seam is just another one.
+# The windows lie in two rows, an upper and a lower one, which share some rows of elements. Within
+# each row a window begins every `stride` columns. A piece *is* an index array, in the shape that
+# its model sees, and a piece across the seam is no exception.
 
 
 # %%
 @dataclass(frozen=True)
 class Band:
-    """A Möbius strip of windows; sizes are in elements."""
+    """A Möbius strip of windows; all sizes are in elements."""
 
     rows: int = 6
     height: int = 4
@@ -65,7 +74,7 @@ class Band:
         return self.rows, self.around * self.stride
 
     def place(self, row, column) -> np.ndarray:
-        """Elements of the flattened band; `column` may run on, round and round."""
+        """Elements of the flattened band; `column` may go around it any number of times."""
         rows, columns = self.shape
         turned = (column // columns) % 2 == 1
         return np.where(turned, rows - 1 - row, row) * columns + column % columns
@@ -85,21 +94,28 @@ class Band:
 
 band = Band()
 pieces = band.pieces()
-print("the band:", band.shape, "| 'upper 5', as its model sees it, row.column:")
+
+
+def row_and_column(elements: np.ndarray) -> str:
+    return "  ".join(f"{i // band.shape[1]}.{i % band.shape[1]:02d}" for i in elements)
+
+
+print("The band has shape", band.shape)
+print("'upper 5' as its model sees it (row.column):")
 for line in pieces["upper 5"]:
-    print("   ", "  ".join(f"{i // band.shape[1]}.{i % band.shape[1]:02d}" for i in line))
+    print("   ", row_and_column(line))
 both = np.intersect1d(pieces["upper 5"], pieces["lower 0"])
-print("it shares with 'lower 0':", [f"{i // band.shape[1]}.{i % band.shape[1]:02d}" for i in both])
+print("It shares with 'lower 0':", row_and_column(both))
 
 # %% [markdown]
-# The last column of the last upper window is column 0, seen from below; its neighbour is the
-# *lower* window there. The two rows of windows are one row that goes round twice:
+# The last column of the last upper window is column 0 upside down. Its neighbour is the *lower*
+# window there. So the two rows of windows form a single row that goes around twice:
 
 
-# %% alt="A Möbius strip in space, once with its upper windows coloured, once with its lower ones"
+# %% alt="A Möbius strip in space, on the left with coloured upper windows, on the right lower ones"
 def strip_in_space(ax, colours: np.ndarray) -> None:
-    """The band as a surface; `colours` `[rows, columns, 4]`."""
-    (rows, columns), fine = colours.shape[:2], 4  # an element is bent: several patches
+    """Draws the band as a surface with `colours` `[rows, columns, 4]`."""
+    (rows, columns), fine = colours.shape[:2], 4  # each element is bent, so it takes 4 patches
     edge, angle = np.meshgrid(np.arange(rows + 1), np.arange(fine * columns + 1), indexing="ij")
     angle, across = 2 * np.pi * angle / (fine * columns), 0.9 * (edge / rows - 0.5)
     out = 1 + across * np.cos(angle / 2)
@@ -127,21 +143,21 @@ def windows_in_space() -> None:
             colours[pieces[f"{row} {k}"]] = to_rgba(pair[k % 2])
         strip_in_space(ax, colours.reshape(*band.shape, 4))
         ax.set_title(f"the six {row} windows", fontsize=10)
-    figure.suptitle("One row of windows that goes round twice", fontsize=11)
+    figure.suptitle("One row of windows that goes around twice", fontsize=11)
 
 
 windows_in_space()
 
 # %% [markdown]
-# ## Wrong: a corner uncounted
+# ## Wrong: a forgotten corner
 #
-# Pieces count +1; what two neighbours share counts -1. That is the obvious thing to write.
+# Pieces count +1, and what two neighbours share counts -1. That is the obvious thing to write.
 
 
 # %%
 def neighbours(band: Band) -> list[tuple[str, str]]:
-    """Pairs of windows side by side, and one above the other."""
-    follows = {"upper": "lower", "lower": "upper"}  # beyond the seam
+    """Pairs of windows that lie side by side, or one above the other."""
+    follows = {"upper": "lower", "lower": "upper"}  # across the seam
     beside = [
         (f"{row} {k}", f"{row} {k + 1}" if k + 1 < band.around else f"{other} 0")
         for row, other in follows.items()
@@ -151,7 +167,7 @@ def neighbours(band: Band) -> list[tuple[str, str]]:
 
 
 def shared(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """What two pieces share, in the shape the first one has it."""
+    """What two pieces share, in the shape that it has in the first one."""
     held = np.isin(one, other)
     return one[np.ix_(held.any(axis=1), held.any(axis=0))]
 
@@ -164,7 +180,7 @@ def by_hand(band: Band, pairs: list[tuple[str, str]]) -> RegionGraph:
 
 
 def wrapped(text: object) -> str:
-    """Lines of at most 96 characters."""
+    """The text in lines of at most 96 characters."""
     return "\n".join(fill(line, 96) for line in str(text).splitlines())
 
 
@@ -181,17 +197,17 @@ print(wrapped(verdict(no_corners)))
 assert "the counts sum to 0, expected 1" in verdict(no_corners)
 
 # %% [markdown]
-# The message names the law, an element, and the regions that hold it, with their counts. Four
-# windows meet there; +4, and -4 for what neighbours share, leaves nothing: the corner was taken
-# away once too often. On a map all such elements stand out.
+# The message names the law, an element, and the regions that contain the element with their counts.
+# Four windows meet there: +4 for the windows and -4 for what neighbours share leaves nothing. The
+# corner was subtracted once too often. On a map all such elements stand out.
 
-# %% alt="Maps of counts: windows up to 4, overlaps down to −4; the sum is 0 at corners"
-plot(no_corners, layout="counts", title="How often is every element counted?")
+# %% alt="Maps of counts: windows up to 4, overlaps down to −4, and the sum, 0 at the corners"
+plot(no_corners, layout="counts", title="How often is each element counted?")
 
 # %% [markdown]
-# ## Wrong: an overlap missing
+# ## Wrong: a missing overlap
 #
-# The seam is easily forgotten. Whoever thinks of an open strip leaves out its pairs.
+# The seam is easily forgotten. If you think of an open strip, you leave out the pairs across it.
 
 # %%
 seam = [("upper 5", "lower 0"), ("lower 5", "upper 0")]
@@ -200,12 +216,13 @@ print(wrapped(verdict(no_seam)))
 assert "the counts sum to 2, expected 1" in verdict(no_seam)
 
 # %% [markdown]
-# Again the law of counts: these elements are in two pieces, and nothing takes one of them away.
+# Again the law of counts is violated: these elements lie in two pieces, and nothing subtracts one
+# of them.
 #
-# ## Right: let it be counted
+# ## Right: let the library count
 #
-# `cluster_variation` closes the pieces under intersection and counts everything once, corners and
-# seam included. It wants the pieces, and no counts.
+# `cluster_variation` closes the pieces under intersection and counts everything once, including the
+# corners and the seam. It needs the pieces, and no counts.
 
 
 # %%
@@ -220,26 +237,27 @@ print("regions by counting number:", {c: numbers.count(c) for c in sorted(set(nu
 print(verdict(mobius))
 assert verdict(mobius) == "lawful"
 
-# %% alt="Four rows: 12 windows +1, 6 large overlaps −1, 12 small ones −1, 6 corners +1"
+# %% alt="Rows of regions: 12 windows +1, 6 large overlaps −1, 12 small ones −1, 6 corners +1"
 plot(mobius, layout="hasse", labels=False, title="Windows, their overlaps, and the corners")
 
 # %% [markdown]
-# On top are the windows, below them what two share, at the bottom what four share. `assert_lawful`
-# returns what it checked, and what does not apply to such a graph:
+# The windows are at the top. Below them is what two windows share, and at the bottom what four
+# windows share. `assert_lawful` returns the laws that it has checked, and those that do not apply
+# to this graph:
 
 # %%
 print(assert_lawful(mobius))
 
 # %% [markdown]
-# ## Wrong: the seam not turned
+# ## Wrong: the seam without a twist
 #
-# Now mistakes of another kind. All geometry is in one place, so let us spoil it there. First,
-# forget to turn the rows beyond the seam.
+# Now for mistakes of another kind. The whole geometry is in one place, so let us break it there.
+# First we forget to turn the rows over beyond the seam.
 
 
 # %%
 class Cylinder(Band):
-    """Goes on beyond the seam in the same rows."""
+    """A band that continues beyond the seam in the same rows."""
 
     def place(self, row, column) -> np.ndarray:
         return row * self.shape[1] + column % self.shape[1]
@@ -250,16 +268,16 @@ print(verdict(untwisted))
 assert verdict(untwisted) == "lawful"
 
 # %% [markdown]
-# Lawful, of course: it is a perfectly good graph of a cylinder. No law can know that you meant
-# something else.
+# Of course this is lawful: it is a perfectly good graph of a cylinder. No law can know that you
+# meant something else.
 #
-# The next mistake is worse. Windows across the seam have the right *elements*, but the columns
-# beyond it stand upside down within the piece, as happens when an index array is sorted.
+# The next mistake is worse. The windows across the seam have the right *elements*, but the columns
+# beyond the seam are upside down within the piece. This happens when an index array is sorted.
 
 
 # %%
 class Sorted(Band):
-    """The right elements; but every column of a piece is sorted."""
+    """A band with the right elements, but every column of a piece is sorted."""
 
     def window(self, top: int, k: int) -> np.ndarray:
         return np.sort(super().window(top, k), axis=0)
@@ -274,17 +292,17 @@ assert verdict(upside_down) == "lawful"
 assert same[0] == same[1]
 
 # %% [markdown]
-# Lawful again. Laws are about which elements a region has, and the random Gaussians that they are
-# checked with are marginals of the region itself, turned along with it. *Your* model will be shown
-# a picture with one column upside down.
+# Again it is lawful. Laws are about which elements belong to a region, and the random Gaussians
+# with which they are checked are marginals of the region as given, upside down or not. But *your*
+# model would be shown a picture with one column upside down.
 #
-# And one more: mending wrong counts until the law of counts is content. Here every element that is
-# counted 0 times gets a region of its own, counted +1.
+# One more mistake: to repair wrong counts until the law of counts is satisfied. Here each element
+# that is counted 0 times gets a region of its own, with the count +1.
 
 
 # %%
 def patched(graph: RegionGraph) -> RegionGraph:
-    """Every element gets what it lacks."""
+    """Gives each element the count that it lacks."""
     regions = {name: graph.elements(name).numpy() for name in graph.names}
     counts, report = graph.counting_numbers(), graph.validate()
     for element, total in zip(report.unbalanced.tolist(), report.sums.tolist(), strict=True):
@@ -292,24 +310,24 @@ def patched(graph: RegionGraph) -> RegionGraph:
     return RegionGraph.from_regions(regions, counts, event_shape=graph.event_shape)
 
 
-content = patched(no_corners)
-print(verdict(content))
-assert verdict(content) == "lawful"
+patched_corners = patched(no_corners)
+print(verdict(patched_corners))
+assert verdict(patched_corners) == "lawful"
 
 # %% [markdown]
-# Lawful, too, and this time it is what the laws mean: each element is counted once. But the two
-# elements of a corner are counted as if they were independent. It is not the best that can be done
-# with these pieces; how much is lost we shall see below.
+# This is lawful, too, and rightly so: each element is counted once. But the two elements of a
+# corner are counted as if they were independent. These pieces allow a better graph; we shall see
+# below how much is lost.
 
 # %% [markdown]
-# ## Which law catches which?
+# ## Which law detects what?
 #
-# `only=` checks single laws. Every law on its own, on every graph so far:
+# With `only=`, laws can be checked individually. Here is every law on every graph so far:
 
 
-# %% alt="Laws against graphs: wrong counts break or stop many laws; wrong orientation breaks none"
+# %% alt="Laws against graphs: wrong counts break many laws, wrong orientations break none"
 def alone(graph: RegionGraph, law: str) -> int:
-    """0: holds; 1: broken; 2: the library refuses to compose; 3: does not apply."""
+    """0 if the law holds, 1 if it is broken, 2 if composing is refused, 3 if it does not apply."""
     try:
         checked = assert_lawful(graph, only=[law])
     except LawBroken:
@@ -321,10 +339,10 @@ def alone(graph: RegionGraph, law: str) -> int:
 
 candidates = {
     "right": mobius,
-    "corners\nuncounted": no_corners,
+    "corners\nforgotten": no_corners,
     "overlap\nmissing": no_seam,
-    "corners\npatched": content,
-    "seam not\nturned": untwisted,
+    "corners\npatched": patched_corners,
+    "seam without\na twist": untwisted,
     "seam upside\ndown": upside_down,
 }
 found = np.array([[alone(graph, law) for graph in candidates.values()] for law in LAWS])
@@ -351,7 +369,7 @@ def laws_against_graphs() -> None:
     ax.tick_params(length=0)
     ax.invert_yaxis()
     ax.spines[:].set_visible(False)
-    ax.set_title("What every law says of every graph; –: does not apply", loc="left", fontsize=10)
+    ax.set_title("Laws and graphs (–: does not apply)", loc="left", fontsize=10)
 
 
 assert (found[:, [0, 3, 4, 5]] % 3 == 0).all()  # nothing is broken or refused
@@ -359,32 +377,33 @@ assert (found[:, 1:3] % 3 != 0).any(axis=0).all()
 laws_against_graphs()
 
 # %% [markdown]
-# One law would do for wrong counts: what is not counted once, `compose` refuses. The others hold
-# for any graph that is counted right; they guard what the report promises, and the library itself.
-# The last three columns are like the first: to the laws they *are* right.
+# For wrong counts one law would be enough: if something is not counted once, `compose` refuses the
+# graph. The other laws hold for any graph with correct counts; they guard the promises of the
+# report, and the library itself. The last three columns look like the first, because as far as the
+# laws are concerned these graphs *are* right.
 #
 # ## What only you can state
 #
-# You know a symmetry. Moved on by one stride along the strip, the topology is the same: every
-# window must become a window, as an array: the same picture, or the same upside down, since there
-# is no up on a Möbius strip; and with the same count. That needs no data, and works for any graph
-# with a `move` of its own.
+# You know a symmetry of your topology: if everything is moved by one stride along the strip, it
+# stays the same. Every window must become a window with the same count, as an array. It may be
+# upside down, because there is no up on a Möbius strip. Such a test needs no data, and works for
+# any graph with a `move` of its own.
 
 
 # %%
 def pictures(graph: RegionGraph, move: np.ndarray) -> dict[bytes, int]:
-    """Count by moved index array; an array and the same upside down are one picture."""
+    """The count of each moved index array; an array and its flipped copy are the same picture."""
     counts: dict[bytes, int] = {}
     for name, count in graph.counting_numbers().items():
         array = move[graph.elements(name).numpy()]
-        if array.ndim == 1:  # an overlap that is no rectangle: a list, in no order of ours
+        if array.ndim == 1:  # an overlap that is not a rectangle is a list, in arbitrary order
             array = np.sort(array)
         counts[min(array.tobytes(), array[::-1].tobytes())] = count
     return counts
 
 
 def is_symmetric(graph: RegionGraph, band: Band) -> bool:
-    """Whether nothing changes when all moves on by one stride."""
+    """Whether nothing changes when everything is moved by one stride."""
     row, column = np.indices(band.shape)
     move = band.place(row, column + band.stride).ravel()
     return pictures(graph, move) == pictures(graph, np.arange(len(move)))
@@ -399,18 +418,18 @@ assert not is_symmetric(untwisted, band)
 assert not is_symmetric(upside_down, band)
 
 # %% [markdown]
-# That finds both wrong seams. It does not find what is wrong everywhere alike: uncounted or patched
-# corners are as symmetric as can be.
+# The symmetry detects both wrong seams. It does not detect what is wrong in the same way
+# everywhere: forgotten or patched corners are perfectly symmetric.
 #
 # ## And with data
 #
-# Where there is no symmetry, data find it. `check_consistency` compares what the models of pieces
-# and of overlaps say about the same elements. The data here are a smooth field on the strip.
+# Where there is no symmetry, data can help. `check_consistency` compares what the models of pieces
+# and overlaps say about the same elements. The data here is a smooth field on the strip.
 
 
 # %%
 def field(band: Band, reach: float) -> Gaussian:
-    """A smooth Gaussian on the strip: once around is upside down, twice around is the same."""
+    """A smooth Gaussian on the strip; once around it is upside down, twice around the same."""
     row, column = (index.ravel() for index in np.indices(band.shape))
     rows, columns = band.shape
 
@@ -429,18 +448,18 @@ q = field(band, 2.0)
 states = q.sample(400, torch.Generator().manual_seed(0))
 u = q.noised(1.0).sample(1, torch.Generator().manual_seed(1))
 seen = [q.marginal(torch.from_numpy(pieces[name])) for name in ("upper 1", "upper 5")]
-same_law = (seen[0].covariance - seen[1].covariance).abs().max()
-print(f"covariances of 'upper 1' and 'upper 5' differ by {same_law:.1e}")
-assert same_law < 1e-12
+difference = (seen[0].covariance - seen[1].covariance).abs().max()
+print(f"the covariances of 'upper 1' and 'upper 5' differ by {difference:.1e}")
+assert difference < 1e-12
 
 # %% [markdown]
-# All upper windows see one law, so one model can serve them, as one network would. We give all of
-# them the model of `'upper 1'`, far from the seam, the lower ones that of `'lower 1'`, and every
-# overlap its own, exact one.
+# All upper windows have the same distribution, so one model can serve them all, as one network
+# would. We give them the model of `'upper 1'`, which is far from the seam. The lower windows get
+# that of `'lower 1'`, and each overlap gets its own exact model.
 
 
 # %%
-def one_model_a_row(graph: RegionGraph, band: Band, q: Gaussian) -> dict:
+def one_model_per_row(graph: RegionGraph, band: Band, q: Gaussian) -> dict:
     own, arrays = dict(node_scores(graph, q)), band.pieces()
     models = {f"{row} 1": torch.from_numpy(arrays[f"{row} 1"]) for row in ("upper", "lower")}
     scores = {name: q.marginal(elements).score for name, elements in models.items()}
@@ -448,7 +467,7 @@ def one_model_a_row(graph: RegionGraph, band: Band, q: Gaussian) -> dict:
 
 
 for name, graph in {"right": mobius, "seam upside down": upside_down}.items():
-    models = one_model_a_row(graph, band, q)
+    models = one_model_per_row(graph, band, q)
     report = check_consistency(graph, models, states, sigmas=(0.3, 1.0), generator=0)
     for sigma in (0.3, 1.0):
         verdicts = Counter(row.verdict for row in report.rows if row.sigma == sigma)
@@ -456,12 +475,12 @@ for name, graph in {"right": mobius, "seam upside down": upside_down}.items():
     assert report.consistent == (name == "right")
 
 # %% [markdown]
-# The right graph is consistent. In the other the piece's model, which sees more, denoises worse
-# than the overlap's: it looks at a picture it does not know. A network would be as puzzled, and the
-# seam shows. Here are samples of a larger band from both, drawn with the seam in the middle: the
-# right half goes on upside down, as the strip does.
+# The right graph is consistent. In the other graph the piece's model, which sees more, denoises
+# worse than the overlap's model, because it is shown pictures unlike those it describes. A network
+# would fail in the same way, and the seam becomes visible. Below are samples of a larger band from
+# both graphs, with the seam in the middle. The right half continues upside down, as the strip does.
 
-# %% alt="A sample across the seam is smooth from the right graph, torn from the one upside down"
+# %% alt="Two samples across the seam: smooth for the right graph, torn for the one upside down"
 sizes = {"rows": 12, "height": 8, "width": 8, "stride": 5, "around": 8}
 large = Band(**sizes)
 smooth = field(large, 2.5)
@@ -469,7 +488,7 @@ smooth = field(large, 2.5)
 
 def sampled(band: Band) -> torch.Tensor:
     graph = counted(band)
-    joint = compose(graph, one_model_a_row(graph, large, smooth))
+    joint = compose(graph, one_model_per_row(graph, large, smooth))
     u = sample(
         joint, karras(24, 0.05, 40.0), shape=(1, *band.shape), generator=3, dtype=torch.float64
     )
@@ -477,7 +496,7 @@ def sampled(band: Band) -> torch.Tensor:
 
 
 def across(u: torch.Tensor) -> torch.Tensor:
-    """The last half of the columns, and the first half upside down."""
+    """The second half of the columns, then the first half upside down."""
     half = u.shape[1] // 2
     return torch.cat([u[:, half:], u[:, :half].flip(0)], dim=1)
 
@@ -485,19 +504,19 @@ def across(u: torch.Tensor) -> torch.Tensor:
 samples = {"right": sampled(large), "seam upside down": sampled(Sorted(**sizes))}
 middle = large.shape[1] // 2
 ratios = {name: seam_ratio(across(u), [middle]) for name, u in samples.items()}
-print({name: round(ratio, 2) for name, ratio in ratios.items()}, "seam ratios; 1: no seam")
+print("seam ratios:", {name: round(ratio, 2) for name, ratio in ratios.items()})
 assert ratios["right"] < 1.5 < ratios["seam upside down"]
 strips(
     {f"{name}: seam ratio {ratios[name]:.2f}": across(u) / 3 for name, u in samples.items()},
     seams={f"{name}: seam ratio {ratios[name]:.2f}": [middle] for name in samples},
-    title="Samples across the seam (at the red tick)",
+    title="Samples across the seam, which is at the red tick",
 )
 
 # %% [markdown]
-# And the right one where it belongs:
+# Here is the sample from the right graph where it belongs:
 
 
-# %% alt="The sample on a Möbius strip in space: clouds of grey that close without a seam"
+# %% alt="The sample on a Möbius strip in space: grey clouds that close without a seam"
 def sample_in_space() -> None:
     figure = plt.figure(figsize=(6.5, 4), layout="constrained")
     ax = figure.add_subplot(projection="3d")
@@ -508,14 +527,13 @@ def sample_in_space() -> None:
 sample_in_space()
 
 # %% [markdown]
-#
-#
 # ## All sizes
 #
-# One size is one example. Hypothesis tries many, and boils a failure down to the smallest. Which
-# law holds for which sizes is now a test, for your own test suite. (Hypothesis taught us something
-# here: two windows around meet at both ends, and what they share can be read in two directions. The
-# symmetry, as we wrote it, is one of three windows and more.)
+# A single size is only one example. Hypothesis tries many sizes, and reduces a failure to the
+# smallest one. The following test, which you might put into your own test suite, states which laws
+# hold for which sizes. (Hypothesis revealed something that we had overlooked: if there are only two
+# windows around the strip, they meet at both ends, and what they share can be read in two
+# directions. The symmetry as written requires at least three windows.)
 
 
 # %%
@@ -532,7 +550,7 @@ def bands(draw: st.DrawFn) -> Band:
 
 
 reproducibly = settings(
-    max_examples=20,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     database=None,
@@ -551,16 +569,17 @@ def test_every_band_is_lawful_and_symmetric(band: Band) -> None:
 
 test_every_band_is_lawful_and_symmetric()
 shapes = sorted({band.shape for band in tried})
-print(f"{len(tried)} bands, from {shapes[0]} to {shapes[-1]}: lawful; symmetric from 3 windows on")
+print(f"{len(tried)} bands from {shapes[0]} to {shapes[-1]} are lawful;")
+print("those with at least three windows around are symmetric")
 
 # %% [markdown]
-# And by hand, with the corners this time? It is right for our band. Hypothesis finds a size where
-# it is not.
+# What about counting by hand, this time with the corners? It is right for our band, but Hypothesis
+# finds a size for which it is wrong.
 
 
 # %%
 def with_corners(band: Band) -> RegionGraph:
-    """Windows +1, what neighbours share -1, what four share +1."""
+    """Counts windows +1, what two neighbours share -1, and what four windows share +1."""
     graph, arrays = by_hand(band, neighbours(band)), band.pieces()
     regions = {name: graph.elements(name).numpy() for name in graph.names}
     counts = graph.counting_numbers()
@@ -596,11 +615,12 @@ print(failure)
 assert "around=2" in failure
 
 # %% [markdown]
-# With two windows around, neighbours meet at both ends, and what they share is more than one edge.
-# A panorama of two wide windows is no strange wish; counted by hand it would have been wrong.
+# With two windows around the strip, neighbours meet at both ends, so they share more than one edge.
+# A panorama of two wide windows is not an unusual wish; counted by hand, it would have been wrong.
 #
-# `pgmdiff.testing.strategies` draws graphs, too. With them a topology is tested in combination: a
-# Möbius strip over time is its product with a line of windows, or with any random tree.
+# `pgmdiff.testing.strategies` also draws random graphs, so that a topology can be tested in
+# combination with others: a Möbius strip over time is its product with a row of windows, or with
+# any random tree.
 
 # %%
 small = counted(Band(rows=3, height=2, width=2, stride=1, around=3))
@@ -613,12 +633,12 @@ def test_strips_over_time_are_lawful(time) -> None:
 
 
 test_strips_over_time_are_lawful()
-print("products of a Möbius strip with random windows of time: lawful")
+print("products of a Möbius strip with random windows in time are lawful")
 
 # %% [markdown]
-# ## What is promised
+# ## What is guaranteed?
 #
-# Lawful is not exact. `validate` says what composing on this graph gives:
+# Lawful does not mean exact. `validate` says what composition on this graph gives:
 
 # %%
 report = mobius.validate()
@@ -627,14 +647,14 @@ assert report.valid
 assert not report.junction_tree
 
 # %% [markdown]
-# A band that closes has loops, so all rules approximate, at every σ. How much is lost depends on
-# the data. `advise` computes it, for a Gaussian with the field's covariance: for the band as it is,
-# with patched corners, and with other windows.
+# A band that closes has loops, so all rules are approximate, at every $\sigma$. How much is lost
+# depends on the data. `advise` computes it for a Gaussian with the covariance of the field: for the
+# band as it is, for patched corners, and for other windows.
 
 # %%
 others = {
     "right": mobius,
-    "corners patched": content,
+    "corners patched": patched_corners,
     "windows 4 × 6": counted(Band(width=6)),
     "windows 5 × 6": counted(Band(height=5, width=6)),
 }
@@ -645,32 +665,32 @@ assert loses["corners patched"].marginal > 2 * loses["right"].marginal
 assert loses["windows 5 × 6"].marginal < loses["right"].marginal / 10
 
 # %% [markdown]
-# - Patched corners are lawful, symmetric, and lose more than twice as much; by the posterior rule
-#   they have no result at all. Counting what is shared as a whole matters.
-# - On loops the posterior rule need not be better: on our band it is worse.
-# - Wider windows, as many of them, lose a tenth and less. That is what to buy.
+# - Patched corners are lawful and symmetric, but they lose more than twice as much, and the
+#   posterior rule gives no result at all. It matters to count what is shared as a whole.
+# - On graphs with loops the posterior rule is not always better. On our band it is worse.
+# - The same number of wider windows loses a tenth as much, or less. This is the best remedy.
 #
 # ## A test file of your own
 #
-# What you need of all this is short: the pieces, one test that they are lawful over all sizes, one
-# that states your symmetry, and a look at `validate` and `advise`.
+# What you need from all this is short: the pieces, a test that they are lawful for all sizes, a
+# test that states your symmetry, and a look at `validate` and `advise`.
 #
-# - **Counts**: let `cluster_variation` count; `assert_lawful` if you count yourself.
-# - **Orientation**: a symmetry, or `check_consistency` with your models and data.
-# - **Loss**: `advise`, with a Gaussian of your data's covariance.
+# - **Counts**: let `cluster_variation` count. If you count yourself, use `assert_lawful`.
+# - **Orientation**: state a symmetry, or use `check_consistency` with your models and data.
+# - **Loss**: use `advise`, with a Gaussian that has the covariance of your data.
 #
 # `examples/test_my_topology.py` is such a file, for another topology.
 #
 # ## Exercises
 #
-# 1. A Klein bottle is the strip closed once more: row `rows` is row 0, without a turn. Write its
+# 1. A Klein bottle is the strip closed once more: row `rows` is row 0, without a twist. Write its
 #    `place`, count it, and state both of its symmetries.
-# 2. `Sorted` is found by its symmetry. Spoil the overlaps instead: turn the array of one overlap
-#    upside down. Which of the tests above finds it?
+# 2. The symmetry detects `Sorted`. Now break the overlaps instead: turn the array of one overlap
+#    upside down. Which of the tests above detects it?
 # 3. Give `advise` the cylinder and the strip, each with a field of its own. Does the twist cost
 #    anything?
 #
 # ## Where to go next
 #
-# "Regions beyond Bethe" (03) explains where counting numbers come from; the page "I invented a
-# topology; is it right?" of the documentation lists all laws.
+# "Regions beyond Bethe" (03) explains where counting numbers come from. The page on topologies of
+# your own in the documentation lists all laws.

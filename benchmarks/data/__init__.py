@@ -1,1 +1,1 @@
-"""The real data of the benchmarks, and the small networks trained on it, each with its card."""
+"""Real data for the benchmarks, and the small networks trained on it, each with its card."""

@@ -1,17 +1,18 @@
-r"""Laws on trees that are no Gaussians: exact samplers, node scores, densities, and joint scores.
+r"""Non-Gaussian distributions on trees: exact samplers, densities, and scores of parts and whole.
 
-A law is given by a mixture of Gaussians on every pair of neighbours, with a label for each of the
-two, q(u_p, u_c) = Σ_ab w_ab N(m_ab, C_ab); pairs agree on the variables that they share. The whole
-is
+A distribution is given by a mixture of Gaussians on every pair of neighbours, with a label for each
+of the two, q(u_p, u_c) = Σ_ab w_ab N(m_ab, C_ab). Pairs agree on the variables that they share. The
+whole is
 
     q(u) = Π_f q(u_f) Π_x q(u_x)^(1 - d_x),
 
-Markov to the tree, so it is sampled exactly, child after parent, from q(u_c | u_p), a mixture too.
-Scores of pairs and variables have closed forms at every noise level, and log q at σ = 0.
+Markov to the tree, so it is sampled exactly, child after parent, from q(u_c | u_p), which is a
+mixture too. Scores of pairs and variables have closed forms at every noise level, as has log q at
+σ = 0.
 
-The score of the whole, noised, has one only where labels can be read off the variables: then the
-labels are Markov themselves, and given them the whole is Gaussian. Here modes are 5 standard
-deviations from the middle between them, so that a label is mistaken with probability 3e-7.
+The score of the noised whole has a closed form only where labels can be read off the variables:
+then the labels are Markov themselves, and given them the whole is Gaussian. Here modes are 5
+standard deviations from the middle between them, so that a label is mistaken with probability 3e-7.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +24,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.problems import Problem
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph, chain, tree
+from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import Score
 from pgmdiff.testing.oracles import SPREAD, WITHIN, ModeChain
 
 __all__ = [
-    "Law",
+    "MarkovTree",
     "Pair",
     "curved_chain",
     "parity_star",
@@ -42,12 +45,12 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The law of a parent and its child.
+    """The distribution of a parent and its child.
 
     Args:
         table: joint probabilities of their labels, `[A, B]`.
-        parent: what the parent is given each of its labels, A Gaussians on `[d]` or scalars.
-        child: the same for the child, B.
+        parent: the parent's distribution given each of its labels, A Gaussians on `[d]` or scalars.
+        child: the same for the child, B Gaussians.
         kept: their cross-covariance `[d_parent, d_child]` where the child keeps the parent's label;
             elsewhere, and where None, they are independent given the labels.
     """
@@ -68,14 +71,14 @@ class Pair:
 
     @cached_property
     def mixture(self) -> GaussianMixture:
-        """The pair's own law, on `[d_parent + d_child]`."""
+        """The pair's own distribution, on `[d_parent + d_child]`."""
         labels = self.table.nonzero().tolist()
         weights = torch.stack([self.table[a, b] for a, b in labels])
         return GaussianMixture(weights, [self.given(a, b) for a, b in labels])
 
     @property
     def singles(self) -> tuple[GaussianMixture, GaussianMixture]:
-        """The laws of parent and child."""
+        """The distributions of parent and child."""
         weights = self.table.sum(dim=1), self.table.sum(dim=0)
         return GaussianMixture(weights[0], self.parent), GaussianMixture(weights[1], self.child)
 
@@ -88,26 +91,22 @@ class Pair:
         which = torch.multinomial(chances, 1, generator=generator)[:, 0]
         children = parent.new_empty(len(parent), self.mixture.event_shape[0] - d)
         for k, part in enumerate(self.mixture.components):
-            children[which == k] = _conditional(part, parent[which == k], generator)
+            own, joint = parent[which == k], part.covariance
+            gain = torch.linalg.solve(joint[:d, :d], joint[:d, d:])
+            rest = Gaussian(part.mean[d:], joint[d:, d:] - joint[d:, :d] @ gain)
+            drawn = rest.sample(len(own), generator)
+            children[which == k] = drawn + (own - part.mean[:d]) @ gain
         return children
 
 
-def _conditional(pair: Gaussian, parent: Tensor, generator: torch.Generator) -> Tensor:
-    d, joint = parent.shape[1], pair.covariance
-    gain = torch.linalg.solve(joint[:d, :d], joint[:d, d:])
-    rest = Gaussian(pair.mean[d:], joint[d:, d:] - joint[d:, :d] @ gain)
-    drawn: Tensor = rest.sample(len(parent), generator) + (parent - pair.mean[:d]) @ gain
-    return drawn
-
-
 @dataclass(frozen=True, eq=False)
-class Law:
-    """A Markov tree of pairs.
+class MarkovTree:
+    """A distribution that is Markov to a tree of pairs.
 
     Attributes:
-        name: for tables.
-        graph: factors are ordered from the root on, with scopes (parent, child).
-        pairs: factor name or model id to its law.
+        name: in tables and in the JSON.
+        graph: its factors are ordered from the root on, with scopes (parent, child).
+        pairs: factor name or model id to the distribution of its pair.
         whole: the score of the whole at every noise level, where it is known.
         mirrored: whether u and -u are equally likely.
     """
@@ -120,7 +119,7 @@ class Law:
 
     @cached_property
     def models(self) -> dict[Any, GaussianMixture]:
-        """Model id to the law of its regions: of every pair and every variable."""
+        """Model id to the distribution of its regions, for every pair and every variable."""
         found = {name: pair.mixture for name, pair in self.pairs.items()}
         for factor, scope in self.graph.scopes.items():
             singles = self.pair(factor).singles
@@ -128,8 +127,16 @@ class Law:
                 found.setdefault(self.graph.variable_model or name, single)
         return found
 
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+    @cached_property
+    def problem(self) -> Problem:
+        """The exact scores and covariances of all parts, to be composed."""
+        scores = {name: model.score for name, model in self.models.items()}
+        covariances = {name: model.covariance for name, model in self.models.items()}
+        return Problem(self.graph.regions, lambda graph: scores, covariances, self.whole)
+
+    def sample(self, n: int, generator: Generator) -> Tensor:
         """Independent draws, `[n, N]`."""
+        generator = torch_generator(generator, "MarkovTree.sample")
         first, _ = self.edges[0]
         u = torch.empty(n, self.graph.n_elements, dtype=torch.float64)
         root = self.pair(self.graph.factors[0]).singles[0].sample(n, generator)
@@ -150,7 +157,10 @@ class Law:
         return total
 
     def switches(self, u: Tensor) -> Tensor:
-        """How often a child's nearest mode is not the likeliest one given its parent's: `[n]`."""
+        """The share of children whose nearest mode is not the likeliest given the parent's: `[n]`.
+
+        In a chain of modes that mostly stay, this is the rate of switches between modes.
+        """
         unexpected = []
         for factor, (parent, child) in zip(self.graph.factors, self.edges, strict=True):
             pair = self.pair(factor)
@@ -161,14 +171,12 @@ class Law:
     @cached_property
     def edges(self) -> list[tuple[Tensor, Tensor]]:
         """The elements of parent and child of every factor."""
-        regions, scopes = self.graph.regions, self.graph.scopes
-        scope = [scopes[factor] for factor in self.graph.factors]
-        return [
-            (regions.elements(a).reshape(-1), regions.elements(b).reshape(-1)) for a, b in scope
-        ]
+        elements = self.graph.regions.elements
+        scopes = [self.graph.scopes[factor] for factor in self.graph.factors]
+        return [(elements(a).reshape(-1), elements(b).reshape(-1)) for a, b in scopes]
 
     def pair(self, factor: Any) -> Pair:
-        """The law of a factor."""
+        """The distribution of a factor."""
         return self.pairs[self.graph.factor_model or factor]
 
 
@@ -176,36 +184,33 @@ def _nearest(u: Tensor, modes: Sequence[Gaussian]) -> Tensor:
     return torch.cdist(u, torch.stack([mode.mean.reshape(-1) for mode in modes])).argmin(dim=1)
 
 
-# ---------------------------------------------------------------- chains of modes
-
-
-def _mode_chain(name: str, modes: Sequence[float], table: Tensor, length: int) -> Law:
+def _mode_chain(name: str, modes: Sequence[float], table: Tensor, length: int) -> MarkovTree:
     variance = torch.full((1, 1), SPREAD, dtype=torch.float64)
     each = [Gaussian(torch.tensor(m, dtype=torch.float64), variance) for m in modes]
     pair = Pair(table, each, each, [WITHIN * variance] * len(modes))
     graph = chain(length, factor_model="pair", variable_model="single")
     places = torch.tensor(modes, dtype=torch.float64)
     mirrored = bool((places == -places.flip(0)).all() and (table == table.flip(0, 1)).all())
-    return Law(name, graph, {"pair": pair}, ModeChain(places, table, length), mirrored)
+    return MarkovTree(name, graph, {"pair": pair}, ModeChain(places, table, length), mirrored)
 
 
-def two_mode_chain(length: int = 12) -> Law:
-    """Variables at ±2; neighbours share their mode with probability 0.9 (`two_mode_chain.json`)."""
+def two_mode_chain(length: int = 12) -> MarkovTree:
+    """Variables at ±2; neighbours share their mode with probability 0.9."""
     table = torch.tensor([[0.45, 0.05], [0.05, 0.45]], dtype=torch.float64)
     return _mode_chain("two-mode chain", (-2.0, 2.0), table, length)
 
 
-def three_mode_chain(length: int = 12) -> Law:
+def three_mode_chain(length: int = 12) -> MarkovTree:
     """Variables at -4, 0 and 4, the outer modes with probability 0.2 and 0.3; only steps of 4."""
     table = torch.tensor([[0.16, 0.04, 0], [0.04, 0.4, 0.06], [0, 0.06, 0.24]], dtype=torch.float64)
     return _mode_chain("three-mode chain", (-4.0, 0.0, 4.0), table, length)
 
 
-def curved_chain(length: int = 8, n_labels: int = 12) -> Law:
-    """U' = 2.6 sin(u) + noise, nearly: a mixture of blobs along the curve of every transition.
+def curved_chain(length: int = 8, n_labels: int = 12) -> MarkovTree:
+    """Nearly u' = 2.6 sin(u) + noise: a mixture of blobs along the curve of every transition.
 
-    Labels are points from -3 to 3 with blobs that touch, so that a variable does not tell its
-    label; the score of the whole is not known.
+    Labels are points from -3 to 3 whose blobs touch, so that a variable does not show its label;
+    the score of the whole is not known.
     """
     points = torch.linspace(-3, 3, n_labels, dtype=torch.float64)
     change = torch.exp(-((points - 2.6 * points.sin()[:, None]) ** 2) / (2 * 0.4**2))
@@ -214,14 +219,11 @@ def curved_chain(length: int = 8, n_labels: int = 12) -> Law:
     start = torch.linalg.matrix_power(change, 4096)[0]
     blobs = [Gaussian(m, torch.full((1, 1), 0.25**2, dtype=torch.float64)) for m in points]
     graph = chain(length, factor_model="pair", variable_model="single")
-    return Law("curved chain", graph, {"pair": Pair(start[:, None] * change, blobs, blobs)})
+    return MarkovTree("curved chain", graph, {"pair": Pair(start[:, None] * change, blobs, blobs)})
 
 
-# ---------------------------------------------------------------- trees and stars
-
-
-def tree_of_mixtures() -> Law:
-    """A binary tree of 7 variables in the plane, with two modes of unlike weight and shape."""
+def tree_of_mixtures() -> MarkovTree:
+    """A binary tree of 7 variables in the plane, with two modes of unequal weight and shape."""
     long = torch.tensor([[0.3, 0.15], [0.15, 0.12]], dtype=torch.float64)
     wide = torch.tensor([[0.12, -0.05], [-0.05, 0.2]], dtype=torch.float64)
     modes = [
@@ -231,61 +233,60 @@ def tree_of_mixtures() -> Law:
     table = torch.tensor([[0.6, 0.05], [0.05, 0.3]], dtype=torch.float64)
     pair = Pair(table, modes, modes, [0.8 * long, 0.8 * wide])
     graph = tree(2, 2, (2,), factor_model="pair", variable_model="single")
-    return _enumerated(Law("tree of mixtures", graph, {"pair": pair}))
+    return _with_whole(MarkovTree("tree of mixtures", graph, {"pair": pair}))
 
 
-def star_of_categories() -> Law:
+CORNERS = torch.tensor(list(product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
+"""Of a cube, `[8, 3]`."""
+
+
+def star_of_categories() -> MarkovTree:
     """A centre at the 8 corners of a cube; leaves at ±2 copy its coordinates and their majority."""
-    corners = _corners()
-    return _star("star of categories", [*corners.T, corners.sum(dim=1).sign()])
+    return _star("star of categories", [*CORNERS.T, CORNERS.sum(dim=1).sign()])
 
 
-def parity_star() -> Law:
-    """The same with leaves that copy products of coordinates: dependent, and uncorrelated.
+def parity_star() -> MarkovTree:
+    """The same with leaves that copy products of coordinates: dependent, but uncorrelated.
 
-    All covariances are parts of one multiple of I, so posterior composition is the marginal rule.
+    All covariances are blocks of one multiple of I, so posterior composition equals the marginal
+    rule.
     """
-    corners = _corners()
-    products = [corners[:, [0, 1]], corners[:, [1, 2]], corners[:, [0, 2]], corners]
+    products = [CORNERS[:, [0, 1]], CORNERS[:, [1, 2]], CORNERS[:, [0, 2]], CORNERS]
     return _star("parity star", [some.prod(dim=1) for some in products])
 
 
-def _corners() -> Tensor:
-    return torch.tensor(list(product((-1.0, 1.0), repeat=3)), dtype=torch.float64)
-
-
-def _star(name: str, codes: Sequence[Tensor], flipped: float = 0.1) -> Law:
-    """Leaves at 2 · code of the corner, the other sign with probability `flipped`."""
+def _star(name: str, codes: Sequence[Tensor], flipped: float = 0.1) -> MarkovTree:
+    """Leaves at 2 · code of the corner, with the other sign with probability `flipped`."""
     eye = SPREAD * torch.eye(3, dtype=torch.float64)
-    centre = [Gaussian(2 * corner, eye) for corner in _corners()]
+    centre = [Gaussian(2 * corner, eye) for corner in CORNERS]
     leaf = [Gaussian(torch.tensor(m, dtype=torch.float64), eye[:1, :1]) for m in (-2.0, 2.0)]
     noisy = torch.tensor([[1 - flipped, flipped], [flipped, 1 - flipped]], dtype=torch.float64) / 8
     pairs = {f"f{i}": Pair(noisy[(code > 0).long()], centre, leaf) for i, code in enumerate(codes)}
     scopes = {factor: ("centre", f"leaf {factor[1:]}") for factor in pairs}
     shapes = {"centre": (3,), **{leaf: () for _, leaf in scopes.values()}}
-    return _enumerated(Law(name, FactorGraph.from_scopes(scopes, shapes), pairs))
+    return _with_whole(MarkovTree(name, FactorGraph.from_scopes(scopes, shapes), pairs))
 
 
-def _enumerated(law: Law) -> Law:
-    """The law with the score of its whole: one Gaussian for every choice of all labels."""
-    scopes = [law.graph.scopes[factor] for factor in law.graph.factors]
-    sizes = {scopes[0][0]: len(law.pair(law.graph.factors[0]).parent)}
-    for factor, (_, child) in zip(law.graph.factors, scopes, strict=True):
-        sizes[child] = len(law.pair(factor).child)
+def _with_whole(q: MarkovTree) -> MarkovTree:
+    """The distribution with the score of its whole: one Gaussian per choice of all labels."""
+    scopes = [q.graph.scopes[factor] for factor in q.graph.factors]
+    sizes = {scopes[0][0]: len(q.pair(q.graph.factors[0]).parent)}
+    for factor, (_, child) in zip(q.graph.factors, scopes, strict=True):
+        sizes[child] = len(q.pair(factor).child)
     choices = product(*map(range, sizes.values()))
-    parts = [_labelled(law, dict(zip(sizes, labels, strict=True))) for labels in choices]
+    parts = [_given_labels(q, dict(zip(sizes, labels, strict=True))) for labels in choices]
     weights = torch.tensor([weight for weight, _ in parts], dtype=torch.float64)
-    return replace(law, whole=GaussianMixture(weights, [part for _, part in parts]).score)
+    return replace(q, whole=GaussianMixture(weights, [part for _, part in parts]).score)
 
 
-def _labelled(law: Law, labels: Mapping[Any, int]) -> tuple[float, Gaussian]:
+def _given_labels(q: MarkovTree, labels: Mapping[Any, int]) -> tuple[float, Gaussian]:
     """The probability of all labels, and the whole given them, child after parent."""
-    mean = torch.zeros(law.graph.n_elements, dtype=torch.float64)
+    mean = torch.zeros(q.graph.n_elements, dtype=torch.float64)
     covariance = torch.diag(mean)
     weight = 1.0
-    for factor, (p, c) in zip(law.graph.factors, law.edges, strict=True):
-        a, b = (labels[name] for name in law.graph.scopes[factor])
-        pair, d = law.pair(factor), len(p)
+    for factor, (p, c) in zip(q.graph.factors, q.edges, strict=True):
+        a, b = (labels[name] for name in q.graph.scopes[factor])
+        pair, d = q.pair(factor), len(p)
         given = pair.given(a, b)
         if weight == 1.0:
             weight = pair.table[a].sum().item()

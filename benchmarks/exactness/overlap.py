@@ -1,13 +1,14 @@
-"""Part 3, overlaps: what a rule loses as windows overlap less, and so cost less.
+"""Part 3, overlaps: the loss of every rule as windows overlap less, and so cost less.
 
-Windows of a line, whose neighbours share `overlap` elements; windows that overlap less are fewer.
-The cost is how often an element of the state was seen by a network: elements of all rows of all
-evaluations over those of the state, the evidence rule's second passes included.
+The state is a line cut into windows whose neighbours share `overlap` elements; fewer windows are
+needed where they overlap less. The cost is the number of times that an element of the state was
+seen by a network: elements of all rows of all evaluations over those of the state, the evidence
+rule's second passes included.
 
 *Gaussians* (67 elements, windows of 7; KL per variable, exact propagation, Heun): AR(1); AR(2), an
 oscillation whose windows must share two elements to be Markov; and a smooth process observed with
-noise (Matérn 3/2, length 8, and 1 % white noise), Markov for no overlap. *Two-mode chain* (16
-variables, windows of 4; mirrored energy distance, SDE with η = 1): scores are sums over runs.
+noise (Matérn 3/2, length 8, and 1 % white noise), which is Markov for no overlap. *Two-mode chain*
+(16 variables, windows of 4; mirrored energy distance, SDE with η = 1): scores are sums over runs.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,19 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.exactness.distributions import two_mode_chain
-from benchmarks.exactness.gaussians import Case, ar1, gaussian_problem, measured
-from benchmarks.exactness.methods import METHODS, Problem
-from benchmarks.exactness.modes import Run, Truth, label, measures, summary
-from pgmdiff.gaussian import Gaussian
-from pgmdiff.graphs import RegionGraph, tiles
+from benchmarks.exactness.gaussians import Case
+from benchmarks.exactness.methods import METHODS
+from benchmarks.exactness.modes import Trial
+from benchmarks.problems import Problem
+from benchmarks.reports import Column, Row, columns, points, spread, table
+from pgmdiff.gaussian import Gaussian, ar1
+from pgmdiff.graphs import tiles
 from pgmdiff.samplers import SDE
 from pgmdiff.testing.oracles import ModeChain
+from pgmdiff.text import Table
 
-__all__ = ["draw", "lines", "rows"]
+__all__ = ["draw", "rows", "tables"]
 
 LENGTH, WINDOW, OVERLAPS = 67, 7, (1, 2, 3, 4, 5, 6)
 LEVELS = (18, 40)
@@ -36,155 +39,109 @@ BUDGET, SAMPLES, SEEDS = 20, 500, 8
 
 
 def rows(*, smoke: bool) -> list[dict[str, Any]]:
-    """Measures all overlaps; `smoke` one."""
-    gaussians = _gaussians() if not smoke else {"AR(1)": ar1(LENGTH, 0.95)}
+    """Measures all overlaps, or with `smoke` one."""
     found: list[dict[str, Any]] = []
-    for name, q in tqdm(gaussians.items(), desc="overlaps"):
+    for name, q in tqdm(list(_gaussians())[: 1 if smoke else None], desc="overlaps"):
         for overlap in OVERLAPS[:1] if smoke else OVERLAPS:
-            found += _gaussian_rows(name, q, overlap, LEVELS[:1] if smoke else LEVELS)
+            case = Case(name, tiles((LENGTH,), WINDOW, overlap), q)
+            own = {"data": name, "window": WINDOW, "overlap": overlap}
+            for levels in LEVELS[:1] if smoke else LEVELS:
+                found += [{**own, **case.measured(method, levels)} for method in METHODS]
+
+    # windows of a chain of modes are shorter chains of modes
+    q, n = two_mode_chain(MODES_LENGTH), MODES_WINDOW
+    whole: Any = q.whole
+    parts = {(k,): ModeChain(whole.modes, whole.table, k) for k in range(1, n + 1)}
+    covariances = {shape: part.covariance for shape, part in parts.items()}
+    budget, samples, seeds = (4, 20, 1) if smoke else (BUDGET, SAMPLES, SEEDS)
     for overlap in tqdm(MODES_OVERLAPS[:1] if smoke else MODES_OVERLAPS, desc="two modes"):
-        found += _mode_rows(overlap, *((4, 20, 1) if smoke else (BUDGET, SAMPLES, SEEDS)))
+        graph = tiles((MODES_LENGTH,), n, overlap)
+        trial = Trial(q, Problem(graph, lambda graph: parts, covariances, whole), samples, seeds)
+        own = {"data": q.name, "window": n, "overlap": overlap, "budget": budget}
+        for method in METHODS:
+            levels = method.levels(budget, SDE(1.0))
+            drawn, cost = trial.drawn(method, levels, SDE(1.0))
+            row = trial.row(method.name, trial.measures(drawn), {"levels": levels, **cost})
+            found.append({**own, **row})
     return found
 
 
-def _gaussians() -> dict[str, Gaussian]:
-    gap = (torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)).abs().double()
-    scaled = 3**0.5 * gap / 8
-    matern = (1 + scaled) * torch.exp(-scaled) + 0.01 * torch.eye(LENGTH).double()
-    return {"AR(1)": ar1(LENGTH, 0.95), "AR(2)": _oscillation(), "smooth": _centred(matern)}
+def _gaussians() -> Iterator[tuple[str, Gaussian]]:
+    yield "AR(1)", ar1(LENGTH, 0.95)
 
-
-def _oscillation(damping: float = 0.9, period: float = 10.0) -> Gaussian:
-    """x_t = 2 r cos(θ) x_(t-1) - r² x_(t-2) + noise, θ = 2π / period, of unit variance."""
-    ar = 2 * damping * torch.cos(torch.tensor(2 * torch.pi / period)).double(), -(damping**2)
-    correlations = [1.0, float(ar[0] / (1 - ar[1]))]
+    # of unit variance: x_t = 2 r cos(θ) x_(t-1) - r² x_(t-2) + noise, r = 0.9, θ = 2π / 10
+    a, b = 2 * 0.9 * torch.cos(torch.tensor(2 * torch.pi / 10)).double(), -(0.9**2)
+    correlations = [1.0, float(a / (1 - b))]
     while len(correlations) < LENGTH:
-        correlations.append(float(ar[0] * correlations[-1] + ar[1] * correlations[-2]))
+        correlations.append(float(a * correlations[-1] + b * correlations[-2]))
     gap = (torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)).abs()
-    return _centred(torch.tensor(correlations, dtype=torch.float64)[gap])
+    mean = torch.zeros(LENGTH, dtype=torch.float64)
+    yield "AR(2)", Gaussian(mean, torch.tensor(correlations, dtype=torch.float64)[gap])
+
+    scaled = 3**0.5 * gap.double() / 8
+    matern = (1 + scaled) * torch.exp(-scaled)
+    yield "smooth", Gaussian(mean, matern + 0.01 * torch.eye(LENGTH).double())
 
 
-def _centred(covariance: Tensor) -> Gaussian:
-    return Gaussian(torch.zeros(len(covariance), dtype=torch.float64), covariance)
-
-
-def _gaussian_rows(
-    name: str, q: Gaussian, overlap: int, levels: Sequence[int]
-) -> Iterator[dict[str, Any]]:
-    case = Case(name, tiles((LENGTH,), WINDOW, overlap), q)
-    problem = gaussian_problem(case.graph, q)
-    for k in levels:
-        for method in METHODS:
-            row = measured(case, problem, method, k)
-            yield {"data": name, "window": WINDOW, "overlap": overlap} | row
-
-
-# ---------------------------------------------------------------- the two-mode chain
-
-
-def _mode_rows(overlap: int, budget: int, samples: int, seeds: int) -> Iterator[dict[str, Any]]:
-    law = two_mode_chain(MODES_LENGTH)
-    problem = _windows(law.whole, tiles((MODES_LENGTH,), MODES_WINDOW, overlap))
-    truth = Truth.of(law, samples, seeds, problem)
-    own = {"data": law.name, "window": MODES_WINDOW, "overlap": overlap, "budget": budget}
-    for method in METHODS:
-        levels = method.levels(budget, SDE(1.0))
-        run = Run.of(truth, method, levels)
-        found = summary(measures(truth, run.samples))
-        yield own | label(truth, method.name) | {"levels": levels} | run.cost | found
-
-
-def _windows(whole: Any, graph: RegionGraph) -> Problem:
-    """Windows of a chain of modes, of any length, are shorter chains."""
-    parts = {(n,): ModeChain(whole.modes, whole.table, n) for n in range(1, MODES_WINDOW + 1)}
-    covariances = {shape: part.covariance for shape, part in parts.items()}
-    return Problem(graph, lambda graph: parts, covariances, whole)
-
-
-# ---------------------------------------------------------------- what is shown
-
-
-def lines(rows: list[dict[str, Any]]) -> list[str]:
-    """The rows as text."""
-    names = [method.name for method in METHODS]
-    text = [
-        "Windows: KL per variable, nats (two-mode chain: energy distance), by overlap",
-        f"{'':>26} {'levels':>7} " + " ".join(f"{name:>13}" for name in names),
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """The losses by overlap, and the cheapest runs as good as the marginal rule's best."""
+    index: dict[str, Column] = {
+        "": "{data}, {overlap} of {window}",
+        "levels": lambda row: str(row.get("budget", row["levels"])),
+    }
+    title = "Windows: KL per variable, nats (two-mode chain: energy distance), by overlap"
+    reached = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        of_data = [row for row in rows if row["data"] == data]
+        best = min((row for row in of_data if row["method"] == "marginal"), key=_loss)
+        line = {"data": data, "loss": f"{_loss(best):.2g}", "marginal": _place(best)}
+        for rule in ("posterior", "evidence"):
+            enough = [r for r in of_data if r["method"] == rule and _loss(r) <= _loss(best)]
+            line[rule] = _place(min(enough, key=lambda row: row["seen"])) if enough else "never"
+        reached.append(line)
+    return [
+        spread(title, rows, index, "method", lambda row: f"{_loss(row):.2g}"),
+        table(
+            "As good as the marginal rule at its best: overlap, and how often an element was seen",
+            reached,
+            columns("data loss marginal posterior evidence"),
+        ),
     ]
-    for (data, window, overlap, steps), some in _cases(rows).items():
-        case = f"{data}, {overlap} of {window}"
-        figures = " ".join(f"{_loss(some[name]):>13.2g}" for name in names)
-        text.append(f"{case:>26} {steps:>7} {figures}")
-    return [*text, "", *_reached_lines(rows)]
 
 
-def _cases(rows: list[dict[str, Any]]) -> dict[tuple[Any, ...], dict[str, dict[str, Any]]]:
-    cases: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    for row in rows:
-        steps = row.get("budget", row["levels"])
-        case = row["data"], row["window"], row["overlap"], steps
-        cases.setdefault(case, {})[row["method"]] = row
-    return cases
-
-
-def _loss(row: dict[str, Any]) -> float:
+def _loss(row: Row) -> float:
     loss: float = row["kl"] if "kl" in row else row["energy"][0]
     return loss
 
 
-def _reached_lines(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The cheapest run of a rule that is as good as the marginal rule at its best."""
-    yield "As good as the marginal rule at its best: overlap, and how often an element was seen"
-    for data in dict.fromkeys(row["data"] for row in rows):
-        by_rule = {
-            rule: [row for row in rows if (row["data"], row["method"]) == (data, rule)]
-            for rule in ("marginal", "posterior", "evidence")
-        }
-        best = min(by_rule["marginal"], key=_loss)
-        found = [f"{data:>26}: {_loss(best):.2g} marginal {_place(best)}"]
-        for rule in ("posterior", "evidence"):
-            enough = [row for row in by_rule[rule] if _loss(row) <= _loss(best)]
-            cheapest = min(enough, key=lambda row: row["seen"], default=None)
-            found.append(f"{rule} {_place(cheapest) if cheapest else 'never'}")
-        yield ", ".join(found)
-
-
-def _place(row: dict[str, Any]) -> str:
+def _place(row: Row) -> str:
     return f"{row['overlap']} ({row['seen']:.0f}×)"
 
 
-def draw(rows: list[dict[str, Any]], folder: Path) -> None:
-    """Loss against cost, a point an overlap."""
+def draw(rows: Sequence[Row], folder: Path) -> None:
+    """Loss against cost, with one point per overlap: `exactness_overlap.png`."""
     from pgmdiff.plotting import Panel, panels
 
     drawn = []
     for data in dict.fromkeys(row["data"] for row in rows):
-        some = [row for row in rows if row["data"] == data]
-        most = max(row["levels"] for row in some)
-        gaussian = "kl" in some[0]
+        some = [{**row, "loss": _loss(row)} for row in rows if row["data"] == data]
+        most, gaussian = max(row["levels"] for row in some), "kl" in some[0]
         shown = [row for row in some if row["levels"] == most or not gaussian]
+        curves = points(shown, "method", [method.name for method in METHODS], "seen", "loss")
+        for name in ("concatenation", "exact score"):  # the overlap changes nothing for them
+            curves[name] = curves[name][0][:1], curves[name][1][:1]
+        notes = {
+            rule: [f"{row['overlap']}" for row in shown if row["method"] == rule]
+            for rule in ("marginal", "posterior")
+        }
         drawn.append(
             Panel(
-                {method.name: _points(shown, method.name) for method in METHODS},
+                curves,
                 "times that an element was seen by a network",
                 "KL per variable, nats" if gaussian else "energy distance",
                 f"{data}: {most} levels of Heun" if gaussian else f"{data}: SDE, η = 1",
-                notes={
-                    rule: [f"{row['overlap']}" for row in shown if row["method"] == rule]
-                    for rule in ("marginal", "posterior")
-                },
+                notes=notes,
             )
         )
-    figure = panels(
-        drawn,
-        "Windows of a line, by their overlap (numbers: elements that neighbours share)",
-        columns=2,
-    )
-    figure.savefig(folder / "exactness_overlap.png", dpi=110)
-
-
-def _points(rows: list[dict[str, Any]], method: str) -> tuple[list[float], list[float]]:
-    some = [row for row in rows if row["method"] == method]
-    if method in ("concatenation", "exact score"):
-        some = some[:1]  # they know no overlap
-    return [row["seen"] for row in some], [_loss(row) for row in some]
+    title = "Windows of a line, by their overlap (numbers: elements that neighbours share)"
+    panels(drawn, title, columns=2).savefig(folder / "exactness_overlap.png", dpi=110)

@@ -1,21 +1,20 @@
-"""Two targets whose noised laws are known, and the W2 distance to them.
+"""Two targets whose noised distributions are known, and the W2 distance to them.
 
 A correlated Gaussian in the plane, where a solver's distribution follows exactly (see
 `distribution_reached`), and a mixture of two modes on the line, where W2 is that of quantiles.
 
-Noise on the line is stratified among neighbours: sorted states, in blocks of 100, share out 100
-slices of the normal law at random. Each sample's law is right, and that of all is hit more closely
-than by independent draws, whose share of each mode alone is off by 0.1 in W2 at 100,000 samples
-(after L'Ecuyer, Lécot, Tuffin, "A randomized quasi-Monte Carlo simulation method for Markov
-chains", 2008).
+Noise on the line is stratified among neighbours: the sorted states, in blocks of 100, receive 100
+slices of the normal distribution in random order. Each sample still has the right distribution, and
+all samples together are closer to it than independent draws, whose share of each mode alone costs
+0.1 in W2 at 100,000 samples (after L'Ecuyer, Lécot, Tuffin, "A randomized quasi-Monte Carlo
+simulation method for Markov chains", 2008).
 """
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pgmdiff.gaussian import Gaussian, GaussianMixture
+from pgmdiff.noise import Draw
 
 __all__ = [
     "GAUSSIAN",
@@ -27,6 +26,8 @@ __all__ = [
 ]
 
 WEIGHTS, MEANS, DEVIATIONS = (0.3, 0.7), (-2.0, 1.0), (0.25, 0.4)
+BLOCK = 100
+"""Neighbours that share slices of the normal distribution."""
 
 GAUSSIAN = Gaussian(
     torch.tensor([1.0, -0.5], dtype=torch.float64),
@@ -41,16 +42,16 @@ MIXTURE = GaussianMixture(
 )
 
 
-def gaussian_distance(law: Gaussian) -> float:
-    """W2 to the Gaussian target: |m - m'|² + tr(Σ + Σ' - 2 (Σ^½ Σ' Σ^½)^½), rooted."""
+def gaussian_distance(q: Gaussian) -> float:
+    """W2 to the Gaussian target: the root of |m - m'|² + tr(Σ + Σ' - 2 (Σ^½ Σ' Σ^½)^½)."""
     root = _root(GAUSSIAN.covariance)
-    cross = _root(root @ law.covariance @ root)
-    total = (law.covariance + GAUSSIAN.covariance - 2 * cross).trace()
-    return float((total + (law.mean - GAUSSIAN.mean).square().sum()).clamp(min=0).sqrt())
+    cross = _root(root @ q.covariance @ root)
+    total = (q.covariance + GAUSSIAN.covariance - 2 * cross).trace()
+    return float((total + (q.mean - GAUSSIAN.mean).square().sum()).clamp(min=0).sqrt())
 
 
 def mixture_distance(x: Tensor) -> float:
-    """W2 to the mixture, of n values that each stand for 1/n of the mass."""
+    """W2 to the mixture, of n values that each represent 1/n of the mass."""
     ordered = x.reshape(-1).sort().values
     return float((ordered - mixture_quantiles(0.0, len(ordered))).square().mean().sqrt())
 
@@ -72,23 +73,20 @@ def mixture_quantiles(sigma: float, n: int) -> Tensor:
     return (low + high) / 2
 
 
-def stratified(seed: int) -> Callable[[Tensor], Tensor]:
-    """Standard normal noise for states `[n, 1]`, n a multiple of 100: see the module."""
+def stratified(seed: int) -> Draw:
+    """Standard normal noise for states `[n, 1]`, n a multiple of 100; see the module."""
     generator = torch.Generator().manual_seed(seed)
 
-    def noise(x: Tensor) -> Tensor:
-        shape = len(x) // BLOCK, BLOCK
+    def noise(number: int, like: Tensor) -> Tensor:
+        shape = len(like) // BLOCK, BLOCK
         slices = torch.rand(shape, generator=generator).argsort(dim=1)
-        within = torch.rand(shape, generator=generator, dtype=x.dtype)
+        within = torch.rand(shape, generator=generator, dtype=like.dtype)
         uniform = ((slices + within) / BLOCK).clamp(1e-12, 1 - 1e-12)
-        drawn = torch.empty_like(x[:, 0])
-        drawn[x[:, 0].argsort()] = torch.special.ndtri(uniform).reshape(-1)
+        drawn = torch.empty_like(like[:, 0])
+        drawn[like[:, 0].argsort()] = torch.special.ndtri(uniform).reshape(-1)
         return drawn[:, None]
 
     return noise
-
-
-BLOCK = 100
 
 
 def _root(matrix: Tensor) -> Tensor:

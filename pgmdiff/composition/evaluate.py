@@ -46,20 +46,14 @@ class Chunk:
         return self.batch.weights[self.start : self.stop]
 
     def gather(self, u: Tensor) -> Tensor:
-        """A_r u of the regions and samples, `[samples, regions, d]`.
-
-        Args:
-            u: `[B, N]`.
-        """
+        """A_r u of the regions and samples, `[samples, regions, d]`, for u `[B, N]`."""
         rows = u[self.samples].index_select(1, self.index)
         return rows.reshape(len(rows), self.stop - self.start, -1)
 
     def add(self, total: Tensor, values: Tensor) -> None:
-        """Adds w_r A_rᵀ values_r of the regions to the rows of the samples, in place.
+        """Adds w_r A_rᵀ values_r to the samples of `total` `[B, N]`, in place.
 
-        Args:
-            total: `[B, N]`.
-            values: `[samples, regions, d]`.
+        The values are those of the regions, `[samples, regions, d]`.
         """
         rows = total if len(values) == len(total) else total[self.samples]
         if self.batch.weight is not None:
@@ -74,13 +68,10 @@ class Evaluate(Protocol):
     def __call__(
         self, u: Tensor, sigma: Tensor, *, density: bool = False
     ) -> Iterator[tuple[Chunk, Tensor]]:
-        """Every chunk with its scores s_r(A_r u, σ), `[samples, regions, d]`.
+        """Every chunk with its scores s_r(A_r u, σ), for u `[B, N]` and sigma `[B]`.
 
-        Args:
-            u: `[B, N]`.
-            sigma: `[B]`.
-            density: whether log-densities log q_σ(A_r u), `[samples, regions]`, take the place of
-                the scores.
+        Scores are `[samples, regions, d]`. With `density` their place is taken by the log-densities
+        log q_σ(A_r u), `[samples, regions]`.
         """
 
 

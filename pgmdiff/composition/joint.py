@@ -87,10 +87,7 @@ class Joint:
     ) -> Tensor:
         """The composed score of `u`, where the rule reads and updates a memory; see `remembering`.
 
-        Args:
-            u, sigma: as for a call.
-            condition: pytrees of tensors that start with the batch shape.
-            memory: of the rule; None for a pure call.
+        It is a pure function if the memory is None.
         """
         flat, sigmas, condition = flattened(self.event_shape, u, sigma, condition)
         evaluate = partial(self.evaluate, condition=condition)
@@ -100,20 +97,13 @@ class Joint:
         return total.reshape(u.shape)
 
     def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
-        """The composed denoiser D(u, σ) = u + σ² s(u, σ).
-
-        Args:
-            u, sigma, condition: as for a call.
-        """
+        """The composed denoiser D(u, σ) = u + σ² s(u, σ); arguments are as for a call."""
         score = self(u, sigma, **condition)
         sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
         return u + sigma.reshape(*sigma.shape, *[1] * len(self.event_shape)) ** 2 * score
 
     def log_density(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         """The log-density whose gradient the joint is, if its rule has one: `[*batch]`, in nats.
-
-        Args:
-            u, sigma, condition: as for a call.
 
         Raises:
             ScoreError: the rule has no density (`Evidence` has), or a piece's log-density is not
@@ -127,11 +117,7 @@ class Joint:
         return total.reshape(u.shape[: u.ndim - len(self.event_shape)])
 
     def remembering(self, memory: Memory | None = None) -> "Remembering":
-        """The same score as a callable that carries its rule's memory from call to call.
-
-        Args:
-            memory: what to start from; None for nothing.
-        """
+        """The same score as a callable that carries its rule's memory from call to call."""
         return Remembering(self, dict(memory or {}))
 
     # ---------------------------------------------------------------- the graph
@@ -176,14 +162,7 @@ class Joint:
         condition: Condition | None = None,
         density: bool = False,
     ) -> Iterator[tuple[Chunk, Tensor]]:
-        """Every model call and its scores `[samples, regions, d]`; see `Evaluate`.
-
-        Args:
-            u: `[B, N]`.
-            sigma: `[B]`.
-            condition: pytrees of `[B, ...]`.
-            density: whether log-densities `[samples, regions]` take the place of scores.
-        """
+        """Every model call and its scores; see `Evaluate`. Conditions are pytrees of `[B, ...]`."""
         for chunk in self._kept_chunks(u):
             yield chunk, self._call(chunk, u, sigma, condition or {}, density)
 
@@ -263,11 +242,6 @@ class Joint:
 
     def find_guilty(self, u: Tensor, sigma: Tensor, condition: Condition) -> None:
         """Raises a `ScoreError` that names the node, σ and batch entry of a NaN or infinity.
-
-        Args:
-            u: `[B, N]`.
-            sigma: `[B]`.
-            condition: pytrees of `[B, ...]`.
 
         Raises:
             ScoreError: always; it says that the sum overflows if every node is finite.

@@ -1,12 +1,10 @@
-"""The plan: which model is called on which regions, resolved once when a graph is composed.
-
-All regions that share a callable, a shape and the structure of their condition are one `Batch`.
-"""
+"""The plan: which model is called on which regions, resolved once when a graph is composed."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from operator import itemgetter
 from types import MethodType
 from typing import Any
 
@@ -45,7 +43,7 @@ Scores = Score | Mapping[Any, Score] | RegionScores
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Regions evaluated by the same calls.
+    """Regions evaluated by the same calls: they share a callable, a shape and a kind of condition.
 
     Attributes:
         score: the callable.
@@ -97,12 +95,7 @@ def plan(
 ) -> Iterator[Batch]:
     """The batches of a graph; regions of weight 0 are left out.
 
-    Args:
-        graph: whose regions are evaluated.
-        scores: see `compose`.
-        weights: of a rule, one array per group.
-        precisions: from a group to the Σ_r⁻¹ of its regions, for rules that use them.
-        null_condition: see `compose`.
+    The weights and precisions are those of a rule; see `compose` for the other arguments.
 
     Raises:
         ScoreError: a region has no score.
@@ -116,7 +109,7 @@ def plan(
             group, needed, graph.conditions, null_condition
         ):
             for score, places in _by_score(group, rows, scores):
-                chosen = rows[places]
+                chosen, index = rows[places], torch.from_numpy(places)
                 some = group.select(chosen)
                 own: dict[str, Tensor] = {}
                 if isinstance(score, RegionScores):
@@ -125,7 +118,7 @@ def plan(
                     score,
                     some,
                     torch.from_numpy(each[chosen]),
-                    {**_take(condition, places), **own},
+                    {**map_tensors(itemgetter(index), condition), **own},
                     precisions(some),
                 )
                 # Windows stay windows: only index groups are worth merging.
@@ -134,11 +127,6 @@ def plan(
                 alike.setdefault(key, []).append(part)
     for parts in alike.values():
         yield _merged(parts)
-
-
-def _take(condition: dict[str, Any], places: Ints) -> dict[str, Any]:
-    index = torch.from_numpy(places)
-    return map_tensors(lambda leaf: leaf[index], condition)
 
 
 def _by_condition(
@@ -215,10 +203,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Condition) -> dict[s
 
 
 def _structure(condition: Condition) -> Any:
-    """A key that is equal for conditions that can be stacked.
-
-    They share keys, shapes and dtypes of tensors, and the values of everything else.
-    """
+    """A key of conditions that can be stacked: alike but for the values of their tensors."""
     leaves, spec = tree_flatten(dict(sorted(condition.items())))
     signature = (
         (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else _identity(leaf)

@@ -68,9 +68,6 @@ class GaussianClosure(Rule, ABC):
     def bind(self, graph: RegionGraph) -> "GaussianClosure":
         """The rule with P, the inverse covariances of regions, and a solve that suits them.
 
-        Args:
-            graph: whose regions are composed.
-
         Raises:
             GraphError: a region has no covariance or a singular one; P is not positive definite.
             ShapeError: a covariance has another shape.
@@ -80,9 +77,6 @@ class GaussianClosure(Rule, ABC):
 
     def composed(self, graph: RegionGraph) -> ComposedPrecision:
         """P of a graph, with the jitter or shrinkage that was asked for.
-
-        Args:
-            graph: whose regions are composed.
 
         Raises:
             GraphError: a region has no covariance, or a singular one.

@@ -53,11 +53,7 @@ class Rule(ABC):
 
     @abstractmethod
     def weights(self, graph: RegionGraph) -> list[Floats]:
-        """The weight of every region, one array per group. Regions of weight 0 are not evaluated.
-
-        Args:
-            graph: whose regions are composed.
-        """
+        """The weight of every region, one array per group; weight 0 leaves a region out."""
 
     @abstractmethod
     def score(
@@ -74,11 +70,7 @@ class Rule(ABC):
         """
 
     def bind(self, graph: RegionGraph) -> "Rule":
-        """The rule with everything that it computes once for a graph; see `bound`.
-
-        Args:
-            graph: whose regions are composed.
-        """
+        """The rule with everything that it computes once for a graph; see `bound`."""
         return self
 
     def precisions(self, group: RegionGroup) -> RegionPrecisions | None:
@@ -105,8 +97,7 @@ def bound(rule: R, **computed: Any) -> R:
     """A copy of a rule with attributes that were computed for a graph.
 
     Args:
-        rule: which stays as it is.
-        computed: name to value.
+        rule, computed: the rule, which stays as it is, and the attributes.
     """
     copied = copy(rule)
     for name, value in computed.items():
@@ -124,11 +115,7 @@ class WeightedSum(Rule):
     """The scale, `[N]`, of a bound rule; None if it is 1 everywhere."""
 
     def scale(self, graph: RegionGraph) -> Floats | None:
-        """The factor of every element, `[N]`; None if it is 1 everywhere.
-
-        Args:
-            graph: whose regions are composed.
-        """
+        """The factor of every element, `[N]`; None if it is 1 everywhere."""
         return None
 
     def bind(self, graph: RegionGraph) -> "WeightedSum":

@@ -27,17 +27,10 @@ from torch.autograd.functional import jvp, vjp
 
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import LinearOperator
-from pgmdiff.conditioning.reconstructing import differentiable, leaf_of
+from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.linalg import conjugate_gradients
-from pgmdiff.scores.adapters import (
-    NetworkScore,
-    Score,
-    beside,
-    denoise,
-    from_denoiser,
-    per_sample,
-)
+from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, from_denoiser, per_sample
 from pgmdiff.text import brief, described
 
 __all__ = ["Composed", "Isotropic", "PosteriorCovariance", "Tweedie", "moment_matching"]
@@ -152,21 +145,18 @@ def moment_matching(
     tolerance: float | None = None,
     most_steps: int = 1_000,
 ) -> NetworkScore:
-    """A score conditioned on y = H u_0 + σ_y ε by matched moments; see the module.
+    """A score, for σ > 0, conditioned on y = H u_0 + σ_y ε by matched moments; see the module.
+
+    Its denoiser, for σ ≥ 0, is `.denoise`.
 
     Args:
-        score: the score of states `[batch, *event]`.
-        observed: y, `[*observed]` or one per sample.
-        operator: H; a boolean mask `[*event]` as for `replacement`; or a differentiable function
-            of batches, which is linearised at D (Gauss-Newton).
+        score, observed, operator: as for `reconstruction`; a function is linearised at D
+            (Gauss-Newton).
         covariance: the choice of V: `Composed(joint)`, `Tweedie()` or `Isotropic(data_std)`.
         noise: σ_y, the standard deviation of the noise; 0 for a noiseless observation.
         tolerance: the relative residual of the conjugate gradients that solve with H V Hᵀ + σ_y² I;
             None for 1e-10 in float64 and 1e-5 in float32.
         most_steps: the number of their steps after which they fail.
-
-    Returns:
-        The conditioned score, for σ > 0; its denoiser, for σ ≥ 0, is `.denoise`.
 
     Raises:
         ShapeError: the observation is not finite or has another shape.
@@ -212,17 +202,16 @@ class Linearised:
         self.function, self.at = function, at
 
     def A(self, x: Tensor) -> Tensor:
-        again = torch.is_grad_enabled()
-        with torch.inference_mode(False):
-            at = self.at.clone()
-            forward: Tensor = jvp(self.function, at, x, create_graph=again)[1]
-        return forward
+        return self._times(jvp, x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
+        return self._times(vjp, y)
+
+    def _times(self, product: Callable[..., Any], v: Tensor) -> Tensor:
         again = torch.is_grad_enabled()
         with torch.inference_mode(False):
-            back: Tensor = vjp(self.function, self.at.clone(), y, create_graph=again)[1]
-        return back
+            value: Tensor = product(self.function, self.at.clone(), v, create_graph=again)[1]
+        return value
 
 
 def _with_pull(
@@ -231,8 +220,7 @@ def _with_pull(
     """D, and the map v to σ² Jᵀ v; both are differentiable if x is."""
     outside = torch.is_grad_enabled() and x.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = leaf_of(x)
-        denoised = differentiable("moment_matching", score, leaf, sigma.clone(), condition)
+        leaf, denoised = differentiable("moment_matching", score, x, sigma.clone(), condition)
 
     def pull(v: Tensor) -> Tensor:
         again = outside and torch.is_grad_enabled()

@@ -117,9 +117,8 @@ def blur(
     """Convolution with one kernel along each axis; outside an open axis the state counts as 0.
 
     Args:
-        event_shape: the shape of a state.
+        event_shape, axes: as for `block_average`.
         kernel: the kernel, `[odd]`, centred.
-        axes: the axes to blur along; None for all but the first, the channels, or the only one.
         periodic: whether the axes wrap around.
         tolerance: the share of the largest singular value below which one counts as 0, because
             noiseless data does not determine what a blur has all but removed.

@@ -15,7 +15,6 @@ from pgmdiff.text import by_field
 __all__ = ["Observation"]
 
 IN_PLACE = " Values stand in their places in the whole state; those not seen may be anything."
-"""A reminder for observations through masks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,20 +37,10 @@ class Observation:
 
     @classmethod
     def of(cls, what: str, y: Any, operator: Any, *, noiseless: bool) -> "Observation":
-        """An observation that has been checked.
+        """A checked observation `[*observed]` or `[batch, *observed]`; of a mask also one number.
 
-        A noiseless one of an operator becomes H H⁺ y: rounding moves most out of the range of H,
-        and no solve could meet that part of them.
-
-        Args:
-            what: the caller, for errors.
-            y: the observation, `[*observed]` or `[batch, *observed]`; for a mask also one number.
-            operator: H with its three maps; a boolean mask; or a function of batches.
-            noiseless: whether y must lie in the range of H, to 1e-3 of each sample's largest value.
-
-        Raises:
-            ShapeError: y is not a tensor, has another shape, or is not finite where it is seen.
-            PgmdiffError: H is neither an operator nor a function, or y is out of its range.
+        A noiseless one of an operator must lie in the range of H, and becomes H H⁺ y: rounding
+        moves most out of the range, and no solve could meet that part of them.
         """
         h: Any = Mask(operator) if isinstance(operator, Tensor) else operator
         linear = h if isinstance(h, LinearOperator) else None
@@ -85,12 +74,7 @@ class Observation:
         return cls(what, y, linear.A, linear)
 
     def misfit(self, denoised: Tensor) -> Tensor:
-        """The misfit y - H D of states D `[batch, *event]`, in their dtype.
-
-        Raises:
-            ShapeError: the states have another shape than H observes; y is neither one observation
-                nor one per sample, or is complex where H D is real; H changes the dtype.
-        """
+        """The misfit y - H D of states D `[batch, *event]`, in their dtype."""
         event = getattr(self.operator, "event_shape", None)
         if event is not None and tuple(denoised.shape[1:]) != tuple(event):
             raise ShapeError(

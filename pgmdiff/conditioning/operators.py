@@ -142,12 +142,9 @@ class Stacked(ByIteration):
         self._set(event_shape=shapes.pop(), observed_shape=(sum(sizes),), sizes=sizes)
         self._set(widest=_narrowest(self.operators))
 
-    def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """The observations of each operator, `[batch, *observed]`, as one of the stack."""
-        return torch.cat([part.reshape(len(part), prod(part.shape[1:])) for part in parts], dim=1)
-
     def A(self, x: Tensor) -> Tensor:
-        return self.joined([operator.A(x) for operator in self.operators])
+        parts = zip(self.operators, self.sizes, strict=True)
+        return torch.cat([operator.A(x).reshape(len(x), size) for operator, size in parts], dim=1)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         parts = zip(self.operators, y.split(self.sizes, dim=1), strict=True)

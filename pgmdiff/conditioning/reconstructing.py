@@ -76,8 +76,7 @@ def reconstruction(
         sigma = per_sample(sigma, x)
         differentiate = torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = leaf_of(x)
-            denoised = differentiable("reconstruction", score, leaf, sigma, condition)
+            leaf, denoised = differentiable("reconstruction", score, x, sigma, condition)
             squares = squared_norms(observation.misfit(denoised))
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
         own = (denoised - leaf) / beside(sigma, x) ** 2
@@ -88,20 +87,16 @@ def reconstruction(
     return conditioned
 
 
-def leaf_of(x: Tensor) -> Tensor:
-    """A tensor to differentiate by: x itself where it requires a gradient, else a copy."""
-    return x if x.requires_grad else x.detach().clone().requires_grad_()
-
-
 def differentiable(
     what: str, score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
-) -> Tensor:
-    """D(x, σ), or a `PgmdiffError` if the score does not depend on x for autograd."""
+) -> tuple[Tensor, Tensor]:
+    """x, or a copy of it that requires a gradient, and D there as autograd sees it."""
+    leaf = x if x.requires_grad else x.detach().clone().requires_grad_()
     own = getattr(score, "denoise", None)
-    value: Tensor = (own or score)(x, sigma, **condition)
+    value: Tensor = (own or score)(leaf, sigma, **condition)
     if not value.requires_grad:
         raise PgmdiffError(
             f"{what}: the score does not depend on its input for autograd. Remove torch.no_grad "
             "or detach from it."
         )
-    return value if own else x + beside(sigma, x) ** 2 * value
+    return leaf, value if own else leaf + beside(sigma, x) ** 2 * value

@@ -24,16 +24,13 @@ __all__ = ["replacement"]
 
 
 def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tensor) -> NetworkScore:
-    """A score whose denoised value meets y = H u.
+    """A score whose denoised value, `.denoise`, meets y = H u.
 
     Args:
         score: the score of states `[batch, *event]`.
         observed: y, `[*observed]` or one per sample.
         operator: H; or a boolean mask `[*event]`, true where the state is observed: `observed` then
             has the shape of a state, or is one number, and is ignored where the mask is false.
-
-    Returns:
-        The conditioned score; its denoiser is `.denoise`.
 
     Raises:
         ShapeError: the observation is not finite or has another shape; the mask is not boolean.

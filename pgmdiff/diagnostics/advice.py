@@ -21,6 +21,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from operator import attrgetter
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import check_counts
 from pgmdiff.graphs.windows import tiles
 from pgmdiff.precision import Covariances
+from pgmdiff.precision.precision import weighed
 from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.text import Table, brief, counted, described
 
@@ -57,8 +59,8 @@ class Prediction:
 
     Attributes:
         name: name of the graph.
-        marginal: loss of the marginal rule, including the solver's own error.
-        average: loss of overlap averaging, including the solver's own error.
+        marginal, average: losses of the marginal rule and of overlap averaging, including the
+            solver's own error.
         posterior: loss of posterior and evidence composition with many steps; inf where they are
             not defined.
         evaluations: number of regions evaluated for one score of the whole, by all rules but
@@ -80,17 +82,11 @@ class Prediction:
     note: str = ""
 
     def __repr__(self) -> str:
-        losses = (
-            f"{rule}={getattr(self, rule):.3g}" for rule in ("marginal", "average", "posterior")
-        )
-        return described(
-            self,
-            f"name={brief(self.name, 40)}",
-            *losses,
-            f"evaluations={self.evaluations}",
-            f"elements={self.elements}",
-            f"note={brief(self.note, 40)}" if self.note else "",
-        )
+        rules = "marginal", "average", "posterior"
+        losses = (f"{rule}={getattr(self, rule):.3g}" for rule in rules)
+        work = f"evaluations={self.evaluations}", f"elements={self.elements}"
+        note = f"note={brief(self.note, 40)}" if self.note else ""
+        return described(self, f"name={brief(self.name, 40)}", *losses, *work, note)
 
 
 @dataclass(frozen=True)
@@ -106,14 +102,10 @@ class Advice:
     tolerance: float
 
     def __repr__(self) -> str:
-        cheapest = None if self.cheapest is None else self.cheapest.name
-        return described(
-            self,
-            counted(len(self.rows), "graph"),
-            f"tolerance={self.tolerance:g}",
-            f"marginal loss of the first {self.rows[0].marginal:.2g}",
-            f"cheapest={brief(cheapest, 40)}",
-        )
+        given = counted(len(self.rows), "graph"), f"tolerance={self.tolerance:g}"
+        first = f"marginal loss of the first {self.rows[0].marginal:.2g}"
+        cheapest = brief(self.cheapest and self.cheapest.name, 40)
+        return described(self, *given, first, f"cheapest={cheapest}")
 
     @property
     def table(self) -> Table:
@@ -157,9 +149,7 @@ class Advice:
         small ones.
         """
         fine = [row for row in self.rows[1:] if row.marginal <= self.tolerance]
-        return min(
-            fine, key=lambda row: (row.elements, row.evaluations, row.marginal), default=None
-        )
+        return min(fine, key=attrgetter("elements", "evaluations", "marginal"), default=None)
 
 
 def _loses(loss: float) -> str:
@@ -303,13 +293,10 @@ def _whole(
     if isinstance(q, Mapping):
         return from_region_covariances(graph, q)
     found: dict[Hashable, Tensor] = {}
-    for group in graph.groups:
-        rows = np.flatnonzero(group.counts)
-        if len(rows):
-            some = group.select(rows)
-            inverses = q.form(some).inverse(some.name).dense()
-            matrices = torch.linalg.inv(inverses).expand(len(some), -1, -1)
-            found.update(zip(some.names, (matrices + matrices.mT) / 2, strict=True))
+    for group, *_ in weighed(graph):
+        inverses = q.form(group).inverse(group.name).dense()
+        matrices = torch.linalg.inv(inverses).expand(len(group), -1, -1)
+        found.update(zip(group.names, (matrices + matrices.mT) / 2, strict=True))
     return from_region_covariances(graph, found)
 
 
@@ -402,8 +389,7 @@ def window_candidates(
 
     Args:
         shape: event shape of the state, channels included.
-        windows: for each candidate, one length for all axes, or one per axis.
-        overlaps: for each candidate, one length for all axes, or one per axis.
+        windows, overlaps: for each candidate, one length for all axes, or one per axis.
         periodic: as for `graphs.tiles`.
 
     Raises:

@@ -10,7 +10,7 @@ overlap. If the two models are marginals of one distribution, then (law of total
 that an inconsistency there shows as an error at the seams.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.local import checked_states, every_region, local_denoised
 from pgmdiff.composition.plan import Scores
-from pgmdiff.graphs.acyclicity import incidence
+from pgmdiff.graphs.containment import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.noise import Generator, Noise
@@ -91,7 +91,7 @@ ADVICE = {
 
 @dataclass(frozen=True)
 class Consistency:
-    """The result of `check_consistency`.
+    """The result of `check_consistency`; it prints as a table.
 
     Attributes:
         rows: one `Agreement` per kind of piece, kind of overlap and σ.
@@ -112,30 +112,16 @@ class Consistency:
     @property
     def table(self) -> Table:
         """The rows, followed by what to do about them."""
+        rows = []
+        for row in self.rows:
+            figures = (f"{x:.3g}" for x in (row.sigma, row.error_piece, row.error_overlap))
+            excess = f"{row.excess:.3f} ({row.deviation:+.1f})"
+            rows.append((f"{row.piece} / {row.overlap}", *figures, excess, row.verdict))
+        errors = "mse of the piece", "of the overlap"
+        head = "piece / overlap", "σ", *errors, "excess (std. errors)", "verdict"
         verdicts = dict.fromkeys(row.verdict for row in self.rows)
-        return Table(
-            "Pieces against overlaps",
-            [
-                (
-                    f"{row.piece} / {row.overlap}",
-                    f"{row.sigma:.3g}",
-                    f"{row.error_piece:.3g}",
-                    f"{row.error_overlap:.3g}",
-                    f"{row.excess:.3f} ({row.deviation:+.1f})",
-                    row.verdict,
-                )
-                for row in self.rows
-            ],
-            (
-                "piece / overlap",
-                "σ",
-                "mse of the piece",
-                "of the overlap",
-                "excess (std. errors)",
-                "verdict",
-            ),
-            [f"{v}: {ADVICE[v]}." for v in verdicts if v in ADVICE],
-        )
+        notes = [f"{v}: {ADVICE[v]}." for v in verdicts if v in ADVICE]
+        return Table("Pieces against overlaps", rows, head, notes)
 
     def __str__(self) -> str:
         return str(self.table)
@@ -162,9 +148,6 @@ def check_consistency(
         generator: the source of the noise, as for `sample`.
         progress: whether to show a progress bar over the noise levels.
 
-    Returns:
-        A table to print; `.rows` has the figures, `.consistent` the verdict.
-
     Raises:
         ShapeError: the data have another shape, or fewer than 2 states.
     """
@@ -177,14 +160,10 @@ def check_consistency(
         noisy = clean + sigma * noise(step, clean)
         denoised = local_denoised(joint, noisy, sigma)
         for (piece, overlap), pairs in kinds.items():
-            seen = (
-                [denoised[pair.piece][:, pair.places] for pair in pairs],
-                [denoised[pair.overlap] for pair in pairs],
-                [noisy[:, pair.elements] for pair in pairs],
-                [clean[:, pair.elements] for pair in pairs],
-            )
-            stacked = (torch.stack(part, dim=1) for part in seen)
-            rows.append(_agreement(piece, overlap, sigma, *stacked))
+            by_piece = torch.stack([denoised[p.piece][:, p.places] for p in pairs], dim=1)
+            by_overlap = torch.stack([denoised[p.overlap] for p in pairs], dim=1)
+            u, u_0 = (torch.stack([x[:, p.elements] for p in pairs], 1) for x in (noisy, clean))
+            rows.append(_agreement(piece, overlap, sigma, by_piece, by_overlap, u, u_0))
     return Consistency(tuple(rows))
 
 
@@ -203,36 +182,34 @@ def _pairs_by_kind(joint: Joint) -> dict[tuple[str, str], list[_Pair]]:
 
     A kind is a label for all regions that one callable evaluates.
     """
-    pieces: dict[Hashable, tuple[str, Tensor]] = {}
-    overlaps: dict[Hashable, tuple[str, Tensor]] = {}
+    pieces: list[tuple[Hashable, str, Tensor]] = []
+    overlaps: list[tuple[Hashable, str, Tensor]] = []
     for batch in joint.batches:
         group = batch.group
         more = f" … (+{len(group) - 1})" if len(group) > 1 else ""
         kind = f"{group.name(0)}{more}" if group.model is None else str(group.model)
         for row, elements in enumerate(group.indices(0, len(group)).reshape(len(group), -1)):
             regions = pieces if group.outer[row] else overlaps
-            regions[group.name(row)] = (kind, elements)
-    kinds: dict[tuple[str, str], list[_Pair]] = {}
+            regions.append((group.name(row), kind, elements))
+    kinds: dict[tuple[str, str], list[_Pair]] = defaultdict(list)
     if not pieces or not overlaps:
         return kinds
     rows, columns = (
-        incidence([elements.numpy() for _, elements in found.values()], joint.regions.n_elements)
-        for found in (pieces, overlaps)
+        incidence([elements.numpy() for *_, elements in regions], joint.regions.n_elements)
+        for regions in (pieces, overlaps)
     )
-    shared, names = (rows @ columns.T).tocoo(), (list(pieces), list(overlaps))
+    shared = (rows @ columns.T).tocoo()
     for row, column, size in zip(shared.row, shared.col, shared.data, strict=True):
-        piece, overlap = names[0][row], names[1][column]
-        (piece_kind, whole), (overlap_kind, part) = pieces[piece], overlaps[overlap]
+        (piece, piece_kind, whole), (overlap, overlap_kind, part) = pieces[row], overlaps[column]
         if size == len(part):
             order = whole.argsort()
             places = order[torch.searchsorted(whole[order], part)]
-            pairs = kinds.setdefault((piece_kind, overlap_kind), [])
-            pairs.append(_Pair(piece, overlap, part, places))
+            kinds[piece_kind, overlap_kind].append(_Pair(piece, overlap, part, places))
     return kinds
 
 
 def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreement:
-    """The figures of one kind, from what is seen on its overlaps, `[n, pairs, d]` each."""
+    """The figures of one kind, from D_f, D_o, u and u_0 on its overlaps, `[n, pairs, d]` each."""
     by_piece, by_overlap, noisy, clean = seen
     error_piece = ((by_piece - clean) ** 2).mean(dim=(1, 2))
     error_overlap = ((by_overlap - clean) ** 2).mean(dim=(1, 2))

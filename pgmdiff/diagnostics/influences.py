@@ -85,10 +85,9 @@ def influence_over_steps(
     gradients of the score, and their memory.
 
     Args:
-        score: a differentiable score, such as a joint.
+        score, element: as for `influence`.
         sigmas: decreasing noise levels, the last of which may be 0.
         x: `[batch, *event]`, the state at sigmas[0]; for Gaussians any state gives the same result.
-        element: i, a place in the flattened event; or several.
         solver: the stepping rule; `Euler()`, with one evaluation per step, if None.
         generator: the source of the noise, as for `sample`.
 

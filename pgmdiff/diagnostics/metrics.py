@@ -15,8 +15,7 @@ The Fréchet distance between two sets of feature vectors, taken as Gaussians, i
     d² = |m_a - m_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½)
 
 (Dowson and Landau, "The Fréchet distance between multivariate normal distributions", 1982). With
-the features below it is an "FD", not an FID; compare it with the distance between two sets of real
-crops, which is not 0 for finite sets.
+the features below it is an "FD", not an FID.
 """
 
 import math
@@ -45,15 +44,13 @@ CHUNK, DIRECTIONS = 2000, 64
 def energy_distance(a: Tensor, b: Tensor, *, mirrored: bool = False) -> float:
     """The unbiased energy distance of samples; 0 within noise for samples of one distribution.
 
+    Negative values are noise.
     To compare two rules, compare samples of both with held-out data, over a few seeds:
     `mean_and_error([energy_distance(draw(seed), data) for seed in range(4)])`.
 
     Args:
         a, b: `[n, *event]` and `[m, *event]`, at least two samples each.
         mirrored: whether u is as likely as -u under both distributions; see the module.
-
-    Returns:
-        The distance; negative values are noise.
 
     Raises:
         ShapeError: the states have different shapes, or are fewer than two.
@@ -129,15 +126,12 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 def seam_ratio(images: Tensor, seams: Iterable[int], *, periodic: bool = False) -> float:
-    """The average jump at seam columns divided by the average jump at all other columns.
+    """The average jump at seam columns divided by that at all others; above 1 if seams are visible.
 
     Args:
         images: `[..., width]`.
         seams: columns that begin a new piece; column 0 counts only on periodic images.
         periodic: whether the last column is next to the first.
-
-    Returns:
-        1 where seams look like any other place; more where they are visible.
 
     Raises:
         ShapeError: there is no seam, nothing but seams, or a seam outside the image.
@@ -210,9 +204,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
             f"{tuple(a.shape)} and {tuple(b.shape)}."
         )
     a_np, b_np = (x.double().cpu().numpy() for x in (a, b))
-    cov_a, cov_b = np.cov(a_np, rowvar=False), np.cov(b_np, rowvar=False)
-    values, vectors = np.linalg.eigh(np.atleast_2d(cov_a))
+    cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a_np, b_np))
+    values, vectors = np.linalg.eigh(cov_a)
     root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
-    middle = np.linalg.eigvalsh(root @ np.atleast_2d(cov_b) @ root).clip(min=0)
+    middle = np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)
     shift = ((a_np.mean(axis=0) - b_np.mean(axis=0)) ** 2).sum()
-    return float(shift + np.trace(np.atleast_2d(cov_a + cov_b)) - 2 * np.sqrt(middle).sum())
+    return float(shift + np.trace(cov_a + cov_b) - 2 * np.sqrt(middle).sum())

@@ -66,20 +66,15 @@ class Distribution(ABC):
 
     @abstractmethod
     def sample(self, n: int, generator: Generator = None) -> Tensor:
-        """Independent draws, `[n, *event]`.
+        """Independent draws, `[n, *event]`, from a seed or a generator; None for fresh entropy."""
 
-        Args:
-            n: the number of draws.
-            generator: a seed or a generator; None for fresh entropy.
-        """
-
-    @abstractmethod
     def of_regions(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
         """One score for the marginals on all regions of a group, called with one region per row.
 
         Returns:
             The score, and its keyword arguments `[n, ...]`, one row per region.
         """
+        return score_of_rows, dict(vars(Stack.of(self, group)))
 
     def __call__(self, u: Tensor, sigma: Tensor | float) -> Tensor:
         """The score; see `score`."""
@@ -249,19 +244,15 @@ class Gaussian(Distribution):
         draws = z * values.clamp(min=0).sqrt() @ vectors.T
         return self.mean + draws.reshape(n, *self.event_shape)
 
-    def of_regions(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
-        mean, covariance = marginals(self, group)
-        values, vectors = torch.linalg.eigh(covariance)
-        return score_of_rows, {"mean": mean, "eigenvalues": values, "eigenvectors": vectors}
-
     def _score(self, u: Tensor, sigma: Tensor) -> Tensor:
-        values, vectors = (part.to(u.device) for part in self._eigen)
+        mean, values, vectors = (t.to(u.device) for t in (self.mean.reshape(-1), *self._eigen))
         return score_of_rows(
             u,
             sigma,
-            mean=self.mean.to(u.device).expand(u.shape),
-            eigenvalues=values.expand(len(u), -1),
-            eigenvectors=vectors.expand(len(u), -1, -1),
+            log_weights=u.new_zeros(len(u), 1),
+            mean=mean.expand(len(u), 1, -1),
+            eigenvalues=values.expand(len(u), 1, -1),
+            eigenvectors=vectors.expand(len(u), 1, -1, -1),
         )
 
     def _log_density(self, u: Tensor, sigma: Tensor) -> Tensor:
@@ -370,9 +361,6 @@ class GaussianMixture(Distribution):
             draws[mine] = component.sample(int(mine.sum()), generator).to(draws)
         return draws
 
-    def of_regions(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
-        return mixture_score_of_rows, dict(vars(Stack.of(self, group)))
-
     @cached_property
     def _stack(self) -> "Stack":
         """The whole state as the one region of a stack."""
@@ -448,9 +436,10 @@ class Stack:
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The score Σ_k p(k | x) s_k(x): `[batch, n, d]`."""
         rotated, variances = self._rotated(x, sigma)
-        responsibilities = self._log_joint(rotated, variances).softmax(dim=2)
-        pulls = responsibilities[..., None] * rotated / variances
-        return -torch.einsum("bnke,nkde->bnd", pulls, self.eigenvectors)
+        if self.mean.shape[1] > 1:
+            responsibilities = self._log_joint(rotated, variances).softmax(dim=2)
+            rotated = responsibilities[..., None] * rotated
+        return -torch.einsum("bnke,nkde->bnd", rotated / variances, self.eigenvectors)
 
     def _rotated(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """In the eigenbasis of Σ_k: x - m_k, and the variances Σ_k + σ² I; `[batch, n, K, d]`."""
@@ -462,33 +451,7 @@ class Stack:
         return self.log_weights + _log_normal(rotated, variances)
 
 
-class _GaussianRows:
-    """The score of rows x `[rows, *shape]`, each with its own Gaussian; sigma is `[rows]`.
-
-    The Gaussians are given by mean `[rows, *shape]`, eigenvalues `[rows, d]` and eigenvectors
-    `[rows, d, d]`. Values are computed in the wider dtype of x and them, and returned in that of x.
-    """
-
-    def __call__(self, x: Tensor, sigma: Tensor, **gaussians: Tensor) -> Tensor:
-        rotated, variances, vectors = self._rotated(x, sigma, **gaussians)
-        return -(rotated / variances @ vectors.mT).reshape(x.shape).to(x.dtype)
-
-    def log_density(self, x: Tensor, sigma: Tensor, **gaussians: Tensor) -> Tensor:
-        """Log q_σ(x), `[rows]`, in nats."""
-        rotated, variances, _ = self._rotated(x, sigma, **gaussians)
-        return _log_normal(rotated, variances)[:, 0].to(x.dtype)
-
-    def _rotated(
-        self, x: Tensor, sigma: Tensor, mean: Tensor, eigenvalues: Tensor, eigenvectors: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """In the eigenbasis x - mean and the variances, `[rows, 1, d]`; and that basis."""
-        centred = (x - mean).reshape(len(x), 1, -1)
-        vectors = eigenvectors.to(centred.dtype)
-        variances = eigenvalues.to(centred.dtype).clamp(min=0) + sigma[:, None] ** 2
-        return centred @ vectors, variances[:, None], vectors
-
-
-class _MixtureRows:
+class _RowsScore:
     """The score of rows x `[rows, *shape]`, each with its own mixture; sigma is `[rows]`.
 
     The mixtures are given by the fields of a `Stack`, one row per row of x. Values are computed in
@@ -505,7 +468,7 @@ class _MixtureRows:
         return Stack(**stack).like(x).log_density(flat, sigma[None])[0].to(x.dtype)
 
 
-score_of_rows, mixture_score_of_rows = _GaussianRows(), _MixtureRows()
+score_of_rows = _RowsScore()
 
 
 def marginals(q: Distribution, group: RegionGroup) -> tuple[Tensor, Tensor]:

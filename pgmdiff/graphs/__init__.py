@@ -1,4 +1,4 @@
-"""Graphs: what describes a whole in terms of its pieces."""
+"""Graphs, which describe a whole in terms of its pieces."""
 
 from pgmdiff.graphs.acyclicity import is_alpha_acyclic, is_berge_acyclic
 from pgmdiff.graphs.counting import cluster_variation, junction_tree

@@ -1,12 +1,11 @@
 r"""Atoms: the blocks of elements that no region splits.
 
-Two elements are in one atom when they are in the same regions. Counting, acyclicity and the
+Two elements belong to one atom when they are in the same regions. Counting, acyclicity and the
 Gaussian proxies depend on a graph only through which regions hold which atoms, so index arrays of
 many elements are counted as scopes of few atoms.
 """
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import sparse
@@ -16,19 +15,17 @@ from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Ints
 
 __all__ = [
-    "array_neighbours",
     "atoms",
-    "components",
+    "connected",
     "connected_atoms",
     "connected_elements",
     "first_elements",
+    "touching",
 ]
-
-Neighbours = Mapping[Hashable, set[Hashable]]
 
 
 def atoms(regions: Iterable[Ints], n_elements: int) -> Ints:
-    """The atom of every element, int64 `[n_elements]`, numbered as they first occur."""
+    """The atom of every element, int64 `[n_elements]`, numbered in order of first appearance."""
     labels, n_labels = np.zeros(n_elements, np.int64), 1
     for region in regions:
         flat = region.ravel()
@@ -39,56 +36,43 @@ def atoms(regions: Iterable[Ints], n_elements: int) -> Ints:
 
 
 def connected_atoms(regions: Sequence[Ints], n_elements: int) -> Ints:
-    """Atoms cut into connected parts: of elements beside each other in some region's array."""
-    labels, edges = atoms(regions, n_elements), _beside(regions)
-    within = edges[:, labels[edges[0]] == labels[edges[1]]]
-    graph = sparse.coo_array((np.ones(within.shape[1]), tuple(within)), (n_elements,) * 2)
-    return _renumbered(csgraph.connected_components(graph, directed=False)[1])
+    """Atoms cut into connected parts, whose elements are neighbours in some region's array."""
+    labels, edges = atoms(regions, n_elements), _neighbours(regions)
+    return _renumbered(connected(edges[:, labels[edges[0]] == labels[edges[1]]], n_elements))
 
 
 def connected_elements(graph: RegionGraph) -> Ints:
-    """The connected component of every element, int64 `[n_elements]`, as they first occur.
+    """The connected component of every element, int64 `[n_elements]`, by first appearance.
 
-    Regions of nonzero count link their elements. Under the marginal rule different components have
-    nothing to do with each other: Π_r q_σ(u_r)^{c_r} is a product over components.
+    Regions of nonzero count link their elements. Under the marginal rule the components are
+    independent: Π_r q_σ(u_r)^{c_r} is a product over components.
     """
     labels = np.arange(graph.n_elements)
     for group in graph.groups:
-        counted = group.select(np.flatnonzero(group.counts))
-        for start in range(0, len(counted), counted.step):
-            stop = min(start + counted.step, len(counted))
-            index = labels[counted.indices(start, stop).reshape(stop - start, -1).numpy()]
-            first, others = index[:, :1], index[:, 1:]
-            edges = np.broadcast_to(first, others.shape).ravel(), others.ravel()
-            links = sparse.coo_array((np.ones(others.size), edges), (len(labels),) * 2)
-            labels = csgraph.connected_components(links, directed=False)[1][labels]
+        for _, index in group.select(np.flatnonzero(group.counts)).chunks():
+            labels = connected(scope_edges(labels[index.numpy()]), len(labels))[labels]
     return _renumbered(labels)
 
 
-def array_neighbours(regions: Sequence[Ints], labels: Ints) -> Mapping[int, set[int]]:
-    """Which atoms touch: hold elements beside each other in some region's array."""
-    touching: defaultdict[int, set[int]] = defaultdict(set)
-    for a, b in np.unique(labels[_beside(regions)], axis=1).T.tolist():
-        touching[a].add(b)
-        touching[b].add(a)
-    return touching
+def connected(edges: Ints, n: int) -> Ints:
+    """The connected component of every node of a graph of n nodes, given edges `[2, m]`."""
+    graph = sparse.coo_array((np.ones(edges.shape[1]), tuple(edges)), (n, n))
+    return np.asarray(csgraph.connected_components(graph, directed=False)[1], np.int64)
 
 
-def components(region: frozenset[Hashable], touching: Neighbours) -> list[frozenset[Hashable]]:
-    """The connected parts of a set of atoms."""
-    left, parts = set(region), []
-    while left:
-        part, new = set[Hashable](), {left.pop()}
-        while new:
-            part |= new
-            new = {b for a in new for b in touching.get(a, ())} & left
-            left -= new
-        parts.append(frozenset(part))
-    return parts
+def scope_edges(scopes: Ints) -> Ints:
+    """Edges `[2, m]` from the first member of every row `[n, d]` to its others."""
+    others = scopes[:, 1:]
+    return np.stack([np.broadcast_to(scopes[:, :1], others.shape).ravel(), others.ravel()])
+
+
+def touching(regions: Sequence[Ints], labels: Ints) -> Ints:
+    """Pairs of atoms that touch: elements of theirs are neighbours in a region's array."""
+    return np.unique(labels[_neighbours(regions)], axis=1)
 
 
 def first_elements(labels: Ints) -> Ints:
-    """One element of every atom, the first."""
+    """The first element of every atom."""
     return np.unique(labels, return_index=True)[1]
 
 
@@ -97,7 +81,7 @@ def _renumbered(labels: Ints) -> Ints:
     return np.argsort(np.argsort(first))[inverse]
 
 
-def _beside(regions: Sequence[Ints]) -> Ints:
+def _neighbours(regions: Sequence[Ints]) -> Ints:
     """Pairs of elements that are neighbours along an axis of a region's array: int64 `[2, n]`."""
     pairs = [np.zeros((2, 0), np.int64)]
     for array in regions:

@@ -1,12 +1,13 @@
 r"""Region graphs from scopes: cluster variation and junction trees.
 
-*Cluster variation* (Kikuchi): close the maximal scopes under intersection; from the largest region
-down c_r = 1 - Σ_{s ⊋ r} c_s (Yedidia, Freeman, Weiss, "Constructing free-energy approximations and
-generalized belief propagation algorithms", 2005). Equivalently, by inclusion-exclusion over the
-maximal scopes, c_R = Σ_{S : ∩S = R} (-1)^{|S|-1}.
+*Cluster variation* (Kikuchi) closes the maximal scopes under intersection and counts, from the
+largest region down, c_r = 1 - Σ_{s ⊋ r} c_s (Yedidia, Freeman, Weiss, "Constructing free-energy
+approximations and generalized belief propagation algorithms", 2005). Equivalently, by
+inclusion-exclusion over the maximal scopes, c_R = Σ_{S : ∩S = R} (-1)^{|S|-1}.
 
-*Junction tree*: +1 a clique, -1 a separator for every edge of a maximum spanning forest of cliques.
-Scopes without running intersection are triangulated first. Both agree on α-acyclic scopes.
+A *junction tree* counts +1 per clique and -1 per separator, one for every edge of a maximum
+spanning forest of cliques. Scopes without running intersection are triangulated first. Both agree
+on α-acyclic scopes.
 
 Pieces given as index arrays are counted as scopes of their `atoms`.
 """
@@ -23,7 +24,7 @@ from networkx.algorithms.approximation import treewidth_min_fill_in
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import CliqueForest, clique_forest
-from pgmdiff.graphs.atoms import Neighbours, components
+from pgmdiff.graphs.containment import regions_around
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.pieces import (
     Disconnected,
@@ -39,7 +40,7 @@ from pgmdiff.graphs.regions import RegionGraph
 __all__ = ["cluster_variation", "junction_tree"]
 
 MAX_REGIONS = 100_000
-"""Size at which closing scopes under intersection is given up."""
+"""Number of regions at which closing scopes under intersection is given up."""
 
 
 def cluster_variation(
@@ -53,40 +54,37 @@ def cluster_variation(
 ) -> RegionGraph:
     """The region graph of cluster variation: maximal pieces, and their intersections.
 
-    *Of scopes*: regions are named by the frozenset of their variables, which is also their model
-    id unless the factor graph gives one, and list their variables in declaration order, whatever
-    the order of the scopes (a scope whose model is given keeps its own); variables in no scope are
-    regions of their own.
+    *Of scopes*: a region is named by the frozenset of its variables, which is also its model id
+    unless the factor graph gives one. Regions list their variables in declaration order (a scope
+    whose model is given keeps its own); variables in no scope are regions of their own.
 
     *Of index arrays*: pieces keep their names, arrays and model ids. An intersection is named by
-    the frozenset of the pieces around it (with a number, where there are several), which is its
-    model id too, unless those pieces share a model: then it is the shape. It is laid out as the
-    first piece around it has it: the sub-array of that piece, where it is one (rows and columns
-    that the intersection fills), else flattened.
+    the frozenset of the pieces around it (with a number, where there are several). That is also
+    its model id, unless those pieces share a model: then its shape is. It is laid out as in the
+    first piece around it where it fills a sub-array of that piece, and flattened otherwise.
 
-    Regions of count 0 are left out. Exact at σ = 0, for data Markov to the pieces, if they are
-    α-acyclic; else the Kikuchi approximation, which on tiles is far better than Bethe's on single
-    pixels.
+    Regions of count 0 are left out. Exact at σ = 0, for data Markov to the pieces, if these are
+    α-acyclic; otherwise the Kikuchi approximation, on tiles far better than Bethe's on pixels.
 
     Args:
         scopes: a factor graph, a dict of scopes, or scopes alone; or pieces: the outer regions of
-            a region graph, or, with `event_shape`, a dict of integer arrays of elements.
-        shapes: variable name to event shape, in declaration order; None: all are scalars, declared
-            as they first appear.
-        event_shape: of the state that index arrays are pieces of.
-        models: of index arrays, name to model id, for pieces whose model id is not their name.
-        absorb: whether scopes inside others are dropped; if not, they are an error. Those with a
-            model or a condition of their own are an error in any case, unless they repeat a scope
-            together with its model and condition: dropping them would lose something.
-        disconnected: whether an intersection in several unconnected parts (the two arcs of a ring
-            of two windows) is "one" region, whose model must know how the parts depend on one
-            another, or "several", which takes the parts for independent given the rest: a loop
-            where "one" is exact, but with models of connected parts only. Elements are connected
-            when they are beside each other in a piece's array, variables when in a scope's order.
+            a region graph or, with `event_shape`, a dict of integer arrays of elements.
+        shapes: variable name to event shape, in declaration order; if None, all are scalars,
+            declared where they first appear.
+        event_shape: shape of the state that index arrays are pieces of.
+        models: for index arrays, name to model id, for pieces whose model id is not their name.
+        absorb: whether scopes inside others are dropped, rather than an error. Those with a model
+            or a condition of their own always are an error, unless they repeat a scope together
+            with its model and condition: dropping them would lose something.
+        disconnected: whether an intersection in unconnected parts (the two arcs of a ring of two
+            windows) is "one" region, whose model must know how the parts depend on each other, or
+            "several", which takes the parts for independent given the rest: a loop where "one" is
+            exact, but with models of connected parts only. Elements are connected when they are
+            neighbours in a piece's array, variables when they are in a scope's order.
 
     Raises:
-        GraphError: a scope that is not to be absorbed, more than `MAX_REGIONS` intersections,
-            elements in no piece, and what `FactorGraph.from_scopes` raises.
+        GraphError: a scope is not to be absorbed, there are more than `MAX_REGIONS` intersections,
+            or elements in no piece; and whatever `FactorGraph.from_scopes` raises.
 
     Example:
         >>> from pgmdiff.graphs import cluster_variation
@@ -96,14 +94,11 @@ def cluster_variation(
     """
     pieces = pieces_of(scopes, shapes, event_shape, disconnected, models)
     outer = maximal(pieces.graph, absorb)
-    regions = _closed(outer, pieces.touching)
+    regions = sorted(_closed(outer, pieces.touching), key=len, reverse=True)
     counts: dict[Region, int] = {}
-    holders: defaultdict[Hashable, list[Region]] = defaultdict(list)
-    for region in sorted(regions, key=len, reverse=True):
-        rarest = min((holders[v] for v in region), key=len)
-        counts[region] = 1 - sum(counts[larger] for larger in rarest if region < larger)
-        for variable in region:
-            holders[variable].append(region)
+    for region, around in zip(regions, regions_around(regions, regions), strict=True):
+        larger = (regions[number] for number in around if regions[number] != region)
+        counts[region] = 1 - sum(counts[each] for each in larger)
     return pieces.region_graph(outer, counts)
 
 
@@ -116,22 +111,21 @@ def junction_tree(
     absorb: bool = True,
     max_clique: int | None = None,
 ) -> RegionGraph:
-    """The region graph of a junction tree: cliques +1, separators -1 an edge.
+    """The region graph of a junction tree: cliques +1, separators -1 per edge.
 
     Exact at σ = 0 for any data that is Markov to the scopes. Scopes that are not α-acyclic have to
-    be triangulated (min-fill), which makes cliques larger than any scope: models of them are
-    needed. Names, model ids and order are those of `cluster_variation`; a clique or separator of
-    index arrays that is in no piece is flat, and named ("clique", k).
+    be triangulated (min-fill), and models of the cliques that this makes, larger than any scope,
+    are needed. Names, model ids and order are those of `cluster_variation`; a clique or separator
+    of index arrays that is in no piece is flat, and named ("clique", k).
 
     Args:
         scopes, shapes, event_shape, models, absorb: as for `cluster_variation`.
-        max_clique: most variables (of index arrays: atoms, the blocks that no piece splits) of a
-            clique that triangulation may make; None: do not triangulate, and say how large the
-            cliques would be.
+        max_clique: largest number of variables (for index arrays: of atoms, the blocks that no
+            piece splits) of a clique that triangulation may make; nothing is triangulated if None.
 
     Raises:
-        GraphError: triangulation is needed and not allowed, with the size it would take; and what
-            `cluster_variation` raises.
+        GraphError: triangulation is needed and not allowed, with the size of clique that it needs;
+            and whatever `cluster_variation` raises.
 
     Example:
         >>> from pgmdiff.graphs import junction_tree
@@ -145,9 +139,16 @@ def junction_tree(
     outer = maximal(graph, absorb)
     forest = _forest(graph, outer)
     if not forest.running_intersection:
-        cliques_of = _triangulated(graph, outer, max_clique)
-        _check_nothing_is_lost(graph, cliques_of)
-        forest = _forest(graph, cliques_of)
+        triangulated = _triangulated(graph, outer, max_clique)
+        kept = set(triangulated)
+        for factor, scope in graph.scopes.items():
+            if frozenset(scope) not in kept and has_its_own(graph, factor):
+                raise GraphError(
+                    f"junction_tree: triangulation puts factor {factor!r} inside a larger clique, "
+                    "and it has a model or a condition of its own, which would be lost. Remove it, "
+                    "and give the clique's model by the clique's name."
+                )
+        forest = _forest(graph, triangulated)
     cliques = [frozenset(graph.variables[v] for v in clique) for clique in forest.cliques]
     counts = Counter(cliques)
     for a, b in forest.edges:
@@ -155,20 +156,8 @@ def junction_tree(
     return replace(pieces.region_graph(cliques, counts), junction_tree=True)
 
 
-def _check_nothing_is_lost(graph: FactorGraph, cliques: list[Region]) -> None:
-    """Raises `GraphError` for a factor with a model of its own that triangulation swallows."""
-    kept = set(cliques)
-    for factor, scope in graph.scopes.items():
-        if frozenset(scope) not in kept and has_its_own(graph, factor):
-            raise GraphError(
-                f"junction_tree: triangulation puts factor {factor!r} inside a larger clique, and "
-                "it has a model or a condition of its own, which would be lost. Remove it, and "
-                "give the clique's model by the clique's name."
-            )
-
-
-def _closed(outer: list[Region], touching: Neighbours | None) -> set[Region]:
-    """All intersections of regions, or their connected parts; the empty one left out."""
+def _closed(outer: list[Region], touching: "nx.Graph | None") -> set[Region]:
+    """All nonempty intersections of regions or, where parts touch others, their connected parts."""
     on: defaultdict[Hashable, list[Region]] = defaultdict(list)
     for region in outer:
         for variable in region:
@@ -177,7 +166,8 @@ def _closed(outer: list[Region], touching: Neighbours | None) -> set[Region]:
     while new:
         found = {r & m for r in new for v in r for m in on[v] if not r <= m}
         if touching is not None:
-            found = {part for region in found for part in components(region, touching)}
+            parts = (nx.connected_components(touching.subgraph(region)) for region in found)
+            found = {frozenset(part) for each in parts for part in each}
         new = found - closed
         closed |= new
         if len(closed) > MAX_REGIONS:

@@ -1,22 +1,21 @@
 r"""The geometry of a cube map as index arrays, and region graphs on it.
 
-Axes: x points right, y down, z forward, for a viewer at the centre who looks at face F. A face has
-a frame of unit vectors (right, down, normal), the same for all by rotation, never by reflection:
-right × down = normal. A pixel centre at (a, b) of the square [-1, 1]² looks along
+Axes: x points right, y down, z forward, for a viewer at the centre who looks at face F. Each face
+has a frame of unit vectors (right, down, normal); all frames are rotations of each other, never
+reflections: right × down = normal. A pixel centre at (a, b) of the square [-1, 1]² looks along
 
     a · right + b · down + normal.
 
-The side faces F, R, B, L stand upright (down = y); U and D have right = x, so that the lower edge
+The side faces F, R, B, L stand upright (down = y). U and D have right = x, so that the lower edge
 of U and the upper edge of D meet F. Two adjacent faces are laid side by side by turning each by
 the quarter turns that bring the other's normal to its right or its bottom, and minus the other's
 normal to the opposite side. The elements of the state `[6, *C, n, n]` are numbered in row-major
-order, so such a pair is just an index array.
+order, so that such a pair is just an index array.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import permutations
 from math import prod
 
 import numpy as np
@@ -32,27 +31,23 @@ __all__ = ["FACES", "FRAMES", "cubemap", "face_directions", "nested_cubemap"]
 FACES = ("F", "B", "L", "R", "U", "D")
 """Front, back, left, right, up, down: the order of the faces in a state, opposites together."""
 
-
-def _frames() -> Ints:
-    normals = np.array(
-        [(0, 0, 1), (0, 0, -1), (-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0)], np.int64
-    )
-    rights = np.where(normals[:, 1:2] == 0, np.cross((0, 1, 0), normals), (1, 0, 0))
-    frames: Ints = np.stack([rights, np.cross(normals, rights), normals], axis=1)
-    frames.setflags(write=False)
-    return frames
-
-
-FRAMES = _frames()
+_NORMALS = np.array([(0, 0, 1), (0, 0, -1), (-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0)], np.int64)
+_RIGHTS = np.array([(1, 0, 0), (-1, 0, 0), (0, 0, 1), (0, 0, -1), (1, 0, 0), (1, 0, 0)], np.int64)
+FRAMES: Ints = np.stack([_RIGHTS, np.cross(_NORMALS, _RIGHTS), _NORMALS], axis=1)
 """int64 `[6, 3, 3]`: the vectors right, down and normal of every face."""
+FRAMES.setflags(write=False)
+
+SIZE = " Give the number of pixels along the edge of a face."
+EDGES = ("F|R", "F/D", "B|L", "B/D", "L|F", "L/D", "R|B", "R/D", "U/F", "U/B", "U/L", "U/R")
+"""Pairs of adjacent faces: the first lies to the left of the second (|), or above it (/)."""
 
 
 def face_directions(face_size: int) -> Floats:
-    """Unit vectors of the pixel centres of a cube map, in the axes of this module.
+    """Unit vectors along which the pixels of a cube map look, in the axes of this module.
 
-    Pixel (i, j) of a face of n × n looks along a · right + b · down + normal (then normalised)
-    with a = (2j + 1)/n - 1 and b = (2i + 1)/n - 1: the gnomonic projection, whose pixels shrink
-    from the middle of a face (2/n radians apart) towards its corners.
+    Pixel (i, j) of a face of n × n looks along a · right + b · down + normal, a = (2j + 1)/n - 1,
+    b = (2i + 1)/n - 1: the gnomonic projection, whose pixels shrink from the middle of a face (2/n
+    radians apart) towards its corners.
 
     Args:
         face_size: n, in pixels.
@@ -61,7 +56,7 @@ def face_directions(face_size: int) -> Floats:
         float64 `[6, n, n, 3]`: face, row (down), column (right), and (x, y, z).
 
     Raises:
-        GraphError: the size is no integer of at least 2.
+        GraphError: the size is not an integer of at least 2.
 
     Example:
         >>> from pgmdiff.graphs.cube import FACES, face_directions
@@ -69,7 +64,7 @@ def face_directions(face_size: int) -> Floats:
         >>> dict(zip("FRU", middle[[FACES.index(f) for f in "FRU"]].astype(int).tolist()))
         {'F': [0, 0, 1], 'R': [1, 0, 0], 'U': [0, -1, 0]}
     """
-    n = _face_size("face_directions", face_size)
+    n = _checked("face_directions", "face_size", face_size, 2, hint=SIZE)
     centre = (2 * np.arange(n) + 1) / n - 1
     down, right = np.meshgrid(centre, centre, indexing="ij")
     local = np.stack([right, down, np.ones((n, n))], axis=-1)
@@ -83,17 +78,15 @@ def cubemap(
 ) -> RegionGraph:
     """Faces of a cube map joined by windows across its 12 edges, with cluster variation's counts.
 
-    A window takes `overlap` pixels of either face, the shared edge in its middle. Each of its two
-    halves is its overlap with a face, so every half counts -1:
+    A window covers `overlap` pixels of either face, with the shared edge in its middle; by default
+    it is as large as a face, for one model of n × n images. Each of its two halves is its overlap
+    with a face, so that every half counts -1:
 
         1 ≤ overlap < n:  6 faces +1, 12 windows +1, 24 halves -1
-        overlap = n:      12 pairs +1, 6 faces 1 - 4 = -3
+        overlap = n:      12 pairs +1, 6 faces 1 - 4 = -3 (the flattened cube map of the paper)
 
     Smaller intersections (at the corners of a face, or of opposite halves) all have count 0, since
-    each window that contains one does so with its half. The second row is the paper's flattened
-    cube map. By default windows are as large as faces, for one model of n × n images.
-
-    Regions are named
+    each window that contains one contains it within its half. Regions are named
 
     - 'F', a face, `[*C, n, n]`;
     - 'F|R', a window across the edge of two side faces, the first to the left of the second, both
@@ -102,17 +95,17 @@ def cubemap(
       is turned to fit: `[*C, 2 overlap, n]`;
     - 'F[0:4, 0:8]', rows and columns of a face, in the face's own orientation.
 
-    A model id is the region's shape. Nothing is mirrored: all is seen from the centre. Regions form
-    loops around the corners of the cube, so composing is an approximation even at σ = 0.
+    The model id of a region is its shape. Nothing is mirrored: everything is seen from the centre.
+    Regions form loops around the corners, so that composing is an approximation even at σ = 0.
 
     Args:
         face_size: n, in pixels.
-        overlap: pixels of either face in a window; None: n/2.
-        channels: C of a state `[6, C, n, n]`; None: the state is `[6, n, n]`.
+        overlap: number of pixels of either face in a window; n/2 if None.
+        channels: C of a state `[6, C, n, n]`; if None, the state is `[6, n, n]`.
 
     Raises:
-        GraphError: a size, overlap or number of channels that is no integer in its range, or an
-            odd face whose overlap is not given.
+        GraphError: a size, overlap or number of channels is not an integer in its range, or the
+            face is odd and no overlap is given.
 
     Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
     models", 2023, Appendix A, for overlap = n.
@@ -122,15 +115,28 @@ def cubemap(
         >>> cubemap(8, channels=3)
         RegionGraph(event_shape=(6, 3, 8, 8), 42 regions in 3 groups)
     """
-    n = _face_size("cubemap", face_size)
-    overlap = _overlap(n, overlap)
+    n = _checked("cubemap", "face_size", face_size, 2, hint=SIZE)
+    if overlap is None and n % 2:
+        raise GraphError(
+            f"cubemap: face_size is {n}, expected an even number, for windows of half a face. "
+            f"Use a size of {n - 1} or {n + 1}, or give overlap=."
+        )
+    hint = f" Give the pixels that a window has of either face; {n} joins whole faces."
+    overlap = _checked("cubemap", "the overlap", n // 2 if overlap is None else overlap, 1, n, hint)
     faces = _face_arrays(n, channels)
-    windows = _edge_windows(n, overlap, channels)
+    middle = slice(n - overlap, n + overlap)
+    windows = {
+        name: pair[..., middle] if "|" in name else pair[..., middle, :]
+        for name, pair in _edge_arrays(n, channels).items()
+    }
     regions = {**dict(zip(FACES, faces, strict=True)), **windows}
     counts = Counter(list(regions))
-    for name, half in _halves(faces, overlap):
-        regions[name] = half
-        counts[name] -= 1
+    whole, first, last = (0, n), (0, overlap), (n - overlap, n)
+    for face, array in zip(FACES, faces, strict=True):
+        for (a, b), (c, d) in ((first, whole), (last, whole), (whole, first), (whole, last)):
+            half = f"{face}[{a}:{b}, {c}:{d}]" if overlap < n else face
+            regions[half] = array[..., a:b, c:d]
+            counts[half] -= 1
     outer = windows.keys() | (FACES if overlap < n else ())
     graph = RegionGraph.grouped(
         regions,
@@ -143,22 +149,20 @@ def cubemap(
 
 
 def nested_cubemap(face_size: int, *, channels: int | None = None) -> FactorGraph:
-    """The paper's cube map: a factor graph of pairs of opposite faces, with loops inside.
+    """The cube map of the paper: a factor graph of pairs of opposite faces, with loops inside.
 
-    Outside, three variables FB, LR, UD `[2, *C, n, n]` (two opposite faces each, -1) and three
-    factors LFRB, ULDR, UFDB (+1), the bands of four faces around an axis. Inside a band, a loop of
-    four pairs of adjacent faces +1 and four faces -1; inside a variable, two faces +1. Flattened:
-    12 pairs +1, 6 faces -1 · 2 + 1 · (-1) = -3, as `cubemap(face_size, face_size)`, whose names,
-    arrays and model ids the leaves have.
-
-    The state is the flattened `[6, *C, n, n]` of `cubemap`.
+    Outside there are three variables FB, LR, UD `[2, *C, n, n]` (two opposite faces each, -1) and
+    three factors LFRB, ULDR, UFDB (+1), the bands of four faces around an axis. Inside a band, a
+    loop of four pairs of adjacent faces +1 and four faces -1; inside a variable, two faces +1.
+    Flattened: 12 pairs +1, 6 faces -1 · 2 + 1 · (-1) = -3, with the names, arrays and model ids of
+    `cubemap(face_size, face_size)`, whose flattened state `[6, *C, n, n]` the graph has.
 
     Args:
         face_size: n, in pixels.
-        channels: C; None: the faces have no channel axis.
+        channels: C; if None, the faces have no channel axis.
 
     Raises:
-        GraphError: a size or number of channels that is no integer in its range.
+        GraphError: a size or number of channels is not an integer in its range.
 
     Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
     models", 2023, Appendix A (which prints the first factor as F, B, L, B).
@@ -171,7 +175,7 @@ def nested_cubemap(face_size: int, *, channels: int | None = None) -> FactorGrap
         >>> cube.flatten().counting_numbers()["F"]
         -3
     """
-    n = _face_size("nested_cubemap", face_size)
+    n = _checked("nested_cubemap", "face_size", face_size, 2, hint=SIZE)
     faces = dict(zip(FACES, _face_arrays(n, channels), strict=True))
     axes = ["".join(FACES[a : a + 2]) for a in (0, 2, 4)]
     bands = {b: tuple(a for a in axes if set(a) < set(b)) for b in ("LFRB", "ULDR", "UFDB")}
@@ -207,12 +211,9 @@ def _joined(faces: list[Ints], names: str, pairs: Mapping[str, Ints]) -> RegionG
 
 def _face_arrays(face_size: int, channels: int | None) -> Ints:
     """The elements of the state, in its shape `[6, *C, n, n]`."""
-    if channels is not None and (not _is_integer(channels) or channels < 1):
-        raise GraphError(
-            f"cubemap: channels is {channels!r}, expected a positive integer, or None for a state "
-            "without a channel axis. Give the number of channels."
-        )
-    shape = (6, *(() if channels is None else (channels,)), face_size, face_size)
+    hint = " Give the number of channels, or None for a state without a channel axis."
+    planes = () if channels is None else (_checked("cubemap", "channels", channels, 1, hint=hint),)
+    shape = (6, *planes, face_size, face_size)
     return np.arange(prod(shape)).reshape(shape)
 
 
@@ -220,80 +221,23 @@ def _edge_arrays(face_size: int, channels: int | None) -> dict[str, Ints]:
     """The elements of the 12 pairs of faces: `[*C, n, 2n]` ('F|R') or `[*C, 2n, n]` ('U/F')."""
     faces = _face_arrays(face_size, channels)
     pairs = {}
-    for first, second, beside in _edges():
-        toward = FRAMES[second, 2], -FRAMES[first, 2]
-        halves = [
-            np.rot90(faces[face], _quarter_turns(face, normal, beside), axes=(-2, -1))
-            for face, normal in zip((first, second), toward, strict=True)
-        ]
-        name = f"{FACES[first]}{'|' if beside else '/'}{FACES[second]}"
+    for name in EDGES:
+        beside = name[1] == "|"
+        first, second = FACES.index(name[0]), FACES.index(name[2])
+        halves = []
+        for face, normal in ((first, FRAMES[second, 2]), (second, -FRAMES[first, 2])):
+            right, down, _ = FRAMES[face]
+            to_the_right = np.stack([right, down, -right, -down])  # after 0, 1, … quarter turns
+            (turns,) = np.flatnonzero((to_the_right == normal).all(axis=1)).tolist()
+            halves.append(np.rot90(faces[face], turns if beside else turns - 1, axes=(-2, -1)))
         pairs[name] = np.concatenate(halves, axis=-1 if beside else -2)
     return pairs
 
 
-def _edges() -> list[tuple[int, int, bool]]:
-    """Pairs (first, second, beside): the first face left of the second (beside), or above it."""
-    is_side = FRAMES[:, 2, 1] == 0
-    edges = []
-    for a, b in permutations(range(6), 2):
-        if is_side[a] and is_side[b]:
-            if (FRAMES[a, 0] == FRAMES[b, 2]).all():
-                edges.append((a, b, True))
-        elif is_side[a] != is_side[b] and FRAMES[a, 2, 1] <= 0 <= FRAMES[b, 2, 1]:
-            edges.append((a, b, False))
-    return edges
-
-
-def _quarter_turns(face: int, direction: Ints, rightwards: bool) -> int:
-    """Turns (as of `np.rot90`) that bring a direction to a face's right, or else to its bottom."""
-    right, down, _ = FRAMES[face]
-    around = np.stack([right, down, -right, -down])  # what is to the right after 0, 1, … turns
-    (at,) = np.flatnonzero((around == direction).all(axis=1))
-    return int(at - (0 if rightwards else 1)) % 4
-
-
-def _edge_windows(face_size: int, overlap: int, channels: int | None) -> dict[str, Ints]:
-    """The middle of every pair of faces."""
-    middle = slice(face_size - overlap, face_size + overlap)
-    return {
-        name: pair[..., middle] if "|" in name else pair[..., middle, :]
-        for name, pair in _edge_arrays(face_size, channels).items()
-    }
-
-
-def _halves(faces: Ints, overlap: int) -> Iterator[tuple[str, Ints]]:
-    """The parts of every face that windows take at its top, bottom, left and right."""
-    n = faces.shape[-1]
-    whole, first, last = (0, n), (0, overlap), (n - overlap, n)
-    for name, face in zip(FACES, faces, strict=True):
-        for (a, b), (c, d) in ((first, whole), (last, whole), (whole, first), (whole, last)):
-            yield f"{name}[{a}:{b}, {c}:{d}]" if overlap < n else name, face[..., a:b, c:d]
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int | np.integer)
-
-
-def _face_size(caller: str, face_size: int) -> int:
-    if not _is_integer(face_size) or face_size < 2:
-        raise GraphError(
-            f"{caller}: face_size is {face_size!r}, expected an integer of at least 2. "
-            "Give the number of pixels along the edge of a face."
-        )
-    return int(face_size)
-
-
-def _overlap(n: int, overlap: int | None) -> int:
-    if overlap is None:
-        if n % 2:
-            raise GraphError(
-                f"cubemap: face_size is {n}, expected an even number, for windows of half a face. "
-                f"Use a size of {n - 1} or {n + 1}, or give overlap=."
-            )
-        return n // 2
-    if not _is_integer(overlap) or not 1 <= overlap <= n:
-        raise GraphError(
-            f"cubemap: the overlap is {overlap!r}, expected an integer from 1 to {n}, the size of "
-            f"a face. Give the pixels a window takes of either face; {n} joins whole faces."
-        )
-    return int(overlap)
+def _checked(
+    caller: str, what: str, value: int, least: int, most: int | None = None, hint: str = ""
+) -> int:
+    if not isinstance(value, int | np.integer) or not least <= value <= (most or value):
+        bounds = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise GraphError(f"{caller}: {what} is {value!r}, expected an integer {bounds}.{hint}")
+    return int(value)

@@ -11,6 +11,7 @@ import numpy as np
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition
+from pgmdiff.linalg import Ints
 
 __all__ = [
     "chain",
@@ -30,12 +31,12 @@ def chain(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
     """Variables x0 … x(n-1) of one shape in a line, factor f_i on (x_i, x_i+1). Berge-acyclic.
 
     Args:
-        n: number of variables; 1 is an isolated variable, 0 the empty graph.
+        n: number of variables; 1 gives an isolated variable, 0 the empty graph.
         shape: event shape of every variable.
         options: of `FactorGraph.from_arrays`, such as `axis` and `factor_model`.
 
     Raises:
-        GraphError: n is no whole number, or below 0.
+        GraphError: n is below 0.
 
     Example:
         >>> from pgmdiff.graphs import chain
@@ -43,26 +44,23 @@ def chain(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
         {'f0': 1, 'f1': 1, 'x0': 0, 'x1': -1, 'x2': 0}
     """
     first = np.arange(max(_at_least("chain", n, 0) - 1, 0))
-    return FactorGraph.from_arrays(np.stack([first, first + 1], axis=1), n, shape=shape, **options)
+    return _paired(first, first + 1, n, shape, options)
 
 
 def cycle(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
-    """A closed chain: factor f_i on (x_i, x_(i+1) mod n). A loop: in general exact at no σ.
+    """A closed chain, factor f_i on (x_i, x_(i+1) mod n): a loop, in general exact at no σ.
 
     Counting numbers: factors +1, variables -1.
 
     Args:
         n: number of variables, at least 3.
-        shape: event shape of every variable.
-        options: of `FactorGraph.from_arrays`.
+        shape, options: as for `chain`.
 
     Raises:
         GraphError: n is below 3.
     """
     first = np.arange(_at_least("cycle", n, 3))
-    return FactorGraph.from_arrays(
-        np.stack([first, (first + 1) % n], axis=1), n, shape=shape, **options
-    )
+    return _paired(first, (first + 1) % n, n, shape, options)
 
 
 def star(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
@@ -72,49 +70,50 @@ def star(n: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
 
     Args:
         n: number of leaves.
-        shape: event shape of every variable.
-        options: of `FactorGraph.from_arrays`.
+        shape, options: as for `chain`.
 
     Raises:
-        GraphError: n is no whole number, or below 0.
+        GraphError: n is below 0.
     """
     leaves = 1 + np.arange(_at_least("star", n, 0))
-    return FactorGraph.from_arrays(
-        np.stack([np.zeros_like(leaves), leaves], axis=1), n + 1, shape=shape, **options
-    )
+    return _paired(np.zeros_like(leaves), leaves, n + 1, shape, options)
 
 
 def tree(branching: int, depth: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
     """A balanced tree with root x0, a pair factor (parent, child) on every edge. Berge-acyclic.
 
     Args:
-        branching: children of every inner variable.
-        depth: edges from the root to a leaf; 0 is the root alone.
-        shape, options: see `chain`.
+        branching: number of children of every inner variable.
+        depth: number of edges from the root to a leaf; 0 gives the root alone.
+        shape, options: as for `chain`.
 
     Raises:
-        GraphError: branching below 1, or depth below 0.
+        GraphError: branching is below 1, or depth below 0.
     """
     branching = _at_least("tree", branching, 1)
     n = sum(branching**level for level in range(_at_least("tree", depth, 0) + 1))
     child = np.arange(1, n)
-    return FactorGraph.from_arrays(
-        np.stack([(child - 1) // branching, child], axis=1), n, shape=shape, **options
-    )
+    return _paired((child - 1) // branching, child, n, shape, options)
+
+
+def _paired(
+    first: Ints, second: Ints, n: int, shape: Sequence[int], options: dict[str, Any]
+) -> FactorGraph:
+    """N variables, and a factor on every pair of numbers."""
+    return FactorGraph.from_arrays(np.stack([first, second], axis=1), n, shape=shape, **options)
 
 
 def grid(*sizes: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph:
     """A lattice of variables named by their coordinates, a pair factor on every lattice edge.
 
-    A factor is named by its two variables, `((0, 0), (0, 1))`. Loopy as soon as two sizes exceed 1.
+    A factor is named by its two variables, `((0, 0), (0, 1))`. Loops as soon as two sizes exceed 1.
 
     Args:
-        sizes: variables along each axis, at least 1.
-        shape: event shape of every variable.
-        options: of `FactorGraph.from_arrays`.
+        sizes: number of variables along each axis, at least 1.
+        shape, options: as for `chain`.
 
     Raises:
-        GraphError: no sizes, or one below 1.
+        GraphError: no size is given, or one is below 1.
     """
     return _lattice("grid", sizes, False, shape, options)
 
@@ -125,12 +124,11 @@ def torus(*sizes: int, shape: Sequence[int] = (), **options: Any) -> FactorGraph
     Counting numbers: factors +1, variables 1 - 2 k on k axes.
 
     Args:
-        sizes: variables along each axis, at least 3.
-        shape: event shape of every variable.
-        options: of `FactorGraph.from_arrays`.
+        sizes: number of variables along each axis, at least 3.
+        shape, options: as for `chain`.
 
     Raises:
-        GraphError: a size below 3.
+        GraphError: no size is given, or one is below 3.
     """
     return _lattice("torus", sizes, True, shape, options)
 
@@ -142,26 +140,18 @@ def _lattice(
     shape: Sequence[int],
     options: dict[str, Any],
 ) -> FactorGraph:
-    if not sizes:
-        raise GraphError(f"{family}: expected sizes, got none. Write {family}(4, 5).")
-    for size in sizes:
+    for size in sizes or [0]:
         _at_least(family, size, 3 if periodic else 1)
-    number = np.arange(prod(sizes)).reshape(sizes)
-    pairs = []
-    for a, size in enumerate(sizes):
-        first = np.arange(size if periodic else size - 1)
-        ends = number.take(first, axis=a), number.take((first + 1) % size, axis=a)
-        pairs.append(np.stack([end.ravel() for end in ends], axis=1))
-    scopes = np.concatenate(pairs)
     names = list(product(*map(range, sizes)))
-    return FactorGraph.from_arrays(
-        scopes,
-        len(names),
-        shape=shape,
-        variables=names,
-        factors=((names[a], names[b]) for a, b in scopes.tolist()),
-        **options,
-    )
+    number = np.arange(prod(sizes)).reshape(sizes)
+    ends = []
+    for axis, size in enumerate(sizes):
+        place = np.arange(size if periodic else size - 1)
+        ends.append([number.take(at, axis).ravel() for at in (place, (place + 1) % size)])
+    first, second = np.concatenate(ends, axis=1)
+    pairs = zip(first.tolist(), second.tolist(), strict=True)
+    named = {"variables": names, "factors": [(names[a], names[b]) for a, b in pairs]}
+    return _paired(first, second, len(names), shape, {**named, **options})
 
 
 def named_tree(
@@ -170,8 +160,8 @@ def named_tree(
     """A tree over named parts, a pair factor `(parent, child)` on every edge. Berge-acyclic.
 
     Args:
-        parents: child to its parent; what is no child is a root, and there may be several.
-        shapes: name to event shape, in declaration order; None: all are scalars.
+        parents: child to its parent; a part that is no child is a root, and there may be several.
+        shapes: name to event shape, in declaration order; if None, all are scalars.
         options: of `FactorGraph.from_scopes`, such as `axis`, `models` and `conditions`.
 
     Raises:
@@ -209,20 +199,19 @@ def markov_random_field(
 ) -> FactorGraph:
     """The factor graph of any undirected graph of variables.
 
-    Pairwise factors, named by their edge, make loops wherever the graph has a cycle. Factors on
-    maximal cliques (Hammersley and Clifford, 1971), named by the tuple of their variables, hold
-    all that is Markov to the graph; they are many on dense graphs. Where cliques overlap in
-    several variables Bethe's counts are wrong: pass the result to `cluster_variation` or
-    `junction_tree`.
+    Pairwise factors, named by their edge, form loops wherever the graph has a cycle. Factors on
+    maximal cliques (Hammersley and Clifford, 1971), named by the tuple of their variables, can
+    represent all that is Markov to the graph; on dense graphs there are many of them. Where cliques
+    overlap in several variables, pass the result to `cluster_variation` or `junction_tree`.
 
     Args:
-        graph: nodes are the variables, in its order; node attributes `shape`, where there are any.
-        shapes: name to event shape; None: the attributes, or scalars.
+        graph: its nodes are the variables, in its order; their attribute `shape` is used, if any.
+        shapes: name to event shape; if None, the attributes are used, and else scalars.
         cliques: whether factors are the maximal cliques of two or more, instead of the edges.
         options: of `FactorGraph.from_scopes`.
 
     Raises:
-        GraphError: directed, parallel edges, or an edge from a node to itself.
+        GraphError: the graph is directed, or has parallel edges or an edge from a node to itself.
 
     Example:
         >>> import networkx as nx
@@ -240,12 +229,12 @@ def markov_random_field(
             f"markov_random_field: {node!r} has an edge to itself. Remove it: a factor of one "
             "variable can be added with FactorGraph.from_scopes."
         )
-    number = {name: v for v, name in enumerate(graph)}
+    names = list(graph)
+    number = {name: v for v, name in enumerate(names)}
     found = (c for c in nx.find_cliques(graph) if len(c) > 1) if cliques else graph.edges
     ordered = sorted(sorted(number[name] for name in scope) for scope in found)
-    names = list(graph)
     scopes = [tuple(names[v] for v in scope) for scope in ordered]
-    own = {name: graph.nodes[name].get("shape", ()) for name in graph}
+    own = {name: graph.nodes[name].get("shape", ()) for name in names}
     return FactorGraph.from_scopes({s: s for s in scopes}, {**own, **(shapes or {})}, **options)
 
 
@@ -255,8 +244,8 @@ def hidden_markov(
     """A hidden Markov chain: states x0 … x(n-1), each with an observation y_i. Berge-acyclic.
 
     Factors t_i on (x_i, x_(i+1)) have the model id "transition", factors e_i on (x_i, y_i)
-    "emission", the states "state"; observations count 0 and need no model. Observed ones are
-    conditioned on through `graph.mask({"y0", ...})`.
+    "emission", and the states "state"; observations count 0 and need no model. To condition on
+    observed ones, use `graph.mask({"y0", ...})` or `graph.observe`.
 
     Args:
         n: number of states, at least 1.
@@ -267,19 +256,17 @@ def hidden_markov(
         GraphError: n is below 1.
     """
     steps = range(_at_least("hidden_markov", n, 1))
-    scopes = {f"t{i}": (f"x{i}", f"x{i + 1}") for i in steps[:-1]}
+    transitions = {f"t{i}": (f"x{i}", f"x{i + 1}") for i in steps[:-1]}
     emissions = {f"e{i}": (f"x{i}", f"y{i}") for i in steps}
-    models = (
-        dict.fromkeys(scopes, "transition")
-        | dict.fromkeys(emissions, "emission")
-        | {
-            f"{letter}{i}": kind
-            for letter, kind in (("x", "state"), ("y", "observation"))
-            for i in steps
-        }
+    states, observations = ([f"{letter}{i}" for i in steps] for letter in "xy")
+    kinds = zip(
+        ("transition", "emission", "state", "observation"),
+        (transitions, emissions, states, observations),
+        strict=True,
     )
-    shapes = {f"x{i}": state for i in steps} | {f"y{i}": observation for i in steps}
-    return FactorGraph.from_scopes(scopes | emissions, shapes, **{"models": models, **options})
+    models = {name: kind for kind, names in kinds for name in names}
+    shapes = dict.fromkeys(states, state) | dict.fromkeys(observations, observation)
+    return FactorGraph.from_scopes(transitions | emissions, shapes, **{"models": models, **options})
 
 
 def repeated_observations(
@@ -293,8 +280,8 @@ def repeated_observations(
 
     For observations that are independent given θ, q(θ | y_1 … y_N) ∝ q(θ)^{1-N} Π_i q(θ | y_i):
     a factor y_i per observation with the model id "posterior" (+1), and the parameter itself with
-    the model id "prior" (1 - N). Exact at σ = 0 for any data (`validate`, which looks at elements
-    only, does not know that the factors differ by their conditions); at σ > 0 noised posteriors do
+    the model id "prior" (1 - N). Exact at σ = 0 for any data; `validate`, which looks at elements
+    only, does not know that the factors differ by their conditions. At σ > 0 noised posteriors do
     not multiply (Geffner, Papamakarios, Mnih, "Compositional score modeling for simulation-based
     inference", 2023; Linhart et al., "Diffusion posterior sampling for simulation-based inference
     in tall data settings", 2024).
@@ -302,17 +289,18 @@ def repeated_observations(
     Args:
         n: N, at least 1.
         shape: event shape of θ.
-        conditions: one an observation: what "posterior" gets as keywords, say {"y": tensor}.
-        name: of the parameter.
+        conditions: the keyword arguments that "posterior" gets, one mapping per observation, for
+            example {"y": tensor}.
+        name: name of the parameter.
 
     Raises:
-        GraphError: not one condition an observation.
+        GraphError: n is below 1, or conditions are not one per observation.
     """
     factors = [f"y{i}" for i in range(_at_least("repeated_observations", n, 1))]
     if conditions is not None and len(conditions) != n:
         raise GraphError(
             f"repeated_observations: expected {n} conditions, one per observation, got "
-            f"{len(conditions)}."
+            f"{len(conditions)}. Give one mapping per observation, or None."
         )
     return FactorGraph.from_scopes(
         dict.fromkeys(factors, (name,)),
@@ -325,5 +313,7 @@ def repeated_observations(
 
 def _at_least(family: str, n: int, least: int) -> int:
     if n < least:
-        raise GraphError(f"{family}: expected a size of at least {least}, got {n}.")
+        raise GraphError(
+            f"{family}: expected a size of at least {least}, got {n}. Give a larger one."
+        )
     return n

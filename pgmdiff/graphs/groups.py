@@ -1,11 +1,11 @@
-"""Groups of regions: the regions of one shape and one model, held as arrays.
+"""Groups of regions: the regions of one shape and one model, stored as arrays.
 
-`IndexGroup` stores the indices; `WindowGroup` stores where the windows of a tensor begin, and
-computes indices in chunks.
+`IndexGroup` stores the indices. `WindowGroup` stores where the windows of a tensor begin, and
+computes their indices in chunks.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from math import prod
@@ -23,18 +23,18 @@ __all__ = ["AxisWindows", "IndexGroup", "RegionGroup", "WindowGroup"]
 
 
 CHUNK = 1 << 22
-"""How many indices are materialised at once where a whole group is walked."""
+"""Number of indices that are held at once where a whole group is traversed."""
 
 
 class RegionGroup(ABC):
-    """Regions of one shape and one model: also the batch that the model is called with.
+    """Regions of one shape and one model, which is also the batch the model is called with.
 
     Attributes:
-        shape: what the model sees.
+        shape: shape in which the model sees a region.
         counts: int64 `[n]`, the counting numbers (numerators over the graph's denominator).
         outer: bool `[n]`, true for the pieces themselves (factors, windows, isolated variables),
-            false for what was derived to count elements once (variables, overlaps).
-        model: id of the model of all regions, or None: each region's model id is its own name.
+            false for regions that were derived to count elements once (variables, overlaps).
+        model: model id of all regions; if None, the model id of each region is its own name.
     """
 
     shape: Shape
@@ -52,14 +52,18 @@ class RegionGroup(ABC):
 
     @property
     def step(self) -> int:
-        """How many regions to materialise at once."""
+        """Number of regions whose indices are held at once."""
         return max(1, CHUNK // max(1, prod(self.shape)))
 
     def __repr__(self) -> str:
+        counts = ""
+        if len(self):
+            low, high = int(self.counts.min()), int(self.counts.max())
+            counts = f"counts {low:+d}" + (f" to {high:+d}" if high > low else "")
         return described(
             self,
             f"{counted(len(self), 'region')} of shape {self.shape}",
-            f"counts {_range(self.counts)}" if len(self) else "",
+            counts,
             "" if self.model is None else f"model={brief(self.model)}",
         )
 
@@ -69,32 +73,41 @@ class RegionGroup(ABC):
 
     @abstractmethod
     def indices(self, start: int, stop: int) -> Tensor:
-        """Elements of regions start..stop: int64 `[stop - start, *shape]`."""
+        """Elements of regions start to stop: int64 `[stop - start, *shape]`."""
 
     @abstractmethod
     def select(self, rows: Ints) -> "RegionGroup":
         """The group of some of the regions, in the order given."""
 
     def resolved(self) -> "RegionGroup":
-        """The fastest form to gather with, within `CHUNK` indices: windows become indices."""
+        """The form that is fastest to gather with: windows become at most `CHUNK` indices."""
         return self
 
     @abstractmethod
     def to(self, device: torch.device) -> "RegionGroup":
         """The same group with its tensors on a device."""
 
+    def flat(self) -> Tensor:
+        """Elements of all regions, one region per row: int64 `[n, elements of a region]`."""
+        return self.indices(0, len(self)).reshape(len(self), prod(self.shape))
+
+    def chunks(self) -> Iterator[tuple[slice, Tensor]]:
+        """Yields a few regions at a time: their rows, and their elements as in `flat`."""
+        for start in range(0, len(self), self.step):
+            rows = slice(start, min(start + self.step, len(self)))
+            index = self.indices(rows.start, rows.stop)
+            yield rows, index.reshape(len(index), prod(self.shape))
+
     def scatter_sum(self, values: Ints, n_elements: int) -> Ints:
         """Σ_{r ∋ i} values_r for every element i: exact, int64 `[n_elements]`."""
         total = np.zeros(n_elements, np.int64)
-        for start in range(0, len(self), self.step):
-            stop = min(start + self.step, len(self))
-            index = self.indices(start, stop).reshape(stop - start, -1).numpy()
-            np.add.at(total, index, values[start:stop, None])
+        for rows, index in self.chunks():
+            np.add.at(total, index.numpy(), values[rows, None])
         return total
 
 
 def _freeze(*arrays: npt.NDArray[Any]) -> None:
-    """Makes arrays read-only; those of a group copied under torch.compile are already."""
+    """Makes arrays read-only; those of a group copied under torch.compile already are."""
     if not torch.compiler.is_compiling():
         for array in arrays:
             array.setflags(write=False)
@@ -107,7 +120,7 @@ class IndexGroup(RegionGroup):
     Args:
         index: int64 `[n, *shape]`, elements of the flattened event.
         counts: int64 `[n]`.
-        region_names: one a region.
+        region_names: one per region.
         outer: bool `[n]`.
         model: see `RegionGroup`.
     """
@@ -123,7 +136,7 @@ class IndexGroup(RegionGroup):
 
     @classmethod
     def concatenate(cls, groups: Sequence["IndexGroup"]) -> "IndexGroup":
-        """One group of all regions of groups of one shape, under the first's model id."""
+        """One group of all regions of groups of one shape, with the model id of the first."""
         if len(groups) == 1:
             return groups[0]
         return cls(
@@ -162,9 +175,9 @@ class AxisWindows:
     """Windows of one length along one axis.
 
     Args:
-        size: of the axis.
+        size: number of places along the axis.
         length: of every window.
-        starts: where they begin; a window that runs past the end wraps around.
+        starts: first place of each window; a window that runs past the end wraps around.
         count: counting number of every window.
         outer: whether these are windows, rather than overlaps of windows.
     """
@@ -179,24 +192,27 @@ class AxisWindows:
         shown = f"size={self.size}, length={self.length}, {counted(len(self.starts), 'start')}"
         return described(self, shown, f"count={self.count}", f"outer={self.outer}")
 
+    @property
+    def places(self) -> Ints:
+        """Places that each window covers, int64 `[windows, length]`."""
+        return (self.starts[:, None] + np.arange(self.length)) % self.size
+
     @cached_property
     def coverage(self) -> Ints:
         """Number of windows over every place of the axis, int64 `[size]`."""
-        places = (self.starts[:, None] + np.arange(self.length)) % self.size
-        return np.bincount(places.ravel(), minlength=self.size)
+        return np.bincount(self.places.ravel(), minlength=self.size)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class WindowGroup(RegionGroup):
-    """Axis-aligned windows of a tensor: the product of per-axis windows.
+    """Axis-aligned windows of a tensor: the product of per-axis windows, made by `product`.
 
-    Counting numbers multiply along the axes. Nothing of the size of the indices is stored. Made by
-    `product`.
+    Counting numbers multiply along the axes. Nothing as large as the indices is stored.
 
     Attributes:
         axes: the windows of every axis.
         tables: per axis, what its windows add to an element's number: int64 `[windows, length]`.
-        rows: which products of windows are in the group, int64 `[n]`.
+        rows: int64 `[n]`, the products of windows that are in the group.
         counts, outer, model: see `RegionGroup`.
     """
 
@@ -214,14 +230,13 @@ class WindowGroup(RegionGroup):
     def product(cls, axes: Sequence[AxisWindows]) -> "WindowGroup":
         """All combinations of one window per axis; their model id is their shape."""
         strides = np.cumprod([1, *[axis.size for axis in axes[:0:-1]]])[::-1]
-        tables = tuple(
-            torch.from_numpy((axis.starts[:, None] + np.arange(axis.length)) % axis.size * stride)
-            for axis, stride in zip(axes, strides, strict=True)
-        )
         n = prod(len(axis.starts) for axis in axes)
         return cls(
             axes=tuple(axes),
-            tables=tables,
+            tables=tuple(
+                torch.from_numpy(axis.places * stride)
+                for axis, stride in zip(axes, strides, strict=True)
+            ),
             rows=torch.arange(n),
             counts=np.full(n, prod(axis.count for axis in axes), np.int64),
             outer=np.full(n, all(axis.outer for axis in axes)),
@@ -234,37 +249,40 @@ class WindowGroup(RegionGroup):
 
     @property
     def whole(self) -> bool:
-        """Whether these are all combinations, not a selection."""
+        """Whether the group holds all combinations, rather than a selection."""
         return torch.equal(
             self.rows.cpu(), torch.arange(prod(len(axis.starts) for axis in self.axes))
         )
 
     @property
     def uniform(self) -> bool:
-        """Whether these are all combinations, and all have one counting number."""
+        """Whether the group holds all combinations, and all have one counting number."""
         return len(self) > 0 and self.whole and bool((self.counts == self.counts[0]).all())
 
-    def _places(self, rows: Tensor) -> list[Tensor]:
-        """Which window of each axis a row combines."""
-        places = []
-        for axis in reversed(self.axes):
-            places.append(rows % len(axis.starts))
-            rows = rows // len(axis.starts)
-        return places[::-1]
+    @property
+    def names(self) -> list[Hashable]:
+        """Names of the regions, in order: the slices that they take."""
+        places = np.unravel_index(self.rows.cpu().numpy(), [len(axis.starts) for axis in self.axes])
+        spans = [
+            [f"{start}:{start + axis.length}" for start in axis.starts[place].tolist()]
+            for axis, place in zip(self.axes, places, strict=True)
+        ]
+        return [f"[{', '.join(slices)}]" for slices in zip(*spans, strict=True)]
 
-    def name(self, row: int) -> str:
-        places = np.unravel_index(int(self.rows[row]), [len(axis.starts) for axis in self.axes])
-        starts = [int(a.starts[p]) for a, p in zip(self.axes, places, strict=True)]
-        spans = (f"{s}:{s + a.length}" for s, a in zip(starts, self.axes, strict=True))
-        return f"[{', '.join(spans)}]"
+    def name(self, row: int) -> Hashable:
+        return self.select(np.array([row])).names[0]
 
     def indices(self, start: int, stop: int) -> Tensor:
         rows = self.rows[start:stop]
-        index = torch.zeros((), dtype=torch.int64, device=rows.device)
-        for table, place in zip(self.tables, self._places(rows), strict=True):
-            index = index[..., None] + table[place].reshape(
-                len(rows), *[1] * (max(index.ndim, 1) - 1), -1
-            )
+        places: list[Tensor] = []  # which window of each axis a row combines
+        left = rows
+        for axis in reversed(self.axes):
+            places.insert(0, left % len(axis.starts))
+            left = left // len(axis.starts)
+        index = torch.zeros_like(rows)
+        for table, place in zip(self.tables, places, strict=True):
+            between = [1] * (index.ndim - 1)
+            index = index[..., None] + table[place].reshape(len(rows), *between, table.shape[1])
         return index
 
     def select(self, rows: Ints) -> "WindowGroup":
@@ -290,9 +308,3 @@ class WindowGroup(RegionGroup):
             return super().scatter_sum(values, n_elements)
         coverages = (axis.coverage for axis in self.axes)
         return reduce(np.multiply.outer, coverages, values[:1].astype(np.int64)).ravel()
-
-
-def _range(counts: Ints) -> str:
-    """The least and the largest of some counts."""
-    low, high = int(counts.min()), int(counts.max())
-    return f"{low:+d}" if low == high else f"{low:+d} to {high:+d}"

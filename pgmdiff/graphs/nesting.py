@@ -1,4 +1,4 @@
-r"""Nested factor graphs: a node that is itself a graph, and what is left when it is expanded.
+r"""Nested factor graphs: nodes that are themselves graphs, and the region graph of their leaves.
 
 A node stands for the marginal of its region. Where that marginal is itself composed, q_n = Π_l
 q_l^{c_l} over the regions l of an inner graph, the whole is
@@ -36,43 +36,36 @@ class Leaf:
 
     path: Path
     elements: Ints
-    """Of the whole state, in the model's shape."""
+    """Elements of the whole state, in the model's shape."""
     count: Fraction
     outer: bool
     model: Hashable
     condition: Condition | None
     lost: Hashable | None = None
-    """An expanded node around it that has a condition."""
+    """Name of an expanded node around the leaf that has a condition."""
 
     @property
     def key(self) -> Any:
-        """Equal for identical leaves."""
+        """A key that is equal for identical leaves."""
         elements = (self.elements.shape, self.elements.tobytes())
         return elements, self.model, condition_key(self.condition or {})
 
 
 def check_nested(graph: "FactorGraph", nodes: RegionGraph) -> None:
     """Raises `GraphError` unless every nested node is a graph of its region's elements."""
-    if not graph.nested:
-        return
-    known = set(graph.variables) | set(graph.factors)
     for name, inner in graph.nested.items():
-        if name not in known:
-            raise GraphError(
-                f"FactorGraph: an inner graph is given for {name!r}, which is no node. "
-                "Use the name of a variable or a factor."
-            )
         if not isinstance(inner, (RegionGraph, type(graph))):
             raise GraphError(
-                f"FactorGraph: the inner graph of {name!r} is a {type(inner).__name__}, expected "
-                "a FactorGraph or a RegionGraph. Convert it, say with FactorGraph.from_networkx."
+                f"FactorGraph: the inner graph of {name!r} is of type {type(inner).__name__}, "
+                "expected a FactorGraph or a RegionGraph. Convert it, for example with "
+                "FactorGraph.from_networkx."
             )
         size = nodes.elements(name).numel()
         if inner.n_elements != size:
             raise GraphError(
                 f"FactorGraph: node {name!r} has {size} elements, its inner graph "
                 f"{inner.n_elements}. Element j of the inner state is the j-th element of the "
-                "node, flattened as its model sees it: make them as many."
+                "node, flattened as its model sees it: make their numbers equal."
             )
 
 
@@ -81,23 +74,50 @@ def flatten(
 ) -> RegionGraph:
     """The region graph of a nested graph's leaves; see `FactorGraph.flatten`.
 
-    Counts do not depend on conditions: if only they are wanted, not `to_compose`, an expanded
-    node's own condition does not matter.
+    Counts do not depend on conditions. Where only the counts are needed, not `to_compose`, an
+    expanded node's own condition does not matter.
     """
-    kept = _checked_keep(graph, keep)
-    leaves: dict[Any, list[Leaf]] = {}
-    whole = np.arange(graph.n_elements)
+    if isinstance(keep, str | bytes):
+        raise GraphError(
+            f"flatten: expected a collection of names to keep, got {keep!r}. Write {{{keep!r}}}."
+        )
+    unknown = set(keep) - _nested_names(graph, ()) if keep else set()
+    if unknown:
+        raise GraphError(
+            f"flatten: {next(iter(unknown))!r} is to be kept whole, but is no nested node. "
+            "Give its name, or the path of names that leads to it."
+        )
+    merged: dict[Any, list[Leaf]] = {}
     try:
-        for leaf in _leaves(graph, whole, Fraction(1), True, (), kept):
-            if to_compose and leaf.count:
-                _check_no_condition(leaf)
-            leaves.setdefault(leaf.key, []).append(leaf)
+        whole = np.arange(graph.n_elements)
+        for leaf in _leaves(graph, whole, Fraction(1), True, (), set(keep)):
+            if to_compose and leaf.count and leaf.lost is not None:
+                raise GraphError(
+                    f"flatten: the nested node {leaf.lost!r} has a condition, which no leaf would "
+                    "get. Give conditions to the nodes of its inner graph, or keep it whole: "
+                    f"keep={{{leaf.lost!r}}}."
+                )
+            merged.setdefault(leaf.key, []).append(leaf)
     except RecursionError:
         raise GraphError(
             "flatten: the graph is nested too deeply for Python's recursion limit. Raise it with "
             "sys.setrecursionlimit, or flatten inner graphs first."
         ) from None
-    return _region_graph(graph.n_elements, list(leaves.values()))
+    named = dict(zip(_names(list(merged.values())), merged.values(), strict=True))
+    counts = {n: sum((leaf.count for leaf in ls), Fraction(0)) for n, ls in named.items()}
+    denominator = lcm(*(count.denominator for count in counts.values()))
+    return RegionGraph.grouped(
+        {name: leaves[0].elements for name, leaves in named.items()},
+        {
+            name: (int(counts[name] * denominator), any(leaf.outer for leaf in leaves))
+            for name, leaves in named.items()
+        },
+        (graph.n_elements,),
+        models={name: ls[0].model for name, ls in named.items() if ls[0].model != name},
+        conditions={n: ls[0].condition for n, ls in named.items() if ls[0].condition is not None},
+        denominator=denominator,
+        variables=graph.nodes.variables,
+    )
 
 
 def _leaves(
@@ -128,27 +148,8 @@ def _leaves(
                 yield Leaf(here, region, total, is_outer, model, condition)
 
 
-def _region_graph(n_elements: int, merged: list[list[Leaf]]) -> RegionGraph:
-    """One region for every list of identical leaves."""
-    names = _names(merged)
-    counts = [sum((leaf.count for leaf in leaves), Fraction(0)) for leaves in merged]
-    denominator = lcm(*(count.denominator for count in counts))
-    named = dict(zip(names, merged, strict=True))
-    return RegionGraph.grouped(
-        {name: leaves[0].elements for name, leaves in named.items()},
-        {
-            name: (int(count * denominator), any(leaf.outer for leaf in leaves))
-            for (name, leaves), count in zip(named.items(), counts, strict=True)
-        },
-        (n_elements,),
-        models={name: ls[0].model for name, ls in named.items() if ls[0].model != name},
-        conditions={n: ls[0].condition for n, ls in named.items() if ls[0].condition is not None},
-        denominator=denominator,
-    )
-
-
 def _names(merged: list[list[Leaf]]) -> list[Hashable]:
-    """A leaf's own name where it means one leaf; else its first path, if that is longer."""
+    """A leaf's own name where it means one leaf; otherwise its first path, if that is longer."""
     owners: dict[Hashable, set[int]] = {}
     for row, leaves in enumerate(merged):
         for leaf in leaves:
@@ -168,28 +169,6 @@ def _names(merged: list[list[Leaf]]) -> list[Hashable]:
             names[row] = (path, number)
             taken[names[row]] += 1
     return names
-
-
-def _check_no_condition(leaf: Leaf) -> None:
-    if leaf.lost is not None:
-        raise GraphError(
-            f"flatten: the nested node {leaf.lost!r} has a condition, which no leaf would get. "
-            "Give conditions to the nodes of its inner graph, or keep it whole: "
-            f"keep={{{leaf.lost!r}}}."
-        )
-
-
-def _checked_keep(graph: "FactorGraph", keep: Collection[Hashable]) -> set[Hashable]:
-    if isinstance(keep, str | bytes):
-        raise GraphError(f"flatten: expected a collection of names to keep, got {keep!r}.")
-    kept = set(keep)
-    unknown = kept - _nested_names(graph, ()) if kept else kept
-    if unknown:
-        raise GraphError(
-            f"flatten: {next(iter(unknown))!r} is to be kept whole, but is no nested node. "
-            "Give its name, or the path of names that leads to it."
-        )
-    return kept
 
 
 def _nested_names(graph: "FactorGraph | RegionGraph", path: Path) -> set[Hashable]:

@@ -1,27 +1,27 @@
-r"""What cluster variation and junction trees count: scopes of variables, or index arrays.
+r"""Pieces that cluster variation and junction trees count: scopes of variables, or index arrays.
 
-Both are counted as scopes; index arrays as scopes of their atoms. Counted regions then become a
-region graph again, laid out as the variables or the arrays are.
+Both are counted as scopes, index arrays as scopes of their atoms. The counted regions then become
+a region graph, laid out as the variables or the arrays are.
 """
 
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
 from typing import Any, Literal
 
+import networkx as nx
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.atoms import Neighbours, array_neighbours, atoms, connected_atoms
+from pgmdiff.graphs.atoms import atoms, connected_atoms, touching
+from pgmdiff.graphs.containment import regions_around
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import RegionGraph, condition_key
-from pgmdiff.linalg import Ints, Shape
+from pgmdiff.linalg import Ints
 
 __all__ = [
     "Disconnected",
@@ -46,26 +46,32 @@ Scopes = (
 
 @dataclass(frozen=True)
 class Atom:
-    """A name that no piece has."""
+    """The name of an atom, different from the names of all pieces."""
 
     number: int
 
 
 @dataclass(frozen=True)
 class Pieces(ABC):
-    """What is to be counted: as scopes, and how counted regions become a region graph.
+    """Pieces to be counted as scopes, and the region graph that counted regions become.
 
     Attributes:
-        graph: of the scopes.
-        touching: which of its variables are connected; None: do not ask.
+        graph: factor graph of the scopes.
+        touching: of its variables, those that touch are joined; None if that does not matter.
     """
 
     graph: FactorGraph
-    touching: Neighbours | None
+    touching: "nx.Graph | None"
 
     @abstractmethod
     def region_graph(self, outer: Collection[Region], counts: Mapping[Region, int]) -> RegionGraph:
         """The regions of nonzero count."""
+
+    def _largest_first(self, counts: Mapping[Region, int]) -> list[Region]:
+        """Nonempty regions of nonzero count, those of one size in declaration order."""
+        kept = [region for region, count in counts.items() if count and region]
+        pairs = zip(numbered(self.graph, kept), kept, strict=True)
+        return [r for _, r in sorted(pairs, key=lambda pair: (-len(pair[1]), pair[0]))]
 
 
 @dataclass(frozen=True)
@@ -73,33 +79,152 @@ class ScopePieces(Pieces):
     """Scopes of variables."""
 
     def region_graph(self, outer: Collection[Region], counts: Mapping[Region, int]) -> RegionGraph:
-        return _region_graph(self.graph, outer, counts)
+        """Regions list their variables in declaration order.
+
+        A scope whose model is given keeps its own order, as that model expects.
+        """
+        graph, ordered = self.graph, self._largest_first(counts)
+        factor: dict[Region, Hashable] = {}
+        for name, scope in graph.scopes.items():
+            factor.setdefault(frozenset(scope), name)  # the first of duplicates is the one kept
+        own = {r: graph.models.get(factor[r], graph.factor_model) for r in ordered if r in factor}
+        models = {r: model for r, model in own.items() if model is not None}
+        # A factor graph of the regions lays out their indices; single variables are its variables.
+        layout = FactorGraph.from_scopes(
+            {
+                r: graph.scopes[factor[r]] if r in models else [graph.variables[v] for v in numbers]
+                for r, numbers in zip(ordered, numbered(graph, ordered), strict=True)
+                if len(r) > 1 or r in factor
+            },
+            dict(zip(graph.variables, graph.shapes, strict=True)),
+            axis=graph.axis,
+            models=models | {v: graph.models[v] for v in graph.variables if v in graph.models},
+            variable_model=graph.variable_model,
+        )
+        groups = []
+        for group in layout.nodes.groups:
+            found: list[Any] = [n if n in layout.scopes else frozenset([n]) for n in group.names]
+            rows = [
+                row
+                for row, (name, region) in enumerate(zip(group.names, found, strict=True))
+                if counts.get(region) and (name == region or region not in layout.scopes)
+            ]
+            regions = [found[row] for row in rows]
+            group = IndexGroup(
+                group.select(np.array(rows, np.int64)).indices(0, len(rows)),
+                np.array([counts[region] for region in regions], np.int64),
+                regions,
+                np.array([region in outer for region in regions], np.bool_),
+                group.model,
+            )
+            groups += [group] if rows else []
+        node = {frozenset([v]): v for v in graph.variables} | factor
+        given = {r: graph.conditions.get(node[r]) for r in ordered if r in node}
+        return RegionGraph(
+            (graph.n_elements,),
+            tuple(groups),
+            conditions={r: condition for r, condition in given.items() if condition is not None},
+            variables=layout.nodes.variables,
+        )
 
 
 @dataclass(frozen=True)
 class ArrayPieces(Pieces):
-    """Index arrays, as scopes of their atoms."""
+    """Index arrays, as scopes of their atoms.
+
+    Attributes:
+        source: the region graph whose outer regions are the pieces.
+        arrays: piece to its index array.
+        labels: the atom of every element of the state.
+    """
 
     source: RegionGraph
     arrays: Mapping[Any, Ints]
     labels: Ints
 
-    @cached_property
-    def _on(self) -> Mapping[Hashable, list[Hashable]]:
-        """Atom to the pieces that hold it."""
-        on: defaultdict[Hashable, list[Hashable]] = defaultdict(list)
-        for name, scope in self.graph.scopes.items():
-            for atom in scope:
-                on[atom].append(name)
-        return on
+    @classmethod
+    def of(cls, source: RegionGraph, *, split: bool) -> "ArrayPieces":
+        """The outer regions of a region graph; `split` counts unconnected parts on their own.
 
-    def _around(self, region: Region) -> list[Hashable]:
-        """The pieces that contain a region, in order."""
-        fewest = min((self._on[atom] for atom in region), key=len)
-        return [name for name in fewest if region <= frozenset(self.graph.scopes[name])]
+        Raises:
+            GraphError: an element is in no piece.
+        """
+        arrays = {name: source.elements(name).numpy() for name in source.pieces}
+        shared = (g for g in source.groups if g.model is not None)
+        models = {name: g.model for g in shared for name in g.names if name in arrays}
+        pieces = list(arrays.values())
+        labels = (connected_atoms if split else atoms)(pieces, source.n_elements)
+        uncovered = np.flatnonzero(source.coverage() == 0)
+        if len(uncovered):
+            raise GraphError(
+                f"cluster_variation: {len(uncovered)} elements are in no piece, the first is "
+                f"{uncovered[0]}. Add a piece that holds them, or correct event_shape=."
+            )
+        known: list[Hashable] = [Atom(number) for number in range(int(labels.max(initial=-1)) + 1)]
+        scopes = {n: [known[k] for k in np.unique(labels[a]).tolist()] for n, a in arrays.items()}
+        graph = FactorGraph.from_scopes(
+            scopes,
+            dict.fromkeys(known, ()),
+            models=models,
+            conditions={n: c for n, c in source.conditions.items() if n in arrays},
+        )
+        beside = None
+        if split:
+            beside = nx.empty_graph(known)
+            beside.add_edges_from((known[a], known[b]) for a, b in touching(pieces, labels).T)
+        return cls(graph, beside, source, arrays, labels)
+
+    def region_graph(self, outer: Collection[Region], counts: Mapping[Region, int]) -> RegionGraph:
+        ordered = self._largest_first(counts)
+        scopes = [frozenset(scope) for scope in self.graph.scopes.values()]
+        pieces = list(self.graph.scopes)
+        around = {
+            region: [pieces[number] for number in numbers]
+            for region, numbers in zip(ordered, regions_around(ordered, scopes), strict=True)
+        }
+        named = self._names(around)
+        arrays, models = {}, {}
+        for region, name in named.items():
+            if name in self.arrays:
+                arrays[name], models[name] = self.arrays[name], self.graph.models.get(name)
+                continue
+            arrays[name] = self._array(region, around[region])
+            shared = {self.graph.models.get(piece) for piece in around[region]}
+            own = len(shared) != 1 or None in shared  # else one model of all overlaps of a shape
+            models[name] = None if own else arrays[name].shape
+        return RegionGraph.grouped(
+            arrays,
+            {name: (counts[region], region in outer) for region, name in named.items()},
+            self.source.event_shape,
+            models=models,
+            conditions={n: c for n, c in self.source.conditions.items() if n in arrays},
+        )
+
+    def _names(self, around: Mapping[Region, Sequence[Hashable]]) -> dict[Region, Hashable]:
+        """Pieces by their own names; others by the pieces around them, numbered where needed."""
+        pieces: dict[Region, Hashable] = {}
+        for name, scope in self.graph.scopes.items():
+            pieces.setdefault(frozenset(scope), name)
+        bases = {r: frozenset(names) for r, names in around.items() if r not in pieces}
+        times = Counter(bases.values())
+        named: dict[Region, Hashable] = {}
+        numbers: Counter[Hashable] = Counter()
+        taken: set[Hashable] = set(self.arrays)
+        for region in around:
+            if region in pieces:
+                named[region] = pieces[region]
+                continue
+            base: Hashable = bases[region] or "clique"
+            name = base if base != "clique" and times[bases[region]] == 1 else (base, 0)
+            while name in taken:
+                numbers[base] += 1
+                name = (base, numbers[base])
+            taken.add(name)
+            named[region] = name
+        return named
 
     def _array(self, region: Region, around: Sequence[Hashable]) -> Ints:
-        """As the first piece around it has it: its sub-array if it fills one, else flat."""
+        """The sub-array of the first piece around a region, if the region fills one; else flat."""
         ids = [atom.number for atom in region if isinstance(atom, Atom)]
         if not around:
             return np.flatnonzero(np.isin(self.labels, ids))
@@ -112,58 +237,6 @@ class ArrayPieces(Pieces):
         filled = array[np.ix_(*lines)]
         return filled if filled.size == kept.sum() else array[kept]
 
-    def _overlap_model(self, around: Sequence[Hashable], shape: Shape) -> Shape | None:
-        """The shape, where the pieces around an overlap share a model id; else its own name."""
-        models = {self.graph.models.get(piece) for piece in around}
-        return shape if len(models) == 1 and None not in models else None
-
-    def _names(self, regions: Sequence[Region]) -> dict[Region, Hashable]:
-        """Pieces by their own names; others by the pieces around them, numbered where needed."""
-        pieces: dict[Region, Hashable] = {}
-        for name, scope in self.graph.scopes.items():
-            pieces.setdefault(frozenset(scope), name)
-        around = {r: frozenset(self._around(r)) for r in regions if r not in pieces}
-        twice = Counter(around.values())
-        named: dict[Region, Hashable] = {}
-        numbers: Counter[Hashable] = Counter()
-        taken: set[Hashable] = set(self.arrays)
-        for region in regions:
-            if region in pieces:
-                named[region] = pieces[region]
-                continue
-            base: Hashable = around[region] or "clique"
-            name = base if around[region] and twice[around[region]] == 1 else (base, 0)
-            while name in taken:
-                numbers[base] += 1
-                name = (base, numbers[base])
-            taken.add(name)
-            named[region] = name
-        return named
-
-    def region_graph(self, outer: Collection[Region], counts: Mapping[Region, int]) -> RegionGraph:
-        kept = [region for region, count in counts.items() if count and region]
-        pairs = zip(numbered(self.graph, kept), kept, strict=True)
-        ordered = [r for _, r in sorted(pairs, key=lambda pair: (-len(pair[1]), pair[0]))]
-        named = self._names(ordered)
-        arrays = {
-            name: self.arrays[name]
-            if name in self.arrays
-            else self._array(region, self._around(region))
-            for region, name in named.items()
-        }
-        return RegionGraph.grouped(
-            arrays,
-            {name: (counts[region], region in outer) for region, name in named.items()},
-            self.source.event_shape,
-            models={
-                name: self.graph.models.get(name)
-                if name in self.arrays
-                else self._overlap_model(self._around(region), arrays[name].shape)
-                for region, name in named.items()
-            },
-            conditions={n: c for n, c in self.source.conditions.items() if n in arrays},
-        )
-
 
 def pieces_of(
     scopes: Scopes,
@@ -172,16 +245,16 @@ def pieces_of(
     disconnected: Disconnected,
     models: Mapping[Any, Hashable] | None,
 ) -> Pieces:
-    """The pieces of what `cluster_variation` and `junction_tree` take.
+    """The pieces that `cluster_variation` and `junction_tree` are given.
 
     Raises:
         GraphError: see there.
     """
     if disconnected not in ("one", "several"):
         raise GraphError(
-            f"cluster_variation: disconnected is 'one' or 'several', got {disconnected!r}."
+            f"cluster_variation: expected disconnected='one' or 'several', got {disconnected!r}. "
+            "Choose how to count an intersection in several parts."
         )
-    split = disconnected == "several"
     if event_shape is not None:
         if not isinstance(scopes, Mapping) or shapes is not None:
             raise GraphError(
@@ -195,60 +268,23 @@ def pieces_of(
             "cluster_variation: models= goes with event_shape= and index arrays. Give a factor "
             "graph's models to the factor graph."
         )
+    split = disconnected == "several"
     if isinstance(scopes, RegionGraph):
-        return _array_pieces(scopes, split)
+        return ArrayPieces.of(scopes, split=split)
     graph = _factor_graph(scopes, shapes)
-    return ScopePieces(graph, _together(graph) if split else None)
-
-
-def _array_pieces(source: RegionGraph, split: bool) -> ArrayPieces:
-    arrays: dict[Hashable, Ints] = {}
-    models: dict[Hashable, Hashable] = {}
-    for group in source.groups:
-        for row in np.flatnonzero(group.outer).tolist():
-            name = group.name(row)
-            arrays[name] = group.indices(row, row + 1)[0].numpy()
-            if group.model is not None:
-                models[name] = group.model
-    pieces = list(arrays.values())
-    labels = (connected_atoms if split else atoms)(pieces, source.n_elements)
-    uncovered = np.setdiff1d(
-        np.arange(source.n_elements),
-        np.concatenate([np.zeros(0, np.int64), *(array.ravel() for array in pieces)]),
-    )
-    if len(uncovered):
-        raise GraphError(
-            f"cluster_variation: {len(uncovered)} elements are in no piece, the first is "
-            f"{uncovered[0]}. Add a piece that holds them, or correct event_shape=."
-        )
-    known: list[Hashable] = [Atom(number) for number in range(int(labels.max(initial=-1)) + 1)]
-    scopes = {n: [known[k] for k in np.unique(labels[a]).tolist()] for n, a in arrays.items()}
-    graph = FactorGraph.from_scopes(
-        scopes,
-        dict.fromkeys(known, ()),
-        models=models,
-        conditions={n: c for n, c in source.conditions.items() if n in arrays},
-    )
-    beside = array_neighbours(pieces, labels).items() if split else []
-    touching = {known[a]: {known[b] for b in others} for a, others in beside}
-    return ArrayPieces(graph, touching if split else None, source, arrays, labels)
-
-
-def _together(graph: FactorGraph) -> Neighbours:
-    """Which variables are in a scope of two: those of larger scopes are beside their neighbours."""
-    touching: defaultdict[Hashable, set[Hashable]] = defaultdict(set)
+    if not split:
+        return ScopePieces(graph, None)
+    beside = nx.empty_graph(graph.variables)
     for scope in graph.scopes.values():
-        for a, b in pairwise(scope):
-            touching[a].add(b)
-            touching[b].add(a)
-    return touching
+        nx.add_path(beside, scope)
+    return ScopePieces(graph, beside)
 
 
 def _factor_graph(scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None) -> FactorGraph:
     if isinstance(scopes, FactorGraph):
         if scopes.nested:
             raise GraphError(
-                f"cluster variation: node {next(iter(scopes.nested))!r} is nested, and scopes say "
+                f"cluster_variation: node {next(iter(scopes.nested))!r} is nested, and scopes say "
                 "nothing of inner graphs. Nest the result's pieces, or use flatten()."
             )
         return scopes
@@ -256,82 +292,19 @@ def _factor_graph(scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None) ->
         arrays = [name for name, scope in scopes.items() if isinstance(scope, np.ndarray | Tensor)]
         if arrays:
             raise GraphError(
-                f"cluster_variation: {arrays[0]!r} is an index array; of which state? Give "
-                "event_shape=, or for a scope a tuple of names."
+                f"cluster_variation: {arrays[0]!r} is an index array, expected a scope of names. "
+                "Give a tuple of names, or event_shape= of the state that it indexes."
             )
         return FactorGraph.from_scopes(scopes, shapes)  # type: ignore[arg-type]
     listed: list[Any] = list(scopes)  # type: ignore[arg-type]
     for scope in listed:
         if isinstance(scope, str | bytes | Set) and not (isinstance(scope, Set) and shapes):
             raise GraphError(
-                f"cluster variation: the scope {scope!r} is a {type(scope).__name__}, expected a "
-                "sequence of names: variables are declared in its order. Use a tuple, or give "
-                "shapes= in the order of declaration."
+                f"cluster_variation: the scope {scope!r} is of type {type(scope).__name__}, "
+                "expected a sequence of names: variables are declared in its order. Use a tuple, "
+                "or give shapes= in the order of declaration."
             )
-    numbered: dict[Hashable, tuple[Hashable, ...]] = {
-        ("scope", i): tuple(scope) for i, scope in enumerate(listed)
-    }
-    return FactorGraph.from_scopes(numbered, shapes)
-
-
-def _region_graph(
-    graph: FactorGraph, outer: Collection[Region], counts: Mapping[Region, int]
-) -> RegionGraph:
-    """Regions of nonzero count, their variables in declaration order.
-
-    But a scope whose model is given keeps its own order, as that model expects.
-    """
-    kept = [region for region, count in counts.items() if count and region]
-    pairs = zip(numbered(graph, kept), kept, strict=True)
-    order = sorted(pairs, key=lambda pair: (-len(pair[1]), pair[0]))
-    counted = {region: counts[region] for _, region in order}
-    factor: dict[Region, Hashable] = {}
-    for name, scope in graph.scopes.items():
-        factor.setdefault(frozenset(scope), name)  # the first of duplicates is the one kept
-    models = {r: graph.models.get(factor[r], graph.factor_model) for r in counted if r in factor}
-    # A factor graph of the regions lays out their indices; single variables are its variables.
-    layout = FactorGraph.from_scopes(
-        {
-            r: graph.scopes[factor[r]]
-            if models.get(r) is not None
-            else [graph.variables[v] for v in numbers]
-            for numbers, r in order
-            if len(r) > 1 or r in factor
-        },
-        dict(zip(graph.variables, graph.shapes, strict=True)),
-        axis=graph.axis,
-        models={r: model for r, model in models.items() if model is not None}
-        | {v: graph.models[v] for v in graph.variables if v in graph.models},
-        variable_model=graph.variable_model,
-    )
-    single = {v for v in graph.variables if frozenset([v]) not in layout.scopes}
-    groups = []
-    for group in layout.regions.groups:
-        found = {
-            row: frozenset(layout.scopes.get(name, (name,)))
-            for row, name in enumerate(group.names)
-            if name in layout.scopes or name in single
-        }
-        rows = [row for row, region in found.items() if region in counted]
-        regions = [found[row] for row in rows]
-        groups.append(
-            IndexGroup(
-                group.select(np.array(rows, np.int64)).indices(0, len(rows)),
-                np.array([counted[region] for region in regions], np.int64),
-                regions,
-                np.array([region in outer for region in regions], np.bool_),
-                group.model,
-            )
-        )
-    return RegionGraph(
-        (graph.n_elements,),
-        tuple(group for group in groups if len(group)),
-        conditions={
-            r: graph.conditions[node]
-            for r, node in ({frozenset([v]): v for v in graph.variables} | factor).items()
-            if r in counted and node in graph.conditions
-        },
-    )
+    return FactorGraph.from_scopes({("scope", i): tuple(s) for i, s in enumerate(listed)}, shapes)
 
 
 def numbered(graph: FactorGraph, regions: list[Region]) -> list[list[int]]:
@@ -342,27 +315,22 @@ def numbered(graph: FactorGraph, regions: list[Region]) -> list[list[int]]:
 
 def maximal(graph: FactorGraph, absorb: bool) -> list[Region]:
     """Distinct scopes inside no other, and isolated variables."""
-    factors = {f: frozenset(scope) for f, scope in graph.scopes.items()}
-    position = {f: place for place, f in enumerate(factors)}
-    on = defaultdict(set)
-    for factor, scope in factors.items():
-        for variable in scope:
-            on[variable].add(factor)
+    factors = list(graph.scopes)
+    scopes = [frozenset(scope) for scope in graph.scopes.values()]
     kept: dict[Region, Hashable] = {}
-    for factor, scope in factors.items():
-        around = set.intersection(*(on[variable] for variable in scope))
-        larger = (f for f in around if scope < factors[f])
-        holder = min(larger, key=position.__getitem__, default=kept.get(scope))
+    for factor, scope, around in zip(factors, scopes, regions_around(scopes, scopes), strict=True):
+        larger = (factors[number] for number in around if scope < scopes[number])
+        holder = next(larger, kept.get(scope))
         if holder is None:
             kept[scope] = factor
         elif not absorb:
             raise GraphError(
-                f"cluster variation: the scope of factor {factor!r} lies inside that of "
+                f"cluster_variation: the scope of factor {factor!r} lies inside that of "
                 f"{holder!r}. Remove it, or pass absorb=True."
             )
         elif _loses(graph, factor, holder):
             raise GraphError(
-                f"cluster variation: the scope of factor {factor!r} lies inside that of "
+                f"cluster_variation: the scope of factor {factor!r} lies inside that of "
                 f"{holder!r}, and it has a model or a condition of its own, which would be lost. "
                 "Compose its FactorGraph, or remove it."
             )
@@ -371,21 +339,17 @@ def maximal(graph: FactorGraph, absorb: bool) -> list[Region]:
 
 
 def _loses(graph: FactorGraph, factor: Hashable, holder: Hashable) -> bool:
-    """Whether dropping a factor for the sake of another loses a model or a condition."""
-    if frozenset(graph.scopes[factor]) != frozenset(graph.scopes[holder]):
+    """Whether dropping a factor in favour of another loses a model or a condition."""
+    both = (factor, holder)
+    one, other = (graph.scopes[f] for f in both)
+    if frozenset(one) != frozenset(other):
         return has_its_own(graph, factor)
-    own = has_its_own(graph, factor) or has_its_own(graph, holder)
-    return own and not _same_model(graph, factor, holder)
+    models = {graph.models.get(f, graph.factor_model) for f in both}
+    conditions = {condition_key(graph.conditions.get(f, {})) for f in both}
+    same = one == other and len(models) == len(conditions) == 1
+    return any(has_its_own(graph, f) for f in both) and not same
 
 
 def has_its_own(graph: FactorGraph, factor: Hashable) -> bool:
     """Whether a factor has a model or a condition of its own."""
     return factor in graph.models or factor in graph.conditions
-
-
-def _same_model(graph: FactorGraph, a: Hashable, b: Hashable) -> bool:
-    """Scopes in equal order, with equal models and conditions."""
-    conditions = (condition_key(graph.conditions.get(f, {})) for f in (a, b))
-    models = {graph.models.get(f, graph.factor_model) for f in (a, b)}
-    equal = len(models) == 1 and len(set(conditions)) == 1
-    return equal and graph.scopes[a] == graph.scopes[b]

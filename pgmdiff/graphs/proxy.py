@@ -1,16 +1,15 @@
-r"""Is the composed density of a Gaussian proxy normalisable?
+r"""Definiteness of the composed precision of a Gaussian proxy, for a common correlation.
 
-On loops the composed precision P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r of a perfectly good Gaussian can be
-indefinite: the composed "density" then grows without bound, and so do samples. The proxy has one
-variable of unit variance for each atom (block that no region splits), all pairs of the same
-correlation ρ, so that
+On loops the composed precision P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r of a proper Gaussian can be indefinite:
+the composed "density" then grows without bound, and so do samples. The proxy has one variable of
+unit variance per atom (block that no region splits), all pairs of the same correlation ρ, so that
 
     Σ_r⁻¹ = (I - t_r 1 1ᵀ) / (1 - ρ),   t_r = ρ / (1 - ρ + k_r ρ),   k_r atoms in region r
     P(ρ)  = (I - Σ_r c_r t_r 1_r 1_rᵀ) / (1 - ρ)                        for valid counts.
 
 Definiteness is *certified*: a Cholesky factor of P - δ I in floating point, with δ above all
 rounding errors, proves P ≻ 0 (Rump, "Verification of positive definiteness", 2006), and a vector
-with xᵀPx < -δ xᵀx proves that it is not.
+with xᵀPx < -δ xᵀx proves that P is not.
 """
 
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from scipy import sparse
 
 from pgmdiff.graphs.atoms import atoms, first_elements
+from pgmdiff.graphs.containment import incidence
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats, Ints
 
@@ -28,20 +28,22 @@ __all__ = ["Proxy", "certified_definite", "proxy", "quotient"]
 MAX_ATOMS = 400
 MAX_REGIONS = 20_000
 CORRELATIONS = (*(round(0.05 * step, 2) for step in range(1, 20)), 0.99)
-"""Where definiteness is tested, from below."""
+"""Correlations for which definiteness is tested, in ascending order."""
 EPS = float(np.finfo(np.float64).eps)
 RESOLUTION = 1e-4
-"""How closely the correlation where it is lost is then enclosed."""
+"""Width of the interval that then encloses the correlation at which definiteness is lost."""
 
 
 @dataclass(frozen=True)
 class Proxy:
-    """Where the composed precision of the proxy is positive definite.
+    """The correlations for which the composed precision of the proxy is positive definite.
 
     Attributes:
-        proper_up_to: largest correlation tested up to which it is, certified; 0.99 is the last.
-        improper_from: least correlation above that where it certainly is not; None: nowhere.
-        n_atoms: variables of the proxy.
+        proper_up_to: largest correlation up to which it is certified to be definite; 0.99 is the
+            last that is tested.
+        improper_from: least correlation above that at which it is certainly not definite; None if
+            there is none.
+        n_atoms: number of variables of the proxy.
     """
 
     proper_up_to: float
@@ -52,7 +54,7 @@ class Proxy:
 def proxy(graph: RegionGraph) -> Proxy | None:
     """The definiteness of a valid graph's proxy; None if it is too large to test.
 
-    Source: the module's first lines.
+    Source: the first lines of the module.
     """
     if graph.n_regions > MAX_REGIONS:
         return None
@@ -65,14 +67,14 @@ def proxy(graph: RegionGraph) -> Proxy | None:
             upper = rho
             break
         lower = rho
-    while upper is not None and upper - lower > RESOLUTION:
+    if upper is None:
+        return Proxy(lower, None, contains.shape[1])
+    while upper - lower > RESOLUTION:
         middle = (lower + upper) / 2
         if _is_definite(*_precision(contains, counts, middle)):
             lower = middle
         else:
             upper = middle
-    if upper is None:
-        return Proxy(lower, None, contains.shape[1])
     beyond = upper + RESOLUTION
     certain = certified_definite(*_precision(contains, counts, beyond)) is False
     return Proxy(lower, beyond if certain else None, contains.shape[1])
@@ -83,25 +85,20 @@ def quotient(graph: RegionGraph) -> tuple["sparse.csr_array", Floats]:
     regions: list[Ints] = []
     counts: list[float] = []
     for group in graph.groups:
-        index = group.indices(0, len(group)).reshape(len(group), -1).numpy()
         rows = np.flatnonzero(group.counts)
-        regions += list(index[rows])
+        regions += list(group.flat().numpy()[rows])
         counts += (group.counts[rows] / graph.denominator).tolist()
     labels = atoms(regions, graph.n_elements)
-    n_atoms = len(first_elements(labels))
     held = [np.unique(labels[region]) for region in regions]
-    rows = np.repeat(np.arange(len(held)), [len(h) for h in held])
-    columns = np.concatenate([np.zeros(0, np.int64), *held])
-    matrix = sparse.csr_array((np.ones(len(rows)), (rows, columns)), (len(held), n_atoms))
-    return matrix, np.array(counts)
+    return incidence(held, len(first_elements(labels))), np.array(counts)
 
 
 def certified_definite(matrix: Floats, error: float = 0.0) -> bool | None:
-    """Whether a symmetric matrix is positive definite: proven either way, or None.
+    """Whether a symmetric matrix is positive definite, with proof; None if undecided.
 
     Args:
         matrix: float64 `[n, n]`.
-        error: bound on the spectral norm of what the matrix may be off by.
+        error: bound on the spectral norm of the matrix's own error.
     """
     if _is_definite(matrix, error):
         return True

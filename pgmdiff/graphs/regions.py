@@ -1,4 +1,4 @@
-r"""Regions of a state and their counting numbers: the one object everything else consumes.
+r"""Regions of a state and their counting numbers: the object that everything else computes with.
 
 The state `u` has an event shape; its scalar entries, numbered in row-major order, are the
 *elements*. A *region* r is an integer array of elements, shaped as the region's model sees them,
@@ -6,10 +6,9 @@ with an exact *counting number* c_r. A graph is valid when every element is coun
 
     Σ_{r ∋ i} c_r = 1   for every element i.
 
-Regions that share a shape and a model are held as one *group* of arrays: see `groups`.
+Regions that share a shape and a model are stored as one *group* of arrays: see `groups`.
 """
 
-from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
@@ -23,7 +22,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 from pgmdiff.errors import GraphError, nearest
+from pgmdiff.graphs.containment import regions_around
 from pgmdiff.graphs.groups import AxisWindows, IndexGroup, RegionGroup, WindowGroup
+from pgmdiff.graphs.variables import Variables
 from pgmdiff.linalg import Ints, Shape
 from pgmdiff.text import brief, counted
 
@@ -36,7 +37,7 @@ Condition = Mapping[str, Any]
 """Keyword arguments of a score: names to pytrees of tensors, without a batch axis."""
 
 LARGEST_COUNT = 1 << 62
-"""What the counting numbers of a graph must stay below in all, so that int64 sums are exact."""
+"""Bound on the sum of all counting numbers' magnitudes, so that int64 sums are exact."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,16 +45,18 @@ class RegionGraph:
     """Regions of one state with exact counting numbers.
 
     Args:
-        event_shape: of the state.
-        groups: of regions.
+        event_shape: shape of the state.
+        groups: groups of regions.
         denominator: common denominator of all counting numbers.
-        conditions: per region name; what its model gets as keyword arguments.
+        conditions: region name to the keyword arguments that its model gets.
         junction_tree: whether the regions and counts are those of a junction tree, where the
-            constructor knows; None: `validate` finds out.
+            constructor knows; if None, `validate` determines it.
+        variables: the named variables that the state is made of, if it comes from a factor graph;
+            they are what `pack` and `unpack` need.
 
     Raises:
-        GraphError: a condition names no region; counts too large to be summed exactly. A name
-            that is used twice is found when names are first looked up.
+        GraphError: a condition names no region, or counts are too large to be summed exactly. A
+            name that is used twice is found when names are first looked up.
     """
 
     event_shape: Shape
@@ -61,23 +64,21 @@ class RegionGraph:
     denominator: int = 1
     conditions: Mapping[Any, Condition] = field(default_factory=dict)
     junction_tree: bool | None = None
+    variables: Variables | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.denominator, int | np.integer) or self.denominator < 1:
             raise GraphError(
-                f"RegionGraph: expected a positive denominator, an integer, got "
+                f"RegionGraph: expected a positive integer as denominator, got "
                 f"{self.denominator!r}. Put the sign into the counts."
             )
         total = sum(float(np.abs(g.counts.astype(np.float64)).sum()) for g in self.groups)
-        if total >= LARGEST_COUNT or self.denominator >= LARGEST_COUNT:
+        _check_total(max(total, self.denominator))
+        if self.variables is not None and self.variables.n_elements != self.n_elements:
             raise GraphError(
-                f"RegionGraph: counting numbers of {total:.3g} in all are too large to be summed "
-                "exactly. Cancel common factors of the counts and the denominator."
+                f"RegionGraph: variables have {self.variables.n_elements} elements, but the state "
+                f"has {self.n_elements}. Give the variables of this state, or none."
             )
-        if self.conditions:
-            self._check_conditions()
-
-    def _check_conditions(self) -> None:
         for name, condition in self.conditions.items():
             if name not in self._rows:
                 models = {group.model for group in self.groups}
@@ -89,8 +90,9 @@ class RegionGraph:
                 )
             if not isinstance(condition, Mapping):
                 raise GraphError(
-                    f"RegionGraph: the condition of {name!r} is a {type(condition).__name__}, "
-                    "expected a mapping of keyword arguments. Write {'keyword': value}."
+                    f"RegionGraph: the condition of {name!r} is of type "
+                    f"{type(condition).__name__}, expected a mapping of keyword arguments. "
+                    "Write {'keyword': value}."
                 )
 
     @classmethod
@@ -104,16 +106,16 @@ class RegionGraph:
         conditions: Mapping[Any, Condition] | None = None,
         denominator: int = 1,
     ) -> "RegionGraph":
-        """A graph of regions listed one by one; those inside no other are the outer ones.
+        """A graph of regions listed one by one; the outer ones are those inside no other.
 
         Args:
             regions: region name to an integer array of flattened elements, in the model's shape.
-            counts: region name to counting number; None: 1 each, and all are outer: pieces, valid
-                where no two overlap. For the counts of overlapping ones see `cluster_variation`.
-            event_shape: of the state.
+            counts: region name to counting number. If None, each region counts 1 and is outer,
+                which is valid where no two overlap; `cluster_variation` counts overlapping pieces.
+            event_shape: shape of the state.
             models: region name to model id, for regions whose model id is not their name.
             conditions: region name to condition.
-            denominator: by which all counts are divided.
+            denominator: divisor of all counts.
 
         Raises:
             GraphError: a region is empty, leaves the state, repeats an element or has no count.
@@ -125,7 +127,6 @@ class RegionGraph:
                     f"RegionGraph: the count of {name!r} is {count!r}, expected an integer. "
                     "For fractions give numerators, and denominator=."
                 )
-        _check_sizes(given)
         n_elements = prod(event_shape)
         arrays = {name: _checked(name, r, n_elements) for name, r in regions.items()}
         for name in arrays.keys() ^ given.keys():
@@ -133,10 +134,15 @@ class RegionGraph:
                 f"RegionGraph: {name!r} must have both elements and a count. "
                 "Add it to regions= and counts=, or to neither."
             )
-        inner = _inside_others(arrays) if counts is not None else set()
+        outer = set(arrays)
+        if counts is not None:
+            sets = {name: frozenset(array.ravel().tolist()) for name, array in arrays.items()}
+            distinct = list(dict.fromkeys(sets.values()))
+            around = dict(zip(distinct, regions_around(distinct, distinct), strict=True))
+            outer = {name for name, region in sets.items() if len(around[region]) == 1}
         return cls.grouped(
             arrays,
-            {name: (count, name not in inner) for name, count in given.items()},
+            {name: (count, name in outer) for name, count in given.items()},
             event_shape,
             models=models or {},
             conditions=conditions or {},
@@ -153,9 +159,10 @@ class RegionGraph:
         models: Mapping[Any, Hashable],
         conditions: Mapping[Any, Condition],
         denominator: int = 1,
+        variables: Variables | None = None,
     ) -> "RegionGraph":
-        """`from_regions` of arrays known to be right, with (count, outer) of each."""
-        _check_sizes({name: count for name, (count, _) in counts.items()})
+        """`from_regions` for arrays known to be right, with (count, outer) for each."""
+        _check_total(sum(abs(count) for count, _ in counts.values()))
         groups: dict[tuple[Any, Shape], list[Hashable]] = {}
         for name, array in arrays.items():
             groups.setdefault((models.get(name), array.shape), []).append(name)
@@ -173,11 +180,12 @@ class RegionGraph:
             ),
             denominator,
             dict(conditions),
+            variables=variables,
         )
 
     @property
     def regions(self) -> "RegionGraph":
-        """Itself: what of any graph, a factor graph too, is composed."""
+        """The graph itself, as a factor graph's `regions` are the regions that are composed."""
         return self
 
     @property
@@ -195,11 +203,21 @@ class RegionGraph:
         """Names of all regions."""
         return [name for group in self.groups for name in group.names]
 
+    @property
+    def pieces(self) -> list[Hashable]:
+        """Names of the pieces, the outer regions: factors, windows, isolated variables.
+
+        Regions derived to count elements once (variables that factors share, overlaps and corners
+        of tiles) are not pieces. A list of a million windows takes about a second.
+        """
+        outer = (group.select(np.flatnonzero(group.outer)) for group in self.groups)
+        return [name for group in outer for name in group.names]
+
     @cached_property
     def _rows(self) -> dict[Hashable, tuple[RegionGroup, int]]:
         rows = {name: (g, row) for g in self.groups for row, name in enumerate(g.names)}
         if len(rows) != self.n_regions:
-            raise GraphError("RegionGraph: two regions share a name. Name each region once.")
+            raise GraphError("RegionGraph: two regions share a name. Give each its own name.")
         return rows
 
     def elements(self, name: Hashable) -> Tensor:
@@ -212,6 +230,30 @@ class RegionGraph:
             raise GraphError(f"RegionGraph: no region is named {name!r}. See `.names`.")
         group, row = self._rows[name]
         return group.indices(row, row + 1)[0]
+
+    def pack(self, values: Mapping[Any, Tensor]) -> Tensor:
+        """The state from one tensor per variable; see `FactorGraph.pack`.
+
+        Raises:
+            GraphError: the state is not made of named variables.
+        """
+        return self._named("pack").pack(values)
+
+    def unpack(self, u: Tensor) -> dict[Hashable, Tensor]:
+        """One view per variable of a state; see `FactorGraph.unpack`.
+
+        Raises:
+            GraphError: the state is not made of named variables.
+        """
+        return self._named("unpack").unpack(u)
+
+    def _named(self, method: str) -> Variables:
+        if self.variables is None:
+            raise GraphError(
+                f"RegionGraph.{method}: the state of shape {self.event_shape} has no named "
+                "variables, since this graph was not made from a FactorGraph. Use `elements(name)`."
+            )
+        return self.variables
 
     def counting_numbers(self) -> dict[Hashable, int]:
         """Numerator of every region's counting number, by name, zeros included."""
@@ -241,7 +283,7 @@ class RegionGraph:
         return sum((g.scatter_sum(o, self.n_elements) for g, o in outer), zero)
 
     def validate(self) -> "Report":
-        """Checks the counting numbers and says what composing on this graph promises."""
+        """Checks the counting numbers and reports what composing on this graph promises."""
         from pgmdiff.graphs.report import report
 
         return report(self)
@@ -256,9 +298,9 @@ class RegionGraph:
 
 
 def _window_sums(groups: Sequence[WindowGroup]) -> Ints:
-    """Sums of counts over elements, one for every kind: windows cover whole axes alike.
+    """Sums of counts over elements, one per kind of element.
 
-    Places of an axis that every group covers equally often are one kind, so that the sums of a
+    Places of an axis that every group covers equally often are of one kind, so that the sums of a
     million windows are those of a few combinations of kinds.
     """
     kinds = [_kinds([group.axes[a] for group in groups]) for a in range(len(groups[0].axes))]
@@ -278,55 +320,41 @@ def _kinds(axes: Sequence[AxisWindows]) -> Ints:
     return np.stack([axis.coverage[first] for axis in axes])
 
 
-def _inside_others(arrays: Mapping[Any, Ints]) -> set[Hashable]:
-    """Names of the regions that are proper parts of others."""
-    sets = {name: frozenset(array.ravel().tolist()) for name, array in arrays.items()}
-    on: defaultdict[int, list[frozenset[int]]] = defaultdict(list)
-    for distinct in set(sets.values()):
-        for element in distinct:
-            on[element].append(distinct)
-    return {n for n, s in sets.items() if any(s < t for t in min((on[e] for e in s), key=len))}
-
-
-def _check_sizes(counts: Mapping[Any, int]) -> None:
-    for name, count in counts.items():
-        if abs(count) >= LARGEST_COUNT:
-            raise GraphError(
-                f"RegionGraph: the count of {name!r} is {count}, too large to be summed exactly. "
-                "Cancel common factors of the counts and the denominator."
-            )
+def _check_total(total: float) -> None:
+    if total >= LARGEST_COUNT:
+        raise GraphError(
+            f"RegionGraph: counting numbers of {total:.3g} in total are too large to be summed "
+            "exactly. Cancel common factors of the counts and the denominator."
+        )
 
 
 def condition_key(condition: Condition) -> Hashable:
     """A key that is equal for equal conditions, tensors compared bit for bit."""
+
+    def key(leaf: Any) -> Hashable:
+        if isinstance(leaf, Tensor):
+            array = leaf.detach().cpu().contiguous().view(-1)
+            return str(leaf.dtype), tuple(leaf.shape), array.view(torch.uint8).numpy().tobytes()
+        return (type(leaf), leaf) if isinstance(leaf, Hashable) else id(leaf)
+
     leaves, spec = tree_flatten(dict(sorted(condition.items())))
-    return str(spec), tuple(map(_leaf_key, leaves))
-
-
-def _leaf_key(leaf: Any) -> Hashable:
-    if isinstance(leaf, Tensor):
-        array = leaf.detach().cpu().contiguous().view(-1)
-        return str(leaf.dtype), tuple(leaf.shape), array.view(torch.uint8).numpy().tobytes()
-    return (type(leaf), leaf) if isinstance(leaf, Hashable) else id(leaf)
+    return str(spec), tuple(map(key, leaves))
 
 
 def _checked(name: Hashable, elements: npt.ArrayLike, n_elements: int) -> Ints:
     """A region's elements as int64, or a `GraphError` that says what is wrong with them."""
     array = np.asarray(elements)
     if array.size == 0:
-        raise GraphError(f"RegionGraph: region {name!r} is empty. Remove it.")
-    if array.dtype.kind not in "iu":
-        raise GraphError(
-            f"RegionGraph: region {name!r} must hold integers, got {array.dtype}. "
-            "List flattened element numbers."
+        problem = "is empty. Remove it."
+    elif array.dtype.kind not in "iu":
+        problem = f"must hold integers, got {array.dtype}. List flattened element numbers."
+    elif array.min() < 0 or array.max() >= n_elements:
+        problem = (
+            f"has elements from {array.min()} to {array.max()}, but the state has elements 0 to "
+            f"{n_elements - 1}. Correct them, or event_shape=."
         )
-    if array.min() < 0 or array.max() >= n_elements:
-        raise GraphError(
-            f"RegionGraph: region {name!r} has elements from {array.min()} to {array.max()}, but "
-            f"the state has elements 0 to {n_elements - 1}. Correct them, or event_shape=."
-        )
-    if len(np.unique(array)) != array.size:
-        raise GraphError(
-            f"RegionGraph: region {name!r} lists an element twice. List each element once."
-        )
-    return array.astype(np.int64)
+    elif len(np.unique(array)) != array.size:
+        problem = "lists an element twice. List each element once."
+    else:
+        return array.astype(np.int64)
+    raise GraphError(f"RegionGraph: region {name!r} {problem}")

@@ -1,8 +1,8 @@
-r"""What composing on a graph promises, given which acyclicity it has.
+r"""Reports: what composing on a graph promises, given which acyclicity it has.
 
-On a junction tree q = Π_r q_r^{c_r} for every q that is Markov to the tree, so the composed score
-is exact at σ = 0. For σ > 0 composing noised marginals is an approximation even there, since the
-noised variables of a Markov chain are not Markov.
+On a junction tree q = Π_r q_r^{c_r} for every q that is Markov to the tree, so that the composed
+score is exact at σ = 0. For σ > 0 composing noised marginals is an approximation even there, since
+the noised variables of a Markov chain are not Markov.
 """
 
 from dataclasses import dataclass, field, replace
@@ -24,14 +24,15 @@ __all__ = ["Definiteness", "Report", "check_counts", "report", "report_factor_gr
 
 
 AT_ONCE = 100_000
-"""Evaluated elements up to which a notebook is told everything: some tenths of a second."""
-
+"""Evaluated elements up to which `lines` determines everything, in some tenths of a second."""
 
 BARELY = 3.0
-"""Inflation of a variance from which a composed precision is taken for nearly indefinite."""
+"""Inflation of a variance above which a composed precision counts as nearly indefinite."""
+
 AMPLIFIED = 30.0
-"""Growth of an error from which trained scores are taken for not accurate enough. Windows of a
-smooth process, their denoisers off by 3 %: spread of samples 0.99, 1.06, 2.5 at 23, 83, 617."""
+"""Growth of an error above which trained scores count as not accurate enough. For windows of a
+smooth process whose denoisers are off by 3 %, the spread of samples is 0.99, 1.06 and 2.5 at a
+growth of 23, 83 and 617."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Definiteness:
     """What was done to make P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r positive definite.
 
     Attributes:
-        least_shrinkage: λ*, least such that P of the covariances as given is positive definite for
-            all of [λ*, 1]; None: not determined, too large.
-        shrinkage: λ that is used.
-        jitter: ε that is used, in units of the mean variance.
-        inflation: the largest ratio of a variance of N(m, P⁻¹), which is composed, to the data's,
-            which is given: about 1 where P is well away from indefinite; None: not determined.
-        amplification: by how much the error of one region's score can grow in the whole's; see
-            `precision.amplification`. Below 10 for AR(1) chains; hundreds for smooth data whose
-            covariances have directions of next to no variance. None: not determined.
+        least_shrinkage: λ*, the least value such that P of the covariances as given is positive
+            definite for all of [λ*, 1]; None if P is too large to determine it.
+        shrinkage: the λ that is used.
+        jitter: the ε that is used, in units of the mean variance.
+        inflation: the largest ratio of a variance of the composed N(m, P⁻¹) to the given variance
+            of the data: about 1 where P is well away from indefinite; None if not determined.
+        amplification: by how much the error of one region's score can grow in the composed score;
+            see `precision.amplification`. Below 10 for AR(1) chains, hundreds for smooth data whose
+            covariances have directions of nearly no variance; None if not determined.
     """
 
     least_shrinkage: float | None
@@ -58,31 +59,28 @@ class Definiteness:
 
     def __str__(self) -> str:
         least = "not determined" if self.least_shrinkage is None else f"{self.least_shrinkage:.3f}"
-        return (
+        text = (
             f"composed precision of the covariances: least shrinkage λ* {least}; used: "
-            f"shrinkage {self.shrinkage:.3g}, jitter {self.jitter:.3g}{self._inflated}"
+            f"shrinkage {self.shrinkage:.3g}, jitter {self.jitter:.3g}"
         )
-
-    @property
-    def _inflated(self) -> str:
         if self.inflation is None:
-            return ""
-        found = f"; variances of what is composed are up to {self.inflation:.3g} times the data's"
+            return text
+        text += f"; composed variances are up to {self.inflation:.3g} times the data's"
         if self.amplification is None:
-            return found
-        return f"{found}, errors of a region's score grow up to {self.amplification:.3g} times"
+            return text
+        return f"{text}, errors of a region's score grow up to {self.amplification:.3g} times"
 
     @property
     def warning(self) -> str | None:
-        """Where P is barely definite, or wants scores more accurate than networks are."""
+        """A warning if P is barely definite, or needs more accurate scores than networks give."""
         if self.inflation is not None and self.inflation > BARELY:
             return (
-                "the composed precision is barely definite, so that some variances of what is "
-                f"composed are {self.inflation:.3g} times the data's: give a larger shrinkage"
+                "the composed precision is barely definite, so that some composed variances are "
+                f"{self.inflation:.3g} times the data's: give a larger shrinkage"
             )
         if self.amplification is not None and self.amplification > AMPLIFIED:
             return (
-                "covariances have directions of next to no variance, in which errors of a "
+                "covariances have directions of nearly no variance, in which errors of a "
                 f"region's score grow up to {self.amplification:.3g} times: where scores are not "
                 "exact, give fit_covariances a larger ridge (1e-3, 1e-2), or Posterior a shrinkage"
             )
@@ -95,15 +93,16 @@ class Report:
 
     Attributes:
         n_elements, n_regions: sizes of the graph.
-        n_zero_counts: regions with counting number 0, which are never evaluated.
+        n_zero_counts: number of regions with counting number 0, which are never evaluated.
         uncovered: elements in no region.
         unbalanced: elements whose counting numbers do not sum to 1.
         sums: their sums, times `denominator`.
         denominator: of all counting numbers.
-        berge_acyclic: None where the graph has no factors and variables to ask it of.
-        alpha_acyclic: None where it was not found out: too large, or tiles that are no tree.
+        berge_acyclic: None if the graph has no factors and variables.
+        alpha_acyclic: None if it was not determined: the graph is too large, or is made of tiles
+            that form no tree.
         junction_tree: whether the marginal rule is exact at σ = 0 for data Markov to the graph.
-        graph: the region graph, of which more is found out when asked for.
+        graph: the region graph, for the properties that are determined on demand.
         nested_exact: whether this is a nested graph that is exact level by level.
         definiteness: of the composed precision of given covariances, from a joint's `validate`.
     """
@@ -152,7 +151,7 @@ class Report:
                 f"all are junction trees. An approximation at σ > 0. {laws}"
             )
         if self.junction_tree is None:
-            return f"Too large to tell whether it is a junction tree. {laws}"
+            return f"Too large to determine whether it is a junction tree. {laws}"
         why = {
             None: "regions form loops, or an overlap of two regions is counted in parts",
             True: "counts differ from the junction tree's (an overlap counted in parts, such as "
@@ -167,25 +166,26 @@ class Report:
 
     @property
     def n_evaluations(self) -> int:
-        """Regions evaluated by every step of a solver that calls the joint score once."""
+        """Number of regions evaluated by each call of the joint score."""
         return sum(int((g.counts != 0).sum()) for g in self.graph.groups)
 
     @property
     def n_evaluated_elements(self) -> int:
-        """Elements that these evaluations see, each as often as it is seen."""
+        """Number of elements in all evaluated regions, an element once per region that holds it."""
         return sum(int((g.counts != 0).sum()) * prod(g.shape) for g in self.graph.groups)
 
     @property
     def largest_region(self) -> int:
-        """Elements of the largest region that is evaluated: the largest clique."""
+        """Number of elements of the largest region that is evaluated: the largest clique."""
         sizes = (prod(g.shape) for g in self.graph.groups if (g.counts != 0).any())
         return max(sizes, default=0)
 
     @cached_property
     def diameter(self) -> int | None:
-        """Most pieces that the shortest way between two connected elements leads through.
+        """The largest number of pieces on a shortest path between two connected elements.
 
-        A step of the marginal rule carries information through one. None: too large to tell.
+        A step of the marginal rule carries information through one piece. None if the graph is too
+        large to determine it.
         """
         return diameter(self.graph)
 
@@ -193,28 +193,26 @@ class Report:
     def proxy(self) -> Proxy | None:
         """Definiteness of the composed precision, for a common correlation; see `graphs.proxy`.
 
-        None: invalid counts, or too large to test. A junction tree's is always definite.
+        None if counts are invalid or the graph is too large. A junction tree's is always definite.
         """
         return proxy(self.graph) if self.valid else None
 
     @property
     def warning(self) -> str | None:
-        """What to beware of: a composition that is barely definite, or improper for some data."""
-        barely = None if self.definiteness is None else self.definiteness.warning
-        return barely or self._improper
-
-    @property
-    def _improper(self) -> str | None:
+        """A warning if the composition is barely definite, or improper for some data."""
+        if self.definiteness is not None and self.definiteness.warning is not None:
+            return self.definiteness.warning
         if self.junction_tree or self.proxy is None or self.proxy.improper_from is None:
             return None
         return (
             "the composed precision turns indefinite, and the composition improper, for data whose "
             f"blocks all correlate by more than {self.proxy.proper_up_to:.3f}: samples of it can "
-            "grow without bound. Larger pieces help; advisor.advise tells for your covariance"
+            "grow without bound. Larger pieces help; pgmdiff.advise predicts the loss for your "
+            "covariance"
         )
 
     def raise_if_invalid(self) -> None:
-        """Raises `GraphError` naming the first elements that are not counted once.
+        """Raises an error that names the first elements that are not counted once.
 
         Raises:
             GraphError: the graph is not valid.
@@ -234,13 +232,15 @@ class Report:
         )
 
     def __str__(self) -> str:
-        return "\n".join(map(folded, self._lines(everything=True)))
+        return "\n".join(map(folded, self.lines(everything=True)))
 
-    def lines(self) -> list[str]:
-        """The lines of `print`; on large graphs without those that take long, unless known."""
-        return self._lines(everything=self.n_evaluated_elements <= AT_ONCE)
+    def lines(self, *, everything: bool = False) -> list[str]:
+        """The lines of the printed report, which notebooks show.
 
-    def _lines(self, *, everything: bool) -> list[str]:
+        Args:
+            everything: whether to include on large graphs, too, the lines that take long and are
+                not determined yet, as `print` does.
+        """
         known = {True: "yes", False: "no", None: "not determined"}
         berge = "does not apply" if self.berge_acyclic is None else known[self.berge_acyclic]
         lines = [
@@ -255,23 +255,24 @@ class Report:
             f"a step evaluates {self.n_evaluations} regions with {self.n_evaluated_elements} "
             f"elements in all; the largest has {self.largest_region}",
         ]
-        everything = everything or {"diameter", "proxy"} <= vars(self).keys()
-        lines += (
-            [
+        determined = {"diameter", "proxy"} <= vars(self).keys()
+        if everything or determined or self.n_evaluated_elements <= AT_ONCE:
+            warning = self.warning
+            lines += [
                 f"diameter: {'not determined' if self.diameter is None else self.diameter} "
                 f"(pieces between the elements farthest apart)",
-                f"Gaussian proxy: {self._definiteness}",
+                f"Gaussian proxy: {self._certified}",
             ]
-            if everything
-            else ["diameter, Gaussian proxy: not yet determined, print the report to see them"]
-        )
-        used = self.definiteness
-        warning = self.warning if everything else used and used.warning
-        lines += [str(used)] if used else []
+        else:
+            warning = None if self.definiteness is None else self.definiteness.warning
+            lines.append(
+                "diameter, Gaussian proxy: not yet determined, print the report to see them"
+            )
+        lines += [] if self.definiteness is None else [str(self.definiteness)]
         return [*lines, self.promise, *([f"WARNING: {warning}."] if warning else [])]
 
     @property
-    def _definiteness(self) -> str:
+    def _certified(self) -> str:
         if self.junction_tree:
             return "the composed precision of every Gaussian is positive definite"
         if self.proxy is None:
@@ -285,7 +286,7 @@ class Report:
 def report(
     graph: RegionGraph, *, berge_acyclic: bool | None = None, junction_tree: bool | None = None
 ) -> Report:
-    """Checks a region graph, given what is known of it already; see `Report`."""
+    """Checks a region graph, given what is already known of it; see `Report`."""
     unbalanced, sums = graph.unbalanced()
     known, alpha_acyclic = junction_tree, True if berge_acyclic else None
     if known is None:
@@ -293,11 +294,16 @@ def report(
         if known is None or graph.n_regions <= NODE_LIMIT:  # what is claimed is checked
             found = acyclicity(graph)
             alpha_acyclic, known = (alpha_acyclic, known) if found == (None, None) else found
+    uncovered = unbalanced  # of which a valid graph has none
+    if len(unbalanced):
+        ones = ((g, np.ones(len(g), np.int64)) for g in graph.groups)
+        times = sum(g.scatter_sum(each, graph.n_elements)[unbalanced] for g, each in ones)
+        uncovered = unbalanced[times == 0]
     return Report(
         n_elements=graph.n_elements,
         n_regions=graph.n_regions,
         n_zero_counts=sum(int((g.counts == 0).sum()) for g in graph.groups),
-        uncovered=_uncovered(graph) if len(unbalanced) else unbalanced,
+        uncovered=uncovered,
         unbalanced=unbalanced,
         sums=sums,
         denominator=graph.denominator,
@@ -311,22 +317,17 @@ def report(
 def report_factor_graph(graph: FactorGraph) -> Report:
     """Checks a factor graph; a forest of distinct factors is a junction tree.
 
-    Of a nested graph the leaves are checked: they are what is evaluated.
+    Of a nested graph the leaves are checked, since they are what is evaluated. It is exact at σ = 0
+    where the outer graph is, and every inner one that is counted.
     """
     if graph.nested:
-        leaves = flatten(graph, (), to_compose=False)
-        return replace(report(leaves), nested_exact=_nested_exact(graph))
+        outer, counts = replace(graph, nested={}).validate(), graph.counting_numbers()
+        inner = (g.validate() for name, g in graph.nested.items() if counts[name])
+        exact = bool(outer.junction_tree) and all(r.junction_tree or r.nested_exact for r in inner)
+        return replace(report(flatten(graph, (), to_compose=False)), nested_exact=exact)
     berge_acyclic, distinct = forest_of(graph)
     tree = True if berge_acyclic and distinct else None
     return report(graph.regions, berge_acyclic=berge_acyclic, junction_tree=tree)
-
-
-def _nested_exact(graph: FactorGraph) -> bool:
-    """Whether the outer graph, and every inner one that is counted, is exact at σ = 0."""
-    outer = replace(graph, nested={}).validate()
-    counts = graph.counting_numbers()
-    inner = (g.validate() for name, g in graph.nested.items() if counts[name])
-    return bool(outer.junction_tree) and all(r.junction_tree or r.nested_exact for r in inner)
 
 
 def check_counts(graph: RegionGraph) -> None:
@@ -334,13 +335,6 @@ def check_counts(graph: RegionGraph) -> None:
     unbalanced, sums = graph.unbalanced()
     if len(unbalanced):
         raise GraphError(_imbalance(unbalanced, sums, graph.denominator))
-
-
-def _uncovered(graph: RegionGraph) -> Ints:
-    covered = np.zeros(graph.n_elements, np.int64)
-    for group in graph.groups:
-        covered += group.scatter_sum(np.ones(len(group), np.int64), graph.n_elements)
-    return np.flatnonzero(covered == 0)
 
 
 def _imbalance(elements: Ints, sums: Ints, denominator: int) -> str:

@@ -164,9 +164,8 @@ def _padded_faces(faces: Tensor) -> Tensor:
 def _right_border(n: int) -> tuple[Floats, Floats, Floats]:
     """The column beyond the right border and its lower corner, in local coordinates.
 
-    Returns:
-        The directions of four pixels per point, `[n + 1, 4, 3]`, their weights `[n + 1, 4]`, and
-        the points, `[n + 1, 3]`.
+    The directions of four pixels per point are `[n + 1, 4, 3]`, their weights `[n + 1, 4]`, and the
+    points `[n + 1, 3]`.
     """
     h, one = 1 / n, np.ones(n)
     b = (2 * np.arange(n) + 1) / n - 1

@@ -48,13 +48,7 @@ def time_at(
 ) -> Tensor:
     """The times at which a rising ratio σ_t / α_t equals σ, or the nearest end of their range.
 
-    Args:
-        ratio: the map from times `[batch]` to σ_t / α_t `[batch]`.
-        sigma: the noise levels, `[batch]`.
-        first, last: the range of times.
-
-    Returns:
-        The times, float64 `[batch]`.
+    The ratio maps times `[batch]` from `first` to `last` to σ_t / α_t `[batch]`; times are float64.
     """
     wanted = sigma.detach().double()
     low, high = torch.full_like(wanted, first), torch.full_like(wanted, last)

@@ -42,11 +42,7 @@ def are_windows(graph: RegionGraph) -> bool:
 
 
 def boxes_of(graph: RegionGraph) -> list[Box]:
-    """Returns the distinct boxes on the drawn axes, windows first, without overlaps of count 0.
-
-    Raises:
-        GraphError: there are too many regions to tell apart, or one of them is no box.
-    """
+    """Returns the distinct boxes on the drawn axes, windows first, without overlaps of count 0."""
     check_size(graph.n_regions, "windows", "Use layout='counts', or draw a smaller state.")
     drawn = drawn_axes(graph)
     boxes: dict[Box, None] = {}

@@ -65,21 +65,13 @@ class Region:
 
 @dataclass(frozen=True)
 class Piece:
-    """The box that a region covers of one face, on the page.
-
-    Attributes:
-        region: the region.
-        corner: upper left corner, right and down.
-        size: width and height.
-        whole: whether the box is the whole face.
-        rank: number of pieces before it that have the same box.
-    """
+    """The box that a region covers of one face, from its upper left corner right and down."""
 
     region: Region
     corner: Floats
     size: Floats
-    whole: bool
-    rank: int
+    whole: bool  # it is the whole face
+    rank: int  # number of pieces before it that have the same box
 
     def outline(self, thick: float, points: float) -> Rectangle:
         """Returns the outline, a little inside those of the pieces before it on the same box."""
@@ -108,12 +100,7 @@ def draw_cube(
     labels: bool | None,
     title: str | None,
 ) -> Figure:
-    """Draws the six faces, with outlines, shades and counts of the regions on each of them.
-
-    Raises:
-        GraphError: the state is not six squares.
-        ShapeError: the image is not six squares of the state's size.
-    """
+    """Draws the six faces, with outlines, shades and counts of the regions on each of them."""
     shape = graph.event_shape
     if not _is_six_squares(shape):
         raise GraphError(

@@ -71,18 +71,9 @@ def draw_scene(scene: Scene, ax: Axes | None, labels: bool | None, title: str | 
     return figure_of(ax)
 
 
-# ---------------------------------------------------------------- texts in nodes
-
-
 @dataclass(frozen=True)
 class Lettering:
-    """How texts are set.
-
-    Attributes:
-        size: size of the font.
-        names, counts: whether names and counts are written.
-        forced: whether names are written even where they do not fit.
-    """
+    """The font size of texts, and which are written; names that are forced, even if too long."""
 
     size: float
     names: bool
@@ -91,12 +82,9 @@ class Lettering:
 
     @classmethod
     def of(cls, nodes: Sequence[Node], labels: bool | None, points: float) -> "Lettering":
-        """Chooses the largest size at which all texts fit, without names if that is too small.
+        """Chooses the largest size at which all texts fit in nodes whose diameter is `points`.
 
-        Args:
-            nodes: all nodes that are not boxes.
-            labels: whether names are written; if None, where they fit.
-            points: diameter of a node.
+        Names are written if `labels` is True, and where they fit if it is None.
         """
         if labels or (labels is None and len(nodes) <= NAMED):
             sizes = (_fitting(node, _text(node, node.name), points) for node in nodes)
@@ -133,23 +121,13 @@ def _wrapped(name: str) -> str:
     return f"{name[: middle + 1].rstrip()}\n{name[middle + 1 :]}"
 
 
-# ---------------------------------------------------------------- ink
-
-
 @dataclass(frozen=True)
 class Pen:
-    """Draws scenes on axes.
-
-    Attributes:
-        ax: the axes.
-        points: diameter of a node.
-        thin: width of lines.
-        lettering: how texts are set in all nodes but boxes.
-    """
+    """Draws scenes on axes, with texts in all nodes but boxes set by `lettering`."""
 
     ax: Axes
-    points: float
-    thin: float
+    points: float  # diameter of a node
+    thin: float  # width of lines
     lettering: Lettering
 
     def draw(self, scene: Scene, zorder: float) -> None:

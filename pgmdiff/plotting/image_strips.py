@@ -11,13 +11,11 @@ from pgmdiff.plotting.style import Sheet, picture
 
 __all__ = ["strips"]
 
-NONE: Mapping[str, Sequence[int]] = MappingProxyType({})
-
 
 def strips(
     strips: Mapping[str, Tensor],
     *,
-    seams: Mapping[str, Sequence[int]] = NONE,
+    seams: Mapping[str, Sequence[int]] = MappingProxyType({}),
     joins: Mapping[str, int] = MappingProxyType({}),
     title: str = "",
 ) -> Figure:

@@ -47,12 +47,10 @@ SLOW = 500
 
 @dataclass(frozen=True)
 class Layout:
-    """Positions of nodes, and the places where edges leave a periodic lattice and come back.
+    """Positions of nodes, `[nodes, 2]`, and where edges leave a periodic lattice and come back.
 
-    Attributes:
-        points: one position per node, `[nodes, 2]`.
-        ghosts: (factor, variable) numbers to the place beside the variable where the factor is
-            drawn once more.
+    Ghosts lead from (factor, variable) numbers to the place beside the variable where the factor is
+    drawn once more.
     """
 
     points: Floats
@@ -122,9 +120,6 @@ def _lattice(graph: FactorGraph) -> Layout:
             x, y = points[first] - axes[along[0]] / 2
             ghosts[f, first] = float(x), float(y)
     return Layout(_separated(np.array(points), np.arange(len(points)) < len(coordinates)), ghosts)
-
-
-# ---------------------------------------------------------------- positions by shape
 
 
 def _by_shape(graph: FactorGraph) -> Floats:
@@ -214,9 +209,6 @@ def ring(n: int, edges: Sequence[tuple[int, int]]) -> Floats | None:
     graph = nx.Graph(sorted(map(sorted, edges)))
     loop = 0 < n == len(graph) == len(edges) and nx.is_connected(graph)
     return _string(graph) if loop and all(degree == 2 for _, degree in graph.degree) else None
-
-
-# ---------------------------------------------------------------- distances
 
 
 def _roomy(points: Floats) -> Floats:

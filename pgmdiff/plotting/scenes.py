@@ -13,7 +13,7 @@ import networkx as nx
 import numpy as np
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.acyclicity import incidence
+from pgmdiff.graphs.containment import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats, Ints
@@ -60,13 +60,9 @@ class Node:
 
 @dataclass(frozen=True)
 class Scene:
-    """Nodes and the lines between them.
+    """Nodes of one level, and the lines between them; those of nested graphs are inside boxes.
 
-    Attributes:
-        nodes: nodes of this level; those of nested graphs are inside their boxes.
-        edges: lines between nodes.
-        dashed: lines that leave a periodic lattice, to factors that are drawn once more.
-        ghosts: places of the factors that are drawn once more.
+    Dashed lines leave a periodic lattice, to ghosts: factors that are drawn once more.
     """
 
     nodes: Sequence[Node]
@@ -131,11 +127,7 @@ def check_size(number: int, what: str, remedy: str) -> None:
 def factor_scene(graph: FactorGraph, layout: str, depth: int = 1) -> Scene:
     """Places circles for variables, squares for factors, and boxes for nested nodes.
 
-    Args:
-        graph: the factor graph.
-        layout: a name in `LAYOUTS`.
-        depth: number of levels of nested graphs that are drawn in full; the others are boxes that
-            state their numbers of nodes.
+    Graphs nested deeper than `depth` are boxes that state their numbers of nodes.
     """
     check_size(
         _n_nodes(graph),
@@ -189,9 +181,7 @@ def _n_nodes(graph: Graph) -> int:
 def hasse_scene(graph: RegionGraph, *, loops: bool = False) -> Scene:
     """Places outer regions on top and others below by size, with lines to what directly holds them.
 
-    Args:
-        graph: the region graph.
-        loops: whether regions that form one loop are drawn as a loop.
+    With `loops`, regions that form one loop are drawn as a loop.
     """
     check_size(graph.n_regions, "regions", "For windows of a tensor use layout='counts'.")
     regions: list[Ints] = []
@@ -233,9 +223,8 @@ def _in_rows(
 ) -> tuple[Floats, list[list[int]]]:
     """Centres rows and orders them so that few lines cross; long rows are staggered.
 
-    Returns:
-        Positions of regions, then of bends; and, for every pair of `covers`, the line's positions
-        by number: it bends where it passes a row, so as not to run under the plates of that row.
+    Positions are those of regions, then of bends. The line of each pair of `covers` is a list of
+    their numbers: it bends where it passes a row, so as not to run under the plates of that row.
     """
     lines, levels = [], rows.tolist()
     for smaller, larger in covers:

@@ -75,9 +75,6 @@ LONGEST = 60
 """Number of letters of a name that are kept."""
 
 
-# ---------------------------------------------------------------- colours
-
-
 def colour_of(count: Fraction | int) -> str:
     """Returns blue above zero, orange below and grey at zero; larger counts are darker."""
     if count == 0:
@@ -95,9 +92,8 @@ def text_colour(background: str) -> str:
 def picture(image: Tensor) -> Floats:
     """Returns an image as matplotlib shows it: `[H, W]` or `[H, W, 3]` with values in [0, 1].
 
-    Args:
-        image: `[H, W]` or `[C, H, W]` with values in [-1, 1], beyond which they are clipped, or
-            bytes from 0 to 255. Three channels are colours; any other number is averaged to grey.
+    Values of `[H, W]` or `[C, H, W]` are clipped to [-1, 1], or are bytes from 0 to 255. Three
+    channels are colours; any other number is averaged to grey.
     """
     values = image.detach().cpu().double()
     shares = values / 255 if image.dtype == torch.uint8 else (values.clamp(-1, 1) + 1) / 2
@@ -105,9 +101,6 @@ def picture(image: Tensor) -> Floats:
     if shown.ndim == 2:
         return shown
     return np.moveaxis(shown, 0, -1) if len(shown) == 3 else shown.mean(axis=0)
-
-
-# ---------------------------------------------------------------- texts
 
 
 def name_text(name: Hashable) -> str:
@@ -137,9 +130,6 @@ def text_size(text: str) -> tuple[float, float]:
         TextPath((0, 0), line, prop=font).get_extents().width for line in lines if line.strip()
     ]
     return max(widths, default=0.0) / 100, 1.2 * len(lines)
-
-
-# ---------------------------------------------------------------- figures
 
 
 class Sheet(Figure):
@@ -184,11 +174,7 @@ def points_per_unit(ax: Axes) -> Floats:
 
 
 def count_entries(counts: Iterable[Fraction | int]) -> list[Patch]:
-    """Returns legend entries: each count, and how many nodes have it; only the commonest of many.
-
-    Args:
-        counts: one count per node.
-    """
+    """Returns legend entries: each count, or the commonest of many, and how many nodes have it."""
     number = Counter(counts)
     kept = sorted((count for count, _ in number.most_common(LEGEND_ENTRIES)), reverse=True)
     entries = [
@@ -223,11 +209,7 @@ def sheet(
 ) -> list[Axes]:
     """Returns axes in rows on a figure of their own, with a legend below and a title above.
 
-    Args:
-        size: width and height of each of the axes, in inches.
-        entries: entries of the legend.
-        title: the title of the figure.
-        rows, columns: numbers of axes; several axes have room for a title of their own.
+    Each is of the given width and height in inches; several have room for a title of their own.
     """
     width, height = size[0] * columns, (size[1] + TITLE) * rows - TITLE
     wide = max(width, 3.4) + 2 * MARGIN

@@ -55,9 +55,6 @@ MANY = 60
 """Most windows and overlaps whose overlaps are shaded over an image."""
 
 
-# ---------------------------------------------------------------- tiles
-
-
 def draw_tiles(
     graph: RegionGraph,
     image: Tensor | None,
@@ -119,11 +116,7 @@ def _show(ax: Axes, shown: Floats, height: int, width: int) -> None:
 
 
 def picture_of(image: Tensor, size: tuple[int, int]) -> Floats:
-    """Returns an image as matplotlib shows it.
-
-    Raises:
-        ShapeError: the image has another height or width than what is drawn.
-    """
+    """Returns an image of the drawn height and width as matplotlib shows it."""
     shown = image.reshape(1, -1) if image.ndim == 1 else image
     if shown.ndim not in (2, 3) or tuple(shown.shape[-2:]) != size:
         raise ShapeError(
@@ -201,9 +194,6 @@ def _write(ax: Axes, boxes: Sequence[Box], size: tuple[int, int]) -> None:
         within = ((middle - starts) % size <= lengths).all(axis=1)
         if fits >= 0.7 * TEXT and not (within & smaller).any():
             write(ax, middle[1], middle[0], text, fits, color=INK, zorder=4, bbox=GROUND)
-
-
-# ---------------------------------------------------------------- maps
 
 
 def draw_maps(

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,9 +49,8 @@ class Covariances(ABC):
     def of(self, group: RegionGroup) -> Tensor | RegionCovariances:
         """The covariances of a group's regions, flattened in the order that their model sees.
 
-        Returns:
-            Float64 `[n, d, d]`, or `[1, d, d]` if all regions of the group share one; or one of
-            the forms of `precision.forms`.
+        They are float64 `[n, d, d]`, or `[1, d, d]` if all regions of the group share one; or one
+        of the forms of `precision.forms`.
         """
 
     def form(self, group: RegionGroup) -> RegionCovariances:
@@ -191,27 +191,20 @@ class Stationary(Covariances):
                 "and span the axes that are not stationary. The stationary axes are "
                 f"{self.axes}: name all axes that are tiled."
             )
-        n, lags = len(self.axes), []
-        for number, axis in enumerate(self.axes):
-            place = torch.arange(group.shape[axis])
-            longest = (self.autocovariance.shape[2 + number] - 1) // 2
-            if len(place) > longest + 1:
+        coordinates, lags = torch.from_numpy(np.indices(group.shape)).flatten(1), []
+        for axis, n_lags in zip(self.axes, self.autocovariance.shape[2:], strict=True):
+            place, longest = coordinates[axis], (n_lags - 1) // 2
+            if group.shape[axis] > longest + 1:
                 raise ShapeError(
-                    f"Stationary: region {group.name(0)!r} is {len(place)} long on axis {axis}, "
-                    f"the autocovariance is known for lags up to {longest}. Fit it on this graph."
+                    f"Stationary: region {group.name(0)!r} is {group.shape[axis]} long on axis "
+                    f"{axis}, the autocovariance is known for lags up to {longest}. Fit it on this "
+                    "graph."
                 )
-            shape = [1] * (2 * n)
-            shape[number] = shape[n + number] = len(place)
-            lags.append((place - place[:, None] + longest).reshape(shape))
-        # [A, A, *w, *w] with one side of the matrix after the other: [A, *w, A, *w]
-        places: Any = (slice(None), slice(None), *lags)
-        values = self.autocovariance[places].movedim(1, 1 + n)
-        sides = [group.shape[axis] for axis in (*rest, *self.axes)]
-        order = [(*rest, *self.axes).index(axis) for axis in range(len(sides))]
-        values = values.reshape(*sides, *sides)
-        values = values.permute(*order, *(len(sides) + axis for axis in order))
-        d = prod(sides)
-        return (values.reshape(d, d) + self.ridge * torch.eye(d, dtype=values.dtype))[None]
+            lags.append(place - place[:, None] + longest)
+        sides = [n if axis in rest else 1 for axis, n in enumerate(group.shape)]
+        row = torch.arange(prod(sides)).reshape(sides).expand(group.shape).reshape(-1)
+        values = self.autocovariance[(row[:, None], row, *lags)]
+        return (values + self.ridge * torch.eye(len(row), dtype=values.dtype))[None]
 
 
 @dataclass(frozen=True)

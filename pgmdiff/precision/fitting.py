@@ -22,7 +22,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -237,10 +237,8 @@ class _Principal:
     """An incremental singular value decomposition of centred rows, truncated.
 
     Attributes:
-        vectors: `[d, k]`.
-        scales: the singular values, `[k]`.
+        vectors, scales: `[d, k]`, and the singular values, `[k]`.
         total: the sum of squares of all centred rows, including what was truncated.
-        n: the number of rows so far.
         means: for every region the number of its states so far, and their mean `[channels, d]`.
     """
 
@@ -266,13 +264,7 @@ class _Principal:
 
 
 class _Autocovariance(_Estimate):
-    """γ̂ over the lags of the longest window.
-
-    Args:
-        graph: windows of a tensor.
-        axes: the stationary axes, counted from `dropped`; None for all.
-        dropped: the number of leading axes of the event that the graph does not have.
-    """
+    """γ̂ over the lags of the longest window; `dropped` leading axes are not in the graph."""
 
     def __init__(self, graph: RegionGraph, axes: Sequence[int] | None, dropped: int) -> None:
         dims = range(len(graph.event_shape))
@@ -330,10 +322,8 @@ class _Autocovariance(_Estimate):
         for number, longest in enumerate(self.longest):
             lags = torch.arange(1 - longest, longest) % self.sizes[number]
             gamma = gamma.index_select(2 + number, lags)
-        at_zero = gamma
-        for longest in self.longest:
-            at_zero = at_zero.select(2, longest - 1)
-        return Stationary(gamma, self.axes, ridge * float(at_zero.diagonal().mean()))
+        zero_lag: Any = (..., *(longest - 1 for longest in self.longest))
+        return Stationary(gamma, self.axes, ridge * float(gamma[zero_lag].diagonal().mean()))
 
 
 class _Channels:

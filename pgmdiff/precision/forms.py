@@ -41,6 +41,8 @@ Names = Callable[[int], Hashable]
 class RegionPrecisions(ABC):
     """The inverse covariances Σ_r⁻¹ of n regions of d elements, or the one that all share."""
 
+    __repr__ = by_field
+
     @abstractmethod
     def times(self, v: Tensor) -> Tensor:
         """Σ_r⁻¹ v_r for v `[B, n, d]`."""
@@ -75,7 +77,7 @@ class RegionPrecisions(ABC):
         return self if self.shared else self.map(lambda t: t[start:stop])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DensePrecisions(RegionPrecisions):
     """Σ_r⁻¹ as matrices.
 
@@ -86,8 +88,6 @@ class DensePrecisions(RegionPrecisions):
 
     inverse: Tensor
     eigenvalues: Tensor
-
-    __repr__ = by_field
 
     def times(self, v: Tensor) -> Tensor:
         if self.shared:
@@ -108,7 +108,7 @@ class DensePrecisions(RegionPrecisions):
         return len(self.inverse) == 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LowRankPrecisions(RegionPrecisions):
     """Σ_r⁻¹ = δ⁻¹ (I - U_r diag(g_r) U_rᵀ).
 
@@ -121,8 +121,6 @@ class LowRankPrecisions(RegionPrecisions):
     vectors: Tensor
     gains: Tensor
     floor: float
-
-    __repr__ = by_field
 
     def times(self, v: Tensor) -> Tensor:
         if self.shared:
@@ -150,7 +148,7 @@ class LowRankPrecisions(RegionPrecisions):
         return len(self.vectors) == 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SeparablePrecisions(RegionPrecisions):
     """C⁻¹ ⊗ S_r⁻¹ on regions of [channels, places].
 
@@ -161,8 +159,6 @@ class SeparablePrecisions(RegionPrecisions):
 
     channels: Tensor
     places: RegionPrecisions
-
-    __repr__ = by_field
 
     def times(self, v: Tensor) -> Tensor:
         batch, n, c = len(v), v.shape[1], self.channels.shape[1]
@@ -218,6 +214,8 @@ class Change:
 class RegionCovariances(ABC):
     """The covariances Σ_r of n regions of d elements, or the one that all share, in float64."""
 
+    __repr__ = by_field
+
     @abstractmethod
     def variances(self) -> Tensor:
         """The diagonals, `[n or 1, d]`."""
@@ -241,7 +239,7 @@ class RegionCovariances(ABC):
         """
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DenseCovariances(RegionCovariances):
     """Σ_r as matrices.
 
@@ -250,8 +248,6 @@ class DenseCovariances(RegionCovariances):
     """
 
     matrices: Tensor
-
-    __repr__ = by_field
 
     def variances(self) -> Tensor:
         return self.matrices.diagonal(dim1=1, dim2=2)
@@ -281,7 +277,7 @@ class DenseCovariances(RegionCovariances):
         return DensePrecisions((vectors / values[:, None]) @ vectors.mT, 1 / values)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LowRankCovariances(RegionCovariances):
     """U_r diag(s_r) U_rᵀ + δ I.
 
@@ -292,8 +288,6 @@ class LowRankCovariances(RegionCovariances):
 
     factors: Tensor
     floor: float
-
-    __repr__ = by_field
 
     def variances(self) -> Tensor:
         return (self.factors**2).sum(dim=2) + self.floor
@@ -316,7 +310,7 @@ class LowRankCovariances(RegionCovariances):
         return LowRankPrecisions(vectors, scales**2 / (scales**2 + self.floor), self.floor)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SeparableCovariances(RegionCovariances):
     """C ⊗ S_r on regions of [channels, places].
 
@@ -327,8 +321,6 @@ class SeparableCovariances(RegionCovariances):
 
     channels: Tensor
     places: RegionCovariances
-
-    __repr__ = by_field
 
     def variances(self) -> Tensor:
         own = self.channels.diagonal()

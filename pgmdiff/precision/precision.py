@@ -35,12 +35,8 @@ def weighed(
 ) -> Iterator[tuple[RegionGroup, Tensor, Tensor]]:
     """For every group its regions of nonzero weight, their elements and their weights.
 
-    Args:
-        graph: the graph.
-        weights: one array per group, one weight per region; if None, the counting numbers.
-
-    Yields:
-        The regions, as a group; int64 `[n, d]`; float64 `[n]`.
+    They are a group, int64 `[n, d]` and float64 `[n]`. The weights are one array per group; if
+    None, the counting numbers.
     """
     if weights is None:
         weights = [group.counts / graph.denominator for group in graph.groups]
@@ -55,10 +51,7 @@ def weighed(
 def add_blocks(total: Tensor, index: Tensor, blocks: Tensor) -> None:
     """Adds Σ_r A_rᵀ B_r A_r to a dense matrix `[N, N]`, in place.
 
-    Args:
-        total: the matrix.
-        index: the elements of the regions, int64 `[n, d]`.
-        blocks: B_r, `[n, d, d]`.
+    The regions' elements are int64 `[n, d]`, their blocks B_r `[n, d, d]`.
     """
     total.index_put_(_rows_and_columns(index, blocks), blocks, accumulate=True)
 

@@ -66,11 +66,7 @@ class Adaptive(Solver):
         denoised = denoise(score, state.x, state.sigma)
         if sigma_next == 0:
             return State(denoised, state.step + 1, sigma_next, denoised)
-
-        def drift(sigma: Tensor, x: Tensor) -> Tensor:
-            return x - denoise(score, x, sigma)
-
-        x = self._integrate(drift, state.x, state.sigma, sigma_next)
+        x = self._integrate(lambda s, u: u - denoise(score, u, s), state.x, state.sigma, sigma_next)
         return State(x, state.step + 1, sigma_next, denoised)
 
     def _integrate(
@@ -120,8 +116,7 @@ def log_likelihood(
     Args:
         score: differentiable, sample by sample.
         x: `[batch, *event]` at noise level sigma_min.
-        sigma_min: the noise level of x, where the path begins, in the data's units.
-        sigma_max: the noise level of the prior, where the path ends.
+        sigma_min, sigma_max: the noise levels of x and of the prior, in the data's units.
         trace: "exact", N backward passes per evaluation; or "hutchinson", `probes` of them, an
             unbiased estimate: E[vᵀ (∂D/∂u) v] over random signs v, the same all along the path.
         probes: number of vectors v.
@@ -168,30 +163,21 @@ def log_likelihood(
         share, directions = 1 / probes, [noise(probe, x).sign() for probe in range(probes)]
 
     def drift(sigma: Tensor, joined: Tensor) -> Tensor:
-        u = joined[:, :n].reshape(x.shape)
-        denoised, total = _traced(score, u, sigma, directions)
-        return torch.cat([(u - denoised).reshape(len(u), n), n - share * total[:, None]], dim=1)
+        with torch.enable_grad():
+            u = joined[:, :n].reshape(x.shape).detach().requires_grad_()
+            denoised = denoise(score, u, sigma)
+            total = u.new_zeros(len(u))
+            for v in directions if denoised.requires_grad else []:
+                (product,) = torch.autograd.grad(denoised, u, v, retain_graph=True)
+                total = total + (v * product).reshape(len(u), n).sum(dim=1)
+        change = (u - denoised).detach().reshape(len(u), n)
+        return torch.cat([change, n - share * total[:, None]], dim=1)
 
     joined = torch.cat([x.detach().reshape(len(x), n), x.new_zeros(len(x), 1)], dim=1)
-    solver = Adaptive() if solver is None else solver
     with torch.no_grad():
-        joined = solver._integrate(drift, joined, sigma_min, sigma_max)
+        joined = (solver or Adaptive())._integrate(drift, joined, sigma_min, sigma_max)
         end, change = joined[:, :n], joined[:, n]
         if prior is not None:
             return change + prior(end.reshape(x.shape))
         constant = n * math.log(2 * math.pi * sigma_max**2)
         return change - 0.5 * ((end / sigma_max).square().sum(dim=1) + constant)
-
-
-def _traced(
-    score: Score, u: Tensor, sigma: Tensor, directions: list[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """D(u, σ), and Σ_v vᵀ (∂D/∂u) v: `[batch]`."""
-    with torch.enable_grad():
-        u = u.detach().requires_grad_()
-        denoised = denoise(score, u, sigma)
-        total = u.new_zeros(len(u))
-        for v in directions if denoised.requires_grad else []:
-            (product,) = torch.autograd.grad(denoised, u, v, retain_graph=True)
-            total = total + (v * product).reshape(len(u), -1).sum(dim=1)
-    return denoised.detach(), total

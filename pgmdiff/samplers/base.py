@@ -5,7 +5,8 @@ immutable. A run resumed from a saved state continues bit for bit.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -34,6 +35,7 @@ class State:
         denoised: the denoised value that the last step used, or None before the first step.
         history: what the next step needs from earlier ones, the latest first; empty for one-step
             solvers.
+        memory: what a score with memory (`joint.remembering`) left after its latest call.
     """
 
     x: Tensor
@@ -41,16 +43,13 @@ class State:
     sigma: float
     denoised: Tensor | None = None
     history: tuple[Past, ...] = ()
+    memory: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return described(
-            self,
-            f"x={array(self.x)}",
-            f"step={self.step}",
-            f"sigma={self.sigma:.6g}",
-            "" if self.denoised is None else f"denoised={array(self.denoised)}",
-            counted(len(self.history), "value of history", "values of history"),
-        )
+        place = f"step={self.step}", f"sigma={self.sigma:.6g}"
+        denoised = "" if self.denoised is None else f"denoised={array(self.denoised)}"
+        history = counted(len(self.history), "value of history", "values of history")
+        return described(self, f"x={array(self.x)}", *place, denoised, history)
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> "State":
         """The same state with all its tensors in a dtype, and on a device unless that is None."""
@@ -60,7 +59,8 @@ class State:
 
         denoised = None if self.denoised is None else moved(self.denoised)
         history = tuple((sigma, moved(value)) for sigma, value in self.history)
-        return replace(self, x=moved(self.x), denoised=denoised, history=history)
+        memory = {name: moved(value) for name, value in self.memory.items()}
+        return replace(self, x=moved(self.x), denoised=denoised, history=history, memory=memory)
 
 
 class Solver(ABC):

@@ -100,11 +100,15 @@ def curvature_extremes(
             "curvature_extremes: expected sigma above 0 and products of at least 1, got "
             f"{sigma} and {products}."
         )
-    noise, size = Noise.of(generator, len(x)), min(products, prod(x.shape[1:]))
+    noise, level = Noise.of(generator, len(x)), per_sample(sigma, x)
+    size = min(products, prod(x.shape[1:]))
     basis = [_orthonormal(noise(PRODUCTS, x), [])]
     projected = x.new_zeros(len(x), size, size, dtype=torch.float64)
     for column in range(size):
-        w = _product(score, x, sigma, basis[column])
+        direction = basis[column]
+        delta = beside(REACH * sigma / direction.reshape(len(x), -1).abs().amax(dim=1), x)
+        move = delta * direction
+        w = (score(x - move, level) - score(x + move, level)) / (2 * delta)
         for row, v in enumerate(basis):
             projected[:, row, column] = _dot(v, w)
             w = w - beside(_dot(v, w), w) * v
@@ -173,12 +177,10 @@ class Curvature:
         """Measures at every positive level of a schedule, along a pilot run of a few samples.
 
         Args:
-            score: as for `sample`.
-            sigmas: the schedule.
+            score, sigmas, generator, dtype, device: as for `sample`.
             shape: `[pilot states, *event]`.
             solver: the solver of the pilot run; `Euler()` if None.
             products: number of products per state and level; see `curvature_extremes`.
-            generator, dtype, device: as for `sample`.
         """
         levels = sorted({float(sigma) for sigma in sigmas if sigma > 0}, reverse=True)
         keys, found = Noise.of(generator, shape[0]).keys, list[Extremes]()
@@ -214,14 +216,6 @@ class Curvature:
         scaled = [level**2 * max(largest, -smallest) for level, smallest, largest in ends]
         rising = np.log(self.sigmas[::-1])
         return float(np.interp(math.log(sigma), rising, scaled[::-1])) / sigma**2
-
-
-def _product(score: Score, x: Tensor, sigma: float, v: Tensor) -> Tensor:
-    """J v by a central difference."""
-    delta = beside(REACH * sigma / v.reshape(len(v), -1).abs().amax(dim=1), x)
-    level = per_sample(sigma, x)
-    difference: Tensor = score(x - delta * v, level) - score(x + delta * v, level)
-    return difference / (2 * delta)
 
 
 def _orthonormal(w: Tensor, basis: list[Tensor]) -> Tensor:

@@ -42,7 +42,30 @@ class _Multistep(Solver):
 
 
 @dataclass(frozen=True)
-class DEIS(_Multistep):
+class _OnNoise(_Multistep):
+    """The probability-flow ODE, extrapolating ε."""
+
+    order: int = 3
+    rho: float = math.inf
+    corrects = False
+    """Whether the last step is repeated once ε is known where it led."""
+
+    def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
+        denoised, x = denoise(score, state.x, state.sigma), state.x
+        if sigma_next == 0:
+            return State(denoised, state.step + 1, sigma_next, denoised)
+        past = ((state.sigma, (x - denoised) / state.sigma), *state.history)
+        if self.corrects and state.history:
+            last, _ = state.history[0]
+            predicted = _change(state.history, last, state.sigma, self.rho)
+            x = x + _change(past, last, state.sigma, self.rho) - predicted
+        x = x + _change(past[: self.order], state.sigma, sigma_next, self.rho)
+        kept = self.order if self.corrects else self.order - 1
+        return State(x, state.step + 1, sigma_next, denoised, past[:kept])
+
+
+@dataclass(frozen=True)
+class DEIS(_OnNoise):
     """The probability-flow ODE, extrapolating ε: Adams-Bashforth in the time variable of choice.
 
     A step is of order `order`, 1 to 4, once there is history; order 1 is `Euler`. The first steps
@@ -59,20 +82,9 @@ class DEIS(_Multistep):
     Source: Zhang and Chen, "Fast sampling of diffusion models with exponential integrator", 2023.
     """
 
-    order: int = 3
-    rho: float = math.inf
-
-    def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
-        denoised = denoise(score, state.x, state.sigma)
-        if sigma_next == 0:
-            return State(denoised, state.step + 1, sigma_next, denoised)
-        past = _noises(state, denoised)
-        x = state.x + _change(past, state.sigma, sigma_next, self.rho)
-        return State(x, state.step + 1, sigma_next, denoised, past[: self.order - 1])
-
 
 @dataclass(frozen=True)
-class UniPC(_Multistep):
+class UniPC(_OnNoise):
     """DEIS in which each evaluation also corrects the step that led to it, at no further cost.
 
     Once ε is known at the level that a step reached, the step is repeated (Adams-Moulton) with that
@@ -85,33 +97,21 @@ class UniPC(_Multistep):
 
     Args:
         order: number of levels from which to extrapolate, 1 to 4; corrections use one more.
-        rho: ρ of the time variable σ^(1/ρ); infinity for log σ, 1 for σ.
-
-    Raises:
-        PgmdiffError: the order is outside 1 to 4, or rho is not positive.
+        rho: as for `DEIS`; so are the errors.
 
     Source: Zhao et al., "UniPC: a unified predictor-corrector framework for fast sampling of
     diffusion models", 2023.
     """
 
-    order: int = 3
-    rho: float = math.inf
-
-    def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
-        denoised, x = denoise(score, state.x, state.sigma), state.x
-        if sigma_next == 0:
-            return State(denoised, state.step + 1, sigma_next, denoised)
-        past = _noises(state, denoised)
-        if state.history:  # the last step again, now that ε is known where it led
-            last, _ = state.history[0]
-            predicted = _change(state.history, last, state.sigma, self.rho)
-            x = x + _change(past, last, state.sigma, self.rho) - predicted
-        x = x + _change(past[: self.order], state.sigma, sigma_next, self.rho)
-        return State(x, state.step + 1, sigma_next, denoised, past[: self.order])
+    corrects = True
 
 
+@dataclass(frozen=True)
 class _OnDenoised(_Multistep):
     """Eq. (1), extrapolating the denoised value."""
+
+    eta: float = 0.0
+    rho: float = math.inf
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
         denoised = denoise(score, state.x, state.sigma)
@@ -148,8 +148,6 @@ class DPMSolver2M(_OnDenoised):
     models", 2022, Algorithm 2.
     """
 
-    eta: float = 0.0
-    rho: float = math.inf
     order = 2
 
     def _weights(self, levels: list[float], sigma_next: float) -> list[float]:
@@ -168,27 +166,17 @@ class DPMSolver3M(_OnDenoised):
     and σ is as calm and keeps the order.
 
     Args:
-        eta: strength of the noise.
-        rho: ρ of the time variable σ^(1/ρ); infinity for log σ.
-
-    Raises:
-        PgmdiffError: eta is negative, or rho is not positive.
+        eta, rho: as for `DPMSolver2M`, with the same errors.
 
     Source: Lu et al., "DPM-Solver++: fast solver for guided sampling of diffusion probabilistic
     models", 2022.
     """
 
-    eta: float = 0.0
     rho: float = 5.0
     order = 3
 
     def _weights(self, levels: list[float], sigma_next: float) -> list[float]:
         return weights(levels, levels[0], sigma_next, -(1 + self.eta**2), self.rho)
-
-
-def _noises(state: State, denoised: Tensor) -> tuple[Past, ...]:
-    """ε at the state's level and at the earlier ones."""
-    return ((state.sigma, (state.x - denoised) / state.sigma), *state.history)
 
 
 def _change(past: tuple[Past, ...], sigma: float, sigma_next: float, rho: float) -> Tensor:

@@ -22,9 +22,7 @@ above 1 compensates for denoisers that remove too much, and is a bias for exact 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 
 from torch import Tensor
 
@@ -37,16 +35,34 @@ from pgmdiff.scores.adapters import Score, denoise
 __all__ = ["DPMSolver2S", "EDM", "Euler", "Heun", "SDE"]
 
 
-@dataclass(frozen=True)
-class Euler(Solver):
-    """Algorithm 3: the probability-flow ODE, u' = D + (σ'/σ)(u - D). First order; equal to DDIM."""
+class _Exponential(Solver):
+    """What the solvers of Eq. (1) for one η share: Eq. (2), which alone is a first-order step."""
 
+    eta: float = 0.0
     evaluations = 1
+
+    def __post_init__(self) -> None:
+        if not self.eta >= 0:
+            raise PgmdiffError(f"{type(self).__name__}: expected eta >= 0, got {self.eta}.")
+
+    def _frozen(
+        self, x: Tensor, denoised: Tensor, sigma: float, sigma_next: float, noise: Draw, number: int
+    ) -> Tensor:
+        """Eq. (2), from σ to σ' with the denoised value held fixed; exact at σ' = 0 too."""
+        x = denoised + decay(sigma, sigma_next, self.eta) * (x - denoised)
+        if self.eta and sigma_next:
+            x = x + spread(sigma, sigma_next, self.eta) * noise(number, x)
+        return x
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
         denoised = denoise(score, state.x, state.sigma)
-        x = denoised + (sigma_next / state.sigma) * (state.x - denoised)
+        x = self._frozen(state.x, denoised, state.sigma, sigma_next, noise, state.step)
         return State(x, state.step + 1, sigma_next, denoised)
+
+
+@dataclass(frozen=True)
+class Euler(_Exponential):
+    """Algorithm 3: the probability-flow ODE, u' = D + (σ'/σ)(u - D). First order; equal to DDIM."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,7 @@ class Heun(Solver):
 
 
 @dataclass(frozen=True)
-class SDE(Solver):
+class SDE(_Exponential):
     """Eq. (1) with any η >= 0 by Eq. (2). First order.
 
     η = 0 is `Euler`, η = 1 ancestral sampling (DDPM); the isotropic case of gDDIM (Zhang, Tao,
@@ -85,20 +101,10 @@ class SDE(Solver):
     """
 
     eta: float = 1.0
-    evaluations = 1
-
-    def __post_init__(self) -> None:
-        _check_eta(self)
-
-    def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
-        denoised = denoise(score, state.x, state.sigma)
-        draw = partial(noise, state.step)
-        x = _frozen(state.x, denoised, state.sigma, sigma_next, self.eta, draw)
-        return State(x, state.step + 1, sigma_next, denoised)
 
 
 @dataclass(frozen=True)
-class DPMSolver2S(Solver):
+class DPMSolver2S(_Exponential):
     """DPM-Solver++ (2S) and its SDE form; two evaluations per step.
 
     Second order, in the weak sense with noise. The second evaluation is at m = √(σ σ'), reached by
@@ -107,10 +113,7 @@ class DPMSolver2S(Solver):
     with about twice the error.)
 
     Args:
-        eta: strength of the noise.
-
-    Raises:
-        PgmdiffError: eta is negative.
+        eta: as for `SDE`, with the same error.
 
     Source: Lu et al., "DPM-Solver++: fast solver for guided sampling of diffusion probabilistic
     models", 2022, Algorithm 1.
@@ -119,18 +122,15 @@ class DPMSolver2S(Solver):
     eta: float = 0.0
     evaluations = 2
 
-    def __post_init__(self) -> None:
-        _check_eta(self)
-
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
         x, sigma, middle = state.x, state.sigma, (state.sigma * sigma_next) ** 0.5
         denoised = denoise(score, x, sigma)
         if sigma_next == 0:
             return State(denoised, state.step + 1, sigma_next, denoised)
-        x = _frozen(x, denoised, sigma, middle, self.eta, partial(noise, state.step))
+        x = self._frozen(x, denoised, sigma, middle, noise, state.step)
         change = denoise(score, x, middle) - denoised
         _, share = weights([sigma, middle], sigma, sigma_next, -(1 + self.eta**2), math.inf)
-        x = _frozen(x, denoised, middle, sigma_next, self.eta, partial(noise, SECOND + state.step))
+        x = self._frozen(x, denoised, middle, sigma_next, noise, SECOND + state.step)
         return State(x + share * change, state.step + 1, sigma_next, denoised)
 
 
@@ -144,8 +144,7 @@ class EDM(Solver):
         n_steps: number of steps n of the schedule, `len(sigmas) - 1`, over which the churn is
             spread.
         s_churn: amount of noise added and removed over a whole run; 0 is `Heun`.
-        s_tmin: the lowest level at which noise is added.
-        s_tmax: the highest level at which noise is added.
+        s_tmin, s_tmax: the lowest and the highest level at which noise is added.
         s_noise: standard deviation of the noise.
 
     Raises:
@@ -174,21 +173,3 @@ class EDM(Solver):
             x = state.x + added * noise(state.step, state.x)
             state = replace(state, x=x, sigma=(1 + gamma) * state.sigma)
         return Heun().step(score, state, sigma_next, noise)
-
-
-def _frozen(
-    x: Tensor,
-    denoised: Tensor,
-    sigma: float,
-    sigma_next: float,
-    eta: float,
-    draw: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """Eq. (2), from σ to σ' with the denoised value held fixed; exact at σ' = 0 too."""
-    x = denoised + decay(sigma, sigma_next, eta) * (x - denoised)
-    return x + spread(sigma, sigma_next, eta) * draw(x) if eta and sigma_next else x
-
-
-def _check_eta(solver: SDE | DPMSolver2S) -> None:
-    if not solver.eta >= 0:
-        raise PgmdiffError(f"{type(solver).__name__}: expected eta >= 0, got {solver.eta}.")

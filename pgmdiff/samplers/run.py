@@ -1,6 +1,7 @@
 """The sampling loop, which draws samples from a score, a schedule and a solver."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import isclose, isfinite, nan
 from typing import TypedDict
@@ -51,7 +52,7 @@ def sample(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Draws samples by running a solver down a schedule.
+    """Draws samples `[batch, *event]` by running a solver down a schedule to its last σ.
 
     The run is made without gradients; to differentiate through sampling, loop over `solver.step`.
 
@@ -60,7 +61,8 @@ def sample(
     x=data)`, which draws that noise.
 
     Args:
-        score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`.
+        score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`. If it has a method
+            `remembering`, as joints do, the run carries its memory from call to call.
         sigmas: noise levels that end in a fall. Where they rise, noise of variance σ'² - σ² is
             added and multistep solvers start afresh: see `time_travel`.
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
@@ -78,9 +80,6 @@ def sample(
         progress: whether to show a progress bar.
         dtype: float32 or float64, for the state; that of x or of the state, or float32, if None.
         device: where the state lives; where x or the state is, or the CPU, if None.
-
-    Returns:
-        The state at the last σ, `[batch, *event]`.
 
     Raises:
         PgmdiffError: the schedule stays, falls below 0 or ends in a rise, the dtype is of half
@@ -109,20 +108,22 @@ def sample(
             "cast inside the model if it needs half precision."
         )
     if given is None:
-        like = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
-        noise = Noise.of(generator, len(like))
-        state = solver.init(levels[0] * noise(START, like), levels[0])
+        given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
+    noise = Noise.of(generator, len(given))
+    if state is not None:
+        state = state.to(dtype, device)
+    elif x is not None:
+        state = solver.init(x.to(dtype=dtype, device=device), levels[0])
     else:
-        noise = Noise.of(generator, len(given))
-        if state is None:
-            state = solver.init(given.to(dtype=dtype, device=device), levels[0])
-        else:
-            state = state.to(dtype, device)
+        state = solver.init(levels[0] * noise(START, given), levels[0])
+    if hasattr(score, "remembering"):
+        score = score.remembering(state.memory)
     for sigma_next in tqdm(levels[state.step + 1 :], disable=not progress, desc="sampling"):
         if sigma_next > state.sigma:
             added = (sigma_next**2 - state.sigma**2) ** 0.5
             raised = state.x + added * noise(RISE + state.step, state.x)
-            state = solver.init(raised, sigma_next, state.step + 1)
+            risen = solver.init(raised, sigma_next, state.step + 1)
+            state = replace(risen, memory=state.memory)
             continue
         after = solver.step(score, state, sigma_next, noise)
         if callback is not None and after.denoised is not None:
@@ -130,7 +131,7 @@ def sample(
                 x=state.x, i=state.step, sigma=state.sigma, denoised=after.denoised, state=state
             )
             callback(step)
-        state = after
+        state = replace(after, memory=dict(getattr(score, "memory", {})))
     return state.x
 
 

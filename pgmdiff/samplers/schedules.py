@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,8 @@ __all__ = [
     "time_travel",
     "variance_preserving",
 ]
+
+Map: TypeAlias = Callable[[float], float]
 
 
 def karras(steps: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> list[float]:
@@ -68,8 +70,7 @@ def log_snr(steps: int, lowest: float, highest: float) -> list[float]:
 
     Args:
         steps: number of positive levels, and of solver steps.
-        lowest: log SNR of the first level; σ = exp(-½ log SNR).
-        highest: log SNR of the last positive level.
+        lowest, highest: log SNR of the first and of the last positive level; σ = exp(-½ log SNR).
 
     Example:
         >>> from pgmdiff.samplers import log_snr
@@ -212,11 +213,7 @@ def _ratio(noise: float, signal: float) -> float:
 
 
 def _equal_steps(
-    steps: int,
-    sigma_min: float,
-    sigma_max: float,
-    time: Callable[[float], float],
-    level: Callable[[float], float],
+    steps: int, sigma_min: float, sigma_max: float, time: Map, level: Map
 ) -> list[float]:
     """Equal steps of time(σ), whose inverse is `level`, then 0."""
     _check(steps, sigma_min, sigma_max)

@@ -34,6 +34,7 @@ reported afterwards, 70 % for 24 variables, do not show what was lost before.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,8 +124,7 @@ class Particles:
     def resampled(self, generator: Generator = None) -> Tensor:
         """Whole states of equal weight, `[n, *event]`; every component is resampled separately.
 
-        Args:
-            generator: the source of the resampling, as for `sample`; a sequence has length one.
+        The generator is as for `sample`; a sequence has length one.
         """
         uniforms = _uniforms(Noise.of(generator, 1), LAST, self.component_log_weights)
         chosen = systematic(self.component_log_weights, uniforms)
@@ -154,8 +154,7 @@ def sample_weighted(
         eta: η of Eq. (1).
         threshold: a component is resampled when its effective sample size falls below this share of
             n.
-        generator: as for `sample`, with one per particle if it is a sequence.
-        dtype, device, progress: as for `sample`.
+        generator, dtype, device, progress: as for `sample`; a sequence has one per particle.
 
     Raises:
         PgmdiffError: the schedule does not decrease to a value above 0, or eta is negative.
@@ -226,25 +225,23 @@ def systematic(log_weights: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative.T.contiguous(), places.T.contiguous()).clamp(max=n - 1).T
 
 
-def _by_component(potential: Potential, like: Tensor) -> tuple[Potential, Tensor]:
+def _by_component(potential: Any, like: Tensor) -> tuple[Potential, Tensor]:
     """The potential with rates `[n, C]`, and the component of every element."""
-    zeros = torch.zeros(like.shape[1:], dtype=torch.int64, device=like.device)
-    several = getattr(potential, "by_component", None)
-    if several is None:
+    if not hasattr(potential, "by_component"):
 
         def one(u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
             score, rate = potential(u, sigma)
             return score, rate[:, None]
 
-        return one, zeros
-    components = getattr(potential, "components", zeros).to(like.device)
+        return one, torch.zeros(like.shape[1:], dtype=torch.int64, device=like.device)
+    components = potential.components.to(like.device)
     if components.shape != like.shape[1:]:
         raise ShapeError(
             "sample_weighted: expected the component of every element of the state "
             f"{tuple(like.shape[1:])}, got components of {tuple(components.shape)}. Make shape= "
             "[n, *event] of the potential's event."
         )
-    return several, components
+    return potential.by_component, components
 
 
 def _effective(log_weights: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
-"""Laws that any topology must satisfy, oracles to compare with, and random graphs.
+"""Laws that every topology must satisfy, oracles to compare with, and random graphs.
 
     from pgmdiff.testing import assert_lawful
     assert_lawful(my_graph)
 
-`pgmdiff.testing.strategies` needs Hypothesis and is imported only when asked for.
+`pgmdiff.testing.strategies` needs Hypothesis and is imported only on demand.
 """
 
 from pgmdiff.testing.lawful import LAWS, Checked, LawBroken, assert_lawful

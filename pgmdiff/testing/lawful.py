@@ -1,8 +1,8 @@
-r"""`assert_lawful`: all laws on one graph, the first that fails explained.
+r"""`assert_lawful`: checks all laws on one graph and explains the first that fails.
 
-Laws come from the most basic to the most numerical, so that the first to fail is the one to mend.
-Numerical laws compare with dense oracles in float64; a graph of many elements is first reduced to
-one element for every *atom* (block that no region splits), which changes no counting number.
+Laws are ordered from the most basic to the most numerical, so that the first to fail is the one to
+fix. Numerical laws compare with dense oracles in float64. A graph of many elements is first reduced
+to one element per *atom* (block that no region splits), which changes no counting number.
 """
 
 from collections.abc import Callable, Iterable
@@ -30,15 +30,15 @@ class Checked:
     """What `assert_lawful` checked.
 
     Attributes:
-        passed: names of laws that hold.
-        skipped: law to why it does not apply, or could not be checked.
+        passed: names of the laws that hold.
+        skipped: law to the reason why it does not apply, or could not be checked.
     """
 
     passed: tuple[str, ...]
     skipped: dict[str, str]
 
     def __repr__(self) -> str:
-        holds = f"{counted(len(self.passed), 'law holds', 'laws hold')}"
+        holds = counted(len(self.passed), "law holds", "laws hold")
         return described(self, holds, f"{len(self.skipped)} skipped")
 
     def __str__(self) -> str:
@@ -54,21 +54,21 @@ def assert_lawful(
 ) -> Checked:
     """Checks a graph against every law that must hold for it.
 
-    Laws on numbers are checked at random Gaussians and mixtures of Gaussians, which a law that is
-    broken passes with probability 0; laws on structure are checked exhaustively.
+    Laws on numbers are checked at random Gaussians and mixtures of Gaussians: a graph that breaks
+    one of them passes with probability 0. Laws on structure are checked exhaustively.
 
     Args:
-        graph: of any kind; networkx's are converted.
+        graph: a graph of any kind; networkx's are converted.
         generator: the source of the random Gaussians, mixtures and relabellings, as for
             `sample`; give an integer to make a failure reproducible.
-        only: names of laws to check, of `LAWS`; None: all.
+        only: names of the laws to check, from `LAWS`; all if None.
 
     Returns:
-        Which laws hold, and which do not apply or could not be checked (`print` it).
+        The laws that hold, and those that do not apply or could not be checked (`print` it).
 
     Raises:
         LawBroken: an AssertionError: the first law that fails, where, and what was expected.
-        GraphError: it is no graph, or a law's name is unknown.
+        GraphError: the graph is of no known kind, or a law's name is unknown.
 
     Example:
         >>> from pgmdiff.graphs import RegionGraph
@@ -80,7 +80,14 @@ def assert_lawful(
         pgmdiff.testing.laws.LawBroken: counts_sum_to_one: element 2 is in 'a' (+1), 'b' (+1): the \
 counts sum to 2, expected 1.
     """
-    subject = Subject(_graph(graph), seed_of(generator, "assert_lawful"))
+    if isinstance(graph, nx.Graph):
+        graph = FactorGraph.from_networkx(graph)
+    if not isinstance(graph, FactorGraph | RegionGraph):
+        raise GraphError(
+            f"assert_lawful: expected a FactorGraph, a RegionGraph or a networkx.Graph, got "
+            f"{type(graph).__name__}. Build one with pgmdiff.graphs."
+        )
+    subject = Subject(graph, seed_of(generator, "assert_lawful"))
     passed, skipped = [], {}
     chosen = [only] if isinstance(only, str) else LAWS if only is None else only
     for name in chosen:
@@ -95,14 +102,3 @@ counts sum to 2, expected 1.
         else:
             passed.append(name)
     return Checked(tuple(passed), skipped)
-
-
-def _graph(graph: object) -> FactorGraph | RegionGraph:
-    if isinstance(graph, nx.Graph):
-        return FactorGraph.from_networkx(graph)
-    if not isinstance(graph, FactorGraph | RegionGraph):
-        raise GraphError(
-            f"assert_lawful: expected a FactorGraph, a RegionGraph or a networkx.Graph, got "
-            f"{type(graph).__name__}. Build one with pgmdiff.graphs."
-        )
-    return graph

@@ -1,4 +1,4 @@
-r"""The laws, each a function that raises `LawBroken` and says where.
+r"""The laws of graphs: each is a function that raises `LawBroken` and says where a law is broken.
 
 For region graphs with counts c_r, region scores s_r(·, σ) of one distribution q and composed score
 s = Σ_r c_r A_rᵀ s_r A_r, whatever the graph, the data and σ:
@@ -12,12 +12,12 @@ and on junction trees, at σ = 0 and for q Markov to the tree, s = ∇ log q  (p
 """
 
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
-from math import prod
+from functools import cached_property, partial
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,30 +37,31 @@ from pgmdiff.graphs import (
     RegionGraph,
     cluster_variation,
     from_json,
-    is_berge_acyclic,
     junction_tree,
     to_json,
 )
+from pgmdiff.graphs.acyclicity import forest_of
 from pgmdiff.graphs.atoms import atoms, first_elements
 from pgmdiff.graphs.nesting import flatten
 from pgmdiff.graphs.regions import condition_key
+from pgmdiff.linalg import Ints
 from pgmdiff.testing import oracles
 
 __all__ = ["ALL", "LawBroken", "NotApplicable", "Subject"]
 
 DENSE = 48
-"""Elements beyond which a graph is reduced to its atoms."""
+"""Number of elements beyond which a graph is reduced to its atoms."""
 LARGEST = 300
-"""Atoms, or elements of a nested graph, beyond which no dense oracle is made."""
+"""Number of atoms, or elements of a nested graph, beyond which no dense oracle is made."""
 FEW_ELEMENTS = 128
-"""Elements up to which axes are permuted: atoms have none."""
+"""Number of elements up to which axes are permuted; atoms have no axes."""
 FEW_PIECES = 12
-"""Pieces up to which inclusion-exclusion is summed: 2^12 terms."""
+"""Number of pieces up to which inclusion-exclusion is summed, over 2^12 terms."""
 MANY_REGIONS = 1_000
-"""Regions beyond which nothing is done one region, or pair of regions, at a time."""
+"""Number of regions beyond which nothing is done one region, or pair of regions, at a time."""
 SIGMAS = (0.3, 1.7)
 TOLERANCE = 1e-8
-"""Relative: float64, with room for covariances of condition 10^6."""
+"""Relative tolerance in float64, with room for covariances of condition number 10^6."""
 
 
 class LawBroken(AssertionError):
@@ -68,7 +69,7 @@ class LawBroken(AssertionError):
 
 
 class NotApplicable(Exception):
-    """A law says nothing of this graph, or it is too large to check."""
+    """A law does not apply to this graph, or the graph is too large to check it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +77,8 @@ class Subject:
     """A graph under test, and what is derived from it.
 
     Args:
-        graph: as it was given.
-        seed: of everything random.
+        graph: the graph as it was given.
+        seed: seed of everything random.
     """
 
     graph: FactorGraph | RegionGraph
@@ -85,10 +86,28 @@ class Subject:
 
     @cached_property
     def regions(self) -> RegionGraph:
-        """What is composed, without conditions: they have no part in the laws."""
+        """The regions that are composed, without conditions: they have no part in the laws."""
         if isinstance(self.graph, RegionGraph):
             return replace(self.graph, conditions={})
         return replace(flatten(self.graph, (), to_compose=False), conditions={})
+
+    @cached_property
+    def reduced(self) -> RegionGraph:
+        """The regions with one element per atom: counts and acyclicity are the same."""
+        graph = self.regions
+        _few_regions(graph)
+        arrays = {name: graph.elements(name).reshape(-1).numpy() for name in graph.names}
+        labels = atoms(arrays.values(), graph.n_elements)
+        first = first_elements(labels)
+        kept = np.isin(np.arange(graph.n_elements), first)
+        return _with_regions(
+            graph, {n: labels[a[kept[a]]] for n, a in arrays.items()}, (len(first),)
+        )
+
+    @cached_property
+    def pieces(self) -> list[frozenset[Any]]:
+        """The elements of every outer region of the reduced graph."""
+        return oracles.outer_sets(self.reduced)
 
     @cached_property
     def small(self) -> RegionGraph:
@@ -99,15 +118,13 @@ class Subject:
         """
         if self.regions.n_elements <= DENSE:
             return self.regions
-        _few_regions(self.regions)
-        reduced = _reduced(self.regions)
-        if reduced.n_elements > LARGEST:
-            raise NotApplicable(f"{reduced.n_elements} atoms are too many for a dense oracle")
-        return reduced
+        if self.reduced.n_elements > LARGEST:
+            raise NotApplicable(f"{self.reduced.n_elements} atoms are too many for a dense oracle")
+        return self.reduced
 
     @cached_property
     def gaussian(self) -> Gaussian:
-        """Markov to the small graph's pieces."""
+        """A Gaussian that is Markov to the small graph's pieces."""
         return oracles.markov_gaussian(self.small, self.seed)
 
     @cached_property
@@ -118,11 +135,15 @@ class Subject:
     @cached_property
     def states(self) -> Tensor:
         """Three states of the small graph, float64 `[3, *event]`."""
+        return self.draw(3, *self.small.event_shape)
+
+    def draw(self, *shape: int) -> Tensor:
+        """Standard normal numbers in float64."""
         generator = torch.Generator().manual_seed(self.seed)
-        return torch.randn(3, *self.small.event_shape, generator=generator, dtype=torch.float64)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     def factor_graph(self) -> FactorGraph:
-        """The graph itself, if it is a factor graph of a size to look at node by node."""
+        """The graph itself, if it is a factor graph small enough to look at node by node."""
         if not isinstance(self.graph, FactorGraph):
             raise NotApplicable("not a factor graph")
         _few_regions(self.graph.nodes)
@@ -143,10 +164,8 @@ def counts_sum_to_one(subject: Subject) -> None:
     graph = subject.regions
     sums = np.zeros(graph.n_elements, np.int64)
     for group in graph.groups:
-        for start in range(0, len(group), group.step):
-            index = group.indices(start, min(start + group.step, len(group))).numpy()
-            counts = group.counts[start : start + len(index)]
-            np.add.at(sums, index.reshape(len(index), -1), counts[:, None])
+        for rows, index in group.chunks():
+            np.add.at(sums, index.numpy(), group.counts[rows, None])
     wrong = np.flatnonzero(sums != graph.denominator)
     if len(wrong):
         element = int(wrong[0])
@@ -187,7 +206,7 @@ def names_and_elements_are_unambiguous(subject: Subject) -> None:
 def acyclicity_is_reported_truly(subject: Subject) -> None:
     """Berge-acyclic ⇒ α-acyclic ⇔ GYO reduction; a junction tree is α-acyclic."""
     report = subject.graph.validate()
-    acyclic = oracles.is_acyclic(oracles.outer_sets(_reduced_or_skipped(subject)))
+    acyclic = oracles.is_acyclic(subject.pieces)
     if report.junction_tree and not acyclic:
         raise LawBroken("it is reported to be a junction tree, but its pieces form loops.")
     if report.berge_acyclic and not acyclic:
@@ -198,19 +217,18 @@ def acyclicity_is_reported_truly(subject: Subject) -> None:
 
 def cluster_variation_is_inclusion_exclusion(subject: Subject) -> None:
     """Cluster variation of the pieces: Möbius = inclusion-exclusion, supersets sum to 1."""
-    pieces = oracles.outer_sets(_reduced_or_skipped(subject))
-    graph = cluster_variation([sorted(piece) for piece in pieces])  # type: ignore[type-var]
-    counts = graph.counting_numbers()
+    pieces = subject.pieces
+    counts: Mapping[Any, int] = cluster_variation(list(map(sorted, pieces))).counting_numbers()
     if len(set(pieces)) <= FEW_PIECES:
         _equal(counts, oracles.inclusion_exclusion(pieces), "the counts of cluster variation")
     for region in counts:
-        total = oracles.superset_counts(counts, region)  # type: ignore[arg-type]
-        _equal(total, 1, f"the sum of counts around {sorted(region)}")  # type: ignore[call-overload]
+        total = oracles.superset_counts(counts, region)
+        _equal(total, 1, f"the sum of counts around {sorted(region)}")
 
 
 def cluster_variation_depends_on_maximal_pieces_only(subject: Subject) -> None:
     """Order, duplicates and subsets change no count; a disjoint union concatenates."""
-    pieces = [sorted(p) for p in oracles.outer_sets(_reduced_or_skipped(subject))]  # type: ignore[type-var]
+    pieces = list(map(sorted, subject.pieces))
     counts = cluster_variation(pieces).counting_numbers()
     again = [*pieces[::-1], *pieces[:2], *(piece[: max(1, len(piece) // 2)] for piece in pieces)]
     found = cluster_variation(again).counting_numbers()
@@ -223,17 +241,22 @@ def cluster_variation_depends_on_maximal_pieces_only(subject: Subject) -> None:
 
 def acyclic_pieces_have_one_answer(subject: Subject) -> None:
     """On α-acyclic pieces cluster variation ≡ junction tree; Σ c = number of components."""
-    pieces = oracles.outer_sets(_reduced_or_skipped(subject))
-    if not oracles.is_acyclic(pieces):
+    if not oracles.is_acyclic(subject.pieces):
         raise NotApplicable("the pieces form loops")
-    scopes = [sorted(piece) for piece in pieces]  # type: ignore[type-var]
+    scopes = list(map(sorted, subject.pieces))
     counts = cluster_variation(scopes).counting_numbers()
     _equal(junction_tree(scopes).counting_numbers(), counts, "the counts of the junction tree")
-    _equal(sum(counts.values()), _components(pieces), "the sum of all counts (components)")
+    paths = nx.Graph()
+    for scope in scopes:
+        nx.add_path(paths, scope)
+    components = nx.number_connected_components(paths)
+    _equal(sum(counts.values()), components, "the sum of all counts (components)")
     graph = subject.graph
-    if isinstance(graph, FactorGraph) and _is_forest(graph):
+    if isinstance(graph, FactorGraph) and not graph.nested and all(forest_of(graph)):
+        shapes = dict(zip(graph.variables, graph.shapes, strict=True))
+        plain = FactorGraph.from_scopes(graph.scopes, shapes)
+        of_scopes = oracles.counts_by_elements(cluster_variation(plain))
         bethe = oracles.counts_by_elements(graph.regions)
-        of_scopes = oracles.counts_by_elements(cluster_variation(_plain(graph)))
         _equal(bethe, of_scopes, "Bethe's counts, against cluster variation")
 
 
@@ -255,11 +278,12 @@ def the_score_is_a_gradient(subject: Subject) -> None:
     """The composed score is the autograd gradient of the composed log-density."""
     graph = subject.valid()
     for q in (subject.gaussian, subject.mixture):
+        joint = compose(graph, node_scores(graph, q))
         for sigma in SIGMAS:
             u = subject.states.clone().requires_grad_()
             density = composed_log_density(graph, q, u, sigma).sum()
             (gradient,) = torch.autograd.grad(density, u)
-            score = compose(graph, node_scores(graph, q))(subject.states, sigma)
+            score = joint(subject.states, sigma)
             _close(score, gradient, graph, "the composed score, against autograd")
 
 
@@ -277,7 +301,7 @@ def only_shared_regions_couple(subject: Subject) -> None:
     graph = subject.valid()
     shared = np.eye(graph.n_elements, dtype=bool)
     for group in graph.groups:
-        for elements in group.indices(0, len(group)).reshape(len(group), prod(group.shape)):
+        for elements in group.flat():
             shared[np.ix_(elements, elements)] = True
     precision = composed_precision(graph, subject.gaussian, SIGMAS[0]).numpy()
     wrong = np.argwhere((np.abs(precision) > 0) & ~shared)
@@ -292,15 +316,14 @@ def zero_counts_are_never_called(subject: Subject) -> None:
     _few_regions(graph)
     called: Counter[Hashable] = Counter()
 
-    def recorder(name: Hashable) -> Callable[..., Tensor]:
-        def score(x: Tensor, sigma: Tensor) -> Tensor:
-            called[name] += len(x)
-            return -x
+    def record(name: Hashable, x: Tensor, sigma: Tensor) -> Tensor:
+        called[name] += len(x)
+        return -x
 
-        return score
-
-    recorders = {name: recorder(name) for name in graph.names}
-    compose(_without_models(graph), recorders)(subject.states[:1], 1.0)
+    arrays = {name: graph.elements(name).numpy() for name in graph.names}
+    without_models = _with_regions(graph, arrays, graph.event_shape)
+    recorders = {name: partial(record, name) for name in graph.names}
+    compose(without_models, recorders)(subject.states[:1], 1.0)
     for name, count in graph.counting_numbers().items():
         _equal(called[name], int(count != 0), f"evaluations of {name!r} (count {count})")
 
@@ -310,17 +333,12 @@ def relabelling_changes_nothing(subject: Subject) -> None:
     graph = subject.valid()
     rng = np.random.default_rng(subject.seed)
     place = rng.permutation(graph.n_elements)
-    flat = subject.states.reshape(len(subject.states), -1)
     names = list(graph.names)
     rng.shuffle(names)
-    relabelled = _with_regions(
-        graph, {n: place[graph.elements(n).numpy()] for n in names}, (graph.n_elements,)
-    )
-    q, moved = subject.gaussian, torch.from_numpy(np.argsort(place))
-    there = Gaussian(q.mean.reshape(-1)[moved], q.covariance[moved][:, moved])
-    score = compose(graph, node_scores(graph, q))(subject.states, SIGMAS[0])
-    renumbered = compose(relabelled, node_scores(relabelled, there))(flat[:, moved], SIGMAS[0])
-    _close(renumbered[:, place], score, graph, "the score of the relabelled graph")
+    arrays = {name: place[graph.elements(name).numpy()] for name in names}
+    relabelled = _with_regions(graph, arrays, (graph.n_elements,))
+    what = "the score of the relabelled graph"
+    _same_score(graph, relabelled, place, subject.gaussian, subject.states, what)
 
 
 def axes_may_be_permuted(subject: Subject) -> None:
@@ -333,24 +351,16 @@ def axes_may_be_permuted(subject: Subject) -> None:
     if graph.n_elements > FEW_ELEMENTS:
         raise NotApplicable(f"{graph.n_elements} elements are too many to permute axes of")
     _few_regions(graph)
-    q = oracles.markov_gaussian(graph, subject.seed)
-    order = tuple(range(len(graph.event_shape)))[::-1]
-    number = np.arange(graph.n_elements).reshape(graph.event_shape)
-    place = np.argsort(number.transpose(order), axis=None)
-    shape = tuple(graph.event_shape[axis] for axis in order)
-    turned = _with_regions(graph, {n: place[graph.elements(n).numpy()] for n in graph.names}, shape)
-    moved = torch.from_numpy(number.transpose(order).ravel())
-    there = Gaussian(q.mean.permute(order), q.covariance[moved][:, moved])
-    generator = torch.Generator().manual_seed(subject.seed)
-    u = torch.randn(2, *graph.event_shape, generator=generator, dtype=torch.float64)
-    back = (0, *(1 + axis for axis in order))
-    score = compose(graph, node_scores(graph, q))(u, SIGMAS[0])
-    other = compose(turned, node_scores(turned, there))(u.permute(back), SIGMAS[0])
-    _close(other.permute(back), score, graph, "the score with axes permuted")
+    turned = np.arange(graph.n_elements).reshape(graph.event_shape).T
+    place = np.argsort(turned, axis=None)
+    arrays = {name: place[graph.elements(name).numpy()] for name in graph.names}
+    permuted = _with_regions(graph, arrays, turned.shape)
+    q, u = oracles.markov_gaussian(graph, subject.seed), subject.draw(2, *graph.event_shape)
+    _same_score(graph, permuted, place, q, u, "the score with axes permuted")
 
 
 def batches_change_nothing(subject: Subject) -> None:
-    """One row a model call, or one sample a joint call: the same score."""
+    """One row per model call, or one sample per joint call: the same score."""
     graph = subject.valid()
     scores = node_scores(graph, subject.mixture)
     whole = compose(graph, scores)(subject.states, SIGMAS[0])
@@ -380,15 +390,14 @@ def nested_nodes_may_be_kept(subject: Subject) -> None:
         raise NotApplicable("no node is nested")
     if graph.n_elements > LARGEST:
         raise NotApplicable(f"{graph.n_elements} elements are too many for a dense oracle")
-    generator = torch.Generator().manual_seed(subject.seed)
-    u = torch.randn(2, graph.n_elements, generator=generator, dtype=torch.float64)
+    u = subject.draw(2, graph.n_elements)
     expanded = compose(graph, _by_model(graph.flatten()))(u, 1.0)
     for name, inner in graph.nested.items():
         own = object()  # a model id that no leaf has
         flat = replace(graph, models={**graph.models, name: own}).flatten(keep={(name,)})
-        regions = inner.regions
-        composed = compose(regions, _by_model(regions))
-        kept = compose(flat, {**_by_model(flat), own: _flattened(composed)})(u, 1.0)
+        composed = compose(inner.regions, _by_model(inner.regions))
+        node = partial(_reshaped, composed, inner.regions.event_shape)
+        kept = compose(flat, {**_by_model(flat), own: node})(u, 1.0)
         _close(kept, expanded, graph.regions, f"the score with {name!r} kept whole")
         if isinstance(inner, FactorGraph) and inner.nested:
             nested_nodes_may_be_kept(Subject(inner, subject.seed))
@@ -427,7 +436,7 @@ def networkx_gives_the_graph_back(subject: Subject) -> None:
     _equal(again.counting_numbers(), graph.counting_numbers(), "the counts")
     _equal(again.nested.keys(), graph.nested.keys(), "the nested nodes")
     models = {g.model for g in graph.nodes.groups}
-    if None in models:  # else networkx, which knows no kinds, gives every node its own
+    if None in models:  # otherwise networkx, which knows no kinds, gives every node its own
         _equal({g.model for g in again.nodes.groups}, models, "the models")
     for name, condition in graph.conditions.items():
         found = condition_key(again.conditions.get(name, {}))
@@ -438,11 +447,14 @@ def networkx_gives_the_graph_back(subject: Subject) -> None:
 
 
 def packing_and_unpacking_are_inverse(subject: Subject) -> None:
-    """`pack(unpack(u))` is u, bit for bit."""
+    """`pack(unpack(u))` is u, bit for bit; the region graph unpacks as the factor graph does."""
     graph = subject.factor_graph()
     u = torch.arange(2.0 * graph.n_elements).reshape(2, graph.n_elements)
-    if graph.n_elements and not torch.equal(graph.pack(graph.unpack(u)), u):
+    parts, again = graph.unpack(u), subject.regions.unpack(u)
+    if graph.n_elements and not torch.equal(graph.pack(parts), u):
         raise LawBroken("pack(unpack(u)) is not u.")
+    if parts.keys() != again.keys() or not all(torch.equal(parts[n], again[n]) for n in parts):
+        raise LawBroken("the region graph does not unpack u as the factor graph does.")
 
 
 def nothing_is_mutated(subject: Subject) -> None:
@@ -483,12 +495,13 @@ ALL = (
 )
 
 
-# ---------------------------------------------------------------- what laws are made of
+# ---------------------------------------------------------------- what laws share
 
 
 def _equal(got: object, expected: object, what: str) -> None:
     if got != expected:
-        raise LawBroken(f"{what}: got {_short(got)}, expected {_short(expected)}.")
+        found, wanted = (t if len(t) <= 300 else f"{t[:300]}…" for t in map(repr, (got, expected)))
+        raise LawBroken(f"{what}: got {found}, expected {wanted}.")
 
 
 def _close(got: Tensor, expected: Tensor, graph: RegionGraph, what: str) -> None:
@@ -504,19 +517,13 @@ def _close(got: Tensor, expected: Tensor, graph: RegionGraph, what: str) -> None
     )
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 300 else f"{text[:300]}…"
-
-
 def _holders(graph: RegionGraph, element: int) -> str:
     """The regions that hold an element, with their counts."""
     found = []
     for group in graph.groups:
-        for start in range(0, len(group), group.step):
-            index = group.indices(start, min(start + group.step, len(group)))
-            rows = (index.reshape(len(index), -1) == element).any(dim=1).nonzero()[:, 0] + start
-            found += [f"{group.name(row)!r} ({group.counts[row]:+d})" for row in rows.tolist()]
+        for rows, index in group.chunks():
+            holding = (index == element).any(dim=1).nonzero()[:, 0] + rows.start
+            found += [f"{group.name(row)!r} ({group.counts[row]:+d})" for row in holding.tolist()]
     more = f" and {len(found) - 8} more" if len(found) > 8 else ""
     return (", ".join(found[:8]) or "no region") + more
 
@@ -526,24 +533,10 @@ def _few_regions(graph: RegionGraph) -> None:
         raise NotApplicable(f"{graph.n_regions} regions are too many to look at one by one")
 
 
-def _reduced_or_skipped(subject: Subject) -> RegionGraph:
-    _few_regions(subject.regions)
-    return _reduced(subject.regions)
-
-
-def _reduced(graph: RegionGraph) -> RegionGraph:
-    """The same regions, with one element for every atom: counts and acyclicity are the same."""
-    arrays = {name: graph.elements(name).reshape(-1).numpy() for name in graph.names}
-    labels = atoms(arrays.values(), graph.n_elements)
-    first = first_elements(labels)
-    kept = np.isin(np.arange(graph.n_elements), first)
-    return _with_regions(graph, {n: labels[a[kept[a]]] for n, a in arrays.items()}, (len(first),))
-
-
 def _with_regions(
     graph: RegionGraph, arrays: dict[Hashable, Any], event_shape: tuple[int, ...]
 ) -> RegionGraph:
-    """Other elements for regions of the same names, counts and flags."""
+    """Other elements for regions of the same names, counts and flags; model ids are their names."""
     flags = {n: bool(o) for g in graph.groups for n, o in zip(g.names, g.outer, strict=True)}
     counts = graph.counting_numbers()
     return RegionGraph.grouped(
@@ -556,53 +549,31 @@ def _with_regions(
     )
 
 
-def _without_models(graph: RegionGraph) -> RegionGraph:
-    """The same regions, each one's model id its own name."""
-    arrays = {name: graph.elements(name).numpy() for name in graph.names}
-    return _with_regions(graph, arrays, graph.event_shape)
-
-
-def _components(pieces: list[frozenset[Hashable]]) -> int:
-    parts: list[set[Hashable]] = []
-    for piece in pieces:
-        touching = [part for part in parts if part & piece]
-        parts = [part for part in parts if part not in touching]
-        parts.append(set(piece).union(*touching))
-    return len(parts)
-
-
-def _is_forest(graph: FactorGraph) -> bool:
-    """Berge-acyclic with distinct factors, none nested."""
-    distinct = {frozenset(scope) for scope in graph.scopes.values()}
-    return not graph.nested and is_berge_acyclic(graph) and len(distinct) == len(graph.factors)
-
-
-def _plain(graph: FactorGraph) -> FactorGraph:
-    """The same scopes and shapes, without models and conditions."""
-    shapes = dict(zip(graph.variables, graph.shapes, strict=True))
-    return FactorGraph.from_scopes(dict(graph.scopes), shapes)
+def _same_score(
+    graph: RegionGraph, other: RegionGraph, place: Ints, q: Gaussian, u: Tensor, what: str
+) -> None:
+    """Compares the scores of two graphs: element i of one is element place[i] of the other."""
+    moved = torch.from_numpy(np.argsort(place))
+    mean = q.mean.reshape(-1)[moved].reshape(other.event_shape)
+    there = Gaussian(mean, q.covariance[moved][:, moved])
+    v = u.reshape(len(u), -1)[:, moved].reshape(len(u), *other.event_shape)
+    score = compose(graph, node_scores(graph, q))(u, SIGMAS[0])
+    again = compose(other, node_scores(other, there))(v, SIGMAS[0])
+    _close(again.reshape(len(u), -1)[:, place], score, graph, what)
 
 
 def _by_model(graph: RegionGraph) -> dict[Hashable, Any]:
-    """Some score for every model id, each different, none caring for its condition."""
-    ids = {n if g.model is None else g.model for g in graph.groups for n in g.names}
-    return {model: _some_score(model) for model in ids}
+    """A score for every model id, each different, none depending on its condition."""
 
-
-def _some_score(model: Hashable) -> Callable[..., Tensor]:
-    slope = 1 + (sum(repr(model).encode()) % 97) / 97
-
-    def score(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+    def score(slope: float, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         return -slope * x.reshape(len(x), -1).cumsum(dim=1).tanh().reshape(x.shape) - x
 
-    return score
+    ids = {n if g.model is None else g.model for g in graph.groups for n in g.names}
+    return {model: partial(score, 1 + (sum(repr(model).encode()) % 97) / 97) for model in ids}
 
 
-def _flattened(joint: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _reshaped(
+    joint: Callable[..., Tensor], shape: tuple[int, ...], x: Tensor, sigma: Tensor, **condition: Any
+) -> Tensor:
     """A joint of an inner state, as the score of a node of another shape."""
-
-    def score(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        shape = joint.event_shape  # type: ignore[attr-defined]
-        return joint(x.reshape(len(x), *shape), sigma).reshape(x.shape)
-
-    return score
+    return joint(x.reshape(len(x), *shape), sigma).reshape(x.shape)

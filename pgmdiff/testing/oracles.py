@@ -1,8 +1,8 @@
-"""Dense, slow and plain oracles for laws, and distributions that are known exactly."""
+"""Oracles for laws, dense, slow and plain, and distributions that are known exactly."""
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from itertools import combinations
@@ -40,14 +40,13 @@ def markov_gaussian(graph: FactorGraph | RegionGraph, seed: int) -> Gaussian:
     standard normal.
 
     Args:
-        graph: over the state; its pieces are the factors of the density.
-        seed: of the draw.
+        graph: of the state; its pieces are the factors of the density.
+        seed: seed of the draw.
     """
     regions, rng = graph.regions, np.random.default_rng(seed)
     precision = np.eye(regions.n_elements)
     for group in regions.groups:
-        index = group.indices(0, len(group)).reshape(len(group), -1).numpy()
-        for elements in index[group.outer]:
+        for elements in group.flat().numpy()[group.outer]:
             root = rng.normal(size=(len(elements), len(elements)))
             precision[np.ix_(elements, elements)] += root @ root.T
     covariance = torch.linalg.inv(torch.from_numpy(precision))
@@ -56,11 +55,11 @@ def markov_gaussian(graph: FactorGraph | RegionGraph, seed: int) -> Gaussian:
 
 
 def markov_mixture(graph: FactorGraph | RegionGraph, seed: int, k: int = 3) -> GaussianMixture:
-    """A mixture of k such Gaussians, of unequal weights: not Markov itself, and no Gaussian.
+    """A mixture of k such Gaussians with unequal weights: neither Markov itself nor Gaussian.
 
     Args:
-        graph: over the state.
-        seed: of the draw.
+        graph: of the state.
+        seed: seed of the draw.
         k: number of components; weights are proportional to 1 … k.
     """
     weights = torch.arange(1.0, k + 1, dtype=torch.float64)
@@ -70,16 +69,12 @@ def markov_mixture(graph: FactorGraph | RegionGraph, seed: int, k: int = 3) -> G
 
 def outer_sets(graph: RegionGraph) -> list[Set]:
     """The elements of every outer region."""
-    return [
-        frozenset(region.reshape(-1).tolist())
-        for group in graph.groups
-        for region, outer in zip(group.indices(0, len(group)), group.outer, strict=True)
-        if outer
-    ]
+    outer = (group.flat().numpy()[group.outer] for group in graph.groups)
+    return [frozenset(region.tolist()) for regions in outer for region in regions]
 
 
 def counts_by_elements(graph: RegionGraph) -> dict[Set, int]:
-    """Nonzero counting numbers, regions of the same elements taken together."""
+    """Nonzero counting numbers, summed over regions of the same elements."""
     counts: Counter[Set] = Counter()
     for name, count in graph.counting_numbers().items():
         counts[frozenset(graph.elements(name).reshape(-1).tolist())] += count
@@ -88,7 +83,8 @@ def counts_by_elements(graph: RegionGraph) -> dict[Set, int]:
 
 def inclusion_exclusion(scopes: Iterable[Set]) -> dict[Set, int]:
     """c_R = Σ over sets S of maximal scopes with ∩S = R of (-1)^(|S| - 1): 2^n terms."""
-    maximal = _maximal(scopes)
+    distinct = list(dict.fromkeys(scopes))
+    maximal = [scope for scope in distinct if not any(scope < other for other in distinct)]
     counts: Counter[Set] = Counter()
     for size in range(1, len(maximal) + 1):
         for chosen in combinations(maximal, size):
@@ -96,15 +92,16 @@ def inclusion_exclusion(scopes: Iterable[Set]) -> dict[Set, int]:
     return {region: count for region, count in counts.items() if region and count}
 
 
-def superset_counts(counts: dict[Set, int], region: Set) -> int:
-    """Σ of the counts of all regions that contain one."""
+def superset_counts(counts: Mapping[Set, int], region: Set) -> int:
+    """Σ of the counts of all regions that contain a given one."""
     return sum(count for other, count in counts.items() if region <= other)
 
 
 def is_acyclic(scopes: Iterable[Set]) -> bool:
     """α-acyclicity by GYO reduction (Graham 1979; Yu and Özsoyoğlu 1979).
 
-    Drop elements that are in one scope only, and scopes inside others, until nothing changes.
+    Elements that are in one scope only, and scopes inside others, are dropped until nothing
+    changes; the scopes are acyclic if nothing is left.
     """
     left = list(map(set, scopes))
     while True:
@@ -136,31 +133,26 @@ def weighted_sum(
     return total
 
 
-def _maximal(scopes: Iterable[Set]) -> list[Set]:
-    distinct = list(dict.fromkeys(scopes))
-    return [scope for scope in distinct if not any(scope < other for other in distinct)]
-
-
 SPREAD, WITHIN = 0.16, 0.9
-"""Variance of a mode; correlation of neighbours that share one (of those that do not: 0)."""
+"""Variance within a mode, and correlation of neighbours in one mode (in different modes: 0)."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModeChain:
-    """A chain of modes: exact samples, and the score of the noised whole by summing over its runs.
+    """A Markov chain of modes, with exact samples and the exact score at every σ.
 
-    A run of l neighbours of one mode is N(m 1, C_l), C_l = s² ρ^|i-j|; runs are independent given
-    their modes, which are Markov. log q_σ follows from the run that ends at each place:
+    A run of l neighbours in mode m is N(m 1, C_l), C_l = s² ρ^|i-j|; runs are independent given
+    their modes, which form a Markov chain. log q_σ is a sum over the runs that end at each place:
 
         α_e(m) = log Σ_l exp( ι_(e-l)(m) + (l - 1) log T_mm + log N(u_(e-l..e); m, C_l + σ² I) )
 
-    with ι_0 = log p, and ι_e(m) = log Σ_(k ≠ m) exp(α_e(k)) T_km a run that begins after e. Of a
-    part of a chain it is the score of another, shorter chain.
+    with ι_0 = log p, and ι_e(m) = log Σ_(k ≠ m) exp(α_e(k)) T_km for a run that begins after e. A
+    part of a chain is itself a shorter chain.
 
     Args:
-        modes: `[K]`.
+        modes: means of the K modes, `[K]`.
         table: joint probabilities of the modes of neighbours, `[K, K]`; its margins agree.
-        length: of the chain.
+        length: number of variables.
     """
 
     modes: Tensor
@@ -171,18 +163,24 @@ class ModeChain:
         return described(self, counted(self.length, "variable"), counted(len(self.modes), "mode"))
 
     @cached_property
-    def _shapes(self) -> list[tuple[Tensor, Tensor]]:
-        """The eigensystems of C_1 to C_length."""
+    def eigensystems(self) -> list[tuple[Tensor, Tensor]]:
+        """Eigenvalues and eigenvectors of C_1 to C_length."""
         place = torch.arange(self.length)
         covariance = SPREAD * WITHIN ** (place[:, None] - place).abs().double()
         return [torch.linalg.eigh(covariance[:n, :n]) for n in range(1, self.length + 1)]
 
     def log_density(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """Log q_σ(u) for u `[batch, length]`: `[batch]`, in nats."""
+        """Log q_σ(u) in nats, `[batch]`, for u `[batch, length]`."""
         start = self.table.sum(dim=1)
         change = self.table / start[:, None]
         stay, leave = change.diagonal().log(), (change - torch.diag(change.diagonal())).log()
-        runs = [self._run(u, per_sample(sigma, u), n) for n in range(self.length)]
+        level = per_sample(sigma, u)[:, None, None, None]
+        runs = []  # log-densities of all runs of n neighbours in each mode: [batch, places, K]
+        for n, (values, vectors) in enumerate(self.eigensystems, start=1):
+            variances = values + level**2
+            rotated = (u.unfold(1, n, 1) @ vectors)[:, :, None]
+            gap = rotated - self.modes[:, None] * vectors.sum(dim=0)
+            runs.append(-0.5 * (gap**2 / variances + (2 * math.pi * variances).log()).sum(dim=3))
         begun = [start.log().expand(len(u), -1)]
         for end in range(self.length):
             ended = [begun[end - n] + n * stay + runs[n][:, end - n] for n in range(end + 1)]
@@ -190,16 +188,8 @@ class ModeChain:
             begun.append((total[:, :, None] + leave).logsumexp(dim=1))
         return total.logsumexp(dim=1)
 
-    def _run(self, u: Tensor, sigma: Tensor, n: int) -> Tensor:
-        """Log-densities of all runs of n + 1 neighbours, of every mode: `[batch, places, K]`."""
-        values, vectors = self._shapes[n]
-        variances = values + sigma[:, None, None, None] ** 2
-        rotated = (u.unfold(1, n + 1, 1) @ vectors)[:, :, None]
-        gap = rotated - self.modes[:, None] * vectors.sum(dim=0)
-        return -0.5 * (gap**2 / variances + (2 * math.pi * variances).log()).sum(dim=3)
-
     def __call__(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """∇ log q_σ(u); differentiable where u is."""
+        """∇ log q_σ(u), differentiable if u requires gradients."""
         with torch.enable_grad():
             leaf = u if u.requires_grad else u.detach().requires_grad_()
             total = self.log_density(leaf, sigma).sum()
@@ -208,7 +198,7 @@ class ModeChain:
 
     @property
     def covariance(self) -> Tensor:
-        """Of the clean chain, `[length, length]`."""
+        """Covariance of the clean chain, `[length, length]`."""
         start = self.table.sum(dim=1)
         change, place = self.table / start[:, None], torch.arange(self.length)
         powers = [torch.linalg.matrix_power(change, n) for n in range(self.length)]
@@ -219,7 +209,7 @@ class ModeChain:
 
     @cached_property
     def models(self) -> dict[str, GaussianMixture]:
-        """The distributions of a "pair" of neighbours and of a "single" variable."""
+        """The clean distributions of a "pair" of neighbours and of a "single" variable."""
         variance = torch.full((), SPREAD, dtype=torch.float64)
         apart = variance * torch.eye(2, dtype=torch.float64)
         together = torch.where(torch.eye(2, dtype=torch.bool), variance, WITHIN * variance)
@@ -247,10 +237,10 @@ class ModeChain:
 
 
 def two_mode_chain(length: int = 12) -> ModeChain:
-    """Variables at ±2; neighbours share their mode with probability 0.9.
+    """A chain of variables at ±2 whose neighbours share their mode with probability 0.9.
 
-    Its score is exact at every σ where a variable shows its mode: a label is mistaken with
-    probability 3e-7.
+    The modes are so far apart that a clean variable reveals its own, up to a probability of 3e-7 of
+    mistaking it; to this accuracy the chain is Markov.
 
     Args:
         length: number of variables.

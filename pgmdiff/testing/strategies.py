@@ -8,7 +8,7 @@
         assert_lawful(graph)
 
 Graphs are small and awkward: disconnected, with duplicate and nested scopes, leaves, isolated
-variables, blocks of several elements, declarations in any order.
+variables, blocks of several elements, and declarations in any order.
 """
 
 from collections.abc import Sequence
@@ -42,29 +42,24 @@ NAMES = "abcdefg"
 
 
 def hypergraphs(
-    max_scopes: int = 7, max_scope: int = 4, names: Sequence[str] = NAMES
+    max_scopes: int = 7, names: Sequence[str] = NAMES
 ) -> st.SearchStrategy[list[list[str]]]:
-    """Lists of scopes: loops, duplicates, subsets, several components.
+    """Lists of scopes of up to four names: loops, duplicates, subsets, several components.
 
     Args:
-        max_scopes: most scopes of a list.
-        max_scope: most names of a scope.
+        max_scopes: the largest number of scopes.
         names: of the variables.
     """
-    scope = st.lists(st.sampled_from(names), min_size=1, max_size=max_scope, unique=True)
+    scope = st.lists(st.sampled_from(names), min_size=1, max_size=4, unique=True)
     return st.lists(scope, min_size=1, max_size=max_scopes)
 
 
 @st.composite
-def acyclic_hypergraphs(draw: st.DrawFn, max_scopes: int = 7) -> list[list[str]]:
-    """Lists of α-acyclic scopes: each shares variables with one earlier scope only.
-
-    Args:
-        max_scopes: most scopes of a list.
-    """
+def acyclic_hypergraphs(draw: st.DrawFn) -> list[list[str]]:
+    """Lists of up to seven α-acyclic scopes: each shares names with one earlier scope only."""
     scopes: list[list[str]] = []
     n_names = 0
-    for _ in range(draw(st.integers(1, max_scopes))):
+    for _ in range(draw(st.integers(1, 7))):
         n_new = draw(st.integers(0 if scopes else 1, 3))
         new = [f"v{n_names + i}" for i in range(n_new)]
         shared: list[str] = []
@@ -81,8 +76,8 @@ def factor_graphs(draw: st.DrawFn, max_variables: int = 6, max_factors: int = 6)
     """Any factor graph: loops, duplicate and subset scopes, leaves, isolated variables.
 
     Args:
-        max_variables: most variables, of one to four elements each.
-        max_factors: most factors, of up to four variables each.
+        max_variables: largest number of variables, of one to four elements each.
+        max_factors: largest number of factors, on up to four variables each.
     """
     variables = [f"v{i}" for i in range(draw(st.integers(1, max_variables)))]
     scope = st.lists(st.sampled_from(variables), min_size=1, max_size=4, unique=True)
@@ -96,7 +91,7 @@ def trees(draw: st.DrawFn, max_factors: int = 7) -> FactorGraph:
     """A Berge-acyclic graph of distinct factors, possibly disconnected.
 
     Args:
-        max_factors: most factors.
+        max_factors: largest number of factors.
     """
     n_isolated = draw(st.integers(0, 2))
     names = [f"v{i}" for i in range(n_isolated)]
@@ -112,26 +107,23 @@ def trees(draw: st.DrawFn, max_factors: int = 7) -> FactorGraph:
 
 
 @st.composite
-def nested_graphs(draw: st.DrawFn, depth: int = 2) -> FactorGraph:
-    """A factor graph some of whose nodes are graphs: of their own elements, in two parts or one.
+def nested_graphs(draw: st.DrawFn) -> FactorGraph:
+    """A factor graph some of whose nodes are graphs of their elements, in one part or two.
 
-    Names inside may be those outside; inner graphs may be nested again.
-
-    Args:
-        depth: most levels of graphs inside graphs.
+    Names inside may repeat those outside; inner graphs may be nested once more.
     """
     outer = draw(factor_graphs(max_variables=4, max_factors=3))
     inner = {}
     for name in (*outer.factors, *outer.variables):
         size = outer.nodes.elements(name).numel()
         if draw(st.booleans()):
-            inner[name] = draw(_of_size(size, depth - 1))
+            inner[name] = draw(_of_size(size, deeper=True))
     return outer.nest(inner)
 
 
 @st.composite
-def _of_size(draw: st.DrawFn, size: int, depth: int) -> FactorGraph:
-    """A graph of a number of scalar or block variables, perhaps nested."""
+def _of_size(draw: st.DrawFn, size: int, *, deeper: bool) -> FactorGraph:
+    """A graph of `size` elements in one or two variables, perhaps nested."""
     cut = draw(st.integers(0, size - 1))
     part, rest, both = draw(st.sampled_from([("part", "rest", "both"), ("v1", "v0", "f0")]))
     shapes: dict[str, tuple[int, ...]] = {rest: (size - cut,)}
@@ -139,8 +131,8 @@ def _of_size(draw: st.DrawFn, size: int, depth: int) -> FactorGraph:
         shapes = {part: (cut,), **shapes}
     scopes = {both: tuple(shapes)} if draw(st.booleans()) else {}
     graph = FactorGraph.from_scopes(scopes, shapes)
-    if depth and cut and draw(st.booleans()):
-        return graph.nest({part: draw(_of_size(cut, depth - 1))})
+    if deeper and cut and draw(st.booleans()):
+        return graph.nest({part: draw(_of_size(cut, deeper=False))})
     return graph
 
 
@@ -149,8 +141,8 @@ def tile_graphs(draw: st.DrawFn, max_axes: int = 2, max_size: int = 9) -> Region
     """Windows of a small tensor, on open and periodic axes, whether or not the stride fits.
 
     Args:
-        max_axes: most axes.
-        max_size: most places of an axis.
+        max_axes: largest number of axes.
+        max_size: largest size of an axis.
     """
     shape, windows, overlaps, periodic = [], [], [], []
     for _ in range(draw(st.integers(1, max_axes))):
@@ -185,7 +177,7 @@ def gaussians(graph: FactorGraph | RegionGraph) -> st.SearchStrategy[Gaussian]:
     """Gaussians whose density factorises over the graph's pieces; see `markov_gaussian`.
 
     Args:
-        graph: over the state.
+        graph: of the state.
     """
     return st.integers(0, 2**31).map(lambda seed: markov_gaussian(graph, seed))
 
@@ -194,6 +186,6 @@ def mixtures(graph: FactorGraph | RegionGraph) -> st.SearchStrategy[GaussianMixt
     """Mixtures of such Gaussians; see `markov_mixture`.
 
     Args:
-        graph: over the state.
+        graph: of the state.
     """
     return st.integers(0, 2**29).map(lambda seed: markov_mixture(graph, seed))

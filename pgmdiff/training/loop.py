@@ -25,17 +25,13 @@ __all__ = ["denoising_loss", "random_crops"]
 def random_crops(
     image: Tensor, shape: Sequence[int], n: int, *, generator: Generator = None
 ) -> Tensor:
-    """Cuts `n` uniformly placed crops out of one image.
+    """Cuts `n` uniformly placed crops out of one image: `[n, channels, *shape]`.
 
     Args:
         image: `[channels, height, width]`.
         shape: `(height, width)` of a crop, in pixels.
         n: number of crops.
-        generator: the source of the places, one stream for all crops; see
-            `pgmdiff.noise.Generator`.
-
-    Returns:
-        `[n, channels, *shape]`.
+        generator: the source of the places, one stream for all; see `pgmdiff.noise.Generator`.
 
     Raises:
         ShapeError: a crop is larger than the image.

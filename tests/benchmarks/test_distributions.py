@@ -1,4 +1,4 @@
-"""What the exactness benchmark rests on: its laws, their samplers, scores and distances."""
+"""The distributions of the exactness benchmark: samplers, scores, and distances between samples."""
 
 from itertools import pairwise, product
 
@@ -7,20 +7,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.exactness import distributions
-from benchmarks.exactness.distributions import SPREAD, WITHIN, Law
-from benchmarks.exactness.gaussians import ar1, chain_case, gaussian_problem
-from benchmarks.exactness.methods import CORRECTED, METHODS, Counter, side_by_side
-from benchmarks.exactness.modes import law_problem
+from benchmarks.exactness.distributions import MarkovTree
 from pgmdiff import Evidence, compose
-from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.diagnostics.metrics import energy_distance, sliced_wasserstein
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
-from pgmdiff.graphs import chain, star, tiles
-from pgmdiff.samplers import SDE, Heun, karras, sample
-from pgmdiff.testing.oracles import ModeChain
+from pgmdiff.graphs import chain
+from pgmdiff.testing.oracles import SPREAD, WITHIN, ModeChain
 from tests.helpers import relative
 
-LAWS = {
+MAKERS = {
     name: getattr(distributions, name)
     for name in (
         "two_mode_chain",
@@ -33,9 +28,9 @@ LAWS = {
 }
 
 
-@pytest.fixture(scope="module", params=LAWS)
-def law(request: pytest.FixtureRequest) -> Law:
-    made: Law = LAWS[request.param]()
+@pytest.fixture(scope="module", params=MAKERS)
+def q(request: pytest.FixtureRequest) -> MarkovTree:
+    made: MarkovTree = MAKERS[request.param]()
     return made
 
 
@@ -44,55 +39,55 @@ def states(n: int, size: int, seed: int = 0) -> Tensor:
     return 2 * torch.randn(n, size, generator=generator, dtype=torch.float64)
 
 
-# ---------------------------------------------------------------- laws
+# ---------------------------------------------------------------- distributions
 
 
-def test_pairs_agree_on_their_variables(law: Law) -> None:
-    """The marginals of a pair's mixture are the laws of its variables, as other pairs see them."""
-    for factor, (parent, child) in zip(law.graph.factors, law.edges, strict=True):
-        pair = law.pair(factor)
+def test_pairs_agree_on_their_variables(q: MarkovTree) -> None:
+    """A pair's marginals are the distributions of its variables in all other pairs."""
+    for factor, (parent, child) in zip(q.graph.factors, q.edges, strict=True):
+        pair = q.pair(factor)
         for name, elements, start in zip(
-            law.graph.scopes[factor], (parent, child), (0, len(parent)), strict=True
+            q.graph.scopes[factor], (parent, child), (0, len(parent)), strict=True
         ):
-            single = law.models[law.graph.variable_model or name]
+            single = q.models[q.graph.variable_model or name]
             inside = torch.arange(start, start + len(elements))
             own = pair.mixture.marginal(inside.reshape(single.event_shape))
             u = states(20, len(elements)).reshape(20, *single.event_shape)
             torch.testing.assert_close(own.log_density(u, 0.3), single.log_density(u, 0.3))
 
 
-def test_samples_have_the_moments_of_every_pair(law: Law) -> None:
+def test_samples_have_the_moments_of_every_pair(q: MarkovTree) -> None:
     n = 20_000
-    u = law.sample(n, torch.Generator().manual_seed(3))
-    for factor, (parent, child) in zip(law.graph.factors, law.edges, strict=True):
-        pair = law.pair(factor).mixture
+    u = q.sample(n, torch.Generator().manual_seed(3))
+    for factor, (parent, child) in zip(q.graph.factors, q.edges, strict=True):
+        pair = q.pair(factor).mixture
         centred = u[:, torch.cat([parent, child])] - pair.mean
         products = centred[:, :, None] * centred[:, None]
         for found, expected in ((centred, 0), (products, pair.covariance)):
             z = (found.mean(dim=0) - expected) * n**0.5 / found.std(dim=0)
-            assert z.abs().max() < 5  # of at most 42 moments a pair
+            assert z.abs().max() < 5  # of at most 42 moments per pair
 
 
 def test_samples_switch_as_often_as_the_labels_do() -> None:
     """Where modes are far apart, the nearest one is the label."""
     for name, rate in {"two_mode_chain": 0.1, "three_mode_chain": 0.2, "parity_star": 0.1}.items():
-        made, n = LAWS[name](), 10_000
+        made, n = MAKERS[name](), 10_000
         switches = made.switches(made.sample(n, torch.Generator().manual_seed(4)))
         deviation = switches.std().item() / n**0.5
         assert switches.mean().item() == pytest.approx(rate, abs=4 * deviation)
 
 
-def test_the_whole_is_known_where_labels_can_be_read_off(law: Law) -> None:
+def test_the_whole_is_known_where_labels_can_be_read_off(q: MarkovTree) -> None:
     """At σ = 0 its score is that of Σ c_r log q_r; for σ > 0 it is not: no rule is the truth."""
-    if law.whole is None:
-        assert law.name == "curved chain"
+    if q.whole is None:
+        assert q.name == "curved chain"
         return
-    u = law.sample(20, torch.Generator().manual_seed(5)).requires_grad_()
-    (slope,) = torch.autograd.grad(law.log_density(u).sum(), u)
-    assert relative(law.whole(u.detach(), torch.zeros(20, dtype=torch.float64)), slope) < 1e-6
+    u = q.sample(20, torch.Generator().manual_seed(5)).requires_grad_()
+    (slope,) = torch.autograd.grad(q.log_density(u).sum(), u)
+    assert relative(q.whole(u.detach(), torch.zeros(20, dtype=torch.float64)), slope) < 1e-6
     noisy = u.detach() + states(20, u.shape[1])
-    composed = law_problem(law).joint("marginal", Counter())(noisy, 1.0)
-    assert relative(composed, law.whole(noisy, torch.ones(20, dtype=torch.float64))) > 0.01
+    composed = q.problem.joint("marginal")(noisy, 1.0)
+    assert relative(composed, q.whole(noisy, torch.ones(20, dtype=torch.float64))) > 0.01
 
 
 def runs_as_mixture(runs: ModeChain) -> GaussianMixture:
@@ -114,7 +109,7 @@ def runs_as_mixture(runs: ModeChain) -> GaussianMixture:
 
 @pytest.mark.parametrize("name", ["two_mode_chain", "three_mode_chain"])
 def test_runs_are_the_mixture_over_all_labels(name: str) -> None:
-    whole = LAWS[name](4).whole
+    whole = MAKERS[name](4).whole
     mixture, u = runs_as_mixture(whole), states(10, 4)
     for sigma in (0.1, 1.0, 10.0):
         torch.testing.assert_close(
@@ -127,8 +122,8 @@ def test_runs_are_the_mixture_over_all_labels(name: str) -> None:
 
 
 def test_the_evidence_is_right_at_the_data_and_too_large_between_modes() -> None:
-    """Why more steps do not always help: L_σ has mass where no noised data are."""
-    q, sigma = runs_as_mixture(LAWS["two_mode_chain"](5).whole), 0.5
+    """The reason why more steps do not always help: L_σ has mass where there are no noised data."""
+    q, sigma = runs_as_mixture(MAKERS["two_mode_chain"](5).whole), 0.5
     graph = chain(5)
     joint = compose(graph, node_scores(graph, q), rule=Evidence(node_covariances(graph, q)))
     noised = q.sample(500, torch.Generator().manual_seed(0)) + sigma / 2 * states(500, 5)
@@ -162,8 +157,8 @@ def test_energy_distance_counts_no_sample_with_itself() -> None:
 
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_energy_distance_is_unbiased(mirrored: bool) -> None:
-    """Its mean over many small sets of one law is 0, which a biased one is not."""
-    two_modes, generator = LAWS["two_mode_chain"](4), torch.Generator().manual_seed(6)
+    """Its mean over many small sets of one distribution is 0, which a biased one is not."""
+    two_modes, generator = MAKERS["two_mode_chain"](4), torch.Generator().manual_seed(6)
     sets = two_modes.sample(16 * 400, generator).reshape(400, 2, 8, 4)
     values = torch.tensor([energy_distance(a, b, mirrored=mirrored) for a, b in sets])
     a, b = sets[0]
@@ -179,61 +174,3 @@ def test_sliced_wasserstein_of_a_shift() -> None:
     moved = sliced_wasserstein(a, a + torch.tensor([3.0, 0.0]), generator=0)
     deviation = 3 * (0.5 - 4 / torch.pi**2) ** 0.5 / 64**0.5  # of 64 directions
     assert moved == pytest.approx(6 / torch.pi, abs=4 * deviation)
-
-
-# ---------------------------------------------------------------- methods
-
-
-@pytest.mark.parametrize("method", [*METHODS, *CORRECTED], ids=lambda method: method.name)
-@pytest.mark.parametrize("predictor", [Heun(), SDE(1.0)], ids=["Heun", "SDE"])
-def test_evaluations_are_what_the_networks_were_called_with(method, predictor) -> None:
-    n, levels, samples = 6, 4, 3
-    problem, counter = gaussian_problem(chain(n), ar1(n, 0.9)), Counter()
-    score, solver = method.prepared(problem, predictor, counter)
-    sample(score, karras(levels, 0.1, 10.0), shape=(samples, n), solver=solver, generator=0)
-    regions = {"concatenation": 3, "average": 5, "exact score": 1}
-    alone = type(method)(method.rule).evaluations(levels, predictor)
-    moves = method.evaluations(levels, predictor) - alone
-    rows = alone * regions.get(method.rule, 9) + moves * regions.get(method.corrector, 9)
-    assert counter.rows == rows * samples
-    found = method.levels(20, predictor)
-    assert method.evaluations(found, predictor) <= 20 < method.evaluations(found + 1, predictor)
-
-
-@pytest.mark.parametrize(
-    "graph", [chain(5).regions, star(4).regions, tiles((13,), 5, 3), tiles((6, 6), 4, 2)]
-)
-def test_pieces_side_by_side_share_nothing(graph) -> None:
-    apart = side_by_side(graph)
-    assert apart.validate().valid
-    assert (apart.coverage() == 1).all()
-    assert set(apart.counting_numbers().values()) == {1}
-
-
-def test_methods_agree_where_pieces_do_not_overlap() -> None:
-    """Two pieces without an overlap: every rule is their concatenation."""
-    problem = gaussian_problem(tiles((8,), 4, 0), ar1(8, 0.9))
-    u = states(5, 8)
-    expected = problem.joint("concatenation", Counter())(u, 0.7)
-    for rule in ("average", "marginal", "posterior", "evidence"):
-        torch.testing.assert_close(problem.joint(rule, Counter())(u, 0.7), expected)
-
-
-# ---------------------------------------------------------------- exact propagation
-
-
-@pytest.mark.parametrize("rho", [0.5, 0.99])
-@pytest.mark.parametrize("levels", [5, 18])
-def test_posterior_and_evidence_end_where_the_exact_score_does(rho: float, levels: int) -> None:
-    """Target: 1e-8 relative in float64 at every step count and length."""
-    case = chain_case(100, rho, ())
-    problem, sigmas = gaussian_problem(case.graph, case.q), karras(levels, 0.002, 80.0)
-    start = Gaussian(case.q.mean, 80.0**2 * torch.eye(100, dtype=torch.float64))
-
-    def reached(rule: str) -> Tensor:
-        score = problem.joint(rule, Counter())
-        return distribution_reached(score, sigmas, start, Heun()).covariance
-
-    for rule in ("posterior", "evidence"):
-        assert relative(reached(rule), reached("exact score")) < 1e-8
-    assert relative(reached("marginal"), reached("exact score")) > 0.1

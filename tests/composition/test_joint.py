@@ -1,12 +1,21 @@
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgmdiff import Average, GraphError, Marginal, ScoreError, ShapeError, compose
+from pgmdiff import (
+    Average,
+    GraphError,
+    Marginal,
+    PgmdiffError,
+    ScoreError,
+    ShapeError,
+    compose,
+)
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, tiles
 from pgmdiff.testing import markov_gaussian
@@ -385,3 +394,60 @@ def test_what_a_model_raises_names_the_node() -> None:
         compose(chain(3), broken, max_batch=None)(torch.zeros(5, 3), 1.0)
     (note,) = raised.value.__notes__
     assert "node 'f0' and of 1 other" in note, "which of a batch it was is not known"
+
+
+def test_conditions_are_told_apart_by_value_not_by_repr() -> None:
+    a, b = np.zeros(3000), np.zeros(3000)
+    b[1500] = 7
+    joint = compose(
+        FactorGraph.from_scopes({"f": ("x",), "h": ("z",)}),
+        lambda x, sigma, c=None: x * 0 + (0 if c is None else float(c.sum())),
+        conditions={"f": {"c": a}, "h": {"c": b}},
+    )
+    assert joint(torch.zeros(1, 2), 1.0).tolist() == [[0, 7]]
+
+
+def test_conditions_add_to_the_graphs_own() -> None:
+    seen = []
+
+    def score(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        seen.append({name: value.flatten().tolist() for name, value in condition.items()})
+        return -x
+
+    one, two = torch.ones(1), 2 * torch.ones(1)
+    own = FactorGraph.from_scopes({"f": ("x", "y")}, conditions={"f": {"a": one, "b": one}})
+    compose(own, score, conditions={"f": {"b": two}})(torch.zeros(1, 2), 1.0)
+    assert seen == [{"a": [1.0], "b": [2.0]}]
+
+
+def test_a_joint_used_under_inference_mode_still_serves_autograd() -> None:
+    joint = compose(tiles((16,), 8, 4), lambda x, sigma: -x)
+    with torch.inference_mode():
+        joint(torch.zeros(1, 16), 1.0)
+    u = torch.zeros(1, 16, requires_grad=True)
+    joint(u, 1.0).sum().backward()
+    assert u.grad is not None
+    assert u.grad.tolist() == [[-1.0] * 16]
+
+
+def test_methods_of_one_object_share_a_call() -> None:
+    pair, one = ar1(2, 0.8), ar1(1, 0.8)
+    joint = compose(chain(3), {"f0": pair.score, "f1": pair.score, "x1": one.score})
+    assert sorted(len(batch.group) for batch in joint.batches) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: compose(chain(4), nonlinear).denoise(np.zeros((2, 4)), 1.0), "got ndarray"),
+        (lambda: compose(chain(4), nonlinear, max_batch=2.5), "an integer of at least 1"),
+        (
+            lambda: compose(chain(4), nonlinear, conditions={"f11": {}}),
+            "'f11', which is no region.*Did you mean 'f1'.*`.factors`",
+        ),
+    ],
+)
+def test_bad_input_is_explained_in_one_line(wrong, message: str) -> None:
+    with pytest.raises(PgmdiffError, match=message) as raised:
+        wrong()
+    assert "\n" not in str(raised.value)

@@ -81,3 +81,20 @@ def test_a_joint_keeps_the_graph_that_it_was_given() -> None:
     assert torch.equal(joint.pack(parts), u)
     windows = tiles((8,), 4, 2)
     assert compose(windows, lambda x, sigma: -x).graph is windows
+
+
+def test_a_run_carries_memory_in_its_state_and_resumes_bit_for_bit() -> None:
+    pure, joint = joints(Smoothed())
+    levels, states = karras(9, 0.1, 10.0), []
+    whole = sample(
+        joint,
+        levels,
+        shape=(4, 5),
+        generator=0,
+        callback=lambda step: states.append(step["state"]),
+    )
+    assert not torch.equal(whole, sample(pure, levels, shape=(4, 5), generator=0))
+    assert states[0].memory == {}
+    for state in states[1:]:
+        assert set(state.memory) == {"before"}
+        assert torch.equal(sample(joint, levels, state=state, generator=0), whole)

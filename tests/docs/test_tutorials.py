@@ -1,4 +1,4 @@
-"""Every tutorial runs as a notebook, shows no warnings, and describes its figures."""
+"""Every tutorial runs as a notebook, without warnings and with a description of each figure."""
 
 import pytest
 
@@ -6,18 +6,18 @@ pytest.importorskip("nbclient")
 
 from scripts.run_tutorials import ROOT, TUTORIALS, executed, images
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # of Jupyter's own machinery
+pytestmark = pytest.mark.filterwarnings("ignore")  # Jupyter's own warnings
 
 
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
 def test_tutorial(tutorial) -> None:
     notebook = executed(tutorial)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
-    assert outputs, "a tutorial shows something"
+    assert outputs, "a tutorial has outputs"
     complaints = [output.text for output in outputs if output.get("name") == "stderr"]
     assert not complaints
     undescribed = [cell.source for cell, _ in images(notebook) if not cell.metadata.get("alt")]
-    assert not undescribed, 'figures want alt text: # %% alt="what is seen"'
+    assert not undescribed, 'figures need an alt text: # %% alt="what the figure shows"'
 
 
 def test_every_tutorial_is_listed() -> None:

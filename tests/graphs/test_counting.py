@@ -1,37 +1,49 @@
-"""Counting numbers, validity and acyclicity against `oracles/counting.json`."""
+"""Cluster variation and junction trees: `oracles/counting.json`, worked numbers, laws."""
 
 import json
 from collections import Counter
 from pathlib import Path
 
+import networkx as nx
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from pgmdiff import GraphError, compose
+from pgmdiff.gaussian import bethe_entropy, composed_precision, node_scores
 from pgmdiff.graphs import (
     FactorGraph,
+    RegionGraph,
     chain,
+    cluster_variation,
     cycle,
     grid,
     is_alpha_acyclic,
     is_berge_acyclic,
+    junction_tree,
+    markov_random_field,
     star,
     tiles,
     torus,
     tree,
 )
+from pgmdiff.testing import markov_gaussian, oracles
+from pgmdiff.testing.strategies import factor_graphs, hypergraphs, trees
+from tests.helpers import ar1, relative
 
 GRAPHS = json.loads((Path(__file__).parents[1] / "oracles" / "counting.json").read_text())["graphs"]
 
 
-@pytest.fixture(params=GRAPHS, ids=lambda g: g["name"])
-def oracle(request: pytest.FixtureRequest) -> dict:
-    return request.param
+EACH_ORACLE = pytest.mark.parametrize("oracle", GRAPHS, ids=lambda graph: graph["name"])
 
 
 def graph_of(oracle: dict) -> FactorGraph:
     return FactorGraph.from_scopes({i: tuple(s) for i, s in enumerate(oracle["scopes"])})
 
 
+@EACH_ORACLE
 def test_bethe_counts(oracle: dict) -> None:
     graph = graph_of(oracle)
     merged: Counter = Counter()
@@ -39,22 +51,6 @@ def test_bethe_counts(oracle: dict) -> None:
         merged[frozenset(graph.scopes.get(name, (name,)))] += count
     expected = {frozenset(region): count for region, count in oracle["bethe"]}
     assert {region: count for region, count in merged.items() if count} == expected
-
-
-def test_validity_and_acyclicity(oracle: dict) -> None:
-    graph = graph_of(oracle)
-    report = graph.validate()
-    assert report.valid == oracle["bethe_valid"]
-    assert is_berge_acyclic(graph) == report.berge_acyclic == oracle["berge_acyclic"]
-    assert is_alpha_acyclic(graph.regions) == report.alpha_acyclic == oracle["alpha_acyclic"]
-
-
-def test_a_junction_tree_is_where_bethe_is_cluster_variation_and_acyclic(oracle: dict) -> None:
-    agrees = sorted(map(str, oracle["bethe"])) == sorted(map(str, oracle["cluster_variation"]))
-    expected = agrees and oracle["alpha_acyclic"]
-    assert graph_of(oracle).validate().junction_tree == expected
-    # Found by the general test too, without the shortcut for forests:
-    assert graph_of(oracle).regions.validate().junction_tree == expected
 
 
 WORKED = [
@@ -80,70 +76,163 @@ def test_worked_numbers(graph: FactorGraph, counts: dict, total: int) -> None:
     assert graph.validate().valid
 
 
-@pytest.mark.parametrize("oracle_name", ["2x2 tiles", "3x3 tiles", "window 3 stride 1, length 6"])
-def test_tiles_have_the_cluster_variation_counts(oracle_name: str) -> None:
-    oracle = next(g for g in GRAPHS if g["name"] == oracle_name)
-    graph, width = {
-        "2x2 tiles": (tiles((3, 3), 2, 1), 3),
-        "3x3 tiles": (tiles((4, 4), 2, 1), 4),
-        "window 3 stride 1, length 6": (tiles((6,), 3, 2), 1),
-    }[oracle_name]
-    counts = graph.counting_numbers()
-
-    def place(element: int) -> str:
-        return str(divmod(element, width) if width > 1 else element)
-
-    found = {
-        frozenset(place(e) for e in graph.elements(name).reshape(-1).tolist()): count
-        for name, count in counts.items()
-    }
-    assert found == {frozenset(region): count for region, count in oracle["cluster_variation"]}
+def counts_of(graph: RegionGraph) -> dict:
+    return graph.counting_numbers()
 
 
-def test_a_million_variables() -> None:
-    graph = chain(1_000_000)
-    assert graph.validate().junction_tree
-    assert graph.n_elements == 1_000_000
+@EACH_ORACLE
+def test_cluster_variation_oracle(oracle: dict) -> None:
+    expected = {frozenset(region): count for region, count in oracle["cluster_variation"]}
+    assert counts_of(cluster_variation(oracle["scopes"])) == expected
 
 
-def test_tiles_never_hold_their_indices() -> None:
-    graph = tiles((3, 80_008, 808), (3, 16, 16), (0, 8, 8))
-    assert graph.n_regions > 3_900_000
-    assert (graph.groups[0].scatter_sum(graph.groups[0].counts, graph.n_elements) > 0).all()
-    last = graph.groups[0].indices(len(graph.groups[0]) - 1, len(graph.groups[0]))
-    assert int(last.max()) == graph.n_elements - 1
+@settings(max_examples=100)
+@given(hypergraphs())
+def test_cluster_variation_is_inclusion_exclusion(scopes: list) -> None:
+    expected = oracles.inclusion_exclusion(map(frozenset, scopes))
+    assert counts_of(cluster_variation(scopes)) == expected
 
 
-@pytest.mark.parametrize(
-    ("shape", "window", "overlap", "periodic"),
-    [
-        ((12,), 4, 2, False),
-        ((12,), 4, 2, True),
-        ((12,), 5, 4, True),
-        ((8, 6), (4, 3), (2, 0), (False, True)),
-        ((8, 6), (4, 2), (2, 1), False),
-        ((3, 8), (3, 4), (0, 2), False),
-        ((6, 6), (2, 3), (0, 0), True),
-        ((8,), 6, 2, True),
-    ],
-)
-def test_the_acyclicity_tiles_claim_is_the_one_computed(
-    shape: tuple, window: int, overlap: int, periodic: bool
-) -> None:
-    graph = tiles(shape, window, overlap, periodic)
-    from_indices = type(graph)(graph.event_shape, graph.groups)
-    assert from_indices.junction_tree is None
-    assert from_indices.validate().junction_tree == graph.validate().junction_tree
-
-
-@pytest.mark.parametrize("periodic", [False, True])
-@pytest.mark.parametrize("size", range(4, 20))
-@pytest.mark.parametrize("overlap", range(4))
-def test_shifted_tiles_stay_valid(size: int, overlap: int, periodic: bool) -> None:
-    graph = tiles((size,), 4, overlap, periodic, remainder="shift")
+@settings(max_examples=100)
+@given(hypergraphs(), st.randoms(use_true_random=False))
+def test_cluster_variation_is_valid_and_depends_on_maximal_scopes_only(scopes: list, rng) -> None:
+    graph = cluster_variation(scopes)
     assert graph.validate().valid
-    assert (graph.coverage() >= 1).all()
-    sums = np.zeros(size, np.int64)
     for name, count in graph.counting_numbers().items():
-        sums[graph.elements(name).numpy()] += count
-    assert (sums == 1).all()
+        holders = [c for r, c in graph.counting_numbers().items() if name <= r]
+        assert sum(holders) == 1, (name, count)
+    shuffled = [rng.sample(scope, len(scope)) for scope in scopes]
+    shuffled += [scope[:1] for scope in scopes] + scopes[:2]
+    rng.shuffle(shuffled)
+    assert counts_of(cluster_variation(shuffled)) == counts_of(graph)
+
+
+@settings(max_examples=100)
+@given(hypergraphs())
+def test_acyclic_scopes_are_junction_trees(scopes: list) -> None:
+    bethe = FactorGraph.from_scopes({i: tuple(s) for i, s in enumerate(scopes)})
+    graph = cluster_variation(bethe)
+    alpha = is_alpha_acyclic(bethe.regions)
+    assert bool(graph.validate().junction_tree) == alpha
+    assert not is_berge_acyclic(bethe) or alpha
+    if alpha:
+        tree = junction_tree(bethe)
+        assert counts_of(tree) == counts_of(graph)
+        paths = nx.Graph()
+        for scope in scopes:
+            nx.add_path(paths, scope)
+        assert sum(counts_of(graph).values()) == nx.number_connected_components(paths)
+    else:
+        with pytest.raises(GraphError, match=r"Pass max_clique=\d+ if you have models"):
+            junction_tree(bethe)
+        tree = junction_tree(bethe, max_clique=7)
+    assert tree.validate().junction_tree
+
+
+@settings(max_examples=50)
+@given(trees())
+def test_forests_of_distinct_factors_are_bethe(graph: FactorGraph) -> None:
+    merged: Counter = Counter()
+    for name, count in graph.counting_numbers().items():
+        merged[frozenset(graph.scopes.get(name, (name,)))] += count
+    assert {r: c for r, c in merged.items() if c} == counts_of(cluster_variation(graph))
+
+
+@settings(max_examples=60)
+@given(factor_graphs(), st.integers(0, 2**31))
+def test_junction_trees_are_exact_at_sigma_0(graph: FactorGraph, seed: int) -> None:
+    """Whatever the scopes; the cluster variation is, if they are α-acyclic."""
+    q = markov_gaussian(graph, seed)
+    precision = torch.linalg.inv(q.covariance)
+    tree = junction_tree(graph, max_clique=len(graph.variables))
+    assert relative(composed_precision(tree, q), precision) < 1e-9
+    assert bethe_entropy(tree, q) == pytest.approx(q.entropy(), rel=1e-9, abs=1e-9)
+    kikuchi = cluster_variation(graph)
+    if kikuchi.validate().junction_tree:
+        assert relative(composed_precision(kikuchi, q), precision) < 1e-9
+
+
+def test_two_shared_variables_are_where_bethe_is_wrong() -> None:
+    graph = FactorGraph.from_scopes({"f": ("a", "b", "c"), "g": ("b", "c", "d")})
+    q = markov_gaussian(graph, 0)
+    precision = torch.linalg.inv(q.covariance)
+    assert relative(composed_precision(graph, q), precision) > 0.05
+    assert relative(composed_precision(cluster_variation(graph), q), precision) < 1e-12
+
+
+@settings(max_examples=50)
+@given(hypergraphs(), hypergraphs())
+def test_disjoint_union_concatenates(left: list, right: list) -> None:
+    other = [[name.upper() for name in scope] for scope in right]
+    union = counts_of(cluster_variation(left + other))
+    assert union == counts_of(cluster_variation(left)) | counts_of(cluster_variation(other))
+
+
+def test_regions_keep_the_declaration_order_and_shapes() -> None:
+    shapes = {"d": (2,), "c": (), "b": (2, 2), "a": ()}
+    graph = cluster_variation({"f": ("a", "b", "c"), "g": ("c", "d", "b"), "h": ("b", "d")}, shapes)
+    abc, bc = frozenset("abc"), frozenset("bc")
+    # d: 0-1, c: 2, b: 3-6, a: 7
+    assert graph.elements(abc).tolist() == [2, 3, 4, 5, 6, 7]
+    assert graph.elements(bc).tolist() == [2, 3, 4, 5, 6]
+    single = cluster_variation([("a", "b"), ("b", "c")], {"a": (), "b": (2, 2), "c": ()})
+    assert single.elements(frozenset("b")).tolist() == [[1, 2], [3, 4]]
+    assert [bool(o) for g in single.groups for o in g.outer] == [True, True, False]
+
+
+def test_region_graphs_compose() -> None:
+    scopes = {"f": ("a", "b", "c"), "g": ("b", "c", "d")}
+    graph = cluster_variation(FactorGraph.from_scopes(scopes, factor_model="triple"))
+    q = ar1(4, 0.5)
+    scores = node_scores(graph, q)
+    u = torch.ones(2, 4, dtype=torch.float64)
+    expected = -u @ composed_precision(graph, q, 0.5)
+    torch.testing.assert_close(compose(graph, scores)(u, 0.5), expected)
+    assert {g.model for g in graph.groups} == {"triple", None}
+    mine = FactorGraph.from_scopes({"f": ("a", "b"), "g": ("b",)}, models={"f": "mine"})
+    assert [g.model for g in cluster_variation(mine).groups] == ["mine"]
+
+
+def test_what_would_be_lost_is_not_absorbed() -> None:
+    scopes = {"f": ("a", "b"), "g": ("b",), "h": ("b", "a")}
+    assert len(counts_of(cluster_variation(scopes))) == 1
+    with pytest.raises(GraphError, match=r"factor 'g' lies inside that of 'f'\. Remove it"):
+        cluster_variation(scopes, absorb=False)
+    for lost in ({"models": {"g": "m"}}, {"conditions": {"h": {"y": torch.ones(1)}}}):
+        graph = FactorGraph.from_scopes(scopes, **lost)
+        with pytest.raises(GraphError, match="would be lost"):
+            cluster_variation(graph)
+        with pytest.raises(GraphError, match="would be lost"):
+            junction_tree(graph)
+
+
+def test_triangulation_says_what_it_costs_first() -> None:
+    n = 6
+    lattice = [((i, j), (i + 1, j)) for i in range(n - 1) for j in range(n)]
+    lattice += [((i, j), (i, j + 1)) for i in range(n) for j in range(n - 1)]
+    with pytest.raises(GraphError, match=r"cliques of up to \d+ variables \(treewidth \d+"):
+        junction_tree(lattice)
+    with pytest.raises(GraphError, match="max_clique="):
+        junction_tree(lattice, max_clique=3)
+    assert junction_tree(lattice, max_clique=12).validate().junction_tree
+
+
+def test_the_empty_hypergraph() -> None:
+    for make in (cluster_variation, junction_tree):
+        assert counts_of(make([])) == {}
+        assert counts_of(make([], {"x": ()})) == {frozenset("x"): 1}
+
+
+def test_a_long_chain_is_counted_quickly() -> None:
+    scopes = [(i, i + 1, i + 2) for i in range(2000)]
+    counts = Counter(counts_of(cluster_variation(scopes)).values())
+    assert counts == {1: 2000, -1: 1999}
+    assert Counter(counts_of(junction_tree(scopes)).values()) == counts
+
+
+def test_cycles_of_cliques_are_triangulated() -> None:
+    ring = markov_random_field(nx.cycle_graph(5))
+    assert ring.counting_numbers().keys() == {*range(5), *((i, i + 1) for i in range(4)), (0, 4)}
+    tree = junction_tree(ring, max_clique=3)
+    assert tree.validate().junction_tree
+    assert np.array_equal(cycle(5).degrees, ring.degrees)

@@ -1,28 +1,50 @@
-"""Families of section B: named trees, Markov random fields, hidden chains, products."""
+"""Families of graphs: shapes, counts, and what they refuse."""
 
 import networkx as nx
-import numpy as np
 import pytest
 import torch
 
 from pgmdiff import GraphError, compose
-from pgmdiff.gaussian import Gaussian, composed_precision
 from pgmdiff.graphs import (
-    FactorGraph,
-    RegionGraph,
     chain,
     cluster_variation,
     cycle,
+    grid,
     hidden_markov,
-    junction_tree,
     markov_random_field,
     named_tree,
-    product,
     repeated_observations,
-    tiles,
-    time_by_parts,
+    star,
+    torus,
+    tree,
 )
-from tests.helpers import ar1, relative
+
+
+def test_families_reject_what_they_cannot_be() -> None:
+    for make in (
+        lambda: cycle(2), lambda: chain(-1), lambda: star(-1), lambda: torus(2, 4), grid,
+        lambda: tree(0, 2),
+    ):  # fmt: skip
+        with pytest.raises(GraphError, match="expected"):
+            make()
+
+
+def test_family_shapes() -> None:
+    assert grid(2, 2).scopes == {
+        ((0, 0), (1, 0)): ((0, 0), (1, 0)),
+        ((0, 1), (1, 1)): ((0, 1), (1, 1)),
+        ((0, 0), (0, 1)): ((0, 0), (0, 1)),
+        ((1, 0), (1, 1)): ((1, 0), (1, 1)),
+    }
+    for graph, oracle in (
+        (grid(3, 4), nx.grid_2d_graph(3, 4)),
+        (torus(3, 4), nx.grid_2d_graph(3, 4, periodic=True)),
+    ):
+        assert {frozenset(s) for s in graph.scopes.values()} == set(map(frozenset, oracle.edges))
+    edges = {frozenset(s) for s in tree(3, 2).scopes.values()}
+    names = nx.relabel_nodes(nx.balanced_tree(3, 2), lambda i: f"x{i}")
+    assert edges == set(map(frozenset, names.edges))
+    assert cycle(3).scopes["f2"] == ("x2", "x0")
 
 
 def test_named_trees() -> None:
@@ -107,73 +129,3 @@ def test_observations_multiply_posteriors() -> None:
     with pytest.raises(GraphError, match="expected 3 conditions, one per observation, got 2"):
         repeated_observations(3, conditions=[{}, {}])
     assert repeated_observations(2, (2, 2), name="w").regions.elements("w").shape == (2, 2)
-
-
-def kronecker(a: Gaussian, b: Gaussian) -> Gaussian:
-    mean = torch.zeros(len(a.covariance), len(b.covariance), dtype=torch.float64)
-    return Gaussian(mean, torch.kron(a.covariance, b.covariance))
-
-
-def test_the_product_rule() -> None:
-    left, right = tiles((10,), 4, 2), chain(3)
-    graph = product(left, right)
-    assert graph.event_shape == (10, 3)
-    assert graph.validate().valid
-    for (a, b), count in graph.counting_numbers().items():
-        assert count == left.counting_numbers()[a] * right.counting_numbers()[b]
-        outer = left.elements(a)[:, None] * 3 + right.regions.elements(b).reshape(-1)
-        assert torch.equal(graph.elements((a, b)).reshape(outer.shape), outer)
-    # For a separable Gaussian, precisions multiply: exact where both parts are.
-    q = kronecker(ar1(10, 0.7), ar1(3, 0.4))
-    assert relative(composed_precision(graph, q), torch.linalg.inv(q.covariance)) < 1e-12
-    again = product(tiles((8,), 4, 2), tiles((6,), 4, 2))
-    same = tiles((8, 6), 4, 2)
-    assert sorted(again.counting_numbers().values()) == sorted(same.counting_numbers().values())
-    assert (again.element_sums() == same.element_sums()).all()
-    # Model ids are pairs: of the groups', or the regions' own names.
-    assert {g.model for g in graph.groups} == {
-        ((n,), b) for n in (4, 2) for b in right.regions.names
-    }
-    assert {g.model for g in product(chain(2), chain(2)).groups} == {None}
-
-
-def test_products_keep_conditions_and_fractions() -> None:
-    left = FactorGraph.from_scopes({"f": ("a",)}, conditions={"f": {"y": torch.ones(1)}})
-    right = RegionGraph.from_regions(
-        {"s": [0], "t": [0]}, {"s": 1, "t": 1}, event_shape=(1,), denominator=2
-    )
-    graph = product(left, right)
-    assert graph.denominator == 2
-    assert graph.validate().valid
-    assert graph.conditions["f", "s"]["y"] == 1
-    assert ("a", "s") not in graph.conditions
-
-
-def test_time_by_parts() -> None:
-    parts = {"legs": [0, 1, 2], "torso": [2, 3, 4], "arms": [4, 5]}
-    motion = time_by_parts(24, 16, 8, parts)
-    assert motion.event_shape == (24, 6)
-    assert motion.validate().valid
-    shared = frozenset({"legs", "torso"})
-    counts = motion.counting_numbers()
-    assert counts["[0:16]", "legs"] == 1
-    assert counts["[8:16]", "legs"] == -1
-    assert counts["[0:16]", shared] == -1
-    assert counts["[8:16]", shared] == 1
-    assert motion.elements(("[8:24]", "torso"))[0].tolist() == [8 * 6 + c for c in (2, 3, 4)]
-    assert {g.model for g in motion.groups} >= {((16,), "legs"), ((8,), shared)}
-    ring = time_by_parts(24, 16, 8, parts, periodic=True, channels=6)
-    assert ring.validate().valid
-    with pytest.raises(GraphError, match="1 elements are in no piece, the first is 6"):
-        time_by_parts(24, 16, 8, parts, channels=7)
-    q = kronecker(ar1(24, 0.9), ar1(6, 0.5))
-    wide = time_by_parts(24, 16, 15, parts)
-    assert relative(composed_precision(wide, q), torch.linalg.inv(q.covariance)) < 1e-9
-
-
-def test_cycles_of_cliques_are_triangulated() -> None:
-    ring = markov_random_field(nx.cycle_graph(5))
-    assert ring.counting_numbers().keys() == {*range(5), *((i, i + 1) for i in range(4)), (0, 4)}
-    tree = junction_tree(ring, max_clique=3)
-    assert tree.validate().junction_tree
-    assert np.array_equal(cycle(5).degrees, ring.degrees)

@@ -51,7 +51,7 @@ def test_arrays_of_windows_give_the_counts_of_tiles(graph: RegionGraph) -> None:
     assert by_elements(cluster_variation(graph)) == by_elements(graph)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(st.lists(st.lists(st.sampled_from(range(7)), min_size=1, unique=True), max_size=6))
 def test_arrays_are_counted_as_scopes_of_elements(pieces: list) -> None:
     pieces += [[e] for e in range(7) if not any(e in p for p in pieces)]
@@ -209,6 +209,10 @@ def test_bad_pieces_are_named() -> None:
         cluster_variation([("a", "b")], disconnected="both")
     with pytest.raises(GraphError, match="expected a dict of index arrays"):
         cluster_variation([[0, 1]], event_shape=(2,))
+    with pytest.raises(GraphError, match=r"'a' is an index array.*event_shape="):
+        cluster_variation({"a": np.arange(3)})
+    with pytest.raises(GraphError, match="models= goes with event_shape="):
+        cluster_variation([("a", "b")], models={"a": "m"})
     with pytest.raises(GraphError, match="region 'a' has elements from 0 to 9"):
         cluster_variation({"a": [0, 9]}, event_shape=(5,))
 

@@ -1,62 +1,24 @@
-import numpy as np
+"""Region graphs: their checks, pieces, and states."""
+
+import copy
+import pickle
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given, settings
 
 from pgmdiff import GraphError, compose
-from pgmdiff.graphs import RegionGraph, tiles
-
-
-def test_windows_are_slices_of_the_tensor() -> None:
-    u = torch.arange(3 * 8 * 12).reshape(3, 8, 12)
-    graph = tiles(u.shape, (3, 4, 6), (0, 2, 3), (False, False, True))
-    wrapped = torch.cat([u, u], dim=2)
-    for name in graph.names:
-        (a, b), (c, d), (e, f) = (map(int, s.split(":")) for s in name.strip("[]").split(","))
-        expected = wrapped[a:b, c:d, e:f]
-        assert torch.equal(u.reshape(-1)[graph.elements(name)], expected)
-
-
-def test_selected_windows_keep_their_order() -> None:
-    group = tiles((8, 8), 4, 2).groups[0]
-    rows = np.array([5, 0, 7])
-    chosen = group.select(rows)
-    assert [chosen.name(i) for i in range(3)] == [group.name(i) for i in rows]
-    assert torch.equal(chosen.indices(0, 3)[2], group.indices(7, 8)[0])
-    counts = np.bincount(chosen.indices(0, 3).reshape(-1).numpy(), minlength=64)
-    assert (chosen.scatter_sum(np.ones(3, np.int64), 64) == counts).all()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (((10,), 4, 1, True), "on axis 0 windows of 4 with stride 3 do not fit a periodic size of "
-                              "10. Use a size of 9 or 12"),
-        (((11,), 4, 1), "do not fit a size of 11. Use a size of 10 or 13"),
-        (((5,), 4, 0), "Use a size of 4 or 8"),
-        (((3, 8), 4, 2), "on axis 0 the window is 4 long, expected 1 to 3"),
-        (((8,), 4, 4), "on axis 0 the overlap is 4, expected 0 to 3"),
-        (((8,), 0, 0), "the window is 0 long"),
-        (((8, 8), (4,), 2), "expected one integer window or one for each of the 2 axes"),
-        (((8,), 4.0, 2), "expected one integer window"),
-        (((), 4, 2), "at least one axis"),
-    ],
-)  # fmt: skip
-def test_bad_tiles_are_named(arguments: tuple, message: str) -> None:
-    with pytest.raises(GraphError, match="tiles") as error:
-        tiles(*arguments)
-    assert message in str(error.value)
-
-
-def test_the_sizes_an_error_names_fit() -> None:
-    assert tiles((9,), 4, 1, True).validate().valid
-    assert tiles((12,), 4, 1, True).validate().valid
-    assert tiles((10,), 4, 1).validate().valid
-    assert tiles((13,), 4, 1).validate().valid
-
-
-def test_an_axis_a_window_spans_needs_no_overlap() -> None:
-    graph = tiles((3, 16), (3, 8), overlap=4)
-    assert [g.shape for g in graph.groups] == [(3, 8), (3, 4)]
+from pgmdiff.graphs import (
+    FactorGraph,
+    RegionGraph,
+    chain,
+    cluster_variation,
+    junction_tree,
+    product,
+    tiles,
+)
+from pgmdiff.testing.strategies import region_graphs
 
 
 def test_from_regions_checks_every_region() -> None:
@@ -111,8 +73,70 @@ def test_invalid_graphs_cannot_be_composed() -> None:
             act()
 
 
-def test_report_reads_as_text() -> None:
-    text = str(tiles((8,), 4, 2).validate())
-    assert "5 regions over 8 elements" in text
-    assert "junction tree: yes" in text
-    assert "σ > 0" in text
+def test_nothing_of_a_graph_can_be_changed() -> None:
+    condition = {"y": torch.ones(1)}
+    graph = FactorGraph.from_scopes({"f": ("a", "b")}, conditions={"f": condition})
+    condition["y"] = torch.zeros(1)
+    assert graph.conditions["f"]["y"].item() == 1
+    group, windows = graph.regions.groups[0], tiles((8,), 4, 2).groups[0]
+    for array in (graph.degrees, graph.sizes, graph.offsets, group.counts, windows.counts):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 7
+    assert copy.deepcopy(graph.regions).n_regions == 3
+    assert pickle.loads(pickle.dumps(graph.regions)).names == graph.regions.names
+
+
+def test_pieces_are_the_outer_regions() -> None:
+    assert chain(3).pieces == chain(3).regions.pieces == ["f0", "f1"]
+    alone = FactorGraph.from_scopes({"f": ("a", "b")}, {"a": (), "b": (), "alone": (2,)})
+    assert alone.pieces == ["f", "alone"]
+    image = tiles((8, 8), 4, 2)
+    assert image.pieces == image.groups[0].names
+    assert len(image.pieces) == 9 < image.n_regions
+    nested = alone.nest({"f": chain(2)})
+    assert sorted(nested.pieces) == ["alone", "f0"]
+    counted = cluster_variation({"left": [0, 1, 2], "right": [2, 3]}, event_shape=(4,))
+    assert counted.pieces == ["left", "right"]
+
+
+@settings(max_examples=40)
+@given(region_graphs())
+def test_regions_are_pieces_or_inside_some(graph: RegionGraph) -> None:
+    pieces = set(graph.pieces)
+    sets = {name: frozenset(graph.elements(name).reshape(-1).tolist()) for name in graph.names}
+    assert pieces <= sets.keys()
+    for region in sets.values():
+        assert any(region <= sets[piece] for piece in pieces)
+
+
+@pytest.mark.parametrize("make", [lambda g: g.nodes, lambda g: g.regions, cluster_variation,
+                                  lambda g: junction_tree(g, max_clique=4)])  # fmt: skip
+def test_region_graphs_of_factor_graphs_unpack(make) -> None:
+    graph = FactorGraph.from_scopes(
+        {"f": ("c", "a"), "g": ("a", "b"), "h": ("b", "c")}, {"b": (3,), "a": (), "c": (2, 2)}
+    )
+    regions, u = make(graph), torch.arange(16.0).reshape(2, 8)
+    parts = regions.unpack(u)
+    assert list(parts) == ["b", "a", "c"]
+    for name, part in graph.unpack(u).items():
+        assert torch.equal(parts[name], part)
+    assert torch.equal(regions.pack(parts), u)
+    conditioned = replace(regions, conditions={})
+    assert conditioned.unpack(u).keys() == parts.keys()
+    assert pickle.loads(pickle.dumps(regions)).unpack(u).keys() == parts.keys()
+
+
+def test_region_graphs_of_nested_graphs_unpack() -> None:
+    graph = chain(3, (2,)).nest({"f0": chain(4)})
+    assert list(graph.regions.unpack(torch.zeros(6))) == ["x0", "x1", "x2"]
+
+
+def test_a_state_without_names_is_not_unpacked() -> None:
+    for graph in (tiles((8,), 4, 2), product(chain(2), chain(3))):
+        u = torch.zeros(graph.event_shape)
+        with pytest.raises(GraphError, match=r"RegionGraph\.unpack: .* has no named variables"):
+            graph.unpack(u)
+        with pytest.raises(GraphError, match=r"RegionGraph\.pack: .*Use `elements\(name\)`"):
+            graph.pack({})
+    with pytest.raises(GraphError, match="variables have 3 elements, but the state has 8"):
+        replace(tiles((8,), 4, 2), variables=chain(3).regions.variables)

@@ -124,6 +124,21 @@ def unfolded(report: Report) -> str:
     return " ".join(str(report).split())
 
 
+def test_report_reads_as_text() -> None:
+    text = str(tiles((8,), 4, 2).validate())
+    assert "5 regions over 8 elements" in text
+    assert "junction tree: yes" in text
+    assert "σ > 0" in text
+
+
+def test_a_report_does_not_claim_loops_it_did_not_look_for() -> None:
+    """Two windows of a ring: acyclic as sets, but their overlap is counted in two parts."""
+    report = tiles((16,), 12, 4, True).validate()
+    assert report.alpha_acyclic
+    assert not report.junction_tree
+    assert "overlap counted in parts" in report.promise
+
+
 def test_the_words_are_those_that_hold() -> None:
     exact = unfolded(chain(4).validate())
     assert "exact at σ = 0 for any data that is Markov" in exact

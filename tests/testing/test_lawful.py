@@ -84,31 +84,31 @@ def test_our_families_are_lawful(name: str) -> None:
     assert set(checked.passed) | set(checked.skipped) == set(LAWS)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(strategies.factor_graphs())
 def test_random_factor_graphs_are_lawful(graph: FactorGraph) -> None:
     assert_lawful(graph)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(strategies.trees())
 def test_random_trees_are_lawful(graph: FactorGraph) -> None:
     assert "promises_are_kept" in assert_lawful(graph).passed or not graph.n_elements
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(strategies.nested_graphs())
 def test_random_nested_graphs_are_lawful(graph: FactorGraph) -> None:
     assert_lawful(graph)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(strategies.region_graphs())
 def test_random_region_graphs_are_lawful(graph: RegionGraph) -> None:
     assert_lawful(graph)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(strategies.acyclic_hypergraphs())
 def test_acyclic_hypergraphs_are_exact(scopes: list) -> None:
     graph = cluster_variation(scopes)

@@ -47,10 +47,7 @@ class Solve(ABC):
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
         """(I + σ² P)⁻¹ b for b `[B, N]` and sigma `[B]`; differentiable in both.
 
-        Args:
-            b: right-hand sides.
-            sigma: noise levels.
-            start: a first guess `[B, N]` for iterative solves, which others ignore.
+        Iterative solves begin at `start`, a first guess `[B, N]`, which others ignore.
         """
 
     @abstractmethod
@@ -100,10 +97,7 @@ def symmetric(solve: Callable[[Tensor, Tensor], Tensor], b: Tensor, sigma: Tenso
 
         ∂x/∂b = M⁻¹,     ∂x/∂σ = -2σ M⁻¹ P x = -(2/σ) M⁻¹ (b - x)
 
-    Args:
-        solve: maps b and σ to x.
-        b: `[B, N]`.
-        sigma: `[B]`.
+    `solve` maps b `[B, N]` and σ `[B]` to x.
     """
 
     def pull(gradient: Tensor, b: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor | None]:

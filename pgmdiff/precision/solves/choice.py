@@ -1,10 +1,10 @@
-r"""The choice of a solve with I + σ² P, by structure and size.
+r"""The choice of a solve with I + σ² P, by structure and size: the first that applies.
 
-    `Eigen`               a small state: one eigendecomposition serves every σ
     `Channelwise`         Σ_r = C ⊗ S_r: one solve of the places per channel of C's eigenbasis
+    `Eigen`               a small state: one eigendecomposition serves every σ
+    `SmallSpace`          low rank plus δ I, in the space of all regions' directions
     `Circulant`           periodic windows that share their covariances: P repeats with the stride,
                           and Fourier transforms over the shifts leave one small block per frequency
-    `SmallSpace`          low rank plus δ I, in the space of all regions' directions
     `SparseFactors`       a junction tree: block elimination along it, linear in a chain's length
     `ConjugateGradients`  all else: only products, started from the marginal rule's score
 
@@ -26,12 +26,9 @@ __all__ = ["Channelwise", "solver_of"]
 
 
 def solver_of(precision: ComposedPrecision) -> Solve:
-    """The solve that suits a graph and its covariances.
+    """The solve that suits a graph and its covariances; see the module for the order.
 
-    In this order: `Channelwise` if covariances are channels times places; `Eigen` for small
-    states; `SmallSpace` for low rank plus a common floor; `Circulant` for periodic windows;
-    `SparseFactors` on junction trees; `ConjugateGradients` elsewhere. All but the last are exact up
-    to rounding.
+    All but `ConjugateGradients`, the last, are exact up to rounding.
 
     Args:
         precision: P, which knows its graph and covariances.

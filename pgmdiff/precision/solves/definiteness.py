@@ -69,8 +69,7 @@ def inflation(precision: ComposedPrecision, covariance: Tensor) -> float:
     """The largest ratio of a variance of N(m, P⁻¹) to the data's.
 
     Args:
-        precision: P.
-        covariance: P⁻¹ `[N, N]`.
+        precision, covariance: P, and P⁻¹ `[N, N]`.
     """
     return float((covariance.diagonal() / precision.variances).max())
 
@@ -84,8 +83,7 @@ def amplification(precision: ComposedPrecision, covariance: Tensor) -> float:
     next to no variance, in which small disagreements count as strong evidence.
 
     Args:
-        precision: P.
-        covariance: P⁻¹ `[N, N]`.
+        precision, covariance: P, and P⁻¹ `[N, N]`.
     """
     largest = 0.0
     for block in precision.blocks:

@@ -1,7 +1,8 @@
 """Solves by factors: an eigendecomposition of P, or sparse factors along a junction tree."""
 
 from abc import abstractmethod
-from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,13 @@ from torch import Tensor
 from pgmdiff.linalg import Floats
 from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import KEPT_FACTORS, Solve, indefinite, symmetric
-from pgmdiff.text import described
 
 __all__ = [
     "Eigen",
-    "LatestFactors",
     "LevelByLevel",
     "SparseFactors",
     "UNPIVOTED",
+    "kept_factors",
     "positive_pivots",
 ]
 
@@ -56,27 +56,9 @@ class Eigen(Solve):
         return found
 
 
-class LatestFactors:
-    """Sparse LU factors of A + w B, kept for the latest few weights w.
-
-    Args:
-        a, b: sparse matrices of one shape.
-        options: of `scipy.sparse.linalg.splu`.
-    """
-
-    def __init__(self, a: Any, b: Any, **options: Any) -> None:
-        self.a, self.b, self.options = a, b, options
-        self._kept: OrderedDict[float, Any] = OrderedDict()
-
-    def __repr__(self) -> str:
-        return described(self, f"at most {KEPT_FACTORS}")
-
-    def __call__(self, weight: float) -> Any:
-        if weight not in self._kept:
-            self._kept[weight] = linalg.splu((self.a + weight * self.b).tocsc(), **self.options)
-            if len(self._kept) > KEPT_FACTORS:
-                self._kept.popitem(last=False)
-        return self._kept[weight]
+def kept_factors(a: Any, b: Any, **options: Any) -> Callable[[float], Any]:
+    """Maps w to sparse LU factors of A + w B, kept for the latest few w; options are of `splu`."""
+    return lru_cache(KEPT_FACTORS)(lambda w: linalg.splu((a + w * b).tocsc(), **options))
 
 
 class LevelByLevel(Solve):
@@ -122,7 +104,7 @@ class SparseFactors(LevelByLevel):
     def __init__(self, precision: ComposedPrecision) -> None:
         matrix = precision.sparse()
         eye = sparse.eye_array(matrix.shape[0], format="csc")
-        self.factors = LatestFactors(eye, matrix, **UNPIVOTED)
+        self.factors = kept_factors(eye, matrix, **UNPIVOTED)
         if not positive_pivots(matrix):
             raise indefinite(precision)
 

@@ -1,0 +1,101 @@
+"""Every benchmark's smallest case runs, draws and prints."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from benchmarks import conditioning, correctors, defaults, exactness, scale, speed
+from benchmarks.__main__ import main
+from benchmarks.exactness.methods import CORRECTED, METHODS
+from benchmarks.problems import passes
+
+
+def printed(benchmark: ModuleType, result: Mapping[str, Any]) -> str:
+    return "\n\n".join(map(str, benchmark.tables(result)))
+
+
+def test_speed() -> None:
+    result = speed.run(smoke=True)
+    (row,) = result["rows"]
+    assert row["tiles"] == 8
+    assert row["turns"] >= 5
+    assert "joint over floor" in printed(speed, result)
+
+
+def test_conditioning() -> None:
+    result = conditioning.run(smoke=True)
+    text = printed(conditioning, result)
+    assert "replacement" in text
+    assert "gradients" in text
+    assert result["gaussian"][1]["loss"] < result["gaussian"][0]["loss"]
+
+
+def test_defaults() -> None:
+    result = defaults.run(smoke=True)
+    assert "Heun" in printed(defaults, result)
+    assert all(row["posterior"] < row["marginal"] for row in result["rows"])
+
+
+def test_scale(tmp_path: Path) -> None:
+    result = scale.run(smoke=True)
+    assert [row["kind"] for row in result["rows"]] == list(scale.KINDS)
+    assert all(row["regions"] > 1000 for row in result["rows"])
+    assert "random tree" in printed(scale, result)
+    scale.draw(result, tmp_path / "scale.png")
+    assert (tmp_path / "scale.png").stat().st_size > 10_000
+
+
+def test_exactness(exactness_smoke: dict[str, Any], tmp_path: Path) -> None:
+    result = exactness_smoke
+    losses = {row["method"]: row["kl"] for row in result["gaussians"]["rows"] if "kl" in row}
+    assert losses["posterior"] == pytest.approx(losses["exact score"], rel=1e-8)
+    assert losses["evidence"] == pytest.approx(losses["exact score"], rel=1e-8)
+    measured = {row["method"] for row in result["modes"]["rows"]}
+    assert measured >= {method.name for method in (*METHODS, *CORRECTED)} | {"exact samples"}
+    text = printed(exactness, result)
+    for words in ("Fewest levels", "two-mode chain", "worse by more than", "at its best"):
+        assert words in text
+    exactness.draw(result, tmp_path / "new")
+    for name in ("exactness", "exactness_modes", "exactness_overlap", "exactness_real"):
+        assert (tmp_path / "new" / f"{name}.png").stat().st_size > 10_000
+    assert json.loads(json.dumps(result)) == result
+
+
+def test_correctors() -> None:
+    result = correctors.run(smoke=True)
+    losses = [row["loss"] for row in result["rows"] if row["rule"] == "marginal"]
+    assert losses[0] > 4 * max(losses[1:3])  # without moves, against one per level
+    assert all(row["evaluations"] <= 120 for row in result["rows"])
+    assert "Metropolis" in printed(correctors, result)
+
+
+@pytest.mark.parametrize("rule", ["marginal", "evidence"])
+def test_correctors_spend_no_more_than_their_budget(rule: str) -> None:
+    for budget in correctors.BUDGETS:
+        for each in (1, 2, 6, 21, 22):
+            levels = correctors.levels_within(budget, rule, each)
+            assert levels == 0 or passes(rule) * ((levels - 1) * each + 1) <= budget
+            assert passes(rule) * (max(levels, correctors.FEWEST - 1) * each + 1) > budget
+
+
+def test_parts_of_a_benchmark_are_run_again_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "exactness.json"
+    before = {"settings": {}, "modes": {"rows": [{"kept": 1}]}, "gaussians": {"rows": []}}
+    out.write_text(json.dumps(before))
+    command = ["benchmarks", "exactness", "--smoke", "--out", str(out), "--parts", "gaussians"]
+    monkeypatch.setattr(sys, "argv", command)
+    main()
+    after = json.loads(out.read_text())
+    assert after["modes"] == before["modes"]
+    assert after["gaussians"]["rows"][0]["method"] == "exact score"
+    assert "Fewest levels" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "speed", "--parts", "gaussians"])
+    with pytest.raises(SystemExit):
+        main()
