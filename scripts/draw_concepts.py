@@ -133,8 +133,7 @@ def scores() -> None:
         ):
             axes.plot(x, of(sigma), line, color=colour, lw=2, label=f"σ = {sigma:g}")
         axes.set_title(title, loc="left", fontsize=10)
-        axes.set_xlabel("x")
-        axes.set_ylabel(ylabel)
+        axes.set(xlabel="x", ylabel=ylabel)
         axes.grid(True, color="#e3e6e9", lw=0.8)
         axes.spines[["top", "right"]].set_visible(False)
     handles, labels = figure.axes[1].get_legend_handles_labels()
@@ -179,21 +178,19 @@ def exactness() -> None:
         shown = {"exact": exact, "composed from pairs": composed, "difference": composed - exact}
         for axes, (title, matrix) in zip(row, shown.items(), strict=True):
             axes.imshow(matrix, cmap=SIGNED, norm=scale)
-            axes.set_xticks([])
-            axes.set_yticks([])
+            axes.set(xticks=[], yticks=[])
             largest = float(matrix.abs().max())
             axes.set_title(f"σ = {sigma:g}: {title}", fontsize=10)
             axes.set_xlabel(
                 f"largest entry {largest:.2g}" if largest > 1e-9 else "0, to rounding", fontsize=9
             )
-            for side in axes.spines.values():
-                side.set_color(MIST)
+            axes.spines[:].set_color(MIST)
     figure.subplots_adjust(0.01, 0.07, 0.87, 0.94, hspace=0.3, wspace=0.05)
     bar = figure.colorbar(
         ScalarMappable(scale, SIGNED), cax=figure.add_axes((0.9, 0.1, 0.018, 0.8))
     )
-    bar.set_ticks([-10, -1, -0.1, 0, 0.1, 1, 10])
-    bar.set_ticklabels(["−10", "−1", "−0.1", "0", "0.1", "1", "10"])
+    labels = ["−10", "−1", "−0.1", "0", "0.1", "1", "10"]
+    bar.set_ticks([-10, -1, -0.1, 0, 0.1, 1, 10], labels=labels)
     bar.set_label("entry of the precision", fontsize=9)
     _save(figure, "exactness")
 
@@ -222,9 +219,7 @@ def loops() -> None:
 
 def _bare(axes: Axes, x: tuple[float, float], y: tuple[float, float]) -> Axes:
     """Axes for a drawing: square cells, no frame."""
-    axes.set_xlim(*x)
-    axes.set_ylim(*y)
-    axes.set_aspect("equal")
+    axes.set(xlim=x, ylim=y, aspect="equal")
     axes.axis("off")
     return axes
 

@@ -36,9 +36,8 @@ from pgmdiff.samplers import Noise
 __all__ = ["main"]
 
 ROOT = Path(__file__).parents[1]
-TILES = (8, 64, 512)
-MAX_BATCHES = (64, None)
-NOISE = ((4, 4_096), (4, 1_048_576))
+STRIPS = [(n, max_batch) for n in (8, 64, 512) for max_batch in (64, None)]
+NOISE = [(4, 4_096), (4, 1_048_576)]
 Row = dict[str, Any]
 
 
@@ -132,8 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     print("no GPU: a rehearsal on the CPU" if given.cpu else card)
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests"]
     tests = None if given.cpu else subprocess.run(command, check=False, cwd=ROOT).returncode
-    sizes = [(n, m) for n in TILES for m in MAX_BATCHES][: 1 if given.cpu else None]
-    shapes = NOISE[: 1 if given.cpu else None]
+    few = slice(1 if given.cpu else None)
     figures = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "card": card,
@@ -141,16 +139,15 @@ def main(arguments: list[str] | None = None) -> None:
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "tests": {None: "not run", 0: "passed"}.get(tests, "failed"),
-        "joint": [joint_overhead(n, m, device, seconds) for n, m in sizes],
-        "noise": [noise_cost(shape, device, seconds) for shape in shapes],
+        "joint": [joint_overhead(n, m, device, seconds) for n, m in STRIPS[few]],
+        "noise": [noise_cost(shape, device, seconds) for shape in NOISE[few]],
         "solves": [solve_cost(*each, device, seconds) for each in precisions(given.cpu)],
     }
     text = json.dumps(figures, indent=2)
     print(text)
-    name = re.sub(r"\W+", "_", card.lower())
-    default = None if given.cpu else ROOT / "benchmarks" / "results" / f"gpu_{name}.json"
-    if out := given.out or default:
-        out.write_text(text + "\n")
+    name = f"gpu_{re.sub(r'[^a-z0-9]+', '_', card.lower())}.json"
+    if given.out or not given.cpu:
+        (given.out or ROOT / "benchmarks" / "results" / name).write_text(text + "\n")
     raise SystemExit(tests or 0)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import jupytext
 import nbformat
-from jupyter_client import KernelManager
+from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from tqdm import tqdm
 

@@ -24,7 +24,7 @@ EXTRAS = {
 """Modules that need more than a plain install, and the package that each needs."""
 
 
-def is_the_installed_one() -> None:
+def is_installed() -> None:
     assert "site-packages" in Path(pgmdiff.__file__).parts, pgmdiff.__file__
     assert pgmdiff.__version__ == metadata.version("pgmdiff")
     assert Path(pgmdiff.__file__).with_name("py.typed").exists()
@@ -68,7 +68,7 @@ def bundled_model() -> None:
     assert denoised.isfinite().all()
 
 
-def it_is_small() -> None:
+def is_small() -> None:
     """The wheel holds these files, compressed: at most 2 MB, and nothing of the benchmarks."""
     paths = [Path(str(file.locate())) for file in metadata.files("pgmdiff") or ()]
     size = sum(len(zlib.compress(path.read_bytes())) for path in paths if path.suffix != ".pyc")
@@ -86,17 +86,17 @@ def command_line() -> None:
         assert "junction tree" in done.stdout, done.stdout
 
 
+CHECKS = (
+    is_installed,
+    is_small,
+    every_module_imports,
+    ten_lines,
+    bundled_model,
+    command_line,
+)
+
 if __name__ == "__main__":
-    for check in (
-        is_the_installed_one,
-        every_module_imports,
-        ten_lines,
-        bundled_model,
-        it_is_small,
-        command_line,
-    ):
+    for check in CHECKS:
         check()
         print(f"{check.__name__.replace('_', ' ')}: ok")
-    print(
-        f"pgmdiff {pgmdiff.__version__}, Python {sys.version.split()[0]}, torch {torch.__version__}"
-    )
+    print(f"pgmdiff {pgmdiff.__version__}, Python {sys.version.split()[0]}")

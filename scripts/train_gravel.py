@@ -5,11 +5,9 @@
 scikit-image's `gravel` (CC0) is resized to 256 × 256 and scaled to [-1, 1].
 """
 
-from collections.abc import Sequence
-from functools import cache
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from pgmdiff import from_denoiser
 from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
@@ -19,14 +17,19 @@ from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.training.loop import random_crops
 from scripts.training import Recipe, main
 
-
-@cache
-def image() -> Tensor:
-    return gravel_image()
-
-
-def crops(shape: Sequence[int], n: int, generator: torch.Generator) -> Tensor:
-    return random_crops(image(), shape, n, generator=generator)
+RECIPE = Recipe(
+    weights=Path("pgmdiff/models/gravel.safetensors"),
+    untrained=untrained,
+    trained=gravel_denoiser,
+    parts=lambda: (gravel_image()[None],),
+    shapes=((16, 16), (16, 8), (8, 16), (8, 8)),
+    chances=(0.4, 0.2, 0.2, 0.2),
+    batch=64,
+    steps=26_000,
+    sigma_data=SIGMA_DATA,
+    p_mean=-1.2,
+    p_std=1.4,
+)
 
 
 def gate(recipe: Recipe, denoiser: EDMDenoiser, n: int = 1024, seed: int = 0) -> bool:
@@ -37,10 +40,10 @@ def gate(recipe: Recipe, denoiser: EDMDenoiser, n: int = 1024, seed: int = 0) ->
     between neighbouring columns within 4 %.
     """
     generator = torch.Generator().manual_seed(seed)
-    score, passed = from_denoiser(denoiser), True
+    image, score, passed = gravel_image(), from_denoiser(denoiser), True
     print(f"{'crop':>8} {'FD':>7} {'floor':>7} {'ratio':>6} {'Δmean':>7} {'std':>6} {'step':>6}")
     for shape in recipe.shapes:
-        real, other = (crops(shape, n, generator) for _ in range(2))
+        real, other = (random_crops(image, shape, n, generator=generator) for _ in range(2))
         drawn = sample(
             score, karras(18, 0.01, 10.0), shape=(n, 1, *shape), solver=Heun(), generator=seed
         )
@@ -60,21 +63,5 @@ def gate(recipe: Recipe, denoiser: EDMDenoiser, n: int = 1024, seed: int = 0) ->
     return passed
 
 
-RECIPE = Recipe(
-    untrained=untrained,
-    trained=gravel_denoiser,
-    crops=crops,
-    shapes=((16, 16), (16, 8), (8, 16), (8, 8)),
-    chances=(0.4, 0.2, 0.2, 0.2),
-    batch=64,
-    steps=26_000,
-    sigma_data=SIGMA_DATA,
-    p_mean=-1.2,
-    p_std=1.4,
-    folder="pgmdiff/models",
-    gate=gate,
-)
-
-
 if __name__ == "__main__":
-    main({"gravel": RECIPE}, __doc__)
+    main({"gravel": RECIPE}, gate, __doc__)

@@ -6,30 +6,48 @@ The gate knows the held-out part only.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks.data import sea, soft_gravel
-from benchmarks.exactness.real import CASES, Case
+from benchmarks.exactness.real import CASES
 from pgmdiff import from_denoiser
 from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.training.loop import random_crops
-from scripts.training import Recipe, loss_of, main
+from scripts.training import Denoiser, Recipe, main
 
 SEA, FIELD, _ = CASES
-
-
-def crops(pieces: Tensor, shape: Sequence[int], n: int, generator: torch.Generator) -> Tensor:
-    """`n` crops `[n, 1, *shape]` of pieces `[pieces, 1, ...]`."""
-    if len(shape) == 1:  # a stack of series is an image whose crops are one row high
-        found = random_crops(pieces[None, :, 0], (1, shape[0]), n, generator=generator)
-        return found[:, 0]
-    return random_crops(pieces[0], shape, n, generator=generator)
+RECIPES = {
+    "sea": Recipe(
+        weights=Path("benchmarks/data/sea.safetensors"),
+        untrained=sea.untrained,
+        trained=sea.sea_denoiser,
+        parts=lambda: SEA.parts,
+        shapes=[(n,) for n in sea.LENGTHS],
+        chances=(0.2, 0.4, 0.15, 0.25),
+        batch=128,
+        steps=12_000,
+        sigma_data=1.0,
+        p_mean=-0.8,
+        p_std=1.5,
+    ),
+    "soft_gravel": Recipe(
+        weights=Path("benchmarks/data/soft_gravel.safetensors"),
+        untrained=soft_gravel.untrained,
+        trained=soft_gravel.soft_gravel_denoiser,
+        parts=lambda: FIELD.parts,
+        shapes=soft_gravel.SHAPES,
+        chances=(0.5, 0.15, 0.35),
+        batch=64,
+        steps=10_000,
+        sigma_data=1.0,
+        p_mean=-0.8,
+        p_std=1.5,
+    ),
+}
 
 
 def stationary_covariance(pieces: Tensor, shape: Sequence[int]) -> Tensor:
@@ -54,7 +72,7 @@ def stationary_covariance(pieces: Tensor, shape: Sequence[int]) -> Tensor:
     return covariance
 
 
-def linear_denoiser(covariance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+def linear_denoiser(covariance: Tensor) -> Denoiser:
     """The best linear denoiser of data of mean 0 and this covariance."""
     values, vectors = torch.linalg.eigh(covariance)
 
@@ -67,7 +85,7 @@ def linear_denoiser(covariance: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return denoise
 
 
-def gate(case: Case, recipe: Recipe, model: EDMDenoiser, n: int = 1024, seed: int = 0) -> bool:
+def gate(recipe: Recipe, model: EDMDenoiser, n: int = 1024, seed: int = 0) -> bool:
     """Prints how the model does on the held-out part; returns whether every size passes.
 
     A size passes with a denoising error on 2,048 held-out crops no larger than 1.02 times that of
@@ -75,12 +93,13 @@ def gate(case: Case, recipe: Recipe, model: EDMDenoiser, n: int = 1024, seed: in
     whose covariance differs from the held-out crops' by at most 3 times as much as the training
     crops' does, in the Frobenius norm, or by 5 % of its norm.
     """
-    (pieces, held_out), passed = case.parts, True
+    (pieces, held_out), passed = recipe.parts(), True
 
     @torch.no_grad()
-    def error(denoise: Callable[[Tensor, Tensor], Tensor], part: Tensor) -> float:
+    def error(denoise: Denoiser, part: Tensor) -> float:
         generator = torch.Generator().manual_seed(1)
-        return loss_of(recipe, denoise, crops(part, shape, 2048, generator), generator).item()
+        clean = recipe.crops(part, shape, 2048, generator)
+        return recipe.loss(denoise, clean, generator).item()
 
     print(f"{'crop':>8} {'train':>7} {'held out':>8} {'linear':>7} {'covariance':>10} {'floor':>7}")
     for shape in recipe.shapes:
@@ -88,13 +107,8 @@ def gate(case: Case, recipe: Recipe, model: EDMDenoiser, n: int = 1024, seed: in
         truth = stationary_covariance(held_out, shape)
         seen, unseen = error(model, pieces), error(model, held_out)
         reference = error(linear_denoiser(covariance), held_out)
-        drawn = sample(
-            from_denoiser(model),
-            karras(32, 0.01, 80.0),
-            shape=(n, 1, *shape),
-            solver=Heun(),
-            generator=seed,
-        )
+        levels, start = karras(32, 0.01, 80.0), (n, 1, *shape)
+        drawn = sample(from_denoiser(model), levels, shape=start, solver=Heun(), generator=seed)
         flat = drawn.flatten(1).double()
         distance, floor = (
             ((c - truth).norm() / truth.norm()).item() for c in (flat.T @ flat / n, covariance)
@@ -108,32 +122,5 @@ def gate(case: Case, recipe: Recipe, model: EDMDenoiser, n: int = 1024, seed: in
     return passed
 
 
-SEA_RECIPE = Recipe(
-    untrained=sea.untrained,
-    trained=sea.sea_denoiser,
-    crops=lambda shape, n, generator: crops(SEA.parts[0], shape, n, generator),
-    shapes=[(n,) for n in sea.LENGTHS],
-    chances=(0.2, 0.4, 0.15, 0.25),
-    batch=128,
-    steps=12_000,
-    sigma_data=1.0,
-    p_mean=-0.8,
-    p_std=1.5,
-    folder="benchmarks/data",
-    gate=partial(gate, SEA),
-)
-FIELD_RECIPE = replace(
-    SEA_RECIPE,
-    untrained=soft_gravel.untrained,
-    trained=soft_gravel.soft_gravel_denoiser,
-    crops=lambda shape, n, generator: crops(FIELD.parts[0], shape, n, generator),
-    shapes=soft_gravel.SHAPES,
-    chances=(0.5, 0.15, 0.35),
-    batch=64,
-    steps=10_000,
-    gate=partial(gate, FIELD),
-)
-
-
 if __name__ == "__main__":
-    main({"sea": SEA_RECIPE, "soft_gravel": FIELD_RECIPE}, __doc__)
+    main(RECIPES, gate, __doc__)

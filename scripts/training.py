@@ -18,16 +18,17 @@ from torch import Tensor
 from tqdm import trange
 
 from pgmdiff.models.unet import EDMDenoiser
-from pgmdiff.training.loop import denoising_loss
+from pgmdiff.training.loop import denoising_loss, random_crops
 
-__all__ = ["Recipe", "loss_of", "main", "train"]
+__all__ = ["Denoiser", "Recipe", "main", "train"]
 
 LEARNING_RATE = 1e-3
 WARM_UP = 200
 EMA_DECAY = 0.9995
 EVERY = 500
 """Steps over which the reported loss is averaged."""
-ROOT = Path(__file__).parents[1]
+
+Denoiser = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,18 @@ class Recipe:
     """The training of one model.
 
     Attributes:
+        weights: the file of the bundled weights.
         untrained, trained: load the model with random weights, and with the bundled ones.
-        crops: from a shape, a number and a generator to clean crops, `[n, channels, *shape]`.
+        parts: loads the training part `[pieces, 1, *axes]`, and the held-out one if there is one.
         shapes, chances: the sizes of crops, and the share of the steps that each is drawn in.
         batch, steps: crops per step, and the number of steps.
         sigma_data, p_mean, p_std: see `denoising_loss`.
-        folder: of the bundled weights, from the root of the repository.
-        gate: prints how a model of the recipe compares with data, and returns whether it passes.
     """
 
+    weights: Path
     untrained: Callable[[], EDMDenoiser]
     trained: Callable[[], EDMDenoiser]
-    crops: Callable[[Sequence[int], int, torch.Generator], Tensor]
+    parts: Callable[[], tuple[Tensor, ...]]
     shapes: Sequence[Sequence[int]]
     chances: Sequence[float]
     batch: int
@@ -54,25 +55,20 @@ class Recipe:
     sigma_data: float
     p_mean: float
     p_std: float
-    folder: str
-    gate: Callable[["Recipe", EDMDenoiser], bool]
 
+    def crops(
+        self, pieces: Tensor, shape: Sequence[int], n: int, generator: torch.Generator
+    ) -> Tensor:
+        """`n` crops `[n, 1, *shape]` of pieces `[pieces, 1, *axes]`."""
+        if len(shape) == 1:  # a stack of series is an image whose crops are one row high
+            image = pieces[None, :, 0]
+            return random_crops(image, (1, *shape), n, generator=generator)[:, 0]
+        return random_crops(pieces[0], shape, n, generator=generator)
 
-def loss_of(
-    recipe: Recipe,
-    model: Callable[[Tensor, Tensor], Tensor],
-    clean: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """The weighted denoising error of a model on clean crops."""
-    return denoising_loss(
-        model,
-        clean,
-        sigma_data=recipe.sigma_data,
-        p_mean=recipe.p_mean,
-        p_std=recipe.p_std,
-        generator=generator,
-    )
+    def loss(self, model: Denoiser, clean: Tensor, generator: torch.Generator) -> Tensor:
+        """The weighted denoising error of a model on clean crops."""
+        options = {name: getattr(self, name) for name in ("sigma_data", "p_mean", "p_std")}
+        return denoising_loss(model, clean, generator=generator, **options)
 
 
 def train(recipe: Recipe, steps: int, seed: int = 0) -> EDMDenoiser:
@@ -90,12 +86,12 @@ def train(recipe: Recipe, steps: int, seed: int = 0) -> EDMDenoiser:
 
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    chances, losses = torch.tensor(recipe.chances), list[float]()
+    pieces, chances, losses = recipe.parts()[0], torch.tensor(recipe.chances), list[float]()
     bar = trange(steps, mininterval=10)
     for step in bar:
         which = int(torch.multinomial(chances, 1, generator=generator).item())
-        clean = recipe.crops(recipe.shapes[which], recipe.batch, generator)
-        loss = loss_of(recipe, model, clean, generator)
+        clean = recipe.crops(pieces, recipe.shapes[which], recipe.batch, generator)
+        loss = recipe.loss(model, clean, generator)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -110,8 +106,12 @@ def train(recipe: Recipe, steps: int, seed: int = 0) -> EDMDenoiser:
     return average
 
 
-def main(recipes: Mapping[str, Recipe], description: str | None) -> None:
-    """Trains a model, or checks the bundled one, as the command line asks."""
+def main(
+    recipes: Mapping[str, Recipe],
+    gate: Callable[[Recipe, EDMDenoiser], bool],
+    description: str | None,
+) -> None:
+    """Trains a model, or checks the bundled one, as the command line says; exits 1 if it fails."""
     parser = argparse.ArgumentParser(description=description)
     if len(recipes) > 1:
         parser.add_argument("name", choices=recipes)
@@ -121,11 +121,11 @@ def main(recipes: Mapping[str, Recipe], description: str | None) -> None:
     parser.add_argument("--check", action="store_true", help="only check the bundled weights")
     arguments = parser.parse_args()
     recipe = recipes[arguments.name]
-    if arguments.check:
-        raise SystemExit(not recipe.gate(recipe, recipe.trained()))
-    start = time.process_time()
-    model = train(recipe, arguments.steps or recipe.steps)
-    folder = arguments.out or ROOT / recipe.folder
-    save_file(model.state_dict(), folder / f"{arguments.name}.safetensors")
-    print(f"{time.process_time() - start:.0f} CPU-seconds")
-    raise SystemExit(not recipe.gate(recipe, model))
+    model = recipe.trained()
+    if not arguments.check:
+        start = time.process_time()
+        model = train(recipe, arguments.steps or recipe.steps)
+        folder = arguments.out or recipe.weights.parent
+        save_file(model.state_dict(), folder / recipe.weights.name)
+        print(f"{time.process_time() - start:.0f} CPU-seconds")
+    raise SystemExit(not gate(recipe, model))

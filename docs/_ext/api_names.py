@@ -8,21 +8,11 @@ from importlib import import_module
 
 __all__ = ["PACKAGES", "public_name", "shown_names"]
 
-PACKAGES = (
-    "pgmdiff",
-    "pgmdiff.composition",
-    "pgmdiff.scores",
-    "pgmdiff.graphs",
-    "pgmdiff.samplers",
-    "pgmdiff.conditioning",
-    "pgmdiff.gaussian",
-    "pgmdiff.precision",
-    "pgmdiff.diagnostics",
-    "pgmdiff.images",
-    "pgmdiff.training",
-    "pgmdiff.testing",
-    "pgmdiff.plotting",
+PARTS = (
+    "composition scores graphs samplers conditioning gaussian precision diagnostics images "
+    "training testing plotting"
 )
+PACKAGES = ("pgmdiff", *(f"pgmdiff.{part}" for part in PARTS.split()))
 """Packages from which users import; an object that several offer belongs to the first."""
 
 

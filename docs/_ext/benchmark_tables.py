@@ -233,10 +233,8 @@ def settings(result: Row) -> list[tuple[str, str]]:
     if "seed" in found:
         found["seed"] = str(found["seed"])  # without separators
     found |= result.get("versions", {})
-    lines = []
-    for key, value in found.items():
-        form = ".6g" if isinstance(value, float) else ""
-        lines.append((LABELS.get(key, key), shown(value, form)))
+    forms = {key: ".6g" if isinstance(value, float) else "" for key, value in found.items()}
+    lines = [(LABELS.get(key, key), shown(value, forms[key])) for key, value in found.items()]
     for name, part in result.items():
         if isinstance(part, Mapping) and "cpu_seconds" in part:
             lines.append((f"CPU seconds, {name}", shown(part["cpu_seconds"], ".0f")))

@@ -297,7 +297,8 @@ def report(
     uncovered = unbalanced  # of which a valid graph has none
     if len(unbalanced):
         ones = ((g, np.ones(len(g), np.int64)) for g in graph.groups)
-        times = sum(g.scatter_sum(each, graph.n_elements)[unbalanced] for g, each in ones)
+        times = np.zeros(len(unbalanced), np.int64)
+        times += sum(g.scatter_sum(each, graph.n_elements)[unbalanced] for g, each in ones)
         uncovered = unbalanced[times == 0]
     return Report(
         n_elements=graph.n_elements,
