@@ -294,9 +294,10 @@ def report(
             alpha_acyclic, known = (alpha_acyclic, known) if found == (None, None) else found
     uncovered = unbalanced  # of which a valid graph has none
     if len(unbalanced):
-        ones = ((g, np.ones(len(g), np.int64)) for g in graph.groups)
-        times = sum(g.scatter_sum(each, graph.n_elements)[unbalanced] for g, each in ones)
-        uncovered = unbalanced[times == 0]
+        times = np.zeros(graph.n_elements, np.int64)
+        for group in graph.groups:
+            times += group.scatter_sum(np.ones(len(group), np.int64), graph.n_elements)
+        uncovered = unbalanced[times[unbalanced] == 0]
     return Report(
         n_elements=graph.n_elements,
         n_regions=graph.n_regions,
