@@ -53,7 +53,8 @@ def executed(tutorial: Path) -> Any:
     try:
         client.execute()
     finally:
-        client.kc.stop_channels()
+        if client.kc is not None:
+            client.kc.stop_channels()
     del notebook.cells[0]
     notebook.metadata["fingerprint"] = fingerprint
     notebook.metadata["seconds"] = round(time.perf_counter() - start, 1)
