@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
     code = pytest.main(["-p", "scripts.fuzz", *options, *given.tests], plugins=[counts])
     seconds = time.perf_counter() - start
     width = max(map(len, counts.laws), default=0)
-    print("\n".join(f"{law:<{width}} {n:>9,}" for law, n in counts.laws.items()))
+    print("\n".join(f"{law:<{width}} {n:>9,}" for law, n in sorted(counts.laws.items())))
     print(f"{sum(counts.laws.values()):,} examples in {seconds:.0f} s, seed {given.seed}")
     if code == 0 and given.out is not None:
         figures = {
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "python": platform.python_version(),
                 **{package: version(package) for package in PACKAGES},
             },
-            "laws": counts.laws,
+            "laws": dict(sorted(counts.laws.items())),
         }
         given.out.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     raise SystemExit(int(code))
