@@ -49,7 +49,12 @@ def executed(tutorial: Path) -> Any:
     notebook.metadata["kernelspec"] = KERNEL
     start = time.perf_counter()
     notebook.cells.insert(0, nbformat.v4.new_code_cell(RESET))
-    NotebookClient(notebook, km=_kernel(), timeout=TIMEOUT).execute()
+    client = NotebookClient(notebook, km=_kernel(), timeout=TIMEOUT)
+    try:
+        client.execute()
+    finally:
+        if client.kc is not None:
+            client.kc.stop_channels()
     del notebook.cells[0]
     notebook.metadata["fingerprint"] = fingerprint
     notebook.metadata["seconds"] = round(time.perf_counter() - start, 1)

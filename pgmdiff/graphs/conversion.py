@@ -82,21 +82,16 @@ def to_networkx(graph: "FactorGraph") -> "nx.Graph":
         drawn.graph["axis"] = graph.axis
     for name, shape in zip(graph.variables, graph.shapes, strict=True):
         drawn.add_node(name, bipartite=VARIABLE, shape=shape)
-    for name in graph.factors:
-        drawn.add_node(name, bipartite=FACTOR)
-    for default, names in (
-        (graph.variable_model, graph.variables),
-        (graph.factor_model, graph.factors),
-    ):
-        for name in names:
-            model = graph.models.get(name, default)
-            if model is not None:
-                drawn.nodes[name]["model"] = model
-    for name, condition in graph.conditions.items():
-        drawn.nodes[name]["condition"] = condition
-    for name, inner in graph.nested.items():
-        drawn.nodes[name]["graph"] = inner if isinstance(inner, RegionGraph) else to_networkx(inner)
+    drawn.add_nodes_from(graph.factors, bipartite=FACTOR)
+    for name, data in drawn.nodes(data=True):
+        kind = graph.variable_model if data["bipartite"] == VARIABLE else graph.factor_model
+        model, inner = graph.models.get(name, kind), graph.nested.get(name)
+        if model is not None:
+            data["model"] = model
+        if name in graph.conditions:
+            data["condition"] = graph.conditions[name]
+        if inner is not None:
+            data["graph"] = inner if isinstance(inner, RegionGraph) else to_networkx(inner)
     for factor, scope in graph.scopes.items():
-        for position, name in enumerate(scope):
-            drawn.add_edge(factor, name, position=position)
+        drawn.add_edges_from((factor, name, {"position": k}) for k, name in enumerate(scope))
     return drawn

@@ -58,11 +58,9 @@ class FactorGraph:
         variables: names, in declaration order.
         factors: names, in declaration order; no name is both.
         shapes: event shape of each variable.
-        axis: how a factor's model sees its scope. If None, variables are flattened and
-            concatenated in scope order; if an integer, their event shapes are concatenated along
-            that axis, as by `torch.cat`.
-        models: node name to model id, for nodes whose model id is neither that of their kind nor
-            their own name.
+        axis: how a factor's model sees its scope: concatenated along this axis of the variables'
+            event shapes, as by `torch.cat`, or, if None, flattened and concatenated.
+        models: node name to model id, where it is neither the kind's nor the node's own name.
         conditions: node name to the keyword arguments that its model gets.
         factor_model: model id of every factor that `models` does not list; if None, its name.
         variable_model: the same for variables.
@@ -196,10 +194,10 @@ class FactorGraph:
         """A graph drawn with networkx.
 
         Nodes carry networkx's attribute `bipartite`: 0 for a variable, 1 for a factor; and, where
-        they apply, `shape` (of a variable, by default `()`), `model`, `condition`, and `graph`: the
-        inner graph of a nested node, as networkx's, a FactorGraph or a RegionGraph. A scope is
-        ordered by the edges' attribute `position` or, where a factor's edges have none, as its
-        edges were added. Everything else on the graph is kept for `to_networkx`.
+        they apply, `shape` (of a variable, by default `()`), `model`, `condition`, and `graph` (the
+        inner graph of a nested node, of any kind). A scope is ordered by the edges' attribute
+        `position` or, where a factor's edges have none, as its edges were added. Everything else
+        on the graph is kept for `to_networkx`.
 
         Args:
             graph: undirected and bipartite; nodes are declared in its order.
@@ -306,16 +304,14 @@ class FactorGraph:
         A leaf's counting number is the product of the counts along its path, summed over paths to
         identical leaves (same elements in the same order, same model, same condition). A leaf is
         called by its own name where that means one leaf, and otherwise by its path of names. Its
-        model id is what its own graph says: by default its own name, so give `models` where two
-        inner graphs use one name for different models. An expanded node's own model is not used,
-        nor is a kept node's inner graph.
+        model id is what its own graph says, by default its own name: give `models` where inner
+        graphs use one name for different models.
 
         Args:
             keep: nested nodes to keep whole, by name (at any depth) or path of names.
 
         Raises:
-            GraphError: a name to keep is no nested node, or a node to be expanded has a condition,
-                which no leaf would get.
+            GraphError: a name to keep is no nested node, or an expanded node has a condition.
         """
         return flatten(self, keep)
 
@@ -329,8 +325,7 @@ class FactorGraph:
         """The state from one tensor per variable: `[*batch, *shape]` each, to `[*batch, N]`.
 
         Raises:
-            ShapeError: a variable is missing or unknown, a shape does not end in the variable's,
-                or batch shapes differ.
+            ShapeError: a variable is missing or unknown, or a shape or batch shape does not fit.
         """
         return self._state.pack(values)
 
@@ -362,8 +357,8 @@ class FactorGraph:
             values: variable name to its value, of the variable's shape or a number.
 
         Returns:
-            y `[N]`, 0 where nothing is observed, in the dtype of the arrays given and at least the
-            default one, and the mask, bool `[N]`.
+            y `[N]`, 0 where nothing is observed, in the default dtype or that of a wider array
+            given, and the mask, bool `[N]`.
 
         Raises:
             GraphError: a name is no variable.

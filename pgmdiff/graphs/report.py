@@ -44,10 +44,10 @@ class Definiteness:
             definite for all of [λ*, 1]; None if P is too large to determine it.
         shrinkage: the λ that is used.
         jitter: the ε that is used, in units of the mean variance.
-        inflation: the largest ratio of a variance of the composed N(m, P⁻¹) to the given variance
-            of the data: about 1 where P is well away from indefinite; None if not determined.
-        amplification: by how much the error of one region's score can grow in the composed score;
-            see `precision.amplification`. Below 10 for AR(1) chains, hundreds for smooth data whose
+        inflation: largest ratio of a variance of the composed N(m, P⁻¹) to the data's, about 1
+            where P is well away from indefinite; None if not determined.
+        amplification: growth of an error of one region's score in the composed score, see
+            `precision.amplification`: below 10 for AR(1) chains, hundreds for smooth data whose
             covariances have directions of nearly no variance; None if not determined.
     """
 
@@ -99,8 +99,7 @@ class Report:
         sums: their sums, times `denominator`.
         denominator: of all counting numbers.
         berge_acyclic: None if the graph has no factors and variables.
-        alpha_acyclic: None if it was not determined: the graph is too large, or is made of tiles
-            that form no tree.
+        alpha_acyclic: None if not determined: too large, or tiles that form no tree.
         junction_tree: whether the marginal rule is exact at σ = 0 for data Markov to the graph.
         graph: the region graph, for the properties that are determined on demand.
         nested_exact: whether this is a nested graph that is exact level by level.
@@ -184,8 +183,7 @@ class Report:
     def diameter(self) -> int | None:
         """The largest number of pieces on a shortest path between two connected elements.
 
-        A step of the marginal rule carries information through one piece. None if the graph is too
-        large to determine it.
+        A step of the marginal rule carries information through one piece. None if too large.
         """
         return diameter(self.graph)
 
@@ -296,10 +294,10 @@ def report(
             alpha_acyclic, known = (alpha_acyclic, known) if found == (None, None) else found
     uncovered = unbalanced  # of which a valid graph has none
     if len(unbalanced):
-        ones = ((g, np.ones(len(g), np.int64)) for g in graph.groups)
-        times = np.zeros(len(unbalanced), np.int64)
-        times += sum(g.scatter_sum(each, graph.n_elements)[unbalanced] for g, each in ones)
-        uncovered = unbalanced[times == 0]
+        times = np.zeros(graph.n_elements, np.int64)
+        for group in graph.groups:
+            times += group.scatter_sum(np.ones(len(group), np.int64), graph.n_elements)
+        uncovered = unbalanced[times[unbalanced] == 0]
     return Report(
         n_elements=graph.n_elements,
         n_regions=graph.n_regions,

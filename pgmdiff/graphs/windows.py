@@ -47,15 +47,15 @@ def tiles(
         shape: event shape of the state, channels included.
         window: length of a window on each axis; a window as long as the axis spans it.
         overlap: of neighbouring windows, on each axis; ignored where a window spans the axis.
-        periodic: whether each axis closes on itself. A window that spans its axis is not joined to
-            itself, periodic or not: there is no overlap that a model could see.
-        remainder: what to do where the stride (window - overlap) does not divide an axis: `"error"`
-            or `"shift"`. The latter shifts the last window of an open axis inwards and lets the
-            last overlap of a periodic one grow; counts stay valid.
+        periodic: whether each axis closes on itself; a window that spans its axis is not joined to
+            itself, since a model could see no overlap.
+        remainder: where the stride (window - overlap) does not divide an axis, `"error"` refuses;
+            `"shift"` moves the last window of an open axis inwards and lets the last overlap of a
+            periodic one grow, with valid counts.
 
     Raises:
-        GraphError: a window is longer than its axis; an overlap is not shorter than its window;
-            the stride does not fit, in which case the error gives the nearest sizes that do.
+        GraphError: a window is longer than its axis, an overlap not shorter than its window, or
+            the stride does not fit; the error gives the nearest sizes that do.
 
     Example:
         >>> from pgmdiff.graphs import tiles
