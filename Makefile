@@ -24,7 +24,7 @@ demo: $(STAMP)
 	$(BIN)/python -m pgmdiff demo --out out
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
