@@ -21,6 +21,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from pgmdiff import Gaussian, Posterior, compose, karras, tiles
 from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import (
+    ar1,
     bethe_entropy,
     composed_precision,
     kl_divergence,
@@ -41,13 +42,6 @@ BLUE, ORANGE, GREY, INK = "#2f7fbd", "#dd7a1f", "#8a8f94", "#2b2b2b"
 # before it and the numbers after it are independent. The distributions of neighbouring pairs
 # therefore determine the whole distribution, and a *factor graph* records which pairs there are.
 # Circles are variables and squares are factors.
-
-
-# %%
-def ar1(n: int, rho: float) -> Gaussian:
-    """A stationary Gaussian series of unit variance; neighbours have correlation `rho`."""
-    place = torch.arange(n, dtype=torch.float64)
-    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
 
 
 # %% alt="Six circles in a line, joined by five squares; squares +1, inner circles −1, ends 0"

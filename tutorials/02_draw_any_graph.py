@@ -30,7 +30,7 @@ from pgmdiff import (
     tiles,
 )
 from pgmdiff.diagnostics import distribution_reached
-from pgmdiff.gaussian import composed_precision, node_covariances, node_scores
+from pgmdiff.gaussian import ar1, composed_precision, node_covariances, node_scores
 from pgmdiff.graphs import (
     cycle,
     fingerprint,
@@ -136,12 +136,6 @@ assert report.n_zero_counts == 3
 
 
 # %%
-def ar1(n: int, rho: float) -> Gaussian:
-    """A stationary Gaussian series of unit variance; neighbours have correlation `rho`."""
-    place = torch.arange(n, dtype=torch.float64)
-    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
-
-
 hops = dict(nx.all_pairs_shortest_path_length(river))
 apart = torch.tensor([[hops[a][b] // 2 for b in places] for a in places], dtype=torch.float64)
 everywhere = Gaussian(

@@ -35,7 +35,7 @@ from pgmdiff import (
     sample,
     tiles,
 )
-from pgmdiff.gaussian import composed_precision, node_scores
+from pgmdiff.gaussian import ar1, composed_precision, node_scores
 from pgmdiff.graphs import chain, cycle, grid, product
 from pgmdiff.plotting import curves, plot, strips
 from pgmdiff.testing import assert_lawful, markov_gaussian, markov_mixture
@@ -101,12 +101,6 @@ plot(right, layout="counts", title="Tiles +1, seams −1, corner +1")
 
 
 # %%
-def ar1(n: int, rho: float) -> Gaussian:
-    """A stationary Gaussian series of unit variance; neighbours have correlation `rho`."""
-    place = torch.arange(n, dtype=torch.float64)
-    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
-
-
 def separable(down: Gaussian, right: Gaussian) -> Gaussian:
     """A Gaussian image; its covariance is the product of those of a column and of a row."""
     mean = torch.zeros(len(down.mean), len(right.mean), dtype=torch.float64)

@@ -40,7 +40,7 @@ from pgmdiff.diagnostics import (
     influence_over_steps,
     mean_and_error,
 )
-from pgmdiff.gaussian import kl_divergence, node_covariances, node_scores
+from pgmdiff.gaussian import ar1, kl_divergence, node_covariances, node_scores
 from pgmdiff.graphs import chain, cycle, torus
 from pgmdiff.plotting import curves, flow
 from pgmdiff.samplers import SDE, DPMSolver2M, Solver, UniPC
@@ -79,12 +79,6 @@ DOUBLE = torch.float64
 
 
 # %%
-def ar1(n: int, rho: float) -> Gaussian:
-    """A stationary Gaussian series of unit variance; neighbours have correlation `rho`."""
-    place = torch.arange(n, dtype=DOUBLE)
-    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
-
-
 def posterior_by_hand(graph: RegionGraph, q: Gaussian, u: Tensor, sigma: float) -> Tensor:
     """D(u, σ) by the formula above."""
     precision, mean = torch.zeros_like(q.covariance), torch.zeros_like(u)

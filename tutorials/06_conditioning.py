@@ -40,7 +40,7 @@ from pgmdiff.conditioning import (
     replacement,
 )
 from pgmdiff.diagnostics import distribution_reached, seam_ratio
-from pgmdiff.gaussian import kl_divergence, node_covariances, node_scores
+from pgmdiff.gaussian import ar1, kl_divergence, node_covariances, node_scores
 from pgmdiff.graphs import chain
 from pgmdiff.plotting import curves, plot
 from pgmdiff.samplers import DPMSolver2M, Heun, time_travel
@@ -59,12 +59,6 @@ BLUE, ORANGE, GREY, INK = "#2f7fbd", "#dd7a1f", "#8a8f94", "#2b2b2b"
 
 
 # %%
-def ar1(n: int, rho: float) -> Gaussian:
-    """A stationary Gaussian series of unit variance; neighbours have correlation `rho`."""
-    place = torch.arange(n, dtype=torch.float64)
-    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
-
-
 n = 16
 data, graph = ar1(n, 0.9), chain(n)
 joint = compose(graph, node_scores(graph, data), rule=Posterior(node_covariances(graph, data)))
@@ -512,11 +506,11 @@ def gaps(chosen: tuple[int, ...]) -> None:
 gaps((2, 9))
 
 # %% [markdown]
-# Both bands cover roughly the 80 % that they should. But those of replacement are wide because it
-# has used only little of the information, and at the edges of the gap its samples jump to the data.
-# Moment matching uses what is known on both sides, so its bands are narrower and its errors
-# smaller. Nothing here is Gaussian, nor are the networks perfect. These figures are measured, not
-# guaranteed.
+# Both bands cover somewhat more than the 80 % that they should. Those of replacement are wide
+# because it has used only little of the information, and at the edges of the gap its samples jump
+# to the data. Moment matching uses what is known on both sides, so its bands are narrower and its
+# errors smaller. Nothing here is Gaussian, nor are the networks perfect. These figures are
+# measured, not guaranteed.
 #
 # ## Images
 #

@@ -245,21 +245,18 @@ class Gaussian(Distribution):
         return self.mean + draws.reshape(n, *self.event_shape)
 
     def _score(self, u: Tensor, sigma: Tensor) -> Tensor:
-        mean, values, vectors = (t.to(u.device) for t in (self.mean.reshape(-1), *self._eigen))
-        return score_of_rows(
-            u,
-            sigma,
-            log_weights=u.new_zeros(len(u), 1),
-            mean=mean.expand(len(u), 1, -1),
-            eigenvalues=values.expand(len(u), 1, -1),
-            eigenvectors=vectors.expand(len(u), 1, -1, -1),
-        )
+        rotated, variances, vectors = self._rotated(u, sigma)
+        return -(rotated / variances @ vectors.T).reshape(u.shape).to(u.dtype)
 
     def _log_density(self, u: Tensor, sigma: Tensor) -> Tensor:
+        rotated, variances, _ = self._rotated(u, sigma)
+        return _log_normal(rotated, variances).to(u.dtype)
+
+    def _rotated(self, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """In the eigenbasis u - m, `[batch, N]`, and the variances; and that basis."""
         centred = (u - self.mean.to(u.device)).reshape(len(u), -1)
         values, vectors = (part.to(centred) for part in self._eigen)
-        variances = values.clamp(min=0) + sigma[:, None] ** 2
-        return _log_normal(centred @ vectors, variances)
+        return centred @ vectors, values.clamp(min=0) + sigma[:, None] ** 2, vectors
 
 
 def ar1(n: int, rho: float) -> Gaussian:
