@@ -4,6 +4,7 @@ Small value objects show their fields, so that they can be pasted back; tensors 
 and dtype, functions and networks their names.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
@@ -32,6 +33,8 @@ __all__ = [
 
 LONGEST = 80
 """Most letters of a value within another's repr."""
+WORD = re.compile(r"[^\W\d_]{2}")
+"""Two letters in a row, which no number but inf and nan has."""
 
 
 def described(thing: object, *parts: str) -> str:
@@ -149,7 +152,7 @@ class Table:
     def is_left(self, column: int) -> bool:
         """Returns whether a column holds words."""
         return column == 0 or any(
-            row[column][:1].isalpha() and row[column] not in ("inf", "nan") for row in self.rows
+            WORD.search(row[column]) and row[column] not in ("inf", "nan") for row in self.rows
         )
 
     def __str__(self) -> str:
