@@ -18,12 +18,12 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from pgmdiff import compose
-from pgmdiff.gaussian import Gaussian, GaussianMixture, composed_precision, node_scores
+from pgmdiff.gaussian import Gaussian, GaussianMixture, ar1, composed_precision, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, torus
 from pgmdiff.plotting import curves, plot
 from pgmdiff.plotting.style import INK, MIST, Sheet
 from pgmdiff.samplers import Heun, karras, sample
-from scripts.pictures import IMAGES, ar1, rules_of, run
+from scripts.pictures import IMAGES, rules_of, run
 
 TINTS = ("#e3e6e9", "#c3d9ec", "#f6d9b8")
 """Backgrounds on which black figures are legible."""

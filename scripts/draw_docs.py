@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgmdiff import Joint, compose, from_denoiser
 from pgmdiff.diagnostics.influences import influence_over_steps
-from pgmdiff.gaussian import Gaussian, node_scores
+from pgmdiff.gaussian import Gaussian, ar1, node_scores
 from pgmdiff.graphs import (
     FactorGraph,
     RegionGraph,
@@ -30,7 +30,7 @@ from pgmdiff.models.gravel import gravel_denoiser, gravel_image
 from pgmdiff.plotting import Panel, animate, flow, panels, plot, ring_image
 from pgmdiff.plotting.style import Sheet
 from pgmdiff.samplers import Step, karras, sample
-from scripts.pictures import IMAGES, ar1, rules_of, run
+from scripts.pictures import IMAGES, rules_of, run
 
 
 def nested() -> None:

@@ -1,4 +1,4 @@
-"""What the scripts that draw pictures for the docs share: data, rules, and the command line."""
+"""What the scripts that draw pictures for the docs share: rules, and the command line."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -6,30 +6,21 @@ from pathlib import Path
 
 import torch
 
-from pgmdiff import Average, Evidence, FactorGraph, Marginal, Posterior, RegionGraph
+from benchmarks.problems import RULES
+from pgmdiff import FactorGraph, RegionGraph
 from pgmdiff.composition import Rule
 from pgmdiff.gaussian import Gaussian, node_covariances
 
-__all__ = ["IMAGES", "ar1", "rules_of", "run"]
+__all__ = ["IMAGES", "rules_of", "run"]
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
-
-
-def ar1(n: int, rho: float) -> Gaussian:
-    """The stationary AR(1) chain of unit variance."""
-    place = torch.arange(n, dtype=torch.float64)
-    return Gaussian(torch.zeros_like(place), rho ** (place[:, None] - place).abs())
 
 
 def rules_of(graph: FactorGraph | RegionGraph, data: Gaussian) -> Mapping[str, Rule]:
     """Every rule by name, with the covariances of the data."""
     covariances = node_covariances(graph, data)
-    return {
-        "average": Average(),
-        "marginal": Marginal(),
-        "posterior": Posterior(covariances),
-        "evidence": Evidence(covariances),
-    }
+    names = ("average", "marginal", "posterior", "evidence")
+    return {name: RULES[name](covariances) for name in names}
 
 
 def run(pictures: Mapping[str, Callable[[], None]], description: str | None) -> None:

@@ -108,7 +108,9 @@ def bound(rule: R, **computed: Any) -> R:
 class WeightedSum(Rule):
     """A weighted sum of region scores, with a factor per element.
 
-    s(u, σ)_i = scale_i Σ_r w_r (A_rᵀ s_r(A_r u, σ))_i
+        s(u, σ)_i = scale_i Σ_r w_r (A_rᵀ s_r(A_r u, σ))_i
+
+    The weights w_r are those of `weights`, the factors per element those of `scale`.
     """
 
     factors: Tensor | None = None
