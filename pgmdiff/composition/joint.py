@@ -161,10 +161,11 @@ class Joint:
         *,
         condition: Condition | None = None,
         density: bool = False,
+        shift: Tensor | None = None,
     ) -> Iterator[tuple[Chunk, Tensor]]:
         """Every model call and its scores; see `Evaluate`. Conditions are pytrees of `[B, ...]`."""
         for chunk in self._kept_chunks(u):
-            yield chunk, self._call(chunk, u, sigma, condition or {}, density)
+            yield chunk, self._call(chunk, u, sigma, condition or {}, density, shift)
 
     def _kept_chunks(self, u: Tensor) -> Iterable[Chunk]:
         """The chunks, made once and kept on small graphs, where every operation counts."""
@@ -193,12 +194,20 @@ class Joint:
                     yield Chunk(batch, start, stop, samples, index)
 
     def _call(
-        self, chunk: Chunk, u: Tensor, sigma: Tensor, condition: Condition, density: bool
+        self,
+        chunk: Chunk,
+        u: Tensor,
+        sigma: Tensor,
+        condition: Condition,
+        density: bool,
+        shift: Tensor | None,
     ) -> Tensor:
         start, stop, samples, batch = chunk.start, chunk.stop, chunk.samples, chunk.batch
         n, regions = samples.stop - samples.start, stop - start
         u, sigma = (u, sigma) if n == len(u) else (u[samples], sigma[samples])
         x = u.index_select(1, chunk.index).reshape(n * regions, *batch.group.shape)
+        if shift is not None:
+            x = x + chunk.own(shift).reshape(x.shape)
         sigmas = sigma.expand(regions) if n == 1 else sigma.repeat_interleave(regions)
 
         def per_row(leaf: Tensor) -> Tensor:

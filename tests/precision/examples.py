@@ -55,7 +55,7 @@ def linked(graph: FactorGraph | RegionGraph) -> Tensor:
 
 
 def markov(graph: FactorGraph | RegionGraph, strength: float, seed: int) -> Gaussian:
-    """A random Gaussian that is Markov to a graph; its correlations grow with a strength below 1."""
+    """A random Gaussian Markov to a graph; its correlations grow with a strength below 1."""
     generator = torch.Generator().manual_seed(seed)
     n, event = graph.regions.n_elements, graph.regions.event_shape
     links = torch.randn(n, n, generator=generator, dtype=torch.float64) * linked(graph)

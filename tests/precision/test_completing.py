@@ -106,5 +106,5 @@ def test_covariances_without_a_completion_are_refused_and_the_region_is_named() 
     graph = graphs.cycle(4)
     signs = dict(zip(graph.factors, (0.9, 0.9, 0.9, -0.9), strict=True))
     blocks = {name: torch.tensor([[1.0, r], [r, 1.0]]) for name, r in signs.items()}
-    with pytest.raises(GraphError, match="a correlation of region 'f[0-3]' is off by 0"):
+    with pytest.raises(GraphError, match=r"a correlation of region 'f[0-3]' is off by 0"):
         completed(graph.regions, Dense(blocks))
