@@ -180,10 +180,10 @@ class Evidence(GaussianClosure):
     equals posterior composition. A step evaluates every region twice, the second time with its
     vector-Jacobian product. `joint.log_density` gives L_σ if the log-densities of pieces are known.
 
-    For data with modes far apart L_σ is right where noised data are and too large between them,
-    where σ is near the spread of a mode (by up to 20 nats on a chain of two modes). A few steps do
-    not get there; many steps and many corrector moves do, and then end worse than the marginal
-    rule (`python -m benchmarks exactness`).
+    For data with modes far apart L_σ is too large between them, where σ is near the spread of a
+    mode (by up to 20 nats on a chain of two modes), and its gradient can be worse than the paper's
+    rule even where noised data are. Many steps and many corrector moves end worse than the
+    marginal rule (`python -m benchmarks exactness`).
 
     Args:
         covariances, shrinkage, jitter: see `Posterior`.

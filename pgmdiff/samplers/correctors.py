@@ -113,8 +113,9 @@ class Langevin(_LangevinMoves):
 
     Args:
         step: without a curvature, h = step · σ². Noised data have λ ≤ 1/σ², so that 2 would be the
-            limit of the exact score; composed precisions exceed 1/σ² (1.74 times was seen on a
-            chain of correlation 0.99): stay below 1. With a curvature, h = step · 2/λ_max, stable
+            limit of the exact score. Composed precisions exceed it: σ² λ_max is 1.7 to 2 on
+            chains, where a step below 1 is stable, and about 0.4 times the degree on hubs, where
+            it is not: give a curvature there. With a curvature, h = step · 2/λ_max, stable
             on a Gaussian for step < 1; the variance along λ is then 1/(1 - step · λ/λ_max) times
             too large.
         n_moves: number of moves per correction.
