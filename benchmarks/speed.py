@@ -156,17 +156,16 @@ def _noise(
 ) -> dict[str, Any]:
     noise, like = Noise.of(0, samples), torch.empty(samples, elements, device=device)
     before, times = torch.get_num_threads(), {"noise": list[float](), "randn": list[float]()}
-    calls = max(1, 100_000 // like.numel())  # so that a turn takes long enough to be timed
     turns: dict[str, Callable[[], Any]] = {
-        "noise": lambda: [noise(number, like) for number in range(calls)],
-        "randn": lambda: [torch.randn_like(like) for _ in range(calls)],
+        "noise": lambda: noise(0, like),
+        "randn": lambda: torch.randn_like(like),
     }
     torch.set_num_threads(threads)
     try:
         start = time.perf_counter()
         while time.perf_counter() - start < seconds or len(times["randn"]) < 5:
             for name, turn in turns.items():
-                times[name].append(_timed(turn, device) / calls)
+                times[name].append(_timed(turn, device))
     finally:
         torch.set_num_threads(before)
     return {

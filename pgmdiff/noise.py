@@ -1,16 +1,21 @@
 r"""Random numbers: the meaning of `generator=`, and noise that depends only on where it is used.
 
 The noise of a run is a function of the sample's key, the number of the draw and the absolute place
-in the state. It is the output of a hash, so that any part of it can be drawn alone, in any order,
-and does not depend on the batch, on chunks, on the device, or on where a run was resumed. Places
-2b and 2b + 1 share a pair b of normal numbers, from 64 bits:
+in the state. It is a hash of them, as in counter-based generators (Salmon, Moraes, Dror, Shaw,
+"Parallel random numbers: as easy as 1, 2, 3", 2011), so that any part of it can be drawn alone, in
+any order, and does not depend on the batch, on chunks, on the device, or on where a run was
+resumed. Places 2b and 2b + 1 share a pair b of normal numbers, made of 64 bits:
 
-    z = k_1 + b · γ                                     SplitMix64's state (Steele, Lea, Flood,
-    z = (z ⊕ z⪢30) · 0xBF58476D1CE4E5B9  ⊕ k_2          "Fast splittable pseudorandom number
-    z = (z ⊕ z⪢27) · 0x94D049BB133111EB                 generators", 2014) and its mixing function,
-    z =  z ⊕ z⪢31                                       which passes BigCrush; k_2 is added here
-    r = √(-2 log u),  θ = 2π v                          Box and Muller, 1958
+    z = k_1 + b · γ
+    z = (z ⊕ z⪢30) · 0xBF58476D1CE4E5B9  ⊕ k_2
+    z = (z ⊕ z⪢27) · 0x94D049BB133111EB
+    z =  z ⊕ z⪢31
+    r = √(-2 log u),  θ = 2π v
     noise = r cos θ, r sin θ
+
+Without k_2, z is the output of SplitMix64, which passes BigCrush (Steele, Lea, Flood, "Fast
+splittable pseudorandom number generators", 2014); the last two lines are those of Box, Muller, "A
+note on the generation of random normal deviates", 1958.
 
 u are the upper 40 bits and v the lower 24 bits of z, both at the centres of their intervals. The
 key is k_1 = a_1 + h_1, k_2 = a_2 ⊕ h_2 with such hashes a of (seed, sample) and h of the number.
@@ -18,8 +23,9 @@ Draws of one sample never have the same k_2, and those of two samples share a ke
 only where 64 bits agree by chance twice. The largest number is √(2 log 2^41) = 7.54; a normal
 distribution has 5e-14 of its mass beyond.
 
-The 64 bits are the same everywhere. What is made of them is so up to rounding: log, cos and sin
-differ by a few units in the last place between float32 and float64, and between devices.
+The 64 bits are the same everywhere, and what is made of them is so up to rounding: float32 differs
+from float64 by less than 4e-6, since angles are rounded; log, cos and sin differ by a few units in
+the last place between devices.
 
 The numbers of the draws never collide:
 
