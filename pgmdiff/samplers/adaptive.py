@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError, required
-from pgmdiff.noise import Draw, Generator, Noise
+from pgmdiff.noise import PROBES, Draw, Generator, Noise
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, denoise
 
@@ -160,7 +160,7 @@ def log_likelihood(
         share, directions = 1.0, [row.reshape(x.shape[1:]).expand(x.shape) for row in eye]
     else:
         noise = Noise.of(generator, len(x))
-        share, directions = 1 / probes, [noise(probe, x).sign() for probe in range(probes)]
+        share, directions = 1 / probes, [noise(PROBES + probe, x).sign() for probe in range(probes)]
 
     def drift(sigma: Tensor, joined: Tensor) -> Tensor:
         with torch.enable_grad():

@@ -43,15 +43,15 @@ from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.linalg import squared_norms
-from pgmdiff.noise import Draw
+from pgmdiff.noise import CORRECTORS, Draw
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, beside, per_sample
 from pgmdiff.text import by_field
 
 __all__ = ["Corrector", "Langevin", "Metropolis", "PredictorCorrector"]
 
-STREAM, WIDTH = 1 << 40, 1 << 20
-"""Noise of correctors is drawn beyond the solvers' own: up to 2^19 moves after each step."""
+WIDTH = 1 << 20
+"""Numbers of the draws of one step: of up to 2^19 moves, which use two each."""
 
 Bound = float | Callable[[float], float] | None
 """λ_max of minus the score's Jacobian, at every σ or as a function of σ; see `Curvature`."""
@@ -234,7 +234,7 @@ class PredictorCorrector(Solver):
             return after
 
         def own(number: int, like: Tensor) -> Tensor:
-            return noise(STREAM + WIDTH * state.step + number, like)
+            return noise(CORRECTORS + WIDTH * state.step + number, like)
 
         x, acceptance = self.corrector.correct(score, after.x, sigma_next, own)
         if self.report is not None:
