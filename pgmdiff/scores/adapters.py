@@ -199,7 +199,9 @@ class Timesteps:
         """The σ of timesteps, which need not be integers: the inverse within the range."""
         wanted = timesteps.detach().double().cpu().numpy()
         logs = np.interp(wanted, np.arange(len(self._log_sigmas)), self._log_sigmas)
-        return torch.from_numpy(np.exp(np.asarray(logs))).to(timesteps)
+        found = torch.from_numpy(np.exp(np.asarray(logs))).to(timesteps)
+        check_gradient(found, timesteps, lambda: repr(self))
+        return found
 
 
 def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:

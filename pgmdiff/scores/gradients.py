@@ -35,8 +35,8 @@ def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
     """
     if not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
         return
-    start = get_gradient_edge(x).node
-    left: list[Any] = [get_gradient_edge(values).node] if values.requires_grad else []
+    start = _node(x)
+    left: list[Any] = [_node(values)] if values.requires_grad else []
     seen = {None}
     while left:
         node = left.pop()
@@ -52,3 +52,8 @@ def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
         "input, let it add 0 * x; if no gradient is wanted, detach its input, or call it under "
         "torch.no_grad."
     )
+
+
+def _node(tensor: Tensor) -> Any:
+    """Where autograd's graph has a tensor."""
+    return tensor.grad_fn or get_gradient_edge(tensor).node

@@ -470,6 +470,8 @@ def test_gradients_in_sigma_are_not_lost_either(where: str) -> None:
     with pytest.raises(ScoreError, match="detach its input"):
         call(X, sigma.clone().requires_grad_())
     assert torch.equal(torch.no_grad()(call)(X, sigma.clone().requires_grad_()), expected)
+    with pytest.raises(ScoreError, match=r"^Timesteps\(100 timesteps.*detach its input"):
+        timesteps.sigmas(torch.ones(2).requires_grad_())
 
 
 # ---------------------------------------------------------------- the check itself
