@@ -90,11 +90,7 @@ def reconstruction(
 def differentiable(
     score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
-    """x, or a copy of it that requires a gradient, and D there as autograd sees it.
-
-    Raises:
-        ScoreError: the score has no gradient.
-    """
+    """x, or a copy of it that requires a gradient, and D there as autograd sees it."""
     sigma, condition = tree_map_only(Tensor, ordinary, (sigma, condition))
     leaf = x if x.requires_grad else x.detach().clone().requires_grad_()
     return leaf, denoise(score, leaf, sigma, **condition)

@@ -22,8 +22,7 @@ def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
     """Raises where a gradient with respect to x is required and values have none.
 
     One is required where x requires it and autograd records. Values that depend on parameters only
-    require a gradient, too, so that x is sought in autograd's graph. It ends at x and costs a few
-    microseconds, or some tens for a network of a hundred layers.
+    require a gradient, too: therefore x is sought in autograd's graph, which takes microseconds.
 
     Args:
         values: what was made of x.
@@ -55,5 +54,5 @@ def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
 
 
 def _node(tensor: Tensor) -> Any:
-    """Where autograd's graph has a tensor."""
+    """The node of a tensor in autograd's graph."""
     return tensor.grad_fn or get_gradient_edge(tensor).node
