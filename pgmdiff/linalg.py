@@ -28,6 +28,7 @@ __all__ = [
     "conjugate_gradients",
     "implicit",
     "iterate_conjugate_gradients",
+    "ordinary",
     "squared_norms",
 ]
 
@@ -172,6 +173,12 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.pull(gradient, *ctx.saved_tensors)
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy that autograd may save if it was made in inference mode."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor
 
 
 def squared_norms(a: Tensor) -> Tensor:

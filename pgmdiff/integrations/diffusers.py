@@ -37,6 +37,8 @@ from pgmdiff.scores.adapters import (
     from_vp_sample,
     from_vp_v,
 )
+from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.text import brief
 
 __all__ = ["SIGMA_LIMIT", "drive", "from_diffusers", "from_vae"]
 
@@ -87,6 +89,7 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
         cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
         output = model(x_t.to(dtype), timestep=timestep, **cast)
         values: Tensor = output if isinstance(output, Tensor) else output[0]
+        check_gradient(values, x_t, lambda: f"The network {brief(model)}")  # EDM adds x itself
         if half and values.shape[1] == 2 * x_t.shape[1]:
             values = values.chunk(2, dim=1)[0]
         return values.to(x_t.dtype)

@@ -92,6 +92,7 @@ class Adaptive(Solver):
         return path[1]
 
 
+@torch.inference_mode(False)
 def log_likelihood(
     score: Score,
     x: Tensor,
@@ -129,6 +130,7 @@ def log_likelihood(
         PgmdiffError: 0 < sigma_min < sigma_max does not hold, the trace is unknown, or there are no
             probes.
         ShapeError: x has no batch axis.
+        ScoreError: the score has no gradient.
         ImportError: torchdiffeq is not installed.
 
     Source: Song et al., "Score-based generative modeling through stochastic differential
@@ -167,7 +169,7 @@ def log_likelihood(
             u = joined[:, :n].reshape(x.shape).detach().requires_grad_()
             denoised = denoise(score, u, sigma)
             total = u.new_zeros(len(u))
-            for v in directions if denoised.requires_grad else []:
+            for v in directions:
                 (product,) = torch.autograd.grad(denoised, u, v, retain_graph=True)
                 total = total + (v * product).reshape(len(u), n).sum(dim=1)
         change = (u - denoised).detach().reshape(len(u), n)
