@@ -20,7 +20,7 @@ from pgmdiff.store import fingerprint
 
 __all__ = ["Step", "sample"]
 
-ANEW = "Resume with the run's own, or start anew from its x: sample(score, sigmas[k:], x=state.x)."
+ANEW = "Give that of the run, or start anew from its x: sample(score, sigmas[k:], x=state.x)."
 
 
 class Step(TypedDict):

@@ -179,7 +179,7 @@ def from_scheduler(scheduler: Any, *, sigma_max: float | None = None) -> list[fl
 
 def remaining(scheduler: Any) -> tuple[int, Any]:
     """Where a diffusers scheduler begins in its tables, and its timesteps from there."""
-    timesteps = getattr(scheduler, "timesteps", None)
+    timesteps: Any = getattr(scheduler, "timesteps", None)
     length = 0 if timesteps is None else len(timesteps)
     n, order = getattr(scheduler, "num_inference_steps", None), getattr(scheduler, "order", 1)
     cut = max(order * (n - 1) + 1 - length, 0) if n and length else 0

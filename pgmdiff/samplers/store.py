@@ -16,7 +16,7 @@ from pgmdiff.errors import PgmdiffError
 from pgmdiff.noise import Generator, Noise
 from pgmdiff.text import brief
 
-__all__ = ["ELSEWHERE", "Run", "check_same", "noise_of", "solver_text"]
+__all__ = ["Run"]
 
 Facts = dict[str, Any]
 

@@ -215,7 +215,8 @@ def begun(scheduler: object, k: int) -> object:
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)
-def test_all_ways_to_begin_in_the_middle_are_one(name: str, options: dict, k: int = 3) -> None:
+def test_all_ways_to_begin_in_the_middle_are_one(name: str, options: dict) -> None:
+    k = 3
     ways = {"start": prepared(name, options)}
     plain = name not in ("PNDMScheduler", "IPNDMScheduler")  # whose levels are not listed once
     if plain:
@@ -278,9 +279,9 @@ def test_a_run_from_the_middle_is_that_of_our_solver(
 
 @pytest.mark.parametrize(("name", "options"), STOCHASTIC)
 def test_ancestral_runs_from_the_middle_have_the_distribution_of_our_sde(
-    name: str, options: dict, k: int = 8
+    name: str, options: dict
 ) -> None:
-    scheduler = prepared(name, options, 20)
+    scheduler, k = prepared(name, options, 20), 8
     n, sigmas = 2000, from_scheduler(scheduler)[k:]
     noised = TARGET.noised(sigmas[0])
     reached = distribution_reached(TARGET.score, sigmas, noised, SDE(1.0))
