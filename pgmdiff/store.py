@@ -112,7 +112,7 @@ def fingerprint(thing: object) -> str:
     It reads the bytes of tensors, arrays, parameters and buffers; numbers and text; containers and
     attributes; and of functions the code, the defaults, and the variables that they use. An
     attribute `fingerprint` that is a string stands for all of its object: set it where a model is
-    too large to be hashed (about a second per GB), or counts its own calls.
+    too large to be hashed (one or two seconds per GB), or counts its own calls.
 
     It does not see the code of methods of classes, what compiled extensions hold, or files; the
     code of pgmdiff and torch counts by name. Cached properties are left out, as are attributes with
@@ -122,6 +122,9 @@ def fingerprint(thing: object) -> str:
     Args:
         thing: a score, a solver, a condition, or any other object.
 
+    Raises:
+        PgmdiffError: the object is nested too deeply.
+
     Example:
         >>> import torch
         >>> from pgmdiff.gaussian import Gaussian
@@ -130,7 +133,13 @@ def fingerprint(thing: object) -> str:
         >>> fingerprint(narrow.score) == fingerprint(wide.score)
         False
     """
-    return _digest(thing, {}).hex()
+    try:
+        return _digest(thing, {}).hex()
+    except RecursionError:
+        raise PgmdiffError(
+            f"fingerprint: this {type(thing).__name__} is nested too deeply. Give it an attribute "
+            "`fingerprint`, text that names it."
+        ) from None
 
 
 def _digest(thing: Any, known: dict[int, tuple[bytes, object]]) -> bytes:

@@ -208,7 +208,7 @@ def drive(
     that of `sample(joint, from_scheduler(scheduler)[start:], x=u)` with the same solver. To vary
     given data (SDEdit, image-to-image), begin in the middle, at step k:
 
-        x = scheduler.add_noise(data, noise, scheduler.timesteps[k:][:1])
+        x = scheduler.add_noise(data, noise, scheduler.timesteps[k * scheduler.order :][:1])
         drive(joint, scheduler, start=k, x=x)
 
     Args:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff import store
-from pgmdiff.errors import ShapeError
+from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.noise import Draw
 from pgmdiff.scores.adapters import Score
 from pgmdiff.text import array, counted, described
@@ -109,7 +109,10 @@ class State:
     @classmethod
     def load(cls, path: str | Path) -> "State":
         """The state in a file, on the CPU; errors are those of `store.load`."""
-        return cls.of(*store.load(path))
+        tensors, facts = store.load(path)
+        if "x" not in tensors or "levels" not in facts:
+            raise PgmdiffError(f"State: expected the file of a state, got {path}. See State.save.")
+        return cls.of(tensors, facts)
 
 
 class Solver(ABC):

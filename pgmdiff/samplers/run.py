@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import isclose, isfinite, nan
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -52,7 +53,7 @@ def sample(
     solver: Solver | None = None,
     generator: Generator = None,
     callback: Callable[[Step], None] | None = None,
-    run: Run | None = None,
+    run: Run | str | Path | None = None,
     progress: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -83,7 +84,7 @@ def sample(
         generator: the source of the noise; see `pgmdiff.noise.Generator`. Noise depends only on the
             seed, the sample and the step.
         callback: called with a `Step`, a dict, at every step down.
-        run: a `Run("folder")` that saves the state as the run goes. The same call made again
+        run: a folder, or a `Run`, in which the run is saved as it goes. The same call made again
             resumes it, or returns its result.
         progress: whether to show a progress bar.
         dtype: float32 or float64, for the state; that of x or of the state, or float32, if None.
@@ -118,6 +119,7 @@ def sample(
         )
     if given is None:
         given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
+    run = Run.of(run)
     found = None if run is None else run.latest()
     earlier = found[1]["run"] if found else {} if state is None else state.run
     noise = noise_of(generator, len(given), earlier)

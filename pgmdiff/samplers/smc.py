@@ -34,6 +34,7 @@ reported afterwards, 70 % for 24 variables, do not show what was lost before.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -148,7 +149,7 @@ def sample_weighted(
     generator: Generator = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
-    run: Run | None = None,
+    run: Run | str | Path | None = None,
     progress: bool = False,
 ) -> Particles:
     """Weighted particles of the density that a marginal-rule joint has at the last σ.
@@ -177,6 +178,7 @@ def sample_weighted(
         )
     like = torch.empty(tuple(shape), dtype=dtype, device=device)
     evaluate, components = _by_component(potential, like)
+    run = Run.of(run)
     found = None if run is None else run.latest()
     noise = noise_of(generator, len(like), found[1]["run"] if found else {})
     x = levels[0] * noise(START, like)

@@ -29,11 +29,12 @@ class Run:
 
         u = sample(joint, sigmas, shape=(8, 3, 64, 512), generator=0, run=Run("strip"))
 
-    The folder holds the two latest states (see `store.save`). A run that is killed at any moment
-    and called again gives the same result bit for bit. A damaged file causes a warning that names
-    it, and the one before is used. A call with another score, solver, schedule, start, shape, dtype
-    or seed is refused; without a `generator` the run's own noise is continued. What does not show
-    in the score's fingerprint (see `store.fingerprint`) is not noticed.
+    `run="strip"` is the same. The folder holds the two latest states (see `store.save`). A run that
+    is killed at any moment and called again gives the same result bit for bit. A damaged file
+    causes a warning that names it, and the one before is used. A call with another score, solver,
+    schedule, start, shape, dtype or seed is refused; without a `generator` the run's own noise is
+    continued. A solver is compared by its repr, a score by its fingerprint (see
+    `store.fingerprint`): what they do not show is not noticed.
 
     A large number of samples is a loop of runs, with a folder and a part of `split_seed(seed, n)`
     for each batch: those that are finished return at once.
@@ -42,12 +43,26 @@ class Run:
         folder: where to save; it is made if need be, and belongs to one run.
         every: the shortest time between two saves, in seconds; 0 saves after every step. The start
             and the result are always saved.
+
+    Raises:
+        PgmdiffError: the folder is no path, or the time is negative.
     """
 
     folder: str | Path
     every: float = 10.0
     _due: float = field(default=-inf, init=False, repr=False)
     _before: Path | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.folder, str | Path) or not self.every >= 0:
+            raise PgmdiffError(
+                f"Run: expected a folder as text or a Path, and every >= 0 seconds, got {self}."
+            )
+
+    @classmethod
+    def of(cls, run: "Run | str | Path | None") -> "Run | None":
+        """A run, or that in a folder, or none."""
+        return run if run is None or isinstance(run, Run) else cls(run)
 
     def latest(self) -> tuple[dict[str, Tensor], Facts] | None:
         """The tensors and facts of the latest file that is whole, or None."""
@@ -57,6 +72,7 @@ class Run:
             except PgmdiffError as error:
                 warnings.warn(f"{self}: {error} The run goes on from before.", stacklevel=3)
             else:
+                found[1]["run"] = {"sampler": None, **found[1].get("run", {})}
                 self._before, self._due = path, time.monotonic() + self.every
                 return found
         return None

@@ -30,6 +30,7 @@ from pgmdiff.samplers import (
     sample_weighted,
     time_travel,
 )
+from pgmdiff.store import save
 from tests.helpers import ar1
 from tests.samplers.cases import TARGET, normal
 
@@ -193,6 +194,25 @@ def test_a_run_is_refused_another_score_start_or_dtype(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(PgmdiffError, match=f"expected {name}.*Make the call that began"):
             sample(run=Run(tmp_path), **arguments | change)
+
+
+def test_a_state_may_begin_a_saved_run_and_other_files_are_refused(tmp_path: Path) -> None:
+    steps: list[Any] = []
+    arguments = {"solver": SDE(1.0), "generator": 5}
+    out = sample(TARGET.score, SIGMAS, shape=(3, 2), callback=steps.append, **arguments)
+    state = steps[4]["state"]
+    for _ in range(2):
+        run = tmp_path / "new"
+        assert torch.equal(sample(TARGET.score, SIGMAS, state=state, run=run, **arguments), out)
+    sample_weighted(potential(), SIGMAS[:-1], shape=(5, 3), run=str(tmp_path / "weighted"))
+    with pytest.raises(PgmdiffError, match="expected the file of a state"):
+        State.load(max((tmp_path / "weighted").iterdir()))
+    save(tmp_path / "foreign" / "step-00000003.safetensors", {}, {})
+    with pytest.raises(PgmdiffError, match="expected sampler None, got 'sample'"):
+        sample(TARGET.score, SIGMAS, state=state, run=Run(tmp_path / "foreign"), **arguments)
+    for bad in (lambda: Run(3), lambda: Run("folder", every=-1.0)):
+        with pytest.raises(PgmdiffError, match="expected a folder as text or a Path, and every"):
+            bad()
 
 
 def test_a_part_of_a_batch_is_not_the_batch() -> None:
