@@ -108,7 +108,11 @@ class State:
 
     @classmethod
     def load(cls, path: str | Path) -> "State":
-        """The state in a file, on the CPU; errors are those of `store.load`."""
+        """The state that `save` wrote, on the CPU.
+
+        Raises:
+            PgmdiffError: the file is damaged, or that of something else; see `store.load`.
+        """
         tensors, facts = store.load(path)
         if "x" not in tensors or "levels" not in facts:
             raise PgmdiffError(f"State: expected the file of a state, got {path}. See State.save.")
