@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from copy import deepcopy
 from itertools import pairwise
 
 import numpy as np
@@ -217,14 +218,15 @@ def begun(scheduler: object, k: int) -> object:
 @pytest.mark.parametrize(("name", "options"), ALL)
 def test_all_ways_to_begin_in_the_middle_are_one(name: str, options: dict) -> None:
     k = 3
-    ways = {"start": prepared(name, options)}
+    whole = prepared(name, options)
+    ways = {"start": whole}
     plain = name not in ("PNDMScheduler", "IPNDMScheduler")  # whose levels are not listed once
     if plain:
-        ways["cut"] = cut(prepared(name, options), k)
-    if plain and hasattr(ways["start"], "set_begin_index"):
-        ways["begun"] = begun(prepared(name, options), k)
-        ways["both"] = begun(cut(prepared(name, options), k), k)
-    levels = from_scheduler(ways["start"], sigma_max=SIGMA_LIMIT) if plain else []
+        ways["cut"] = cut(deepcopy(whole), k)
+    if plain and hasattr(whole, "set_begin_index"):
+        ways["begun"] = begun(deepcopy(whole), k)
+        ways["both"] = begun(cut(deepcopy(whole), k), k)
+    levels = from_scheduler(whole, sigma_max=SIGMA_LIMIT) if plain else []
     x, found, seen = torch.ones(3, 2), [], []
 
     def watched(x: Tensor, sigma: Tensor) -> Tensor:
