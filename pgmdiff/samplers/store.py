@@ -40,7 +40,7 @@ class Run:
     for each batch: those that are finished return at once.
 
     Args:
-        folder: where to save; it is made if need be, and belongs to one run.
+        folder: where to save; it is made if need be, and belongs to one run and one process.
         every: the shortest time between two saves, in seconds; 0 saves after every step. The start
             and the result are always saved.
 
@@ -75,6 +75,7 @@ class Run:
                 found[1]["run"] = {"sampler": None, **found[1].get("run", {})}
                 self._before, self._due = path, time.monotonic() + self.every
                 return found
+        self._before, self._due = None, -inf
         return None
 
     def save(
@@ -89,8 +90,8 @@ class Run:
             return
         path = Path(self.folder) / f"step-{step:08d}.safetensors"
         store.save(path, tensors, facts)
-        for old in Path(self.folder).glob("step-*.safetensors"):
-            if old not in (path, self._before):
+        for old in Path(self.folder).glob("step-*"):
+            if old not in (path, self._before):  # parts that a killed run left, too
                 old.unlink()
         self._before, self._due = path, time.monotonic() + self.every
 

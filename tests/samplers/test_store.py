@@ -251,6 +251,7 @@ def test_damaged_files_are_named_and_the_one_before_is_used(how: str, tmp_path: 
         sample(Remembering(5), run=Run(tmp_path, every=0), **arguments)
     before, last = sorted(tmp_path.iterdir())
     damage(last, how)
+    (tmp_path / "step-00000006.safetensors.part").write_text("of a run that was killed")
     rest = Remembering()
     with pytest.warns(UserWarning, match=f"{last.name} as it was written"):
         out = sample(rest, run=Run(tmp_path, every=1e6), **arguments)
