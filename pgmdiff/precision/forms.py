@@ -278,10 +278,10 @@ class DenseCovariances(RegionCovariances):
         floor = NEGLIGIBLE * values.abs().amax(dim=1, keepdim=True)
         if not (values > floor).all():
             row = int((values <= floor).any(dim=1).nonzero()[0])
+            own = torch.linalg.eigvalsh(self.matrices[row])
             raise GraphError(
-                f"Posterior: the covariance of {names(row)!r} is singular or indefinite, the "
-                "eigenvalues of its correlations go from "
-                f"{values[row].min():.3g} to {values[row].max():.3g}. Estimate "
+                f"Posterior: the covariance of {names(row)!r} is singular or indefinite, its "
+                f"eigenvalues go from {own.min():.3g} to {own.max():.3g}. Estimate "
                 "it from more samples, or add to its diagonal (jitter=, ridge=)."
             )
         inverse = (vectors / values[:, None]) @ vectors.mT

@@ -1,5 +1,6 @@
 """The sampling loop, which draws samples from a score, a schedule and a solver."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -67,7 +68,8 @@ def sample(
             added and multistep solvers start afresh: see `time_travel`.
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
         shape: `[batch, *event]` of a start drawn from N(0, sigmas[0]²). The true start is
-            q * N(0, σ²): choose sigmas[0] well above the size of the whole.
+            q * N(0, σ²): choose sigmas[0] well above the size of the whole, its mean included. A
+            warning is given where the mean of the first denoised values exceeds sigmas[0].
         state: resumes the run from which this state comes (from a callback, or saved), at its
             step. Given the same score, schedule, solver and seed, the rest of the run is the same
             bit for bit.
@@ -126,6 +128,8 @@ def sample(
             state = replace(risen, memory=state.memory)
             continue
         after = solver.step(score, state, sigma_next, noise)
+        if shape is not None and state.step == 0 and after.denoised is not None:
+            _check_hidden(after.denoised, levels[0])
         if callback is not None and after.denoised is not None:
             step = Step(
                 x=state.x, i=state.step, sigma=state.sigma, denoised=after.denoised, state=state
@@ -133,6 +137,20 @@ def sample(
             callback(step)
         state = replace(after, memory=dict(getattr(score, "memory", {})))
     return state.x
+
+
+def _check_hidden(denoised: Tensor, sigma: float) -> None:
+    """Warns where a start from N(0, σ²) is far from the data's mean, as four samples tell it."""
+    if len(denoised) < 4:
+        return
+    mean, error = denoised.mean(dim=0), denoised.var(dim=0) / len(denoised)
+    size = (mean**2 - 4 * error).mean().clamp(min=0).sqrt().item()
+    if size > sigma:
+        warnings.warn(
+            f"sample: the start from N(0, {sigma:.3g}²) does not hide the data, whose mean is "
+            f"about {size:.3g} from 0. Begin at a larger sigmas[0], or train on centred data.",
+            stacklevel=3,
+        )
 
 
 def _check_run(score: Score, levels: list[float], solver: Solver) -> None:
