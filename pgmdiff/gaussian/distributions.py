@@ -199,7 +199,7 @@ class Gaussian(Distribution):
 
             def least() -> float:
                 scaled = units[:, None] * rounded.double() * units
-                return torch.linalg.eigvalsh(scaled)[0].item()
+                return float(torch.linalg.eigvalsh(scaled)[0])
 
             raised = -2 * least()
             while least() < 0:

@@ -103,7 +103,8 @@ class DensePrecisions(RegionPrecisions):
     def eigenvalues(self) -> Tensor:
         """The eigenvalues of the inverses, `[n or 1, d]`."""
         with torch.inference_mode(False):  # what is kept must serve autograd later
-            return torch.linalg.eigvalsh(self.inverse.clone()).clamp(min=0)
+            values: Tensor = torch.linalg.eigvalsh(self.inverse.clone())
+        return values.clamp(min=0)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "DensePrecisions":
         return DensePrecisions(function(self.inverse))

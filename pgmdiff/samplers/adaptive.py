@@ -85,7 +85,7 @@ class Adaptive(Solver):
     ) -> Tensor:
         """∫ drift(σ, y) d log σ for y `[batch, ...]`, evaluated nowhere outside [σ, σ'].
 
-        If `nats` is not 0, the last column of y `[batch, n]` is a log-density of that many elements.
+        If `nats` is not 0, the last column of y `[batch, n]` is a log-density of so many elements.
         """
         eps = torch.finfo(y.dtype).eps
         tolerated = y  # of a step that ends where the drift was evaluated last

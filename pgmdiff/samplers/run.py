@@ -69,7 +69,7 @@ def sample(
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
         shape: `[batch, *event]` of a start drawn from N(0, sigmas[0]²). The true start is
             q * N(0, σ²): choose sigmas[0] well above the size of the whole, its mean included. A
-            warning is given where the mean of the first denoised values exceeds sigmas[0].
+            warning is given where the mean of the first denoised values exceeds sigmas[0] / 2.
         state: resumes the run from which this state comes (from a callback, or saved), at its
             step. Given the same score, schedule, solver and seed, the rest of the run is the same
             bit for bit.
@@ -145,10 +145,11 @@ def _check_hidden(denoised: Tensor, sigma: float) -> None:
         return
     mean, error = denoised.mean(dim=0), denoised.var(dim=0) / len(denoised)
     size = (mean**2 - 4 * error).mean().clamp(min=0).sqrt().item()
-    if size > sigma:
+    if size > sigma / 2:
         warnings.warn(
-            f"sample: the start from N(0, {sigma:.3g}²) does not hide the data, whose mean is "
-            f"about {size:.3g} from 0. Begin at a larger sigmas[0], or train on centred data.",
+            f"sample: the start from N(0, {sigma:.3g}²) does not hide the data: the mean of the "
+            f"first denoised values is {size:.3g} from 0. Begin at a larger sigmas[0], or train on "
+            "centred data.",
             stacklevel=3,
         )
 

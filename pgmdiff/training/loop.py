@@ -6,8 +6,8 @@ Algorithm 6 gets them from one network trained on crops of several sizes, cut fr
     L = E_{crop, σ, ε} [ λ(σ) ‖D(crop + σ ε, σ) - crop‖² ],   λ(σ) = (σ² + σ_d²) / (σ σ_d)²
 
 with ln σ ~ N(p_mean, p_std²), by default around 0.6 σ_d, and EDM's weighting λ, under which an
-untrained preconditioned network scores 1 (Zhang et al., "DiffCollage: parallel generation of large content with diffusion
-models", 2023, Algorithm 6; Karras et al., 2022, Table 1).
+untrained preconditioned network scores 1 (Zhang et al., "DiffCollage: parallel generation of large
+content with diffusion models", 2023, Algorithm 6; Karras et al., 2022, Table 1).
 """
 
 import math
