@@ -384,7 +384,7 @@ LAWS: dict[str, Callable[[Units], Any]] = {
     "precision.Channelwise": solved(
         graphs.tiles((2, 12), (2, 4), (0, 2)), precision.Channelwise, channels=True
     ),
-    "samplers.sample": run(lambda t: s.UniPC(2)),
+    "samplers.sample": drawn_start,
     "samplers.Euler": run(lambda t: s.Euler()),
     "samplers.Heun": run(lambda t: s.Heun()),
     "samplers.SDE": run(lambda t: s.SDE(1.0)),
@@ -422,6 +422,7 @@ LAWS: dict[str, Callable[[Units], Any]] = {
 
 ABOUT_ZERO = {
     "samplers.Curvature": "the pilot run starts from N(0, σ²)",
+    "samplers.sample": "shape= draws a start from N(0, σ²), which the docstring says",
     "samplers.sample_weighted": "particles start from N(0, σ²), which the docstring says",
 }
 """Laws that hold for units only, not for offsets, and why."""

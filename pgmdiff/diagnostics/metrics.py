@@ -70,14 +70,15 @@ def energy_distance(a: Tensor, b: Tensor, *, mirrored: bool = False) -> float:
 
 
 def _states(who: str, *samples: Tensor, about_zero: bool = False) -> list[Tensor]:
-    """Samples as float64 `[n, N]`, less a common mean, in which differences might drown."""
+    """Samples as `[n, N]`, less a common mean, in which differences might drown."""
     if len({x.shape[1:] for x in samples}) > 1 or min(map(len, samples)) < 2:
         shapes = " and ".join(str(tuple(x.shape)) for x in samples)
         raise ShapeError(
             f"{who}: expected at least two samples each, of one event shape, got {shapes}."
         )
-    flat = [x.reshape(len(x), -1).double() for x in samples]
-    return flat if about_zero else [x - flat[0].mean(dim=0) for x in flat]
+    flat = [x.reshape(len(x), -1) for x in samples]
+    mean = 0 if about_zero else flat[0].double().mean(dim=0)
+    return [(x - mean).to(x.dtype) for x in flat]
 
 
 def _within(x: Tensor, mirrored: bool) -> float:
@@ -104,13 +105,13 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, generator: Generator = None) -> 
     Raises:
         ShapeError: the states have different shapes or numbers, or are fewer than two.
     """
-    dtype, (a, b) = a.dtype, _states("sliced_wasserstein", a, b)
+    a, b = _states("sliced_wasserstein", a, b)
     if len(a) != len(b):
         raise ShapeError(
             f"sliced_wasserstein: expected equally many samples, got {len(a)} and {len(b)}."
         )
     generator = torch_generator(generator, "sliced_wasserstein")
-    directions = torch.randn(a.shape[1], DIRECTIONS, generator=generator, dtype=dtype).to(a)
+    directions = torch.randn(a.shape[1], DIRECTIONS, generator=generator, dtype=a.dtype)
     directions = directions / directions.norm(dim=0)
     gaps = (a @ directions).sort(dim=0).values - (b @ directions).sort(dim=0).values
     return float(gaps.abs().mean())

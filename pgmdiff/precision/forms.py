@@ -285,8 +285,8 @@ class DenseCovariances(RegionCovariances):
                 f"eigenvalues go from {own.min():.3g} to {own.max():.3g}. Estimate "
                 "it from more samples, or add to its diagonal (jitter=, ridge=)."
             )
-        inverse = (vectors / values[:, None]) @ vectors.mT
-        return DensePrecisions(units[:, :, None] * inverse * units[:, None])
+        vectors = units[:, :, None] * vectors
+        return DensePrecisions((vectors / values[:, None]) @ vectors.mT)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
