@@ -140,7 +140,7 @@ def particles() -> Any:
 
 
 def inverse(rows: int = 3) -> forms.DensePrecisions:
-    return forms.DensePrecisions(torch.eye(4).expand(rows, 4, 4), torch.ones(rows, 4))
+    return forms.DensePrecisions(torch.eye(4).expand(rows, 4, 4))
 
 
 OBJECTS: dict[str, Callable[[], Any]] = {

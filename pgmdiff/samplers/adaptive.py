@@ -29,6 +29,11 @@ __all__ = ["Adaptive", "log_likelihood"]
 
 METHODS = ("adaptive_heun", "bosh3", "dopri5", "dopri8", "fehlberg2")
 
+FIRST = 0.1
+"""The first step tried, in log σ."""
+ROUNDING = 8
+"""Errors of a step below this many units in the last place of an element are tolerated."""
+
 
 @dataclass(frozen=True)
 class Adaptive(Solver):
@@ -39,27 +44,28 @@ class Adaptive(Solver):
     to a larger σ finds the noise from which the data come.
 
     Args:
-        rtol: tolerated error of a step relative to the size of an element; the root mean square
-            over a sample counts.
-        atol: tolerated error of a step, added to the relative one.
+        rtol: tolerated error of a step relative to σ, so that neither the data's unit nor its
+            offset matter; the root mean square over a sample counts. Later steps shrink an error in
+            proportion to σ down to the data's own spread.
+        atol: tolerated error of a step in the data's units, added to the relative one.
         method: "dopri5", "dopri8", "bosh3", "fehlberg2" or "adaptive_heun", of torchdiffeq.
 
     Raises:
-        PgmdiffError: a tolerance is not positive, or the method is unknown.
+        PgmdiffError: rtol is not positive, atol is negative, or the method is unknown.
         ImportError: torchdiffeq is not installed (raised at the first step).
     """
 
     rtol: float = 1e-5
-    atol: float = 1e-5
+    atol: float = 0.0
     method: str = "dopri5"
     evaluations = 0
     """Not fixed."""
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0) or self.method not in METHODS:
+        if not (self.rtol > 0 and self.atol >= 0) or self.method not in METHODS:
             raise PgmdiffError(
-                f"Adaptive: expected positive tolerances and a method among {', '.join(METHODS)}, "
-                f"got {self}."
+                "Adaptive: expected positive tolerances (atol may be 0) and a method among "
+                f"{', '.join(METHODS)}, got {self}."
             )
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
@@ -70,24 +76,43 @@ class Adaptive(Solver):
         return State(x, state.step + 1, sigma_next, denoised)
 
     def _integrate(
-        self, drift: Callable[[Tensor, Tensor], Tensor], y: Tensor, sigma: float, sigma_next: float
+        self,
+        drift: Callable[[Tensor, Tensor], Tensor],
+        y: Tensor,
+        sigma: float,
+        sigma_next: float,
+        nats: int = 0,
     ) -> Tensor:
-        """∫ drift(σ, y) d log σ for y `[batch, ...]`, evaluated nowhere outside [σ, σ']."""
+        """∫ drift(σ, y) d log σ for y `[batch, ...]`, evaluated nowhere outside [σ, σ'].
+
+        If `nats` is not 0, the last column of y `[batch, n]` is a log-density of so many elements.
+        """
+        eps = torch.finfo(y.dtype).eps
+        tolerated = y  # of a step that ends where the drift was evaluated last
+
+        def measured(log_sigma: Tensor, y: Tensor) -> Tensor:
+            nonlocal tolerated
+            level = log_sigma.exp()
+            tolerated = self.rtol * level + self.atol + ROUNDING * eps * y.abs()
+            if nats:
+                tolerated[:, -1] = self.rtol * nats + ROUNDING * eps * y[:, -1].abs()
+            return drift(level, y)
 
         def worst_sample(error: Tensor) -> Tensor:
-            return error.reshape(len(error), -1).square().mean(dim=1).max().sqrt()
+            relative = (error / tolerated).reshape(len(error), -1)
+            return relative.square().mean(dim=1).max().sqrt()
 
         ode = required("torchdiffeq", "the solver Adaptive (and log_likelihood)", "ode")
         logs = [math.log(sigma), math.log(sigma_next)]
         ends = torch.tensor(logs, dtype=torch.float64, device=y.device)
         path: Tensor = ode.odeint(
-            lambda log_sigma, y: drift(log_sigma.exp(), y),
+            measured,
             y,
             ends,
-            rtol=self.rtol,
-            atol=self.atol,
+            rtol=0.0,
+            atol=1.0,
             method=self.method,
-            options={"norm": worst_sample, "step_t": ends[1:]},
+            options={"norm": worst_sample, "step_t": ends[1:], "first_step": FIRST},
         )
         return path[1]
 
@@ -177,7 +202,7 @@ def log_likelihood(
 
     joined = torch.cat([x.detach().reshape(len(x), n), x.new_zeros(len(x), 1)], dim=1)
     with torch.no_grad():
-        joined = (solver or Adaptive())._integrate(drift, joined, sigma_min, sigma_max)
+        joined = (solver or Adaptive())._integrate(drift, joined, sigma_min, sigma_max, nats=n)
         end, change = joined[:, :n], joined[:, n]
         if prior is not None:
             return change + prior(end.reshape(x.shape))

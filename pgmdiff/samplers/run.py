@@ -1,5 +1,6 @@
 """The sampling loop, which draws samples from a score, a schedule and a solver."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -73,7 +74,8 @@ def sample(
             added and multistep solvers start afresh: see `time_travel`.
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
         shape: `[batch, *event]` of a start drawn from N(0, sigmas[0]²). The true start is
-            q * N(0, σ²): choose sigmas[0] well above the size of the whole.
+            q * N(0, σ²): choose sigmas[0] well above the size of the whole, its mean included. A
+            warning is given where the mean of the first denoised values exceeds sigmas[0] / 2.
         state: resumes the run from which this state comes (from a callback, or saved), at its
             step. Given the same score, schedule, solver and seed, the rest of the run is the same
             bit for bit; all but the score are compared. Without a generator the run's own noise
@@ -153,6 +155,8 @@ def sample(
             state = replace(risen, memory=state.memory, run=facts)
             continue
         after = solver.step(score, state, sigma_next, noise)
+        if shape is not None and state.step == 0 and after.denoised is not None:
+            _check_hidden(after.denoised, levels[0])
         if callback is not None and after.denoised is not None:
             step = Step(
                 x=state.x, i=state.step, sigma=state.sigma, denoised=after.denoised, state=state
@@ -162,6 +166,21 @@ def sample(
         if run is not None:
             run.save(state.step, *state.parts(), last=state.step == len(levels) - 1)
     return state.x
+
+
+def _check_hidden(denoised: Tensor, sigma: float) -> None:
+    """Warns where a start from N(0, σ²) is far from the data's mean, as four samples tell it."""
+    if len(denoised) < 4:
+        return
+    mean, error = denoised.mean(dim=0), denoised.var(dim=0) / len(denoised)
+    size = (mean**2 - 4 * error).mean().clamp(min=0).sqrt().item()
+    if size > sigma / 2:
+        warnings.warn(
+            f"sample: the start from N(0, {sigma:.3g}²) does not hide the data: the mean of the "
+            f"first denoised values is {size:.3g} from 0. Begin at a larger sigmas[0], or train on "
+            "centred data.",
+            stacklevel=3,
+        )
 
 
 def _check_run(score: Score, levels: list[float], solver: Solver) -> None:

@@ -83,7 +83,8 @@ def log_snr(steps: int, lowest: float, highest: float) -> list[float]:
 def cosine(steps: int, sigma_min: float, sigma_max: float, s: float = 0.008) -> list[float]:
     """Equal steps in the time of the cosine schedule, at its σ_t = √((1 - ᾱ_t) / ᾱ_t), then 0.
 
-    ᾱ_t = cos²(θ_t) / cos²(θ_0) with θ_t = (t + s) / (1 + s) · π/2.
+    ᾱ_t = cos²(θ_t) / cos²(θ_0) with θ_t = (t + s) / (1 + s) · π/2. Its spacing suits data of unit
+    variance: for others, multiply the levels for `sigma_min / std` to `sigma_max / std` by std.
 
     Args:
         steps, sigma_min, sigma_max: as for `karras`, with the same errors.
@@ -107,7 +108,8 @@ def variance_preserving(
 ) -> list[float]:
     """Equal steps in the time of the linear VP schedule, at its σ_t = √((1 - ᾱ_t) / ᾱ_t), then 0.
 
-    -log ᾱ_t = β_min t + ½ (β_max - β_min) t²: DDPM's linear β.
+    -log ᾱ_t = β_min t + ½ (β_max - β_min) t²: DDPM's linear β. Its spacing suits data of unit
+    variance, as that of `cosine`.
 
     Args:
         steps, sigma_min, sigma_max: as for `karras`, with the same errors.
