@@ -33,6 +33,7 @@ class InPlace(Operator):
                 f"{type(self).__name__}: expected a boolean mask as a tensor, got a {got}. Use "
                 "torch.as_tensor(mask) > 0."
             )
+        self._set(mask=mask.clone())  # the caller may change theirs
         self._set(event_shape=tuple(mask.shape), observed_shape=tuple(mask.shape))
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 from pgmdiff.conditioning.operators import Operator
 from pgmdiff.errors import ShapeError
 from pgmdiff.linalg import Shape
+from pgmdiff.scores.walls import copied
 from pgmdiff.text import described
 
 __all__ = ["DenseOperator", "PerAxis", "block_average", "blur", "channel_mix"]
@@ -49,6 +50,7 @@ class PerAxis(Operator):
                     f"{tuple(self.event_shape)}, got {tuple(matrix.shape)} for axis {axis}, of "
                     f"{matrix.dtype}."
                 )
+        self._set(matrices=copied(dict(self.matrices)))  # the caller may change theirs
         sizes = enumerate(self.event_shape)
         observed = (len(self.matrices[a]) if a in self.matrices else n for a, n in sizes)
         self._set(observed_shape=tuple(observed))
@@ -182,7 +184,7 @@ class DenseOperator(Operator):
                 f"of {tuple(self.event_shape)}, got {tuple(self.matrix.shape)} of "
                 f"{self.matrix.dtype}. Stack real and imaginary parts."
             )
-        self._set(observed_shape=(len(self.matrix),))
+        self._set(matrix=self.matrix.clone(), observed_shape=(len(self.matrix),))
 
     @cached_property
     def _inverse(self) -> Tensor:

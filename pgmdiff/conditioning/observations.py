@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pgmdiff.conditioning.masks import InPlace, Mask
-from pgmdiff.conditioning.operators import LinearOperator, Operator
+from pgmdiff.conditioning.operators import LinearOperator, Operator, asked
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
 from pgmdiff.text import by_field
 
@@ -68,14 +69,16 @@ class Observation:
             y = y.where(h.mask.to(y.device), 0)  # values that are not seen may be anything
         if not y.isfinite().all():
             raise ShapeError(f"{what}: an observed value is not finite. Mask what is missing.")
+        y = y.clone()  # the caller may change theirs
         if linear is None:
-            return cls(what, y, h)
+            return cls(what, y, partial(asked, what, h))
+        walled = _Walled(what, linear)
         y = _in_range(what, y, linear) if noiseless and y.numel() else y
-        return cls(what, y, linear.A, linear)
+        return cls(what, y, walled.A, walled)
 
     def misfit(self, denoised: Tensor) -> Tensor:
         """The misfit y - H D of states D `[batch, *event]`, in their dtype."""
-        event = getattr(self.operator, "event_shape", None)
+        event = getattr(getattr(self.operator, "operator", None), "event_shape", None)
         if event is not None and tuple(denoised.shape[1:]) != tuple(event):
             raise ShapeError(
                 f"{self.what}: the operator observes states {shape_text('batch', event)}, got "
@@ -99,6 +102,23 @@ class Observation:
                 "Give its real part."
             )
         return y.to(seen) - seen
+
+
+@dataclass(frozen=True, eq=False)
+class _Walled(LinearOperator):
+    """An operator that is given copies, and must return tensors."""
+
+    what: str
+    operator: LinearOperator
+
+    def A(self, x: Tensor) -> Tensor:
+        return asked(self.what, self.operator.A, x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return asked(self.what, self.operator.A_adjoint, y)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return asked(self.what, self.operator.A_dagger, y)
 
 
 def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:

@@ -20,6 +20,7 @@ from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.linalg import squared_norms
 from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.scores.walls import called, on_copies
 
 __all__ = ["Weight", "dps", "matched", "reconstruction"]
 
@@ -80,7 +81,7 @@ def reconstruction(
             squares = squared_norms(observation.misfit(denoised))
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
         own = (denoised - leaf) / beside(sigma, x) ** 2
-        descent = beside(weight(sigma, squares.sqrt()), x).to(x) * slope
+        descent = beside(on_copies(weight, sigma, squares.sqrt()), x).to(x) * slope
         total = own - descent
         return total if differentiate else total.detach()
 
@@ -93,7 +94,7 @@ def differentiable(
     """x, or a copy of it that requires a gradient, and D there as autograd sees it."""
     leaf = x if x.requires_grad else x.detach().clone().requires_grad_()
     own = getattr(score, "denoise", None)
-    value: Tensor = (own or score)(leaf, sigma, **condition)
+    value = called(own or score, leaf, sigma, **condition)
     if not value.requires_grad:
         raise PgmdiffError(
             f"{what}: the score does not depend on its input for autograd. Remove torch.no_grad "

@@ -24,6 +24,7 @@ from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.noise import Generator
 from pgmdiff.samplers import Euler, Noise, Solver
 from pgmdiff.scores.adapters import Score, per_sample
+from pgmdiff.scores.walls import on_copies
 
 __all__ = ["influence", "influence_over_steps"]
 
@@ -61,7 +62,7 @@ def influence(score: Score, x: Tensor, sigma: Tensor | float, element: Elements)
         tensor([1.3333, 0.6667, 0.0000, 0.0000])
     """
     chosen, start = _places(x, element), x.detach().clone().requires_grad_()
-    return _influence(score(start, per_sample(sigma, start)), start, chosen)
+    return _influence(on_copies(score, start, per_sample(sigma, start)), start, chosen)
 
 
 @torch.inference_mode(False)

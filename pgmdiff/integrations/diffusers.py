@@ -39,6 +39,8 @@ from pgmdiff.scores.adapters import (
     from_vp_sample,
     from_vp_v,
 )
+from pgmdiff.scores.walls import alone, received
+from pgmdiff.text import brief
 
 __all__ = ["SIGMA_LIMIT", "drive", "from_diffusers", "from_vae"]
 
@@ -91,10 +93,10 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
         dtype = network_dtype(model, x_t.dtype)
         cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
         output = model(x_t.to(dtype), timestep=timestep, **cast)
-        values: Tensor = output if isinstance(output, Tensor) else output[0]
-        if half and values.shape[1] == 2 * x_t.shape[1]:
+        values = output[0] if isinstance(output, tuple) and output else alone(output)
+        if half and isinstance(values, Tensor) and values.shape[1:2] == (2 * x_t.shape[1],):
             values = values.chunk(2, dim=1)[0]
-        return values.to(x_t.dtype)
+        return received(values, x_t, lambda: f"The network {brief(model)}", cast=True)
 
     def preconditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         s = beside(sigma, x)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError
+from pgmdiff.scores.walls import received
+from pgmdiff.text import brief
 
-__all__ = ["as_seen", "check_device", "network_dtype", "time_at"]
+__all__ = ["as_seen", "check_device", "in_own_dtype", "network_dtype", "time_at"]
 
 BISECTIONS = 60
 """How often the interval of times is halved: beyond the precision of float64."""
@@ -25,6 +27,23 @@ def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:
         return own
     parameters = model.parameters() if isinstance(model, torch.nn.Module) else ()
     return next((p.dtype for p in parameters if p.is_floating_point()), default)
+
+
+def in_own_dtype(model: Callable[..., Any], x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+    """What a network returns for x in the network's own dtype, in the dtype of x.
+
+    Args:
+        model: `model(x, sigma, **condition)`, which returns a tensor like x.
+        x, sigma: what is converted to the network's dtype.
+        condition: keyword arguments, as they are.
+
+    Raises:
+        ScoreError: the network is on another device than x, or returned something else.
+    """
+    check_device(model, x)
+    dtype = network_dtype(model, x.dtype)
+    value = model(x.to(dtype), sigma.to(dtype), **condition)
+    return received(value, x, lambda: f"The network {brief(model)}", cast=True)
 
 
 def check_device(model: Any, x: Tensor) -> None:

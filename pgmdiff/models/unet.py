@@ -17,6 +17,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError
+from pgmdiff.scores.walls import received
+from pgmdiff.text import brief
 
 __all__ = ["EDMDenoiser", "UNet", "trained"]
 
@@ -139,8 +141,8 @@ class EDMDenoiser(nn.Module):
         c_skip = self.sigma_data**2 / total
         c_out = s * self.sigma_data / total.sqrt()
         c_in = total.rsqrt()
-        out: Tensor = c_skip * x + c_out * self.network(c_in * x, sigma.log() / 4)
-        return out
+        value = self.network(c_in * x, sigma.log() / 4)
+        return c_skip * x + c_out * received(value, x, lambda: brief(self.network), cast=True)
 
 
 def trained(model: EDMDenoiser, weights: Path) -> EDMDenoiser:

@@ -76,7 +76,7 @@ def sample(
             `python -m benchmarks defaults`.
         generator: the source of the noise; see `pgmdiff.noise.Generator`. Noise depends only on the
             seed, the sample and the step.
-        callback: called with a `Step`, a dict, at every step down.
+        callback: called with a `Step`, a dict of copies, at every step down.
         progress: whether to show a progress bar.
         dtype: float32 or float64, for the state; that of x or of the state, or float32, if None.
         device: where the state lives; where x or the state is, or the CPU, if None.
@@ -113,7 +113,7 @@ def sample(
     if state is not None:
         state = state.to(dtype, device)
     elif x is not None:
-        state = solver.init(x.to(dtype=dtype, device=device), levels[0])
+        state = solver.init(x.to(dtype=dtype, device=device, copy=True), levels[0])
     else:
         state = solver.init(levels[0] * noise(START, given), levels[0])
     if hasattr(score, "remembering"):
@@ -128,7 +128,11 @@ def sample(
         after = solver.step(score, state, sigma_next, noise)
         if callback is not None and after.denoised is not None:
             step = Step(
-                x=state.x, i=state.step, sigma=state.sigma, denoised=after.denoised, state=state
+                x=state.x.clone(),
+                i=state.step,
+                sigma=state.sigma,
+                denoised=after.denoised.clone(),
+                state=state.map(torch.clone),
             )
             callback(step)
         state = replace(after, memory=dict(getattr(score, "memory", {})))

@@ -43,6 +43,7 @@ from tqdm import tqdm
 from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.noise import Generator, Noise
 from pgmdiff.scores.adapters import per_sample
+from pgmdiff.scores.walls import copied, on_copies
 from pgmdiff.text import array, counted, described
 
 __all__ = ["Particles", "effective_sample_size", "sample_weighted", "systematic"]
@@ -230,18 +231,19 @@ def _by_component(potential: Any, like: Tensor) -> tuple[Potential, Tensor]:
     if not hasattr(potential, "by_component"):
 
         def one(u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-            score, rate = potential(u, sigma)
+            score, rate = copied(on_copies(potential, u, sigma))
             return score, rate[:, None]
 
         return one, torch.zeros(like.shape[1:], dtype=torch.int64, device=like.device)
-    components = potential.components.to(like.device)
+    components = potential.components.to(like.device, copy=True)
     if components.shape != like.shape[1:]:
         raise ShapeError(
             "sample_weighted: expected the component of every element of the state "
             f"{tuple(like.shape[1:])}, got components of {tuple(components.shape)}. Make shape= "
             "[n, *event] of the potential's event."
         )
-    return potential.by_component, components
+    by_component = potential.by_component
+    return lambda u, sigma: copied(on_copies(by_component, u, sigma)), components
 
 
 def _effective(log_weights: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError, ShapeError
+from pgmdiff.scores.walls import called, copied
 from pgmdiff.text import brief, described, span
 
 __all__ = [
@@ -59,9 +60,8 @@ def denoise(score: Score, x: Tensor, sigma: Tensor | float, **condition: Any) ->
     sigma = per_sample(sigma, x)
     own = getattr(score, "denoise", None)
     if own is not None:
-        denoised: Tensor = own(x, sigma, **condition)
-        return denoised
-    return x + beside(sigma, x) ** 2 * score(x, sigma, **condition)
+        return called(own, x, sigma, **condition)
+    return x + beside(sigma, x) ** 2 * called(score, x, sigma, **condition)
 
 
 def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
@@ -93,6 +93,7 @@ class NetworkScore:
 
     network: Callable[..., Any]
     predict: Callable[..., tuple[Any, Any]]
+    copies = True
 
     def __repr__(self) -> str:
         return described(self, brief(self.network))
@@ -130,10 +131,10 @@ def from_denoiser(denoiser: Callable[..., Tensor]) -> NetworkScore:
             called.
 
     Raises:
-        ScoreError: the denoiser is not callable.
+        ScoreError: the denoiser is not callable; when called, it returns no tensor like x.
     """
     _check_callable("from_denoiser", denoiser)
-    return NetworkScore(denoiser, lambda x, sigma, **c: (denoiser(x, sigma, **c), None))
+    return NetworkScore(denoiser, lambda x, sigma, **c: (called(denoiser, x, sigma, **c), None))
 
 
 def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
@@ -147,7 +148,7 @@ def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
         ScoreError: the network is not callable.
     """
     _check_callable("from_eps", eps)
-    return NetworkScore(eps, lambda x, sigma, **c: (None, eps(x, sigma, **c)))
+    return NetworkScore(eps, lambda x, sigma, **c: (None, called(eps, x, sigma, **c)))
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,8 @@ def _variance_preserving(
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Any, Any]:
         alpha = (1 + beside(sigma, x) ** 2).rsqrt()
         sigma_t, x_t = alpha * beside(sigma, x), alpha * x
-        return read(alpha, sigma_t, x_t, network(x_t, timesteps(sigma), **condition))
+        t = timesteps(copied(sigma))
+        return read(alpha, sigma_t, x_t, called(network, x_t, t, **condition))
 
     return NetworkScore(network, predict)
 
@@ -277,7 +279,7 @@ def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         alpha, t = 1 / (1 + beside(sigma, x)), beside(sigma / (1 + sigma), x)
         x_t = alpha * x
-        v = velocity(x_t, sigma / (1 + sigma), **condition)
+        v = called(velocity, x_t, sigma / (1 + sigma), **condition)
         return x_t - t * v, x_t + alpha * v
 
     return NetworkScore(velocity, predict)
@@ -316,7 +318,7 @@ def padded(score: Score, shape: Sequence[int], mode: str = "reflect") -> Score:
             )
         spatial = missing[1:] or missing  # torch reflects no others
         pads = [side for m in reversed(spatial) for side in (m // 2, m - m // 2)]
-        whole = score(F.pad(x, pads, mode=mode), sigma, **condition)
+        whole = called(score, F.pad(x, pads, mode=mode), sigma, **condition)
         return F.pad(whole, [-side for side in pads])
 
     return cropped
