@@ -90,13 +90,13 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
 
     def network(x_t: Tensor, timestep: Tensor, **condition: Any) -> Tensor:
         check_device(model, x_t)
-        dtype = network_dtype(model, x_t.dtype)
+        dtype, like = network_dtype(model, x_t.dtype), x_t.detach()  # whatever is done to x_t
         cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
         output = model(x_t.to(dtype), timestep=timestep, **cast)
         values = output[0] if isinstance(output, tuple) and output else alone(output)
-        if half and isinstance(values, Tensor) and values.shape[1:2] == (2 * x_t.shape[1],):
+        if half and isinstance(values, Tensor) and values.shape[1:2] == (2 * like.shape[1],):
             values = values.chunk(2, dim=1)[0]
-        return received(values, x_t, lambda: f"The network {brief(model)}", cast=True)
+        return received(values, like, lambda: f"The network {brief(model)}", cast=True)
 
     def preconditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         s = beside(sigma, x)

@@ -41,9 +41,9 @@ def in_own_dtype(model: Callable[..., Any], x: Tensor, sigma: Tensor, **conditio
         ScoreError: the network is on another device than x, or returned something else.
     """
     check_device(model, x)
-    dtype = network_dtype(model, x.dtype)
+    dtype, like = network_dtype(model, x.dtype), x.detach()  # whatever is done to x
     value = model(x.to(dtype), sigma.to(dtype), **condition)
-    return received(value, x, lambda: f"The network {brief(model)}", cast=True)
+    return received(value, like, lambda: f"The network {brief(model)}", cast=True)
 
 
 def check_device(model: Any, x: Tensor) -> None:
