@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import ShapeError
-from pgmdiff.scores.walls import on_copies
 
 __all__ = ["decode", "receptive_margin"]
 
@@ -104,7 +103,7 @@ def decode(
     total = weights = None
     for rows, columns in product(*_axes(latents, window, margin, periodic)):
         part = latents[:, :, rows.places(1, latents)][..., columns.places(1, latents)]
-        image: Tensor = on_copies(decoder, part)  # windows share their margins
+        image = decoder(part)
         scale = image.shape[-1] // part.shape[-1]
         if scale < 1 or tuple(image.shape[2:]) != tuple(scale * side for side in part.shape[2:]):
             raise ShapeError(

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from pgmdiff.errors import ScoreError
 from pgmdiff.text import brief, counted
 
-__all__ = ["alone", "called", "copied", "copies", "on_copies", "received", "train_mode_layers"]
+__all__ = ["called", "received", "train_mode_layers"]
 
 EMPTY = CellType()
 """The cell of a variable that has no value yet."""
