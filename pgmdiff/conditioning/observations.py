@@ -72,13 +72,12 @@ class Observation:
         y = y.clone()  # the caller may change theirs
         if linear is None:
             return cls(what, y, partial(asked, what, h))
-        walled = _Walled(what, linear)
         y = _in_range(what, y, linear) if noiseless and y.numel() else y
-        return cls(what, y, walled.A, walled)
+        return cls(what, y, partial(asked, what, linear.A), linear)
 
     def misfit(self, denoised: Tensor) -> Tensor:
         """The misfit y - H D of states D `[batch, *event]`, in their dtype."""
-        event = getattr(getattr(self.operator, "operator", None), "event_shape", None)
+        event = getattr(self.operator, "event_shape", None)
         if event is not None and tuple(denoised.shape[1:]) != tuple(event):
             raise ShapeError(
                 f"{self.what}: the operator observes states {shape_text('batch', event)}, got "
@@ -104,28 +103,11 @@ class Observation:
         return y.to(seen) - seen
 
 
-@dataclass(frozen=True, eq=False)
-class _Walled(LinearOperator):
-    """An operator that is given copies, and must return tensors."""
-
-    what: str
-    operator: LinearOperator
-
-    def A(self, x: Tensor) -> Tensor:
-        return asked(self.what, self.operator.A, x)
-
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        return asked(self.what, self.operator.A_adjoint, y)
-
-    def A_dagger(self, y: Tensor) -> Tensor:
-        return asked(self.what, self.operator.A_dagger, y)
-
-
 def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:
     """H H⁺ y, if that is y to 1e-3 of each sample's largest value."""
     if isinstance(operator, Operator):
         y = y.to(torch.promote_types(y.dtype, operator.widest))
-    nearest = operator.A(operator.A_dagger(y))
+    nearest = operator.A(asked(what, operator.A_dagger, y))
     gap, scale = (v.abs().reshape(len(v), -1).amax(dim=1) for v in (nearest - y, y))
     worst = int((gap - 1e-3 * scale).argmax())
     if gap[worst] > 1e-3 * scale[worst].clamp(min=1e-30):

@@ -27,11 +27,7 @@ __all__ = ["Composition", "Linear", "LinearOperator", "Operator", "Stacked"]
 
 
 def asked(what: str, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
-    """What a map of batches returns for a copy of x: a tensor `[batch, ...]`.
-
-    Raises:
-        ShapeError: it returns anything else; `what` names the caller.
-    """
+    """What a map of batches returns for a copy of x: a tensor `[batch, ...]`, or a `ShapeError`."""
     values = on_copies(function, x)
     if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(x):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__

@@ -30,16 +30,7 @@ def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:
 
 
 def in_own_dtype(model: Callable[..., Any], x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-    """What a network returns for x in the network's own dtype, in the dtype of x.
-
-    Args:
-        model: `model(x, sigma, **condition)`, which returns a tensor like x.
-        x, sigma: what is converted to the network's dtype.
-        condition: keyword arguments, as they are.
-
-    Raises:
-        ScoreError: the network is on another device than x, or returned something else.
-    """
+    """What a network returns for x and σ in its own dtype, like x and in the dtype of x."""
     check_device(model, x)
     dtype, like = network_dtype(model, x.dtype), x.detach()  # whatever is done to x
     value = model(x.to(dtype), sigma.to(dtype), **condition)

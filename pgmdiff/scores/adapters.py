@@ -84,7 +84,8 @@ class NetworkScore:
         s = -ε / σ, or (D - x) / σ² where only D is given
         D, or x - σ ε where only ε is given
 
-    The score is defined for σ > 0, `denoise` also for σ = 0 where D is given.
+    The score is defined for σ > 0, `denoise` also for σ = 0 where D is given. The network receives
+    copies, and a `ScoreError` says so if it does not return one tensor like x: see `walls`.
 
     Attributes:
         network: the network, which the repr shows.
@@ -131,7 +132,7 @@ def from_denoiser(denoiser: Callable[..., Tensor]) -> NetworkScore:
             called.
 
     Raises:
-        ScoreError: the denoiser is not callable; when called, it returns no tensor like x.
+        ScoreError: the denoiser is not callable.
     """
     _check_callable("from_denoiser", denoiser)
     return NetworkScore(denoiser, lambda x, sigma, **c: (called(denoiser, x, sigma, **c), None))
