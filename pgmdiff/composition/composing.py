@@ -15,7 +15,7 @@ from pgmdiff.errors import GraphError, ScoreError
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import check_counts
-from pgmdiff.scores.walls import copied, train_mode_layers
+from pgmdiff.scores.walls import train_mode_layers
 from pgmdiff.text import counted
 
 __all__ = ["compose"]
@@ -81,8 +81,7 @@ def compose(
             f"compose: expected max_batch, an integer of at least 1 or None, got {max_batch!r}."
         )
     check_counts(regions)
-    merged = _merged(regions.conditions, conditions or {})
-    regions = replace(regions, conditions={name: copied(own) for name, own in merged.items()})
+    regions = replace(regions, conditions=_merged(regions.conditions, conditions or {}))
     with torch.inference_mode(False):  # what is computed here must serve autograd later
         rule = rule.bind(regions)
         batches = tuple(
