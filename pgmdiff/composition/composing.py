@@ -114,7 +114,7 @@ def _warn_in_train_mode(batches: Iterable[Batch]) -> None:
     if nodes:
         others = f" and {counted(len(nodes) - 3, 'other')}" if len(nodes) > 3 else ""
         warnings.warn(
-            f"compose: the networks of node {', '.join(map(repr, nodes[:3]))}{others} are in train "
+            f"compose: the networks of {', '.join(map(repr, nodes[:3]))}{others} are in train "
             f"mode ({', '.join(sorted(layers))}): their results are random or depend on the batch. "
             "Call network.eval() before you compose.",
             UserWarning,
