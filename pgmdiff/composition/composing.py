@@ -1,6 +1,7 @@
 """`compose`: a graph, the scores of its nodes and a rule make one joint score."""
 
-from collections.abc import Hashable, Mapping
+import warnings
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 import torch
 
 from pgmdiff.composition.joint import Joint
-from pgmdiff.composition.plan import Scores, plan
+from pgmdiff.composition.plan import Batch, Scores, plan
 from pgmdiff.composition.rules import Marginal, Rule
 from pgmdiff.errors import GraphError, ScoreError
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import check_counts
+from pgmdiff.scores.walls import train_mode_layers
+from pgmdiff.text import counted
 
 __all__ = ["compose"]
 
@@ -85,6 +88,7 @@ def compose(
         batches = tuple(
             plan(regions, scores, rule.weights(regions), rule.precisions, null_condition or {})
         )
+    _warn_in_train_mode(batches)
     return Joint(graph, regions, rule, batches, max_batch, check_finite, checkpoint)
 
 
@@ -98,3 +102,22 @@ def _merged(
         if isinstance(given[name], Mapping)
     }
     return {**own, **given, **both}
+
+
+def _warn_in_train_mode(batches: Iterable[Batch]) -> None:
+    """Warns once of networks whose results change with each call, or with `max_batch`."""
+    known: dict[int, set[str]] = {}
+    nodes, layers = list[Hashable](), set[str]()
+    for batch in batches:
+        found = train_mode_layers(batch.score, known)
+        nodes += [batch.group.name(row) for row in range(len(batch.group))] if found else []
+        layers |= found
+    if nodes:
+        others = f" and {counted(len(nodes) - 3, 'other')}" if len(nodes) > 3 else ""
+        warnings.warn(
+            f"compose: the networks of {', '.join(map(repr, nodes[:3]))}{others} are in train "
+            f"mode ({', '.join(sorted(layers))}): their results are random or depend on the batch. "
+            "Call network.eval() before you compose.",
+            UserWarning,
+            stacklevel=3,
+        )

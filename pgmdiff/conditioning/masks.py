@@ -33,8 +33,8 @@ class InPlace(Operator):
                 f"{type(self).__name__}: expected a boolean mask as a tensor, got a {got}. Use "
                 "torch.as_tensor(mask) > 0."
             )
+        self._set(mask=ordinary(mask.clone()))  # the caller may change theirs
         self._set(event_shape=tuple(mask.shape), observed_shape=tuple(mask.shape))
-        self._set(mask=ordinary(mask))
 
     @property
     def _shown(self) -> tuple[str, str]:

@@ -31,6 +31,7 @@ from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.linalg import conjugate_gradients
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, from_denoiser, per_sample
+from pgmdiff.scores.walls import on_copies
 from pgmdiff.text import brief, described
 
 __all__ = ["Composed", "Isotropic", "PosteriorCovariance", "Tweedie", "moment_matching"]
@@ -185,7 +186,7 @@ def moment_matching(
         gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
         usual = 1e-10 if x.dtype == torch.float64 else 1e-5
         weights = conjugate_gradients(
-            lambda v: h.A(known.inner(h.A_adjoint(v))) + noise**2 * v,
+            lambda v: h.A(known.inner(on_copies(h.A_adjoint, v))) + noise**2 * v,
             gap,
             tolerance=usual if tolerance is None else tolerance,
             most_steps=most_steps,

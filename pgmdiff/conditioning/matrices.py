@@ -51,7 +51,8 @@ class PerAxis(Operator):
                 )
         sizes = enumerate(self.event_shape)
         observed = (len(self.matrices[a]) if a in self.matrices else n for a, n in sizes)
-        matrices = {axis: ordinary(matrix) for axis, matrix in self.matrices.items()}
+        # The caller may change theirs.
+        matrices = {axis: ordinary(matrix.clone()) for axis, matrix in self.matrices.items()}
         self._set(observed_shape=tuple(observed), matrices=matrices)
 
     @cached_property
@@ -184,7 +185,7 @@ class DenseOperator(Operator):
                 f"of {tuple(self.event_shape)}, got {tuple(self.matrix.shape)} of "
                 f"{self.matrix.dtype}. Stack real and imaginary parts."
             )
-        self._set(observed_shape=(len(self.matrix),), matrix=ordinary(self.matrix))
+        self._set(observed_shape=(len(self.matrix),), matrix=ordinary(self.matrix.clone()))
 
     @cached_property
     @torch.inference_mode(False)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pgmdiff.conditioning.masks import InPlace, Mask
-from pgmdiff.conditioning.operators import LinearOperator, Operator
+from pgmdiff.conditioning.operators import LinearOperator, Operator, asked
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.text import brief, by_field
@@ -69,10 +70,11 @@ class Observation:
             y = y.where(h.mask.to(y.device), 0)  # values that are not seen may be anything
         if not y.isfinite().all():
             raise ShapeError(f"{what}: an observed value is not finite. Mask what is missing.")
+        y = y.clone()  # the caller may change theirs
         if linear is None:
-            return cls(what, y, h)
+            return cls(what, y, partial(asked, what, h))
         y = _in_range(what, y, linear) if noiseless and y.numel() else y
-        return cls(what, y, linear.A, linear)
+        return cls(what, y, partial(asked, what, linear.A), linear)
 
     def seen(self, x: Tensor) -> Tensor:
         """H x, with a gradient where one is required."""
@@ -112,7 +114,7 @@ def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:
     """H H⁺ y, if that is y to 1e-3 of each sample's largest value."""
     if isinstance(operator, Operator):
         y = y.to(torch.promote_types(y.dtype, operator.widest))
-    nearest = operator.A(operator.A_dagger(y))
+    nearest = operator.A(asked(what, operator.A_dagger, y))
     gap, scale = (v.abs().reshape(len(v), -1).amax(dim=1) for v in (nearest - y, y))
     worst = int((gap - 1e-3 * scale).argmax())
     if gap[worst] > 1e-3 * scale[worst].clamp(min=1e-30):

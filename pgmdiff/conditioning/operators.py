@@ -22,9 +22,22 @@ from torch import Tensor
 from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.linalg import Shape, conjugate_gradients, implicit
 from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import on_copies
 from pgmdiff.text import brief, described
 
 __all__ = ["Composition", "Linear", "LinearOperator", "Operator", "Stacked"]
+
+
+def asked(what: str, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """What a map of batches returns for a copy of x: a tensor `[batch, ...]`, or a `ShapeError`."""
+    values = on_copies(function, x)
+    if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(x):
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ShapeError(
+            f"{what}: expected the function to return a tensor [{len(x)}, ...] for "
+            f"{tuple(x.shape)}, got {got}. It must map batches, sample by sample."
+        )
+    return values
 
 
 @runtime_checkable
@@ -147,14 +160,16 @@ class Stacked(ByIteration):
     def A(self, x: Tensor) -> Tensor:
         parts = []
         for operator, size in zip(self.operators, self.sizes, strict=True):
-            part = operator.A(x)
+            part = on_copies(operator.A, x)
             check_gradient(part, x, partial(repr, operator))
             parts.append(part.reshape(len(x), size))
         return torch.cat(parts, dim=1)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         parts = zip(self.operators, y.split(self.sizes, dim=1), strict=True)
-        shaped = (o.A_adjoint(part.reshape(len(part), *o.observed_shape)) for o, part in parts)
+        shaped = (
+            on_copies(o.A_adjoint, part.reshape(len(part), *o.observed_shape)) for o, part in parts
+        )
         return torch.stack(tuple(shaped)).sum(dim=0)
 
 
@@ -240,24 +255,17 @@ class Linear(ByIteration):
             )
 
     def _called(self, x: Tensor) -> Tensor:
-        values: Any = self.function(x)
-        if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(x):
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ShapeError(
-                f"Linear: expected the function to return a tensor [{len(x)}, ...] for "
-                f"{tuple(x.shape)}, got {got}. It must map batches, sample by sample."
-            )
-        return values
+        return asked("Linear", self.function, x)
 
     def A(self, x: Tensor) -> Tensor:
-        return self.function(x)
+        return self._called(x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         again = torch.is_grad_enabled() and y.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
             x = torch.zeros(len(y), *self.event_shape, dtype=y.real.dtype, device=y.device)
             x.requires_grad_()
-            seen = self.function(x)
+            seen = self._called(x)
             check_gradient(seen, x, lambda: f"Linear: the function {brief(self.function)}")
             (back,) = torch.autograd.grad(seen, x, y, create_graph=again)
         return back

@@ -19,8 +19,10 @@ from torch.utils._pytree import tree_map_only
 
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import LinearOperator
+from pgmdiff.errors import PgmdiffError
 from pgmdiff.linalg import ordinary, squared_norms
 from pgmdiff.scores.adapters import Score, beside, denoise, per_sample
+from pgmdiff.scores.walls import on_copies
 
 __all__ = ["Weight", "dps", "matched", "reconstruction"]
 
@@ -90,7 +92,7 @@ def reconstruction(
             squares = squared_norms(observation.misfit(denoised))
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
         own = (denoised - leaf) / beside(sigma, x) ** 2
-        descent = beside(weight(sigma, squares.sqrt()), x).to(x) * slope
+        descent = beside(on_copies(weight, sigma, squares.sqrt()), x).to(x) * slope
         total = own - descent
         return total if differentiate else total.detach()
 

@@ -26,6 +26,7 @@ from pgmdiff.noise import Generator
 from pgmdiff.samplers import Euler, Noise, Solver
 from pgmdiff.scores.adapters import Score, per_sample
 from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import on_copies
 from pgmdiff.text import brief
 
 __all__ = ["influence", "influence_over_steps"]
@@ -64,7 +65,7 @@ def influence(score: Score, x: Tensor, sigma: Tensor | float, element: Elements)
         tensor([1.3333, 0.6667, 0.0000, 0.0000])
     """
     chosen, start = _places(x, element), x.detach().clone().requires_grad_()
-    output = score(start, ordinary(per_sample(sigma, start)))
+    output = on_copies(score, start, ordinary(per_sample(sigma, start)))
     check_gradient(output, start, lambda: f"The score {brief(score)}")
     return _influence(output, start, chosen)
 

@@ -50,6 +50,7 @@ class Distribution(ABC):
 
     mean: Tensor
     covariance: Tensor
+    copies = True
 
     @property
     @abstractmethod
@@ -154,6 +155,7 @@ class Gaussian(Distribution):
                 )
             if not value.isfinite().all():
                 raise ShapeError(f"Gaussian: the {what} holds NaN or infinity. Remove it.")
+            object.__setattr__(self, what, value.clone())  # the caller may change theirs
         n = self.mean.numel()
         if self.covariance.shape != (n, n):
             raise ShapeError(
@@ -322,6 +324,7 @@ class GaussianMixture(Distribution):
                 f"GaussianMixture: expected a tensor of {k} weights, one per component, got "
                 f"{self.weights!r}."
             )
+        object.__setattr__(self, "weights", self.weights.clone())  # the caller may change theirs
         total = self.weights.double().sum().item()
         if not (self.weights > 0).all() or abs(total - 1) > WEIGHT_TOLERANCE:
             raise ShapeError(
@@ -460,6 +463,8 @@ class _RowsScore:
     The mixtures are given by the fields of a `Stack`, one row per row of x. Values are computed in
     the wider dtype of x and them, and returned in that of x.
     """
+
+    copies = True
 
     def __call__(self, x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
         flat = x.reshape(1, len(x), -1)

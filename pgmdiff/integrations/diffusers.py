@@ -39,6 +39,7 @@ from pgmdiff.scores.adapters import (
     from_vp_v,
 )
 from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import alone, received
 from pgmdiff.text import brief
 
 __all__ = ["SIGMA_LIMIT", "drive", "from_diffusers", "from_vae"]
@@ -86,14 +87,19 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
 
     def network(x_t: Tensor, timestep: Tensor, **condition: Any) -> Tensor:
         check_device(model, x_t)
-        dtype = network_dtype(model, x_t.dtype)
+        dtype, like = network_dtype(model, x_t.dtype), x_t.detach()  # whatever is done to x_t
         cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
         output = model(x_t.to(dtype), timestep=timestep, **cast)
-        values: Tensor = output if isinstance(output, Tensor) else output[0]
-        check_gradient(values, x_t, lambda: f"The network {brief(model)}")  # EDM adds x itself
-        if half and values.shape[1] == 2 * x_t.shape[1]:
+        values = output[0] if isinstance(output, tuple) and output else alone(output)
+        if half and isinstance(values, Tensor) and values.shape[1:2] == (2 * like.shape[1],):
             values = values.chunk(2, dim=1)[0]
-        return values.to(x_t.dtype)
+
+        def who() -> str:
+            return f"The network {brief(model)}"
+
+        found = received(values, like, who, cast=True)
+        check_gradient(found, x_t, who)  # here, since EDM adds x itself
+        return found
 
     def preconditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         s = beside(sigma, x)

@@ -29,6 +29,8 @@ from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.graphs.families import repeated_observations
 from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at
 from pgmdiff.scores.adapters import Score, beside
+from pgmdiff.scores.walls import received
+from pgmdiff.text import brief
 
 __all__ = ["from_sbi", "tall_data"]
 
@@ -73,9 +75,16 @@ def from_sbi(estimator: Any) -> Score:
         theta_t, condition, t = (m * theta).to(dtype), condition.to(dtype), t.to(dtype)
         # One call per time: not all estimators accept one time per row.
         places = [(t == time).nonzero()[:, 0] for time in t.unique()]
-        scores = [estimator.score(theta_t[rows], condition[rows], t[rows[:1]]) for rows in places]
-        ordered: Tensor = torch.cat(scores)[torch.cat(places).argsort()]
-        return m * ordered.to(theta.dtype)
+        scores = [
+            received(
+                estimator.score(theta_t[rows], condition[rows], t[rows[:1]]),
+                theta[rows],
+                lambda: f"The estimator {brief(estimator)}",
+                cast=True,
+            )
+            for rows in places
+        ]
+        return m * torch.cat(scores)[torch.cat(places).argsort()]
 
     return score
 

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from pgmdiff.errors import ScoreError
 from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import received
+from pgmdiff.text import brief
 
-__all__ = ["as_seen", "check_device", "network_dtype", "time_at"]
+__all__ = ["as_seen", "check_device", "in_own_dtype", "network_dtype", "time_at"]
 
 BISECTIONS = 60
 """How often the interval of times is halved: beyond the precision of float64."""
@@ -26,6 +28,14 @@ def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:
         return own
     parameters = model.parameters() if isinstance(model, torch.nn.Module) else ()
     return next((p.dtype for p in parameters if p.is_floating_point()), default)
+
+
+def in_own_dtype(model: Callable[..., Any], x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+    """What a network returns for x and σ in its own dtype, like x and in the dtype of x."""
+    check_device(model, x)
+    dtype, like = network_dtype(model, x.dtype), x.detach()  # whatever is done to x
+    value = model(x.to(dtype), sigma.to(dtype), **condition)
+    return received(value, like, lambda: f"The network {brief(model)}", cast=True)
 
 
 def check_device(model: Any, x: Tensor) -> None:

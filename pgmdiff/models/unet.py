@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError
 from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import received
 from pgmdiff.text import brief
 
 __all__ = ["EDMDenoiser", "UNet", "trained"]
@@ -143,9 +144,13 @@ class EDMDenoiser(nn.Module):
         c_out = s * self.sigma_data / total.sqrt()
         c_in = total.rsqrt()
         seen = c_in * x
-        values: Tensor = self.network(seen, sigma.log() / 4)
-        check_gradient(values, seen, lambda: f"The network {brief(self.network)}")
-        return c_skip * x + c_out * values
+
+        def who() -> str:
+            return f"The network {brief(self.network)}"
+
+        value = received(self.network(seen, sigma.log() / 4), x, who, cast=True)
+        check_gradient(value, seen, who)
+        return c_skip * x + c_out * value
 
 
 def trained(model: EDMDenoiser, weights: Path) -> EDMDenoiser:

@@ -24,6 +24,7 @@ from pgmdiff.errors import PgmdiffError, ShapeError, required
 from pgmdiff.noise import PROBES, Draw, Generator, Noise
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, denoise
+from pgmdiff.scores.walls import received
 
 __all__ = ["Adaptive", "log_likelihood"]
 
@@ -205,6 +206,8 @@ def log_likelihood(
         joined = (solver or Adaptive())._integrate(drift, joined, sigma_min, sigma_max, nats=n)
         end, change = joined[:, :n], joined[:, n]
         if prior is not None:
-            return change + prior(end.reshape(x.shape))
+            return change + received(
+                prior(end.reshape(x.shape)), change, lambda: "log_likelihood: prior"
+            )
         constant = n * math.log(2 * math.pi * sigma_max**2)
         return change - 0.5 * ((end / sigma_max).square().sum(dim=1) + constant)

@@ -5,7 +5,7 @@ immutable. A run resumed from a saved state continues bit for bit.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -70,11 +70,11 @@ class State:
         return described(self, f"x={array(self.x)}", *place, denoised, history)
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> "State":
-        """The same state with all its tensors in a dtype, and on a device unless that is None."""
+        """A copy with all its tensors in a dtype, and on a device unless that is None."""
+        return self.map(lambda x: x.to(dtype=dtype, device=device, copy=True))
 
-        def moved(x: Tensor) -> Tensor:
-            return x.to(dtype=dtype, device=device)
-
+    def map(self, moved: Callable[[Tensor], Tensor]) -> "State":
+        """The same state after a function of tensors, such as `torch.clone`."""
         denoised = None if self.denoised is None else moved(self.denoised)
         history = tuple((sigma, moved(value)) for sigma, value in self.history)
         memory = {name: moved(value) for name, value in self.memory.items()}

@@ -46,6 +46,7 @@ from pgmdiff.linalg import squared_norms
 from pgmdiff.noise import CORRECTORS, Draw
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.scores.walls import called, on_copies, received
 from pgmdiff.text import by_field
 
 __all__ = ["Corrector", "Langevin", "Metropolis", "PredictorCorrector"]
@@ -136,7 +137,7 @@ class Langevin(_LangevinMoves):
     def correct(self, score: Score, x: Tensor, sigma: float, noise: Draw) -> tuple[Tensor, Tensor]:
         h = self._size(sigma)
         for move in range(self.n_moves):
-            drift = score(x, per_sample(sigma, x))
+            drift = called(score, x, per_sample(sigma, x))
             x = x + h * drift + (2 * h) ** 0.5 * noise(2 * move, x)
         return x, x.new_ones(len(x))
 
@@ -167,10 +168,16 @@ class Metropolis(_LangevinMoves):
     def correct(self, score: Score, x: Tensor, sigma: float, noise: Draw) -> tuple[Tensor, Tensor]:
         h, level = self._size(sigma), per_sample(sigma, x)
         accepted = x.new_zeros(len(x))
-        density, drift = self.log_density(x, level), score(x, level)
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            value = on_copies(self.log_density, x, level)
+            density = received(value, accepted, lambda: "Metropolis: log_density")
+            return density.clone(), called(score, x, level)
+
+        density, drift = at(x)
         for move in range(self.n_moves):
             there = x + h * drift + (2 * h) ** 0.5 * noise(2 * move, x)
-            density_there, drift_there = self.log_density(there, level), score(there, level)
+            density_there, drift_there = at(there)
             back = squared_norms(x - there - h * drift_there) - squared_norms(there - x - h * drift)
             ratio = density_there - density - back / (4 * h)
             uniform = torch.special.ndtr(noise(2 * move + 1, x.new_empty(len(x), 1))[:, 0])

@@ -29,6 +29,7 @@ from pgmdiff.samplers.base import Solver
 from pgmdiff.samplers.one_step import Euler
 from pgmdiff.samplers.run import Step, sample
 from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.scores.walls import called
 from pgmdiff.text import array, described, span
 
 __all__ = ["Curvature", "Extremes", "curvature_extremes"]
@@ -105,7 +106,7 @@ def curvature_extremes(
         direction = basis[column]
         delta = beside(REACH * sigma / direction.reshape(len(x), -1).abs().amax(dim=1), x)
         move = delta * direction
-        w = (score(x - move, level) - score(x + move, level)) / (2 * delta)
+        w = (called(score, x - move, level) - called(score, x + move, level)) / (2 * delta)
         for row, v in enumerate(basis):
             projected[:, row, column] = _dot(v, w)
             w = w - beside(_dot(v, w), w) * v

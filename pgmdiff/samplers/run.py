@@ -85,7 +85,7 @@ def sample(
             `python -m benchmarks defaults`.
         generator: the source of the noise; see `pgmdiff.noise.Generator`. Noise depends only on the
             seed, the sample, the step and the place in the state.
-        callback: called with a `Step`, a dict, at every step down.
+        callback: called with a `Step`, a dict of copies, at every step down.
         run: a folder, or a `Run`, in which the run is saved as it goes. The same call made again
             resumes it, or returns its result.
         progress: whether to show a progress bar.
@@ -139,7 +139,7 @@ def sample(
     if state is not None:
         state = state.to(dtype, device or given.device)
     elif x is not None:
-        state = solver.init(x.to(dtype=dtype, device=device), levels[0])
+        state = solver.init(x.to(dtype=dtype, device=device, copy=True), levels[0])
     else:
         state = solver.init(levels[0] * noise(START, given), levels[0])
     if hasattr(score, "remembering"):
@@ -159,7 +159,11 @@ def sample(
             _check_hidden(after.denoised, levels[0])
         if callback is not None and after.denoised is not None:
             step = Step(
-                x=state.x, i=state.step, sigma=state.sigma, denoised=after.denoised, state=state
+                x=state.x.clone(),
+                i=state.step,
+                sigma=state.sigma,
+                denoised=after.denoised.clone(),
+                state=state.map(torch.clone),
             )
             callback(step)
         state = replace(after, memory=dict(getattr(score, "memory", {})), run=facts)

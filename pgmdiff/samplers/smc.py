@@ -45,6 +45,7 @@ from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.noise import LAST, PARTICLES, RESAMPLE, Generator, Noise
 from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_same, noise_of
 from pgmdiff.scores.adapters import per_sample
+from pgmdiff.scores.walls import copied, on_copies
 from pgmdiff.store import fingerprint
 from pgmdiff.text import array, counted, described
 
@@ -262,18 +263,19 @@ def _by_component(potential: Any, like: Tensor) -> tuple[Potential, Tensor]:
     if not hasattr(potential, "by_component"):
 
         def one(u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-            score, rate = potential(u, sigma)
+            score, rate = copied(on_copies(potential, u, sigma))
             return score, rate[:, None]
 
         return one, torch.zeros(like.shape[1:], dtype=torch.int64, device=like.device)
-    components = potential.components.to(like.device)
+    components = potential.components.to(like.device, copy=True)
     if components.shape != like.shape[1:]:
         raise ShapeError(
             "sample_weighted: expected the component of every element of the state "
             f"{tuple(like.shape[1:])}, got components of {tuple(components.shape)}. Make shape= "
             "[n, *event] of the potential's event."
         )
-    return potential.by_component, components
+    by_component = potential.by_component
+    return lambda u, sigma: copied(on_copies(by_component, u, sigma)), components
 
 
 def _effective(log_weights: Tensor) -> Tensor:

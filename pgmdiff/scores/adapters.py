@@ -29,6 +29,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import called, copied
 from pgmdiff.text import brief, described, span
 
 __all__ = [
@@ -59,9 +60,9 @@ def denoise(score: Score, x: Tensor, sigma: Tensor | float, **condition: Any) ->
     """
     sigma = per_sample(sigma, x)
     own = getattr(score, "denoise", None)
-    values: Tensor = (score if own is None else own)(x, sigma, **condition)
-    check_gradient(values, x, lambda: f"The score {brief(score)}")
-    return x + beside(sigma, x) ** 2 * values if own is None else values
+    if own is not None:
+        return called(own, x, sigma, **condition)
+    return x + beside(sigma, x) ** 2 * called(score, x, sigma, **condition)
 
 
 def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
@@ -84,7 +85,8 @@ class NetworkScore:
         s = -ε / σ, or (D - x) / σ² where only D is given
         D, or x - σ ε where only ε is given
 
-    The score is defined for σ > 0, `denoise` also for σ = 0 where D is given.
+    The score is defined for σ > 0, `denoise` also for σ = 0 where D is given. The network receives
+    copies, and a `ScoreError` says so if it does not return one tensor like x: see `walls`.
 
     Attributes:
         network: the network, which the repr shows.
@@ -93,6 +95,7 @@ class NetworkScore:
 
     network: Callable[..., Any]
     predict: Callable[..., tuple[Any, Any]]
+    copies = True
 
     def __repr__(self) -> str:
         return described(self, brief(self.network))
@@ -121,15 +124,6 @@ def _check_callable(who: str, *functions: object) -> None:
             )
 
 
-def _predicted(
-    network: Callable[..., Tensor], x: Tensor, level: Tensor, condition: dict[str, Any]
-) -> Tensor:
-    """What a network returns, with a gradient where one is required."""
-    values = network(x, level, **condition)
-    check_gradient(values, x, lambda: f"The network {brief(network)}")
-    return values
-
-
 def from_denoiser(denoiser: Callable[..., Tensor]) -> NetworkScore:
     """The score s = (D - x) / σ² of a denoiser.
 
@@ -142,7 +136,7 @@ def from_denoiser(denoiser: Callable[..., Tensor]) -> NetworkScore:
         ScoreError: the denoiser is not callable.
     """
     _check_callable("from_denoiser", denoiser)
-    return NetworkScore(denoiser, lambda x, sigma, **c: (_predicted(denoiser, x, sigma, c), None))
+    return NetworkScore(denoiser, lambda x, sigma, **c: (called(denoiser, x, sigma, **c), None))
 
 
 def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
@@ -156,7 +150,7 @@ def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
         ScoreError: the network is not callable.
     """
     _check_callable("from_eps", eps)
-    return NetworkScore(eps, lambda x, sigma, **c: (None, _predicted(eps, x, sigma, c)))
+    return NetworkScore(eps, lambda x, sigma, **c: (None, called(eps, x, sigma, **c)))
 
 
 @dataclass(frozen=True)
@@ -270,7 +264,8 @@ def _variance_preserving(
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Any, Any]:
         alpha = (1 + beside(sigma, x) ** 2).rsqrt()
         sigma_t, x_t = alpha * beside(sigma, x), alpha * x
-        return read(alpha, sigma_t, x_t, _predicted(network, x_t, timesteps(sigma), condition))
+        t = timesteps(copied(sigma))
+        return read(alpha, sigma_t, x_t, called(network, x_t, t, **condition))
 
     return NetworkScore(network, predict)
 
@@ -294,7 +289,7 @@ def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         alpha, t = 1 / (1 + beside(sigma, x)), beside(sigma / (1 + sigma), x)
         x_t = alpha * x
-        v = _predicted(velocity, x_t, sigma / (1 + sigma), condition)
+        v = called(velocity, x_t, sigma / (1 + sigma), **condition)
         return x_t - t * v, x_t + alpha * v
 
     return NetworkScore(velocity, predict)
@@ -333,7 +328,7 @@ def padded(score: Score, shape: Sequence[int], mode: str = "reflect") -> Score:
             )
         spatial = missing[1:] or missing  # torch reflects no others
         pads = [side for m in reversed(spatial) for side in (m // 2, m - m // 2)]
-        whole = score(F.pad(x, pads, mode=mode), sigma, **condition)
+        whole = called(score, F.pad(x, pads, mode=mode), sigma, **condition)
         return F.pad(whole, [-side for side in pads])
 
     return cropped

@@ -19,6 +19,8 @@ from torch import Tensor
 from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import beside
+from pgmdiff.scores.walls import received
+from pgmdiff.text import brief
 
 __all__ = ["denoising_loss", "random_crops"]
 
@@ -88,4 +90,5 @@ def denoising_loss(
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
     s = beside(sigma, clean)
     weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
-    return (weight * (denoise(clean + s * noise, sigma) - clean) ** 2).mean()
+    value = received(denoise(clean + s * noise, sigma), clean, lambda: brief(denoise), cast=True)
+    return (weight * (value - clean) ** 2).mean()
