@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from pgmdiff.composition.joint import Joint
-from pgmdiff.composition.plan import Scores, plan
+from pgmdiff.composition.plan import RegionScores, Scores, plan
 from pgmdiff.composition.rules import Marginal, Rule
-from pgmdiff.errors import GraphError, ScoreError
-from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.errors import ScoreError, nearest
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
+from pgmdiff.graphs.names import check_mapping
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import check_counts
 
@@ -19,7 +20,7 @@ __all__ = ["compose"]
 
 
 def compose(
-    graph: FactorGraph | RegionGraph,
+    graph: GraphLike,
     scores: Scores,
     *,
     rule: Rule | None = None,
@@ -34,7 +35,7 @@ def compose(
         s(u, σ) = Σ_r c_r A_rᵀ s_r(A_r u, σ)          under the default rule
 
     Args:
-        graph: a factor graph (with its Bethe counts) or a region graph.
+        graph: a factor graph (with its Bethe counts), which may be networkx's, or a region graph.
         scores: one callable `score(x, sigma, **condition)` for all nodes; or a mapping from model
             id to callable, where a node's model id is its name unless the graph says otherwise;
             or scores per region, such as `gaussian.node_scores`. See `scores` for adapters.
@@ -55,18 +56,14 @@ def compose(
         The joint score, itself a score callable.
 
     Raises:
-        GraphError: the counting numbers are invalid, or a condition names no node.
-        ScoreError: a node that must be evaluated has no score.
+        GraphError: it is no graph, its counting numbers are invalid, or a condition names no node.
+        ScoreError: a node that must be evaluated has no score, or a score belongs to no node.
 
     Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
     models", 2023, Eqs. 5-7.
     """
-    regions = graph.regions if isinstance(graph, FactorGraph) else graph
-    if not isinstance(regions, RegionGraph):
-        raise GraphError(
-            f"compose: expected a FactorGraph or a RegionGraph, got {type(graph).__name__}. "
-            "Convert a networkx graph with FactorGraph.from_networkx."
-        )
+    graph = graph_of(graph, "compose")
+    regions = graph.regions
     rule = Marginal() if rule is None else rule
     if not isinstance(rule, Rule):
         raise ScoreError(
@@ -78,6 +75,7 @@ def compose(
             f"compose: expected max_batch, an integer of at least 1 or None, got {max_batch!r}."
         )
     check_counts(regions)
+    _check_names(regions, scores, conditions, null_condition)
     regions = replace(regions, conditions=_merged(regions.conditions, conditions or {}))
     with torch.inference_mode(False):  # what is computed here must serve autograd later
         rule = rule.bind(regions)
@@ -85,6 +83,42 @@ def compose(
             plan(regions, scores, rule.weights(regions), rule.precisions, null_condition or {})
         )
     return Joint(graph, regions, rule, batches, max_batch, check_finite, checkpoint)
+
+
+def _check_names(
+    graph: RegionGraph,
+    scores: Scores,
+    conditions: Mapping[Any, Condition] | None,
+    null_condition: Condition | None,
+) -> None:
+    """Raises where a score or a keyword of a condition would silently be of no use.
+
+    Scores of other graphs' models may be among those given, but no misspelt ones, and none by the
+    name of a node that has another model id.
+    """
+    if isinstance(scores, Mapping) and not isinstance(scores, RegionScores):
+        models = dict.fromkeys(group.model for group in graph.groups if group.model is not None)
+        unknown = [key for key in scores if key not in models]
+        named = {name: g.model for g in graph.groups for name in g.names} if unknown else {}
+        own = (name for name, model in named.items() if model is None)
+        missing = [key for key in (*models, *own) if key not in scores]
+        for key in unknown:
+            if named.get(key) is not None:
+                problem = f"whose model id is {named[key]!r}. Give the score of that, or change it."
+            elif key not in named and (hint := nearest(key, missing)):
+                problem = f"which is no model id of this graph.{hint}"
+            else:
+                continue
+            raise ScoreError(f"compose: a score is given for {key!r}, {problem}")
+    for what, given in (("conditions", conditions), ("null_condition", null_condition)):
+        check_mapping("compose", what, given or {}, "Conditions are keyword arguments.")
+    keywords = {word for condition in (conditions or {}).values() for word in condition}
+    for word in (null_condition or {}).keys() - keywords:
+        if hint := nearest(word, sorted(keywords)):
+            raise ScoreError(
+                f"compose: null_condition gives {word!r}, but conditions do not.{hint} Use one "
+                "keyword for both."
+            )
 
 
 def _merged(
