@@ -177,8 +177,8 @@ def _score_of(scores: Mapping[Any, Score], model: Hashable, name: Hashable) -> S
         raise ScoreError(
             f"compose: node {name!r} needs the model {model!r}, which is not among the scores "
             f"({given}).{nearest(model, scores)} Add it. If there is no model for an overlap: use "
-            "the piece's model if it accepts that size (or scores.padded), a Gaussian fitted to overlap data "
-            "(gaussian.Gaussian.fit), or rule=Average(), which needs none."
+            "the piece's model if it accepts that size (or scores.padded), a Gaussian fitted to "
+            "overlap data (gaussian.Gaussian.fit), or rule=Average(), which needs none."
         )
     return _callable(scores[model], f"model {model!r}")
 

@@ -94,7 +94,7 @@ def spatial(graph: FactorGraph) -> Layout:
             return Layout(_roomy(np.array([known[name] for name in (*names, *graph.factors)])))
     sizes = {len(name) if isinstance(name, tuple) else 0 for name in names}
     coordinates = [c for name in names if isinstance(name, tuple) for c in name]
-    integers = all(isinstance(c, int | np.integer) and abs(c) < 2**31 for c in coordinates)
+    integers = all(isinstance(c, int | np.integer) and abs(int(c)) < 2**31 for c in coordinates)
     if integers and len(sizes) == 1 and min(sizes) >= 2:
         return _lattice(graph)
     return Layout(_by_shape(graph))
@@ -103,7 +103,7 @@ def spatial(graph: FactorGraph) -> Layout:
 def _position(name: Hashable, pos: Any) -> Floats:
     """The attribute `pos` of a networkx node, its first two coordinates."""
     try:
-        place = np.asarray(pos, float)
+        place: Floats = np.asarray(pos, float)
         if place.ndim == 1 and len(place) >= 2 and np.isfinite(place).all():
             return place[:2]
     except (TypeError, ValueError):
