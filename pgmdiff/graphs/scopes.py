@@ -5,7 +5,7 @@ errors of names, shapes, models, conditions and nested graphs also belong to con
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import chain
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ def declared(
 def checked_shape(variable: Hashable, shape: Sequence[int]) -> Shape:
     """An event shape as a tuple of positive integers, or a `GraphError` that names the variable."""
     try:
-        sides = tuple(index(side) for side in shape)
+        sides = tuple(index(side) for side in (None if isinstance(shape, Mapping | Set) else shape))
     except TypeError:
         raise GraphError(
             f"FactorGraph: the shape of variable {variable!r} must be a tuple of integers, got "

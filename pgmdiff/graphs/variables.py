@@ -59,11 +59,10 @@ class Variables:
 
     def pack(self, values: Mapping[Any, Tensor]) -> Tensor:
         """See `FactorGraph.pack`."""
-        for name in self.number.keys() ^ values.keys():
-            unknown, hint = name in values, nearest(name, self.names if name in values else values)
+        for name in (*(values.keys() - self.number.keys()), *(self.number.keys() - values.keys())):
+            what = "missing." if name in self.number else f"unknown.{nearest(name, self.names)}"
             raise ShapeError(
-                f"pack: variable {name!r} is {'unknown' if unknown else 'missing'}.{hint} "
-                "Give one tensor for every variable of the graph."
+                f"pack: variable {name!r} is {what} Give one tensor for every variable of the graph."
             )
         flat, batches = [], set()
         for name, shape in zip(self.names, self.shapes, strict=True):

@@ -130,7 +130,7 @@ SPELLING = [
     (lambda: FactorGraph.from_scopes({"bone": ("hip",)}).elements("hpi"), "hip"),
     (lambda: FactorGraph.from_scopes({"bone": ("hip",)}).regions.elements("hpi"), "hip"),
     (lambda: FactorGraph.from_scopes({"bone": ("hip",)}).mask(["hpi"]), "hip"),
-    (lambda: FactorGraph.from_scopes({"b": ("hip",)}).pack({"hpi": torch.zeros(())}), "hi"),
+    (lambda: FactorGraph.from_scopes({"b": ("hip",)}).pack({"hpi": torch.zeros(())}), "hip"),
     (lambda: _windows(models={"lefft": "w"}), "left"),
     (lambda: _windows({"lefft": 1, "right": 1}), "le"),
     (lambda: _windows(conditions={"lefft": {}}), "left"),
