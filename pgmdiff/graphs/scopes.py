@@ -77,7 +77,9 @@ def declared(
 def checked_shape(variable: Hashable, shape: Sequence[int]) -> Shape:
     """An event shape as a tuple of positive integers, or a `GraphError` that names the variable."""
     try:
-        sides = tuple(index(side) for side in (None if isinstance(shape, Mapping | Set) else shape))
+        if isinstance(shape, Mapping | Set):
+            raise TypeError
+        sides = tuple(index(side) for side in shape)
     except TypeError:
         raise GraphError(
             f"FactorGraph: the shape of variable {variable!r} must be a tuple of integers, got "

@@ -62,7 +62,8 @@ class Variables:
         for name in (*(values.keys() - self.number.keys()), *(self.number.keys() - values.keys())):
             what = "missing." if name in self.number else f"unknown.{nearest(name, self.names)}"
             raise ShapeError(
-                f"pack: variable {name!r} is {what} Give one tensor for every variable of the graph."
+                f"pack: variable {name!r} is {what} Give one tensor for every variable of the "
+                "graph."
             )
         flat, batches = [], set()
         for name, shape in zip(self.names, self.shapes, strict=True):
