@@ -75,46 +75,46 @@ def compose(
             f"compose: expected max_batch, an integer of at least 1 or None, got {max_batch!r}."
         )
     check_counts(regions)
-    _check_names(regions, scores, conditions, null_condition)
-    regions = replace(regions, conditions=_merged(regions.conditions, conditions or {}))
+    if isinstance(scores, Mapping) and not isinstance(scores, RegionScores):
+        _check_scores(regions, scores)
+    conditions = {} if conditions is None else conditions
+    null = {} if null_condition is None else null_condition
+    for what, given in (("conditions", conditions), ("null_condition", null)):
+        check_mapping("compose", what, given, "Conditions are keyword arguments.")
+    regions = replace(regions, conditions=_merged(regions.conditions, conditions))
+    _check_null(null, regions.conditions)
     with torch.inference_mode(False):  # what is computed here must serve autograd later
         rule = rule.bind(regions)
-        batches = tuple(
-            plan(regions, scores, rule.weights(regions), rule.precisions, null_condition or {})
-        )
+        batches = tuple(plan(regions, scores, rule.weights(regions), rule.precisions, null))
     return Joint(graph, regions, rule, batches, max_batch, check_finite, checkpoint)
 
 
-def _check_names(
-    graph: RegionGraph,
-    scores: Scores,
-    conditions: Mapping[Any, Condition] | None,
-    null_condition: Condition | None,
-) -> None:
-    """Raises where a score or a keyword of a condition would silently be of no use.
+def _check_scores(graph: RegionGraph, scores: Mapping[Any, Any]) -> None:
+    """Raises `ScoreError` for a score that would never be called: misspelt, or not of a model id.
 
-    Scores of other graphs' models may be among those given, but no misspelt ones, and none by the
-    name of a node that has another model id.
+    Scores of other graphs' models may be among those given.
     """
-    if isinstance(scores, Mapping) and not isinstance(scores, RegionScores):
-        models = dict.fromkeys(group.model for group in graph.groups if group.model is not None)
-        unknown = [key for key in scores if key not in models]
-        named = {name: g.model for g in graph.groups for name in g.names} if unknown else {}
-        own = (name for name, model in named.items() if model is None)
-        missing = [key for key in (*models, *own) if key not in scores]
-        for key in unknown:
-            if named.get(key) is not None:
-                problem = f"whose model id is {named[key]!r}. Give the score of that, or change it."
-            elif key not in named and (hint := nearest(key, missing)):
-                problem = f"which is no model id of this graph.{hint}"
-            else:
-                continue
-            raise ScoreError(f"compose: a score is given for {key!r}, {problem}")
-    for what, given in (("conditions", conditions), ("null_condition", null_condition)):
-        check_mapping("compose", what, given or {}, "Conditions are keyword arguments.")
-    keywords = {word for condition in (conditions or {}).values() for word in condition}
-    for word in (null_condition or {}).keys() - keywords:
-        if hint := nearest(word, sorted(keywords)):
+    models = dict.fromkeys(group.model for group in graph.groups if group.model is not None)
+    unknown = [key for key in scores if key not in models]
+    named = {name: g.model for g in graph.groups for name in g.names} if unknown else {}
+    own = (name for name, model in named.items() if model is None)
+    missing = [key for key in (*models, *own) if key not in scores]
+    for key in unknown:
+        if named.get(key) is not None:
+            problem = f"whose model id is {named[key]!r}. Give the score of that, or change it."
+        elif key not in named and (hint := nearest(key, missing)):
+            problem = f"which is no model id of this graph.{hint}"
+        else:
+            continue
+        raise ScoreError(f"compose: a score is given for {key!r}, {problem}")
+
+
+def _check_null(null: Condition, conditions: Mapping[Any, Condition]) -> None:
+    """Raises `ScoreError` where a keyword of the null condition resembles another one."""
+    keywords = sorted({word for condition in conditions.values() for word in condition})
+    for word in null:
+        hint = "" if word in keywords else nearest(word, keywords)
+        if hint:
             raise ScoreError(
                 f"compose: null_condition gives {word!r}, but conditions do not.{hint} Use one "
                 "keyword for both."

@@ -209,16 +209,12 @@ class FactorGraph:
 
         Raises:
             GraphError: the graph is directed, or has a node without `bipartite`, an edge within
-                one side, a factor without edges, or parallel edges; an attribute is of the wrong
-                kind.
+                one side, a factor without edges, parallel edges, or a wrong kind of attribute.
         """
         return conversion.from_networkx(cls, graph, axis)
 
     def to_networkx(self) -> "nx.Graph":
-        """The graph as networkx's; `from_networkx` of it gives the same graph back.
-
-        Edges have the attribute `position`, so that copies and files of it do, too.
-        """
+        """The graph as networkx's; `from_networkx` gives it back, and its copies by `position`."""
         return conversion.to_networkx(self)
 
     @cached_property

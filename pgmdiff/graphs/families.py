@@ -14,6 +14,7 @@ from pgmdiff.graphs.conversion import check_undirected, ordered_nodes
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.names import check_known, check_mapping, check_names
 from pgmdiff.graphs.regions import Condition
+from pgmdiff.graphs.scopes import Numbered
 from pgmdiff.linalg import Ints
 
 __all__ = [
@@ -145,7 +146,7 @@ def _lattice(
 ) -> FactorGraph:
     for size in sizes or [0]:
         _at_least(family, size, 3 if periodic else 1)
-    names = list(product(*map(range, sizes)))
+    names = Numbered(product(*map(range, sizes)))
     number = np.arange(prod(sizes)).reshape(sizes)
     ends = []
     for axis, size in enumerate(sizes):
@@ -153,7 +154,8 @@ def _lattice(
         ends.append([number.take(at, axis).ravel() for at in (place, (place + 1) % size)])
     first, second = np.concatenate(ends, axis=1)
     pairs = zip(first.tolist(), second.tolist(), strict=True)
-    named = {"variables": names, "factors": [(names[a], names[b]) for a, b in pairs]}
+    factors = Numbered((names[a], names[b]) for a, b in pairs)
+    named = {"variables": names, "factors": factors}
     return _paired(first, second, len(names), shape, {**named, **options})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pgmdiff.errors import GraphError, PgmdiffError, nearest
+from pgmdiff.errors import GraphError, nearest
 from pgmdiff.text import brief
 
 __all__ = ["check_known", "check_mapping", "check_names"]
@@ -19,12 +19,7 @@ PLAIN = {str, int, bool, bytes, type(None), np.str_, np.int64, np.int32}
 
 
 def check_names(who: str, names: Collection[Any]) -> None:
-    """Raises `GraphError` unless all can be names, and so can the parts of tuples and frozensets.
-
-    Args:
-        who: the function, for the message.
-        names: of nodes, regions or models.
-    """
+    """Raises `GraphError` unless all can be names, as can the parts of tuples and frozensets."""
     while not set(map(type, names)) <= PLAIN:  # as those of a million names commonly are
         parts: list[Any] = []
         for name in names:
@@ -68,18 +63,9 @@ def check_known(
     known: Collection[Hashable],
     is_no: str,
     remedy: str,
-    error: type[PgmdiffError] = GraphError,
 ) -> None:
-    """Raises an error, with the nearest known name, for the first name that is unknown.
-
-    Args:
-        what: the beginning of the message, before the name.
-        given: names to look up.
-        known: a set or a mapping of names.
-        is_no: what an unknown name is not.
-        remedy: the end of the message.
-        error: its kind.
-    """
+    """Raises `GraphError` for a name that is unknown: "`what` name, which is no `is_no`"."""
     for name in given:
         if name not in known:
-            raise error(f"{what} {name!r}, which is no {is_no}.{nearest(name, known)} {remedy}")
+            hint = nearest(name, known)
+            raise GraphError(f"{what} {name!r}, which is no {is_no}.{hint} {remedy}")

@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Numbered(tuple[Hashable, ...]):
-    """Names made of a letter and a number, known to be unique without a check."""
+    """Names that the library made of numbers, known to be unique without a check."""
 
     __slots__ = ()
 
@@ -124,8 +124,9 @@ def names_of(
     """Given names, counted; where there are none, a letter and a number each."""
     if names is None:
         return Numbered([f"{letter}{i}" for i in range(n)])
-    given = tuple(names)
-    check_names("FactorGraph", given)
+    given = names if isinstance(names, Numbered) else tuple(names)
+    if not isinstance(given, Numbered):
+        check_names("FactorGraph", given)
     if len(given) != n:
         raise GraphError(
             f"FactorGraph: expected {n} names in {argument}=, got {len(given)}. "
