@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pgmdiff.errors import ScoreError
+from pgmdiff.errors import ScoreError, nearest
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.linalg import Floats, Ints, ordinary
@@ -176,9 +176,9 @@ def _score_of(scores: Mapping[Any, Score], model: Hashable, name: Hashable) -> S
         given = ", ".join(map(repr, list(scores)[:8])) + (", ..." if len(scores) > 8 else "")
         raise ScoreError(
             f"compose: node {name!r} needs the model {model!r}, which is not among the scores "
-            f"({given}). Add it. If there is no model for an overlap: use the piece's model if it "
-            "accepts that size (or scores.padded), a Gaussian fitted to overlap data "
-            "(gaussian.Gaussian.fit), or rule=Average(), which needs none."
+            f"({given}).{nearest(model, scores)} Add it. If there is no model for an overlap: use "
+            "the piece's model if it accepts that size (or scores.padded), a Gaussian fitted to "
+            "overlap data (gaussian.Gaussian.fit), or rule=Average(), which needs none."
         )
     return _callable(scores[model], f"model {model!r}")
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.rules import Marginal, Memory, Rule, bound
 from pgmdiff.errors import GraphError
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import Definiteness
@@ -76,14 +77,14 @@ class GaussianClosure(Rule, ABC):
         precision = self.composed(graph)
         return bound(self, precision=precision, solve=solver_of(precision))
 
-    def composed(self, graph: RegionGraph) -> ComposedPrecision:
+    def composed(self, graph: GraphLike) -> ComposedPrecision:
         """P of a graph, with the jitter or shrinkage that was asked for.
 
         Raises:
             GraphError: a region has no covariance, or a singular one.
             ShapeError: a covariance has another shape.
         """
-        given = self.covariances
+        graph, given = graph_of(graph, type(self).__name__).regions, self.covariances
         if not isinstance(given, Covariances | Mapping):
             raise GraphError(
                 f"{type(self).__name__}: expected covariances by region name, or a provider, got "

@@ -23,8 +23,8 @@ from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.local import checked_states, every_region, local_denoised
 from pgmdiff.composition.plan import Scores
 from pgmdiff.graphs.containment import incidence
-from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import Condition, RegionGraph
+from pgmdiff.graphs.factor_graph import GraphLike
+from pgmdiff.graphs.regions import Condition
 from pgmdiff.noise import CONSISTENCY, Generator, Noise
 from pgmdiff.text import Table, brief, counted, described
 
@@ -128,7 +128,7 @@ class Consistency:
 
 
 def check_consistency(
-    graph: FactorGraph | RegionGraph,
+    graph: GraphLike,
     scores: Scores,
     data: Tensor,
     sigmas: Iterable[float] | None = None,

@@ -25,7 +25,7 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError, shape_text
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.precision.covariances import (
@@ -45,9 +46,6 @@ from pgmdiff.precision.covariances import (
     without_channels,
 )
 from pgmdiff.precision.precision import weighed
-
-if TYPE_CHECKING:
-    from pgmdiff.graphs.factor_graph import FactorGraph
 
 __all__ = ["Form", "fit_covariances"]
 
@@ -63,7 +61,7 @@ Outer: TypeAlias = Mapping[Hashable, Tensor]
 
 
 def fit_covariances(
-    graph: "FactorGraph | RegionGraph",
+    graph: GraphLike,
     data: Tensor | Iterable[Tensor],
     *,
     form: Form | None = None,
@@ -113,7 +111,7 @@ def fit_covariances(
         >>> Posterior(fit_covariances(chain(3), data))
         Posterior(Pooled, shrinkage=0.0)
     """
-    regions = graph.regions
+    regions = graph_of(graph, "fit_covariances").regions
     whole = _Channels(regions.event_shape[0]) if channels else None
     inner = without_channels(regions) if channels else regions
     if form is None:
