@@ -48,15 +48,20 @@ def time_at(
 ) -> Tensor:
     """The times at which a rising ratio σ_t / α_t equals σ, or the nearest end of their range.
 
+    NaN if σ is NaN, or the ratio.
+
     The ratio maps times `[batch]` from `first` to `last` to σ_t / α_t `[batch]`; times are float64.
     """
     wanted = sigma.detach().double()
     low, high = torch.full_like(wanted, first), torch.full_like(wanted, last)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        below = ratio(middle) < wanted
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
+        found = ratio(middle)
+        low, high = (
+            torch.where(found < wanted, middle, low),
+            torch.where(found < wanted, high, middle),
+        )
+    return ((low + high) / 2).where(~(found.isnan() | wanted.isnan()), torch.nan)
 
 
 def as_seen(alpha: Tensor, sigma_t: Tensor, sigma: Tensor) -> Tensor:

@@ -20,13 +20,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError, ShapeError, required
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, required
 from pgmdiff.noise import Draw, Generator, Noise
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, denoise
 
 __all__ = ["Adaptive", "log_likelihood"]
 
+MOST_STEPS = 100_000
+"""Steps, accepted or not, after which a tolerance counts as out of reach."""
 METHODS = ("adaptive_heun", "bosh3", "dopri5", "dopri8", "fehlberg2")
 
 
@@ -45,7 +47,9 @@ class Adaptive(Solver):
         method: "dopri5", "dopri8", "bosh3", "fehlberg2" or "adaptive_heun", of torchdiffeq.
 
     Raises:
-        PgmdiffError: a tolerance is not positive, or the method is unknown.
+        PgmdiffError: a tolerance is not positive and finite, or the method is unknown; when it
+            runs, the tolerance is out of reach.
+        ScoreError: the score is not finite (raised when it runs).
         ImportError: torchdiffeq is not installed (raised at the first step).
     """
 
@@ -56,7 +60,8 @@ class Adaptive(Solver):
     """Not fixed."""
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0) or self.method not in METHODS:
+        sound = 0 < self.rtol < math.inf and 0 < self.atol < math.inf
+        if not sound or self.method not in METHODS:
             raise PgmdiffError(
                 f"Adaptive: expected positive tolerances and a method among {', '.join(METHODS)}, "
                 f"got {self}."
@@ -80,15 +85,27 @@ class Adaptive(Solver):
         ode = required("torchdiffeq", "the solver Adaptive (and log_likelihood)", "ode")
         logs = [math.log(sigma), math.log(sigma_next)]
         ends = torch.tensor(logs, dtype=torch.float64, device=y.device)
-        path: Tensor = ode.odeint(
-            lambda log_sigma, y: drift(log_sigma.exp(), y),
-            y,
-            ends,
-            rtol=self.rtol,
-            atol=self.atol,
-            method=self.method,
-            options={"norm": worst_sample, "step_t": ends[1:]},
-        )
+
+        def slope(log_sigma: Tensor, y: Tensor) -> Tensor:
+            found = drift(log_sigma.exp(), y)
+            if not found.isfinite().all():  # an error estimate of NaN is rejected for ever
+                raise ScoreError(
+                    f"Adaptive: the score (or its trace) is not finite at σ = {log_sigma.exp():g}. "
+                    "Call it alone at this level."
+                )
+            return found
+
+        options = {"norm": worst_sample, "step_t": ends[1:], "max_num_steps": MOST_STEPS}
+        try:
+            path: Tensor = ode.odeint(
+                slope, y, ends, rtol=self.rtol, atol=self.atol, method=self.method, options=options
+            )
+        except AssertionError as error:  # torchdiffeq's way to give up
+            raise PgmdiffError(
+                f"Adaptive: rtol = {self.rtol:g} and atol = {self.atol:g} are not met from σ = "
+                f"{sigma:g} to {sigma_next:g}: {error}. Raise them, or use float64: noisy scores, "
+                "and those with jumps, have no path that accurate."
+            ) from error
         return path[1]
 
 
