@@ -27,6 +27,7 @@ __all__ = [
     "Shape",
     "conjugate_gradients",
     "implicit",
+    "is_finite",
     "iterate_conjugate_gradients",
     "magnitudes",
     "squared_norms",
@@ -218,6 +219,11 @@ def magnitudes(a: Tensor) -> Tensor:
     flat = a.detach().abs().reshape(len(a), prod(a.shape[1:]))
     largest = flat.amax(dim=1) if flat.numel() else flat.sum(dim=1)
     return torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+
+
+def is_finite(a: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; a finite sum, which is found faster, proves it."""
+    return bool(a.sum().isfinite()) or bool(a.isfinite().all())
 
 
 def squared_norms(a: Tensor) -> Tensor:

@@ -40,8 +40,8 @@ Product = Callable[[Tensor], Tensor]
 PATIENCE = 50
 """Conjugate gradients that do not come nearer in as many steps, each a gradient, are given up."""
 REMEDY = (
-    "On smooth data use Composed(joint), with covariances of the data (fit_covariances), or give "
-    "the observation a noise level, noise=."
+    "use Composed(joint), with covariances of the data (fit_covariances), or give the observation "
+    "a noise level, noise=."
 )
 
 
@@ -194,8 +194,8 @@ def moment_matching(
         usual = 1e-10 if x.dtype == torch.float64 else 1e-5
         # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
         with torch.no_grad():
-            size = magnitudes(h.A_adjoint(gap / beside(magnitudes(gap), gap)))
-        level = beside((noise / size.double()) ** 2, gap).to(size)
+            size = magnitudes(h.A_adjoint(gap.sgn()))
+        level = beside((noise / size) ** 2, gap)
 
         def back(v: Tensor) -> Tensor:
             return h.A_adjoint(v) / beside(size, x)
@@ -207,11 +207,12 @@ def moment_matching(
             most_steps=most_steps,
             what="moment_matching",
             patience=PATIENCE,
-            remedy=REMEDY,
+            remedy=f"The score's Jacobian (Tweedie) may be too inexact for smooth data: {REMEDY}",
         )
         return known.denoised + known.outer(back(weights))
 
-    return observing(conditioned, observation, score, noise=noise, remedy=REMEDY)
+    remedy = f"The covariance does not fit the data: {REMEDY}"
+    return observing(conditioned, observation, score, noise=noise, remedy=remedy)
 
 
 class Linearised:

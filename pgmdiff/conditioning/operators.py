@@ -108,7 +108,7 @@ class ByIteration(Operator):
         H / |H| and y / |H| stand for H and y: squares of |H| may underflow or overflow.
         """
         y = self.wide(y)
-        size = magnitudes(adjoint(y / beside(magnitudes(y), y)))
+        size = magnitudes(adjoint(y.sgn()))
 
         def scaled(v: Tensor) -> Tensor:
             return v / beside(size, v)

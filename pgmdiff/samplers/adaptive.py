@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, required
+from pgmdiff.linalg import is_finite
 from pgmdiff.noise import Draw, Generator, Noise
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, denoise
@@ -88,7 +89,7 @@ class Adaptive(Solver):
 
         def slope(log_sigma: Tensor, y: Tensor) -> Tensor:
             found = drift(log_sigma.exp(), y)
-            if not found.isfinite().all():  # an error estimate of NaN is rejected for ever
+            if not is_finite(found):  # an error estimate of NaN is rejected for ever
                 raise ScoreError(
                     f"Adaptive: the score (or its trace) is not finite at σ = {log_sigma.exp():g}. "
                     "Call it alone at this level."

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Generator, Noise
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
@@ -129,7 +130,7 @@ def sample(
             state = replace(risen, memory=state.memory)
             continue
         after = solver.step(score, state, sigma_next, noise)
-        if not after.x.isfinite().all():
+        if not is_finite(after.x):
             raise ScoreError(
                 f"sample: the state is not finite after step {state.step}, from σ = "
                 f"{state.sigma:g} to {sigma_next:g}. The score is not finite at one of these "

@@ -42,6 +42,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.linalg import is_finite
 from pgmdiff.noise import Generator, Noise
 from pgmdiff.scores.adapters import per_sample
 from pgmdiff.text import array, counted, described
@@ -202,7 +203,7 @@ def sample_weighted(
         score, rates = evaluate(x, per_sample(sigma_next, x))
         log_weights = log_weights + 0.5 * (before + rates) * fall
         place = f" after step {step}, at σ = {sigma_next:g}"
-        if not x.isfinite().all():
+        if not is_finite(x):
             raise ScoreError(
                 f"sample_weighted: a state is not finite{place}. The score at the level before, "
                 f"σ = {sigma:g}, is not finite, or the step is too large for it."
