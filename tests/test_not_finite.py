@@ -22,6 +22,7 @@ from pgmdiff.conditioning import (
     replacement,
 )
 from pgmdiff.conditioning.operators import Stacked
+from pgmdiff.diagnostics import check_consistency
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.integrations.shared import time_at
@@ -68,6 +69,12 @@ Q = ar1(N, 0.7)
 LEVELS = karras(4, 0.5, 20.0)
 X = torch.linspace(-1, 1, 2 * N, dtype=torch.float64).reshape(2, N)
 MASK = Mask(torch.arange(N) % 2 == 0)
+
+
+def weight(sigma: Tensor, norm: Tensor) -> Tensor:
+    return 0.01 / sigma**2
+
+
 FAULTS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf, "overflow": 1e308}
 
 
@@ -115,7 +122,7 @@ ITERATIONS = {
     ),
     "Metropolis": lambda score: Metropolis(Q.log_density, 0.1, 4).correct(score, X, 1.0, normal),
     "replacement": lambda score: sampled(UniPC())(replacement(score, X[:1], MASK)),
-    "reconstruction": lambda score: sampled(UniPC())(reconstruction(score, X[:1], MASK)),
+    "reconstruction": lambda score: sampled(UniPC())(reconstruction(score, X[:1], MASK, weight)),
     "Isotropic": lambda score: sampled(UniPC())(moment_matching(score, X[:1], MASK, Isotropic())),
     "Tweedie": lambda score: sampled(Heun())(moment_matching(score, X[:1], MASK, Tweedie())),
 }
@@ -314,7 +321,7 @@ def test_what_cannot_be_reached_is_given_up_soon() -> None:
     with pytest.raises(PgmdiffError, match=r"after \d\d steps.* smooth data: use Composed\(joint"):
         guided.denoise(torch.randn(1, 64, generator=torch.Generator().manual_seed(0)), 5.0)
     assert len(calls) < 120
-    with pytest.raises(PgmdiffError, match=r"rtol = 1e-05 and atol = 1e-05 are not met from"):
+    with pytest.raises(PgmdiffError, match=r"rtol = .* are not met from|not finite"):
         sampled(Adaptive())(lambda x, s: 1e290 * x)
     with pytest.raises(PgmdiffError, match="are lost in the rounding"):
         curvature_extremes(Q.score, 300 + X.float(), 1e-4)
@@ -324,7 +331,7 @@ def test_samples_that_miss_a_noiseless_observation_are_announced_once() -> None:
     place = torch.arange(64, dtype=torch.float64)
     covariance = (-((place[:, None] - place) ** 2) / 200).exp() + 1e-6 * torch.eye(64)
     mask, sigmas = Mask(place < 48), karras(18, 0.002, 80.0)
-    for a, b in ((1.0, 0.0), (1e-3, 0.1), (1e3, 1e5)):
+    for a, b in ((1.0, 0.0), (1e-3, 0.01), (1e3, 1e4)):
         q = Gaussian(torch.full((64,), b).double(), a**2 * covariance)
         y = q.sample(1, 0)
         isotropic = Isotropic(a)
@@ -360,7 +367,7 @@ def test_samples_that_meet_an_observation_are_not_announced(solver, dtype: torch
                 replacement(moment_matching(joint, y, h, Composed(joint)), y, h),
                 moment_matching(joint, y, h, Composed(joint)),
                 moment_matching(joint, y, h, Composed(joint), noise=0.2 * a),
-                reconstruction(joint, y, h),
+                reconstruction(joint, y, h, weight),
             ):
                 sigmas = [a * s for s in karras(6, 0.05, 80.0)]
                 sample(guided, sigmas, shape=(4, 12), solver=solver, dtype=dtype, generator=0)
@@ -368,7 +375,7 @@ def test_samples_that_meet_an_observation_are_not_announced(solver, dtype: torch
 
 def test_wrapped_scores_finish_too() -> None:
     y = torch.ones(N, dtype=torch.float64)
-    inner = reconstruction(Q.score, y, MASK, noise=0.0)
+    inner = reconstruction(Q.score, y, MASK, lambda sigma, norm: 0 * sigma, noise=0.0)
     for score in (
         scores.guided(inner, {}),
         scores.scheduled(inner, {}),
@@ -377,3 +384,11 @@ def test_wrapped_scores_finish_too() -> None:
         with pytest.warns(UserWarning, match="reconstruction: 2 of 2 samples miss") as found:
             sample(score, LEVELS, shape=(2, N), dtype=torch.float64, generator=0)
         assert len(found) == 1
+
+
+def test_figures_that_overflow_are_no_verdict() -> None:
+    """Comparisons with NaN are false: what overflows looked consistent."""
+    graph, data = chain(N), Q.sample(100, 0)
+    far = {name: (lambda x, s: 1e200 * x) for name in graph.regions.names}
+    with pytest.raises(PgmdiffError, match="a figure of 'f0' against 'x1' at σ = 1 is not finite"):
+        check_consistency(graph, far, data, [1.0])
