@@ -56,11 +56,8 @@ def time_at(
     low, high = torch.full_like(wanted, first), torch.full_like(wanted, last)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        found = ratio(middle)
-        low, high = (
-            torch.where(found < wanted, middle, low),
-            torch.where(found < wanted, high, middle),
-        )
+        below = (found := ratio(middle)) < wanted
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return ((low + high) / 2).where(~(found.isnan() | wanted.isnan()), torch.nan)
 
 
