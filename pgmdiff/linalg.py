@@ -30,6 +30,7 @@ __all__ = [
     "is_finite",
     "iterate_conjugate_gradients",
     "magnitudes",
+    "ordinary",
     "squared_norms",
 ]
 
@@ -224,6 +225,12 @@ def magnitudes(a: Tensor) -> Tensor:
 def is_finite(a: Tensor) -> bool:
     """Whether no entry is NaN or infinite; a finite sum, which is found faster, proves it."""
     return bool(a.sum().isfinite()) or bool(a.isfinite().all())
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy that autograd may save if it was made in inference mode."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor
 
 
 def squared_norms(a: Tensor) -> Tensor:

@@ -294,7 +294,7 @@ assert losses[-1] < 0.35
 
 # %%
 strip = tiles((2, LENGTH), (2, 16), (0, 8))
-windows = [name for name, count in strip.counting_numbers().items() if count > 0]
+windows = strip.pieces
 score = from_denoiser(network)
 unknown = {name: {"turn": NOTHING} for name in strip.names}
 joint = compose(strip, score, conditions=unknown)

@@ -42,8 +42,9 @@ def compose(
             the regions, `Posterior(covariances)` or `Evidence(covariances)`.
         conditions: node name to keyword arguments of its score, pytrees of tensors without a
             batch axis; they add to the graph's own and override them.
-        null_condition: what the nodes that are not pieces (variables, overlaps) receive instead of
-            the conditions given at call time, such as the embedding of an empty prompt.
+        null_condition: what the nodes that are not pieces (variables, overlaps) receive, such as
+            the embedding of an empty prompt, unless they have a condition of their own: in place
+            of conditions given at call time, and beside pieces that have conditions here.
         max_batch: most rows of one model call; None if there is no limit. It bounds the memory;
             which size is fastest depends on the machine and the model.
         check_finite: whether each call checks its result for NaN and infinity (one reduction,

@@ -24,6 +24,7 @@ from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Report
 from pgmdiff.linalg import Shape
 from pgmdiff.precision import ComposedPrecision, Solve
+from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.text import Table, brief, counted, described
 
 __all__ = ["Joint", "Remembering"]
@@ -224,9 +225,12 @@ class Joint:
                     f"{tuple(x.shape)}."
                 )
             raise
+        if not density:
+            _check_output(values, x, chunk, sigmas)
+        kind = "log-density" if density else "score"
+        check_gradient(values, x, lambda: f"Joint: the {kind} of node {chunk.name!r}")
         if density:
             return values.reshape(n, regions)
-        _check_output(values, x, chunk, sigmas)
         return values.reshape(n, regions, -1)
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
-from pgmdiff.linalg import Floats, Ints
+from pgmdiff.linalg import Floats, Ints, ordinary
 from pgmdiff.precision import RegionPrecisions
 from pgmdiff.precision.forms import concatenated
 from pgmdiff.scores.adapters import Score
@@ -78,11 +78,11 @@ class Batch:
         return replace(
             self,
             group=self.group.resolved().to(device),
-            weights=_ordinary(self.weights.to(device, dtype)),
-            condition=map_tensors(lambda t: _ordinary(t.to(device)), self.condition),
+            weights=ordinary(self.weights.to(device, dtype)),
+            condition=map_tensors(lambda t: ordinary(t.to(device)), self.condition),
             precisions=None
             if self.precisions is None
-            else self.precisions.to(device, torch.float64).map(_ordinary),
+            else self.precisions.to(device, torch.float64).map(ordinary),
         )
 
 
@@ -247,8 +247,3 @@ def _merged(parts: list[Batch]) -> Batch:
         condition=_combine(torch.cat, [part.condition for part in parts]),
         precisions=concatenated(known) if known else None,
     )
-
-
-def _ordinary(tensor: Tensor) -> Tensor:
-    """A tensor that autograd may save, even if it was made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor

@@ -170,6 +170,7 @@ def moment_matching(
         ShapeError: the observation is not finite or has another shape.
         PgmdiffError: the noise is negative or not finite, or there is none and no state gives this
             observation; when the score is called, the conjugate gradients do not converge.
+        ScoreError: when called, the score or the operator lacks a gradient that is needed.
     """
     if not isinstance(covariance, PosteriorCovariance):
         raise PgmdiffError(
@@ -188,7 +189,7 @@ def moment_matching(
         known = covariance.moments(score, x, sigma, condition)
         h: LinearOperator | Linearised | None = observation.operator
         if h is None:
-            h = Linearised(observation.function, known.denoised)
+            h = Linearised(observation.seen, known.denoised)
         misfit = observation.misfit(known.denoised)
         gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
         usual = 1e-10 if x.dtype == torch.float64 else 1e-5
@@ -240,7 +241,7 @@ def _with_pull(
     """D, and the map v to σ² Jᵀ v; both are differentiable if x is."""
     outside = torch.is_grad_enabled() and x.requires_grad
     with torch.inference_mode(False), torch.enable_grad():
-        leaf, denoised = differentiable("moment_matching", score, x, sigma.clone(), condition)
+        leaf, denoised = differentiable(score, x, sigma, condition)
 
     def pull(v: Tensor) -> Tensor:
         again = outside and torch.is_grad_enabled()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgmdiff.conditioning.operators import Operator
 from pgmdiff.errors import ShapeError
-from pgmdiff.linalg import Shape
+from pgmdiff.linalg import Shape, ordinary
 from pgmdiff.text import described
 
 __all__ = ["DenseOperator", "PerAxis", "block_average", "blur", "channel_mix"]
@@ -55,9 +55,11 @@ class PerAxis(Operator):
                 )
         sizes = enumerate(self.event_shape)
         observed = (len(self.matrices[a]) if a in self.matrices else n for a, n in sizes)
-        self._set(observed_shape=tuple(observed))
+        matrices = {axis: ordinary(matrix) for axis, matrix in self.matrices.items()}
+        self._set(observed_shape=tuple(observed), matrices=matrices)
 
     @cached_property
+    @torch.inference_mode(False)
     def _inverses(self) -> dict[int, Tensor]:
         items = self.matrices.items()
         return {a: torch.linalg.pinv(m.double(), rtol=self.tolerance) for a, m in items}
@@ -188,9 +190,10 @@ class DenseOperator(Operator):
             )
         if not self.matrix.isfinite().all():
             raise ShapeError("DenseOperator: the matrix holds NaN or infinity. Remove it.")
-        self._set(observed_shape=(len(self.matrix),))
+        self._set(observed_shape=(len(self.matrix),), matrix=ordinary(self.matrix))
 
     @cached_property
+    @torch.inference_mode(False)
     def _inverse(self) -> Tensor:
         inverse: Tensor = torch.linalg.pinv(self.matrix.double(), rtol=self.tolerance)
         return inverse

@@ -13,7 +13,8 @@ from pgmdiff.conditioning.masks import InPlace, Mask
 from pgmdiff.conditioning.operators import LinearOperator, Operator
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser
-from pgmdiff.text import by_field, counted
+from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.text import brief, by_field, counted
 
 __all__ = ["Observation", "observing"]
 
@@ -78,6 +79,12 @@ class Observation:
         y = _in_range(what, y, linear) if noiseless and y.numel() else y
         return cls(what, y, linear.A, linear)
 
+    def seen(self, x: Tensor) -> Tensor:
+        """H x, with a gradient where one is required."""
+        values = self.function(x)
+        check_gradient(values, x, lambda: f"{self.what}: the operator {brief(self.function)}")
+        return values
+
     def misfit(self, denoised: Tensor) -> Tensor:
         """The misfit y - H D of states D `[batch, *event]`, in their dtype."""
         event = getattr(self.operator, "event_shape", None)
@@ -86,7 +93,7 @@ class Observation:
                 f"{self.what}: the operator observes states {shape_text('batch', event)}, got "
                 f"{tuple(denoised.shape)}. Make it for this shape; flatten several batch axes."
             )
-        seen = self.function(denoised)
+        seen = self.seen(denoised)
         if seen.real.dtype != denoised.dtype:
             raise ShapeError(
                 f"{self.what}: the operator returns {seen.dtype} for states of {denoised.dtype}. "

@@ -12,6 +12,7 @@ leaves the range of Hᵀ.
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.linalg import Shape, conjugate_gradients, implicit, magnitudes
 from pgmdiff.scores.adapters import beside
+from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.text import brief, described
 
 __all__ = ["Composition", "Linear", "LinearOperator", "Operator", "Stacked"]
@@ -154,8 +156,12 @@ class Stacked(ByIteration):
         self._set(widest=_narrowest(self.operators))
 
     def A(self, x: Tensor) -> Tensor:
-        parts = zip(self.operators, self.sizes, strict=True)
-        return torch.cat([operator.A(x).reshape(len(x), size) for operator, size in parts], dim=1)
+        parts = []
+        for operator, size in zip(self.operators, self.sizes, strict=True):
+            part = operator.A(x)
+            check_gradient(part, x, partial(repr, operator))
+            parts.append(part.reshape(len(x), size))
+        return torch.cat(parts, dim=1)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         parts = zip(self.operators, y.split(self.sizes, dim=1), strict=True)
@@ -258,8 +264,11 @@ class Linear(ByIteration):
         return self.function(x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
+        again = torch.is_grad_enabled() and y.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
             x = torch.zeros(len(y), *self.event_shape, dtype=y.real.dtype, device=y.device)
             x.requires_grad_()
-            (back,) = torch.autograd.grad(self.function(x), x, y)
+            seen = self.function(x)
+            check_gradient(seen, x, lambda: f"Linear: the function {brief(self.function)}")
+            (back,) = torch.autograd.grad(seen, x, y, create_graph=again)
         return back

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
-from pgmdiff.errors import PgmdiffError
-from pgmdiff.linalg import squared_norms
-from pgmdiff.scores.adapters import NetworkScore, Score, beside, per_sample
+from pgmdiff.linalg import ordinary, squared_norms
+from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
 
 __all__ = ["Weight", "dps", "matched", "reconstruction"]
 
@@ -71,7 +71,7 @@ def reconstruction(
 
     Raises:
         ShapeError: the observation is not finite or has another shape.
-        PgmdiffError: the score cannot be differentiated.
+        ScoreError: the score, or the operator, has no gradient.
     """
     weight = dps() if weight is None else weight
     observation = Observation.of("reconstruction", observed, operator, noiseless=False)
@@ -80,7 +80,7 @@ def reconstruction(
         sigma = per_sample(sigma, x)
         differentiate = torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
-            leaf, denoised = differentiable("reconstruction", score, x, sigma, condition)
+            leaf, denoised = differentiable(score, x, sigma, condition)
             squares = squared_norms(observation.misfit(denoised))
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
         descent = beside(weight(sigma, squares.sqrt()), x).to(x) * slope
@@ -92,15 +92,9 @@ def reconstruction(
 
 
 def differentiable(
-    what: str, score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
+    score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
     """x, or a copy of it that requires a gradient, and D there as autograd sees it."""
+    sigma, condition = tree_map_only(Tensor, ordinary, (sigma, condition))
     leaf = x if x.requires_grad else x.detach().clone().requires_grad_()
-    own = getattr(score, "denoise", None)
-    value: Tensor = (own or score)(leaf, sigma, **condition)
-    if not value.requires_grad:
-        raise PgmdiffError(
-            f"{what}: the score does not depend on its input for autograd. Remove torch.no_grad "
-            "or detach from it."
-        )
-    return leaf, value if own else leaf + beside(sigma, x) ** 2 * value
+    return leaf, denoise(score, leaf, sigma, **condition)

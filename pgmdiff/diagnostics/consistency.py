@@ -27,7 +27,7 @@ from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.containment import incidence
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.regions import Condition, RegionGraph
-from pgmdiff.noise import Generator, Noise
+from pgmdiff.noise import CONSISTENCY, Generator, Noise
 from pgmdiff.text import Table, brief, counted, described
 
 __all__ = ["Agreement", "Consistency", "check_consistency"]
@@ -168,7 +168,7 @@ def check_consistency(
     kinds = _pairs_by_kind(joint)
     rows = []
     for step, sigma in enumerate(tqdm(list(sigmas), disable=not progress, desc="consistency")):
-        noisy = clean + sigma * noise(step, clean)
+        noisy = clean + sigma * noise(CONSISTENCY + step, clean)
         denoised = local_denoised(joint, noisy, sigma)
         for (piece, overlap), pairs in kinds.items():
             by_piece = torch.stack([denoised[p.piece][:, p.places] for p in pairs], dim=1)

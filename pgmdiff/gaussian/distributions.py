@@ -204,6 +204,7 @@ class Gaussian(Distribution):
         return cls(mean.to(samples.dtype), rounded)
 
     @cached_property
+    @torch.inference_mode(False)  # what is kept must serve autograd later
     def _eigen(self) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(self.covariance)
         return values, vectors
@@ -359,6 +360,7 @@ class GaussianMixture(Distribution):
         return draws
 
     @cached_property
+    @torch.inference_mode(False)
     def _stack(self) -> "Stack":
         """The whole state as the one region of a stack."""
         parts = [(c.mean.reshape(1, -1), *(e[None] for e in c._eigen)) for c in self.components]

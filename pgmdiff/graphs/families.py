@@ -280,11 +280,11 @@ def repeated_observations(
 
     For observations that are independent given θ, q(θ | y_1 … y_N) ∝ q(θ)^{1-N} Π_i q(θ | y_i):
     a factor y_i per observation with the model id "posterior" (+1), and the parameter itself with
-    the model id "prior" (1 - N). Exact at σ = 0 for any data; `validate`, which looks at elements
-    only, does not know that the factors differ by their conditions. At σ > 0 noised posteriors do
-    not multiply (Geffner, Papamakarios, Mnih, "Compositional score modeling for simulation-based
-    inference", 2023; Linhart et al., "Diffusion posterior sampling for simulation-based inference
-    in tall data settings", 2024).
+    the model id "prior" (1 - N). Exact at σ = 0 for any data. The factors differ by their
+    conditions, and so are not marginals of one distribution, as `validate` says where conditions
+    are given. At σ > 0 noised posteriors do not multiply (Geffner, Papamakarios, Mnih,
+    "Compositional score modeling for simulation-based inference", 2023; Linhart et al., "Diffusion
+    posterior sampling for simulation-based inference in tall data settings", 2024).
 
     Args:
         n: N, at least 1.

@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,8 +24,7 @@ from tqdm import tqdm
 from pgmdiff.composition.plan import map_tensors
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.integrations.shared import check_device, network_dtype
-from pgmdiff.noise import START, Generator
-from pgmdiff.samplers import Noise
+from pgmdiff.noise import DRIVEN, START, Generator, Noise
 from pgmdiff.scores.adapters import (
     NetworkScore,
     Score,
@@ -39,6 +37,8 @@ from pgmdiff.scores.adapters import (
     from_vp_sample,
     from_vp_v,
 )
+from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.text import brief
 
 __all__ = ["SIGMA_LIMIT", "drive", "from_diffusers", "from_vae"]
 
@@ -53,9 +53,6 @@ IMPLIED = {
 SIGMA_LIMIT = 1e3
 """The largest σ at which a driven joint is called. Flow matching starts at α = 0, where σ = ∞: the
 joint is then called at this σ on a state with the same noise, whose D is off by about Σ_0 ε / σ."""
-
-OWN = 1 << 62
-"""The place in the noise where seeds for the schedulers' own generators are drawn; see `noise`."""
 
 
 def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
@@ -92,6 +89,7 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
         cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
         output = model(x_t.to(dtype), timestep=timestep, **cast)
         values: Tensor = output if isinstance(output, Tensor) else output[0]
+        check_gradient(values, x_t, lambda: f"The network {brief(model)}")  # EDM adds x itself
         if half and values.shape[1] == 2 * x_t.shape[1]:
             values = values.chunk(2, dim=1)[0]
         return values.to(x_t.dtype)
@@ -238,8 +236,7 @@ def drive(
         x = float(getattr(driven, "init_noise_sigma", 1.0)) * noise(START, like)
     x = x.to(dtype=dtype, device=device)
     own: dict[str, Any] = {}  # one generator per sample, if the scheduler accepts generators
-    keys = (np.random.Philox(key=key, counter=[0, 0, 0, OWN]) for key in noise.keys)
-    seeds = [int(bits.random_raw()) >> 1 for bits in keys]
+    seeds = noise.seeds(DRIVEN)
     if hasattr(driven, "noise_sampler_seed"):
         driven.noise_sampler_seed = seeds
     if "generator" in inspect.signature(driven.step).parameters:

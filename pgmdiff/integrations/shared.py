@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError
+from pgmdiff.scores.gradients import check_gradient
 
 __all__ = ["as_seen", "check_device", "network_dtype", "time_at"]
 
@@ -51,6 +52,7 @@ def time_at(
     NaN if σ is NaN, or the ratio.
 
     The ratio maps times `[batch]` from `first` to `last` to σ_t / α_t `[batch]`; times are float64.
+    They have no gradient: where one with respect to σ is required, it raises a `ScoreError`.
     """
     wanted = sigma.detach().double()
     low, high = torch.full_like(wanted, first), torch.full_like(wanted, last)
@@ -58,6 +60,7 @@ def time_at(
         middle = (low + high) / 2
         below = (found := ratio(middle)) < wanted
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    check_gradient(low, sigma, lambda: "The time of a noise level, found by bisection")
     return ((low + high) / 2).where(~(found.isnan() | wanted.isnan()), torch.nan)
 
 

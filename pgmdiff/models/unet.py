@@ -17,6 +17,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError
+from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.text import brief
 
 __all__ = ["EDMDenoiser", "UNet", "trained"]
 
@@ -139,8 +141,10 @@ class EDMDenoiser(nn.Module):
         c_skip = self.sigma_data**2 / total
         c_out = s * self.sigma_data / total.sqrt()
         c_in = total.rsqrt()
-        out: Tensor = c_skip * x + c_out * self.network(c_in * x, sigma.log() / 4)
-        return out
+        seen = c_in * x
+        values: Tensor = self.network(seen, sigma.log() / 4)
+        check_gradient(values, seen, lambda: f"The network {brief(self.network)}")
+        return c_skip * x + c_out * values
 
 
 def trained(model: EDMDenoiser, weights: Path) -> EDMDenoiser:

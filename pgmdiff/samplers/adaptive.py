@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, required
 from pgmdiff.linalg import is_finite
-from pgmdiff.noise import Draw, Generator, Noise
+from pgmdiff.noise import PROBES, Draw, Generator, Noise
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, denoise
 
@@ -110,6 +110,7 @@ class Adaptive(Solver):
         return path[1]
 
 
+@torch.inference_mode(False)
 def log_likelihood(
     score: Score,
     x: Tensor,
@@ -147,6 +148,7 @@ def log_likelihood(
         PgmdiffError: 0 < sigma_min < sigma_max does not hold, the trace is unknown, or there are no
             probes.
         ShapeError: x has no batch axis.
+        ScoreError: the score has no gradient.
         ImportError: torchdiffeq is not installed.
 
     Source: Song et al., "Score-based generative modeling through stochastic differential
@@ -178,14 +180,14 @@ def log_likelihood(
         share, directions = 1.0, [row.reshape(x.shape[1:]).expand(x.shape) for row in eye]
     else:
         noise = Noise.of(generator, len(x))
-        share, directions = 1 / probes, [noise(probe, x).sign() for probe in range(probes)]
+        share, directions = 1 / probes, [noise(PROBES + probe, x).sign() for probe in range(probes)]
 
     def drift(sigma: Tensor, joined: Tensor) -> Tensor:
         with torch.enable_grad():
             u = joined[:, :n].reshape(x.shape).detach().requires_grad_()
             denoised = denoise(score, u, sigma)
             total = u.new_zeros(len(u))
-            for v in directions if denoised.requires_grad else []:
+            for v in directions:
                 (product,) = torch.autograd.grad(denoised, u, v, retain_graph=True)
                 total = total + (v * product).reshape(len(u), n).sum(dim=1)
         change = (u - denoised).detach().reshape(len(u), n)

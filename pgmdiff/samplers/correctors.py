@@ -43,15 +43,15 @@ from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ScoreError
 from pgmdiff.linalg import squared_norms
-from pgmdiff.noise import Draw
+from pgmdiff.noise import CORRECTORS, Draw
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, beside, per_sample
 from pgmdiff.text import by_field
 
 __all__ = ["Corrector", "Langevin", "Metropolis", "PredictorCorrector"]
 
-STREAM, WIDTH = 1 << 40, 1 << 20
-"""Noise of correctors is drawn beyond the solvers' own: up to 2^19 moves after each step."""
+WIDTH = 1 << 20
+"""Numbers of the draws of one step: of up to 2^19 moves, which use two each."""
 
 Bound = float | Callable[[float], float] | None
 """λ_max of minus the score's Jacobian, at every σ or as a function of σ; see `Curvature`."""
@@ -113,8 +113,9 @@ class Langevin(_LangevinMoves):
 
     Args:
         step: without a curvature, h = step · σ². Noised data have λ ≤ 1/σ², so that 2 would be the
-            limit of the exact score; composed precisions exceed 1/σ² (1.74 times was seen on a
-            chain of correlation 0.99): stay below 1. With a curvature, h = step · 2/λ_max, stable
+            limit of the exact score. Composed precisions exceed it: σ² λ_max is 1.7 to 2 on
+            chains, where a step below 1 is stable, and about 0.4 times the degree on hubs, where
+            it is not: give a curvature there. With a curvature, h = step · 2/λ_max, stable
             on a Gaussian for step < 1; the variance along λ is then 1/(1 - step · λ/λ_max) times
             too large.
         n_moves: number of moves per correction.
@@ -243,7 +244,7 @@ class PredictorCorrector(Solver):
             return after
 
         def own(number: int, like: Tensor) -> Tensor:
-            return noise(STREAM + WIDTH * state.step + number, like)
+            return noise(CORRECTORS + WIDTH * state.step + number, like)
 
         x, acceptance = self.corrector.correct(score, after.x, sigma_next, own)
         if self.report is not None:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ScoreError
-from pgmdiff.noise import Generator, Noise
+from pgmdiff.noise import CURVATURE, Generator, Noise
 from pgmdiff.samplers.base import Solver
 from pgmdiff.samplers.one_step import Euler
 from pgmdiff.samplers.run import Step, sample
@@ -35,9 +35,6 @@ __all__ = ["Curvature", "Extremes", "curvature_extremes"]
 
 REACH = 0.01
 """Largest move of an element by a difference, in units of σ."""
-
-PRODUCTS = 5 << 61
-"""Number of the first draw of the recurrence."""
 
 
 class Extremes(NamedTuple):
@@ -109,7 +106,7 @@ def curvature_extremes(
         )
     noise, level = Noise.of(generator, len(x)), per_sample(sigma, x)
     size = min(products, prod(x.shape[1:]))
-    basis = [_orthonormal(noise(PRODUCTS, x), [])]
+    basis = [_orthonormal(noise(CURVATURE, x), [])]
     projected = x.new_zeros(len(x), size, size, dtype=torch.float64)
     for column in range(size):
         direction = basis[column]
@@ -120,7 +117,7 @@ def curvature_extremes(
             projected[:, row, column] = _dot(v, w)
             w = w - beside(_dot(v, w), w) * v
         if column + 1 < size:
-            fresh = noise(PRODUCTS + column + 1, x)  # once the recurrence has found everything
+            fresh = noise(CURVATURE + column + 1, x)  # once the recurrence has found everything
             found = beside(_dot(w, w) > 0, w)
             basis.append(_orthonormal(torch.where(found, w, fresh), basis))
             projected[:, column + 1, column] = _dot(basis[-1], w)

@@ -78,7 +78,7 @@ def sample(
             joint's rule is only approximate, `DPMSolver2M(eta=1.0, rho=7.0)` does better; figures:
             `python -m benchmarks defaults`.
         generator: the source of the noise; see `pgmdiff.noise.Generator`. Noise depends only on the
-            seed, the sample and the step.
+            seed, the sample, the step and the place in the state.
         callback: called with a `Step`, a dict, at every step down.
         progress: whether to show a progress bar.
         dtype: float32 or float64, for the state; that of x or of the state, or float32, if None.

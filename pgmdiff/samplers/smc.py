@@ -43,7 +43,7 @@ from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.linalg import is_finite
-from pgmdiff.noise import Generator, Noise
+from pgmdiff.noise import LAST, PARTICLES, RESAMPLE, Generator, Noise
 from pgmdiff.scores.adapters import per_sample
 from pgmdiff.text import array, counted, described
 
@@ -55,9 +55,6 @@ Potential = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 With several components it also has `components`, the component of every element, int64 `[*event]`,
 and `by_component`, a callable that returns the score and the sum of g_i per component, `[n, C]`.
 """
-
-START, RESAMPLE, LAST = (1 << 62), (1 << 61), 3 << 61
-"""Numbers of the draws of the start and of the resamplings, beyond all steps."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +182,7 @@ def sample_weighted(
     like = torch.empty(tuple(shape), dtype=dtype, device=device)
     evaluate, components = _by_component(potential, like)
     noise = Noise.of(generator, len(like))
-    x = levels[0] * noise(START, like)
+    x = levels[0] * noise(PARTICLES, like)
     score, rates = evaluate(x, per_sample(levels[0], x))
     if rates.ndim != 2 or int(components.max()) + 1 != rates.shape[1]:
         raise ShapeError(
@@ -294,9 +291,7 @@ def _effective(log_weights: Tensor) -> Tensor:
 
 def _uniforms(noise: Noise, number: int, log_weights: Tensor) -> Tensor:
     """One uniform number per component, `[C]`, from the first particle's noise."""
-    drawn = Noise(noise.keys[:1])(number, torch.empty_like(log_weights[:1]))
-    uniforms: Tensor = torch.special.ndtr(drawn[0])
-    return uniforms
+    return Noise(noise.keys[:1]).uniform(number, log_weights[:1])[0]
 
 
 def _gathered(x: Tensor, chosen: Tensor, components: Tensor) -> Tensor:

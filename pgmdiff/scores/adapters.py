@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError, ShapeError
+from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.text import brief, described, span
 
 __all__ = [
@@ -58,10 +59,9 @@ def denoise(score: Score, x: Tensor, sigma: Tensor | float, **condition: Any) ->
     """
     sigma = per_sample(sigma, x)
     own = getattr(score, "denoise", None)
-    if own is not None:
-        denoised: Tensor = own(x, sigma, **condition)
-        return denoised
-    return x + beside(sigma, x) ** 2 * score(x, sigma, **condition)
+    values: Tensor = (score if own is None else own)(x, sigma, **condition)
+    check_gradient(values, x, lambda: f"The score {brief(score)}")
+    return x + beside(sigma, x) ** 2 * values if own is None else values
 
 
 def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
@@ -123,6 +123,15 @@ def _check_callable(who: str, *functions: object) -> None:
             )
 
 
+def _predicted(
+    network: Callable[..., Tensor], x: Tensor, level: Tensor, condition: dict[str, Any]
+) -> Tensor:
+    """What a network returns, with a gradient where one is required."""
+    values = network(x, level, **condition)
+    check_gradient(values, x, lambda: f"The network {brief(network)}")
+    return values
+
+
 def from_denoiser(denoiser: Callable[..., Tensor]) -> NetworkScore:
     """The score s = (D - x) / σ² of a denoiser.
 
@@ -135,7 +144,7 @@ def from_denoiser(denoiser: Callable[..., Tensor]) -> NetworkScore:
         ScoreError: the denoiser is not callable.
     """
     _check_callable("from_denoiser", denoiser)
-    return NetworkScore(denoiser, lambda x, sigma, **c: (denoiser(x, sigma, **c), None))
+    return NetworkScore(denoiser, lambda x, sigma, **c: (_predicted(denoiser, x, sigma, c), None))
 
 
 def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
@@ -149,7 +158,7 @@ def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
         ScoreError: the network is not callable.
     """
     _check_callable("from_eps", eps)
-    return NetworkScore(eps, lambda x, sigma, **c: (None, eps(x, sigma, **c)))
+    return NetworkScore(eps, lambda x, sigma, **c: (None, _predicted(eps, x, sigma, c)))
 
 
 @dataclass(frozen=True)
@@ -177,16 +186,24 @@ class Timesteps:
         return np.asarray(0.5 * (np.log1p(-alphas) - np.log(alphas)))
 
     def __call__(self, sigma: Tensor) -> Tensor:
-        """The timesteps of σ, of any shape, in its dtype."""
+        """The timesteps of σ, of any shape, in its dtype; they have no gradient.
+
+        Raises:
+            ScoreError: a gradient with respect to σ is required.
+        """
         wanted = sigma.detach().double().log().cpu().numpy()
         steps = np.interp(wanted, self._log_sigmas, np.arange(len(self._log_sigmas)))
-        return torch.from_numpy(np.asarray(steps)).to(sigma)
+        found = torch.from_numpy(np.asarray(steps)).to(sigma)
+        check_gradient(found, sigma, lambda: repr(self))
+        return found
 
     def sigmas(self, timesteps: Tensor) -> Tensor:
         """The σ of timesteps, which need not be integers: the inverse within the range."""
         wanted = timesteps.detach().double().cpu().numpy()
         logs = np.interp(wanted, np.arange(len(self._log_sigmas)), self._log_sigmas)
-        return torch.from_numpy(np.exp(np.asarray(logs))).to(timesteps)
+        found = torch.from_numpy(np.exp(np.asarray(logs))).to(timesteps)
+        check_gradient(found, timesteps, lambda: repr(self))
+        return found
 
 
 def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:
@@ -255,7 +272,7 @@ def _variance_preserving(
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Any, Any]:
         alpha = (1 + beside(sigma, x) ** 2).rsqrt()
         sigma_t, x_t = alpha * beside(sigma, x), alpha * x
-        return read(alpha, sigma_t, x_t, network(x_t, timesteps(sigma), **condition))
+        return read(alpha, sigma_t, x_t, _predicted(network, x_t, timesteps(sigma), condition))
 
     return NetworkScore(network, predict)
 
@@ -279,7 +296,7 @@ def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         alpha, t = 1 / (1 + beside(sigma, x)), beside(sigma / (1 + sigma), x)
         x_t = alpha * x
-        v = velocity(x_t, sigma / (1 + sigma), **condition)
+        v = _predicted(velocity, x_t, sigma / (1 + sigma), condition)
         return x_t - t * v, x_t + alpha * v
 
     return NetworkScore(velocity, predict)

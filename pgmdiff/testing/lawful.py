@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import networkx as nx
+import torch
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs import FactorGraph, RegionGraph
@@ -46,6 +47,8 @@ class Checked:
         return "\n".join(lines + [f"skipped  {name}: {why}" for name, why in self.skipped.items()])
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def assert_lawful(
     graph: "FactorGraph | RegionGraph | nx.Graph",
     *,

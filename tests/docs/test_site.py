@@ -29,7 +29,7 @@ INTERNAL = {
     "graphs.containment", "graphs.conversion", "graphs.scopes", "graphs.variables",
     "conditioning.observations", "plotting.layouts", "plotting.scenes", "plotting.boxes",
     "plotting.style", "plotting.diagrams", "plotting.tiles",
-    "plotting.cube", "integrations.shared",
+    "plotting.cube", "integrations.shared", "scores.gradients",
 }  # fmt: skip
 """Not for users: their docstrings are for developers."""
 REFERENCE = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))

@@ -52,7 +52,7 @@ class Solve(ABC):
 
     @abstractmethod
     def log_determinant(self, sigma: Tensor) -> Tensor:
-        """The log-determinant of I + σ² P, float64 `[B]`; not differentiable in σ."""
+        """The log-determinant of I + σ² P, float64 `[B]`; not all kinds are differentiable in σ."""
 
     def inverse(self) -> Tensor | None:
         """P⁻¹, the covariance of the composed distribution, float64 `[N, N]`, or None."""
