@@ -89,7 +89,9 @@ METHODS: dict[str, Method] = {
     "replacement": Method(_replaced),
     "replacement, 4 rounds": Method(_replaced, affine=False, rounds=4),
     "reconstruction, DPS ζ = 0.3": Method(
-        lambda joint, y, noise, std: ways.reconstruction(joint, y, OBSERVED, ways.dps(0.3)),
+        lambda joint, y, noise, std: ways.reconstruction(
+            joint, y, OBSERVED, ways.dps(0.3, data_std=1.0)
+        ),
         affine=False,
     ),
     "isotropic moments": _matched(lambda joint, std: ways.Isotropic(std, jacobian=False)),

@@ -45,6 +45,7 @@ from pgmdiff.precision.solves.small_space import SmallSpace
 from pgmdiff.samplers import (
     Curvature,
     Noise,
+    Run,
     adaptive,
     correctors,
     karras,
@@ -139,7 +140,7 @@ def particles() -> Any:
 
 
 def inverse(rows: int = 3) -> forms.DensePrecisions:
-    return forms.DensePrecisions(torch.eye(4).expand(rows, 4, 4), torch.ones(rows, 4))
+    return forms.DensePrecisions(torch.eye(4).expand(rows, 4, 4))
 
 
 OBJECTS: dict[str, Callable[[], Any]] = {
@@ -224,6 +225,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
         torch.zeros(8, N), 3, 0.7, torch.zeros(8, N), ((0.9, torch.zeros(8, N)),)
     ),
     "Noise": lambda: Noise.of(3, 1000),
+    "Run": lambda: Run("folder"),
     "Particles": particles,
     "Euler": one_step.Euler,
     "Heun": one_step.Heun,

@@ -339,7 +339,7 @@ methods = {  # (score, noise) -> conditioned score; is it affine; rounds of ever
     "replacement": (lambda score, s: replacement(score, y, known), True, 1),
     "replacement, 4 rounds": (lambda score, s: replacement(score, y, known), False, 4),
     "reconstruction, dps(0.3)": (
-        lambda score, s: reconstruction(score, y, known, dps(0.3)),
+        lambda score, s: reconstruction(score, y, known, dps(0.3, data_std=1.0)),
         False,
         1,
     ),

@@ -155,7 +155,7 @@ class Posterior(GaussianClosure):
             `validate()` and repr report. At λ* P is barely definite, and some variances of the
             composed distribution are far too large: `validate()` says how large. A λ well above λ*
             serves better.
-        jitter: ε; ε times the mean variance is added to all variances.
+        jitter: ε, the share of its own variance that is added to the variance of every element.
 
     Source: ours on factor graphs; the closure is after Linhart, Cardoso, Gramfort, Le Corff,
     Rodrigues, "Diffusion posterior sampling for simulation-based inference in tall data settings",

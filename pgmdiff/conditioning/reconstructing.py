@@ -9,6 +9,7 @@ row, it is exact for Gaussians; with other weights it is biased, whatever the sc
 differentiable function.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
+from pgmdiff.errors import PgmdiffError
 from pgmdiff.linalg import ordinary, squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
 
@@ -27,14 +29,24 @@ Weight = Callable[[Tensor, Tensor], Tensor]
 """λ as a function of σ `[batch]` and ‖r‖ `[batch]`."""
 
 
-def dps(scale: float = 1.0) -> Weight:
-    """λ = ζ / (σ² ‖r‖): the denoised value descends the norm of the error, D - 2 ζ ∇‖r‖.
+def dps(scale: float = 1.0, *, data_std: float) -> Weight:
+    """λ = ζ σ_d / (σ² ‖r‖): the denoised value descends the norm of the error, D - 2 ζ σ_d ∇‖r‖.
 
     Args:
         scale: ζ, to be tuned between about 0.1 and 2. It weighs a term of the score, not a step of
             the sampler, so that it is not comparable with the ζ of the paper.
+        data_std: σ_d, the standard deviation of the data, which sets the unit of a step.
+
+    Raises:
+        PgmdiffError: the standard deviation is not positive.
     """
-    return lambda sigma, norm: scale / (sigma**2 * norm.clamp(min=1e-12))
+    if not 0 < data_std < math.inf:
+        raise PgmdiffError(
+            f"dps: expected a positive data_std, got {data_std}. Give the standard deviation of "
+            "the data."
+        )
+    # Where there is no error there is no slope, whatever its weight.
+    return lambda sigma, norm: scale * data_std / (sigma**2 * norm.where(norm > 0, data_std))
 
 
 def matched(variance: Callable[[Tensor], Tensor], noise: float = 0.0) -> Weight:
@@ -51,7 +63,7 @@ def reconstruction(
     score: Score,
     observed: Tensor,
     operator: LinearOperator | Tensor | Callable[[Tensor], Tensor],
-    weight: Weight | None = None,
+    weight: Weight,
     *,
     noise: float | None = None,
 ) -> NetworkScore:
@@ -65,7 +77,7 @@ def reconstruction(
         observed: y, `[*observed]` or one per sample.
         operator: H; a boolean mask `[*event]` as for `replacement`; or a differentiable function
             of batches.
-        weight: λ; None for `dps()`.
+        weight: λ: `dps(scale, data_std=...)`, or another function of σ and ‖r‖.
         noise: the standard deviation of the observation's noise. Only if it is given, `sample`
             warns where the result misses the observation by far more.
 
@@ -73,7 +85,6 @@ def reconstruction(
         ShapeError: the observation is not finite or has another shape.
         ScoreError: the score, or the operator, has no gradient.
     """
-    weight = dps() if weight is None else weight
     observation = Observation.of("reconstruction", observed, operator, noiseless=False)
 
     def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:

@@ -186,14 +186,19 @@ def _checked(name: Hashable, covariance: Tensor, d: int) -> Tensor:
             f"from_region_covariances: expected the covariance of {name!r} as [{d}, {d}], got "
             f"{tuple(covariance.shape)}. Flatten the region in the order its model sees."
         )
+    # Of correlations, so that no unit of an element decides what is singular.
+    variances = covariance.diagonal()
+    units = torch.where(variances > 0, variances, 1).rsqrt()
+    scaled = units[:, None] * covariance * units
     try:
-        smallest = Gaussian(covariance.new_zeros(d), covariance)._eigen[0].min()
+        smallest = Gaussian(covariance.new_zeros(d), scaled)._eigen[0].min()
     except ShapeError as error:
         raise ShapeError(f"from_region_covariances: region {name!r}: {error}") from None
-    if smallest <= d * torch.finfo(covariance.dtype).eps * covariance.abs().max():
+    if smallest <= d * torch.finfo(covariance.dtype).eps * scaled.abs().max():
+        least = torch.linalg.eigvalsh(covariance)[0]
         raise ShapeError(
             f"from_region_covariances: the covariance of {name!r} is singular, its smallest "
-            f"eigenvalue is {smallest:.3g}. Estimate it from more samples, or add to its diagonal."
+            f"eigenvalue is {least:.3g}. Estimate it from more samples, or add to its diagonal."
         )
     return covariance
 

@@ -180,8 +180,8 @@ class Gaussian(Distribution):
         impossible.
 
         It is computed in float64 and returned in the samples' dtype. If rounding to that dtype
-        leaves the covariance indefinite, its diagonal is raised until it is positive
-        semi-definite in float64.
+        leaves the covariance indefinite, all variances are raised in proportion until it is
+        positive semi-definite in float64.
 
         Raises:
             ShapeError: there are fewer than two samples.
@@ -194,12 +194,16 @@ class Gaussian(Distribution):
         covariance = flat.T @ flat / len(samples)
         rounded = covariance.to(samples.dtype)
         if rounded.dtype != covariance.dtype and rounded.numel() and rounded.isfinite().all():
-            eye = torch.eye(len(covariance)).to(covariance)
-            least = torch.linalg.eigvalsh(rounded.double())[0].item()
-            raised = -2 * least
-            while least < 0:
-                rounded = (covariance + raised * eye).to(samples.dtype)
-                least = torch.linalg.eigvalsh(rounded.double())[0].item()
+            variances = covariance.diagonal()
+            units = torch.where(variances > 0, variances, 1).rsqrt()
+
+            def least() -> float:
+                scaled = units[:, None] * rounded.double() * units
+                return float(torch.linalg.eigvalsh(scaled)[0])
+
+            raised = -2 * least()
+            while least() < 0:
+                rounded = (covariance + raised * variances.diag()).to(samples.dtype)
                 raised *= 2
         return cls(mean.to(samples.dtype), rounded)
 

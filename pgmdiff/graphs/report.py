@@ -44,7 +44,7 @@ class Definiteness:
         least_shrinkage: λ*, the least value such that P of the covariances as given is positive
             definite for all of [λ*, 1]; None if P is too large to determine it.
         shrinkage: the λ that is used.
-        jitter: the ε that is used, in units of the mean variance.
+        jitter: the ε that is used, in units of every element's variance.
         inflation: largest ratio of a variance of the composed N(m, P⁻¹) to the data's, about 1
             where P is well away from indefinite; None if not determined.
         amplification: growth of an error of one region's score in the composed score, see

@@ -127,7 +127,8 @@ class EDMDenoiser(nn.Module):
 
     Args:
         network: the network `F(x, noise)` of x `[batch, *shape]` and noise `[batch]`.
-        sigma_data: the standard deviation of the data, in the data's units.
+        sigma_data: the standard deviation of the data, in the data's units. The data are assumed
+            to have mean 0: subtract it before training.
     """
 
     def __init__(self, network: nn.Module, sigma_data: float) -> None:

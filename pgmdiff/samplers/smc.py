@@ -35,6 +35,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +45,9 @@ from tqdm import tqdm
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import LAST, PARTICLES, RESAMPLE, Generator, Noise
+from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_same, noise_of
 from pgmdiff.scores.adapters import per_sample
+from pgmdiff.store import fingerprint
 from pgmdiff.text import array, counted, described
 
 __all__ = ["Particles", "effective_sample_size", "sample_weighted", "systematic"]
@@ -55,6 +58,10 @@ Potential = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 With several components it also has `components`, the component of every element, int64 `[*event]`,
 and `by_component`, a callable that returns the score and the sum of g_i per component, `[n, C]`.
 """
+
+
+SAVED = "x", "score", "rates", "log_weights", "effective"
+"""What a run saves between two steps."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,7 @@ def sample_weighted(
     generator: Generator = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
+    run: Run | str | Path | None = None,
     progress: bool = False,
 ) -> Particles:
     """Weighted particles of the density that a marginal-rule joint has at the last σ.
@@ -153,11 +161,12 @@ def sample_weighted(
         eta: η of Eq. (1).
         threshold: a component is resampled when its effective sample size falls below this share of
             n, from 0 to 1.
-        generator, dtype, device, progress: as for `sample`; a sequence has one per particle.
+        generator, dtype, device, run, progress: as for `sample`; a sequence has one per particle.
 
     Raises:
         PgmdiffError: the schedule does not decrease from a finite value to one above 0, eta is
-            negative or infinite, threshold is outside [0, 1], or the dtype is of half precision.
+            negative or infinite, threshold is outside [0, 1], the dtype is of half precision, or
+            the folder of `run` belongs to another run or cannot be written.
         ScoreError: a state or a weight is NaN or infinite, or all weights of a component are 0; the
             step and σ are named.
         ShapeError: components or rates do not have the state's shape.
@@ -181,7 +190,9 @@ def sample_weighted(
         )
     like = torch.empty(tuple(shape), dtype=dtype, device=device)
     evaluate, components = _by_component(potential, like)
-    noise = Noise.of(generator, len(like))
+    run = Run.of(run)
+    found = None if run is None else run.latest()
+    noise = noise_of(generator, len(like), found[1]["run"] if found else {})
     x = levels[0] * noise(PARTICLES, like)
     score, rates = evaluate(x, per_sample(levels[0], x))
     if rates.ndim != 2 or int(components.max()) + 1 != rates.shape[1]:
@@ -191,9 +202,32 @@ def sample_weighted(
         )
     log_weights = torch.zeros_like(rates)
     stay = torch.arange(len(x), device=x.device)[:, None]
-    effective, whole, n_resampled = [], [], 0
+    effective: list[Tensor] = []
+    whole: list[float] = []
+    n_resampled, first = 0, 0
     pairs = list(pairwise(levels))
-    for step, (sigma, sigma_next) in enumerate(tqdm(pairs, disable=not progress, desc="SMC")):
+    facts: Facts = {"sampler": "sample_weighted", "sigmas": levels, "shape": list(like.shape)}
+    facts |= {"eta": float(eta), "threshold": float(threshold), "dtype": str(dtype)}
+    facts |= {"seeds": list(noise.keys)}
+
+    def save(step: int) -> None:
+        if run is not None:
+            sizes = torch.stack(effective) if effective else rates[:0]
+            values = dict(zip(SAVED, (x, score, rates, log_weights, sizes), strict=True))
+            known = {"step": step, "whole": whole, "n_resampled": n_resampled, "run": facts}
+            run.save(step, values, known, last=step == len(pairs))
+
+    if run is not None:
+        facts["score"] = fingerprint(potential)[:16]
+    if run is not None and found:
+        check_same(f"sample_weighted: the folder {run.folder}", found[1]["run"], facts, ELSEWHERE)
+        x, score, rates, log_weights, sizes = (found[0][name].to(x.device) for name in SAVED)
+        effective, whole = list(sizes), found[1]["whole"]
+        n_resampled, first = found[1]["n_resampled"], found[1]["step"]
+    else:
+        save(0)
+    for step in tqdm(range(first, len(pairs)), disable=not progress, desc="SMC"):
+        sigma, sigma_next = pairs[step]
         fall = sigma**2 - sigma_next**2  # Euler-Maruyama in σ², to which the weights belong
         x = x + 0.5 * (1 + eta**2) * fall * score + eta * fall**0.5 * noise(step, x)
         before = rates
@@ -207,7 +241,9 @@ def sample_weighted(
             )
         _check_weights("sample_weighted", log_weights, place)
         effective.append(_effective(log_weights))
-        whole.append(effective_sample_size(log_weights.sum(dim=1)))
+        whole.append(
+            float(_effective(log_weights.sum(dim=1)).nan_to_num(0.0))
+        )  # none is left whole
         low = effective[-1] < threshold * len(x)
         if low.any() and step < len(pairs) - 1:
             uniforms = _uniforms(noise, RESAMPLE + step, log_weights)
@@ -215,6 +251,7 @@ def sample_weighted(
             x, score = (_gathered(each, chosen, components) for each in (x, score))
             rates, log_weights = rates.gather(0, chosen), torch.where(low, 0, log_weights)
             n_resampled += int(low.sum())
+        save(step + 1)
     log_weights = log_weights.log_softmax(dim=0)
     return Particles(x, components, log_weights, torch.stack(effective), tuple(whole), n_resampled)
 

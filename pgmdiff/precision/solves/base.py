@@ -63,6 +63,11 @@ class Solve(ABC):
         """The largest relative residual of the latest call. It is 0 for direct solves."""
         return 0.0
 
+    @property
+    def fingerprint(self) -> str:
+        """Its name for `store.fingerprint`: all else follows from P, or is kept between calls."""
+        return type(self).__name__
+
     @cached_property
     def _placed(self) -> dict[Any, Any]:
         return {}

@@ -19,7 +19,7 @@ __all__ = ["amplification", "inflation", "is_definite", "least_change", "least_s
 DELAY = 3.0
 """Seconds after which the search for λ* shows a progress bar."""
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)
-"""Jitters tried before shrinkage, in units of the mean variance."""
+"""Jitters tried before shrinkage, in units of every element's variance."""
 
 
 def is_definite(precision: ComposedPrecision) -> bool | None:
@@ -85,17 +85,19 @@ def amplification(precision: ComposedPrecision, covariance: Tensor) -> float:
 
         G_r = lim_{σ → ∞} c_r (I + σ² P)⁻¹ A_rᵀ (I + σ² Σ_r⁻¹) = c_r P⁻¹ A_rᵀ Σ_r⁻¹
 
+    Errors are measured in units of every element's standard deviation.
     Exact scores have no error. With trained ones it matters where covariances have directions of
     next to no variance, in which small disagreements count as strong evidence.
 
     Args:
         precision, covariance: P, and P⁻¹ `[N, N]`.
     """
-    largest = 0.0
+    largest, units = 0.0, precision.variances.sqrt()
     for block in precision.blocks:
         inverses = block.precisions.dense()
         for row, (index, count) in enumerate(zip(block.index, block.counts, strict=True)):
             gain = count * covariance[:, index] @ inverses[row if len(inverses) > 1 else 0]
+            gain = gain / units[:, None] * units[index]
             largest = max(largest, float(torch.linalg.eigvalsh(gain.T @ gain)[-1]))
     return math.sqrt(largest)
 
