@@ -241,9 +241,7 @@ def sample_weighted(
             )
         _check_weights("sample_weighted", log_weights, place)
         effective.append(_effective(log_weights))
-        whole.append(
-            float(_effective(log_weights.sum(dim=1)).nan_to_num(0.0))
-        )  # none is left whole
+        whole.append(float(_effective(log_weights.sum(dim=1)).nan_to_num(0.0)))
         low = effective[-1] < threshold * len(x)
         if low.any() and step < len(pairs) - 1:
             uniforms = _uniforms(noise, RESAMPLE + step, log_weights)
