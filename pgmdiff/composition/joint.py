@@ -143,7 +143,7 @@ class Joint:
     def validate(self) -> Report:
         """The exactness report of the graph; with λ* and what is used, where P is composed.
 
-        λ* takes some tens of factorisations.
+        λ* takes up to 28 factorisations, on large graphs seconds each: a bar appears after three.
         """
         return replace(self.regions.validate(), definiteness=self.rule.definiteness())
 

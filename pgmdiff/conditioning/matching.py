@@ -25,18 +25,25 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jvp, vjp
 
-from pgmdiff.conditioning.observations import Observation
+from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.errors import PgmdiffError
-from pgmdiff.linalg import conjugate_gradients
-from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, from_denoiser, per_sample
+from pgmdiff.linalg import conjugate_gradients, magnitudes
+from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
 from pgmdiff.scores.walls import on_copies
 from pgmdiff.text import brief, described
 
 __all__ = ["Composed", "Isotropic", "PosteriorCovariance", "Tweedie", "moment_matching"]
 
 Product = Callable[[Tensor], Tensor]
+
+PATIENCE = 50
+"""Conjugate gradients that do not come nearer in as many steps, each a gradient, are given up."""
+REMEDY = (
+    "use Composed(joint), with covariances of the data (fit_covariances), or give the observation "
+    "a noise level, noise=."
+)
 
 
 class Moments(NamedTuple):
@@ -157,11 +164,13 @@ def moment_matching(
         noise: σ_y, the standard deviation of the noise; 0 for a noiseless observation.
         tolerance: the relative residual of the conjugate gradients that solve with H V Hᵀ + σ_y² I;
             None for 1e-10 in float64 and 1e-5 in float32.
-        most_steps: the number of their steps after which they fail.
+        most_steps: the number of their steps after which they fail; without progress they fail
+            after some tens.
 
     Raises:
         ShapeError: the observation is not finite or has another shape.
-        PgmdiffError: the noise is negative, or there is none and no state gives this observation.
+        PgmdiffError: the noise is negative or not finite, or there is none and no state gives this
+            observation; when the score is called, the conjugate gradients do not converge.
         ScoreError: when called, the score or the operator lacks a gradient that is needed.
     """
     if not isinstance(covariance, PosteriorCovariance):
@@ -169,9 +178,9 @@ def moment_matching(
             "moment_matching: expected a covariance such as Composed(joint) or Tweedie(), got "
             f"{covariance!r}."
         )
-    if not noise >= 0:
+    if not 0 <= noise < torch.inf:
         raise PgmdiffError(
-            f"moment_matching: expected noise of at least 0, got {noise}. Give its standard "
+            f"moment_matching: expected finite noise of at least 0, got {noise}. Give its standard "
             "deviation."
         )
     observation = Observation.of("moment_matching", observed, operator, noiseless=noise == 0)
@@ -185,16 +194,28 @@ def moment_matching(
         misfit = observation.misfit(known.denoised)
         gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
         usual = 1e-10 if x.dtype == torch.float64 else 1e-5
+        # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
+        with torch.no_grad():
+            size = magnitudes(on_copies(h.A_adjoint, gap.sgn()))
+        level = beside((noise / size) ** 2, gap)
+
+        def back(v: Tensor) -> Tensor:
+            back_there: Tensor = on_copies(h.A_adjoint, v)
+            return back_there / beside(size, x)
+
         weights = conjugate_gradients(
-            lambda v: h.A(known.inner(on_copies(h.A_adjoint, v))) + noise**2 * v,
-            gap,
+            lambda v: h.A(known.inner(back(v))) / beside(size, v) + level * v,
+            gap / beside(size, gap),
             tolerance=usual if tolerance is None else tolerance,
             most_steps=most_steps,
             what="moment_matching",
+            patience=PATIENCE,
+            remedy=f"The score's Jacobian (Tweedie) may be too inexact for smooth data: {REMEDY}",
         )
-        return known.denoised + known.outer(h.A_adjoint(weights))
+        return known.denoised + known.outer(back(weights))
 
-    return from_denoiser(conditioned)
+    remedy = f"The covariance does not fit the data: {REMEDY}"
+    return observing(conditioned, observation, score, noise=noise, remedy=remedy)
 
 
 class Linearised:

@@ -29,7 +29,7 @@ class PerAxis(Operator):
         tolerance: the share of the largest singular value below which one counts as 0.
 
     Raises:
-        ShapeError: a matrix does not fit its axis, or is complex.
+        ShapeError: a matrix does not fit its axis, or is complex or not finite.
     """
 
     event_shape: Shape
@@ -48,6 +48,10 @@ class PerAxis(Operator):
                     f"PerAxis: expected a real matrix [observed, size] for an axis of the state "
                     f"{tuple(self.event_shape)}, got {tuple(matrix.shape)} for axis {axis}, of "
                     f"{matrix.dtype}."
+                )
+            if not matrix.isfinite().all():
+                raise ShapeError(
+                    f"PerAxis: the matrix of axis {axis} holds NaN or infinity. Remove it."
                 )
         sizes = enumerate(self.event_shape)
         observed = (len(self.matrices[a]) if a in self.matrices else n for a, n in sizes)
@@ -167,7 +171,7 @@ class DenseOperator(Operator):
         tolerance: the share of the largest singular value below which one counts as 0.
 
     Raises:
-        ShapeError: the matrix does not fit the state, or is complex.
+        ShapeError: the matrix does not fit the state, or is complex or not finite.
     """
 
     matrix: Tensor
@@ -185,6 +189,8 @@ class DenseOperator(Operator):
                 f"of {tuple(self.event_shape)}, got {tuple(self.matrix.shape)} of "
                 f"{self.matrix.dtype}. Stack real and imaginary parts."
             )
+        if not self.matrix.isfinite().all():
+            raise ShapeError("DenseOperator: the matrix holds NaN or infinity. Remove it.")
         self._set(observed_shape=(len(self.matrix),), matrix=ordinary(self.matrix.clone()))
 
     @cached_property

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.linalg import Shape, conjugate_gradients, implicit
+from pgmdiff.linalg import Shape, conjugate_gradients, implicit, magnitudes
+from pgmdiff.scores.adapters import beside
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import on_copies
 from pgmdiff.text import brief, described
@@ -90,7 +91,8 @@ class ByIteration(Operator):
     """Operators whose pseudo-inverse is found by conjugate gradients, in float64 for any y.
 
     Attributes:
-        tolerance: the relative residual of Hᵀ H x = Hᵀ y at which they stop.
+        tolerance: the relative residual of Hᵀ H x = Hᵀ y at which they stop; at least 50 times the
+            rounding of `widest`.
         most_steps: the number of steps after which they fail.
     """
 
@@ -99,13 +101,11 @@ class ByIteration(Operator):
 
     def A_dagger(self, y: Tensor) -> Tensor:
         def value(y: Tensor) -> Tensor:
-            found = self.solved(lambda x: self.A_adjoint(self.A(x)), self.A_adjoint(self.wide(y)))
-            return found.to(y.real.dtype)
+            return self.solved(self.A, self.A_adjoint, y).to(y.real.dtype)
 
         def pull(gradient: Tensor, y: Tensor) -> tuple[Tensor]:
             # The adjoint is (Hᵀ)⁺ g, from H Hᵀ z = H g, which has a solution for every g.
-            found = self.solved(lambda z: self.A(self.A_adjoint(z)), self.A(self.wide(gradient)))
-            return (found.to(y.dtype),)
+            return (self.solved(self.A_adjoint, self.A, gradient).to(y.dtype),)
 
         return implicit(value, pull, y)
 
@@ -115,12 +115,23 @@ class ByIteration(Operator):
             torch.promote_types(self.widest, torch.complex32) if y.is_complex() else self.widest
         )
 
-    def solved(self, product: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
-        """The solution by conjugate gradients, to this operator's tolerance."""
+    def solved(
+        self, h: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor], y: Tensor
+    ) -> Tensor:
+        """H⁺ y by conjugate gradients, to this operator's tolerance.
+
+        H / |H| and y / |H| stand for H and y: squares of |H| may underflow or overflow.
+        """
+        y = self.wide(y)
+        size = magnitudes(adjoint(y.sgn()))
+
+        def scaled(v: Tensor) -> Tensor:
+            return v / beside(size, v)
+
         return conjugate_gradients(
-            product,
-            b,
-            tolerance=self.tolerance,
+            lambda x: scaled(adjoint(scaled(h(x)))),
+            scaled(adjoint(scaled(y))),
+            tolerance=max(self.tolerance, 50 * torch.finfo(y.dtype).eps),
             most_steps=self.most_steps,
             what=type(self).__name__,
         )

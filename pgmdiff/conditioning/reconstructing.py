@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from pgmdiff.conditioning.observations import Observation
+from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.linalg import ordinary, squared_norms
-from pgmdiff.scores.adapters import Score, beside, denoise, per_sample
+from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
 from pgmdiff.scores.walls import on_copies
 
 __all__ = ["Weight", "dps", "matched", "reconstruction"]
@@ -65,7 +65,9 @@ def reconstruction(
     observed: Tensor,
     operator: LinearOperator | Tensor | Callable[[Tensor], Tensor],
     weight: Weight,
-) -> Score:
+    *,
+    noise: float | None = None,
+) -> NetworkScore:
     """A score that descends ‖y - H D(u, σ)‖², at the cost of a gradient through the score.
 
     It needs the memory of autograd through the score; `compose(checkpoint=True)` bounds this by one
@@ -77,6 +79,8 @@ def reconstruction(
         operator: H; a boolean mask `[*event]` as for `replacement`; or a differentiable function
             of batches.
         weight: λ: `dps(scale, data_std=...)`, or another function of σ and ‖r‖.
+        noise: the standard deviation of the observation's noise. Only if it is given, `sample`
+            warns where the result misses the observation by far more.
 
     Raises:
         ShapeError: the observation is not finite or has another shape.
@@ -91,12 +95,12 @@ def reconstruction(
             leaf, denoised = differentiable(score, x, sigma, condition)
             squares = squared_norms(observation.misfit(denoised))
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
-        own = (denoised - leaf) / beside(sigma, x) ** 2
         descent = beside(on_copies(weight, sigma, squares.sqrt()), x).to(x) * slope
-        total = own - descent
+        total = denoised - beside(sigma, x) ** 2 * descent
         return total if differentiate else total.detach()
 
-    return conditioned
+    remedy = "Change the weight, such as dps(scale), or use moment_matching."
+    return observing(conditioned, observation, score, noise=noise, remedy=remedy)
 
 
 def differentiable(

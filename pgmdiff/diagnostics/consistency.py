@@ -10,6 +10,7 @@ overlap. If the two models are marginals of one distribution, then (law of total
 that an inconsistency there shows as an error at the seams.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.local import checked_states, every_region, local_denoised
 from pgmdiff.composition.plan import Scores
+from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.containment import incidence
 from pgmdiff.graphs.factor_graph import GraphLike
 from pgmdiff.graphs.regions import Condition
@@ -63,6 +65,15 @@ class Agreement:
     excess: float
     deviation: float
     lag: float
+
+    def __post_init__(self) -> None:
+        figures = [value for value in vars(self).values() if isinstance(value, float)]
+        if not all(map(math.isfinite, figures)):  # NaN is above no limit, and looks consistent
+            raise ScoreError(
+                f"check_consistency: a figure of {self.piece!r} against {self.overlap!r} at σ = "
+                f"{self.sigma:g} is not finite, since squares of denoised values overflow. Look at "
+                "both models there."
+            )
 
     def __repr__(self) -> str:
         kinds = (f"{name}={brief(getattr(self, name), 30)}" for name in ("piece", "overlap"))

@@ -59,6 +59,8 @@ def time_at(
 ) -> Tensor:
     """The times at which a rising ratio σ_t / α_t equals σ, or the nearest end of their range.
 
+    NaN if σ is NaN, or the ratio.
+
     The ratio maps times `[batch]` from `first` to `last` to σ_t / α_t `[batch]`; times are float64.
     They have no gradient: where one with respect to σ is required, it raises a `ScoreError`.
     """
@@ -66,10 +68,10 @@ def time_at(
     low, high = torch.full_like(wanted, first), torch.full_like(wanted, last)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        below = ratio(middle) < wanted
+        below = (found := ratio(middle)) < wanted
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     check_gradient(low, sigma, lambda: "The time of a noise level, found by bisection")
-    return (low + high) / 2
+    return ((low + high) / 2).where(~(found.isnan() | wanted.isnan()), torch.nan)
 
 
 def as_seen(alpha: Tensor, sigma_t: Tensor, sigma: Tensor) -> Tensor:

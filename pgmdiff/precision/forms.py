@@ -310,8 +310,8 @@ class LowRankCovariances(RegionCovariances):
         return LowRankCovariances(kept**0.5 * self.factors, floor)
 
     def inverse(self, names: Names) -> LowRankPrecisions:
-        finite = self.factors.isfinite().flatten(1).all(dim=1)
-        if not (finite.all() and self.floor > 0):
+        finite = self.factors.square().isfinite().flatten(1).all(dim=1)
+        if not (finite.all() and 0 < self.floor < torch.inf):
             row = 0 if finite.all() else int((~finite).nonzero()[0])
             raise GraphError(
                 f"Posterior: expected the low-rank covariance of {names(row)!r} with finite "

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError, ShapeError, required
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, required
+from pgmdiff.linalg import is_finite
 from pgmdiff.noise import PROBES, Draw, Generator, Noise
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, denoise
@@ -28,6 +29,8 @@ from pgmdiff.scores.walls import received
 
 __all__ = ["Adaptive", "log_likelihood"]
 
+MOST_STEPS = 100_000
+"""Steps, accepted or not, after which a tolerance counts as out of reach."""
 METHODS = ("adaptive_heun", "bosh3", "dopri5", "dopri8", "fehlberg2")
 
 FIRST = 0.1
@@ -52,7 +55,9 @@ class Adaptive(Solver):
         method: "dopri5", "dopri8", "bosh3", "fehlberg2" or "adaptive_heun", of torchdiffeq.
 
     Raises:
-        PgmdiffError: rtol is not positive, atol is negative, or the method is unknown.
+        PgmdiffError: rtol is not positive, atol is negative, one of them is not finite, or the
+            method is unknown; when it runs, the tolerance is out of reach.
+        ScoreError: the score is not finite (raised when it runs).
         ImportError: torchdiffeq is not installed (raised at the first step).
     """
 
@@ -63,7 +68,8 @@ class Adaptive(Solver):
     """Not fixed."""
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol >= 0) or self.method not in METHODS:
+        sound = 0 < self.rtol < math.inf and 0 <= self.atol < math.inf
+        if not sound or self.method not in METHODS:
             raise PgmdiffError(
                 "Adaptive: expected positive tolerances (atol may be 0) and a method among "
                 f"{', '.join(METHODS)}, got {self}."
@@ -97,7 +103,13 @@ class Adaptive(Solver):
             tolerated = self.rtol * level + self.atol + ROUNDING * eps * y.abs()
             if nats:
                 tolerated[:, -1] = self.rtol * nats + ROUNDING * eps * y[:, -1].abs()
-            return drift(level, y)
+            found = drift(level, y)
+            if not is_finite(found):  # an error estimate of NaN is rejected for ever
+                raise ScoreError(
+                    f"Adaptive: the score (or its trace) is not finite at σ = {level:g}. Call it "
+                    "alone at this level."
+                )
+            return found
 
         def worst_sample(error: Tensor) -> Tensor:
             relative = (error / tolerated).reshape(len(error), -1)
@@ -106,15 +118,22 @@ class Adaptive(Solver):
         ode = required("torchdiffeq", "the solver Adaptive (and log_likelihood)", "ode")
         logs = [math.log(sigma), math.log(sigma_next)]
         ends = torch.tensor(logs, dtype=torch.float64, device=y.device)
-        path: Tensor = ode.odeint(
-            measured,
-            y,
-            ends,
-            rtol=0.0,
-            atol=1.0,
-            method=self.method,
-            options={"norm": worst_sample, "step_t": ends[1:], "first_step": FIRST},
-        )
+        options = {
+            "norm": worst_sample,
+            "step_t": ends[1:],
+            "first_step": FIRST,
+            "max_num_steps": MOST_STEPS,
+        }
+        try:
+            path: Tensor = ode.odeint(
+                measured, y, ends, rtol=0.0, atol=1.0, method=self.method, options=options
+            )
+        except AssertionError as error:  # torchdiffeq's way to give up
+            raise PgmdiffError(
+                f"Adaptive: rtol = {self.rtol:g} and atol = {self.atol:g} are not met from σ = "
+                f"{sigma:g} to {sigma_next:g}: {error}. Raise them, or use float64: noisy scores, "
+                "and those with jumps, have no path that accurate."
+            ) from error
         return path[1]
 
 

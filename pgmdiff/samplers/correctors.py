@@ -41,7 +41,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import PgmdiffError, ScoreError
 from pgmdiff.linalg import squared_norms
 from pgmdiff.noise import CORRECTORS, Draw
 from pgmdiff.samplers.base import Solver, State
@@ -154,6 +154,9 @@ class Metropolis(_LangevinMoves):
         log_density: `log_density(x, sigma) -> [batch]`, whose gradient is the score, such as a
             joint's under the evidence rule.
         step, n_moves, curvature: as for `Langevin`, with the same errors.
+
+    Raises:
+        ScoreError: a log-density or a score is NaN or infinite; -inf is allowed at proposals.
     """
 
     log_density: Callable[[Tensor, Tensor], Tensor]
@@ -175,11 +178,18 @@ class Metropolis(_LangevinMoves):
             return density.clone(), called(score, x, level)
 
         density, drift = at(x)
+        sound = density.isfinite().all() and drift.isfinite().all()
         for move in range(self.n_moves):
             there = x + h * drift + (2 * h) ** 0.5 * noise(2 * move, x)
             density_there, drift_there = at(there)
             back = squared_norms(x - there - h * drift_there) - squared_norms(there - x - h * drift)
             ratio = density_there - density - back / (4 * h)
+            sound = sound and (ratio.isfinite() | (density_there == -torch.inf)).all()
+            if not sound:  # nothing would be accepted, or nothing rejected
+                raise ScoreError(
+                    f"Metropolis: a log-density or a score is not finite at σ = {sigma:g}, move "
+                    f"{move}. Look at them at this level; a proposal may have the density -inf."
+                )
             uniform = torch.special.ndtr(noise(2 * move + 1, x.new_empty(len(x), 1))[:, 0])
             accepts = uniform.log() < ratio
             accepted = accepted + accepts.to(x)

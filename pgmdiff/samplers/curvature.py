@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import PgmdiffError, ScoreError
 from pgmdiff.noise import CURVATURE, Generator, Noise
 from pgmdiff.samplers.base import Solver
 from pgmdiff.samplers.one_step import Euler
@@ -80,7 +80,8 @@ def curvature_extremes(
         generator: the source of the recurrence's first vector, as for `sample`.
 
     Raises:
-        PgmdiffError: sigma or products is not positive.
+        PgmdiffError: sigma or products is not positive, or σ is lost in the rounding of x.
+        ScoreError: the score is not finite.
 
     Source: Arnoldi, "The principle of minimized iterations in the solution of the matrix eigenvalue
     problem", 1951.
@@ -97,6 +98,12 @@ def curvature_extremes(
         raise PgmdiffError(
             "curvature_extremes: expected sigma above 0 and products of at least 1, got "
             f"{sigma} and {products}."
+        )
+    if not REACH * sigma > torch.finfo(x.dtype).eps * x.abs().max():
+        raise PgmdiffError(
+            f"curvature_extremes: differences of σ/100 = {REACH * sigma:.2g} are lost in the "
+            f"rounding of states up to {x.abs().max():.3g} in {x.dtype}. Use float64, or a larger "
+            "σ."
         )
     noise, level = Noise.of(generator, len(x)), per_sample(sigma, x)
     size = min(products, prod(x.shape[1:]))
@@ -115,6 +122,11 @@ def curvature_extremes(
             found = beside(_dot(w, w) > 0, w)
             basis.append(_orthonormal(torch.where(found, w, fresh), basis))
             projected[:, column + 1, column] = _dot(basis[-1], w)
+    if not projected.isfinite().all():
+        raise ScoreError(
+            f"curvature_extremes: the score is not finite near x at σ = {sigma:g}, or its "
+            "differences overflow. Call it alone there."
+        )
     values = torch.linalg.eigvals(projected.cpu()).real.to(x)
     return Extremes(values.amin(dim=1), values.amax(dim=1))
 
@@ -171,11 +183,12 @@ class Curvature:
         generator: Generator = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        progress: bool = False,
     ) -> "Curvature":
         """Measures at every positive level of a schedule, along a pilot run of a few samples.
 
         Args:
-            score, sigmas, generator, dtype, device: as for `sample`.
+            score, sigmas, generator, dtype, device, progress: as for `sample`.
             shape: `[pilot states, *event]`.
             solver: the solver of the pilot run; `Euler()` if None.
             products: number of products per state and level; see `curvature_extremes`.
@@ -196,6 +209,7 @@ class Curvature:
             callback=look,
             dtype=dtype,
             device=device,
+            progress=progress,
         )
         return cls(
             tuple(levels),

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
@@ -69,7 +70,9 @@ def sample(
 
     Args:
         score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`. If it has a method
-            `remembering`, as joints do, the run carries its memory from call to call.
+            `remembering`, as joints do, the run carries its memory from call to call. If it has a
+            method `finish`, as conditioned scores do, that looks at the result of a schedule that
+            ends in 0, and may warn.
         sigmas: noise levels that end in a fall. Where they rise, noise of variance σ'² - σ² is
             added and multistep solvers start afresh: see `time_travel`.
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
@@ -98,6 +101,7 @@ def sample(
             written.
         ShapeError: not exactly one of x, shape and state is given, or the number of generators
             is wrong.
+        ScoreError: a state is not finite; the step and its σ are named.
 
     Example:
         >>> import torch
@@ -155,6 +159,12 @@ def sample(
             state = replace(risen, memory=state.memory, run=facts)
             continue
         after = solver.step(score, state, sigma_next, noise)
+        if not is_finite(after.x):
+            raise ScoreError(
+                f"sample: the state is not finite after step {state.step}, from σ = "
+                f"{state.sigma:g} to {sigma_next:g}. The score is not finite at one of these "
+                "levels, or the step is too large for it."
+            )
         if shape is not None and state.step == 0 and after.denoised is not None:
             _check_hidden(after.denoised, levels[0])
         if callback is not None and after.denoised is not None:
@@ -169,6 +179,9 @@ def sample(
         state = replace(after, memory=dict(getattr(score, "memory", {})), run=facts)
         if run is not None:
             run.save(state.step, *state.parts(), last=state.step == len(levels) - 1)
+    finish = getattr(score, "finish", None)
+    if finish is not None and levels[-1] == 0:  # a noised state need not meet an observation
+        finish(state.x)
     return state.x
 
 

@@ -34,6 +34,7 @@ reported afterwards, 70 % for 24 variables, do not show what was lost before.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.linalg import is_finite
 from pgmdiff.noise import LAST, PARTICLES, RESAMPLE, Generator, Noise
 from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_same, noise_of
 from pgmdiff.scores.adapters import per_sample
@@ -159,20 +161,33 @@ def sample_weighted(
         shape: `[n, *event]`, n particles; they start from N(0, sigmas[0]²).
         eta: η of Eq. (1).
         threshold: a component is resampled when its effective sample size falls below this share of
-            n.
+            n, from 0 to 1.
         generator, dtype, device, run, progress: as for `sample`; a sequence has one per particle.
 
     Raises:
-        PgmdiffError: the schedule does not decrease to a value above 0, eta is negative, or the
-            folder of `run` belongs to another run or cannot be written.
+        PgmdiffError: the schedule does not decrease from a finite value to one above 0, eta is
+            negative or infinite, threshold is outside [0, 1], the dtype is of half precision, or
+            the folder of `run` belongs to another run or cannot be written.
+        ScoreError: a state or a weight is NaN or infinite, or all weights of a component are 0; the
+            step and σ are named.
         ShapeError: components or rates do not have the state's shape.
     """
     levels = [float(sigma) for sigma in sigmas]
     falling = all(a > b for a, b in pairwise(levels))
-    if len(levels) < 2 or not falling or levels[-1] <= 0 or not eta >= 0:
+    if len(levels) < 2 or not (falling and levels[0] < inf and levels[-1] > 0):
         raise PgmdiffError(
-            "sample_weighted: expected sigmas that decrease strictly to a value above 0 and "
-            f"eta >= 0, got {levels[:3]} ... {levels[-1:]} and {eta}. Drop a schedule's last 0."
+            "sample_weighted: expected finite sigmas that decrease strictly to a value above 0, "
+            f"got {levels[:3]} ... {levels[-1:]}. Drop a schedule's last 0."
+        )
+    if not (0 <= eta < inf and 0 <= threshold <= 1):
+        raise PgmdiffError(
+            "sample_weighted: expected a finite eta >= 0 and a threshold from 0 to 1, got "
+            f"eta={eta} and threshold={threshold}. A threshold of 0 never resamples."
+        )
+    if dtype not in (torch.float32, torch.float64):
+        raise PgmdiffError(
+            f"sample_weighted: the state must be float32 or float64, got {dtype}. Cast inside the "
+            "model if it needs half precision."
         )
     like = torch.empty(tuple(shape), dtype=dtype, device=device)
     evaluate, components = _by_component(potential, like)
@@ -219,8 +234,15 @@ def sample_weighted(
         before = rates
         score, rates = evaluate(x, per_sample(sigma_next, x))
         log_weights = log_weights + 0.5 * (before + rates) * fall
+        place = f" after step {step}, at σ = {sigma_next:g}"
+        if not is_finite(x):
+            raise ScoreError(
+                f"sample_weighted: a state is not finite{place}. The score at the level before, "
+                f"σ = {sigma:g}, is not finite, or the step is too large for it."
+            )
+        _check_weights("sample_weighted", log_weights, place)
         effective.append(_effective(log_weights))
-        whole.append(effective_sample_size(log_weights.sum(dim=1)))
+        whole.append(float(_effective(log_weights.sum(dim=1)).nan_to_num(0.0)))
         low = effective[-1] < threshold * len(x)
         if low.any() and step < len(pairs) - 1:
             uniforms = _uniforms(noise, RESAMPLE + step, log_weights)
@@ -238,7 +260,11 @@ def effective_sample_size(log_weights: Tensor) -> float:
 
     Args:
         log_weights: `[n]`, up to a constant.
+
+    Raises:
+        ScoreError: a weight is NaN or infinite, or all weights are 0.
     """
+    _check_weights("effective_sample_size", log_weights)
     return float(_effective(log_weights))
 
 
@@ -249,8 +275,12 @@ def systematic(log_weights: Tensor, uniforms: Tensor) -> Tensor:
         log_weights: `[n, C]`, not necessarily normalised.
         uniforms: one number in [0, 1) per column, `[C]`.
 
+    Raises:
+        ScoreError: a weight is NaN or infinite, or all weights of a column are 0.
+
     Source: Carpenter, Clifford, Fearnhead, "Improved particle filter for nonlinear problems", 1999.
     """
+    _check_weights("systematic", log_weights)
     n = len(log_weights)
     counting = torch.arange(n, device=log_weights.device, dtype=torch.float64)
     places = (counting[:, None] + uniforms) / n
@@ -276,6 +306,18 @@ def _by_component(potential: Any, like: Tensor) -> tuple[Potential, Tensor]:
         )
     by_component = potential.by_component
     return lambda u, sigma: copied(on_copies(by_component, u, sigma)), components
+
+
+def _check_weights(who: str, log_weights: Tensor, place: str = "") -> None:
+    """Raises `ScoreError` unless the largest log-weight of every column is a number."""
+    largest = log_weights.amax(dim=0)  # NaN if one of them is
+    if not largest.isfinite().all():
+        nothing = (largest == -inf).any()
+        raise ScoreError(
+            f"{who}: {'all weights of a component are 0' if nothing else 'a weight is not finite'}"
+            f"{place}. Look at the potential's rates there; smaller steps keep weights from "
+            "running away."
+        )
 
 
 def _effective(log_weights: Tensor) -> Tensor:

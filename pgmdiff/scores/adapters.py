@@ -91,10 +91,12 @@ class NetworkScore:
     Attributes:
         network: the network, which the repr shows.
         predict: `predict(x, sigma, **condition) -> (D, ε)`, with None for one that is not given.
+        finish: called by `sample` with its result; None for none.
     """
 
     network: Callable[..., Any]
     predict: Callable[..., tuple[Any, Any]]
+    finish: Callable[[Tensor], None] | None = None
     copies = True
 
     def __repr__(self) -> str:

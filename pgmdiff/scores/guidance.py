@@ -45,6 +45,11 @@ class Guided:
         conditions = f"null={sorted(self.null)}"
         return described(self, brief(self.score), conditions, f"guidance={self.guidance:g}")
 
+    @property
+    def finish(self) -> Callable[[Tensor], None] | None:
+        """What `sample` calls with its result, if the score has it."""
+        return getattr(self.score, "finish", None)
+
     def __call__(
         self, x: Tensor, sigma: Tensor, guidance: Tensor | float | None = None, **condition: Any
     ) -> Tensor:
@@ -117,6 +122,11 @@ class Scheduled:
 
     def __repr__(self) -> str:
         return described(self, brief(self.score), f"schedules={sorted(self.schedules)}")
+
+    @property
+    def finish(self) -> Callable[[Tensor], None] | None:
+        """What `sample` calls with its result, if the score has it."""
+        return getattr(self.score, "finish", None)
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         for key in self.schedules:
