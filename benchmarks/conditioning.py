@@ -153,7 +153,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
                     if row["mean_error"] is None
                     else plus_minus((row["mean_error"], row["standard_error"]), ".2f")
                 ),
-                **columns("spread:.2f misfit:.1e seconds:.1f"),
+                **columns("spread:.2f misfit:.1e"),
             },
         ),
     ]

@@ -255,10 +255,10 @@ def _refuse_overshoot(seen: Tensor, gap: Tensor, sigma: Tensor) -> None:
     if (ratios > 2).any():
         worst = int(ratios.argmax())
         raise PgmdiffError(
-            f"Isotropic: at σ = {sigma[worst]:.3g} the update is {ratios[worst]:.3g} times as large "
-            "as the misfit that it should remove, and samples would explode: the data is smooth, its "
-            "covariance far from a multiple of I, or data_std is not its standard deviation. Leave "
-            "out covariance=, or use Tweedie() or Composed(joint)."
+            f"Isotropic: at σ = {sigma[worst]:.3g} the update is {ratios[worst]:.3g} times as "
+            "large as the misfit that it should remove, and samples would explode: the data is "
+            "smooth, its covariance far from a multiple of I, or data_std is not its standard "
+            "deviation. Leave out covariance=, or use Tweedie() or Composed(joint)."
         )
 
 
