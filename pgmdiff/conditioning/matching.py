@@ -170,7 +170,10 @@ def choose_covariance(score: Score) -> PosteriorCovariance:
 
     `Composed(score)` for a joint under posterior or evidence composition, whose V is exact for
     Gaussians and needs no gradient; `Tweedie()` for every other score: it is stable on smooth data
-    too (see the benchmark of conditioning), where `Isotropic` explodes.
+    too (`python -m benchmarks conditioning`), where `Isotropic` explodes.
+
+    Args:
+        score: the score of states `[batch, *event]`.
     """
     return Tweedie() if getattr(score, "solve", None) is None else Composed(score)
 
