@@ -61,6 +61,7 @@ from pgmdiff.samplers import (
     sample_weighted,
 )
 from pgmdiff.samplers.smc import systematic
+from pgmdiff.scores import denoise
 from tests.helpers import ar1, relative
 from tests.precision.examples import SIGMA, ring, states
 
@@ -318,9 +319,9 @@ def test_what_cannot_be_reached_is_given_up_soon() -> None:
         return value
 
     guided = moment_matching(score, torch.zeros(64), Mask(torch.arange(64) % 2 == 0), Tweedie())
-    with pytest.raises(PgmdiffError, match=r"after \d\d steps.* smooth data: use Composed\(joint"):
-        guided.denoise(torch.randn(1, 64, generator=torch.Generator().manual_seed(0)), 5.0)
-    assert len(calls) < 120
+    u = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    assert guided.denoise(u, 5.0)[:, ::2].norm() < 0.1 * denoise(smooth, u, 5.0)[:, ::2].norm()
+    assert len(calls) <= 11  # the solve stops early, without harm
     with pytest.raises(PgmdiffError, match=r"rtol = .* are not met from|not finite"):
         sampled(Adaptive())(lambda x, s: 1e290 * x)
     with pytest.raises(PgmdiffError, match="are lost in the rounding"):
@@ -334,16 +335,15 @@ def test_samples_that_miss_a_noiseless_observation_are_announced_once() -> None:
     for a, b in ((1.0, 0.0), (1e-3, 0.01), (1e3, 1e4)):
         q = Gaussian(torch.full((64,), b).double(), a**2 * covariance)
         y = q.sample(1, 0)
-        isotropic = Isotropic(a)
-        for noise in (0.0, 0.1 * a):
-            guided = moment_matching(q.score, y, mask, isotropic, noise=noise)
+        for noise in (0.0, 0.1 * a):  # Isotropic refuses; without steps nothing is conditioned
+            guided = moment_matching(q.score, y, mask, Tweedie(), noise=noise / 100, most_steps=0)
             with pytest.warns(UserWarning, match="matching: 3 of 3 samples miss") as found:
                 sample(guided, [a * s for s in sigmas], shape=(3, 64), generator=0,
                        dtype=torch.float64)  # fmt: skip
             assert len(found) == 1
             assert "‖y‖ = " in str(found[0].message)
             assert found[0].filename == __file__
-    guided = moment_matching(q.score, y, mask, isotropic)
+    guided = moment_matching(q.score, y, mask, Tweedie(), most_steps=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sample(guided, sigmas[:-1], shape=(3, 64), generator=0)  # a noised state need not meet it

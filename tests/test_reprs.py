@@ -343,4 +343,4 @@ def test_reprs_say_what_things_are() -> None:
     conditioned = replacement(joint("marginal", 3), torch.ones(3), mask)
     assert repr(conditioned) == "NetworkScore(replacement.conditioned)"
     posterior = moment_matching(gaussian(3).score, torch.ones(3), mask, Tweedie(), noise=0.1)
-    assert repr(posterior) == "NetworkScore(moment_matching.conditioned)"
+    assert repr(posterior) == "NetworkScore(moment_matching(Tweedie()))"

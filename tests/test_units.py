@@ -438,6 +438,7 @@ EXEMPT: dict[str, str] = {
     "composition.compose": ENTRY + "Marginal", "composition.Joint": ENTRY + "Marginal",
     "composition.Rule": ABSTRACT, "composition.RegionScores": ABSTRACT,
     "conditioning.moment_matching": ENTRY + "Composed",
+    "conditioning.choose_covariance": "makes a choice",
     "conditioning.reconstruction": ENTRY + "dps",
     **dict.fromkeys((f"conditioning.{n}" for n in (
         "Composition", "Crop", "DenseOperator", "FourierMask", "Linear", "Mask", "PerAxis",

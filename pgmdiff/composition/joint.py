@@ -230,12 +230,8 @@ class Joint:
                 )
             raise
         kind = "log-density" if density else "score"
-
-        def who() -> str:
-            return f"Joint: the {kind} of {_place(chunk, sigma)}"
-
-        values = received(value, like, who)
-        check_gradient(values, x, who)
+        values = received(value, like, lambda: f"Joint: the {kind} of {_place(chunk, sigma)}")
+        check_gradient(values, x, lambda: f"Joint: the {kind} of node {chunk.name!r}")
         return values.reshape((n, regions) if density else (n, regions, -1))
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:

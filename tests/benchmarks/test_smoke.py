@@ -36,6 +36,7 @@ def test_conditioning() -> None:
     assert "replacement" in text
     assert "gradients" in text
     assert result["gaussian"][1]["loss"] < result["gaussian"][0]["loss"]
+    assert all(row["mean_error"] < 1.5 for row in result["smooth"])
 
 
 def test_defaults() -> None:

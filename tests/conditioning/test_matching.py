@@ -225,7 +225,7 @@ def test_bad_conditions_are_named() -> None:
             PgmdiffError,
             "expected an operator with A, A_adjoint and A_dagger",
         ),
-        (lambda: moment_matching(PAIR.score, y, h, None), PgmdiffError, "a covariance such as"),
+        (lambda: moment_matching(PAIR.score, y, h, 1.0), PgmdiffError, "a covariance such as"),
         (
             lambda: moment_matching(PAIR.score, y, h, Tweedie(), noise=-1),
             PgmdiffError,
