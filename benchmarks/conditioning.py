@@ -8,6 +8,8 @@ posterior varies.
 *Two-mode chain*: variables 1 and 7 are observed with noise 0.5; unbiased energy distance to exact
 posterior samples (importance resampling of ancestral ones), mean and standard error over seeds.
 
+*Smooth data* (`benchmarks.smooth_fields`): Gaussian fields and a photograph with a hole.
+
 The requirements are those of one score: evaluations of every region, gradients, and the bytes that
 autograd holds for them.
 """
@@ -20,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks import smooth_fields
 from benchmarks.exactness.distributions import two_mode_chain
 from benchmarks.problems import Counter, gaussian_problem
 from benchmarks.reports import columns, plus_minus, settings, spread, table
@@ -89,7 +92,9 @@ METHODS: dict[str, Method] = {
     "replacement": Method(_replaced),
     "replacement, 4 rounds": Method(_replaced, affine=False, rounds=4),
     "reconstruction, DPS ζ = 0.3": Method(
-        lambda joint, y, noise, std: ways.reconstruction(joint, y, OBSERVED, ways.dps(0.3)),
+        lambda joint, y, noise, std: ways.reconstruction(
+            joint, y, OBSERVED, ways.dps(0.3, data_std=1.0)
+        ),
         affine=False,
     ),
     "isotropic moments": _matched(lambda joint, std: ways.Isotropic(std, jacobian=False)),
@@ -109,12 +114,15 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
         "settings": settings(
             gaussian=f"Heun, Karras 80 → 0.002, {LEVELS} levels",
             modes=f"SDE η = 1, Karras 20 → 0.01, {LEVELS} steps, {seeds} seeds × {n} samples",
+            smooth=f"Heun, Karras 80 → 0.002 standard deviations, {smooth_fields.LEVELS} levels, "
+            f"{smooth_fields.SEEDS} observations × {smooth_fields.SAMPLES} samples",
         ),
         "needs": [_needs(name) for name in names],
         "gaussian": [
             _gaussian_row(name, noise) for name in tqdm(names, desc="Gaussians") for noise in noises
         ],
         "modes": [_modes_row(name, seeds, n) for name in tqdm(names, desc="two modes")],
+        "smooth": smooth_fields.rows(smoke=smoke),
     }
 
 
@@ -135,6 +143,19 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
                     else "fails"
                 ),
                 **columns("evaluations:g gradients bytes:,"),
+            },
+        ),
+        table(
+            "Smooth data with a hole: error of the mean and spread, in posterior deviations",
+            result["smooth"],
+            {
+                **columns("problem noise method"),
+                "mean error": lambda row: (
+                    "refused"
+                    if row["mean_error"] is None
+                    else plus_minus((row["mean_error"], row["standard_error"]), ".2f")
+                ),
+                **columns("spread:.2f misfit:.1e"),
             },
         ),
     ]

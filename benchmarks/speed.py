@@ -7,13 +7,15 @@ turn by turn, the time of
 - the joint score: the floor and everything that pgmdiff adds to it;
 - a loop per view: code written by hand, with one call per window and per overlap.
 
+For noise, the time of `samplers.Noise` relative to that of `torch.randn`.
+
 Only ratios of neighbouring turns are compared: machines are shared and noisy.
 """
 
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from benchmarks.reports import Column, columns, table
 from pgmdiff.composition.composing import compose
 from pgmdiff.graphs import tiles
 from pgmdiff.models.gravel import gravel_denoiser
+from pgmdiff.samplers import Noise
 from pgmdiff.scores.adapters import from_denoiser
 from pgmdiff.text import Table
 
@@ -35,16 +38,23 @@ LOOPS = 7
 """Turns of the loop per view, which is slow."""
 SECONDS = 20.0
 """Spent on each case, so that short calls are repeated more often."""
+SHAPES = ((100, 10), (10_000, 10), (1, 1_000_000))
+"""Batches of states for which noise is drawn."""
 
 
-def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
-    """Times all cases, or with `smoke` only the smallest one, briefly.
+def run(
+    *, smoke: bool = False, device: str = "cpu", parts: Iterable[str] = ("rows", "noise")
+) -> dict[str, Any]:
+    """Times all cases, or with `smoke` only the smallest ones, briefly.
 
     Returns:
-        `settings`, and `rows` with times in seconds and the quartiles of the ratios.
+        `settings`, `rows` and `noise`, with times in seconds and the quartiles of the ratios.
     """
-    cases = [(n, m) for n in TILES for m in MAX_BATCHES][: 1 if smoke else None]
-    seconds = 0.1 if smoke else SECONDS
+    first, seconds = slice(1 if smoke else None), 0.1 if smoke else SECONDS
+    cases: dict[str, list[tuple[Any, ...]]] = {
+        "rows": [(n, max_batch) for n in TILES for max_batch in MAX_BATCHES],
+        "noise": [(*shape, threads) for threads in (1, 2) for shape in SHAPES],
+    }
     return {
         "settings": {
             "torch": torch.__version__,
@@ -52,15 +62,18 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
             "device": platform.machine() if device == "cpu" else torch.cuda.get_device_name(),
             "seconds_per_case": seconds,
         },
-        "rows": [
-            _row(n, max_batch, torch.device(device), seconds)
-            for n, max_batch in tqdm(cases, desc="speed")
-        ],
+        **{
+            part: [
+                PARTS[part](*case, torch.device(device), seconds)
+                for case in tqdm(cases[part][first], desc=f"speed, {part}")
+            ]
+            for part in parts
+        },
     }
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The floors, and the ratios of joint and loop to them."""
+    """The floors, and the ratios of joint, loop and noise to them."""
     ratio = "{joint_over_floor[1]:.3f} ({joint_over_floor[0]:.3f} to {joint_over_floor[2]:.3f})"
     shown: dict[str, Column] = {
         "tiles": "{tiles}",
@@ -69,7 +82,24 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         "joint over floor": ratio,
         **columns("loop_over_floor[1]:.2f"),
     }
-    return [table("One score of a strip of tiles", result["rows"], shown)]
+    noise = {
+        **columns("samples elements threads turns"),
+        "ns per element": lambda row: f"{1e9 * row['noise_seconds'] / _size(row):.2f}",
+        "noise over randn": ratio.replace("joint_over_floor", "noise_over_randn"),
+    }
+    shown_by_part = {
+        "rows": ("One score of a strip of tiles", shown),
+        "noise": ("Standard normal noise", noise),
+    }
+    return [
+        table(title, result[part], cells)
+        for part, (title, cells) in shown_by_part.items()
+        if part in result
+    ]
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    return int(row["samples"] * row["elements"])
 
 
 @torch.no_grad()
@@ -118,6 +148,38 @@ def _row(n: int, max_batch: int | None, device: torch.device, seconds: float) ->
         "joint_over_floor": _quartiles(times["joint"], times["floor"]),
         "loop_over_floor": _quartiles(times["loop"], beside_loop),
     }
+
+
+@torch.no_grad()
+def _noise(
+    samples: int, elements: int, threads: int, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    noise, like = Noise.of(0, samples), torch.empty(samples, elements, device=device)
+    before, times = torch.get_num_threads(), {"noise": list[float](), "randn": list[float]()}
+    turns: dict[str, Callable[[], Any]] = {
+        "noise": lambda: noise(0, like),
+        "randn": lambda: torch.randn_like(like),
+    }
+    torch.set_num_threads(threads)
+    try:
+        start = time.perf_counter()
+        while time.perf_counter() - start < seconds or len(times["randn"]) < 5:
+            for name, turn in turns.items():
+                times[name].append(_timed(turn, device))
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "samples": samples,
+        "elements": elements,
+        "threads": threads,
+        "turns": len(times["randn"]),
+        **{f"{name}_seconds": statistics.median(t) for name, t in times.items()},
+        "noise_over_randn": _quartiles(times["noise"], times["randn"]),
+    }
+
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {"rows": _row, "noise": _noise}
+"""What is timed, by its key in the result."""
 
 
 def _timed(turn: Callable[[], object], device: torch.device) -> float:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,16 @@ def run(out: Path, *, seed: int = 0, width: int = WIDTH, steps: int = STEPS) -> 
 
     The width in pixels is a multiple of 16; Heun evaluates the score 2 steps - 1 times. Of the rows
     of the table, which are returned, the photograph's is the first.
+
+    Raises:
+        ImportError: matplotlib or scikit-image is not installed.
     """
+    missing = [library for library in ("matplotlib", "skimage") if find_spec(library) is None]
+    if missing:  # named together, and by the one extra that installs both
+        raise ImportError(
+            f"the demo needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} "
+            "not installed. Run: pip install 'pgmdiff[demo]'"
+        )
     from pgmdiff.plotting import strips as draw_strips
 
     real, denoiser = gravel_image()[0], gravel_denoiser()

@@ -27,7 +27,10 @@ __all__ = [
     "Shape",
     "conjugate_gradients",
     "implicit",
+    "is_finite",
     "iterate_conjugate_gradients",
+    "magnitudes",
+    "ordinary",
     "squared_norms",
 ]
 
@@ -44,31 +47,26 @@ def conjugate_gradients(
     tolerance: float,
     most_steps: int,
     what: str,
+    patience: int | None = None,
+    remedy: str = "",
 ) -> Tensor:
     """Solves M x = b to a tolerance, for a symmetric positive semi-definite M with b in its range.
 
     The solution is differentiable once, in b and in whatever M depends on. `what` names the caller
-    in the error; see `iterate_conjugate_gradients` for the other arguments.
+    in the error, and `remedy` ends it; see `iterate_conjugate_gradients` for the other arguments.
 
     Raises:
         PgmdiffError: the tolerance is not met.
     """
 
     def solve(b: Tensor) -> Tensor:
-        found = iterate_conjugate_gradients(product, b, tolerance=tolerance, most_steps=most_steps)
+        options: Any = {"tolerance": tolerance, "most_steps": most_steps, "patience": patience}
+        found = iterate_conjugate_gradients(product, b, **options)
         if found.converged:
             return found.x
-        # The residual of x = 0 is 1: more steps do not mend one that is larger.
-        remedy = (
-            "Raise tolerance= or most_steps=, or use float64."
-            if found.residual <= 1
-            else "They diverged: the matrix is not symmetric and positive semi-definite. Under "
-            "Tweedie the score's Jacobian is not symmetric, or not accurate, here: use "
-            "Isotropic(data_std), or Composed(joint) under posterior composition."
-        )
         raise PgmdiffError(
             f"{what}: conjugate gradients left a relative residual of {found.residual:.2g} after "
-            f"{most_steps} steps, expected {tolerance:.2g}. {remedy}"
+            f"{found.steps} steps, expected {tolerance:.2g}: {found.reason} {remedy}".rstrip()
         )
 
     with torch.no_grad():
@@ -90,14 +88,30 @@ class Solution:
     Attributes:
         x: the solution, `[batch, ...]`.
         residual: the largest relative residual ‖b - M x‖ / ‖b‖ of a sample.
+        reason: why they stopped, as a sentence; empty if every sample has reached the tolerance.
     """
 
     x: Tensor
     residual: float
     steps: int
-    converged: bool
+    reason: str
 
     __repr__ = by_field
+
+    @property
+    def converged(self) -> bool:
+        """Whether every sample has reached the tolerance."""
+        return not self.reason
+
+
+STALLED = "The residual does not fall: the matrix is not symmetric, or too ill conditioned."
+LIMIT = "More steps (most_steps=), a larger tolerance= or float64 may help."
+NOT_FINITE = "The right-hand side or a product with the matrix is NaN, overflows or underflows."
+DIVERGED = "They diverged: the matrix is not symmetric and positive semi-definite."
+INDEFINITE = (
+    "A direction v has vᵀ M v ≤ 0: the matrix M is not symmetric and positive semi-definite, or "
+    "its products underflow."
+)
 
 
 def iterate_conjugate_gradients(
@@ -108,9 +122,14 @@ def iterate_conjugate_gradients(
     most_steps: int,
     scale: Tensor | None = None,
     start: Tensor | None = None,
+    patience: int | None = None,
     indefinite: Callable[[], Exception] | None = None,
 ) -> Solution:
     """Iterates conjugate gradients on M x = b until every sample has reached the tolerance.
+
+    They stop without it where a number is not finite, where vᵀ M v ≤ 0 for a direction v, and where
+    the residual has grown so large, ‖b‖/ε, that no digit of x is left. Each sample is scaled by a
+    power of two, so that squares of b neither underflow nor overflow; those of M b may.
 
     Args:
         product: maps v to M v, both `[batch, ...]`.
@@ -119,33 +138,55 @@ def iterate_conjugate_gradients(
         most_steps: the largest number of iterations.
         scale: a positive diagonal preconditioner, an approximation of M⁻¹ that broadcasts to b.
         start: a first guess like b, used for the samples where it is nearer than 0.
-        indefinite: makes the exception to raise where vᵀ M v ≤ 0 for a direction v. If None, the
-            iteration does not move along such directions.
+        patience: the number of steps without a new least residual after which they stop, or as
+            many as that residual took, if these are more: residuals need not fall at every step.
+        indefinite: makes the exception to raise where vᵀ M v ≤ 0 for a direction v.
     """
+    sizes = magnitudes(b)
+    size = _beside(sizes, b)
+    b = b / size
     x, r = torch.zeros_like(b), b
     norms = squared_norms(b)
     if start is not None:
-        left = b - product(start)
+        left = b - product(start / size)
         nearer = (squared_norms(left) < norms).reshape(-1, *[1] * (b.ndim - 1))
-        x, r = torch.where(nearer, start, 0), torch.where(nearer, left, b)
+        x, r = torch.where(nearer, start / size, 0), torch.where(nearer, left, b)
     z = r if scale is None else scale * r
     p, rr, rz = z, squared_norms(r), _inner(r, z)
-    tiny = torch.finfo(rr.dtype).tiny
-    goal = (tolerance**2 * norms).clamp(min=tiny)
-    steps = 0
-    while steps < most_steps and (active := rr > goal).any():
+    limits = torch.finfo(rr.dtype)
+    fine = norms.isfinite() & ((norms == 0) | (sizes >= limits.tiny))
+    norms = norms.where(fine, torch.nan)  # the residual of an unsound b is never small
+    goal, far = tolerance**2 * norms, norms / limits.eps**2
+    flat, best, since, steps = torch.zeros_like(rr, dtype=torch.bool), rr, 0 * rr, 0
+    while True:
+        active = ~(rr <= goal)  # NaN is not convergence
+        failed = active & (flat | ~(rr <= far))
+        if patience is not None:
+            since, best = torch.where(rr < best, steps, since), torch.minimum(best, rr)
+            failed = failed | active & (steps - since > since.clamp(min=patience))
+        going, broken = torch.stack([active, failed]).any(dim=1).tolist()
+        if broken or not going or steps == most_steps:
+            break
         product_p = product(p)
         curvature = _inner(p, product_p)
-        if indefinite is not None and (active & (curvature <= 0)).any():
-            raise indefinite()
-        step = torch.where(active & (curvature > 0), rz / curvature.clamp(min=tiny), 0)
+        flat = active & ~(curvature > limits.tiny)
+        step = torch.where(active & ~flat, rz / curvature, 0)
         x, r = x + _beside(step, p) * p, r - _beside(step, p) * product_p
         z = r if scale is None else scale * r
         rr, rz, before = squared_norms(r), _inner(r, z), rz
-        p = z + _beside(torch.where(active, rz / before.clamp(min=tiny), 0), p) * p
+        p = z + _beside(torch.where(active, rz / before, 0), p) * p
         steps += 1
-    residual = (rr / norms.clamp(min=tiny)).max().sqrt().item() if len(b) else 0.0
-    return Solution(x, residual, steps, not (rr > goal).any())
+    reason = LIMIT if going else ""
+    if broken and (failed & ~(rr.isfinite() & norms.isfinite())).any():
+        reason = NOT_FINITE
+    elif broken and (failed & flat).any():
+        if indefinite is not None:
+            raise indefinite()
+        reason = INDEFINITE
+    elif broken:
+        reason = DIVERGED if (failed & (rr > far)).any() else f"{STALLED} {LIMIT}"
+    residual = (rr / norms.clamp(min=limits.tiny)).max().sqrt().item() if len(b) else 0.0
+    return Solution(x * size, residual, steps, reason)
 
 
 def implicit(
@@ -172,6 +213,24 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.pull(gradient, *ctx.saved_tensors)
+
+
+def magnitudes(a: Tensor) -> Tensor:
+    """The power of two next below the largest entry of every sample, `[batch]`; ½ if all are 0."""
+    flat = a.detach().abs().reshape(len(a), prod(a.shape[1:]))
+    largest = flat.amax(dim=1) if flat.numel() else flat.sum(dim=1)
+    return torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent - 1)
+
+
+def is_finite(a: Tensor) -> bool:
+    """Whether no entry is NaN or infinite; a finite sum, which is found faster, proves it."""
+    return bool(a.sum().isfinite()) or bool(a.isfinite().all())
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy that autograd may save if it was made in inference mode."""
+    with torch.inference_mode(False):
+        return tensor.clone() if tensor.is_inference() else tensor
 
 
 def squared_norms(a: Tensor) -> Tensor:

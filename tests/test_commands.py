@@ -31,3 +31,11 @@ def test_commands_explain_themselves(module: str) -> None:
         [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True
     )
     assert "usage: python -m" in out.stdout
+
+
+def test_demo_names_all_that_is_missing_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda library: None)
+    with pytest.raises(ImportError, match=r"matplotlib and skimage, which are .*pgmdiff\[demo\]"):
+        demo.run(tmp_path)

@@ -2,13 +2,16 @@
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import cache
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pgmdiff
 from pgmdiff import PgmdiffError, ShapeError, check_consistency, compose
@@ -16,7 +19,28 @@ from pgmdiff.composition import FeynmanKac
 from pgmdiff.diagnostics import influence_over_steps, sliced_wasserstein
 from pgmdiff.gaussian import GaussianMixture, node_scores
 from pgmdiff.graphs import chain
-from pgmdiff.noise import Generator, Noise, split_seed
+from pgmdiff.noise import (
+    CONSISTENCY,
+    CORRECTORS,
+    CURVATURE,
+    DRIVEN,
+    FIRST,
+    GAMMA,
+    LAST,
+    PARTICLES,
+    PROBES,
+    RESAMPLE,
+    RISE,
+    SECOND,
+    START,
+    Generator,
+    Noise,
+    _centred,
+    _mixed,
+    _mixed_word,
+    _signed,
+    split_seed,
+)
 from pgmdiff.samplers import (
     SDE,
     Curvature,
@@ -27,6 +51,7 @@ from pgmdiff.samplers import (
     sample,
     sample_weighted,
 )
+from pgmdiff.samplers.correctors import WIDTH
 from pgmdiff.testing import two_mode_chain
 from pgmdiff.training import denoising_loss, random_crops
 from tests.helpers import ar1
@@ -58,31 +83,224 @@ def test_noise_does_not_depend_on_where_a_run_was_resumed() -> None:
 
 def test_noise_does_not_depend_on_the_dtype() -> None:
     noise = Noise.of(5, 3)
-    single = noise(2, torch.empty(3, 4, 2))
-    double = noise(2, torch.empty(3, 4, 2, dtype=torch.float64))
-    assert torch.equal(double.float(), single)
+    single = noise(2, torch.empty(3, 100_000))
+    double = noise(2, torch.empty(3, 100_000, dtype=torch.float64))
+    assert single.dtype == torch.float32
+    assert (double - single).abs().max() < 4e-6  # of angles up to 2π in float32, times r
+    half = noise(2, torch.empty(3, 100_000, dtype=torch.bfloat16))
+    assert torch.equal(half, single.bfloat16())
 
 
-@pytest.mark.parametrize("seed", [0, 2**63 + 3, 2**64 - 1])
-def test_noise_is_that_of_one_philox_generator_per_key(seed: int) -> None:
-    keys, like = split_seed(seed, 3), torch.empty(3, 4, dtype=torch.float64)
-    for number in (0, 5, 1 << 63, 5 << 61):
-        expected = [
-            np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, number]))
-            for key in keys
-        ]
-        rows = np.stack([generator.standard_normal(4) for generator in expected])
-        assert (Noise(keys)(number, like).numpy() == rows).all()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("batch", "size"), [(1, 70_001), (7, 1001), (3000, 23)])
+def test_any_part_of_the_noise_can_be_drawn(batch: int, size: int, dtype: torch.dtype) -> None:
+    whole = Noise.of(3, batch)(4, torch.empty(batch, size, dtype=dtype))
+    keys, n = split_seed(3, batch), size // 2
+    for rows in (slice(0, 1), slice(batch // 2, batch)):
+        for first in (0, 1, 2, 7, n - 1, size - 9):
+            for last in (first + 1, first + 2, first + 9, max(first + 1, size - 1)):
+                like = torch.empty(len(keys[rows]), last - first, dtype=dtype)
+                part = Noise(keys[rows])(4, like, places=first)
+                assert torch.equal(part, whole[rows, first:last])
+    places = torch.randint(size, (6, 5), generator=torch.Generator().manual_seed(0))
+    window = Noise(keys)(4, torch.empty(batch, 6, 5, dtype=dtype), places)
+    assert torch.equal(window, whole[:, places])
 
 
-def test_noise_is_standard_normal_and_independent() -> None:
-    n = 400
-    noise = torch.stack([Noise.of(11, n)(k, torch.empty(n, 50)) for k in range(5)])
-    total = noise.numel()
-    assert abs(noise.mean().item()) < 4 / total**0.5
-    assert abs(noise.var().item() - 1) < 4 * (2 / total) ** 0.5
-    for a, b in ((noise[0], noise[1]), (noise[:, :-1], noise[:, 1:])):
-        assert abs((a * b).mean().item()) < 4 / a.numel() ** 0.5
+def test_noise_does_not_depend_on_threads_and_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draws() -> list[Tensor]:
+        shapes = [(1, 90_001), (9, 7_777), (40_000, 3)]
+        return [Noise.of(1, len(x))(2, x) for x in map(torch.empty, shapes)]
+
+    whole, threads = draws(), torch.get_num_threads()
+    try:
+        torch.set_num_threads(3 - min(threads, 2))
+        assert all(map(torch.equal, whole, draws()))
+    finally:
+        torch.set_num_threads(threads)
+    monkeypatch.setattr("pgmdiff.noise.CHUNK", 1234)
+    assert all(map(torch.equal, whole, draws()))
+
+
+def test_empty_states_have_noise() -> None:
+    noise = Noise.of(3, 2)
+    assert noise(0, torch.empty(2, 0)).shape == (2, 0)
+    assert torch.equal(noise(0, torch.empty(2)), noise(0, torch.empty(2, 1))[:, 0])
+    assert Noise(())(0, torch.empty(0, 5)).shape == (0, 5)
+
+
+def test_a_state_need_not_have_an_end() -> None:
+    noise = Noise.of(3, 2)
+    for first in (-(2**63), -5, 10**13, 2**62 - 3, 2**63 - 6):
+        part = noise(0, torch.empty(2, 6), first)
+        places = torch.tensor([[first + 5, first], [first + 2, first + 3]])
+        assert torch.equal(noise(0, torch.empty(2, 2, 2), places), part[:, places - first])
+        assert part.unique().numel() == 12
+
+
+class NothingRead(TorchDispatchMode):
+    """Refuses what waits for a device: numbers read by Python, and shapes that depend on them."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        assert not {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & {*func.tags}
+        return func(*args, **kwargs or {})
+
+
+def test_noise_never_waits_for_the_device() -> None:
+    noise, like, places = Noise.of(3, 2), torch.empty(2, 7), torch.arange(7)
+    with NothingRead():
+        for _ in range(2):
+            noise(0, like), noise(0, like, 3), noise(0, like, places)
+            noise.uniform(0, like)
+    with NothingRead(), pytest.raises(AssertionError):
+        noise(0, like).sum().item()
+
+
+@pytest.mark.gpu
+def test_noise_is_the_same_on_a_gpu() -> None:
+    noise, like = Noise.of(3, 5), torch.empty(5, 1001, dtype=torch.float64)
+    there = noise(1, like.cuda())
+    assert (there.cpu() - noise(1, like)).abs().max() < 1e-14
+    assert noise.seeds(1) == Noise.of(3, 5).seeds(1)
+
+
+# ---------------------------------------------------------------- quality
+
+
+def test_the_hash_is_splitmix64() -> None:
+    """Known answers of the published generator, with a second word of 0."""
+    z = _mixed(torch.arange(1, 6) * GAMMA + 1234567, torch.zeros(5, dtype=torch.int64))
+    assert [word % 2**64 for word in z.tolist()] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+        4593380528125082431,
+        16408922859458223821,
+    ]
+    assert _mixed_word(0, GAMMA) % 2**64 == 0xE220A8397B1DCDAF
+    words = [0, 1, 2**63, 2**64 - 1, 0x0123456789ABCDEF]
+    z = torch.tensor([_signed(word) for word in words]) + FIRST
+    assert _mixed(z).tolist() == [_mixed_word(word, FIRST) for word in words]
+
+
+def test_the_numbers_of_draws_are_apart() -> None:
+    firsts = [0, SECOND, CORRECTORS]
+    kinds = [RISE, RESAMPLE, DRIVEN, PARTICLES, CONSISTENCY, LAST, PROBES, START, CURVATURE]
+    assert [*firsts, *kinds] == sorted({*firsts, *kinds})
+    assert all(b - a >= 1 << 60 for a, b in pairwise(kinds))
+    assert kinds[-1] < 2**64
+    assert CORRECTORS + WIDTH * SECOND <= RISE  # as many steps as their own numbers allow
+
+
+def blocks() -> Iterator[tuple[str, Tensor]]:
+    """Numbers `[1000, 1000]` that follow each other in all the ways in which arguments do."""
+    like = torch.empty(1, 1000, dtype=torch.float64)
+    yield "places", Noise.of(0, 1)(0, torch.empty(1, 1_000_000).double()).reshape(1000, 1000)
+    yield "samples", Noise.of(0, 1000)(0, like.expand(1000, -1))
+    yield "seeds", Noise(tuple(range(1000)))(0, like.expand(1000, -1))
+    yield "steps", torch.cat([Noise.of(0, 1)(number, like) for number in range(1000)])
+    kinds = [RISE, RESAMPLE, DRIVEN, PARTICLES, CONSISTENCY, LAST, PROBES, START, CURVATURE, 0]
+    numbers = [kind + step for kind in kinds for step in range(100)]
+    yield "kinds", torch.cat([Noise.of(2**64 - 1, 1)(number, like) for number in numbers])
+    strided = torch.arange(1000) << 20
+    yield "far", Noise.of(1, 1000)(0, like.expand(1000, -1), strided)
+
+
+BLOCKS = ("places", "samples", "seeds", "steps", "kinds", "far")
+drawn = cache(lambda: dict(blocks()))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_noise_is_standard_normal(name: str) -> None:
+    x = drawn()[name]
+    n, flat = x.numel(), x.flatten()
+    for power, moment, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96), (6, 15, 10170)):
+        assert abs((flat**power).mean() - moment) < 4.5 * (variance / n) ** 0.5
+    uniform = torch.special.ndtr(flat).sort().values
+    distance = (uniform - (torch.arange(n) + 0.5) / n).abs().max() + 0.5 / n
+    assert distance * n**0.5 < 2.2  # Kolmogorov-Smirnov: p = 1e-4
+    for bound in (2.0, 3.0, 4.0, 4.75):
+        expected = n * torch.special.ndtr(torch.tensor(-bound)).item()
+        for tail in ((flat > bound).sum(), (flat < -bound).sum()):
+            assert abs(tail - expected) < 4.5 * expected**0.5 + 1
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_noise_is_independent_in_every_direction(name: str) -> None:
+    x = drawn()[name]
+    for values in (x, x**2 - 1, x.abs().log()):
+        values = (values - values.mean()) / values.std()
+        for down, across in ((0, 1), (0, 2), (0, 3), (1, 0), (2, 0), (1, 1), (64, 0), (0, 512)):
+            later = values[down:, across:]
+            product = values[: len(later), : later.shape[1]] * later
+            assert abs(product.mean()) < 4.5 / product.numel() ** 0.5
+    # one correlation per pair of columns and per pair of rows: their largest, and all together
+    for values in (x, x.T):
+        correlations = torch.corrcoef(values)[torch.triu_indices(1000, 1000, 1).unbind()]
+        scaled = correlations * values.shape[1] ** 0.5
+        assert scaled.abs().max() < 6.5
+        assert abs(scaled.square().mean() - 1) < 0.01
+    # a flat spectrum: squared moduli are exponential, the largest of a million about log 1e6 = 14
+    spectrum = torch.fft.rfft2(x)[:, 1:-1].abs().square() / x.numel()
+    assert spectrum.max() < 24
+    assert abs(spectrum.square().mean() - 2) < 4.5 * (20 / spectrum.numel()) ** 0.5
+    radii, angles = x[:, ::2].hypot(x[:, 1::2]), torch.atan2(x[:, 1::2], x[:, ::2])
+    for k in (1, 2, 4):  # the two numbers of a pair
+        for wave in ((k * angles).cos(), (k * angles).sin(), (k * angles).cos() * (radii**2 - 2)):
+            assert abs(wave.mean()) < 4.5 * wave.std() / wave.numel() ** 0.5
+
+
+def test_single_bits_of_all_arguments_change_half_of_the_hash() -> None:
+    def words(seed: int, sample: int, number: int, place: int) -> Tensor:
+        one, two = Noise((seed + (sample << 64),))._keys(number, torch.device("cpu"))
+        return _mixed(place * torch.tensor([GAMMA]) + one, two)
+
+    bits = 1 << torch.arange(64)
+    random = np.random.default_rng(0)
+    for which in range(4):
+        flips = []
+        for _ in range(8):
+            at = [int(word) for word in random.integers(0, 2**63, 4)]
+            for bit in range(63):
+                moved = [word ^ (1 << bit) * (i == which) for i, word in enumerate(at)]
+                flips.append(((words(*at) ^ words(*moved)) & bits) != 0)
+        changed = torch.stack(flips).double()
+        assert abs(changed.mean() - 0.5) < 4.5 * 0.5 / changed.numel() ** 0.5
+        assert (changed.mean(dim=0) - 0.5).abs().max() < 4.5 * 0.5 / len(flips) ** 0.5
+
+
+def test_hashes_repeat_as_often_as_random_words() -> None:
+    """Birthdays: among n words of b bits there are about n² / 2^(b+1) repeated ones."""
+    n = 1 << 18
+    like = torch.empty(n, dtype=torch.float64)
+    for seeds in (tuple(range(n)), split_seed(1, n)):  # one place each of many seeds, and samples
+        words = Noise(seeds).uniform(0, like).mul(2**34).long()
+        expected = n**2 / 2**35
+        assert expected == 2
+        assert n - words.unique().numel() < 12
+    words = Noise.of(0, 1).uniform(0, like[None]).mul(2**26).long()
+    expected = n - 2**26 * -np.expm1(n * np.log1p(-(2.0**-26)))
+    assert abs(n - words.unique().numel() - expected) < 4.5 * expected**0.5
+
+
+def test_uniform_numbers_are_uniform() -> None:
+    for dtype in (torch.float32, torch.float64):
+        u = Noise.of(2, 100).uniform(5, torch.empty(100, 1000, dtype=dtype))
+        assert u.dtype == dtype
+        assert 0 < u.min() < 1e-4
+        assert 1 > u.max() > 1 - 1e-4
+        ordered = u.flatten().double().sort().values
+        grid = (torch.arange(u.numel()) + 0.5) / u.numel()
+        assert (ordered - grid).abs().max() * u.numel() ** 0.5 < 2.2
+    single = Noise.of(2, 100).uniform(5, torch.empty(100, 1000))
+    assert (u - single).abs().max() <= 2.0**-23
+
+
+def test_the_largest_numbers() -> None:
+    """The tails are those of 40 bits: r is at most √(2 log 2^41), and half precision keeps it."""
+    radius = _centred(torch.tensor([0, 2**40 - 1]), 40, torch.float64).log().mul(-2).sqrt()
+    assert radius[0].item() == pytest.approx((2 * np.log(2.0**41)) ** 0.5)
+    assert 0 < radius[1] < 1e-6
 
 
 # ---------------------------------------------------------------- generators
@@ -93,7 +311,7 @@ JOINT = compose(GRAPH, node_scores(GRAPH, Q))
 DATA = Q.sample(4, 0)
 RUN = {"shape": (4, 3), "dtype": torch.float64}
 LOG_WEIGHTS = Q.sample(400, 1)[:, :1].log_softmax(dim=0)
-PARTICLES = Particles(Q.sample(400, 0), torch.zeros(3).long(), LOG_WEIGHTS, LOG_WEIGHTS, (), 0)
+WEIGHTED = Particles(Q.sample(400, 0), torch.zeros(3).long(), LOG_WEIGHTS, LOG_WEIGHTS, (), 0)
 
 
 def crops(generator: Generator) -> Tensor:
@@ -143,7 +361,7 @@ PER_SAMPLE: dict[str, Callable[[Generator], Tensor]] = {
     "check_consistency": consistency,
     "influence_over_steps": influences,
 }
-RESAMPLED = {"Particles.resampled": PARTICLES.resampled}
+RESAMPLED = {"Particles.resampled": WEIGHTED.resampled}
 
 
 @pytest.mark.parametrize("name", [*ONE_STREAM, *PER_SAMPLE, *RESAMPLED])
@@ -218,7 +436,37 @@ def test_torch_generators_are_seeds() -> None:
     assert not torch.equal(Noise.of(None, 2)(0, like), Noise.of(None, 2)(0, like))
 
 
+@pytest.mark.parametrize("name", ["sample", "curvature_extremes"])
+def test_a_seed_in_a_list_is_that_seed_alone(name: str) -> None:
+    """Where the samples of a batch do not act on one another, as particles and error control do."""
+    draw = PER_SAMPLE[name]
+    assert torch.equal(draw([8, 8, 9, 10])[0], draw(8)[0])
+
+
+def test_one_seed_rule() -> None:
+    like = torch.empty(2, 5)
+    both = Noise.of([7, 8], 2)(0, like)
+    assert torch.equal(both[1:], Noise.of(8, 1)(0, like[:1]))
+    assert torch.equal(both[:1], Noise.of(7, 2)(0, like)[:1])
+    assert split_seed(8, 1) == (8,)
+    assert split_seed(8, 3) == (8, 8 + 2**64, 8 + 2**65)
+    keys = [key for seed in range(40) for key in split_seed(seed, 40)]
+    assert len(set(keys)) == 1600
+    assert Noise(tuple(keys))(0, torch.empty(1600, 1)).unique().numel() == 1600
+
+
 def test_bad_generators_are_named() -> None:
+    with pytest.raises(PgmdiffError, match="keys from split_seed in a list"):
+        Noise.of(2**64, 3)
+    for key in (-1, 2**128):
+        with pytest.raises(PgmdiffError, match=f"keys from split_seed, got {key}"):
+            Noise.of([1, key], 2)
+    with pytest.raises(ShapeError, match="a batch of 2 samples, one per key, got a state of"):
+        Noise.of(0, 2)(0, torch.zeros(3, 4))
+    with pytest.raises(ShapeError, match=r"expected places int64 \(4,\)"):
+        Noise.of(0, 2)(0, torch.zeros(2, 4), torch.zeros(2, 4, dtype=torch.int64))
+    with pytest.raises(ShapeError, match=r"got torch\.float32"):
+        Noise.of(0, 2)(0, torch.zeros(2, 4), torch.zeros(4))
     with pytest.raises(ShapeError, match="one generator or 3"):
         Noise.of([1, 2], 3)
     with pytest.raises(PgmdiffError, match="got float"):

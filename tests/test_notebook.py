@@ -148,7 +148,7 @@ HOSTILE: list[Any] = [
     "<script>alert(1)</script>", "\"'><svg onload=x>", "&amp;", "]]>", "x" * 10_000, "a\nb\tc", "",
     "\x00\x07", "\ud800", "\ufffe", "日本語の名前", "e\u0301" * 50, "{}", "%s", "$x^2$", None, (),
     (1,),
-    ((0, 1), (2, frozenset({"a"}))), frozenset(), frozenset({"<b>", '"'}), 3, 2.5, float("nan"),
+    ((0, 1), (2, frozenset({"a"}))), frozenset(), frozenset({"<b>", '"'}), 3, 2.5, float("inf"),
     True, b"\xff", DEEP, Unspeakable(), object(), int,
 ]  # fmt: skip
 

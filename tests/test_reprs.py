@@ -45,6 +45,7 @@ from pgmdiff.precision.solves.small_space import SmallSpace
 from pgmdiff.samplers import (
     Curvature,
     Noise,
+    Run,
     adaptive,
     correctors,
     karras,
@@ -139,7 +140,7 @@ def particles() -> Any:
 
 
 def inverse(rows: int = 3) -> forms.DensePrecisions:
-    return forms.DensePrecisions(torch.eye(4).expand(rows, 4, 4), torch.ones(rows, 4))
+    return forms.DensePrecisions(torch.eye(4).expand(rows, 4, 4))
 
 
 OBJECTS: dict[str, Callable[[], Any]] = {
@@ -224,6 +225,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
         torch.zeros(8, N), 3, 0.7, torch.zeros(8, N), ((0.9, torch.zeros(8, N)),)
     ),
     "Noise": lambda: Noise.of(3, 1000),
+    "Run": lambda: Run("folder"),
     "Particles": particles,
     "Euler": one_step.Euler,
     "Heun": one_step.Heun,
@@ -341,4 +343,4 @@ def test_reprs_say_what_things_are() -> None:
     conditioned = replacement(joint("marginal", 3), torch.ones(3), mask)
     assert repr(conditioned) == "NetworkScore(replacement.conditioned)"
     posterior = moment_matching(gaussian(3).score, torch.ones(3), mask, Tweedie(), noise=0.1)
-    assert repr(posterior) == "NetworkScore(moment_matching.conditioned)"
+    assert repr(posterior) == "NetworkScore(moment_matching(Tweedie()))"

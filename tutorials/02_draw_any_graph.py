@@ -79,7 +79,7 @@ plot(graph, title="A river as a factor graph")
 # %% [markdown]
 # The fork belongs to three factors, so it counts $1 - 3 = -2$. Leaves count 0: they are never
 # evaluated and need no model of their own. The model of a factor sees its stations one after the
-# other, in the order in which the edges were added (or by the edge attribute `position`).
+# other, in the order of the graph's nodes (or by the edge attribute `position`).
 #
 # If a cell ends with a graph, a notebook draws it:
 

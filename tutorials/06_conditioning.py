@@ -18,6 +18,7 @@ import torch
 
 from pgmdiff import (
     Gaussian,
+    PgmdiffError,
     Posterior,
     compose,
     fit_covariances,
@@ -209,9 +210,11 @@ curves(
 #
 # They do not help, because the error of replacement is not due to the solver. The loss below is the
 # Kullback-Leibler divergence of the distribution that is reached from the posterior, per variable
-# that is not observed. `Isotropic` is the choice of ΠGDM (Song et al., 2023): $V = r^2 I$ inside
-# the inverse, while the gradient of the denoiser carries the correction to the other variables. It
-# requires no covariances, but a gradient.
+# that is not observed. Two more choices of $V$ require no covariances, but gradients. `Isotropic`
+# is that of ΠGDM (Song et al., 2023): $V = r^2 I$ inside the inverse, while the gradient of the
+# denoiser carries the correction to the other variables. `Tweedie` is $V = \sigma^2 J^\top$ with
+# the Jacobian $J$ of the denoiser: for Gaussians this is exact, and its curve is that of
+# `Composed`.
 
 # %% alt="KL against levels: replacement and ΠGDM level off, composed covariances keep falling"
 free = (~known.mask).nonzero().flatten()
@@ -226,6 +229,7 @@ conditioned = {
     "Composed(joint)": ways["moment matching"],
     "exact score": truth.score,
     "Isotropic(1.0): ΠGDM": moment_matching(joint, y, known, Isotropic(1.0)),
+    "Tweedie()": moment_matching(joint, y, known, Tweedie()),
 }
 steps = [8, 12, 18, 28, 40, 80]
 kl = {
@@ -272,7 +276,7 @@ assert difference < 1e-9
 # `Stacked` combines several. Here we observe the means of four blocks of four variables, and $x_3$
 # itself, all with noise of standard deviation 0.2.
 
-# %% alt="Bands given four block means and one value: composed moments match the exact posterior"
+# %% alt="Bands given four block means and one value: both choices match the exact posterior"
 noise = 0.2
 means, point = block_average((n,), 4), DenseOperator(rows[:1], (n,))
 both = Stacked((means, point))
@@ -280,7 +284,7 @@ coarse = torch.tensor([1.0, -0.5, -0.5, 0.5, 1.5]).double()  # the four means, t
 matrix = both.A(torch.eye(n).double()).T
 given = exact_posterior(data, matrix, coarse, noise)
 blocks = {
-    "Isotropic(1.0)": moment_matching(joint, coarse, both, Isotropic(1.0), noise=noise),
+    "Tweedie()": moment_matching(joint, coarse, both, Tweedie(), noise=noise),
     "Composed(joint)": moment_matching(joint, coarse, both, Composed(joint), noise=noise),
 }
 reached = {
@@ -289,8 +293,16 @@ reached = {
 losses = {name: kl_divergence(q, given) / n for name, q in reached.items()}
 for name, nats in losses.items():
     print(f"{name:16} loses {nats:.5f} nats per variable")
-assert losses["Composed(joint)"] < 5e-4 < losses["Isotropic(1.0)"]
+assert max(losses.values()) < 5e-4
 bands(reached, given, "Given the means of four blocks, and x3", {3: 1.5})
+
+# %% [markdown]
+# If you leave the covariance out, it is chosen for you: `Composed` if the score is a joint with
+# covariances, and otherwise `Tweedie`.
+
+# %%
+print(moment_matching(joint, coarse, both, noise=noise))
+print(moment_matching(data.score, coarse, both, noise=noise))
 
 # %% [markdown]
 # ## The methods and their costs
@@ -339,7 +351,7 @@ methods = {  # (score, noise) -> conditioned score; is it affine; rounds of ever
     "replacement": (lambda score, s: replacement(score, y, known), True, 1),
     "replacement, 4 rounds": (lambda score, s: replacement(score, y, known), False, 4),
     "reconstruction, dps(0.3)": (
-        lambda score, s: reconstruction(score, y, known, dps(0.3)),
+        lambda score, s: reconstruction(score, y, known, dps(0.3, data_std=1.0)),
         False,
         1,
     ),
@@ -378,9 +390,10 @@ assert losses["replacement"][2] < 1e-6 < right  # it treats the noisy value as e
 #   leaves none, because it treats the measurement as the truth. ΠGDM leaves too much.
 # - Going up and down the schedule repeatedly (RePaint) lets the observation reach the other
 #   variables. It repairs a part of the error, at a multiple of the evaluations.
-# - `Tweedie()` and `Composed(joint)` are exact here. `Tweedie` requires a score that is a gradient.
-#   The score of posterior composition is not a gradient for data that is not Gaussian, and then
-#   `Tweedie` may fail.
+# - `Tweedie()` and `Composed(joint)` are exact here. `Tweedie` takes up to ten vector-Jacobian
+#   products for each score, or as many as `most_steps=` says. It assumes that the score is a
+#   gradient. Networks, and joints of data that is not Gaussian, are not quite gradients; this is a
+#   bias, but the solve remains stable.
 #
 # ## A real series with a gap
 #
@@ -515,8 +528,9 @@ gaps((2, 9))
 # ## Images
 #
 # The gravel model describes patches of 16 × 16 pixels. The images have 24 × 72 pixels and consist
-# of windows that overlap by half. We have no covariances here, which leaves replacement and ΠGDM
-# (`Isotropic`, with the standard deviation of a pixel).
+# of windows that overlap by half. We have no covariances here, so `moment_matching` chooses
+# `Tweedie`. Gravel is rough, and two steps of the solve suffice; smooth photographs need the
+# default of ten. For comparison there is replacement.
 
 # %%
 from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image
@@ -539,14 +553,19 @@ def drawn(score, n: int = 1) -> torch.Tensor:
     )
 
 
+def posterior(y, operator):
+    """The score of gravel given an observation, by matched moments."""
+    return moment_matching(gravel, y, operator, most_steps=2)
+
+
 def both_ways(y, operator, n: int = 1) -> dict[str, torch.Tensor]:
     images = {
         "replacement": drawn(replacement(gravel, y, operator), n=n),
-        "ΠGDM": drawn(moment_matching(gravel, y, operator, Isotropic(SIGMA_DATA)), n=n),
+        "matched moments": drawn(posterior(y, operator), n=n),
     }
     for name, image in images.items():
-        print(f"{name:12} |Hu - y| = {(operator.A(image) - y).abs().max():.1e}")
-    assert (operator.A(images["replacement"]) - y).abs().max() < 1e-5
+        print(f"{name:15} |Hu - y| = {(operator.A(image) - y).abs().max():.1e}")
+        assert (operator.A(image) - y).abs().max() < 1e-2
     return images
 
 
@@ -569,7 +588,7 @@ def show(images: dict[str, torch.Tensor], title: str, lines: tuple[int, ...] = (
 # %% [markdown]
 # **Inpainting.** Four crops of the photograph have a hole of 24 columns, from top to bottom.
 
-# %% alt="Gravel, the same with a hole of 24 columns, and the hole filled by replacement and ΠGDM"
+# %% alt="Gravel, the same with a hole of 24 columns, and the hole filled in both ways"
 around = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
 around[..., 24:48] = False
 several = both_ways(crops * around, Mask(around), n=len(crops))  # one observation per sample
@@ -592,7 +611,7 @@ for name, images in {**several, "the crops themselves": crops}.items():
 # **Super-resolution.** Only the means of blocks of 4 × 4 pixels are observed. All samples have
 # these means, and the rest comes from the model.
 
-# %% alt="Gravel from means of 4 × 4 pixels: stones in the right places, too much contrast in ΠGDM"
+# %% alt="Gravel from means of 4 × 4 pixels: stones in the right places, and as much contrast"
 shrink = block_average((1, HEIGHT, WIDTH), 4)
 small = shrink.A(real[None])[0]
 sharp = both_ways(small, shrink)
@@ -611,9 +630,21 @@ print(f"{'original':16} {'':29} standard deviation {real.std():.3f}")
 # %% [markdown]
 # It is no surprise that the enlarged pixels have the smallest error: the mean of all possible
 # images always does, although no stone looks like it. A sample should be judged by whether it could
-# be the original. By this criterion the sample of ΠGDM fails, because it has more contrast than the
-# original, and it is also the furthest from it.
+# be the original: both have about its contrast.
 #
+# ΠGDM is refused here. `Isotropic` believes that pixels are independent, so that a mean of sixteen
+# varies little, and carries the observation back too strongly. On smooth photographs, where the
+# largest eigenvalue of the covariance is hundreds of times the variance, samples would explode.
+
+# %%
+try:
+    drawn(moment_matching(gravel, small, shrink, Isotropic(SIGMA_DATA)))
+except PgmdiffError as error:
+    print(error)
+else:
+    raise AssertionError("Isotropic is refused where the misfit would grow")
+
+# %% [markdown]
 # **Connecting two pieces.** Take two crops from different places of the photograph, and a bridge of
 # 24 columns between them. Three samples give three different bridges.
 
@@ -622,7 +653,7 @@ left, right = photograph[:, 8:32, 8:32], photograph[:, 200:224, 190:214]
 ends = torch.cat([left, torch.zeros(1, HEIGHT, 24), right], dim=2)
 given_ends = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
 given_ends[..., 24:48] = False
-bridges = drawn(moment_matching(gravel, ends, Mask(given_ends), Isotropic(SIGMA_DATA)), n=3)
+bridges = drawn(posterior(ends, Mask(given_ends)), n=3)
 show(
     {"given: two ends": ends, **{f"bridge {k + 1}": image for k, image in enumerate(bridges)}},
     "Connecting two pieces",
@@ -642,7 +673,7 @@ assert seam_ratio(bridges, (24, 48)) < seam_ratio(joined, [24])
 
 # %% alt="A crop of gravel of 24 columns, continued to both sides in two different ways"
 core = ~around
-outpainted = drawn(moment_matching(gravel, real * core, Mask(core), Isotropic(SIGMA_DATA)), n=2)
+outpainted = drawn(posterior(real * core, Mask(core)), n=2)
 show(
     {"original": real, "observed": real * core}
     | {f"sample {k + 1}": image for k, image in enumerate(outpainted)},
@@ -655,11 +686,11 @@ show(
 #
 # | you have | use | exact for |
 # |---|---|---|
-# | posterior or evidence composition | `Composed(joint)` | Gaussian data, Markov to a tree |
-# | a score that is a gradient, and a small state | `Tweedie()` | Gaussian data, exact scores |
-# | images without covariances | `Isotropic(data_std)`: ΠGDM | covariance a multiple of $I$ |
-# | no gradients either, and exact observations | `replacement` | nothing; it agrees with $y$ |
-# | an observation that is not linear | `Tweedie()`, or `reconstruction` with a function | nothing |
+# | posterior or evidence composition | `Composed(joint)`, the default | Gaussian data on trees |
+# | any other score, photographs too | `Tweedie()`, the default | Gaussian data, exact scores |
+# | no gradients, but training data | `Composed`, `fit_covariances` | Gaussian data |
+# | neither, and exact observations | `replacement` | nothing; it agrees with $y$ |
+# | a function that is not linear | the default, or `reconstruction` | nothing |
 #
 # Whichever you use, check two things: $|Hu - y|$, and, where you can, the samples against truths
 # that you have hidden.

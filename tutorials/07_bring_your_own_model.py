@@ -294,7 +294,7 @@ assert losses[-1] < 0.35
 
 # %%
 strip = tiles((2, LENGTH), (2, 16), (0, 8))
-windows = [name for name, count in strip.counting_numbers().items() if count > 0]
+windows = strip.pieces
 score = from_denoiser(network)
 unknown = {name: {"turn": NOTHING} for name in strip.names}
 joint = compose(strip, score, conditions=unknown)
@@ -361,7 +361,8 @@ def wrong_units(x: Tensor, sigma: Tensor, turn: Tensor) -> Tensor:
 for name, overlap in {"one network": network, "overlaps in other units": wrong_units}.items():
     models = {(2, 16): score, (2, 8): from_denoiser(overlap)}  # by model id: here, the shape
     found = check_consistency(strip, models, velocities[:200], conditions=unknown, generator=0)
-    print(f"{name}: excess by σ:", {row.sigma: round(row.excess, 3) for row in found.rows})
+    excess = {round(row.sigma, 2): round(row.excess, 3) for row in found.rows}
+    print(f"{name}: excess by σ: {excess}")
     worst = max(row.excess for row in found.rows)
     assert worst < 0.25 if overlap is network else worst > 0.4
 print(found)

@@ -1,6 +1,7 @@
 """`compose`: a graph, the scores of its nodes and a rule make one joint score."""
 
-from collections.abc import Hashable, Mapping
+import warnings
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,18 +9,21 @@ import numpy as np
 import torch
 
 from pgmdiff.composition.joint import Joint
-from pgmdiff.composition.plan import Scores, plan
+from pgmdiff.composition.plan import Batch, RegionScores, Scores, plan
 from pgmdiff.composition.rules import Marginal, Rule
-from pgmdiff.errors import GraphError, ScoreError
-from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.errors import ScoreError, nearest
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
+from pgmdiff.graphs.names import check_mapping
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import check_counts
+from pgmdiff.scores.walls import train_mode_layers
+from pgmdiff.text import counted
 
 __all__ = ["compose"]
 
 
 def compose(
-    graph: FactorGraph | RegionGraph,
+    graph: GraphLike,
     scores: Scores,
     *,
     rule: Rule | None = None,
@@ -34,7 +38,7 @@ def compose(
         s(u, σ) = Σ_r c_r A_rᵀ s_r(A_r u, σ)          under the default rule
 
     Args:
-        graph: a factor graph (with its Bethe counts) or a region graph.
+        graph: a factor graph (with its Bethe counts), which may be networkx's, or a region graph.
         scores: one callable `score(x, sigma, **condition)` for all nodes; or a mapping from model
             id to callable, where a node's model id is its name unless the graph says otherwise;
             or scores per region, such as `gaussian.node_scores`. See `scores` for adapters.
@@ -42,8 +46,9 @@ def compose(
             the regions, `Posterior(covariances)` or `Evidence(covariances)`.
         conditions: node name to keyword arguments of its score, pytrees of tensors without a
             batch axis; they add to the graph's own and override them.
-        null_condition: what the nodes that are not pieces (variables, overlaps) receive instead of
-            the conditions given at call time, such as the embedding of an empty prompt.
+        null_condition: what the nodes that are not pieces (variables, overlaps) receive, such as
+            the embedding of an empty prompt, unless they have a condition of their own: in place
+            of conditions given at call time, and beside pieces that have conditions here.
         max_batch: most rows of one model call; None if there is no limit. It bounds the memory;
             which size is fastest depends on the machine and the model.
         check_finite: whether each call checks its result for NaN and infinity (one reduction,
@@ -55,18 +60,14 @@ def compose(
         The joint score, itself a score callable.
 
     Raises:
-        GraphError: the counting numbers are invalid, or a condition names no node.
-        ScoreError: a node that must be evaluated has no score.
+        GraphError: it is no graph, its counting numbers are invalid, or a condition names no node.
+        ScoreError: a node that must be evaluated has no score, or a score belongs to no node.
 
     Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
     models", 2023, Eqs. 5-7.
     """
-    regions = graph.regions if isinstance(graph, FactorGraph) else graph
-    if not isinstance(regions, RegionGraph):
-        raise GraphError(
-            f"compose: expected a FactorGraph or a RegionGraph, got {type(graph).__name__}. "
-            "Convert a networkx graph with FactorGraph.from_networkx."
-        )
+    graph = graph_of(graph, "compose")
+    regions = graph.regions
     rule = Marginal() if rule is None else rule
     if not isinstance(rule, Rule):
         raise ScoreError(
@@ -78,13 +79,51 @@ def compose(
             f"compose: expected max_batch, an integer of at least 1 or None, got {max_batch!r}."
         )
     check_counts(regions)
-    regions = replace(regions, conditions=_merged(regions.conditions, conditions or {}))
+    if isinstance(scores, Mapping) and not isinstance(scores, RegionScores):
+        _check_scores(regions, scores)
+    conditions = {} if conditions is None else conditions
+    null = {} if null_condition is None else null_condition
+    for what, given in (("conditions", conditions), ("null_condition", null)):
+        check_mapping("compose", what, given, "Conditions are keyword arguments.")
+    regions = replace(regions, conditions=_merged(regions.conditions, conditions))
+    _check_null(null, regions.conditions)
     with torch.inference_mode(False):  # what is computed here must serve autograd later
         rule = rule.bind(regions)
-        batches = tuple(
-            plan(regions, scores, rule.weights(regions), rule.precisions, null_condition or {})
-        )
+        batches = tuple(plan(regions, scores, rule.weights(regions), rule.precisions, null))
+    _warn_in_train_mode(batches)
     return Joint(graph, regions, rule, batches, max_batch, check_finite, checkpoint)
+
+
+def _check_scores(graph: RegionGraph, scores: Mapping[Any, Any]) -> None:
+    """Raises `ScoreError` for a score that would never be called: misspelt, or not of a model id.
+
+    Scores of other graphs' models may be among those given.
+    """
+    models = dict.fromkeys(group.model for group in graph.groups if group.model is not None)
+    unknown = [key for key in scores if key not in models]
+    named = {name: g.model for g in graph.groups for name in g.names} if unknown else {}
+    own = (name for name, model in named.items() if model is None)
+    missing = [key for key in (*models, *own) if key not in scores]
+    for key in unknown:
+        if named.get(key) is not None:
+            problem = f"whose model id is {named[key]!r}. Give the score of that, or change it."
+        elif key not in named and (hint := nearest(key, missing)):
+            problem = f"which is no model id of this graph.{hint}"
+        else:
+            continue
+        raise ScoreError(f"compose: a score is given for {key!r}, {problem}")
+
+
+def _check_null(null: Condition, conditions: Mapping[Any, Condition]) -> None:
+    """Raises `ScoreError` where a keyword of the null condition resembles another one."""
+    keywords = sorted({word for condition in conditions.values() for word in condition})
+    for word in null:
+        hint = "" if word in keywords else nearest(word, keywords)
+        if hint:
+            raise ScoreError(
+                f"compose: null_condition gives {word!r}, but conditions do not.{hint} Use one "
+                "keyword for both."
+            )
 
 
 def _merged(
@@ -97,3 +136,22 @@ def _merged(
         if isinstance(given[name], Mapping)
     }
     return {**own, **given, **both}
+
+
+def _warn_in_train_mode(batches: Iterable[Batch]) -> None:
+    """Warns once of networks whose results change with each call, or with `max_batch`."""
+    known: dict[int, set[str]] = {}
+    nodes, layers = list[Hashable](), set[str]()
+    for batch in batches:
+        found = train_mode_layers(batch.score, known)
+        nodes += [batch.group.name(row) for row in range(len(batch.group))] if found else []
+        layers |= found
+    if nodes:
+        others = f" and {counted(len(nodes) - 3, 'other')}" if len(nodes) > 3 else ""
+        warnings.warn(
+            f"compose: the networks of {', '.join(map(repr, nodes[:3]))}{others} are in train "
+            f"mode ({', '.join(sorted(layers))}): their results are random or depend on the batch. "
+            "Call network.eval() before you compose.",
+            UserWarning,
+            stacklevel=3,
+        )

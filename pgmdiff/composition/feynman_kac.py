@@ -35,6 +35,7 @@ class FeynmanKac:
     """
 
     joint: Joint
+    copies = True
 
     def __post_init__(self) -> None:
         if self.joint.rule != Marginal():

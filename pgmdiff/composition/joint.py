@@ -24,6 +24,8 @@ from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Report
 from pgmdiff.linalg import Shape
 from pgmdiff.precision import ComposedPrecision, Solve
+from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import copied, copies, on_copies, received
 from pgmdiff.text import Table, brief, counted, described
 
 __all__ = ["Joint", "Remembering"]
@@ -59,6 +61,7 @@ class Joint:
     max_batch: int | None
     check_finite: bool
     checkpoint: bool = False
+    copies = True
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
 
@@ -140,7 +143,7 @@ class Joint:
     def validate(self) -> Report:
         """The exactness report of the graph; with λ* and what is used, where P is composed.
 
-        λ* takes some tens of factorisations.
+        λ* takes up to 28 factorisations, on large graphs seconds each: a bar appears after three.
         """
         return replace(self.regions.validate(), definiteness=self.rule.definiteness())
 
@@ -208,23 +211,25 @@ class Joint:
         x = u.index_select(1, chunk.index).reshape(n * regions, *batch.group.shape)
         if shift is not None:
             x = x + chunk.own(shift).reshape(x.shape)
-        sigmas = sigma.expand(regions) if n == 1 else sigma.repeat_interleave(regions)
+        sigmas = sigma.expand(regions).clone() if n == 1 else sigma.repeat_interleave(regions)
 
         def per_row(leaf: Tensor) -> Tensor:
             """`[regions, ...]` repeated for every sample: `[samples * regions, ...]`."""
             rows = leaf[start:stop].expand(n, regions, *leaf.shape[1:])
             return rows.reshape(n * regions, *leaf.shape[1:])
 
-        given = {
-            **map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition),
-            **map_tensors(per_row, batch.condition),
-        }
+        own = map_tensors(per_row, batch.condition)
+        if own and n == 1 and not copies(batch.score):
+            own = copied(own)  # with several samples they are copies already
+        per_sample = map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition)
+        given = {**per_sample, **own}
         function = _log_density(batch.score, chunk) if density else batch.score
+        like = x.new_empty(len(x)) if density else x.detach()  # whatever is done to x
         try:
             if self.checkpoint and torch.is_grad_enabled():
-                values: Tensor = repeated_later(function, x, sigmas, use_reentrant=False, **given)
-            else:
-                values = function(x, sigmas, **given)
+                value = repeated_later(on_copies, function, x, sigmas, use_reentrant=False, **given)
+            else:  # what is given has been copied for this call
+                value = function(x, sigmas, **given)
         except Exception as error:
             if hasattr(error, "add_note"):  # from Python 3.11 on
                 several = "" if regions == 1 else f" and of {counted(regions - 1, 'other')}"
@@ -233,10 +238,10 @@ class Joint:
                     f"{tuple(x.shape)}."
                 )
             raise
-        if density:
-            return values.reshape(n, regions)
-        _check_output(values, x, chunk, sigmas)
-        return values.reshape(n, regions, -1)
+        kind = "log-density" if density else "score"
+        values = received(value, like, lambda: f"Joint: the {kind} of {_place(chunk, sigma)}")
+        check_gradient(values, x, lambda: f"Joint: the {kind} of node {chunk.name!r}")
+        return values.reshape((n, regions) if density else (n, regions, -1))
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
         key = (u.device, u.dtype)
@@ -322,6 +327,7 @@ class Remembering:
 
     joint: Joint
     memory: Memory
+    copies = True
 
     def __call__(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         """The composed score of `u`, given the memory, which is updated; see `Joint`."""
@@ -348,18 +354,11 @@ def _not_while_compiling() -> None:
         )
 
 
-def _check_output(values: object, x: Tensor, chunk: Chunk, sigma: Tensor) -> None:
-    """Raises a `ScoreError` unless a model returned a tensor like the one it was given."""
-    got = type(values).__name__
-    if isinstance(values, Tensor):
-        if (values.shape, values.dtype, values.device) == (x.shape, x.dtype, x.device):
-            return
-        got = f"shape {tuple(values.shape)}, {values.dtype} on {values.device}"
+def _place(chunk: Chunk, sigma: Tensor) -> str:
+    """The nodes of a chunk, σ of its first sample and that sample's place, for errors."""
     group = chunk.batch.group
     others = f" to {group.name(chunk.stop - 1)!r}" if chunk.stop - chunk.start > 1 else ""
-    raise ScoreError(
-        f"Joint: the score of node {group.name(chunk.start)!r}{others} at "
-        f"σ = {sigma[0].item():g}, batch entry {chunk.samples.start} on, must return what it was "
-        f"given, shape {tuple(x.shape)}, {x.dtype} on {x.device}; got {got}. Convert inside the "
-        "model."
+    return (
+        f"node {group.name(chunk.start)!r}{others} at σ = {sigma[0].item():g}, batch entry "
+        f"{chunk.samples.start} on,"
     )

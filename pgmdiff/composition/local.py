@@ -12,7 +12,7 @@ from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import Scores
 from pgmdiff.composition.rules import WeightedSum
 from pgmdiff.errors import ShapeError, shape_text
-from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.factor_graph import GraphLike
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.linalg import Floats
 
@@ -20,7 +20,7 @@ __all__ = ["checked_states", "every_region", "local_denoised"]
 
 
 def every_region(
-    graph: FactorGraph | RegionGraph,
+    graph: GraphLike,
     scores: Scores,
     *,
     conditions: Mapping[Any, Condition] | None = None,

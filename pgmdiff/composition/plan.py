@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pgmdiff.errors import ScoreError
+from pgmdiff.errors import ScoreError, nearest
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
-from pgmdiff.linalg import Floats, Ints
+from pgmdiff.linalg import Floats, Ints, ordinary
 from pgmdiff.precision import RegionPrecisions
 from pgmdiff.precision.forms import concatenated
 from pgmdiff.scores.adapters import Score
@@ -81,11 +81,11 @@ class Batch:
         return replace(
             self,
             group=self.group.resolved().to(device),
-            weights=_ordinary(self.weights.to(device, dtype)),
-            condition=map_tensors(lambda t: _ordinary(t.to(device)), self.condition),
+            weights=ordinary(self.weights.to(device, dtype)),
+            condition=map_tensors(lambda t: ordinary(t.to(device)), self.condition),
             precisions=None
             if self.precisions is None
-            else self.precisions.to(device, torch.float64).map(_ordinary),
+            else self.precisions.to(device, torch.float64).map(ordinary),
         )
 
 
@@ -182,9 +182,9 @@ def _score_of(scores: Mapping[Any, Score], model: Hashable, name: Hashable) -> S
         given = ", ".join(map(repr, list(scores)[:8])) + (", ..." if len(scores) > 8 else "")
         raise ScoreError(
             f"compose: node {name!r} needs the model {model!r}, which is not among the scores "
-            f"({given}). Add it. If there is no model for an overlap: use the piece's model if it "
-            "accepts that size (or scores.padded), a Gaussian fitted to overlap data "
-            "(gaussian.Gaussian.fit), or rule=Average(), which needs none."
+            f"({given}).{nearest(model, scores)} Add it. If there is no model for an overlap: use "
+            "the piece's model if it accepts that size (or scores.padded), a Gaussian fitted to "
+            "overlap data (gaussian.Gaussian.fit), or rule=Average(), which needs none."
         )
     return _callable(scores[model], f"model {model!r}")
 
@@ -253,8 +253,3 @@ def _merged(parts: list[Batch]) -> Batch:
         condition=_combine(torch.cat, [part.condition for part in parts]),
         precisions=concatenated(known) if known else None,
     )
-
-
-def _ordinary(tensor: Tensor) -> Tensor:
-    """A tensor that autograd may save, even if it was made in inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.rules import Marginal, Memory, Rule, bound
-from pgmdiff.errors import GraphError, ScoreError
+from pgmdiff.errors import GraphError
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import Definiteness
@@ -39,6 +40,7 @@ from pgmdiff.precision import (
     least_shrinkage,
     solver_of,
 )
+from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.text import counted, described
 
 __all__ = ["Evidence", "Posterior"]
@@ -75,14 +77,14 @@ class GaussianClosure(Rule, ABC):
         precision = self.composed(graph)
         return bound(self, precision=precision, solve=solver_of(precision))
 
-    def composed(self, graph: RegionGraph) -> ComposedPrecision:
+    def composed(self, graph: GraphLike) -> ComposedPrecision:
         """P of a graph, with the jitter or shrinkage that was asked for.
 
         Raises:
             GraphError: a region has no covariance, or a singular one.
             ShapeError: a covariance has another shape.
         """
-        given = self.covariances
+        graph, given = graph_of(graph, type(self).__name__).regions, self.covariances
         if not isinstance(given, Covariances | Mapping):
             raise GraphError(
                 f"{type(self).__name__}: expected covariances by region name, or a provider, got "
@@ -154,7 +156,7 @@ class Posterior(GaussianClosure):
             `validate()` and repr report. At λ* P is barely definite, and some variances of the
             composed distribution are far too large: `validate()` says how large. A λ well above λ*
             serves better.
-        jitter: ε; ε times the mean variance is added to all variances.
+        jitter: ε, the share of its own variance that is added to the variance of every element.
 
     Source: ours on factor graphs; the closure is after Linhart, Cardoso, Gramfort, Le Corff,
     Rodrigues, "Diffusion posterior sampling for simulation-based inference in tall data settings",
@@ -180,10 +182,10 @@ class Evidence(GaussianClosure):
     equals posterior composition. A step evaluates every region twice, the second time with its
     vector-Jacobian product. `joint.log_density` gives L_σ if the log-densities of pieces are known.
 
-    For data with modes far apart L_σ is right where noised data are and too large between them,
-    where σ is near the spread of a mode (by up to 20 nats on a chain of two modes). A few steps do
-    not get there; many steps and many corrector moves do, and then end worse than the marginal
-    rule (`python -m benchmarks exactness`).
+    For data with modes far apart L_σ is too large between them, where σ is near the spread of a
+    mode (by up to 20 nats on a chain of two modes), and its gradient can be worse than the paper's
+    rule even where noised data are. Many steps and many corrector moves end worse than the
+    marginal rule (`python -m benchmarks exactness`).
 
     Args:
         covariances, shrinkage, jitter: see `Posterior`.
@@ -199,12 +201,6 @@ class Evidence(GaussianClosure):
             sigma, score = (t if differentiate else t.detach().clone() for t in (sigma, score))
             total = torch.zeros_like(leaf)
             for chunk, scores in evaluate(leaf, sigma):
-                if not scores.requires_grad:
-                    raise ScoreError(
-                        f"Joint: the evidence rule differentiates the score of node "
-                        f"{chunk.batch.group.name(chunk.start)!r}, which does not depend on its "
-                        "input for autograd. Remove torch.no_grad or detach from it."
-                    )
                 pull = sharpened(chunk.gather(score) - scores, chunk, sigma).to(scores)
                 weighted = sigma[chunk.samples, None, None] ** 2 * pull * chunk.weights[:, None]
                 (back,) = torch.autograd.grad(
@@ -221,15 +217,19 @@ class Evidence(GaussianClosure):
         """L_σ(u), whose gradient is the score: `[B]`, in nats.
 
         Raises:
-            ScoreError: the score of a piece has no `log_density`.
+            ScoreError: the score of a piece has no `log_density`, or a gradient with respect to σ
+                is required, which the log-determinants of large states do not have.
             GraphError: log det(I + σ² P) is not available: the state is too large and the graph no
                 junction tree.
         """
         assert self.precision is not None, "compose binds it"
         assert self.solve is not None, "compose binds it"
         score = self.closed(evaluate, u, sigma)
-        total = self.precision.log_determinants(sigma) - self.solve.log_determinant(sigma)
-        total = 0.5 * total.to(u)
+        whole = self.solve.log_determinant(sigma)
+        check_gradient(
+            whole, sigma, lambda: f"Joint.log_density: log det(I + σ² P) by {self.solve!r}"
+        )
+        total = 0.5 * (self.precision.log_determinants(sigma) - whole).to(u)
         for (chunk, scores), (_, densities) in zip(
             evaluate(u, sigma), evaluate(u, sigma, density=True), strict=True
         ):

@@ -2,7 +2,8 @@
 
 replacement      meets y = H u exactly, by overwriting, but does not sample the posterior
 reconstruction   descends the error of the denoised value, for any differentiable observation
-moment_matching  samples the posterior of Gaussians, exactly if the covariance is exact
+moment_matching  samples the posterior of Gaussians, exactly if the covariance is exact; it is the
+                 recommended method, also for photographs
 """
 
 from pgmdiff.conditioning.masks import Crop, FourierMask, Mask
@@ -11,6 +12,7 @@ from pgmdiff.conditioning.matching import (
     Isotropic,
     PosteriorCovariance,
     Tweedie,
+    choose_covariance,
     moment_matching,
 )
 from pgmdiff.conditioning.matrices import DenseOperator, PerAxis, block_average, blur, channel_mix
@@ -36,6 +38,7 @@ __all__ = [
     "block_average",
     "blur",
     "channel_mix",
+    "choose_covariance",
     "dps",
     "matched",
     "moment_matching",

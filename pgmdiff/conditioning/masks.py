@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgmdiff.conditioning.operators import Operator
 from pgmdiff.errors import ShapeError
-from pgmdiff.linalg import Shape
+from pgmdiff.linalg import Shape, ordinary
 from pgmdiff.text import described
 
 __all__ = ["Crop", "FourierMask", "Mask"]
@@ -33,6 +33,7 @@ class InPlace(Operator):
                 f"{type(self).__name__}: expected a boolean mask as a tensor, got a {got}. Use "
                 "torch.as_tensor(mask) > 0."
             )
+        self._set(mask=ordinary(mask.clone()))  # the caller may change theirs
         self._set(event_shape=tuple(mask.shape), observed_shape=tuple(mask.shape))
 
     @property
@@ -132,6 +133,7 @@ class FourierMask(InPlace):
         self._set(dims=[axis + 1 for axis in axes])
 
     @cached_property
+    @torch.inference_mode(False)
     def _symbol(self) -> Tensor:
         flipped = self.mask.double()
         for dim in self.dims:

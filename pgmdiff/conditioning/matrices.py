@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgmdiff.conditioning.operators import Operator
 from pgmdiff.errors import ShapeError
-from pgmdiff.linalg import Shape
+from pgmdiff.linalg import Shape, ordinary
 from pgmdiff.text import described
 
 __all__ = ["DenseOperator", "PerAxis", "block_average", "blur", "channel_mix"]
@@ -29,7 +29,7 @@ class PerAxis(Operator):
         tolerance: the share of the largest singular value below which one counts as 0.
 
     Raises:
-        ShapeError: a matrix does not fit its axis, or is complex.
+        ShapeError: a matrix does not fit its axis, or is complex or not finite.
     """
 
     event_shape: Shape
@@ -49,11 +49,18 @@ class PerAxis(Operator):
                     f"{tuple(self.event_shape)}, got {tuple(matrix.shape)} for axis {axis}, of "
                     f"{matrix.dtype}."
                 )
+            if not matrix.isfinite().all():
+                raise ShapeError(
+                    f"PerAxis: the matrix of axis {axis} holds NaN or infinity. Remove it."
+                )
         sizes = enumerate(self.event_shape)
         observed = (len(self.matrices[a]) if a in self.matrices else n for a, n in sizes)
-        self._set(observed_shape=tuple(observed))
+        # The caller may change theirs.
+        matrices = {axis: ordinary(matrix.clone()) for axis, matrix in self.matrices.items()}
+        self._set(observed_shape=tuple(observed), matrices=matrices)
 
     @cached_property
+    @torch.inference_mode(False)
     def _inverses(self) -> dict[int, Tensor]:
         items = self.matrices.items()
         return {a: torch.linalg.pinv(m.double(), rtol=self.tolerance) for a, m in items}
@@ -164,7 +171,7 @@ class DenseOperator(Operator):
         tolerance: the share of the largest singular value below which one counts as 0.
 
     Raises:
-        ShapeError: the matrix does not fit the state, or is complex.
+        ShapeError: the matrix does not fit the state, or is complex or not finite.
     """
 
     matrix: Tensor
@@ -182,9 +189,12 @@ class DenseOperator(Operator):
                 f"of {tuple(self.event_shape)}, got {tuple(self.matrix.shape)} of "
                 f"{self.matrix.dtype}. Stack real and imaginary parts."
             )
-        self._set(observed_shape=(len(self.matrix),))
+        if not self.matrix.isfinite().all():
+            raise ShapeError("DenseOperator: the matrix holds NaN or infinity. Remove it.")
+        self._set(observed_shape=(len(self.matrix),), matrix=ordinary(self.matrix.clone()))
 
     @cached_property
+    @torch.inference_mode(False)
     def _inverse(self) -> Tensor:
         inverse: Tensor = torch.linalg.pinv(self.matrix.double(), rtol=self.tolerance)
         return inverse

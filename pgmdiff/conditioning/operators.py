@@ -12,6 +12,7 @@ leaves the range of Hᵀ.
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,10 +20,25 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.linalg import Shape, conjugate_gradients, implicit
+from pgmdiff.linalg import Shape, conjugate_gradients, implicit, magnitudes
+from pgmdiff.scores.adapters import beside
+from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import on_copies
 from pgmdiff.text import brief, described
 
 __all__ = ["Composition", "Linear", "LinearOperator", "Operator", "Stacked"]
+
+
+def asked(what: str, function: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """What a map of batches returns for a copy of x: a tensor `[batch, ...]`, or a `ShapeError`."""
+    values = on_copies(function, x)
+    if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(x):
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ShapeError(
+            f"{what}: expected the function to return a tensor [{len(x)}, ...] for "
+            f"{tuple(x.shape)}, got {got}. It must map batches, sample by sample."
+        )
+    return values
 
 
 @runtime_checkable
@@ -75,7 +91,8 @@ class ByIteration(Operator):
     """Operators whose pseudo-inverse is found by conjugate gradients, in float64 for any y.
 
     Attributes:
-        tolerance: the relative residual of Hᵀ H x = Hᵀ y at which they stop.
+        tolerance: the relative residual of Hᵀ H x = Hᵀ y at which they stop; at least 50 times the
+            rounding of `widest`.
         most_steps: the number of steps after which they fail.
     """
 
@@ -84,13 +101,11 @@ class ByIteration(Operator):
 
     def A_dagger(self, y: Tensor) -> Tensor:
         def value(y: Tensor) -> Tensor:
-            found = self.solved(lambda x: self.A_adjoint(self.A(x)), self.A_adjoint(self.wide(y)))
-            return found.to(y.real.dtype)
+            return self.solved(self.A, self.A_adjoint, y).to(y.real.dtype)
 
         def pull(gradient: Tensor, y: Tensor) -> tuple[Tensor]:
             # The adjoint is (Hᵀ)⁺ g, from H Hᵀ z = H g, which has a solution for every g.
-            found = self.solved(lambda z: self.A(self.A_adjoint(z)), self.A(self.wide(gradient)))
-            return (found.to(y.dtype),)
+            return (self.solved(self.A_adjoint, self.A, gradient).to(y.dtype),)
 
         return implicit(value, pull, y)
 
@@ -100,12 +115,23 @@ class ByIteration(Operator):
             torch.promote_types(self.widest, torch.complex32) if y.is_complex() else self.widest
         )
 
-    def solved(self, product: Callable[[Tensor], Tensor], b: Tensor) -> Tensor:
-        """The solution by conjugate gradients, to this operator's tolerance."""
+    def solved(
+        self, h: Callable[[Tensor], Tensor], adjoint: Callable[[Tensor], Tensor], y: Tensor
+    ) -> Tensor:
+        """H⁺ y by conjugate gradients, to this operator's tolerance.
+
+        H / |H| and y / |H| stand for H and y: squares of |H| may underflow or overflow.
+        """
+        y = self.wide(y)
+        size = magnitudes(adjoint(y.sgn()))
+
+        def scaled(v: Tensor) -> Tensor:
+            return v / beside(size, v)
+
         return conjugate_gradients(
-            product,
-            b,
-            tolerance=self.tolerance,
+            lambda x: scaled(adjoint(scaled(h(x)))),
+            scaled(adjoint(scaled(y))),
+            tolerance=max(self.tolerance, 50 * torch.finfo(y.dtype).eps),
             most_steps=self.most_steps,
             what=type(self).__name__,
         )
@@ -143,12 +169,18 @@ class Stacked(ByIteration):
         self._set(widest=_narrowest(self.operators))
 
     def A(self, x: Tensor) -> Tensor:
-        parts = zip(self.operators, self.sizes, strict=True)
-        return torch.cat([operator.A(x).reshape(len(x), size) for operator, size in parts], dim=1)
+        parts = []
+        for operator, size in zip(self.operators, self.sizes, strict=True):
+            part = on_copies(operator.A, x)
+            check_gradient(part, x, partial(repr, operator))
+            parts.append(part.reshape(len(x), size))
+        return torch.cat(parts, dim=1)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         parts = zip(self.operators, y.split(self.sizes, dim=1), strict=True)
-        shaped = (o.A_adjoint(part.reshape(len(part), *o.observed_shape)) for o, part in parts)
+        shaped = (
+            on_copies(o.A_adjoint, part.reshape(len(part), *o.observed_shape)) for o, part in parts
+        )
         return torch.stack(tuple(shaped)).sum(dim=0)
 
 
@@ -234,21 +266,17 @@ class Linear(ByIteration):
             )
 
     def _called(self, x: Tensor) -> Tensor:
-        values: Any = self.function(x)
-        if not isinstance(values, Tensor) or values.ndim == 0 or len(values) != len(x):
-            got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ShapeError(
-                f"Linear: expected the function to return a tensor [{len(x)}, ...] for "
-                f"{tuple(x.shape)}, got {got}. It must map batches, sample by sample."
-            )
-        return values
+        return asked("Linear", self.function, x)
 
     def A(self, x: Tensor) -> Tensor:
-        return self.function(x)
+        return self._called(x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
+        again = torch.is_grad_enabled() and y.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
             x = torch.zeros(len(y), *self.event_shape, dtype=y.real.dtype, device=y.device)
             x.requires_grad_()
-            (back,) = torch.autograd.grad(self.function(x), x, y)
+            seen = self._called(x)
+            check_gradient(seen, x, lambda: f"Linear: the function {brief(self.function)}")
+            (back,) = torch.autograd.grad(seen, x, y, create_graph=again)
         return back

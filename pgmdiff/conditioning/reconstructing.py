@@ -9,17 +9,20 @@ row, it is exact for Gaussians; with other weights it is biased, whatever the sc
 differentiable function.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
-from pgmdiff.conditioning.observations import Observation
+from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.errors import PgmdiffError
-from pgmdiff.linalg import squared_norms
-from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.linalg import ordinary, squared_norms
+from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
+from pgmdiff.scores.walls import on_copies
 
 __all__ = ["Weight", "dps", "matched", "reconstruction"]
 
@@ -27,14 +30,24 @@ Weight = Callable[[Tensor, Tensor], Tensor]
 """λ as a function of σ `[batch]` and ‖r‖ `[batch]`."""
 
 
-def dps(scale: float = 1.0) -> Weight:
-    """λ = ζ / (σ² ‖r‖): the denoised value descends the norm of the error, D - 2 ζ ∇‖r‖.
+def dps(scale: float = 1.0, *, data_std: float) -> Weight:
+    """λ = ζ σ_d / (σ² ‖r‖): the denoised value descends the norm of the error, D - 2 ζ σ_d ∇‖r‖.
 
     Args:
         scale: ζ, to be tuned between about 0.1 and 2. It weighs a term of the score, not a step of
             the sampler, so that it is not comparable with the ζ of the paper.
+        data_std: σ_d, the standard deviation of the data, which sets the unit of a step.
+
+    Raises:
+        PgmdiffError: the standard deviation is not positive.
     """
-    return lambda sigma, norm: scale / (sigma**2 * norm.clamp(min=1e-12))
+    if not 0 < data_std < math.inf:
+        raise PgmdiffError(
+            f"dps: expected a positive data_std, got {data_std}. Give the standard deviation of "
+            "the data."
+        )
+    # Where there is no error there is no slope, whatever its weight.
+    return lambda sigma, norm: scale * data_std / (sigma**2 * norm.where(norm > 0, data_std))
 
 
 def matched(variance: Callable[[Tensor], Tensor], noise: float = 0.0) -> Weight:
@@ -51,8 +64,10 @@ def reconstruction(
     score: Score,
     observed: Tensor,
     operator: LinearOperator | Tensor | Callable[[Tensor], Tensor],
-    weight: Weight | None = None,
-) -> Score:
+    weight: Weight,
+    *,
+    noise: float | None = None,
+) -> NetworkScore:
     """A score that descends ‖y - H D(u, σ)‖², at the cost of a gradient through the score.
 
     It needs the memory of autograd through the score; `compose(checkpoint=True)` bounds this by one
@@ -63,40 +78,35 @@ def reconstruction(
         observed: y, `[*observed]` or one per sample.
         operator: H; a boolean mask `[*event]` as for `replacement`; or a differentiable function
             of batches.
-        weight: λ; None for `dps()`.
+        weight: λ: `dps(scale, data_std=...)`, or another function of σ and ‖r‖.
+        noise: the standard deviation of the observation's noise. Only if it is given, `sample`
+            warns where the result misses the observation by far more.
 
     Raises:
         ShapeError: the observation is not finite or has another shape.
-        PgmdiffError: the score cannot be differentiated.
+        ScoreError: the score, or the operator, has no gradient.
     """
-    weight = dps() if weight is None else weight
     observation = Observation.of("reconstruction", observed, operator, noiseless=False)
 
     def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
         differentiate = torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
-            leaf, denoised = differentiable("reconstruction", score, x, sigma, condition)
+            leaf, denoised = differentiable(score, x, sigma, condition)
             squares = squared_norms(observation.misfit(denoised))
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
-        own = (denoised - leaf) / beside(sigma, x) ** 2
-        descent = beside(weight(sigma, squares.sqrt()), x).to(x) * slope
-        total = own - descent
+        descent = beside(on_copies(weight, sigma, squares.sqrt()), x).to(x) * slope
+        total = denoised - beside(sigma, x) ** 2 * descent
         return total if differentiate else total.detach()
 
-    return conditioned
+    remedy = "Change the weight, such as dps(scale), or use moment_matching."
+    return observing(conditioned, observation, score, noise=noise, remedy=remedy)
 
 
 def differentiable(
-    what: str, score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
+    score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
 ) -> tuple[Tensor, Tensor]:
     """x, or a copy of it that requires a gradient, and D there as autograd sees it."""
+    sigma, condition = tree_map_only(Tensor, ordinary, (sigma, condition))
     leaf = x if x.requires_grad else x.detach().clone().requires_grad_()
-    own = getattr(score, "denoise", None)
-    value: Tensor = (own or score)(leaf, sigma, **condition)
-    if not value.requires_grad:
-        raise PgmdiffError(
-            f"{what}: the score does not depend on its input for autograd. Remove torch.no_grad "
-            "or detach from it."
-        )
-    return leaf, value if own else leaf + beside(sigma, x) ** 2 * value
+    return leaf, denoise(score, leaf, sigma, **condition)

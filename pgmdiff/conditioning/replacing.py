@@ -15,10 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pgmdiff.conditioning.observations import Observation
+from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.errors import PgmdiffError
-from pgmdiff.scores.adapters import NetworkScore, Score, denoise, from_denoiser
+from pgmdiff.scores.adapters import NetworkScore, Score, denoise
 
 __all__ = ["replacement"]
 
@@ -49,4 +49,5 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
         denoised = denoise(score, x, sigma, **condition)
         return denoised + h.A_dagger(observation.misfit(denoised))
 
-    return from_denoiser(conditioned)
+    remedy = "Condition last: a score around this one, such as guidance, moves it away again."
+    return observing(conditioned, observation, score, remedy=remedy)

@@ -31,7 +31,7 @@ from tqdm import tqdm
 from pgmdiff.composition.rules import Average, Marginal, Rule
 from pgmdiff.errors import GraphError, ShapeError, shape_text
 from pgmdiff.gaussian import Gaussian, composed_precision, from_region_covariances, kl_divergence
-from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import check_counts
@@ -180,7 +180,7 @@ def _change(first: Prediction, other: Prediction) -> str:
 
 
 def advise(
-    graphs: FactorGraph | RegionGraph | Mapping[str, FactorGraph | RegionGraph],
+    graphs: GraphLike | Mapping[str, GraphLike],
     q: Gaussian | Tensor | Mapping[Hashable, Tensor] | Covariances,
     *,
     sigmas: Sequence[float] | None = None,
@@ -232,7 +232,7 @@ def advise(
         loses 0.00066 nats per element; the posterior rule loses nothing.
     """
     named = graphs if isinstance(graphs, Mapping) else {"this graph": graphs}
-    regions = {name: graph.regions for name, graph in named.items()}
+    regions = {name: graph_of(graph, "advise").regions for name, graph in named.items()}
     if not regions:
         raise GraphError("advise: expected at least one graph, got none. Give one or several.")
     for name, graph in regions.items():

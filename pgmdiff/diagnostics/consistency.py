@@ -10,6 +10,7 @@ overlap. If the two models are marginals of one distribution, then (law of total
 that an inconsistency there shows as an error at the seams.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,10 +23,11 @@ from tqdm import tqdm
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.local import checked_states, every_region, local_denoised
 from pgmdiff.composition.plan import Scores
+from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.containment import incidence
-from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import Condition, RegionGraph
-from pgmdiff.noise import Generator, Noise
+from pgmdiff.graphs.factor_graph import GraphLike
+from pgmdiff.graphs.regions import Condition
+from pgmdiff.noise import CONSISTENCY, Generator, Noise
 from pgmdiff.text import Table, brief, counted, described
 
 __all__ = ["Agreement", "Consistency", "check_consistency"]
@@ -63,6 +65,15 @@ class Agreement:
     excess: float
     deviation: float
     lag: float
+
+    def __post_init__(self) -> None:
+        figures = [value for value in vars(self).values() if isinstance(value, float)]
+        if not all(map(math.isfinite, figures)):  # NaN is above no limit, and looks consistent
+            raise ScoreError(
+                f"check_consistency: a figure of {self.piece!r} against {self.overlap!r} at σ = "
+                f"{self.sigma:g} is not finite, since squares of denoised values overflow. Look at "
+                "both models there."
+            )
 
     def __repr__(self) -> str:
         kinds = (f"{name}={brief(getattr(self, name), 30)}" for name in ("piece", "overlap"))
@@ -128,10 +139,10 @@ class Consistency:
 
 
 def check_consistency(
-    graph: FactorGraph | RegionGraph,
+    graph: GraphLike,
     scores: Scores,
     data: Tensor,
-    sigmas: Iterable[float] = (0.1, 0.3, 1.0, 3.0),
+    sigmas: Iterable[float] | None = None,
     *,
     conditions: Mapping[Any, Condition] | None = None,
     generator: Generator = None,
@@ -144,7 +155,8 @@ def check_consistency(
         graph: its outer regions are the pieces, its other counted regions the overlaps.
         scores, conditions, max_batch: as for `compose`.
         data: clean states, `[n, *event_shape]`; at least tens, for the standard errors.
-        sigmas: noise levels, in the data's units.
+        sigmas: noise levels, in the data's units; if None, 0.1, 0.3, 1 and 3 times the root mean
+            square of the elements' standard deviations.
         generator: the source of the noise, as for `sample`.
         progress: whether to show a progress bar over the noise levels.
 
@@ -155,9 +167,12 @@ def check_consistency(
     clean = checked_states("check_consistency", data, joint)
     noise = Noise.of(generator, len(data))
     kinds = _pairs_by_kind(joint)
+    if sigmas is None:
+        scale = clean.double().var(dim=0).mean().sqrt().item()
+        sigmas = [share * scale for share in (0.1, 0.3, 1.0, 3.0)]
     rows = []
     for step, sigma in enumerate(tqdm(list(sigmas), disable=not progress, desc="consistency")):
-        noisy = clean + sigma * noise(step, clean)
+        noisy = clean + sigma * noise(CONSISTENCY + step, clean)
         denoised = local_denoised(joint, noisy, sigma)
         for (piece, overlap), pairs in kinds.items():
             by_piece = torch.stack([denoised[p.piece][:, p.places] for p in pairs], dim=1)
@@ -210,7 +225,7 @@ def _pairs_by_kind(joint: Joint) -> dict[tuple[str, str], list[_Pair]]:
 
 def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreement:
     """The figures of one kind, from D_f, D_o, u and u_0 on its overlaps, `[n, pairs, d]` each."""
-    by_piece, by_overlap, noisy, clean = seen
+    by_piece, by_overlap, noisy, clean = (x.double() for x in seen)
     error_piece = ((by_piece - clean) ** 2).mean(dim=(1, 2))
     error_overlap = ((by_overlap - clean) ** 2).mean(dim=(1, 2))
     difference = by_piece - by_overlap
@@ -231,15 +246,20 @@ def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreeme
 
 
 def _cross_predicted(target: Tensor, features: Tensor) -> Tensor:
-    """Ridge regression `[n, pairs, d]`, each half of the n states predicted from the other."""
-    inputs = torch.cat([features, torch.ones_like(features[..., :1])], dim=2)
+    """Ridge regression `[n, pairs, d]`, each half of the n states predicted from the other.
+
+    Features are standardised, so that neither units nor offsets decide what the ridge leaves.
+    """
     predicted = torch.empty_like(target)
     for first in (0, 1):
-        x = inputs[first::2].flatten(0, 1)
-        gram = x.T @ x
-        ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram)).to(gram)
-        weights = torch.linalg.solve(gram + ridge, x.T @ target[first::2].flatten(0, 1))
-        predicted[1 - first :: 2] = inputs[1 - first :: 2] @ weights
+        x, y = (part[first::2].flatten(0, 1) for part in (features, target))
+        mean, spread = x.mean(dim=0), x.std(dim=0)
+        units = torch.where(spread > 0, spread, 1)
+        z = (x - mean) / units
+        ridge = 1e-3 * len(z) * torch.eye(z.shape[1]).to(z)
+        weights = torch.linalg.solve(z.T @ z + ridge, z.T @ (y - y.mean(dim=0)))
+        other = (features[1 - first :: 2] - mean) / units
+        predicted[1 - first :: 2] = y.mean(dim=0) + other @ weights
     return predicted
 
 

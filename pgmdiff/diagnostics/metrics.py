@@ -50,7 +50,8 @@ def energy_distance(a: Tensor, b: Tensor, *, mirrored: bool = False) -> float:
 
     Args:
         a, b: `[n, *event]` and `[m, *event]`, at least two samples each.
-        mirrored: whether u is as likely as -u under both distributions; see the module.
+        mirrored: whether u is as likely as -u under both distributions, whose means are then 0;
+            see the module.
 
     Raises:
         ShapeError: the states have different shapes, or are fewer than two.
@@ -63,19 +64,21 @@ def energy_distance(a: Tensor, b: Tensor, *, mirrored: bool = False) -> float:
         >>> abs(energy_distance(q.sample(500, 0), q.sample(500, 1))) < 0.02
         True
     """
-    a, b = _states("energy_distance", a, b)
+    a, b = _states("energy_distance", a, b, about_zero=mirrored)
     across = _sum(a, b, mirrored) / (len(a) * len(b))
     return 2 * across - _within(a, mirrored) - _within(b, mirrored)
 
 
-def _states(who: str, *samples: Tensor) -> list[Tensor]:
-    """Samples as `[n, N]`."""
+def _states(who: str, *samples: Tensor, about_zero: bool = False) -> list[Tensor]:
+    """Samples as `[n, N]`, less a common mean, in which differences might drown."""
     if len({x.shape[1:] for x in samples}) > 1 or min(map(len, samples)) < 2:
         shapes = " and ".join(str(tuple(x.shape)) for x in samples)
         raise ShapeError(
             f"{who}: expected at least two samples each, of one event shape, got {shapes}."
         )
-    return [x.reshape(len(x), -1) for x in samples]
+    flat = [x.reshape(len(x), -1) for x in samples]
+    mean = 0 if about_zero else flat[0].double().mean(dim=0)
+    return [(x - mean).to(x.dtype) for x in flat]
 
 
 def _within(x: Tensor, mirrored: bool) -> float:
@@ -158,7 +161,8 @@ def texture_features(images: Tensor) -> Tensor:
 
     The features are, at full and at half resolution, the log mean and the log root mean square of
     the absolute responses to the 15 oriented patterns of a 4 × 4 cosine basis; then mean, standard
-    deviation and skewness of the grey values.
+    deviation and skewness of the grey values. Logarithms are taken of values raised by 4e-4 of the
+    image's standard deviation, so that other units only shift them.
 
     Args:
         images: `[n, 1, height, width]`, in any units; both sides are at least 8.
@@ -175,14 +179,14 @@ def texture_features(images: Tensor) -> Tensor:
     rows = (math.pi / 4 * wave[:, None] * (wave + 0.5)).cos()
     patterns = torch.einsum("ai,bj->abij", rows, rows).reshape(16, 1, 4, 4)[1:]
     patterns = patterns / patterns.flatten(1).norm(dim=1)[:, None, None, None]
-    features = []
-    for scale in (images, F.avg_pool2d(images, 2)):
-        response = F.conv2d(scale, patterns).abs().flatten(2)
-        mean, rms = response.mean(dim=2), response.square().mean(dim=2).sqrt()
-        features += [(mean + 1e-4).log(), (rms + 1e-4).log()]
     grey = images.flatten(1)
     mean, std = grey.mean(dim=1, keepdim=True), grey.std(dim=1, keepdim=True)
-    skewness = (((grey - mean) / (std + 1e-4)) ** 3).mean(dim=1, keepdim=True)
+    tiny, features = torch.finfo(images.dtype).tiny, []
+    for scale in (images, F.avg_pool2d(images, 2)):
+        response = F.conv2d(scale, patterns).abs().flatten(2)
+        sizes = response.mean(dim=2), response.square().mean(dim=2).sqrt()
+        features += [(size + 4e-4 * std).clamp(min=tiny).log() for size in sizes]
+    skewness = (((grey - mean) / std.clamp(min=tiny)) ** 3).mean(dim=1, keepdim=True)
     return torch.cat([*features, mean, std, skewness], dim=1)
 
 

@@ -16,7 +16,7 @@ from pgmdiff.composition.rules import Marginal, Rule, WeightedSum
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.gaussian.distributions import Distribution, Gaussian, Stack, marginals
 from pgmdiff.gaussian.marginals import check_size
-from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import check_counts
 from pgmdiff.precision.precision import add_blocks, weighed
@@ -26,7 +26,7 @@ __all__ = ["bethe_entropy", "composed_log_density", "composed_precision", "from_
 
 
 def composed_precision(
-    graph: FactorGraph | RegionGraph,
+    graph: GraphLike,
     gaussian: Gaussian,
     sigma: float = 0.0,
     rule: Rule | None = None,
@@ -50,7 +50,8 @@ def composed_precision(
         ShapeError: the sizes differ.
         GraphError: the rule is no weighted sum of scores.
     """
-    graph, rule = graph.regions, Marginal() if rule is None else rule
+    graph = graph_of(graph, "composed_precision").regions
+    rule = Marginal() if rule is None else rule
     if not isinstance(rule, WeightedSum):
         raise GraphError(
             f"composed_precision: expected a rule that is a weighted sum of scores, got {rule!r}. "
@@ -68,7 +69,7 @@ def composed_precision(
 
 
 def composed_log_density(
-    graph: FactorGraph | RegionGraph,
+    graph: GraphLike,
     q: Distribution,
     u: Tensor,
     sigma: Tensor | float = 0.0,
@@ -90,7 +91,7 @@ def composed_log_density(
     Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
     models", 2023, Eq. 5.
     """
-    graph = graph.regions
+    graph = graph_of(graph, "composed_log_density").regions
     check_size("composed_log_density", graph, q)
     flat, sigmas = u.reshape(len(u), -1), per_sample(sigma, u)
     if flat.shape[1] != graph.n_elements:
@@ -106,9 +107,7 @@ def composed_log_density(
     return total
 
 
-def from_region_covariances(
-    graph: FactorGraph | RegionGraph, covariances: Mapping[Hashable, Tensor]
-) -> Gaussian:
+def from_region_covariances(graph: GraphLike, covariances: Mapping[Hashable, Tensor]) -> Gaussian:
     """The Gaussian N(0, P⁻¹) composed of region covariances, with P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r.
 
     On a junction tree whose regions agree on their overlaps this is the Gaussian of largest entropy
@@ -127,7 +126,7 @@ def from_region_covariances(
 
     Source: Lauritzen, "Graphical models", 1996, section 5.3 (decomposable models).
     """
-    graph = graph.regions
+    graph = graph_of(graph, "from_region_covariances").regions
     check_counts(graph)
     counts = graph.counting_numbers()
     for name in covariances:
@@ -186,21 +185,24 @@ def _checked(name: Hashable, covariance: Tensor, d: int) -> Tensor:
             f"from_region_covariances: expected the covariance of {name!r} as [{d}, {d}], got "
             f"{tuple(covariance.shape)}. Flatten the region in the order its model sees."
         )
+    # Of correlations, so that no unit of an element decides what is singular.
+    variances = covariance.diagonal()
+    units = torch.where(variances > 0, variances, 1).rsqrt()
+    scaled = units[:, None] * covariance * units
     try:
-        smallest = Gaussian(covariance.new_zeros(d), covariance)._eigen[0].min()
+        smallest = Gaussian(covariance.new_zeros(d), scaled)._eigen[0].min()
     except ShapeError as error:
         raise ShapeError(f"from_region_covariances: region {name!r}: {error}") from None
-    if smallest <= d * torch.finfo(covariance.dtype).eps * covariance.abs().max():
+    if smallest <= d * torch.finfo(covariance.dtype).eps * scaled.abs().max():
+        least = torch.linalg.eigvalsh(covariance)[0]
         raise ShapeError(
             f"from_region_covariances: the covariance of {name!r} is singular, its smallest "
-            f"eigenvalue is {smallest:.3g}. Estimate it from more samples, or add to its diagonal."
+            f"eigenvalue is {least:.3g}. Estimate it from more samples, or add to its diagonal."
         )
     return covariance
 
 
-def bethe_entropy(
-    graph: FactorGraph | RegionGraph, gaussian: Gaussian, sigma: float = 0.0
-) -> float:
+def bethe_entropy(graph: GraphLike, gaussian: Gaussian, sigma: float = 0.0) -> float:
     """The Bethe entropy Σ_r c_r H(q_σ(u_r)) of a Gaussian, in nats.
 
         H(N(m, Σ)) = ½ log det(2 π e Σ)
@@ -213,7 +215,7 @@ def bethe_entropy(
         gaussian: the Gaussian of the whole state.
         sigma: the noise level.
     """
-    graph = graph.regions
+    graph = graph_of(graph, "bethe_entropy").regions
     total = 0.0
     for group in graph.groups:
         _, covariance = marginals(gaussian, group)

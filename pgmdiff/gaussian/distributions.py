@@ -50,6 +50,7 @@ class Distribution(ABC):
 
     mean: Tensor
     covariance: Tensor
+    copies = True
 
     @property
     @abstractmethod
@@ -154,6 +155,7 @@ class Gaussian(Distribution):
                 )
             if not value.isfinite().all():
                 raise ShapeError(f"Gaussian: the {what} holds NaN or infinity. Remove it.")
+            object.__setattr__(self, what, value.clone())  # the caller may change theirs
         n = self.mean.numel()
         if self.covariance.shape != (n, n):
             raise ShapeError(
@@ -180,8 +182,8 @@ class Gaussian(Distribution):
         impossible.
 
         It is computed in float64 and returned in the samples' dtype. If rounding to that dtype
-        leaves the covariance indefinite, its diagonal is raised until it is positive
-        semi-definite in float64.
+        leaves the covariance indefinite, all variances are raised in proportion until it is
+        positive semi-definite in float64.
 
         Raises:
             ShapeError: there are fewer than two samples.
@@ -194,16 +196,21 @@ class Gaussian(Distribution):
         covariance = flat.T @ flat / len(samples)
         rounded = covariance.to(samples.dtype)
         if rounded.dtype != covariance.dtype and rounded.numel() and rounded.isfinite().all():
-            eye = torch.eye(len(covariance)).to(covariance)
-            least = torch.linalg.eigvalsh(rounded.double())[0].item()
-            raised = -2 * least
-            while least < 0:
-                rounded = (covariance + raised * eye).to(samples.dtype)
-                least = torch.linalg.eigvalsh(rounded.double())[0].item()
+            variances = covariance.diagonal()
+            units = torch.where(variances > 0, variances, 1).rsqrt()
+
+            def least() -> float:
+                scaled = units[:, None] * rounded.double() * units
+                return float(torch.linalg.eigvalsh(scaled)[0])
+
+            raised = -2 * least()
+            while least() < 0:
+                rounded = (covariance + raised * variances.diag()).to(samples.dtype)
                 raised *= 2
         return cls(mean.to(samples.dtype), rounded)
 
     @cached_property
+    @torch.inference_mode(False)  # what is kept must serve autograd later
     def _eigen(self) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(self.covariance)
         return values, vectors
@@ -317,6 +324,7 @@ class GaussianMixture(Distribution):
                 f"GaussianMixture: expected a tensor of {k} weights, one per component, got "
                 f"{self.weights!r}."
             )
+        object.__setattr__(self, "weights", self.weights.clone())  # the caller may change theirs
         total = self.weights.double().sum().item()
         if not (self.weights > 0).all() or abs(total - 1) > WEIGHT_TOLERANCE:
             raise ShapeError(
@@ -359,6 +367,7 @@ class GaussianMixture(Distribution):
         return draws
 
     @cached_property
+    @torch.inference_mode(False)
     def _stack(self) -> "Stack":
         """The whole state as the one region of a stack."""
         parts = [(c.mean.reshape(1, -1), *(e[None] for e in c._eigen)) for c in self.components]
@@ -454,6 +463,8 @@ class _RowsScore:
     The mixtures are given by the fields of a `Stack`, one row per row of x. Values are computed in
     the wider dtype of x and them, and returned in that of x.
     """
+
+    copies = True
 
     def __call__(self, x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
         flat = x.reshape(1, len(x), -1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from pgmdiff.composition.plan import RegionScores
 from pgmdiff.errors import ShapeError
 from pgmdiff.gaussian.distributions import Distribution, marginals
-from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.precision.precision import weighed
@@ -32,8 +32,8 @@ class NodeScores(RegionScores, Mapping[Hashable, Score]):
         ShapeError: the sizes differ.
     """
 
-    def __init__(self, graph: FactorGraph | RegionGraph, q: Distribution) -> None:
-        self.graph = graph.regions
+    def __init__(self, graph: GraphLike, q: Distribution) -> None:
+        self.graph = graph_of(graph, "node_scores").regions
         self.q = q
         self.check(self.graph)
 
@@ -57,7 +57,7 @@ class NodeScores(RegionScores, Mapping[Hashable, Score]):
         return described(self, counted(len(self), "region"), repr(self.q))
 
 
-def node_scores(graph: FactorGraph | RegionGraph, q: Distribution) -> NodeScores:
+def node_scores(graph: GraphLike, q: Distribution) -> NodeScores:
     """The exact marginal score of every region of a graph, for `compose`.
 
     Args:
@@ -79,7 +79,7 @@ def check_size(what: str, graph: RegionGraph, q: Distribution) -> None:
         )
 
 
-def node_covariances(graph: FactorGraph | RegionGraph, q: Distribution) -> "dict[Hashable, Tensor]":
+def node_covariances(graph: GraphLike, q: Distribution) -> "dict[Hashable, Tensor]":
     """The covariance `[d, d]` of every counted region, for `Posterior` and `Evidence`.
 
     They are the blocks Σ_r = A_r Σ A_rᵀ of the clean covariance Σ, in q's dtype. Under these true
@@ -93,7 +93,7 @@ def node_covariances(graph: FactorGraph | RegionGraph, q: Distribution) -> "dict
     Raises:
         ShapeError: the sizes differ.
     """
-    regions = graph.regions
+    regions = graph_of(graph, "node_covariances").regions
     check_size("node_covariances", regions, q)
     found: dict[Hashable, Tensor] = {}
     for group, _, _ in weighed(regions):

@@ -10,13 +10,15 @@ r"""Acyclicity of graphs: Berge-acyclic, α-acyclic, and junction trees. `report
 from collections import Counter
 from dataclasses import dataclass
 
+import networkx as nx
 import numpy as np
 from scipy import sparse
 from scipy.sparse import csgraph
 
+from pgmdiff.errors import GraphError
 from pgmdiff.graphs.atoms import atoms, connected, first_elements, scope_edges
 from pgmdiff.graphs.containment import incidence
-from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.factor_graph import FactorGraph, GraphLike, graph_of
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.scopes import by_arity
@@ -44,13 +46,22 @@ PAIR_LIMIT = 50_000_000
 """Number of pairs of overlapping regions beyond which α-acyclicity is left undetermined."""
 
 
-def is_berge_acyclic(graph: FactorGraph) -> bool:
+def is_berge_acyclic(graph: "FactorGraph | nx.Graph") -> bool:
     """Whether the bipartite graph is a forest, scopes on the same variables taken as one.
 
     Args:
         graph: of variables and factors.
+
+    Raises:
+        GraphError: it is no such graph.
     """
-    return forest_of(graph)[0]
+    found = graph_of(graph, "is_berge_acyclic")
+    if isinstance(found, RegionGraph):
+        raise GraphError(
+            "is_berge_acyclic: expected a FactorGraph, got a RegionGraph, which has no factors. "
+            "Use is_alpha_acyclic."
+        )
+    return forest_of(found)[0]
 
 
 def forest_of(graph: FactorGraph) -> tuple[bool, bool]:
@@ -75,13 +86,16 @@ def forest_of(graph: FactorGraph) -> tuple[bool, bool]:
     return joined.shape[1] == n - n_components, n_factors == len(graph.factors)
 
 
-def is_alpha_acyclic(graph: RegionGraph) -> bool | None:
+def is_alpha_acyclic(graph: GraphLike) -> bool | None:
     """Whether the outer regions have running intersection; None if there are too many overlaps.
 
     Args:
-        graph: of regions; those of a factor graph are `graph.regions`.
+        graph: of any kind; of a factor graph the regions are used.
+
+    Raises:
+        GraphError: it is no graph.
     """
-    return acyclicity(graph)[0]
+    return acyclicity(graph_of(graph, "is_alpha_acyclic").regions)[0]
 
 
 def is_junction_tree(graph: RegionGraph) -> bool | None:

@@ -67,8 +67,9 @@ def cluster_variation(
     α-acyclic; otherwise the Kikuchi approximation, on tiles far better than Bethe's on pixels.
 
     Args:
-        scopes: a factor graph, a dict of scopes, or scopes alone; or pieces: the outer regions of
-            a region graph or, with `event_shape`, a dict of integer arrays of elements.
+        scopes: a factor graph (of networkx, too), a dict of scopes, or scopes alone; or pieces: the
+            outer regions of a region graph or, with `event_shape`, a dict of integer arrays of
+            elements.
         shapes: variable name to event shape, in declaration order; if None, all are scalars,
             declared where they first appear.
         event_shape: shape of the state that index arrays are pieces of.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import networkx as nx
 import numpy as np
@@ -22,14 +22,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import GraphError
+from pgmdiff.errors import GraphError, nearest
 from pgmdiff.graphs import conversion
 from pgmdiff.graphs.groups import IndexGroup
+from pgmdiff.graphs.names import check_mapping
 from pgmdiff.graphs.nesting import check_nested, flatten
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.scopes import (
     by_arity,
     check_nodes,
+    check_options,
     checked_arrays,
     checked_shape,
     declared,
@@ -42,7 +44,7 @@ from pgmdiff.text import counted, described
 if TYPE_CHECKING:
     from pgmdiff.graphs.report import Report
 
-__all__ = ["FactorGraph"]
+__all__ = ["FactorGraph", "GraphLike", "graph_of"]
 
 EMPTY: Mapping[Any, Any] = MappingProxyType({})
 
@@ -85,6 +87,7 @@ class FactorGraph:
     def __post_init__(self) -> None:
         frozen(self._bounds)
         frozen(self._scope)
+        check_options(self)
         copied = {n: dict(c) if isinstance(c, Mapping) else c for n, c in self.conditions.items()}
         object.__setattr__(self, "conditions", MappingProxyType(copied))
         object.__setattr__(self, "models", MappingProxyType(dict(self.models)))
@@ -196,8 +199,9 @@ class FactorGraph:
         Nodes carry networkx's attribute `bipartite`: 0 for a variable, 1 for a factor; and, where
         they apply, `shape` (of a variable, by default `()`), `model`, `condition`, and `graph` (the
         inner graph of a nested node, of any kind). A scope is ordered by the edges' attribute
-        `position` or, where a factor's edges have none, as its edges were added. Everything else
-        on the graph is kept for `to_networkx`.
+        `position` or, where a factor's edges have none, as its variables are among the graph's
+        nodes. (networkx's copies keep the order of nodes, but not that of edges; `position`
+        survives everything.) Everything else on the graph is kept for `to_networkx`.
 
         Args:
             graph: undirected and bipartite; nodes are declared in its order.
@@ -205,12 +209,12 @@ class FactorGraph:
 
         Raises:
             GraphError: the graph is directed, or has a node without `bipartite`, an edge within
-                one side, a factor without edges, or parallel edges.
+                one side, a factor without edges, parallel edges, or a wrong kind of attribute.
         """
         return conversion.from_networkx(cls, graph, axis)
 
     def to_networkx(self) -> "nx.Graph":
-        """The graph as networkx's; `from_networkx` of it gives the same graph back."""
+        """The graph as networkx's; `from_networkx` gives it back, and its copies by `position`."""
         return conversion.to_networkx(self)
 
     @cached_property
@@ -277,7 +281,7 @@ class FactorGraph:
             variables=self._state,
         )
 
-    def nest(self, inner: "Mapping[Any, FactorGraph | RegionGraph]") -> "FactorGraph":
+    def nest(self, inner: "Mapping[Any, GraphLike]") -> "FactorGraph":
         """The same graph, with nodes that are themselves graphs, to any depth.
 
         Element j of an inner graph's state is the j-th element of the node's region, flattened as
@@ -296,7 +300,9 @@ class FactorGraph:
             >>> outer.nest({"f": chain(3)}).flatten().counting_numbers()
             {'f0': 1, 'f1': 1, 'a': 0, 'x0': 0, 'x1': -1, 'x2': 0, 'b': 0}
         """
-        return replace(self, nested={**self.nested, **inner})
+        check_mapping("nest", "inner graphs", inner, 'Name the nodes: {"f": graph}.')
+        graphs = {name: graph_of(graph, "nest") for name, graph in inner.items()}
+        return replace(self, nested={**self.nested, **graphs})
 
     def flatten(self, keep: Collection[Hashable] = ()) -> RegionGraph:
         """The region graph of the leaves: nested nodes are expanded, except for those to keep.
@@ -344,7 +350,8 @@ class FactorGraph:
             GraphError: no node has this name.
         """
         if name not in self._state.number and name not in self._factor_set:
-            raise GraphError(f"FactorGraph: no node is named {name!r}. See `.nodes`.")
+            hint = nearest(name, (*self.variables, *self.factors))
+            raise GraphError(f"FactorGraph: no node is named {name!r}.{hint} See `.nodes`.")
         return self.nodes.elements(name)
 
     def observe(self, values: Mapping[Any, Tensor | float]) -> tuple[Tensor, Tensor]:
@@ -393,6 +400,30 @@ class FactorGraph:
             counted(self.n_elements, "element"),
             counted(len(self.nested), "nested node") if self.nested else "",
         )
+
+
+GraphLike: TypeAlias = FactorGraph | RegionGraph | nx.Graph
+"""What functions accept as a graph: one of networkx is converted by `FactorGraph.from_networkx`."""
+
+
+def graph_of(graph: GraphLike, who: str) -> FactorGraph | RegionGraph:
+    """The graph itself, or the factor graph that a bipartite graph of networkx describes.
+
+    Args:
+        graph: what a function was given as its graph.
+        who: the function, for the message.
+
+    Raises:
+        GraphError: it is no graph, or one of networkx that describes no factor graph.
+    """
+    if isinstance(graph, nx.Graph):
+        return FactorGraph.from_networkx(graph)
+    if not isinstance(graph, FactorGraph | RegionGraph):
+        raise GraphError(
+            f"{who}: expected a FactorGraph, a RegionGraph or a bipartite networkx.Graph, got "
+            f"{type(graph).__name__}. Build one with pgmdiff.graphs; of a joint, give joint.graph."
+        )
+    return graph
 
 
 def _node_groups(graph: FactorGraph) -> Iterator[IndexGroup]:

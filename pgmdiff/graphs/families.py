@@ -2,15 +2,19 @@ r"""Common topologies of variables: chains, cycles, stars, trees, lattices, Mark
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from math import prod
+from math import isnan, prod
+from numbers import Real
 from typing import Any
 
 import networkx as nx
 import numpy as np
 
 from pgmdiff.errors import GraphError
+from pgmdiff.graphs.conversion import check_undirected, ordered_nodes
 from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.names import check_known, check_mapping, check_names
 from pgmdiff.graphs.regions import Condition
+from pgmdiff.graphs.scopes import Numbered
 from pgmdiff.linalg import Ints
 
 __all__ = [
@@ -142,7 +146,7 @@ def _lattice(
 ) -> FactorGraph:
     for size in sizes or [0]:
         _at_least(family, size, 3 if periodic else 1)
-    names = list(product(*map(range, sizes)))
+    names = Numbered(product(*map(range, sizes)))
     number = np.arange(prod(sizes)).reshape(sizes)
     ends = []
     for axis, size in enumerate(sizes):
@@ -150,7 +154,8 @@ def _lattice(
         ends.append([number.take(at, axis).ravel() for at in (place, (place + 1) % size)])
     first, second = np.concatenate(ends, axis=1)
     pairs = zip(first.tolist(), second.tolist(), strict=True)
-    named = {"variables": names, "factors": [(names[a], names[b]) for a, b in pairs]}
+    factors = Numbered((names[a], names[b]) for a, b in pairs)
+    named = {"variables": names, "factors": factors}
     return _paired(first, second, len(names), shape, {**named, **options})
 
 
@@ -160,12 +165,14 @@ def named_tree(
     """A tree over named parts, a pair factor `(parent, child)` on every edge. Berge-acyclic.
 
     Args:
-        parents: child to its parent; a part that is no child is a root, and there may be several.
+        parents: child to its parent. A part that is no child, or whose parent is None, is a root;
+            there may be several.
         shapes: name to event shape, in declaration order; if None, all are scalars.
         options: of `FactorGraph.from_scopes`, such as `axis`, `models` and `conditions`.
 
     Raises:
-        GraphError: a part is its own ancestor.
+        GraphError: a part is its own ancestor; a parent is NaN, or -1 without being a part itself,
+            as tables mark roots; a shape is given for something that is no part.
 
     Example:
         >>> from pgmdiff.graphs import named_tree
@@ -173,7 +180,17 @@ def named_tree(
         >>> [count for name, count in body.counting_numbers().items() if name in ("torso", "arm")]
         [-1, -1]
     """
-    settled: set[Any] = set()
+    remedy = "Write {child: parent}, or dict(enumerate(parents)) for a list of parents."
+    check_mapping("named_tree", "parents", parents, remedy)
+    for child, parent in parents.items():
+        number = isinstance(parent, Real)
+        if number and (isnan(parent) or (parent == -1 and parent not in parents)):
+            raise GraphError(
+                f"named_tree: the parent of {child!r} is {parent!r}, expected a part. Give None "
+                "for a root."
+            )
+    check_names("named_tree", [*parents, *parents.values()])
+    settled: set[Any] = {None}
     for part in parents:
         line: dict[Any, None] = {}
         while part in parents and part not in settled:
@@ -185,8 +202,12 @@ def named_tree(
             line[part] = None
             part = parents[part]
         settled.update(line)
+    pairs = [(parent, child) for child, parent in parents.items()]
+    parts = dict.fromkeys((part for pair in pairs for part in pair if part is not None), ())
+    remedy = "Give a part without edges the parent None."
+    check_known("named_tree: a shape is given for", shapes or (), parts, "part", remedy)
     return FactorGraph.from_scopes(
-        {(parent, child): (parent, child) for child, parent in parents.items()}, shapes, **options
+        {pair: pair for pair in pairs if pair[0] is not None}, shapes or parts, **options
     )
 
 
@@ -206,12 +227,15 @@ def markov_random_field(
 
     Args:
         graph: its nodes are the variables, in its order; their attribute `shape` is used, if any.
+            Of a directed graph give `networkx.moral_graph(graph)`, with `cliques=True`: in
+            x → z ← y all three depend on each other, which pairs do not represent.
         shapes: name to event shape; if None, the attributes are used, and else scalars.
         cliques: whether factors are the maximal cliques of two or more, instead of the edges.
         options: of `FactorGraph.from_scopes`.
 
     Raises:
-        GraphError: the graph is directed, or has parallel edges or an edge from a node to itself.
+        GraphError: the graph is directed, or has parallel edges or an edge from a node to itself;
+            a shape is given for something that is no node.
 
     Example:
         >>> import networkx as nx
@@ -219,17 +243,15 @@ def markov_random_field(
         >>> markov_random_field(nx.petersen_graph())
         FactorGraph(10 variables, 15 factors, 30 edges, 10 elements)
     """
-    if not isinstance(graph, nx.Graph) or graph.is_directed() or graph.is_multigraph():
-        raise GraphError(
-            f"markov_random_field: expected an undirected networkx.Graph, got "
-            f"{type(graph).__name__}. Convert it with networkx.Graph(graph)."
-        )
+    check_undirected("markov_random_field", graph)
     for node in nx.nodes_with_selfloops(graph):
         raise GraphError(
             f"markov_random_field: {node!r} has an edge to itself. Remove it: a factor of one "
             "variable can be added with FactorGraph.from_scopes."
         )
-    names = list(graph)
+    names = ordered_nodes(graph)
+    remedy = "Add a node to the graph for a variable without edges."
+    check_known("markov_random_field: a shape is given for", shapes or (), graph, "node", remedy)
     number = {name: v for v, name in enumerate(names)}
     found = (c for c in nx.find_cliques(graph) if len(c) > 1) if cliques else graph.edges
     ordered = sorted(sorted(number[name] for name in scope) for scope in found)
@@ -280,11 +302,11 @@ def repeated_observations(
 
     For observations that are independent given θ, q(θ | y_1 … y_N) ∝ q(θ)^{1-N} Π_i q(θ | y_i):
     a factor y_i per observation with the model id "posterior" (+1), and the parameter itself with
-    the model id "prior" (1 - N). Exact at σ = 0 for any data; `validate`, which looks at elements
-    only, does not know that the factors differ by their conditions. At σ > 0 noised posteriors do
-    not multiply (Geffner, Papamakarios, Mnih, "Compositional score modeling for simulation-based
-    inference", 2023; Linhart et al., "Diffusion posterior sampling for simulation-based inference
-    in tall data settings", 2024).
+    the model id "prior" (1 - N). Exact at σ = 0 for any data. The factors differ by their
+    conditions, and so are not marginals of one distribution, as `validate` says where conditions
+    are given. At σ > 0 noised posteriors do not multiply (Geffner, Papamakarios, Mnih,
+    "Compositional score modeling for simulation-based inference", 2023; Linhart et al., "Diffusion
+    posterior sampling for simulation-based inference in tall data settings", 2024).
 
     Args:
         n: N, at least 1.

@@ -18,7 +18,7 @@ from torch import Tensor
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.atoms import atoms, connected_atoms, touching
 from pgmdiff.graphs.containment import regions_around
-from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.factor_graph import FactorGraph, GraphLike
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import RegionGraph, condition_key
 from pgmdiff.linalg import Ints
@@ -37,10 +37,7 @@ __all__ = [
 Region = frozenset[Hashable]
 Disconnected = Literal["one", "several"]
 Scopes = (
-    FactorGraph
-    | RegionGraph
-    | Mapping[Any, Sequence[Hashable] | npt.ArrayLike]
-    | Iterable[Collection[Hashable]]
+    GraphLike | Mapping[Any, Sequence[Hashable] | npt.ArrayLike] | Iterable[Collection[Hashable]]
 )
 
 
@@ -268,6 +265,8 @@ def pieces_of(
             "cluster_variation: models= goes with event_shape= and index arrays. Give a factor "
             "graph's models to the factor graph."
         )
+    if isinstance(scopes, nx.Graph):
+        scopes = FactorGraph.from_networkx(scopes)
     split = disconnected == "several"
     if isinstance(scopes, RegionGraph):
         return ArrayPieces.of(scopes, split=split)
@@ -296,9 +295,16 @@ def _factor_graph(scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None) ->
                 "Give a tuple of names, or event_shape= of the state that it indexes."
             )
         return FactorGraph.from_scopes(scopes, shapes)  # type: ignore[arg-type]
-    listed: list[Any] = list(scopes)  # type: ignore[arg-type]
+    if not isinstance(scopes, Iterable) or hasattr(scopes, "columns"):
+        raise GraphError(
+            "cluster_variation: expected a graph, or scopes of names, got a value of type "
+            f"{type(scopes).__name__}. Give a list of tuples, such as .values.tolist() of a table."
+        )
+    listed: list[Any] = list(scopes)
     for scope in listed:
-        if isinstance(scope, str | bytes | Set) and not (isinstance(scope, Set) and shapes):
+        single = not isinstance(scope, Iterable) or int(getattr(scope, "ndim", 1)) == 0
+        unordered = isinstance(scope, str | bytes | Set) and not (isinstance(scope, Set) and shapes)
+        if single or unordered:
             raise GraphError(
                 f"cluster_variation: the scope {scope!r} is of type {type(scope).__name__}, "
                 "expected a sequence of names: variables are declared in its order. Use a tuple, "

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_flatten
 from pgmdiff.errors import GraphError, nearest
 from pgmdiff.graphs.containment import regions_around
 from pgmdiff.graphs.groups import AxisWindows, IndexGroup, RegionGroup, WindowGroup
+from pgmdiff.graphs.names import check_known, check_mapping, check_names
 from pgmdiff.graphs.variables import Variables
 from pgmdiff.linalg import Ints, Shape
 from pgmdiff.text import brief, counted
@@ -79,6 +80,7 @@ class RegionGraph:
                 f"RegionGraph: variables have {self.variables.n_elements} elements, but the state "
                 f"has {self.n_elements}. Give the variables of this state, or none."
             )
+        check_mapping("RegionGraph", "conditions", self.conditions, "Give them per region's name.")
         for name, condition in self.conditions.items():
             if name not in self._rows:
                 models = {group.model for group in self.groups}
@@ -120,6 +122,10 @@ class RegionGraph:
         Raises:
             GraphError: a region is empty, leaves the state, repeats an element or has no count.
         """
+        check_mapping("RegionGraph", "regions", regions, 'Name them: {"a": [0, 1]}.')
+        check_names("RegionGraph", regions)
+        what = "RegionGraph: a model is given for"
+        check_known(what, models or (), regions, "region", "Use the name of a region.")
         given = dict.fromkeys(regions, 1) if counts is None else counts
         for name, count in given.items():
             if not isinstance(count, int | np.integer):
@@ -131,8 +137,8 @@ class RegionGraph:
         arrays = {name: _checked(name, r, n_elements) for name, r in regions.items()}
         for name in arrays.keys() ^ given.keys():
             raise GraphError(
-                f"RegionGraph: {name!r} must have both elements and a count. "
-                "Add it to regions= and counts=, or to neither."
+                f"RegionGraph: {name!r} must have both elements and a count. Add it to regions= "
+                f"and counts=, or to neither.{nearest(name, given if name in arrays else arrays)}"
             )
         outer = set(arrays)
         if counts is not None:
@@ -227,7 +233,10 @@ class RegionGraph:
             GraphError: no region has this name.
         """
         if name not in self._rows:
-            raise GraphError(f"RegionGraph: no region is named {name!r}. See `.names`.")
+            raise GraphError(
+                f"RegionGraph: no region is named {name!r}.{nearest(name, self._rows)} "
+                "See `.names`."
+            )
         group, row = self._rows[name]
         return group.indices(row, row + 1)[0]
 

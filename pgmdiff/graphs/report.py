@@ -5,6 +5,7 @@ score is exact at σ = 0. For σ > 0 composing noised marginals is an approximat
 the noised variables of a Markov chain are not Markov.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -16,7 +17,7 @@ from pgmdiff.graphs.acyclicity import NODE_LIMIT, acyclicity, diameter, forest_o
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.nesting import flatten
 from pgmdiff.graphs.proxy import Proxy, proxy
-from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.graphs.regions import RegionGraph, condition_key
 from pgmdiff.linalg import Ints
 from pgmdiff.text import counted, described, folded
 
@@ -43,7 +44,7 @@ class Definiteness:
         least_shrinkage: λ*, the least value such that P of the covariances as given is positive
             definite for all of [λ*, 1]; None if P is too large to determine it.
         shrinkage: the λ that is used.
-        jitter: the ε that is used, in units of the mean variance.
+        jitter: the ε that is used, in units of every element's variance.
         inflation: largest ratio of a variance of the composed N(m, P⁻¹) to the data's, about 1
             where P is well away from indefinite; None if not determined.
         amplification: growth of an error of one region's score in the composed score, see
@@ -104,6 +105,8 @@ class Report:
         graph: the region graph, for the properties that are determined on demand.
         nested_exact: whether this is a nested graph that is exact level by level.
         definiteness: of the composed precision of given covariances, from a joint's `validate`.
+        conflict: two regions on the same elements under different conditions, which therefore are
+            not marginals of one distribution; None if there are none.
     """
 
     n_elements: int
@@ -119,6 +122,7 @@ class Report:
     graph: RegionGraph = field(repr=False)
     nested_exact: bool = False
     definiteness: "Definiteness | None" = None
+    conflict: "tuple[Hashable, Hashable] | None" = None
 
     @property
     def valid(self) -> bool:
@@ -130,6 +134,16 @@ class Report:
         """What composing on this graph gives, for which data."""
         if not self.valid:
             return "Invalid: cannot be composed."
+        if self.conflict is not None:
+            a, b = self.conflict
+            return (
+                f"Regions {a!r} and {b!r} hold the same elements under different conditions: they "
+                "are not marginals of one distribution, and the composition describes the product "
+                "Π_r q_r^{c_r}, if that can be normalised. Marginal rule: exact at σ = 0 only. "
+                "Posterior rule: exact at every σ for Gaussian regions with true covariances and a "
+                "positive definite P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r. The law E[(u_i - m_i) s_i] = -1 "
+                "does not hold at σ > 0."
+            )
         laws = (
             "Counts are valid: under the marginal rule E[(u_i - m_i) s_i] = -1 for every element, "
             "at every σ, for any data."
@@ -191,7 +205,8 @@ class Report:
     def proxy(self) -> Proxy | None:
         """Definiteness of the composed precision, for a common correlation; see `graphs.proxy`.
 
-        None if counts are invalid or the graph is too large. A junction tree's is always definite.
+        None if counts are invalid or the graph is too large. A junction tree's is definite for
+        covariances of one estimate.
         """
         return proxy(self.graph) if self.valid else None
 
@@ -200,7 +215,8 @@ class Report:
         """A warning if the composition is barely definite, or improper for some data."""
         if self.definiteness is not None and self.definiteness.warning is not None:
             return self.definiteness.warning
-        if self.junction_tree or self.proxy is None or self.proxy.improper_from is None:
+        of_one = self.conflict is None and not self.junction_tree
+        if not of_one or self.proxy is None or self.proxy.improper_from is None:
             return None
         return (
             "the composed precision turns indefinite, and the composition improper, for data whose "
@@ -271,8 +287,10 @@ class Report:
 
     @property
     def _certified(self) -> str:
+        if self.conflict is not None:
+            return "does not apply: regions on the same elements differ by their conditions"
         if self.junction_tree:
-            return "the composed precision of every Gaussian is positive definite"
+            return "the composed precision of every Gaussian's own covariances is positive definite"
         if self.proxy is None:
             return "not tested (invalid, or too large)"
         blocks = f"{self.proxy.n_atoms} blocks of a common correlation ρ"
@@ -310,7 +328,20 @@ def report(
         alpha_acyclic=alpha_acyclic,
         junction_tree=known,
         graph=graph,
+        conflict=conflict(graph),
     )
+
+
+def conflict(graph: RegionGraph) -> tuple[Hashable, Hashable] | None:
+    """Two regions of equal elements and different conditions, the first found; None if none are."""
+    seen: dict[bytes, tuple[Hashable, Hashable]] = {}
+    for name, condition in graph.conditions.items():
+        elements = np.sort(graph.elements(name).numpy(), axis=None).tobytes()
+        key = condition_key(condition)
+        other, known = seen.setdefault(elements, (name, key))
+        if known != key:
+            return other, name
+    return None
 
 
 def report_factor_graph(graph: FactorGraph) -> Report:

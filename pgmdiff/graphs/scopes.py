@@ -5,14 +5,16 @@ errors of names, shapes, models, conditions and nested graphs also belong to con
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from itertools import chain
 from operator import index
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pgmdiff.errors import GraphError
+from pgmdiff.errors import GraphError, nearest
+from pgmdiff.graphs.names import check_known, check_mapping, check_names
 from pgmdiff.graphs.variables import Variables
 from pgmdiff.linalg import Ints, Shape
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "by_arity",
     "check_nodes",
+    "check_options",
     "checked_arrays",
     "checked_shape",
     "declared",
@@ -30,7 +33,7 @@ __all__ = [
 
 
 class Numbered(tuple[Hashable, ...]):
-    """Names made of a letter and a number, known to be unique without a check."""
+    """Names that the library made of numbers, known to be unique without a check."""
 
     __slots__ = ()
 
@@ -43,12 +46,9 @@ def declared(
     Raises:
         GraphError: a scope is no sequence of names, or lists a variable without a shape.
     """
-    if not isinstance(scopes, Mapping):
-        raise GraphError(
-            f"FactorGraph: expected scopes as a dict, got {type(scopes).__name__}. Name the "
-            'factors: {"f": ("a", "b")}.'
-        )
-    found: dict[Any, Sequence[int]] = dict(shapes or {})
+    check_mapping("FactorGraph", "scopes", scopes, 'Name the factors: {"f": ("a", "b")}.')
+    if shapes is not None:
+        check_mapping("FactorGraph", "shapes", shapes, 'Name the variables: {"a": (2,)}.')
     for factor, scope in scopes.items():
         if isinstance(scope, str | bytes):
             raise GraphError(
@@ -58,20 +58,18 @@ def declared(
         if not isinstance(scope, Sequence):
             raise GraphError(
                 f"FactorGraph: the scope of factor {factor!r} is of type {type(scope).__name__}, "
-                "expected a sequence: scopes are ordered. Use a tuple."
+                "expected a sequence: scopes are ordered. Use a tuple, or .tolist() of an array."
             )
+    listed = list(chain.from_iterable(scopes.values()))
+    check_names("FactorGraph", [*listed, *scopes, *(shapes or ())])
+    found: dict[Any, Sequence[int]] = dict.fromkeys(listed, ()) if shapes is None else dict(shapes)
+    for factor, scope in scopes.items() if shapes is not None else ():
         for name in scope:
-            if not isinstance(name, Hashable):
-                raise GraphError(
-                    f"FactorGraph: factor {factor!r} lists {name!r}, which cannot be a name: "
-                    "names must be hashable. Use a string, a number or a tuple."
-                )
-            if shapes is None:
-                found[name] = ()
-            elif name not in found:
+            if name not in found:
                 raise GraphError(
                     f"FactorGraph: factor {factor!r} lists variable {name!r}, which has no "
                     f"shape. Add {name!r} to shapes= or remove it from the scope."
+                    f"{nearest(name, found)}"
                 )
     return Variables(tuple(found), tuple(checked_shape(n, shape) for n, shape in found.items()))
 
@@ -79,6 +77,8 @@ def declared(
 def checked_shape(variable: Hashable, shape: Sequence[int]) -> Shape:
     """An event shape as a tuple of positive integers, or a `GraphError` that names the variable."""
     try:
+        if isinstance(shape, Mapping | Set):
+            raise TypeError
         sides = tuple(index(side) for side in shape)
     except TypeError:
         raise GraphError(
@@ -96,7 +96,9 @@ def checked_shape(variable: Hashable, shape: Sequence[int]) -> Shape:
 def checked_arrays(scopes: npt.ArrayLike | Sequence[npt.ArrayLike]) -> list[Ints]:
     """Scopes of variable numbers as arrays int64 `[n_factors, arity]`, or a `GraphError`."""
     parts: list[Any] = list(scopes) if isinstance(scopes, list | tuple) else [scopes]
-    if parts and all(len(part) > 0 and not hasattr(part[0], "__len__") for part in parts):
+    parts = [np.asarray(part) if hasattr(part, "__array__") else part for part in parts]
+    sequences = all(isinstance(part, Sequence | np.ndarray) and len(part) for part in parts)
+    if parts and sequences and not any(hasattr(part[0], "__len__") for part in parts):
         parts = [parts]  # these are scopes, rather than arrays of scopes
     arrays = []
     for part in parts:
@@ -122,13 +124,31 @@ def names_of(
     """Given names, counted; where there are none, a letter and a number each."""
     if names is None:
         return Numbered([f"{letter}{i}" for i in range(n)])
-    given = tuple(names)
+    given = names if isinstance(names, Numbered) else tuple(names)
+    if not isinstance(given, Numbered):
+        check_names("FactorGraph", given)
     if len(given) != n:
         raise GraphError(
             f"FactorGraph: expected {n} names in {argument}=, got {len(given)}. "
             "Give one name each, or none."
         )
     return given
+
+
+def check_options(graph: "FactorGraph") -> None:
+    """Raises `GraphError` unless the axis, the model ids and what is given per node are of a kind.
+
+    These are attributes of networkx's graphs, too, which may hold anything.
+    """
+    for each in ("models", "conditions", "nested"):
+        check_mapping("FactorGraph", each, getattr(graph, each), "Give one value per node's name.")
+    ids = [*graph.models.values(), graph.factor_model, graph.variable_model]
+    check_names("FactorGraph (model ids)", ids)
+    if not isinstance(graph.axis, int | np.integer | None):
+        raise GraphError(
+            f"FactorGraph: expected axis, an integer or None, got {graph.axis!r}. Give the axis "
+            "along which a factor's model sees its variables concatenated."
+        )
 
 
 def check_nodes(graph: "FactorGraph") -> None:
@@ -167,12 +187,13 @@ def check_nodes(graph: "FactorGraph") -> None:
         ("an inner graph", graph.nested),
     )
     for extra, given in extras:
-        for name in given:
-            if name not in graph._state.number and name not in graph._factor_set:
-                raise GraphError(
-                    f"FactorGraph: {extra} is given for {name!r}, which is no node. "
-                    "Use the name of a variable or a factor."
-                )
+        check_known(
+            f"FactorGraph: {extra} is given for",
+            given,
+            dict.fromkeys((*graph.variables, *graph.factors)) if given else (),
+            "node",
+            "Use the name of a variable or a factor.",
+        )
 
 
 def by_arity(graph: "FactorGraph") -> Iterator[tuple[Ints, Ints]]:

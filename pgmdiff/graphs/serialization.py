@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, PgmdiffError
-from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.factor_graph import FactorGraph, GraphLike, graph_of
 from pgmdiff.graphs.groups import AxisWindows, IndexGroup, RegionGroup, WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.scopes import checked_shape
@@ -41,23 +41,23 @@ DTYPES = {name: getattr(torch, name) for name in NAMES_OF_DTYPES}
 Graph = FactorGraph | RegionGraph
 
 
-def to_json(graph: Graph) -> str:
+def to_json(graph: GraphLike) -> str:
     """A graph as JSON text, the same in every process.
 
     Args:
         graph: a factor graph or a region graph, with conditions and nested graphs.
 
     Raises:
-        GraphError: a name, a model id or a condition holds something that JSON cannot.
+        GraphError: it is no graph; a name, a model id or a condition is nothing that JSON can hold.
     """
     try:
-        document = {"pgmdiff": VERSION, **_from_graph(graph)}
+        document = {"pgmdiff": VERSION, **_from_graph(graph_of(graph, "to_json"))}
         return json.dumps(document, separators=(",", ":"), allow_nan=False)
     except RecursionError:
         raise GraphError("to_json: this graph is nested too deeply for JSON. Flatten it.") from None
 
 
-def fingerprint(graph: Graph) -> str:
+def fingerprint(graph: GraphLike) -> str:
     """SHA-256 of a graph's JSON: equal for equal graphs, in every process.
 
     Args:
@@ -147,22 +147,18 @@ def _from_graph(graph: Graph) -> dict[str, Any]:
             "conditions": _pairs(graph.conditions, nodes),
             **({"nested": nested} if nested else {}),
         }
-    if isinstance(graph, RegionGraph):
-        named = graph.variables
-        blocks = zip(named.names, named.shapes, strict=True) if named else ()
-        variables = [[_plain(name), list(shape)] for name, shape in blocks]
-        return {
-            "kind": "RegionGraph",
-            "event_shape": list(graph.event_shape),
-            "denominator": graph.denominator,
-            "junction_tree": graph.junction_tree,
-            "groups": [_from_group(group) for group in graph.groups],
-            "conditions": _pairs(graph.conditions, graph.names if graph.conditions else []),
-            **({"variables": variables} if variables else {}),
-        }
-    raise GraphError(
-        f"to_json: expected a graph of pgmdiff, got {type(graph).__name__}. Convert it first."
-    )
+    named = graph.variables
+    blocks = zip(named.names, named.shapes, strict=True) if named else ()
+    variables = [[_plain(name), list(shape)] for name, shape in blocks]
+    return {
+        "kind": "RegionGraph",
+        "event_shape": list(graph.event_shape),
+        "denominator": graph.denominator,
+        "junction_tree": graph.junction_tree,
+        "groups": [_from_group(group) for group in graph.groups],
+        "conditions": _pairs(graph.conditions, graph.names if graph.conditions else []),
+        **({"variables": variables} if variables else {}),
+    }
 
 
 def _from_group(group: RegionGroup) -> dict[str, Any]:
@@ -200,8 +196,8 @@ def _plain(value: Any) -> Any:
     """A value as JSON; containers and tensors are tagged by a dict of one key."""
     if value is None or isinstance(value, bool | int | str):
         return value
-    if isinstance(value, np.integer):
-        return int(value)
+    if isinstance(value, np.integer | np.bool_):
+        return value.item()
     if isinstance(value, float | np.floating):
         return {"float": float(value).hex()}
     if isinstance(value, list | tuple):

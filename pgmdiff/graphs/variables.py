@@ -59,10 +59,11 @@ class Variables:
 
     def pack(self, values: Mapping[Any, Tensor]) -> Tensor:
         """See `FactorGraph.pack`."""
-        for name in self.number.keys() ^ values.keys():
+        for name in (*(values.keys() - self.number.keys()), *(self.number.keys() - values.keys())):
+            what = "missing." if name in self.number else f"unknown.{nearest(name, self.names)}"
             raise ShapeError(
-                f"pack: variable {name!r} is {'missing' if name not in values else 'unknown'}. "
-                "Give one tensor for every variable of the graph."
+                f"pack: variable {name!r} is {what} Give one tensor for every variable of the "
+                "graph."
             )
         flat, batches = [], set()
         for name, shape in zip(self.names, self.shapes, strict=True):
@@ -182,7 +183,7 @@ def bounds(sizes: Iterable[int]) -> Ints:
 
 def codes(values: Sequence[Hashable]) -> tuple[Ints, list[Any]]:
     """Numbers for values, alike for equal ones, and the distinct values by first appearance."""
-    if values and values.count(values[0]) == len(values):  # as is common for a million of them
+    if len(set(values)) == 1:  # as is common for a million of them
         return np.zeros(len(values), np.int64), [values[0]]
     code: dict[Hashable, int] = {}
     numbers = [code.setdefault(value, len(code)) for value in values]

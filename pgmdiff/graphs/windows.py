@@ -16,7 +16,7 @@ import numpy as np
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.counting import cluster_variation
-from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import AxisWindows, IndexGroup, RegionGroup, WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 
@@ -147,7 +147,7 @@ def _fitting_overlaps(free: int, window: int, stride: int) -> str:
     return f"an overlap of {overlaps}, " if overlaps else ""
 
 
-def product(left: FactorGraph | RegionGraph, right: FactorGraph | RegionGraph) -> RegionGraph:
+def product(left: GraphLike, right: GraphLike) -> RegionGraph:
     """The product of two graphs: a state `[*left, *right]`, regions r × s counted c_r c_s.
 
     A region is named by the pair of names and sees its left shape followed by its right shape. Its
@@ -160,12 +160,15 @@ def product(left: FactorGraph | RegionGraph, right: FactorGraph | RegionGraph) -
     Args:
         left, right: graphs of any kind; of factor graphs the regions are used.
 
+    Raises:
+        GraphError: one is no graph.
+
     Example:
         >>> from pgmdiff.graphs import chain, product, tiles
         >>> product(tiles((8,), 4, 2), chain(3)).counting_numbers()["[2:6]", "f0"]
         1
     """
-    a, b = left.regions, right.regions
+    a, b = (graph_of(graph, "product").regions for graph in (left, right))
     groups: list[IndexGroup] = []
     for one, other in combinations(a.groups, b.groups):
         if one.model is None and other.model is None:  # each region has a model of its own

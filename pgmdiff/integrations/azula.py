@@ -12,6 +12,8 @@ from torch import Tensor
 from pgmdiff.errors import ScoreError, required
 from pgmdiff.integrations.shared import as_seen, check_device, time_at
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, from_denoiser
+from pgmdiff.scores.walls import received
+from pgmdiff.text import brief
 
 __all__ = ["from_azula", "to_azula"]
 
@@ -48,7 +50,9 @@ def from_azula(denoiser: Any) -> NetworkScore:
                 "from_azula: GaussianDenoiser accepts one time for a batch, got several σ. Call it "
                 "with one σ, or use pgmdiff.gaussian.Gaussian."
             )
-        return denoiser(x_t, t, **condition).mean.to(x.dtype)  # type: ignore[no-any-return]
+        posterior = denoiser(x_t, t, **condition)
+        mean = posterior if isinstance(posterior, Tensor) else getattr(posterior, "mean", posterior)
+        return received(mean, x, lambda: f"The denoiser {brief(denoiser)}", cast=True)
 
     return from_denoiser(network)
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError
-from pgmdiff.integrations.shared import check_device, network_dtype
+from pgmdiff.integrations.shared import in_own_dtype
 from pgmdiff.scores.adapters import NetworkScore, from_denoiser
 
 __all__ = ["from_deepinv"]
@@ -41,9 +41,6 @@ def from_deepinv(
         raise ScoreError(f"from_deepinv: expected low < high, got {low} and {high}. Swap them.")
 
     def network(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        check_device(denoiser, x)
-        dtype = network_dtype(denoiser, x.dtype)
-        image, level = (x - low) / span, sigma / span
-        return low + span * denoiser(image.to(dtype), level.to(dtype), **condition).to(x.dtype)
+        return low + span * in_own_dtype(denoiser, (x - low) / span, sigma / span, **condition)
 
     return from_denoiser(network)

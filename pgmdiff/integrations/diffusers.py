@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -25,8 +24,8 @@ from tqdm import tqdm
 from pgmdiff.composition.plan import map_tensors
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.integrations.shared import check_device, network_dtype
-from pgmdiff.noise import START, Generator
-from pgmdiff.samplers import Noise
+from pgmdiff.noise import DRIVEN, START, Generator, Noise
+from pgmdiff.samplers.schedules import remaining
 from pgmdiff.scores.adapters import (
     NetworkScore,
     Score,
@@ -39,6 +38,9 @@ from pgmdiff.scores.adapters import (
     from_vp_sample,
     from_vp_v,
 )
+from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import alone, received
+from pgmdiff.text import brief
 
 __all__ = ["SIGMA_LIMIT", "drive", "from_diffusers", "from_vae"]
 
@@ -53,9 +55,6 @@ IMPLIED = {
 SIGMA_LIMIT = 1e3
 """The largest σ at which a driven joint is called. Flow matching starts at α = 0, where σ = ∞: the
 joint is then called at this σ on a state with the same noise, whose D is off by about Σ_0 ε / σ."""
-
-OWN = 1 << 62
-"""The place in the noise where seeds for the schedulers' own generators are drawn; see `noise`."""
 
 
 def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
@@ -88,13 +87,19 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
 
     def network(x_t: Tensor, timestep: Tensor, **condition: Any) -> Tensor:
         check_device(model, x_t)
-        dtype = network_dtype(model, x_t.dtype)
+        dtype, like = network_dtype(model, x_t.dtype), x_t.detach()  # whatever is done to x_t
         cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
         output = model(x_t.to(dtype), timestep=timestep, **cast)
-        values: Tensor = output if isinstance(output, Tensor) else output[0]
-        if half and values.shape[1] == 2 * x_t.shape[1]:
+        values = output[0] if isinstance(output, tuple) and output else alone(output)
+        if half and isinstance(values, Tensor) and values.shape[1:2] == (2 * like.shape[1],):
             values = values.chunk(2, dim=1)[0]
-        return values.to(x_t.dtype)
+
+        def who() -> str:
+            return f"The network {brief(model)}"
+
+        found = received(values, like, who, cast=True)
+        check_gradient(found, x_t, who)  # here, since EDM adds x itself
+        return found
 
     def preconditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         s = beside(sigma, x)
@@ -186,9 +191,11 @@ def drive(
     scheduler: Any,
     *,
     steps: int | None = None,
+    start: int = 0,
     x: Tensor | None = None,
     shape: Sequence[int] | None = None,
     generator: Generator = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
     progress: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -201,7 +208,12 @@ def drive(
     `clip_sample` and `thresholding` (a whole need not lie in [-1, 1] because the pieces of its
     network did; clamp in a denoiser of your own if you need to).
 
-    The result is exact up to the scheduler's own arithmetic, which is float32 for any dtype.
+    The result is exact up to the scheduler's own arithmetic, which is float32 for any dtype. It is
+    that of `sample(joint, from_scheduler(scheduler)[start:], x=u)` with the same solver. To vary
+    given data (SDEdit, image-to-image), begin in the middle, at step k:
+
+        x = scheduler.add_noise(data, noise, scheduler.timesteps[k * scheduler.order :][:1])
+        drive(joint, scheduler, start=k, x=x)
 
     Args:
         joint: a joint, or any score `joint(x, sigma)`.
@@ -209,12 +221,18 @@ def drive(
             not an inverse, inpainting or token scheduler.
         steps: the number for `scheduler.set_timesteps`; None if you called it before, with its
             other arguments (`sigmas=`, `mu=`, ...).
+        start: the number of steps to leave out. A scheduler that begins in the middle itself, by
+            `set_begin_index` or since its `timesteps` were cut, begins there, and `start` counts
+            from there. The history of a multistep scheduler begins empty, PNDM with PLMS.
         x: the start x_t of the first timestep in the scheduler's own convention (its "latents"),
             used unchanged; or
         shape: the shape `[batch, *event]` of a start drawn from N(0, init_noise_sigma²).
         generator: as for `samplers.sample`, with the same start from the same seed. A scheduler
             that draws noise does so from one torch.Generator per sample, so that its noise does not
             depend on the batch.
+        callback: called at every timestep (schedulers with two evaluations per step have two) with
+            a dict as that of `samplers.sample`: `x`, in the joint's convention, `i`, `sigma` and
+            `denoised`, but no state.
         progress: whether to show a progress bar.
         dtype, device: as for `samplers.sample`.
 
@@ -223,12 +241,19 @@ def drive(
 
     Raises:
         ScoreError: the scheduler is of another kind.
-        ShapeError: not exactly one of x and shape is given.
-        PgmdiffError: timesteps are neither given nor set, or the state has half precision.
+        ShapeError: not exactly one of x and shape is given, or a start in the middle has no x.
+        PgmdiffError: timesteps are neither given nor set, the start is not among them, or the state
+            has half precision.
     """
     if (x is None) == (shape is None):
         raise ShapeError("drive: expected either x= or shape=, got both or neither. Give one.")
     kind, driven = _prediction_type(scheduler), _copy(scheduler, steps)
+    timesteps, whole = _begun(driven, start)
+    if x is None and not whole:
+        raise ShapeError(
+            "drive: expected x= for a run that begins in the middle of its timesteps, got shape=. "
+            "Give data with the noise of that timestep: scheduler.add_noise(data, noise, t)."
+        )
     dtype = dtype or (torch.float32 if x is None else x.dtype)
     if dtype not in (torch.float32, torch.float64):
         raise PgmdiffError(f"drive: expected a float32 or float64 state, got {dtype}. Give dtype=.")
@@ -238,16 +263,24 @@ def drive(
         x = float(getattr(driven, "init_noise_sigma", 1.0)) * noise(START, like)
     x = x.to(dtype=dtype, device=device)
     own: dict[str, Any] = {}  # one generator per sample, if the scheduler accepts generators
-    keys = (np.random.Philox(key=key, counter=[0, 0, 0, OWN]) for key in noise.keys)
-    seeds = [int(bits.random_raw()) >> 1 for bits in keys]
+    seeds = noise.seeds(DRIVEN)
     if hasattr(driven, "noise_sampler_seed"):
         driven.noise_sampler_seed = seeds
     if "generator" in inspect.signature(driven.step).parameters:
         own["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
-    for t in tqdm(driven.timesteps, disable=not progress, desc="sampling"):
+    for i, t in enumerate(tqdm(timesteps, disable=not progress, desc="sampling")):
         driven.scale_model_input(x, t) if hasattr(driven, "scale_model_input") else None
-        output = _prediction(kind, joint, driven, x, *_level(driven, kind, t))
+        if hasattr(driven, "derivatives"):  # LMS, which takes its order from the place in the table
+            own["order"] = min(len(driven.derivatives) + 1, 4)
+        alpha, sigma_t = _level(driven, kind, t)
+        sigma = sigma_t / max(alpha, sigma_t / SIGMA_LIMIT)
+        u = x * (sigma / sigma_t)
+        denoised = denoise(joint, u, sigma)
+        output = _prediction(kind, driven, u, sigma, denoised)
+        seen = {"x": u, "i": i, "sigma": sigma, "denoised": denoised.clone()} if callback else {}
         x = driven.step(output, t, x, return_dict=False, **own)[0].to(dtype)
+        if callback is not None:
+            callback(seen)
     return x
 
 
@@ -265,9 +298,10 @@ def _copy(scheduler: Any, steps: int | None) -> Any:
     if _learns_variances(driven):
         driven.register_to_config(variance_type="fixed_small")
         driven.variance_type = "fixed_small"
+    used = any(getattr(driven, name, None) for name in ("step_index", "counter"))
     if steps is not None:
         driven.set_timesteps(steps)
-    elif getattr(driven, "step_index", None) or not getattr(driven, "num_inference_steps", None):
+    elif used or not getattr(driven, "num_inference_steps", None):
         raise PgmdiffError(
             f"drive: expected steps=, or a {name} on which set_timesteps was just called."
         )
@@ -276,14 +310,37 @@ def _copy(scheduler: Any, steps: int | None) -> Any:
             f"drive: expected falling timesteps, but those of a {name} rise: it adds noise. Give "
             "one that removes it."
         )
-    if hasattr(driven, "set_begin_index"):
-        driven.set_begin_index(0)
     return driven
+
+
+def _begun(driven: Any, start: int) -> tuple[Tensor, bool]:
+    """The timesteps of a run that leaves out steps, and whether it is the whole run."""
+    begin, timesteps = remaining(driven)
+    order, n = getattr(driven, "order", 1), len(timesteps)
+    if hasattr(driven, "plms_timesteps"):  # PNDM, whose steps have several timesteps
+        falling = torch.as_tensor(driven._timesteps[::-1].copy())
+        begin, n = int((falling > timesteps[0]).sum()), int((falling <= timesteps[0]).sum())
+    if not isinstance(start, int) or not 0 <= start * order < n:
+        raise PgmdiffError(
+            f"drive: expected start= from 0 to {(n - 1) // order}, the steps of this "
+            f"{type(driven).__name__}, got {start!r}."
+        )
+    begin += start * order
+    if hasattr(driven, "set_begin_index"):
+        driven.set_begin_index(begin)  # and timesteps in the places that this index counts
+        gone = timesteps[:1].expand(begin - start * order)
+        driven.timesteps = torch.cat([gone, timesteps])
+    if hasattr(driven, "plms_timesteps") and begin:
+        # it counts its calls, and makes the second of them one step back
+        driven.register_to_config(skip_prk_steps=True)
+        return torch.cat([falling[begin : begin + 2], falling[begin + 1 :]]), False
+    return timesteps[start * order :], not begin
 
 
 def _level(driven: Any, kind: str, t: Tensor) -> tuple[float, float]:
     """α_t and σ_t of the state from which a scheduler steps at t."""
-    i = getattr(driven, "step_index", None) or 0
+    i = getattr(driven, "step_index", None)
+    i = getattr(driven, "begin_index", None) or 0 if i is None else i
     if hasattr(driven, "sigmas"):
         if hasattr(driven, "sigmas_interpol") and not driven.state_in_first_order:
             ancestral = hasattr(driven, "sigmas_down")  # it stores them one place earlier
@@ -300,13 +357,8 @@ def _level(driven: Any, kind: str, t: Tensor) -> tuple[float, float]:
     return squared**0.5, (1 - squared) ** 0.5
 
 
-def _prediction(
-    kind: str, joint: Score, driven: Any, x: Tensor, alpha: float, sigma_t: float
-) -> Tensor:
-    """What a network of this kind would have predicted for the score of the joint."""
-    sigma = sigma_t / max(alpha, sigma_t / SIGMA_LIMIT)
-    u = x * (sigma / sigma_t)
-    denoised = denoise(joint, u, sigma)
+def _prediction(kind: str, driven: Any, u: Tensor, sigma: float, denoised: Tensor) -> Tensor:
+    """What a network of this kind would have predicted."""
     if hasattr(driven, "precondition_outputs"):
         c_out = float(driven.precondition_outputs(0.0, 1.0, sigma))
         skipped: Tensor = driven.precondition_outputs(u, 0.0, sigma)

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pgmdiff.integrations.shared import check_device, network_dtype
+from pgmdiff.integrations.shared import in_own_dtype
 from pgmdiff.scores.adapters import NetworkScore, Score, denoise, from_denoiser
 
 __all__ = ["from_k_diffusion", "to_k_diffusion"]
@@ -32,9 +32,7 @@ def from_k_diffusion(model: Callable[..., Tensor]) -> NetworkScore:
     """
 
     def denoiser(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        check_device(model, x)
-        dtype = network_dtype(model, x.dtype)
-        return model(x.to(dtype), sigma.to(dtype), **condition).to(x.dtype)
+        return in_own_dtype(model, x, sigma, **condition)
 
     return from_denoiser(denoiser)
 

@@ -24,10 +24,13 @@ from torch import Tensor
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.posterior import Posterior
+from pgmdiff.composition.rules import Marginal, Rule
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.graphs.families import repeated_observations
 from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at
 from pgmdiff.scores.adapters import Score, beside
+from pgmdiff.scores.walls import received
+from pgmdiff.text import brief
 
 __all__ = ["from_sbi", "tall_data"]
 
@@ -72,9 +75,16 @@ def from_sbi(estimator: Any) -> Score:
         theta_t, condition, t = (m * theta).to(dtype), condition.to(dtype), t.to(dtype)
         # One call per time: not all estimators accept one time per row.
         places = [(t == time).nonzero()[:, 0] for time in t.unique()]
-        scores = [estimator.score(theta_t[rows], condition[rows], t[rows[:1]]) for rows in places]
-        ordered: Tensor = torch.cat(scores)[torch.cat(places).argsort()]
-        return m * ordered.to(theta.dtype)
+        scores = [
+            received(
+                estimator.score(theta_t[rows], condition[rows], t[rows[:1]]),
+                theta[rows],
+                lambda: f"The estimator {brief(estimator)}",
+                cast=True,
+            )
+            for rows in places
+        ]
+        return m * torch.cat(scores)[torch.cat(places).argsort()]
 
     return score
 
@@ -87,37 +97,51 @@ def tall_data(
     shape: Sequence[int],
     covariances: Sequence[Tensor] | None = None,
     prior_covariance: Tensor | None = None,
+    rule: Rule | None = None,
 ) -> Joint:
     """The score of q(θ | y_1 … y_N), composed of posteriors of one observation each.
 
-    Without covariances the marginal rule is used, which is exact only as σ → 0; with them posterior
-    composition, which is exact at every σ if the posteriors and the prior are Gaussian.
+    With covariances this is posterior composition, which is exact at every σ if the posteriors and
+    the prior are Gaussian. `rule=Marginal()` asks for the paper's rule instead, which requires none
+    and is exact only as σ → 0: for the prior N(0, 2.25) and 20 observations of unit noise its
+    samples had a standard deviation of 0.0001 where 0.22 is right; for 100 they diverged.
 
     Args:
         posterior: the score `posterior(theta, sigma, condition)`, such as `from_sbi(estimator)`.
-        prior: the score `prior(theta, sigma)`, such as `gaussian.Gaussian(mean, covariance).score`.
+        prior: the score `prior(theta, sigma)`, such as `gaussian.Gaussian(mean, covariance)`.
         observations: the observations, `[N, *observed]`.
         shape: the shape of θ.
         covariances: the covariances of the N posteriors of one observation, each `[d, d]`, of
-            samples drawn from them or averaged over observations.
+            samples drawn from them or averaged over observations. A single observation needs none.
         prior_covariance: the covariance of the prior, `[d, d]`.
+        rule: a rule to be used without covariances; posterior composition if None.
 
     Raises:
         ShapeError: there is not one covariance per observation.
-        ScoreError: the covariances of the posteriors are given without the prior's, or vice versa.
+        ScoreError: neither the covariances of the posteriors and of the prior nor a rule are given,
+            or both are.
+        GraphError: the precisions of the posteriors, less N - 1 times the prior's, are not positive
+            definite: a posterior is wider than the prior.
     """
     n = len(observations)
     graph = repeated_observations(n, tuple(shape), [{"condition": y} for y in observations])
     scores = {"posterior": posterior, "prior": prior}
-    if covariances is None and prior_covariance is None:
-        return compose(graph, scores)
-    if covariances is None or prior_covariance is None:
+    given = [each is not None for each in (covariances, prior_covariance)]
+    if n == 1 and not any(given):  # the posterior itself
+        return compose(graph, scores, rule=rule or Marginal())
+    if any(given) if rule is not None else not all(given):
         raise ScoreError(
-            "tall_data: give both covariances= and prior_covariance=, or neither (marginal rule)."
+            "tall_data: expected covariances= and prior_covariance=, or a rule=, got "
+            f"covariances={'None' if covariances is None else '...'}, prior_covariance="
+            f"{'None' if prior_covariance is None else '...'} and rule={rule!r}. Give the "
+            "covariance of samples of each posterior and of the prior. rule=pgmdiff.Marginal() "
+            "requires none, but its samples are wrong by far for more than a few observations."
         )
+    if covariances is None or prior_covariance is None:
+        return compose(graph, scores, rule=rule)
     if len(covariances) != n:
         raise ShapeError(
             f"tall_data: expected {n} covariances, one per observation, got {len(covariances)}."
         )
     of_each = {f"y{i}": covariance for i, covariance in enumerate(covariances)}
-    return compose(graph, scores, rule=Posterior({**of_each, "prior": prior_covariance}))
+    return compose(graph, scores, rule=Posterior({**of_each, "theta": prior_covariance}))

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError
+from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import received
+from pgmdiff.text import brief
 
-__all__ = ["as_seen", "check_device", "network_dtype", "time_at"]
+__all__ = ["as_seen", "check_device", "in_own_dtype", "network_dtype", "time_at"]
 
 BISECTIONS = 60
 """How often the interval of times is halved: beyond the precision of float64."""
@@ -25,6 +28,14 @@ def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:
         return own
     parameters = model.parameters() if isinstance(model, torch.nn.Module) else ()
     return next((p.dtype for p in parameters if p.is_floating_point()), default)
+
+
+def in_own_dtype(model: Callable[..., Any], x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+    """What a network returns for x and σ in its own dtype, like x and in the dtype of x."""
+    check_device(model, x)
+    dtype, like = network_dtype(model, x.dtype), x.detach()  # whatever is done to x
+    value = model(x.to(dtype), sigma.to(dtype), **condition)
+    return received(value, like, lambda: f"The network {brief(model)}", cast=True)
 
 
 def check_device(model: Any, x: Tensor) -> None:
@@ -48,15 +59,19 @@ def time_at(
 ) -> Tensor:
     """The times at which a rising ratio σ_t / α_t equals σ, or the nearest end of their range.
 
+    NaN if σ is NaN, or the ratio.
+
     The ratio maps times `[batch]` from `first` to `last` to σ_t / α_t `[batch]`; times are float64.
+    They have no gradient: where one with respect to σ is required, it raises a `ScoreError`.
     """
     wanted = sigma.detach().double()
     low, high = torch.full_like(wanted, first), torch.full_like(wanted, last)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        below = ratio(middle) < wanted
+        below = (found := ratio(middle)) < wanted
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
+    check_gradient(low, sigma, lambda: "The time of a noise level, found by bisection")
+    return ((low + high) / 2).where(~(found.isnan() | wanted.isnan()), torch.nan)
 
 
 def as_seen(alpha: Tensor, sigma_t: Tensor, sigma: Tensor) -> Tensor:

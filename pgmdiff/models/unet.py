@@ -17,6 +17,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError
+from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import received
+from pgmdiff.text import brief
 
 __all__ = ["EDMDenoiser", "UNet", "trained"]
 
@@ -125,7 +128,8 @@ class EDMDenoiser(nn.Module):
 
     Args:
         network: the network `F(x, noise)` of x `[batch, *shape]` and noise `[batch]`.
-        sigma_data: the standard deviation of the data, in the data's units.
+        sigma_data: the standard deviation of the data, in the data's units. The data are assumed
+            to have mean 0: subtract it before training.
     """
 
     def __init__(self, network: nn.Module, sigma_data: float) -> None:
@@ -139,8 +143,14 @@ class EDMDenoiser(nn.Module):
         c_skip = self.sigma_data**2 / total
         c_out = s * self.sigma_data / total.sqrt()
         c_in = total.rsqrt()
-        out: Tensor = c_skip * x + c_out * self.network(c_in * x, sigma.log() / 4)
-        return out
+        seen = c_in * x
+
+        def who() -> str:
+            return f"The network {brief(self.network)}"
+
+        value = received(self.network(seen, sigma.log() / 4), x, who, cast=True)
+        check_gradient(value, seen, who)
+        return c_skip * x + c_out * value
 
 
 def trained(model: EDMDenoiser, weights: Path) -> EDMDenoiser:

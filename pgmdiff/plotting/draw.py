@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.graphs.factor_graph import FactorGraph, GraphLike, graph_of
 from pgmdiff.plotting.boxes import are_windows
 from pgmdiff.plotting.cube import draw_cube, is_cube
 from pgmdiff.plotting.diagrams import draw_scene
@@ -29,7 +28,7 @@ ON_IMAGES: dict[str, Callable[..., Figure]] = {
 
 
 def plot(
-    graph: FactorGraph | RegionGraph,
+    graph: GraphLike,
     *,
     layout: LayoutName = "auto",
     image: Tensor | None = None,
@@ -76,11 +75,7 @@ def plot(
         >>> sorted(text.get_text() for text in figure.axes[0].texts)
         ['f0\n+1', 'f1\n+1', 'x0\n0', 'x1\n−1', 'x2\n0']
     """
-    if not isinstance(graph, FactorGraph | RegionGraph):
-        raise GraphError(
-            f"plot: expected a FactorGraph or a RegionGraph, got {type(graph).__name__}. Convert a "
-            "networkx graph with FactorGraph.from_networkx; of a joint, plot joint.graph."
-        )
+    graph = graph_of(graph, "plot")
     factor = isinstance(graph, FactorGraph)
     known = sorted(LAYOUTS) if factor else ["counts", "cube", "hasse", "tiles"]
     if layout not in ("auto", *known):

@@ -3,17 +3,20 @@
 Nodes are numbered: variables in the order of their declaration, then factors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, pi, sqrt
+from typing import Any
 
 import networkx as nx
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial import KDTree
 
+from pgmdiff.errors import GraphError
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.linalg import Floats
+from pgmdiff.text import brief
 
 __all__ = [
     "LAYOUTS",
@@ -84,16 +87,31 @@ def spatial(graph: FactorGraph) -> Layout:
     if graph._drawn is not None:
         data = graph._drawn.nodes
         known = {n: data[n]["pos"] for n in data if data[n].get("pos") is not None}
-        known = {n: np.asarray(pos, float)[:2] for n, pos in known.items()}
+        known = {n: _position(n, pos) for n, pos in known.items()}
         if known and all(name in known for name in names):
             for factor, scope in graph.scopes.items():
                 known.setdefault(factor, np.mean([known[name] for name in scope], axis=0))
             return Layout(_roomy(np.array([known[name] for name in (*names, *graph.factors)])))
     sizes = {len(name) if isinstance(name, tuple) else 0 for name in names}
-    integers = all(isinstance(c, int) for name in names if isinstance(name, tuple) for c in name)
+    coordinates = [c for name in names if isinstance(name, tuple) for c in name]
+    integers = all(isinstance(c, int | np.integer) and abs(int(c)) < 2**31 for c in coordinates)
     if integers and len(sizes) == 1 and min(sizes) >= 2:
         return _lattice(graph)
     return Layout(_by_shape(graph))
+
+
+def _position(name: Hashable, pos: Any) -> Floats:
+    """The attribute `pos` of a networkx node, its first two coordinates."""
+    try:
+        place: Floats = np.asarray(pos, float)
+        if place.ndim == 1 and len(place) >= 2 and np.isfinite(place).all():
+            return place[:2]
+    except (TypeError, ValueError):
+        pass
+    raise GraphError(
+        f"plot: node {name!r} has pos={brief(pos)}, expected two numbers (x, y). Set "
+        f"graph.nodes[{name!r}]['pos'], or remove it from all nodes."
+    )
 
 
 def _lattice(graph: FactorGraph) -> Layout:

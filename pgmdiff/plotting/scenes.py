@@ -140,7 +140,7 @@ def factor_scene(graph: FactorGraph, layout: str, depth: int = 1) -> Scene:
         count, text, inner = Fraction(counts[name]), short_name(name), graph.nested.get(name)
         if inner is None:
             kind: Kind = "circle" if number < len(graph.variables) else "square"
-            named_by_scope = kind == "square" and scopes[name] == name
+            named_by_scope = isinstance(name, tuple) and scopes.get(name) == name
             nodes.append(Node("" if named_by_scope else text, count, kind))
             continue
         width = 0.3 * text_size(f"{text}  {count_text(count)}")[0] + 0.6

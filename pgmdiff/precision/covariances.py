@@ -170,16 +170,14 @@ class Stationary(Covariances):
         autocovariance: γ, `[A, A, *lags]`, float64. a and b number the places along the axes that
             are not stationary; a lag axis holds the lags -(w-1) ... w-1 of the longest window w.
         axes: the stationary axes of the event.
-        ridge: added to the variances.
     """
 
     autocovariance: Tensor = field(repr=False)
     axes: tuple[int, ...]
-    ridge: float = 0.0
 
     def __repr__(self) -> str:
         lags = " × ".join(str((n - 1) // 2) for n in self.autocovariance.shape[2:])
-        return described(self, f"lags up to {lags}", f"axes={self.axes}", f"ridge={self.ridge:.3g}")
+        return described(self, f"lags up to {lags}", f"axes={self.axes}")
 
     def of(self, group: RegionGroup) -> Tensor:
         rest = [axis for axis in range(len(group.shape)) if axis not in self.axes]
@@ -203,8 +201,7 @@ class Stationary(Covariances):
             lags.append(place - place[:, None] + longest)
         sides = [n if axis in rest else 1 for axis, n in enumerate(group.shape)]
         row = torch.arange(prod(sides)).reshape(sides).expand(group.shape).reshape(-1)
-        values = self.autocovariance[(row[:, None], row, *lags)]
-        return (values + self.ridge * torch.eye(len(row), dtype=values.dtype))[None]
+        return self.autocovariance[(row[:, None], row, *lags)][None]
 
 
 @dataclass(frozen=True)

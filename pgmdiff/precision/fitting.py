@@ -1,6 +1,8 @@
 r"""Region covariances estimated from clean states, in one streamed pass, so that they agree.
 
 Only the outer regions are estimated; a sub-region is read off the first outer region around it.
+Estimates have the units of the data and do not depend on its mean; dense and stationary ones are
+also equivariant to a unit of its own for every element.
 Dense covariances that are not shared are then blocks of one positive definite estimate, and P is
 positive definite on every junction tree; covariances that are estimated one by one from different
 samples often compose to an indefinite P. If covariances are shared, or of low rank, a sub-region
@@ -18,11 +20,12 @@ raises an error, and `shrinkage="least"` helps.
     stationary   γ̂(h) = Σ_t (u_t - m)(u_{t+h} - m) / (number of such pairs), by Fourier transforms
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -30,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError, shape_text
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.precision.covariances import (
@@ -42,9 +46,6 @@ from pgmdiff.precision.covariances import (
     without_channels,
 )
 from pgmdiff.precision.precision import weighed
-
-if TYPE_CHECKING:
-    from pgmdiff.graphs.factor_graph import FactorGraph
 
 __all__ = ["Form", "fit_covariances"]
 
@@ -60,7 +61,7 @@ Outer: TypeAlias = Mapping[Hashable, Tensor]
 
 
 def fit_covariances(
-    graph: "FactorGraph | RegionGraph",
+    graph: GraphLike,
     data: Tensor | Iterable[Tensor],
     *,
     form: Form | None = None,
@@ -76,18 +77,21 @@ def fit_covariances(
         graph: every counted region must lie inside an outer one, as it does in all built-in graphs.
         data: states `[n, *event]`, or an iterable of batches of them, which is read once. The mean
             of every place is removed; for the stationary form, one mean over the stationary axes.
-        form: `"dense"`; `"low_rank"` plus a diagonal δ; or `"stationary"`, for windows of a tensor
-            that look the same everywhere along `axes`. If None, dense for regions of up to 1,000
-            elements, and of low rank above.
+        form: `"dense"`; `"low_rank"` plus one δ for all elements, whose units must therefore be
+            alike: a warning is given where δ is over ten times an element's variance; or
+            `"stationary"`, for windows of a tensor that look the same everywhere along `axes`. If
+            None, dense for regions of up to 1,000 elements, and of low rank above.
         shared: whether all outer regions with one model have one covariance, for which their
             windows are pooled. For windows of the same thing it is much the better estimate, and
             it allows Fourier solves on periodic graphs. Regions with a model of their own are not
             pooled.
-        channels: whether covariances are C ⊗ S, channels (the first axis) times places.
+        channels: whether covariances are C ⊗ S, channels (the first axis) times places. Channels of
+            larger variance count more in S.
         rank: of the low-rank form; regions of fewer elements are kept whole.
         axes: the stationary axes of the event; if None, all (except channels that are separated).
-        ridge: added to the variances, relative to their mean, so that unseen directions keep a
-            small variance.
+        ridge: the share of its own variance that is added to the variance of every element, so
+            that unseen directions keep a small variance; in the low-rank form, and for elements
+            that never vary, a share of the mean variance.
 
     Returns:
         A provider for `Posterior(covariances)`.
@@ -107,7 +111,7 @@ def fit_covariances(
         >>> Posterior(fit_covariances(chain(3), data))
         Posterior(Pooled, shrinkage=0.0)
     """
-    regions = graph.regions
+    regions = graph_of(graph, "fit_covariances").regions
     whole = _Channels(regions.event_shape[0]) if channels else None
     inner = without_channels(regions) if channels else regions
     if form is None:
@@ -172,17 +176,18 @@ class _Estimate(ABC):
 
 
 class _Moments(_Estimate):
-    """Σ̂ of every kind of outer region, by first and second moments about the first batch's mean."""
+    """Σ̂ of every kind of outer region, by first and second moments about the first state."""
 
     def __init__(self, graph: RegionGraph, shared: bool) -> None:
         self.graph, self.outer, self.n = graph, _outer(graph, shared), 0
-        self.origin: Tensor | None = None  # so that squares do not drown in a large mean
+        # So that squares do not drown in a large mean, and what never varies is exactly 0.
+        self.origin: Tensor | None = None
         self.sums = torch.zeros(1, graph.n_elements, dtype=torch.float64)
         self.products: dict[Hashable, Tensor] = {}
 
     def add(self, states: Tensor) -> None:
         if self.origin is None:
-            self.origin = states.mean(dim=0)
+            self.origin = states[0].clone()
         centred = states - self.origin
         self.n, self.sums = self.n + len(states), self.sums + centred.sum(dim=0)
         for kind, regions in self.outer.items():
@@ -195,9 +200,9 @@ class _Moments(_Estimate):
         for kind, regions in self.outer.items():
             means = (self.sums / self.n)[:, regions].flatten(0, 1)  # of every region and channel
             fitted[kind] = (self.products[kind] / self.n - means.T @ means) / len(means)
-        level = ridge * float(torch.cat([v.diagonal() for v in fitted.values()]).mean())
+        mean = torch.cat([v.diagonal() for v in fitted.values()]).mean()
         for covariance in fitted.values():
-            covariance.diagonal().add_(level)
+            _raise(covariance.diagonal(), ridge, mean)
         return Pooled(fitted, _parents(self.graph, self.outer))
 
 
@@ -220,11 +225,20 @@ class _Components(_Estimate):
         sizes = {kind: regions.shape[1] for kind, regions in self.outer.items()}
         most = min(self.rank, max(sizes.values()) - 1)
         variances = {kind: part.scales[:most] ** 2 / part.n for kind, part in self.parts.items()}
-        totals = {kind: part.total / part.n for kind, part in self.parts.items()}
+        squares = {kind: part.squares / part.n for kind, part in self.parts.items()}
+        totals = {kind: float(each.sum()) for kind, each in squares.items()}
         left = sum(totals[kind] - float(variances[kind].sum()) for kind in sizes)
         free = sum(d - min(most, d) for d in sizes.values())
         mean = sum(totals.values()) / sum(sizes.values())
         floor = max(left, 0.0) / free + ridge * mean
+        small = sum(int(((v > 0) & (10 * v < floor)).sum()) for v in squares.values())
+        if small:
+            warnings.warn(
+                f"fit_covariances: form='low_rank' takes one unexplained variance δ = {floor:.3g} "
+                f"for all elements, more than ten times the whole variance of {small} of them. "
+                "Divide elements by their standard deviations, or use form='dense'.",
+                stacklevel=3,
+            )
         factors = {
             kind: part.vectors[:, :most] * (variances[kind] - floor).clamp(min=0).sqrt()
             for kind, part in self.parts.items()
@@ -238,13 +252,13 @@ class _Principal:
 
     Attributes:
         vectors, scales: `[d, k]`, and the singular values, `[k]`.
-        total: the sum of squares of all centred rows, including what was truncated.
+        squares: the sums of squares of all centred rows, including what was truncated, `[d]`.
         means: for every region the number of its states so far, and their mean `[channels, d]`.
     """
 
     def __init__(self, most: int) -> None:
-        self.most, self.n, self.total = most, 0, 0.0
-        self.vectors = self.scales = torch.zeros(0, dtype=torch.float64)
+        self.most, self.n = most, 0
+        self.vectors = self.scales = self.squares = torch.zeros(0, dtype=torch.float64)
         self.means: dict[int, tuple[int, Tensor]] = {}
 
     def add(self, rows: Tensor, region: int) -> None:
@@ -254,7 +268,8 @@ class _Principal:
         seen, before = self.means.get(region, (0, mean))
         own = (rows - mean).reshape(n * channels, d)
         moved = (seen * n / (seen + n)) ** 0.5 * (before - mean)
-        self.total += float((own**2).sum() + (moved**2).sum())
+        added = (own**2).sum(dim=0) + (moved**2).sum(dim=0)
+        self.squares = self.squares + added if self.n else added
         kept = self.vectors * self.scales if self.n else own.new_zeros(d, 0)
         stacked = torch.cat([kept, own.T, moved.T], dim=1)
         vectors, scales, _ = torch.linalg.svd(stacked, full_matrices=False)
@@ -296,7 +311,7 @@ class _Autocovariance(_Estimate):
         moved = whole.movedim([axis + 2 for axis in self.axes], list(range(-k, 0)))
         fields = moved.reshape(*states.shape[:2], -1, *moved.shape[-k:])
         if self.origin is None:
-            self.origin = fields.mean()
+            self.origin = fields[:1].flatten(3)[..., 0].reshape(1, *fields.shape[1:3], *[1] * k)
         fields = fields - self.origin
         for one in fields.split(64):
             self.power = self.power + self._correlated(one, one)
@@ -323,7 +338,9 @@ class _Autocovariance(_Estimate):
             lags = torch.arange(1 - longest, longest) % self.sizes[number]
             gamma = gamma.index_select(2 + number, lags)
         zero_lag: Any = (..., *(longest - 1 for longest in self.longest))
-        return Stationary(gamma, self.axes, ridge * float(gamma[zero_lag].diagonal().mean()))
+        variances = gamma[zero_lag].diagonal()
+        _raise(variances, ridge, variances.mean())
+        return Stationary(gamma, self.axes)
 
 
 class _Channels:
@@ -337,7 +354,7 @@ class _Channels:
 
     def add(self, states: Tensor) -> None:
         if self.origin is None:
-            self.origin = states.mean(dim=0)
+            self.origin = states[0].clone()
         centred = states - self.origin
         self.products += torch.einsum("ncp,ndp->cd", centred, centred)
         self.n, self.sums = self.n + len(states), self.sums + centred.sum(dim=0)
@@ -347,7 +364,13 @@ class _Channels:
         mean = self.sums / self.n
         covariance = self.products / self.n - mean @ mean.T
         covariance = covariance / covariance.diagonal().mean()
-        return covariance + ridge * torch.eye(len(covariance)).to(covariance)
+        _raise(covariance.diagonal(), ridge, torch.ones(()))
+        return covariance
+
+
+def _raise(variances: Tensor, ridge: float, mean: Tensor) -> None:
+    """Raises variances, in place, by a share of themselves; of their mean where they are 0."""
+    variances.add_(ridge * torch.where(variances > 0, variances, mean.to(variances)))
 
 
 def _outer(graph: RegionGraph, shared: bool) -> Outer:

@@ -11,6 +11,7 @@ One object holds the matrices of all n regions of a group, or the one matrix tha
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ __all__ = [
 ]
 
 NEGLIGIBLE = 1e-13
-"""Eigenvalues below this share of the largest count as 0."""
+"""Eigenvalues of correlations below this share of the largest count as 0."""
 
 Names = Callable[[int], Hashable]
 """Maps the row of a region in its group to the region's name."""
@@ -83,11 +84,9 @@ class DensePrecisions(RegionPrecisions):
 
     Args:
         inverse: `[n or 1, d, d]`.
-        eigenvalues: of the inverses, `[n or 1, d]`.
     """
 
     inverse: Tensor
-    eigenvalues: Tensor
 
     def times(self, v: Tensor) -> Tensor:
         if self.shared:
@@ -100,8 +99,15 @@ class DensePrecisions(RegionPrecisions):
     def log_determinants(self, sigma: Tensor) -> Tensor:
         return torch.log1p(_column(sigma, self.eigenvalues) ** 2 * self.eigenvalues).sum(dim=2)
 
+    @cached_property
+    def eigenvalues(self) -> Tensor:
+        """The eigenvalues of the inverses, `[n or 1, d]`."""
+        with torch.inference_mode(False):  # what is kept must serve autograd later
+            values: Tensor = torch.linalg.eigvalsh(self.inverse.clone())
+        return values.clamp(min=0)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> "DensePrecisions":
-        return DensePrecisions(function(self.inverse), function(self.eigenvalues))
+        return DensePrecisions(function(self.inverse))
 
     @property
     def shared(self) -> bool:
@@ -193,7 +199,7 @@ def concatenated(parts: Sequence[tuple[RegionPrecisions, int]]) -> RegionPrecisi
         gains = torch.cat([p.gains.expand(n, -1) for p, n in low])
         return LowRankPrecisions(vectors, gains, low[0][0].floor)
     inverse = torch.cat([p.dense().expand(n, -1, -1) for p, n in parts])
-    return DensePrecisions(inverse, torch.linalg.eigvalsh(inverse))
+    return DensePrecisions(inverse)
 
 
 @dataclass(frozen=True)
@@ -226,10 +232,10 @@ class RegionCovariances(ABC):
 
     @abstractmethod
     def shrunk(self, change: Change, common: Tensor) -> "RegionCovariances":
-        """(1 - λ) Σ_r + λ A_r M A_rᵀ + ε m I.
+        """(1 - λ) Σ_r + (λ + ε) A_r M A_rᵀ.
 
         Args:
-            change: λ, ε and m.
+            change: λ and ε, and the mean m of M.
             common: the diagonal of M on the regions' elements, `[n, d]`. A low-rank form uses
                 M = m I, which keeps its form.
         """
@@ -262,7 +268,7 @@ class DenseCovariances(RegionCovariances):
     def shrunk(self, change: Change, common: Tensor) -> "DenseCovariances":
         if len(self.matrices) == 1 and (common == common[:1]).all():
             common = common[:1]
-        added = torch.diag_embed(change.shrinkage * common + change.jitter * change.mean)
+        added = torch.diag_embed((change.shrinkage + change.jitter) * common)
         return DenseCovariances((1 - change.shrinkage) * self.matrices + added)
 
     def inverse(self, names: Names) -> DensePrecisions:
@@ -272,16 +278,22 @@ class DenseCovariances(RegionCovariances):
                 f"Posterior: the covariance of {names(int(infinite.nonzero()[0]))!r} holds NaN or "
                 "infinity. Remove states that are not finite before estimating it."
             )
-        values, vectors = torch.linalg.eigh(self.matrices)
+        # Of correlations, so that no unit of an element decides what is negligible.
+        variances = self.variances()
+        units = torch.where(variances > 0, variances, 1).rsqrt()
+        scaled = units[:, :, None] * self.matrices * units[:, None]
+        values, vectors = torch.linalg.eigh(scaled)
         floor = NEGLIGIBLE * values.abs().amax(dim=1, keepdim=True)
         if not (values > floor).all():
             row = int((values <= floor).any(dim=1).nonzero()[0])
+            own = torch.linalg.eigvalsh(self.matrices[row])
             raise GraphError(
                 f"Posterior: the covariance of {names(row)!r} is singular or indefinite, its "
-                f"eigenvalues go from {values[row].min():.3g} to {values[row].max():.3g}. Estimate "
+                f"eigenvalues go from {own.min():.3g} to {own.max():.3g}. Estimate "
                 "it from more samples, or add to its diagonal (jitter=, ridge=)."
             )
-        return DensePrecisions((vectors / values[:, None]) @ vectors.mT, 1 / values)
+        vectors = units[:, :, None] * vectors
+        return DensePrecisions((vectors / values[:, None]) @ vectors.mT)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -309,8 +321,8 @@ class LowRankCovariances(RegionCovariances):
         return LowRankCovariances(kept**0.5 * self.factors, floor)
 
     def inverse(self, names: Names) -> LowRankPrecisions:
-        finite = self.factors.isfinite().flatten(1).all(dim=1)
-        if not (finite.all() and self.floor > 0):
+        finite = self.factors.square().isfinite().flatten(1).all(dim=1)
+        if not (finite.all() and 0 < self.floor < torch.inf):
             row = 0 if finite.all() else int((~finite).nonzero()[0])
             raise GraphError(
                 f"Posterior: expected the low-rank covariance of {names(row)!r} with finite "

@@ -5,9 +5,9 @@ r"""The composed precision of a graph.
 On a junction tree P ≻ 0 if all covariances are read off one positive definite estimate. On loops
 it can be indefinite. Two remedies are applied on request, in this order:
 
-    jitter     Σ_r + ε m I, m the mean variance
-    shrinkage  (1 - λ) Σ_r + λ A_r M A_rᵀ, M the common diagonal of mean variances; λ = 1 is the
-               marginal rule; λ* is the least such that P ≻ 0 for all of [λ*, 1]
+    jitter     Σ_r + ε A_r M A_rᵀ, M the common diagonal of every element's mean variance
+    shrinkage  (1 - λ) Σ_r + λ A_r M A_rᵀ; λ = 1 is the marginal rule; λ* is the least such that
+               P ≻ 0 for all of [λ*, 1]
 """
 
 from collections.abc import Iterator, Sequence

@@ -18,6 +18,7 @@ from pgmdiff.samplers.schedules import (
     variance_preserving,
 )
 from pgmdiff.samplers.smc import Particles, effective_sample_size, sample_weighted
+from pgmdiff.samplers.store import Run
 
 __all__ = [
     "DPMSolver2S",
@@ -39,6 +40,7 @@ __all__ = [
     "Particles",
     "Past",
     "PredictorCorrector",
+    "Run",
     "Solver",
     "State",
     "Step",

@@ -20,14 +20,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError, ShapeError, required
-from pgmdiff.noise import Draw, Generator, Noise
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, required
+from pgmdiff.linalg import is_finite
+from pgmdiff.noise import PROBES, Draw, Generator, Noise
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, denoise
+from pgmdiff.scores.walls import received
 
 __all__ = ["Adaptive", "log_likelihood"]
 
+MOST_STEPS = 100_000
+"""Steps, accepted or not, after which a tolerance counts as out of reach."""
 METHODS = ("adaptive_heun", "bosh3", "dopri5", "dopri8", "fehlberg2")
+
+FIRST = 0.1
+"""The first step tried, in log σ."""
+ROUNDING = 8
+"""Errors of a step below this many units in the last place of an element are tolerated."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +48,31 @@ class Adaptive(Solver):
     to a larger σ finds the noise from which the data come.
 
     Args:
-        rtol: tolerated error of a step relative to the size of an element; the root mean square
-            over a sample counts.
-        atol: tolerated error of a step, added to the relative one.
+        rtol: tolerated error of a step relative to σ, so that neither the data's unit nor its
+            offset matter; the root mean square over a sample counts. Later steps shrink an error in
+            proportion to σ down to the data's own spread.
+        atol: tolerated error of a step in the data's units, added to the relative one.
         method: "dopri5", "dopri8", "bosh3", "fehlberg2" or "adaptive_heun", of torchdiffeq.
 
     Raises:
-        PgmdiffError: a tolerance is not positive, or the method is unknown.
+        PgmdiffError: rtol is not positive, atol is negative, one of them is not finite, or the
+            method is unknown; when it runs, the tolerance is out of reach.
+        ScoreError: the score is not finite (raised when it runs).
         ImportError: torchdiffeq is not installed (raised at the first step).
     """
 
     rtol: float = 1e-5
-    atol: float = 1e-5
+    atol: float = 0.0
     method: str = "dopri5"
     evaluations = 0
     """Not fixed."""
 
     def __post_init__(self) -> None:
-        if not (self.rtol > 0 and self.atol > 0) or self.method not in METHODS:
+        sound = 0 < self.rtol < math.inf and 0 <= self.atol < math.inf
+        if not sound or self.method not in METHODS:
             raise PgmdiffError(
-                f"Adaptive: expected positive tolerances and a method among {', '.join(METHODS)}, "
-                f"got {self}."
+                "Adaptive: expected positive tolerances (atol may be 0) and a method among "
+                f"{', '.join(METHODS)}, got {self}."
             )
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
@@ -70,28 +83,61 @@ class Adaptive(Solver):
         return State(x, state.step + 1, sigma_next, denoised)
 
     def _integrate(
-        self, drift: Callable[[Tensor, Tensor], Tensor], y: Tensor, sigma: float, sigma_next: float
+        self,
+        drift: Callable[[Tensor, Tensor], Tensor],
+        y: Tensor,
+        sigma: float,
+        sigma_next: float,
+        nats: int = 0,
     ) -> Tensor:
-        """∫ drift(σ, y) d log σ for y `[batch, ...]`, evaluated nowhere outside [σ, σ']."""
+        """∫ drift(σ, y) d log σ for y `[batch, ...]`, evaluated nowhere outside [σ, σ'].
+
+        If `nats` is not 0, the last column of y `[batch, n]` is a log-density of so many elements.
+        """
+        eps = torch.finfo(y.dtype).eps
+        tolerated = y  # of a step that ends where the drift was evaluated last
+
+        def measured(log_sigma: Tensor, y: Tensor) -> Tensor:
+            nonlocal tolerated
+            level = log_sigma.exp()
+            tolerated = self.rtol * level + self.atol + ROUNDING * eps * y.abs()
+            if nats:
+                tolerated[:, -1] = self.rtol * nats + ROUNDING * eps * y[:, -1].abs()
+            found = drift(level, y)
+            if not is_finite(found):  # an error estimate of NaN is rejected for ever
+                raise ScoreError(
+                    f"Adaptive: the score (or its trace) is not finite at σ = {level:g}. Call it "
+                    "alone at this level."
+                )
+            return found
 
         def worst_sample(error: Tensor) -> Tensor:
-            return error.reshape(len(error), -1).square().mean(dim=1).max().sqrt()
+            relative = (error / tolerated).reshape(len(error), -1)
+            return relative.square().mean(dim=1).max().sqrt()
 
         ode = required("torchdiffeq", "the solver Adaptive (and log_likelihood)", "ode")
         logs = [math.log(sigma), math.log(sigma_next)]
         ends = torch.tensor(logs, dtype=torch.float64, device=y.device)
-        path: Tensor = ode.odeint(
-            lambda log_sigma, y: drift(log_sigma.exp(), y),
-            y,
-            ends,
-            rtol=self.rtol,
-            atol=self.atol,
-            method=self.method,
-            options={"norm": worst_sample, "step_t": ends[1:]},
-        )
+        options = {
+            "norm": worst_sample,
+            "step_t": ends[1:],
+            "first_step": FIRST,
+            "max_num_steps": MOST_STEPS,
+        }
+        try:
+            path: Tensor = ode.odeint(
+                measured, y, ends, rtol=0.0, atol=1.0, method=self.method, options=options
+            )
+        except AssertionError as error:  # torchdiffeq's way to give up
+            raise PgmdiffError(
+                f"Adaptive: rtol = {self.rtol:g} and atol = {self.atol:g} are not met from σ = "
+                f"{sigma:g} to {sigma_next:g}: {error}. Raise them, or use float64: noisy scores, "
+                "and those with jumps, have no path that accurate."
+            ) from error
         return path[1]
 
 
+@torch.inference_mode(False)
 def log_likelihood(
     score: Score,
     x: Tensor,
@@ -129,6 +175,7 @@ def log_likelihood(
         PgmdiffError: 0 < sigma_min < sigma_max does not hold, the trace is unknown, or there are no
             probes.
         ShapeError: x has no batch axis.
+        ScoreError: the score has no gradient.
         ImportError: torchdiffeq is not installed.
 
     Source: Song et al., "Score-based generative modeling through stochastic differential
@@ -160,14 +207,14 @@ def log_likelihood(
         share, directions = 1.0, [row.reshape(x.shape[1:]).expand(x.shape) for row in eye]
     else:
         noise = Noise.of(generator, len(x))
-        share, directions = 1 / probes, [noise(probe, x).sign() for probe in range(probes)]
+        share, directions = 1 / probes, [noise(PROBES + probe, x).sign() for probe in range(probes)]
 
     def drift(sigma: Tensor, joined: Tensor) -> Tensor:
         with torch.enable_grad():
             u = joined[:, :n].reshape(x.shape).detach().requires_grad_()
             denoised = denoise(score, u, sigma)
             total = u.new_zeros(len(u))
-            for v in directions if denoised.requires_grad else []:
+            for v in directions:
                 (product,) = torch.autograd.grad(denoised, u, v, retain_graph=True)
                 total = total + (v * product).reshape(len(u), n).sum(dim=1)
         change = (u - denoised).detach().reshape(len(u), n)
@@ -175,9 +222,11 @@ def log_likelihood(
 
     joined = torch.cat([x.detach().reshape(len(x), n), x.new_zeros(len(x), 1)], dim=1)
     with torch.no_grad():
-        joined = (solver or Adaptive())._integrate(drift, joined, sigma_min, sigma_max)
+        joined = (solver or Adaptive())._integrate(drift, joined, sigma_min, sigma_max, nats=n)
         end, change = joined[:, :n], joined[:, n]
         if prior is not None:
-            return change + prior(end.reshape(x.shape))
+            return change + received(
+                prior(end.reshape(x.shape)), change, lambda: "log_likelihood: prior"
+            )
         constant = n * math.log(2 * math.pi * sigma_max**2)
         return change - 0.5 * ((end / sigma_max).square().sum(dim=1) + constant)

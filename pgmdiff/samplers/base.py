@@ -5,13 +5,16 @@ immutable. A run resumed from a saved state continues bit for bit.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from pgmdiff import store
+from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.noise import Draw
 from pgmdiff.scores.adapters import Score
 from pgmdiff.text import array, counted, described
@@ -26,7 +29,7 @@ Past: TypeAlias = tuple[float, Tensor]
 class State:
     """All that a solver knows between two steps.
 
-    `torch.save(vars(state), path)` writes it, `State(**torch.load(path))` reads it back.
+    `save` writes it to a file and `load` reads it back; `Run` does both, once for a whole run.
 
     Attributes:
         x: the state at noise level `sigma`, `[batch, *event]`.
@@ -36,6 +39,11 @@ class State:
         history: what the next step needs from earlier ones, the latest first; empty for one-step
             solvers.
         memory: what a score with memory (`joint.remembering`) left after its latest call.
+        run: the run to which it belongs, filled by `sample`: its solver, levels, shape and seeds.
+            Only this run resumes it; `replace(state, run={})` (of `dataclasses`) lets any.
+
+    Raises:
+        ShapeError: denoised or the history is not of the shape of x.
     """
 
     x: Tensor
@@ -44,6 +52,16 @@ class State:
     denoised: Tensor | None = None
     history: tuple[Past, ...] = ()
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        others = [self.denoised, *(value for _, value in self.history)]
+        for value in others:
+            if value is not None and value.shape != self.x.shape:
+                raise ShapeError(
+                    f"State: expected denoised and history of the shape of x, "
+                    f"{tuple(self.x.shape)}, got {tuple(value.shape)}. Cut all of them alike."
+                )
 
     def __repr__(self) -> str:
         place = f"step={self.step}", f"sigma={self.sigma:.6g}"
@@ -52,15 +70,53 @@ class State:
         return described(self, f"x={array(self.x)}", *place, denoised, history)
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> "State":
-        """The same state with all its tensors in a dtype, and on a device unless that is None."""
+        """A copy with all its tensors in a dtype, and on a device unless that is None."""
+        return self.map(lambda x: x.to(dtype=dtype, device=device, copy=True))
 
-        def moved(x: Tensor) -> Tensor:
-            return x.to(dtype=dtype, device=device)
-
+    def map(self, moved: Callable[[Tensor], Tensor]) -> "State":
+        """The same state after a function of tensors, such as `torch.clone`."""
         denoised = None if self.denoised is None else moved(self.denoised)
         history = tuple((sigma, moved(value)) for sigma, value in self.history)
         memory = {name: moved(value) for name, value in self.memory.items()}
         return replace(self, x=moved(self.x), denoised=denoised, history=history, memory=memory)
+
+    def parts(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Its tensors by name, and its facts, as `store.save` requires them."""
+        tensors = {"x": self.x} | {f"memory.{name}": value for name, value in self.memory.items()}
+        tensors |= {f"history.{k}": value for k, (_, value) in enumerate(self.history)}
+        tensors |= {} if self.denoised is None else {"denoised": self.denoised}
+        levels = [level for level, _ in self.history]
+        facts = {"step": self.step, "sigma": self.sigma, "levels": levels, "run": dict(self.run)}
+        return tensors, facts
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "State":
+        """The state of which these are the `parts`."""
+        return cls(
+            tensors["x"],
+            facts["step"],
+            facts["sigma"],
+            tensors.get("denoised"),
+            tuple((level, tensors[f"history.{k}"]) for k, level in enumerate(facts["levels"])),
+            {n.removeprefix("memory."): t for n, t in tensors.items() if n.startswith("memory.")},
+            facts["run"],
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state to a safetensors file, whole or not at all; see `store.save`."""
+        store.save(path, *self.parts())
+
+    @classmethod
+    def load(cls, path: str | Path) -> "State":
+        """The state that `save` wrote, on the CPU.
+
+        Raises:
+            PgmdiffError: the file is damaged, or that of something else; see `store.load`.
+        """
+        tensors, facts = store.load(path)
+        if "x" not in tensors or "levels" not in facts:
+            raise PgmdiffError(f"State: expected the file of a state, got {path}. See State.save.")
+        return cls.of(tensors, facts)
 
 
 class Solver(ABC):

@@ -41,17 +41,18 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import PgmdiffError, ScoreError
 from pgmdiff.linalg import squared_norms
-from pgmdiff.noise import Draw
+from pgmdiff.noise import CORRECTORS, Draw
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.scores.walls import called, on_copies, received
 from pgmdiff.text import by_field
 
 __all__ = ["Corrector", "Langevin", "Metropolis", "PredictorCorrector"]
 
-STREAM, WIDTH = 1 << 40, 1 << 20
-"""Noise of correctors is drawn beyond the solvers' own: up to 2^19 moves after each step."""
+WIDTH = 1 << 20
+"""Numbers of the draws of one step: of up to 2^19 moves, which use two each."""
 
 Bound = float | Callable[[float], float] | None
 """λ_max of minus the score's Jacobian, at every σ or as a function of σ; see `Curvature`."""
@@ -113,8 +114,9 @@ class Langevin(_LangevinMoves):
 
     Args:
         step: without a curvature, h = step · σ². Noised data have λ ≤ 1/σ², so that 2 would be the
-            limit of the exact score; composed precisions exceed 1/σ² (1.74 times was seen on a
-            chain of correlation 0.99): stay below 1. With a curvature, h = step · 2/λ_max, stable
+            limit of the exact score. Composed precisions exceed it: σ² λ_max is 1.7 to 2 on
+            chains, where a step below 1 is stable, and about 0.4 times the degree on hubs, where
+            it is not: give a curvature there. With a curvature, h = step · 2/λ_max, stable
             on a Gaussian for step < 1; the variance along λ is then 1/(1 - step · λ/λ_max) times
             too large.
         n_moves: number of moves per correction.
@@ -135,7 +137,7 @@ class Langevin(_LangevinMoves):
     def correct(self, score: Score, x: Tensor, sigma: float, noise: Draw) -> tuple[Tensor, Tensor]:
         h = self._size(sigma)
         for move in range(self.n_moves):
-            drift = score(x, per_sample(sigma, x))
+            drift = called(score, x, per_sample(sigma, x))
             x = x + h * drift + (2 * h) ** 0.5 * noise(2 * move, x)
         return x, x.new_ones(len(x))
 
@@ -152,6 +154,9 @@ class Metropolis(_LangevinMoves):
         log_density: `log_density(x, sigma) -> [batch]`, whose gradient is the score, such as a
             joint's under the evidence rule.
         step, n_moves, curvature: as for `Langevin`, with the same errors.
+
+    Raises:
+        ScoreError: a log-density or a score is NaN or infinite; -inf is allowed at proposals.
     """
 
     log_density: Callable[[Tensor, Tensor], Tensor]
@@ -166,12 +171,25 @@ class Metropolis(_LangevinMoves):
     def correct(self, score: Score, x: Tensor, sigma: float, noise: Draw) -> tuple[Tensor, Tensor]:
         h, level = self._size(sigma), per_sample(sigma, x)
         accepted = x.new_zeros(len(x))
-        density, drift = self.log_density(x, level), score(x, level)
+
+        def at(x: Tensor) -> tuple[Tensor, Tensor]:
+            value = on_copies(self.log_density, x, level)
+            density = received(value, accepted, lambda: "Metropolis: log_density")
+            return density.clone(), called(score, x, level)
+
+        density, drift = at(x)
+        sound = density.isfinite().all() and drift.isfinite().all()
         for move in range(self.n_moves):
             there = x + h * drift + (2 * h) ** 0.5 * noise(2 * move, x)
-            density_there, drift_there = self.log_density(there, level), score(there, level)
+            density_there, drift_there = at(there)
             back = squared_norms(x - there - h * drift_there) - squared_norms(there - x - h * drift)
             ratio = density_there - density - back / (4 * h)
+            sound = sound and (ratio.isfinite() | (density_there == -torch.inf)).all()
+            if not sound:  # nothing would be accepted, or nothing rejected
+                raise ScoreError(
+                    f"Metropolis: a log-density or a score is not finite at σ = {sigma:g}, move "
+                    f"{move}. Look at them at this level; a proposal may have the density -inf."
+                )
             uniform = torch.special.ndtr(noise(2 * move + 1, x.new_empty(len(x), 1))[:, 0])
             accepts = uniform.log() < ratio
             accepted = accepted + accepts.to(x)
@@ -233,7 +251,7 @@ class PredictorCorrector(Solver):
             return after
 
         def own(number: int, like: Tensor) -> Tensor:
-            return noise(STREAM + WIDTH * state.step + number, like)
+            return noise(CORRECTORS + WIDTH * state.step + number, like)
 
         x, acceptance = self.corrector.correct(score, after.x, sigma_next, own)
         if self.report is not None:

@@ -23,21 +23,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError
-from pgmdiff.noise import Generator, Noise
+from pgmdiff.errors import PgmdiffError, ScoreError
+from pgmdiff.noise import CURVATURE, Generator, Noise
 from pgmdiff.samplers.base import Solver
 from pgmdiff.samplers.one_step import Euler
 from pgmdiff.samplers.run import Step, sample
 from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.scores.walls import called
 from pgmdiff.text import array, described, span
 
 __all__ = ["Curvature", "Extremes", "curvature_extremes"]
 
 REACH = 0.01
 """Largest move of an element by a difference, in units of σ."""
-
-PRODUCTS = 5 << 61
-"""Number of the first draw of the recurrence."""
 
 
 class Extremes(NamedTuple):
@@ -82,7 +80,8 @@ def curvature_extremes(
         generator: the source of the recurrence's first vector, as for `sample`.
 
     Raises:
-        PgmdiffError: sigma or products is not positive.
+        PgmdiffError: sigma or products is not positive, or σ is lost in the rounding of x.
+        ScoreError: the score is not finite.
 
     Source: Arnoldi, "The principle of minimized iterations in the solution of the matrix eigenvalue
     problem", 1951.
@@ -100,23 +99,34 @@ def curvature_extremes(
             "curvature_extremes: expected sigma above 0 and products of at least 1, got "
             f"{sigma} and {products}."
         )
+    if not REACH * sigma > torch.finfo(x.dtype).eps * x.abs().max():
+        raise PgmdiffError(
+            f"curvature_extremes: differences of σ/100 = {REACH * sigma:.2g} are lost in the "
+            f"rounding of states up to {x.abs().max():.3g} in {x.dtype}. Use float64, or a larger "
+            "σ."
+        )
     noise, level = Noise.of(generator, len(x)), per_sample(sigma, x)
     size = min(products, prod(x.shape[1:]))
-    basis = [_orthonormal(noise(PRODUCTS, x), [])]
+    basis = [_orthonormal(noise(CURVATURE, x), [])]
     projected = x.new_zeros(len(x), size, size, dtype=torch.float64)
     for column in range(size):
         direction = basis[column]
         delta = beside(REACH * sigma / direction.reshape(len(x), -1).abs().amax(dim=1), x)
         move = delta * direction
-        w = (score(x - move, level) - score(x + move, level)) / (2 * delta)
+        w = (called(score, x - move, level) - called(score, x + move, level)) / (2 * delta)
         for row, v in enumerate(basis):
             projected[:, row, column] = _dot(v, w)
             w = w - beside(_dot(v, w), w) * v
         if column + 1 < size:
-            fresh = noise(PRODUCTS + column + 1, x)  # once the recurrence has found everything
+            fresh = noise(CURVATURE + column + 1, x)  # once the recurrence has found everything
             found = beside(_dot(w, w) > 0, w)
             basis.append(_orthonormal(torch.where(found, w, fresh), basis))
             projected[:, column + 1, column] = _dot(basis[-1], w)
+    if not projected.isfinite().all():
+        raise ScoreError(
+            f"curvature_extremes: the score is not finite near x at σ = {sigma:g}, or its "
+            "differences overflow. Call it alone there."
+        )
     values = torch.linalg.eigvals(projected.cpu()).real.to(x)
     return Extremes(values.amin(dim=1), values.amax(dim=1))
 
@@ -173,11 +183,12 @@ class Curvature:
         generator: Generator = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
+        progress: bool = False,
     ) -> "Curvature":
         """Measures at every positive level of a schedule, along a pilot run of a few samples.
 
         Args:
-            score, sigmas, generator, dtype, device: as for `sample`.
+            score, sigmas, generator, dtype, device, progress: as for `sample`.
             shape: `[pilot states, *event]`.
             solver: the solver of the pilot run; `Euler()` if None.
             products: number of products per state and level; see `curvature_extremes`.
@@ -198,6 +209,7 @@ class Curvature:
             callback=look,
             dtype=dtype,
             device=device,
+            progress=progress,
         )
         return cls(
             tuple(levels),

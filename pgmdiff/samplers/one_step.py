@@ -144,7 +144,8 @@ class EDM(Solver):
         n_steps: number of steps n of the schedule, `len(sigmas) - 1`, over which the churn is
             spread.
         s_churn: amount of noise added and removed over a whole run; 0 is `Heun`.
-        s_tmin, s_tmax: the lowest and the highest level at which noise is added.
+        s_tmin, s_tmax: the lowest and the highest level at which noise is added, in the data's
+            units; the defaults suit data of standard deviation 0.5.
         s_noise: standard deviation of the noise.
 
     Raises:

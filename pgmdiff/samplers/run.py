@@ -1,22 +1,29 @@
 """The sampling loop, which draws samples from a score, a schedule and a solver."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import isclose, isfinite, nan
+from pathlib import Path
 from typing import TypedDict
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.noise import RISE, START, Generator, Noise
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.linalg import is_finite
+from pgmdiff.noise import RISE, START, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
+from pgmdiff.samplers.store import ELSEWHERE, Run, check_same, noise_of, solver_text
 from pgmdiff.scores.adapters import Score
+from pgmdiff.store import fingerprint
 
 __all__ = ["Step", "sample"]
+
+ANEW = "Give that of the run, or start anew from its x: sample(score, sigmas[k:], x=state.x)."
 
 
 class Step(TypedDict):
@@ -48,6 +55,7 @@ def sample(
     solver: Solver | None = None,
     generator: Generator = None,
     callback: Callable[[Step], None] | None = None,
+    run: Run | str | Path | None = None,
     progress: bool = False,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
@@ -62,30 +70,38 @@ def sample(
 
     Args:
         score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`. If it has a method
-            `remembering`, as joints do, the run carries its memory from call to call.
+            `remembering`, as joints do, the run carries its memory from call to call. If it has a
+            method `finish`, as conditioned scores do, that looks at the result of a schedule that
+            ends in 0, and may warn.
         sigmas: noise levels that end in a fall. Where they rise, noise of variance σ'² - σ² is
             added and multistep solvers start afresh: see `time_travel`.
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
         shape: `[batch, *event]` of a start drawn from N(0, sigmas[0]²). The true start is
-            q * N(0, σ²): choose sigmas[0] well above the size of the whole.
+            q * N(0, σ²): choose sigmas[0] well above the size of the whole, its mean included. A
+            warning is given where the mean of the first denoised values exceeds sigmas[0] / 2.
         state: resumes the run from which this state comes (from a callback, or saved), at its
             step. Given the same score, schedule, solver and seed, the rest of the run is the same
-            bit for bit.
+            bit for bit; all but the score are compared. Without a generator the run's own noise
+            is continued.
         solver: the stepping rule; `UniPC()`, the ODE with one evaluation per step, if None. Where a
             joint's rule is only approximate, `DPMSolver2M(eta=1.0, rho=7.0)` does better; figures:
             `python -m benchmarks defaults`.
         generator: the source of the noise; see `pgmdiff.noise.Generator`. Noise depends only on the
-            seed, the sample and the step.
-        callback: called with a `Step`, a dict, at every step down.
+            seed, the sample, the step and the place in the state.
+        callback: called with a `Step`, a dict of copies, at every step down.
+        run: a folder, or a `Run`, in which the run is saved as it goes. The same call made again
+            resumes it, or returns its result.
         progress: whether to show a progress bar.
         dtype: float32 or float64, for the state; that of x or of the state, or float32, if None.
         device: where the state lives; where x or the state is, or the CPU, if None.
 
     Raises:
         PgmdiffError: the schedule stays, falls below 0 or ends in a rise, the dtype is of half
-            precision, or the state belongs to another schedule.
+            precision, the state or the folder belongs to another run, or the folder cannot be
+            written.
         ShapeError: not exactly one of x, shape and state is given, or the number of generators
             is wrong.
+        ScoreError: a state is not finite; the step and its σ are named.
 
     Example:
         >>> import torch
@@ -109,30 +125,79 @@ def sample(
         )
     if given is None:
         given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
-    noise = Noise.of(generator, len(given))
+    run = Run.of(run)
+    found = None if run is None else run.latest()
+    earlier = found[1]["run"] if found else {} if state is None else state.run
+    noise = noise_of(generator, len(given), earlier)
+    facts = {"solver": solver_text(solver), "sigmas": [*levels], "shape": list(given.shape)}
+    facts |= {"seeds": list(noise.keys)}
     if state is not None:
-        state = state.to(dtype, device)
+        check_same("sample: the state", state.run, facts, ANEW)
+    if run is not None:
+        start = "drawn" if shape is not None else fingerprint(given)[:16]
+        facts = {"sampler": "sample", **facts, "start": start, "dtype": str(dtype)}
+        facts["score"] = fingerprint(score)[:16]
+    if found and run is not None:
+        check_same(f"sample: the folder {run.folder}", earlier, facts, ELSEWHERE)
+        state = State.of(*found)
+    if state is not None:
+        state = state.to(dtype, device or given.device)
     elif x is not None:
-        state = solver.init(x.to(dtype=dtype, device=device), levels[0])
+        state = solver.init(x.to(dtype=dtype, device=device, copy=True), levels[0])
     else:
         state = solver.init(levels[0] * noise(START, given), levels[0])
     if hasattr(score, "remembering"):
         score = score.remembering(state.memory)
+    state = replace(state, run=facts)
+    if run is not None and not found:
+        run.save(state.step, *state.parts())
     for sigma_next in tqdm(levels[state.step + 1 :], disable=not progress, desc="sampling"):
         if sigma_next > state.sigma:
             added = (sigma_next**2 - state.sigma**2) ** 0.5
             raised = state.x + added * noise(RISE + state.step, state.x)
             risen = solver.init(raised, sigma_next, state.step + 1)
-            state = replace(risen, memory=state.memory)
+            state = replace(risen, memory=state.memory, run=facts)
             continue
         after = solver.step(score, state, sigma_next, noise)
+        if not is_finite(after.x):
+            raise ScoreError(
+                f"sample: the state is not finite after step {state.step}, from σ = "
+                f"{state.sigma:g} to {sigma_next:g}. The score is not finite at one of these "
+                "levels, or the step is too large for it."
+            )
+        if shape is not None and state.step == 0 and after.denoised is not None:
+            _check_hidden(after.denoised, levels[0])
         if callback is not None and after.denoised is not None:
             step = Step(
-                x=state.x, i=state.step, sigma=state.sigma, denoised=after.denoised, state=state
+                x=state.x.clone(),
+                i=state.step,
+                sigma=state.sigma,
+                denoised=after.denoised.clone(),
+                state=state.map(torch.clone),
             )
             callback(step)
-        state = replace(after, memory=dict(getattr(score, "memory", {})))
+        state = replace(after, memory=dict(getattr(score, "memory", {})), run=facts)
+        if run is not None:
+            run.save(state.step, *state.parts(), last=state.step == len(levels) - 1)
+    finish = getattr(score, "finish", None)
+    if finish is not None and levels[-1] == 0:  # a noised state need not meet an observation
+        finish(state.x)
     return state.x
+
+
+def _check_hidden(denoised: Tensor, sigma: float) -> None:
+    """Warns where a start from N(0, σ²) is far from the data's mean, as four samples tell it."""
+    if len(denoised) < 4:
+        return
+    mean, error = denoised.mean(dim=0), denoised.var(dim=0) / len(denoised)
+    size = (mean**2 - 4 * error).mean().clamp(min=0).sqrt().item()
+    if size > sigma / 2:
+        warnings.warn(
+            f"sample: the start from N(0, {sigma:.3g}²) does not hide the data: the mean of the "
+            f"first denoised values is {size:.3g} from 0. Begin at a larger sigmas[0], or train on "
+            "centred data.",
+            stacklevel=3,
+        )
 
 
 def _check_run(score: Score, levels: list[float], solver: Solver) -> None:

@@ -83,7 +83,8 @@ def log_snr(steps: int, lowest: float, highest: float) -> list[float]:
 def cosine(steps: int, sigma_min: float, sigma_max: float, s: float = 0.008) -> list[float]:
     """Equal steps in the time of the cosine schedule, at its σ_t = √((1 - ᾱ_t) / ᾱ_t), then 0.
 
-    ᾱ_t = cos²(θ_t) / cos²(θ_0) with θ_t = (t + s) / (1 + s) · π/2.
+    ᾱ_t = cos²(θ_t) / cos²(θ_0) with θ_t = (t + s) / (1 + s) · π/2. Its spacing suits data of unit
+    variance: for others, multiply the levels for `sigma_min / std` to `sigma_max / std` by std.
 
     Args:
         steps, sigma_min, sigma_max: as for `karras`, with the same errors.
@@ -107,7 +108,8 @@ def variance_preserving(
 ) -> list[float]:
     """Equal steps in the time of the linear VP schedule, at its σ_t = √((1 - ᾱ_t) / ᾱ_t), then 0.
 
-    -log ᾱ_t = β_min t + ½ (β_max - β_min) t²: DDPM's linear β.
+    -log ᾱ_t = β_min t + ½ (β_max - β_min) t²: DDPM's linear β. Its spacing suits data of unit
+    variance, as that of `cosine`.
 
     Args:
         steps, sigma_min, sigma_max: as for `karras`, with the same errors.
@@ -134,8 +136,10 @@ def from_scheduler(scheduler: Any, *, sigma_max: float | None = None) -> list[fl
     They are read from its `sigmas`, or else from `alphas_cumprod` at its `timesteps`, as
     √((1 - ᾱ) / ᾱ). The sigmas of flows, (1 - σ) x_0 + σ ε, are read as σ / (1 - σ): a scheduler is
     a flow if its config says so, or if it has no `alphas_cumprod` and no level above 1. A level
-    that occurs twice in a row, as those of second evaluations do, is kept once. diffusers is not
-    imported: any object with these attributes works.
+    that occurs twice in a row, as those of second evaluations do, is kept once. Of a scheduler that
+    begins in the middle, by `set_begin_index` or since its first timesteps were cut off, used or
+    not, the levels are those from there. diffusers is not imported: any object with these
+    attributes works.
 
     Args:
         scheduler: a diffusers scheduler, or an object like one.
@@ -150,10 +154,10 @@ def from_scheduler(scheduler: Any, *, sigma_max: float | None = None) -> list[fl
             "from_scheduler: the scheduler has no timesteps. Call its set_timesteps(n) first."
         )
     config = dict(getattr(scheduler, "config", {}))
-    names = "sigmas", "alphas_cumprod", "timesteps"
-    sigmas, alphas, timesteps = (getattr(scheduler, name, None) for name in names)
+    sigmas, alphas = (getattr(scheduler, name, None) for name in ("sigmas", "alphas_cumprod"))
+    begin, timesteps = remaining(scheduler)
     if sigmas is not None:
-        levels = [float(sigma) for sigma in sigmas]
+        levels = [float(sigma) for sigma in sigmas[begin:]]
         bounded = alphas is None and "sigma_data" not in config and max(levels) <= 1
         if config.get("use_flow_sigmas") or bounded:
             levels = [_ratio(sigma, 1 - sigma) for sigma in levels]
@@ -173,6 +177,17 @@ def from_scheduler(scheduler: Any, *, sigma_max: float | None = None) -> list[fl
         )
     kept = levels[:1] + [level for before, level in pairwise(levels) if level != before]
     return kept if kept[-1] == 0 else [*kept, 0.0]
+
+
+def remaining(scheduler: Any) -> tuple[int, Any]:
+    """Where a diffusers scheduler begins in its tables, and its timesteps from there."""
+    timesteps: Any = getattr(scheduler, "timesteps", None)
+    length = 0 if timesteps is None else len(timesteps)
+    n, order = getattr(scheduler, "num_inference_steps", None), getattr(scheduler, "order", 1)
+    cut = max(order * (n - 1) + 1 - length, 0) if n and length else 0
+    begin = getattr(scheduler, "begin_index", None)
+    begin = cut if begin is None else begin
+    return begin, timesteps if cut or not begin else timesteps[begin:]
 
 
 def time_travel(sigmas: Sequence[float], length: int, times: int = 1) -> list[float]:

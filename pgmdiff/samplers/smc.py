@@ -34,15 +34,21 @@ reported afterwards, 70 % for 24 variables, do not show what was lost before.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.noise import Generator, Noise
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.linalg import is_finite
+from pgmdiff.noise import LAST, PARTICLES, RESAMPLE, Generator, Noise
+from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_same, noise_of
 from pgmdiff.scores.adapters import per_sample
+from pgmdiff.scores.walls import copied, on_copies
+from pgmdiff.store import fingerprint
 from pgmdiff.text import array, counted, described
 
 __all__ = ["Particles", "effective_sample_size", "sample_weighted", "systematic"]
@@ -54,8 +60,9 @@ With several components it also has `components`, the component of every element
 and `by_component`, a callable that returns the score and the sum of g_i per component, `[n, C]`.
 """
 
-START, RESAMPLE, LAST = (1 << 62), (1 << 61), 3 << 61
-"""Numbers of the draws of the start and of the resamplings, beyond all steps."""
+
+SAVED = "x", "score", "rates", "log_weights", "effective"
+"""What a run saves between two steps."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,7 @@ def sample_weighted(
     generator: Generator = None,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
+    run: Run | str | Path | None = None,
     progress: bool = False,
 ) -> Particles:
     """Weighted particles of the density that a marginal-rule joint has at the last σ.
@@ -153,24 +161,40 @@ def sample_weighted(
         shape: `[n, *event]`, n particles; they start from N(0, sigmas[0]²).
         eta: η of Eq. (1).
         threshold: a component is resampled when its effective sample size falls below this share of
-            n.
-        generator, dtype, device, progress: as for `sample`; a sequence has one per particle.
+            n, from 0 to 1.
+        generator, dtype, device, run, progress: as for `sample`; a sequence has one per particle.
 
     Raises:
-        PgmdiffError: the schedule does not decrease to a value above 0, or eta is negative.
+        PgmdiffError: the schedule does not decrease from a finite value to one above 0, eta is
+            negative or infinite, threshold is outside [0, 1], the dtype is of half precision, or
+            the folder of `run` belongs to another run or cannot be written.
+        ScoreError: a state or a weight is NaN or infinite, or all weights of a component are 0; the
+            step and σ are named.
         ShapeError: components or rates do not have the state's shape.
     """
     levels = [float(sigma) for sigma in sigmas]
     falling = all(a > b for a, b in pairwise(levels))
-    if len(levels) < 2 or not falling or levels[-1] <= 0 or not eta >= 0:
+    if len(levels) < 2 or not (falling and levels[0] < inf and levels[-1] > 0):
         raise PgmdiffError(
-            "sample_weighted: expected sigmas that decrease strictly to a value above 0 and "
-            f"eta >= 0, got {levels[:3]} ... {levels[-1:]} and {eta}. Drop a schedule's last 0."
+            "sample_weighted: expected finite sigmas that decrease strictly to a value above 0, "
+            f"got {levels[:3]} ... {levels[-1:]}. Drop a schedule's last 0."
+        )
+    if not (0 <= eta < inf and 0 <= threshold <= 1):
+        raise PgmdiffError(
+            "sample_weighted: expected a finite eta >= 0 and a threshold from 0 to 1, got "
+            f"eta={eta} and threshold={threshold}. A threshold of 0 never resamples."
+        )
+    if dtype not in (torch.float32, torch.float64):
+        raise PgmdiffError(
+            f"sample_weighted: the state must be float32 or float64, got {dtype}. Cast inside the "
+            "model if it needs half precision."
         )
     like = torch.empty(tuple(shape), dtype=dtype, device=device)
     evaluate, components = _by_component(potential, like)
-    noise = Noise.of(generator, len(like))
-    x = levels[0] * noise(START, like)
+    run = Run.of(run)
+    found = None if run is None else run.latest()
+    noise = noise_of(generator, len(like), found[1]["run"] if found else {})
+    x = levels[0] * noise(PARTICLES, like)
     score, rates = evaluate(x, per_sample(levels[0], x))
     if rates.ndim != 2 or int(components.max()) + 1 != rates.shape[1]:
         raise ShapeError(
@@ -179,16 +203,46 @@ def sample_weighted(
         )
     log_weights = torch.zeros_like(rates)
     stay = torch.arange(len(x), device=x.device)[:, None]
-    effective, whole, n_resampled = [], [], 0
+    effective: list[Tensor] = []
+    whole: list[float] = []
+    n_resampled, first = 0, 0
     pairs = list(pairwise(levels))
-    for step, (sigma, sigma_next) in enumerate(tqdm(pairs, disable=not progress, desc="SMC")):
+    facts: Facts = {"sampler": "sample_weighted", "sigmas": levels, "shape": list(like.shape)}
+    facts |= {"eta": float(eta), "threshold": float(threshold), "dtype": str(dtype)}
+    facts |= {"seeds": list(noise.keys)}
+
+    def save(step: int) -> None:
+        if run is not None:
+            sizes = torch.stack(effective) if effective else rates[:0]
+            values = dict(zip(SAVED, (x, score, rates, log_weights, sizes), strict=True))
+            known = {"step": step, "whole": whole, "n_resampled": n_resampled, "run": facts}
+            run.save(step, values, known, last=step == len(pairs))
+
+    if run is not None:
+        facts["score"] = fingerprint(potential)[:16]
+    if run is not None and found:
+        check_same(f"sample_weighted: the folder {run.folder}", found[1]["run"], facts, ELSEWHERE)
+        x, score, rates, log_weights, sizes = (found[0][name].to(x.device) for name in SAVED)
+        effective, whole = list(sizes), found[1]["whole"]
+        n_resampled, first = found[1]["n_resampled"], found[1]["step"]
+    else:
+        save(0)
+    for step in tqdm(range(first, len(pairs)), disable=not progress, desc="SMC"):
+        sigma, sigma_next = pairs[step]
         fall = sigma**2 - sigma_next**2  # Euler-Maruyama in σ², to which the weights belong
         x = x + 0.5 * (1 + eta**2) * fall * score + eta * fall**0.5 * noise(step, x)
         before = rates
         score, rates = evaluate(x, per_sample(sigma_next, x))
         log_weights = log_weights + 0.5 * (before + rates) * fall
+        place = f" after step {step}, at σ = {sigma_next:g}"
+        if not is_finite(x):
+            raise ScoreError(
+                f"sample_weighted: a state is not finite{place}. The score at the level before, "
+                f"σ = {sigma:g}, is not finite, or the step is too large for it."
+            )
+        _check_weights("sample_weighted", log_weights, place)
         effective.append(_effective(log_weights))
-        whole.append(effective_sample_size(log_weights.sum(dim=1)))
+        whole.append(float(_effective(log_weights.sum(dim=1)).nan_to_num(0.0)))
         low = effective[-1] < threshold * len(x)
         if low.any() and step < len(pairs) - 1:
             uniforms = _uniforms(noise, RESAMPLE + step, log_weights)
@@ -196,6 +250,7 @@ def sample_weighted(
             x, score = (_gathered(each, chosen, components) for each in (x, score))
             rates, log_weights = rates.gather(0, chosen), torch.where(low, 0, log_weights)
             n_resampled += int(low.sum())
+        save(step + 1)
     log_weights = log_weights.log_softmax(dim=0)
     return Particles(x, components, log_weights, torch.stack(effective), tuple(whole), n_resampled)
 
@@ -205,7 +260,11 @@ def effective_sample_size(log_weights: Tensor) -> float:
 
     Args:
         log_weights: `[n]`, up to a constant.
+
+    Raises:
+        ScoreError: a weight is NaN or infinite, or all weights are 0.
     """
+    _check_weights("effective_sample_size", log_weights)
     return float(_effective(log_weights))
 
 
@@ -216,8 +275,12 @@ def systematic(log_weights: Tensor, uniforms: Tensor) -> Tensor:
         log_weights: `[n, C]`, not necessarily normalised.
         uniforms: one number in [0, 1) per column, `[C]`.
 
+    Raises:
+        ScoreError: a weight is NaN or infinite, or all weights of a column are 0.
+
     Source: Carpenter, Clifford, Fearnhead, "Improved particle filter for nonlinear problems", 1999.
     """
+    _check_weights("systematic", log_weights)
     n = len(log_weights)
     counting = torch.arange(n, device=log_weights.device, dtype=torch.float64)
     places = (counting[:, None] + uniforms) / n
@@ -230,18 +293,31 @@ def _by_component(potential: Any, like: Tensor) -> tuple[Potential, Tensor]:
     if not hasattr(potential, "by_component"):
 
         def one(u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-            score, rate = potential(u, sigma)
+            score, rate = copied(on_copies(potential, u, sigma))
             return score, rate[:, None]
 
         return one, torch.zeros(like.shape[1:], dtype=torch.int64, device=like.device)
-    components = potential.components.to(like.device)
+    components = potential.components.to(like.device, copy=True)
     if components.shape != like.shape[1:]:
         raise ShapeError(
             "sample_weighted: expected the component of every element of the state "
             f"{tuple(like.shape[1:])}, got components of {tuple(components.shape)}. Make shape= "
             "[n, *event] of the potential's event."
         )
-    return potential.by_component, components
+    by_component = potential.by_component
+    return lambda u, sigma: copied(on_copies(by_component, u, sigma)), components
+
+
+def _check_weights(who: str, log_weights: Tensor, place: str = "") -> None:
+    """Raises `ScoreError` unless the largest log-weight of every column is a number."""
+    largest = log_weights.amax(dim=0)  # NaN if one of them is
+    if not largest.isfinite().all():
+        nothing = (largest == -inf).any()
+        raise ScoreError(
+            f"{who}: {'all weights of a component are 0' if nothing else 'a weight is not finite'}"
+            f"{place}. Look at the potential's rates there; smaller steps keep weights from "
+            "running away."
+        )
 
 
 def _effective(log_weights: Tensor) -> Tensor:
@@ -252,9 +328,7 @@ def _effective(log_weights: Tensor) -> Tensor:
 
 def _uniforms(noise: Noise, number: int, log_weights: Tensor) -> Tensor:
     """One uniform number per component, `[C]`, from the first particle's noise."""
-    drawn = Noise(noise.keys[:1])(number, torch.empty_like(log_weights[:1]))
-    uniforms: Tensor = torch.special.ndtr(drawn[0])
-    return uniforms
+    return Noise(noise.keys[:1]).uniform(number, log_weights[:1])[0]
 
 
 def _gathered(x: Tensor, chosen: Tensor, components: Tensor) -> Tensor:

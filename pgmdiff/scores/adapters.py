@@ -28,6 +28,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError, ShapeError
+from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import called, copied
 from pgmdiff.text import brief, described, span
 
 __all__ = [
@@ -59,9 +61,8 @@ def denoise(score: Score, x: Tensor, sigma: Tensor | float, **condition: Any) ->
     sigma = per_sample(sigma, x)
     own = getattr(score, "denoise", None)
     if own is not None:
-        denoised: Tensor = own(x, sigma, **condition)
-        return denoised
-    return x + beside(sigma, x) ** 2 * score(x, sigma, **condition)
+        return called(own, x, sigma, **condition)
+    return x + beside(sigma, x) ** 2 * called(score, x, sigma, **condition)
 
 
 def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
@@ -84,15 +85,19 @@ class NetworkScore:
         s = -ε / σ, or (D - x) / σ² where only D is given
         D, or x - σ ε where only ε is given
 
-    The score is defined for σ > 0, `denoise` also for σ = 0 where D is given.
+    The score is defined for σ > 0, `denoise` also for σ = 0 where D is given. The network receives
+    copies, and a `ScoreError` says so if it does not return one tensor like x: see `walls`.
 
     Attributes:
         network: the network, which the repr shows.
         predict: `predict(x, sigma, **condition) -> (D, ε)`, with None for one that is not given.
+        finish: called by `sample` with its result; None for none.
     """
 
     network: Callable[..., Any]
     predict: Callable[..., tuple[Any, Any]]
+    finish: Callable[[Tensor], None] | None = None
+    copies = True
 
     def __repr__(self) -> str:
         return described(self, brief(self.network))
@@ -133,7 +138,7 @@ def from_denoiser(denoiser: Callable[..., Tensor]) -> NetworkScore:
         ScoreError: the denoiser is not callable.
     """
     _check_callable("from_denoiser", denoiser)
-    return NetworkScore(denoiser, lambda x, sigma, **c: (denoiser(x, sigma, **c), None))
+    return NetworkScore(denoiser, lambda x, sigma, **c: (called(denoiser, x, sigma, **c), None))
 
 
 def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
@@ -147,7 +152,7 @@ def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
         ScoreError: the network is not callable.
     """
     _check_callable("from_eps", eps)
-    return NetworkScore(eps, lambda x, sigma, **c: (None, eps(x, sigma, **c)))
+    return NetworkScore(eps, lambda x, sigma, **c: (None, called(eps, x, sigma, **c)))
 
 
 @dataclass(frozen=True)
@@ -175,16 +180,24 @@ class Timesteps:
         return np.asarray(0.5 * (np.log1p(-alphas) - np.log(alphas)))
 
     def __call__(self, sigma: Tensor) -> Tensor:
-        """The timesteps of σ, of any shape, in its dtype."""
+        """The timesteps of σ, of any shape, in its dtype; they have no gradient.
+
+        Raises:
+            ScoreError: a gradient with respect to σ is required.
+        """
         wanted = sigma.detach().double().log().cpu().numpy()
         steps = np.interp(wanted, self._log_sigmas, np.arange(len(self._log_sigmas)))
-        return torch.from_numpy(np.asarray(steps)).to(sigma)
+        found = torch.from_numpy(np.asarray(steps)).to(sigma)
+        check_gradient(found, sigma, lambda: repr(self))
+        return found
 
     def sigmas(self, timesteps: Tensor) -> Tensor:
         """The σ of timesteps, which need not be integers: the inverse within the range."""
         wanted = timesteps.detach().double().cpu().numpy()
         logs = np.interp(wanted, np.arange(len(self._log_sigmas)), self._log_sigmas)
-        return torch.from_numpy(np.exp(np.asarray(logs))).to(timesteps)
+        found = torch.from_numpy(np.exp(np.asarray(logs))).to(timesteps)
+        check_gradient(found, timesteps, lambda: repr(self))
+        return found
 
 
 def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:
@@ -253,7 +266,8 @@ def _variance_preserving(
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Any, Any]:
         alpha = (1 + beside(sigma, x) ** 2).rsqrt()
         sigma_t, x_t = alpha * beside(sigma, x), alpha * x
-        return read(alpha, sigma_t, x_t, network(x_t, timesteps(sigma), **condition))
+        t = timesteps(copied(sigma))
+        return read(alpha, sigma_t, x_t, called(network, x_t, t, **condition))
 
     return NetworkScore(network, predict)
 
@@ -277,7 +291,7 @@ def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
     def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         alpha, t = 1 / (1 + beside(sigma, x)), beside(sigma / (1 + sigma), x)
         x_t = alpha * x
-        v = velocity(x_t, sigma / (1 + sigma), **condition)
+        v = called(velocity, x_t, sigma / (1 + sigma), **condition)
         return x_t - t * v, x_t + alpha * v
 
     return NetworkScore(velocity, predict)
@@ -316,7 +330,7 @@ def padded(score: Score, shape: Sequence[int], mode: str = "reflect") -> Score:
             )
         spatial = missing[1:] or missing  # torch reflects no others
         pads = [side for m in reversed(spatial) for side in (m // 2, m - m // 2)]
-        whole = score(F.pad(x, pads, mode=mode), sigma, **condition)
+        whole = called(score, F.pad(x, pads, mode=mode), sigma, **condition)
         return F.pad(whole, [-side for side in pads])
 
     return cropped

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.scores.adapters import Score, beside
+from pgmdiff.scores.walls import called, copied, on_copies
 from pgmdiff.text import brief, described
 
 __all__ = ["guided", "interpolated", "scheduled", "slerp"]
@@ -38,10 +39,16 @@ class Guided:
     score: Score
     null: Mapping[str, Any]
     guidance: float = 1.0
+    copies = True
 
     def __repr__(self) -> str:
         conditions = f"null={sorted(self.null)}"
         return described(self, brief(self.score), conditions, f"guidance={self.guidance:g}")
+
+    @property
+    def finish(self) -> Callable[[Tensor], None] | None:
+        """What `sample` calls with its result, if the score has it."""
+        return getattr(self.score, "finish", None)
 
     def __call__(
         self, x: Tensor, sigma: Tensor, guidance: Tensor | float | None = None, **condition: Any
@@ -54,9 +61,9 @@ class Guided:
         guidance = self.guidance if guidance is None else guidance
         w = torch.as_tensor(guidance, dtype=x.dtype, device=x.device).expand(len(x))
         if (w == 1).all():
-            return self.score(x, sigma, **condition)
+            return called(self.score, x, sigma, **condition)
         stacked = {key: tree_map(_with_null, v, self.null[key]) for key, v in condition.items()}
-        values = self.score(torch.cat([x, x]), torch.cat([sigma, sigma]), **stacked)
+        values = called(self.score, torch.cat([x, x]), torch.cat([sigma, sigma]), **stacked)
         conditional, unconditional = values.chunk(2)
         return unconditional + beside(w, x) * (conditional - unconditional)
 
@@ -84,7 +91,7 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
                                 "f1": {"text": sky, "guidance": torch.tensor(2.0)}},
                     null_condition={"text": empty})
     """
-    return Guided(score, dict(null), guidance)
+    return Guided(score, copied(dict(null)), guidance)
 
 
 def _with_null(value: Any, null: Any) -> Any:
@@ -111,9 +118,15 @@ class Scheduled:
 
     score: Score
     schedules: Mapping[str, Callable[[Any, Tensor], Any]]
+    copies = True
 
     def __repr__(self) -> str:
         return described(self, brief(self.score), f"schedules={sorted(self.schedules)}")
+
+    @property
+    def finish(self) -> Callable[[Tensor], None] | None:
+        """What `sample` calls with its result, if the score has it."""
+        return getattr(self.score, "finish", None)
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         for key in self.schedules:
@@ -122,8 +135,8 @@ class Scheduled:
                     f"scheduled: expected the condition {key!r}, got {sorted(condition)}. Give it "
                     "to compose(conditions=), or when the joint is called."
                 )
-        changed = {key: f(condition[key], sigma) for key, f in self.schedules.items()}
-        return self.score(x, sigma, **{**condition, **changed})
+        changed = {k: on_copies(f, condition[k], sigma) for k, f in self.schedules.items()}
+        return called(self.score, x, sigma, **{**condition, **changed})
 
 
 def scheduled(score: Score, schedules: Mapping[str, Callable[[Any, Tensor], Any]]) -> Scheduled:

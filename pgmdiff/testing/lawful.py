@@ -8,10 +8,10 @@ to one element per *atom* (block that no region splits), which changes no counti
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-import networkx as nx
+import torch
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs import FactorGraph, RegionGraph
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.noise import Generator, seed_of
 from pgmdiff.testing import laws
 from pgmdiff.testing.laws import LawBroken, NotApplicable, Subject
@@ -46,8 +46,10 @@ class Checked:
         return "\n".join(lines + [f"skipped  {name}: {why}" for name, why in self.skipped.items()])
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def assert_lawful(
-    graph: "FactorGraph | RegionGraph | nx.Graph",
+    graph: GraphLike,
     *,
     generator: Generator = None,
     only: Iterable[str] | None = None,
@@ -80,14 +82,7 @@ def assert_lawful(
         pgmdiff.testing.laws.LawBroken: counts_sum_to_one: element 2 is in 'a' (+1), 'b' (+1): the \
 counts sum to 2, expected 1.
     """
-    if isinstance(graph, nx.Graph):
-        graph = FactorGraph.from_networkx(graph)
-    if not isinstance(graph, FactorGraph | RegionGraph):
-        raise GraphError(
-            f"assert_lawful: expected a FactorGraph, a RegionGraph or a networkx.Graph, got "
-            f"{type(graph).__name__}. Build one with pgmdiff.graphs."
-        )
-    subject = Subject(graph, seed_of(generator, "assert_lawful"))
+    subject = Subject(graph_of(graph, "assert_lawful"), seed_of(generator, "assert_lawful"))
     passed, skipped = [], {}
     chosen = [only] if isinstance(only, str) else LAWS if only is None else only
     for name in chosen:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph, RegionGraph
+from pgmdiff.linalg import ordinary
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import per_sample
 from pgmdiff.text import counted, described
@@ -190,10 +191,11 @@ class ModeChain:
 
     def __call__(self, u: Tensor, sigma: Tensor | float) -> Tensor:
         """∇ log q_σ(u), differentiable if u requires gradients."""
-        with torch.enable_grad():
-            leaf = u if u.requires_grad else u.detach().requires_grad_()
-            total = self.log_density(leaf, sigma).sum()
-            (slope,) = torch.autograd.grad(total, leaf, create_graph=u.requires_grad)
+        differentiate = torch.is_grad_enabled() and u.requires_grad
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf = u if u.requires_grad else u.detach().clone().requires_grad_()
+            total = self.log_density(leaf, ordinary(per_sample(sigma, u))).sum()
+            (slope,) = torch.autograd.grad(total, leaf, create_graph=differentiate)
         return slope
 
     @property

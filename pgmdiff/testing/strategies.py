@@ -72,18 +72,24 @@ def acyclic_hypergraphs(draw: st.DrawFn) -> list[list[str]]:
 
 
 @st.composite
-def factor_graphs(draw: st.DrawFn, max_variables: int = 6, max_factors: int = 6) -> FactorGraph:
+def factor_graphs(
+    draw: st.DrawFn,
+    max_variables: int = 6,
+    max_factors: int = 6,
+    shapes: Sequence[tuple[int, ...]] = SHAPES,
+) -> FactorGraph:
     """Any factor graph: loops, duplicate and subset scopes, leaves, isolated variables.
 
     Args:
         max_variables: largest number of variables, of one to four elements each.
         max_factors: largest number of factors, on up to four variables each.
+        shapes: event shapes of variables.
     """
     variables = [f"v{i}" for i in range(draw(st.integers(1, max_variables)))]
     scope = st.lists(st.sampled_from(variables), min_size=1, max_size=4, unique=True)
     scopes = draw(st.lists(scope, max_size=max_factors))
-    shapes = {v: draw(st.sampled_from(SHAPES)) for v in variables}
-    return FactorGraph.from_scopes({f"f{i}": tuple(s) for i, s in enumerate(scopes)}, shapes)
+    named = {f"f{i}": tuple(s) for i, s in enumerate(scopes)}
+    return FactorGraph.from_scopes(named, {v: draw(st.sampled_from(shapes)) for v in variables})
 
 
 @st.composite

@@ -5,19 +5,22 @@ Algorithm 6 gets them from one network trained on crops of several sizes, cut fr
 
     L = E_{crop, σ, ε} [ λ(σ) ‖D(crop + σ ε, σ) - crop‖² ],   λ(σ) = (σ² + σ_d²) / (σ σ_d)²
 
-with ln σ ~ N(p_mean, p_std²) and EDM's weighting λ, under which an untrained preconditioned
-network scores 1 (Zhang et al., "DiffCollage: parallel generation of large content with diffusion
-models", 2023, Algorithm 6; Karras et al., 2022, Table 1).
+with ln σ ~ N(p_mean, p_std²), by default around 0.6 σ_d, and EDM's weighting λ, under which an
+untrained preconditioned network scores 1 (Zhang et al., "DiffCollage: parallel generation of large
+content with diffusion models", 2023, Algorithm 6; Karras et al., 2022, Table 1).
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import ShapeError
+from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import beside
+from pgmdiff.scores.walls import received
+from pgmdiff.text import brief
 
 __all__ = ["denoising_loss", "random_crops"]
 
@@ -56,7 +59,7 @@ def denoising_loss(
     clean: Tensor,
     *,
     sigma_data: float,
-    p_mean: float = -1.2,
+    p_mean: float | None = None,
     p_std: float = 1.2,
     generator: Generator = None,
 ) -> Tensor:
@@ -65,19 +68,27 @@ def denoising_loss(
     Args:
         denoise: `denoise(x, sigma)`, x `[batch, *shape]`, sigma `[batch]`.
         clean: `[batch, *shape]`.
-        sigma_data: standard deviation σ_d of the data.
-        p_mean, p_std: mean and standard deviation of ln σ.
+        sigma_data: standard deviation σ_d of the data, in their units.
+        p_mean: mean of ln σ; if None, ln 0.6 σ_d, which is EDM's -1.2 for its σ_d of 0.5.
+        p_std: standard deviation of ln σ.
         generator: the source of the noise levels and the noise, one stream for the batch; see
             `pgmdiff.noise.Generator`. In a training loop give a `torch.Generator` or None: an
             integer would repeat the same noise at every step.
 
     Raises:
-        PgmdiffError: the generator is a sequence.
+        PgmdiffError: sigma_data is not positive, or the generator is a sequence.
     """
+    if not 0 < sigma_data < math.inf:
+        raise PgmdiffError(
+            f"denoising_loss: expected a positive sigma_data, got {sigma_data}. Give the standard "
+            "deviation of the clean data."
+        )
+    p_mean = math.log(0.6 * sigma_data) if p_mean is None else p_mean
     generator = torch_generator(generator, "denoising_loss")
     normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)
     sigma = (p_mean + p_std * normal).exp().to(clean.device)
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
     s = beside(sigma, clean)
     weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
-    return (weight * (denoise(clean + s * noise, sigma) - clean) ** 2).mean()
+    value = received(denoise(clean + s * noise, sigma), clean, lambda: brief(denoise), cast=True)
+    return (weight * (value - clean) ** 2).mean()

@@ -24,7 +24,10 @@ def test_speed() -> None:
     (row,) = result["rows"]
     assert row["tiles"] == 8
     assert row["turns"] >= 5
+    assert result["noise"][0]["noise_over_randn"][1] > 0
     assert "joint over floor" in printed(speed, result)
+    assert "noise over randn" in printed(speed, result)
+    assert set(speed.run(smoke=True, parts=["noise"])) == {"settings", "noise"}
 
 
 def test_conditioning() -> None:
@@ -33,6 +36,7 @@ def test_conditioning() -> None:
     assert "replacement" in text
     assert "gradients" in text
     assert result["gaussian"][1]["loss"] < result["gaussian"][0]["loss"]
+    assert all(row["mean_error"] < 1.5 for row in result["smooth"])
 
 
 def test_defaults() -> None:

@@ -130,8 +130,8 @@ def test_a_missing_model_is_named_with_the_ways_to_get_one() -> None:
         compose(chain(2), {"f0": 3})
     with pytest.raises(ScoreError, match="score of all nodes is of type int"):
         compose(chain(2), 3)
-    with pytest.raises(GraphError, match="got Graph"):
-        compose(chain(2).to_networkx(), nonlinear)
+    with pytest.raises(GraphError, match="got dict"):
+        compose({"f": ("a", "b")}, nonlinear)  # type: ignore[arg-type]
 
 
 def test_any_batch_shape_and_sigma() -> None:

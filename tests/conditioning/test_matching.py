@@ -28,6 +28,7 @@ from tests.helpers import ar1, relative
 
 PAIR = ar1(2, 0.9)
 MASK = torch.tensor([True, False])
+DPS = dps(0.1, data_std=1.0)
 SIGMAS = (0.01, 0.1, 1.0, 10.0, 80.0)
 N = 10
 
@@ -167,7 +168,7 @@ def test_the_printed_sign_of_algorithm_5_ascends() -> None:
     u = PAIR.noised(1.0).sample(5, torch.Generator().manual_seed(0))
     errors = {}
     for sign in (1.0, 0.0, -1.0):
-        guided = reconstruction(PAIR.score, y, h, lambda s, r, sign=sign: sign * dps(0.1)(s, r))
+        guided = reconstruction(PAIR.score, y, h, lambda s, r, sign=sign: sign * DPS(s, r))
         denoised = u + guided(u, 1.0)
         errors[sign] = (h.A(denoised) - y).norm(dim=1)
     assert (errors[1.0] < errors[0.0]).all()
@@ -178,7 +179,7 @@ def test_samples_do_not_depend_on_each_other() -> None:
     y, h = torch.tensor([[1.0, 0.0]]).double(), Mask(MASK)
     u = PAIR.noised(1.0).sample(5, torch.Generator().manual_seed(0))
     for guided in (
-        reconstruction(PAIR.score, y, h),
+        reconstruction(PAIR.score, y, h, DPS),
         moment_matching(PAIR.score, y, h, Tweedie()),
         replacement(PAIR.score, y[0], MASK),
     ):
@@ -224,16 +225,16 @@ def test_bad_conditions_are_named() -> None:
             PgmdiffError,
             "expected an operator with A, A_adjoint and A_dagger",
         ),
-        (lambda: moment_matching(PAIR.score, y, h, None), PgmdiffError, "a covariance such as"),
+        (lambda: moment_matching(PAIR.score, y, h, 1.0), PgmdiffError, "a covariance such as"),
         (
             lambda: moment_matching(PAIR.score, y, h, Tweedie(), noise=-1),
             PgmdiffError,
             "at least 0",
         ),
         (lambda: Composed(marginal), PgmdiffError, "under Posterior"),
-        (lambda: reconstruction(PAIR.score, torch.zeros(3), h), ShapeError, r"got \(3,\)"),
-        (lambda: reconstruction(PAIR.score, y, 3), PgmdiffError, "a function, got int"),
-        (lambda: reconstruction(frozen, y, h)(x, 1.0), PgmdiffError, "no_grad"),
+        (lambda: reconstruction(PAIR.score, torch.zeros(3), h, DPS), ShapeError, r"got \(3,\)"),
+        (lambda: reconstruction(PAIR.score, y, 3, DPS), PgmdiffError, "a function, got int"),
+        (lambda: reconstruction(frozen, y, h, DPS)(x, 1.0), PgmdiffError, "no_grad"),
         (lambda: moment_matching(frozen, y, h, Tweedie())(x, one), PgmdiffError, "no_grad"),
     ]:
         with pytest.raises(error, match=message):
@@ -243,7 +244,7 @@ def test_bad_conditions_are_named() -> None:
 def every_kind(score, y: Tensor, h) -> list:
     return [
         replacement(score, y, h),
-        reconstruction(score, y, h),
+        reconstruction(score, y, h, DPS),
         moment_matching(score, y, h, Composed(score)),
         moment_matching(score, y, h, Tweedie()),
         moment_matching(score, y, h, Isotropic()),
@@ -279,11 +280,11 @@ def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
         for guided in every_kind(joint, seen, operator):
             with pytest.raises(ShapeError, match=message):
                 guided(states, torch.ones(states.shape[:-1], dtype=torch.float64))
-    for make in (replacement, reconstruction):
+    for make in (replacement, lambda *given: reconstruction(*given, DPS)):
         with pytest.raises(ShapeError, match="as a tensor, got list"):
             make(joint, [0.0] * N, h)
     with pytest.raises(ShapeError, match=r"returns torch\.float16 for states of torch\.float64"):
-        reconstruction(joint, torch.zeros(2), lambda x: x[:, :2].half())(u, 1.0)
+        reconstruction(joint, torch.zeros(2), lambda x: x[:, :2].half(), DPS)(u, 1.0)
     with pytest.raises(PgmdiffError, match="a function, got str"):
         moment_matching(joint, y, "h", Composed(joint))
 
@@ -327,7 +328,7 @@ def bent(x: Tensor, sigma: Tensor) -> Tensor:
 
 CONDITIONINGS = {
     "replacement": lambda joint, y, h, noise: replacement(joint, y, h),
-    "reconstruction": lambda joint, y, h, noise: reconstruction(joint, y, h),
+    "reconstruction": lambda joint, y, h, noise: reconstruction(joint, y, h, DPS),
     "Composed": lambda joint, *seen, noise: moment_matching(
         joint, *seen, Composed(joint), noise=noise
     ),

@@ -147,7 +147,8 @@ def test_networkx_and_json_keep_nested_graphs() -> None:
     [
         ({"nobody": cycle(3)}, "an inner graph is given for 'nobody', which is no node"),
         ({"LFRB": cycle(3)}, "node 'LFRB' has 4 elements, its inner graph 3"),
-        ({"LFRB": nx.Graph()}, "the inner graph of 'LFRB' is of type Graph"),
+        ({"LFRB": nx.Graph()}, "node 'LFRB' has 4 elements, its inner graph 0"),
+        ({"LFRB": "LF"}, "nest: expected a FactorGraph, .* got str"),
     ],
 )
 def test_bad_nesting_is_named(inner: dict, message: str) -> None:

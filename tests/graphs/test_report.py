@@ -143,7 +143,7 @@ def test_the_words_are_those_that_hold() -> None:
     exact = unfolded(chain(4).validate())
     assert "exact at σ = 0 for any data that is Markov" in exact
     assert "exact at every σ for Gaussian data with true covariances, if it is Markov" in exact
-    assert "every Gaussian is positive definite" in exact
+    assert "every Gaussian's own covariances is positive definite" in exact
     loopy = unfolded(cycle(4).validate())
     assert "approximation at every σ" in loopy
     assert "that is not the data's distribution either" in loopy

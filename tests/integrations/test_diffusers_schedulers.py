@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from copy import deepcopy
 from itertools import pairwise
 
 import numpy as np
@@ -25,6 +26,7 @@ from pgmdiff.samplers import (
     sample,
     split_seed,
 )
+from pgmdiff.scores import Timesteps
 from tests.integrations.with_diffusers import (
     MARKS,
     TARGET,
@@ -182,6 +184,204 @@ def test_schedulers_with_brownian_trees(name: str) -> None:
         )
     assert x.isfinite().all()
     torch.testing.assert_close(x[:2], part, rtol=1e-4, atol=1e-4)
+
+
+# ---------------------------------------------------------------- runs that begin in the middle
+
+FLOWS: list[tuple[str, dict]] = [("FlowMatchEulerDiscreteScheduler", {"shift": 3.0})]
+OTHERS: list[tuple[str, dict]] = [
+    ("SASolverScheduler", {}),
+    ("KDPM2AncestralDiscreteScheduler", {}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+]
+ALL = [case[:2] for case in (*COUNTERPARTS, *CONVERGENT, *STOCHASTIC, *OTHERS, *FLOWS)]
+
+
+def prepared(name: str, options: dict, steps: int = 9) -> object:
+    scheduler = getattr(schedulers, name)(**options)
+    scheduler.set_timesteps(steps)
+    return scheduler
+
+
+def cut(scheduler: object, k: int) -> object:
+    """The scheduler with its first k steps gone, as some pipelines do."""
+    scheduler.timesteps = scheduler.timesteps[k * scheduler.order :]
+    return scheduler
+
+
+def begun(scheduler: object, k: int) -> object:
+    """The scheduler told to begin at its step k, as other pipelines do."""
+    scheduler.set_begin_index(k * scheduler.order)
+    return scheduler
+
+
+@pytest.mark.parametrize(("name", "options"), ALL)
+def test_all_ways_to_begin_in_the_middle_are_one(name: str, options: dict) -> None:
+    k = 3
+    whole = prepared(name, options)
+    ways = {"start": whole}
+    plain = name not in ("PNDMScheduler", "IPNDMScheduler")  # whose levels are not listed once
+    if plain:
+        ways["cut"] = cut(deepcopy(whole), k)
+    if plain and hasattr(whole, "set_begin_index"):
+        ways["begun"] = begun(deepcopy(whole), k)
+        ways["both"] = begun(cut(deepcopy(whole), k), k)
+    levels = from_scheduler(whole, sigma_max=SIGMA_LIMIT) if plain else []
+    x, found, seen = torch.ones(3, 2), [], []
+
+    def watched(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(float(sigma[0]))
+        return TARGET.score(x, sigma)
+
+    for way, scheduler in ways.items():
+        first = k if way == "start" else 0
+        if way != "start":
+            assert from_scheduler(scheduler) == levels[k:]
+        seen.clear()
+        found.append(drive(watched, scheduler, start=first, x=x, generator=0))
+        with pytest.raises(ShapeError, match="begins in the middle"):
+            drive(TARGET.score, scheduler, start=first, shape=(3, 2))
+        if plain:
+            assert seen[0] == pytest.approx(levels[k], rel=1e-5)
+        if plain and "KDPM2" not in name:  # which evaluates between its levels
+            assert sorted({*seen}, reverse=True) == pytest.approx(levels[k:9], rel=1e-5)
+    for other in found[1:]:
+        assert torch.equal(other, found[0])
+
+
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize(
+    ("name", "options", "solver", "tolerance"),
+    [*COUNTERPARTS, *((*flow, Euler(), 1e-6) for flow in FLOWS)],
+)
+def test_a_run_from_the_middle_is_that_of_our_solver(
+    name: str, options: dict, solver: Solver, tolerance: float, k: int
+) -> None:
+    """To its last level, with the same callbacks."""
+    scheduler = prepared(name, options, 12)
+    sigmas = from_scheduler(scheduler, sigma_max=SIGMA_LIMIT)[k:]
+    u = sigmas[0] * torch.randn(5, 2, dtype=torch.float64)
+    alpha = 1.0
+    if name.startswith("FlowMatch"):
+        alpha = 1 / (1 + sigmas[0])
+    elif float(scheduler.init_noise_sigma) == 1.0:
+        alpha = (1 + sigmas[0] ** 2) ** -0.5
+    ours, theirs = [], []
+    expected = sample(TARGET.score, sigmas, x=u, solver=solver, callback=ours.append)
+    driven = drive(TARGET.score, scheduler, start=k, x=alpha * u, callback=theirs.append)
+    assert (driven - expected).abs().max() < tolerance
+    if scheduler.order == 1:
+        assert [step["i"] for step in theirs] == [step["i"] for step in ours]
+        for key in ("x", "sigma", "denoised"):
+            pairs = zip(ours, theirs, strict=True)
+            size = max(abs(torch.as_tensor(step[key])).max() for step in ours)
+            gaps = (abs(torch.as_tensor(one[key] - other[key])).max() for one, other in pairs)
+            assert max(gaps) < tolerance * max(size, 1)
+
+
+@pytest.mark.parametrize(("name", "options"), STOCHASTIC)
+def test_ancestral_runs_from_the_middle_have_the_distribution_of_our_sde(
+    name: str, options: dict
+) -> None:
+    scheduler, k = prepared(name, options, 20), 8
+    n, sigmas = 2000, from_scheduler(scheduler)[k:]
+    noised = TARGET.noised(sigmas[0])
+    reached = distribution_reached(TARGET.score, sigmas, noised, SDE(1.0))
+    x = noised.sample(n, torch.Generator().manual_seed(0))
+    x = x if name.startswith("Euler") else x / math.sqrt(1 + sigmas[0] ** 2)
+    x = drive(TARGET.score, scheduler, start=k, x=x, generator=0)
+    assert (x.mean(dim=0) - reached.mean).abs().max() < 4 * (reached.covariance.max() / n) ** 0.5
+    spread = 4 * reached.covariance.max() * (2 / n) ** 0.5
+    assert (torch.cov(x.T) - reached.covariance).abs().max() < spread
+
+
+def by_hand(scheduler: object, x: Tensor, k: int) -> Tensor:
+    """The loop of an image-to-image pipeline, with a network that knows no more than its input."""
+    flow = name_of(scheduler).startswith("FlowMatch")
+
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
+        if flow:
+            sigma_t = float(t) / 1000
+            alpha = 1 - sigma_t
+        elif name_of(scheduler) == "IPNDMScheduler":
+            alpha, sigma_t = math.cos(t * math.pi / 2), math.sin(t * math.pi / 2)
+        else:
+            times = Timesteps(scheduler.alphas_cumprod.double().tolist())
+            sigma = float(times.sigmas(torch.as_tensor(t).double().reshape(1)))
+            alpha = (1 + sigma**2) ** -0.5
+            sigma_t = alpha * sigma
+        eps = -sigma_t / alpha * TARGET.score(x_t / alpha, torch.tensor(sigma_t / alpha).double())
+        denoised = (x_t - sigma_t * eps) / alpha
+        if name_of(scheduler) == "IPNDMScheduler":
+            return alpha * eps - sigma_t * denoised
+        return eps - denoised if flow else eps
+
+    timesteps = scheduler.timesteps[k * scheduler.order :]
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(k * scheduler.order)
+    if name_of(scheduler) == "PNDMScheduler":
+        distinct = scheduler.timesteps.unique().flip(0)[k:]
+        timesteps = torch.cat([distinct[:2], distinct[1:]])
+    for t in timesteps:
+        scaled = x if not hasattr(scheduler, "scale_model_input") else None
+        scaled = scheduler.scale_model_input(x, t) if scaled is None else scaled
+        x = scheduler.step(network(scaled, t), t, x, return_dict=False)[0].double()
+    return x
+
+
+def name_of(scheduler: object) -> str:
+    return type(scheduler).__name__
+
+
+LEADING = {"timestep_spacing": "leading"}
+BY_HAND: list[tuple[str, dict, int]] = [
+    ("EulerDiscreteScheduler", LEADING, 3),
+    ("HeunDiscreteScheduler", LEADING, 3),
+    ("DDIMScheduler", {**LEADING, "clip_sample": False}, 3),
+    ("DPMSolverMultistepScheduler", LEADING, 3),
+    ("DPMSolverMultistepScheduler", {**LEADING, "solver_order": 3}, 3),
+    ("DPMSolverSinglestepScheduler", {}, 2),
+    ("DPMSolverSinglestepScheduler", {"solver_order": 3}, 3),
+    ("DEISMultistepScheduler", {**LEADING, "solver_order": 3}, 3),
+    ("UniPCMultistepScheduler", {**LEADING, "solver_order": 3}, 3),
+    ("KDPM2DiscreteScheduler", {**LEADING, "steps_offset": 1}, 3),
+    ("PNDMScheduler", {"skip_prk_steps": True, "steps_offset": 1}, 3),
+    ("IPNDMScheduler", {}, 3),
+    ("CogVideoXDDIMScheduler", LEADING, 3),
+    ("FlowMatchEulerDiscreteScheduler", {}, 3),
+    ("FlowMatchHeunDiscreteScheduler", {}, 3),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "k"), BY_HAND)
+def test_a_run_from_the_middle_is_that_of_the_scheduler_by_hand(
+    name: str, options: dict, k: int
+) -> None:
+    x = torch.randn(4, 2, dtype=torch.float64)
+    driven = drive(TARGET.score, prepared(name, options), start=k, x=x)
+    expected = by_hand(prepared(name, options), x, k)
+    assert (driven - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_levels_of_a_used_scheduler_are_those_of_its_run() -> None:
+    for name in ("EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler"):
+        fresh, used = prepared(name, {}, 20), begun(prepared(name, {}, 20), 12)
+        by_hand(used, torch.ones(1, 2, dtype=torch.float64), 12)
+        assert from_scheduler(used) == from_scheduler(fresh)[12:]
+        assert len(from_scheduler(used)) == 9
+        with pytest.raises(PgmdiffError, match="set_timesteps was just called"):
+            drive(TARGET.score, used, x=torch.ones(1, 2))
+        again = drive(TARGET.score, used, steps=20, start=12, x=torch.ones(1, 2))
+        torch.testing.assert_close(
+            again, drive(TARGET.score, fresh, start=12, x=torch.ones(1, 2)), rtol=0, atol=0
+        )
+
+
+def test_starts_that_are_not_among_the_steps_are_named() -> None:
+    for name, last in (("DDIMScheduler", 8), ("HeunDiscreteScheduler", 8), ("PNDMScheduler", 8)):
+        for start in (-1, 9, 1.5):
+            with pytest.raises(PgmdiffError, match=f"start= from 0 to {last}, the steps of this"):
+                drive(TARGET.score, prepared(name, {}), start=start, x=torch.ones(1, 2))
 
 
 def test_composition_comes_before_the_scheduler() -> None:

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import ScoreError, ShapeError
+from pgmdiff import GraphError, Marginal, ScoreError, ShapeError
 from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import Gaussian
+from pgmdiff.graphs import repeated_observations
 from pgmdiff.integrations.sbi import from_sbi, tall_data
 from pgmdiff.samplers import Heun, karras
 
@@ -76,7 +77,7 @@ def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None
     truth = Gaussian(posterior_mean(Y), posterior_covariance(5))
     theta = truth.mean + torch.randn(5, 2, generator=torch.Generator().manual_seed(2)).double()
     own = {"covariances": [posterior_covariance()] * 5, "prior_covariance": PRIOR.covariance}
-    marginal = tall_data(single, PRIOR.score, Y, shape=(2,))
+    marginal = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Marginal())
     posterior = tall_data(single, PRIOR.score, Y, shape=(2,), **own)
     for sigma in SIGMA:
         torch.testing.assert_close(
@@ -92,6 +93,25 @@ def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None
     reached = distribution_reached(posterior, sigmas, truth.noised(80.0), Heun())
     torch.testing.assert_close(reached.mean, truth.mean, rtol=0, atol=2e-3)
     torch.testing.assert_close(reached.covariance, truth.covariance, rtol=2e-2, atol=0)
+
+
+def test_the_report_promises_only_what_holds_for_a_star_of_observations() -> None:
+    """Its regions hold the same elements under different conditions: E[(u - m) s] is not -1."""
+    own = {"covariances": [posterior_covariance()] * 5, "prior_covariance": PRIOR.covariance}
+    joint = tall_data(single, PRIOR.score, Y, shape=(2,), **own)
+    marginal = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Marginal())
+    truth = Gaussian(posterior_mean(Y), posterior_covariance(5)).noised(1.0)
+    u = truth.sample(20_000, generator=0)
+    law = ((u - truth.mean) * marginal(u, 1.0)).mean(dim=0)
+    assert (law + 1).abs().max() > 0.5
+    text = str(joint.validate())
+    assert "y0' and 'y1' hold the same elements under different conditions" in " ".join(
+        text.split()
+    )
+    assert "= -1 does not hold" in " ".join(text.split())
+    assert "of every Gaussian" not in text
+    alike = repeated_observations(3, (2,), [{"condition": Y[0]}] * 3)
+    assert alike.validate().conflict is None
 
 
 def test_single_observations_need_no_composition() -> None:
@@ -112,7 +132,32 @@ def test_what_does_not_fit_is_named() -> None:
         (
             lambda: tall_data(single, PRIOR.score, Y, shape=(2,), covariances=[covariance] * 5),
             ScoreError,
-            "give both",
+            "prior_covariance=None and rule=None. Give the covariance",
+        ),
+        (lambda: tall_data(single, PRIOR.score, Y, shape=(2,)), ScoreError, "Give the covariance"),
+        (
+            lambda: tall_data(
+                single,
+                PRIOR.score,
+                Y,
+                shape=(2,),
+                prior_covariance=PRIOR.covariance,
+                rule=Marginal(),
+            ),
+            ScoreError,
+            "covariances=None, prior_covariance=... and rule=Marginal",
+        ),
+        (  # posteriors as wide as the prior: the product of five has no finite variance
+            lambda: tall_data(
+                single,
+                PRIOR.score,
+                Y,
+                shape=(2,),
+                covariances=[1.5 * PRIOR.covariance] * 5,
+                prior_covariance=PRIOR.covariance,
+            ),
+            GraphError,
+            "not positive definite",
         ),
         (
             lambda: tall_data(

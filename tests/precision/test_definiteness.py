@@ -160,3 +160,20 @@ def test_errors_of_scores_grow_as_the_report_says() -> None:
     fine = compose(graph, node_scores(graph, rough), rule=rule).validate()
     assert 1 < fine.definiteness.amplification < 10
     assert fine.warning is None
+
+
+def test_a_long_search_shows_a_bar_and_is_bounded(monkeypatch, capsys) -> None:
+    graph = torus(4, 4)
+    rule = Posterior(node_covariances(graph, ar1(16, 0.5)), shrinkage=0.9)
+    joint = compose(graph, lambda x, s: -x, rule=rule)
+    joint.validate()
+    assert "least shrinkage" not in capsys.readouterr().err, "it took less than three seconds"
+    monkeypatch.setattr("pgmdiff.precision.solves.definiteness.DELAY", 0.0)
+    calls: list[float] = []
+    shrunk = type(joint.precision).shrunk
+    monkeypatch.setattr(
+        type(joint.precision), "shrunk", lambda *given: (calls.append(0.0), shrunk(*given))[1]
+    )
+    joint.validate()
+    assert "least shrinkage" in capsys.readouterr().err
+    assert len(calls) <= 28

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import PgmdiffError, from_denoiser
+from pgmdiff import PgmdiffError, ScoreError, from_denoiser
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.samplers import Adaptive, Noise, karras, log_likelihood, sample
 
@@ -127,7 +127,11 @@ def test_log_likelihood_of_a_field_that_is_no_gradient() -> None:
 
 
 def test_log_likelihood_where_the_denoiser_is_constant() -> None:
-    score = from_denoiser(lambda u, sigma: torch.zeros_like(u))
+    with pytest.raises(ScoreError, match=r"add 0 \* x"):  # a dead network looks the same
+        log_likelihood(
+            from_denoiser(lambda u, sigma: torch.zeros_like(u)), states(2, 1.0), 1.0, 9.0
+        )
+    score = from_denoiser(lambda u, sigma: 0 * u)
     x = states(2, 1.0)
     unit = Gaussian(torch.zeros(2).double(), torch.eye(2).double())
     found = log_likelihood(score, x, 1.0, 9.0, solver=FINE)

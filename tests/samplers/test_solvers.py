@@ -122,14 +122,17 @@ def test_evaluations_are_as_stated(solver: Solver) -> None:
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)
 def test_runs_resume_bit_for_bit(solver: Solver, tmp_path: Path) -> None:
-    sigmas, steps, path = karras(8, 0.05, 10.0), [], tmp_path / "state.pt"
+    sigmas, steps, path = karras(8, 0.05, 10.0), [], tmp_path / "state.safetensors"
     run = {"solver": solver, "generator": 3}
     whole = sample(elementwise, sigmas, shape=(3, 2), callback=steps.append, **run)
     for step in steps:
         assert torch.equal(sample(elementwise, sigmas, state=step["state"], **run), whole)
-        torch.save(vars(step["state"]), path)
-        restored = State(**torch.load(path))
+        step["state"].save(path)
+        restored = State.load(path)
         assert torch.equal(sample(elementwise, sigmas, state=restored, **run), whole)
+        assert torch.equal(sample(elementwise, sigmas, state=restored, solver=solver), whole), (
+            "without a generator the run's own noise is continued"
+        )
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=str)

@@ -52,7 +52,7 @@ class Solve(ABC):
 
     @abstractmethod
     def log_determinant(self, sigma: Tensor) -> Tensor:
-        """The log-determinant of I + σ² P, float64 `[B]`; not differentiable in σ."""
+        """The log-determinant of I + σ² P, float64 `[B]`; not all kinds are differentiable in σ."""
 
     def inverse(self) -> Tensor | None:
         """P⁻¹, the covariance of the composed distribution, float64 `[N, N]`, or None."""
@@ -62,6 +62,11 @@ class Solve(ABC):
     def residual(self) -> float:
         """The largest relative residual of the latest call. It is 0 for direct solves."""
         return 0.0
+
+    @property
+    def fingerprint(self) -> str:
+        """Its name for `store.fingerprint`: all else follows from P, or is kept between calls."""
+        return type(self).__name__
 
     @cached_property
     def _placed(self) -> dict[Any, Any]:

@@ -68,7 +68,7 @@ class Circulant(Solve):
         axes = list(range(len(shape)))
         frequencies = torch.fft.fftn(kernel.reshape(*self.periods, *kernel.shape[1:]), dim=axes)
         self.values, self.vectors = torch.linalg.eigh(frequencies.flatten(0, len(shape) - 1))
-        if self.values.min() <= 0:
+        if not self.values.min() > 0:
             raise indefinite(precision, self.values.min().item())
 
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:

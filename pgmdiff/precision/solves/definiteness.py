@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pgmdiff.errors import GraphError
 from pgmdiff.precision.precision import ComposedPrecision
@@ -15,8 +16,10 @@ from pgmdiff.precision.solves.iterative import TESTED, ConjugateGradients
 __all__ = ["amplification", "inflation", "is_definite", "least_change", "least_shrinkage"]
 
 
+DELAY = 3.0
+"""Seconds after which the search for λ* shows a progress bar."""
 JITTERS = (0.0, 1e-8, 1e-6, 1e-4)
-"""Jitters tried before shrinkage, in units of the mean variance."""
+"""Jitters tried before shrinkage, in units of every element's variance."""
 
 
 def is_definite(precision: ComposedPrecision) -> bool | None:
@@ -45,24 +48,27 @@ def least_shrinkage(precision: ComposedPrecision) -> float | None:
     Args:
         precision: P, whose own shrinkage and jitter are not used.
     """
+    # Large graphs take seconds for each of at most 28 factorisations.
+    with tqdm(total=28, desc="least shrinkage", delay=DELAY, leave=False) as bar:
 
-    def definite(shrinkage: float) -> bool | None:
-        try:
-            return is_definite(precision.shrunk(shrinkage))
-        except GraphError:  # a region's own covariance is singular
-            return False
+        def definite(shrinkage: float) -> bool | None:
+            bar.update()
+            try:
+                return is_definite(precision.shrunk(shrinkage))
+            except GraphError:  # a region's own covariance is singular
+                return False
 
-    if definite(0.95) is None:
-        return None
-    steps = [step / 20 for step in range(20)]
-    lower = next((step for step in reversed(steps) if not definite(step)), 0.0)
-    upper = min(lower + 0.05, 1.0)
-    if lower == 0 and definite(0.0):
-        return 0.0
-    while upper - lower > 1e-3:
-        middle = (lower + upper) / 2
-        lower, upper = (lower, middle) if definite(middle) else (middle, upper)
-    return upper
+        if definite(0.95) is None:
+            return None
+        steps = [step / 20 for step in range(20)]
+        lower = next((step for step in reversed(steps) if not definite(step)), 0.0)
+        upper = min(lower + 0.05, 1.0)
+        if lower == 0 and definite(0.0):
+            return 0.0
+        while upper - lower > 1e-3:
+            middle = (lower + upper) / 2
+            lower, upper = (lower, middle) if definite(middle) else (middle, upper)
+        return upper
 
 
 def inflation(precision: ComposedPrecision, covariance: Tensor) -> float:
@@ -79,17 +85,19 @@ def amplification(precision: ComposedPrecision, covariance: Tensor) -> float:
 
         G_r = lim_{σ → ∞} c_r (I + σ² P)⁻¹ A_rᵀ (I + σ² Σ_r⁻¹) = c_r P⁻¹ A_rᵀ Σ_r⁻¹
 
+    Errors are measured in units of every element's standard deviation.
     Exact scores have no error. With trained ones it matters where covariances have directions of
     next to no variance, in which small disagreements count as strong evidence.
 
     Args:
         precision, covariance: P, and P⁻¹ `[N, N]`.
     """
-    largest = 0.0
+    largest, units = 0.0, precision.variances.sqrt()
     for block in precision.blocks:
         inverses = block.precisions.dense()
         for row, (index, count) in enumerate(zip(block.index, block.counts, strict=True)):
             gain = count * covariance[:, index] @ inverses[row if len(inverses) > 1 else 0]
+            gain = gain / units[:, None] * units[index]
             largest = max(largest, float(torch.linalg.eigvalsh(gain.T @ gain)[-1]))
     return math.sqrt(largest)
 

@@ -39,7 +39,7 @@ class Eigen(Solve):
 
     def __init__(self, precision: ComposedPrecision) -> None:
         self.values, self.vectors = torch.linalg.eigh(precision.dense())
-        if len(self.values) and self.values[0] <= 0:
+        if len(self.values) and not self.values[0] > 0:
             raise indefinite(precision, self.values[0].item())
 
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:

@@ -68,11 +68,11 @@ class ConjugateGradients(Solve):
                 indefinite=lambda: indefinite(self.precision),
             )
             self.steps, self._residual = found.steps, found.residual
-            if found.residual > ACCEPTED:
+            if not found.residual <= ACCEPTED:
                 raise ScoreError(
                     f"Posterior: conjugate gradients left a relative residual of "
-                    f"{found.residual:.2g} after {self.most_steps} steps. Better conditioned "
-                    "covariances (shrinkage=), or float64, help."
+                    f"{found.residual:.2g} after {found.steps} steps. {found.reason} Better "
+                    "conditioned covariances (shrinkage=) help."
                 )
             return found.x.to(right)
 

@@ -1,0 +1,129 @@
+"""Sampling runs that survive interruptions: a folder in which a run saves its state."""
+
+import re
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pgmdiff import store
+from pgmdiff.errors import PgmdiffError
+from pgmdiff.noise import Generator, Noise
+from pgmdiff.text import brief
+
+__all__ = ["Run"]
+
+Facts = dict[str, Any]
+
+ELSEWHERE = "Make the call that began the run, or give another folder."
+
+
+@dataclass(eq=False)
+class Run:
+    """The folder of one sampling run: the same call, made again, resumes it or returns its result.
+
+        u = sample(joint, sigmas, shape=(8, 3, 64, 512), generator=0, run=Run("strip"))
+
+    `run="strip"` is the same. The folder holds the two latest states (see `store.save`). A run that
+    is killed at any moment and called again gives the same result bit for bit. A damaged file
+    causes a warning that names it, and the one before is used. A call with another score, solver,
+    schedule, start, shape, dtype or seed is refused; without a `generator` the run's own noise is
+    continued. A solver is compared by its repr, a score by its fingerprint (see
+    `store.fingerprint`): what they do not show is not noticed.
+
+    A large number of samples is a loop of runs, with a folder and a part of `split_seed(seed, n)`
+    for each batch: those that are finished return at once.
+
+    Args:
+        folder: where to save; it is made if need be, and belongs to one run and one process.
+        every: the shortest time between two saves, in seconds; 0 saves after every step. The start
+            and the result are always saved.
+
+    Raises:
+        PgmdiffError: the folder is no path, or the time is negative.
+    """
+
+    folder: str | Path
+    every: float = 10.0
+    _due: float = field(default=-inf, init=False, repr=False)
+    _before: Path | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.folder, str | Path) or not self.every >= 0:
+            raise PgmdiffError(
+                f"Run: expected a folder as text or a Path, and every >= 0 seconds, got {self}."
+            )
+
+    @classmethod
+    def of(cls, run: "Run | str | Path | None") -> "Run | None":
+        """A run, or that in a folder, or none."""
+        return run if run is None or isinstance(run, Run) else cls(run)
+
+    def latest(self) -> tuple[dict[str, Tensor], Facts] | None:
+        """The tensors and facts of the latest file that is whole, or None."""
+        for path in sorted(Path(self.folder).glob("step-*.safetensors"), reverse=True):
+            try:
+                found = store.load(path)
+            except PgmdiffError as error:
+                warnings.warn(f"{self}: {error} The run goes on from before.", stacklevel=3)
+            else:
+                found[1]["run"] = {"sampler": None, **found[1].get("run", {})}
+                self._before, self._due = path, time.monotonic() + self.every
+                return found
+        self._before, self._due = None, -inf
+        return None
+
+    def save(
+        self, step: int, tensors: Mapping[str, Tensor], facts: Facts, *, last: bool = False
+    ) -> None:
+        """Saves the state before a step if the last save is long enough ago, or if it is the last.
+
+        Raises:
+            PgmdiffError: the folder cannot be written; the files in it are unchanged.
+        """
+        if time.monotonic() < self._due and not last:
+            return
+        path = Path(self.folder) / f"step-{step:08d}.safetensors"
+        store.save(path, tensors, facts)
+        for old in Path(self.folder).glob("step-*"):
+            if old not in (path, self._before):  # parts that a killed run left, too
+                old.unlink()
+        self._before, self._due = path, time.monotonic() + self.every
+
+
+def noise_of(generator: Generator, n_samples: int, earlier: Mapping[str, Any]) -> Noise:
+    """The noise of a run: that of its generator, or if it is resumed without one, its own."""
+    if generator is None and "seeds" in earlier:
+        return Noise(tuple(earlier["seeds"]))
+    return Noise.of(generator, n_samples)
+
+
+def check_same(what: str, run: Mapping[str, Any], given: Mapping[str, Any], remedy: str) -> None:
+    """A `PgmdiffError` if a call differs from the run that it would resume.
+
+    Args:
+        what: what is resumed, for the message.
+        run: facts about the run.
+        given: the same facts about the call; those that the run does not have are not compared.
+        remedy: what to do, for the message.
+    """
+    for name, value in given.items():
+        old = run.get(name, value)
+        if old != value:
+            if isinstance(old, list) and len(old) == len(value):
+                place = [a == b for a, b in zip(old, value, strict=True)].index(False)
+                name, old, value = f"{name}[{place}]", old[place], value[place]
+            raise PgmdiffError(
+                f"{what} belongs to another run: expected {name} {brief(old)}, got {brief(value)}. "
+                f"{remedy}"
+            )
+
+
+def solver_text(solver: object) -> str:
+    """A solver's class and parameters, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(solver))

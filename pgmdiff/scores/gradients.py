@@ -1,0 +1,58 @@
+"""Gradients that are not there are an error where one is required; they would count as zero.
+
+A network under `torch.no_grad` or `torch.inference_mode`, one that detaches its input, and one that
+leaves PyTorch on its way return values that are right and have no derivative. Autograd says nothing
+as long as anything else in a sum depends on the input, be it another network or the input itself.
+Therefore what a network returned is looked at before anything is added to it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+
+from pgmdiff.errors import ScoreError
+
+__all__ = ["check_gradient"]
+
+
+def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
+    """Raises where a gradient with respect to x is required and values have none.
+
+    One is required where x requires it and autograd records. Values that depend on parameters only
+    require a gradient, too: therefore x is sought in autograd's graph, which takes microseconds.
+
+    Args:
+        values: what was made of x.
+        x: the input.
+        who: returns the name of what made them, for the error.
+
+    Raises:
+        ScoreError: the values have no gradient; the message says what to remove, or to add.
+    """
+    if not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        return
+    start = _node(x)
+    left: list[Any] = [_node(values)] if values.requires_grad else []
+    seen = {None}
+    while left:
+        node = left.pop()
+        if node is start:
+            return
+        if node not in seen:
+            seen.add(node)
+            left.extend(before for before, _ in node.next_functions)
+    raise ScoreError(
+        f"{who()}: expected a result that autograd can differentiate by its input, because a "
+        "gradient is required here, got one without a gradient. Remove torch.no_grad, "
+        "torch.inference_mode, detach and NumPy inside it. If it truly does not depend on its "
+        "input, let it add 0 * x; if no gradient is wanted, detach its input, or call it under "
+        "torch.no_grad."
+    )
+
+
+def _node(tensor: Tensor) -> Any:
+    """The node of a tensor in autograd's graph."""
+    return tensor.grad_fn or get_gradient_edge(tensor).node

@@ -1,0 +1,228 @@
+"""Files of tensors and facts that are whole or not there, and fingerprints of what made them.
+
+A file is written beside its place, flushed to the disk and then renamed, so that a program that is
+killed, or a disk that is full, leaves what was there before. It is a safetensors file, whose
+metadata hold the facts as JSON and a SHA-256 of all its bytes; nothing in it is ever executed.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cached_property, partial
+from hashlib import sha256
+from numbers import Number
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pgmdiff.errors import PgmdiffError
+
+__all__ = ["fingerprint", "load", "save"]
+
+BLANK = "0" * 64
+"""What stands in the place of a file's SHA-256 while it is computed."""
+
+LIBRARIES = ("numpy", "pgmdiff", "scipy", "torch")
+"""Packages whose code counts by name."""
+
+PLAIN = (type(None), Number, str, bytes, torch.dtype, Path, np.generic)
+
+
+def save(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Writes tensors and facts to a file, whole or not at all.
+
+    Args:
+        path: the file, whose name usually ends in `.safetensors`; its folder is made if need be.
+        tensors: by name; of any device, and they may share memory.
+        facts: what JSON can hold: numbers, text, lists (tuples become lists) and dicts of these.
+
+    Raises:
+        PgmdiffError: the folder cannot be written, or the disk is full; a file that was there
+            before is unchanged.
+    """
+    import safetensors.torch as safe
+
+    path = Path(path)
+    part = path.with_name(f"{path.name}.part")
+    about = {"facts": json.dumps(facts), "sha256": BLANK}
+    apart = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    data = safe.save(apart, about)
+    data = data.replace(BLANK.encode(), sha256(data).hexdigest().encode(), 1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        if os.name == "posix":  # the new name is on the disk only once the folder is
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        if part.is_file():
+            part.unlink()
+        raise PgmdiffError(
+            f"store: expected to write {path}, got {error.strerror or error}. Free space on the "
+            "disk, or give a folder that you may write to; what was there before is unchanged."
+        ) from error
+
+
+def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `save` wrote: tensors, on the CPU, and facts.
+
+    Args:
+        path: the file, which may be untrusted: it is parsed and checked, and never executed.
+
+    Raises:
+        PgmdiffError: there is no such file, or it is truncated, corrupted or of another kind.
+    """
+    import safetensors.torch as safe
+
+    try:
+        data = Path(path).read_bytes()
+        size = int.from_bytes(data[:8], "little")
+        about = json.loads(data[8 : 8 + size])["__metadata__"]
+        blank = data.replace(about["sha256"].encode(), BLANK.encode(), 1)
+        if sha256(blank).hexdigest() != about["sha256"]:
+            raise ValueError("another SHA-256")
+        return safe.load(data), json.loads(about["facts"])
+    except FileNotFoundError:
+        raise PgmdiffError(f"store: there is no file {path}. Give one that `save` wrote.") from None
+    except Exception as error:  # damage may raise anything
+        raise PgmdiffError(
+            f"store: expected {path} as it was written, but it is truncated, corrupted or of "
+            f"another kind ({type(error).__name__}: {error}). Use an earlier file, or delete it."
+        ) from error
+
+
+def fingerprint(thing: object) -> str:
+    """SHA-256 of what an object consists of: equal in every process that makes it alike.
+
+    It reads the bytes of tensors, arrays, parameters and buffers; numbers and text; containers and
+    attributes; and of functions the code, the defaults, and the variables that they use. An
+    attribute `fingerprint` that is a string stands for all of its object: set it where a model is
+    too large to be hashed (one or two seconds per GB), or counts its own calls.
+
+    It does not see the code of methods of classes, what compiled extensions hold, or files; the
+    code of pgmdiff and torch counts by name. Cached properties are left out, as are attributes with
+    a leading underscore where they are caches: those of libraries, and of dataclasses whose field
+    has a default.
+
+    Args:
+        thing: a score, a solver, a condition, or any other object.
+
+    Raises:
+        PgmdiffError: the object is nested too deeply.
+
+    Example:
+        >>> import torch
+        >>> from pgmdiff.gaussian import Gaussian
+        >>> from pgmdiff.store import fingerprint
+        >>> narrow, wide = (Gaussian(torch.zeros(2), v * torch.eye(2)) for v in (1.0, 2.0))
+        >>> fingerprint(narrow.score) == fingerprint(wide.score)
+        False
+    """
+    try:
+        return _digest(thing, {}).hex()
+    except RecursionError:
+        raise PgmdiffError(
+            f"fingerprint: this {type(thing).__name__} is nested too deeply. Give it an attribute "
+            "`fingerprint`, text that names it."
+        ) from None
+
+
+def _digest(thing: Any, known: dict[int, tuple[bytes, object]]) -> bytes:
+    """The digest of an object; known ones, by id, hold those that contain themselves."""
+    if id(thing) not in known:
+        known[id(thing)] = b"itself", thing
+        digest = sha256(f"{type(thing).__module__}.{type(thing).__qualname__}".encode())
+        for part in _parts(thing):
+            digest.update(part if isinstance(part, bytes) else _digest(part, known))
+        if isinstance(thing, Set):
+            digest.update(b"".join(sorted(_digest(each, known) for each in thing)))
+        known[id(thing)] = digest.digest(), thing
+    return known[id(thing)][0]
+
+
+def _parts(thing: Any) -> Iterator[Any]:
+    """What an object consists of: bytes, or objects in turn."""
+    named = None if isinstance(thing, type) else getattr(thing, "fingerprint", None)
+    if isinstance(named, str):
+        yield named.encode()
+    elif isinstance(thing, PLAIN):
+        yield repr(thing).encode()
+    elif isinstance(thing, type | ModuleType):
+        yield thing.__name__.encode()
+    elif isinstance(thing, Tensor):
+        dense = thing.detach().cpu()
+        dense = (dense if dense.layout == torch.strided else dense.to_dense()).contiguous()
+        yield repr((dense.dtype, tuple(dense.shape))).encode()
+        values: Any = dense.reshape(-1).view(torch.uint8).numpy()
+        yield sha256(values).digest()
+    elif isinstance(thing, np.ndarray):
+        yield repr((thing.dtype, thing.shape)).encode()
+        yield thing.tolist() if thing.dtype.hasobject else sha256(thing.tobytes()).digest()
+    elif isinstance(thing, nn.Module):
+        yield repr(thing).encode()
+        yield [*thing.named_parameters(), *thing.named_buffers()]
+        for module in thing.modules():
+            yield [each for each in vars(module).items() if isinstance(each[1], PLAIN)]
+    elif isinstance(thing, FunctionType):
+        yield thing.__qualname__.encode()
+        yield [thing.__defaults__, thing.__kwdefaults__]
+        yield from (cell.cell_contents for cell in thing.__closure__ or () if _is_full(cell))
+        root = thing.__module__.split(".")[0]
+        if root not in LIBRARIES:
+            yield thing.__code__
+            used = [thing.__globals__.get(name) for name in _names(thing.__code__)]
+            near = root, "builtins", "functools", *LIBRARIES
+            yield [each for each in used if isinstance(each, nn.Module) or _root(each) in near]
+    elif isinstance(thing, CodeType):
+        yield thing.co_code
+        yield [thing.co_names, thing.co_consts]
+    elif isinstance(thing, MethodType):
+        yield [thing.__func__, thing.__self__]
+    elif isinstance(thing, partial):
+        yield [thing.func, thing.args, thing.keywords]
+    elif isinstance(thing, Mapping):
+        yield from (part for item in thing.items() for part in item)
+    elif isinstance(thing, list | tuple):
+        yield from thing
+    else:
+        made = fields(thing) if is_dataclass(thing) else ()
+        given = {f.name for f in made if f.default is MISSING and f.default_factory is MISSING}
+        hidden = made or _root(thing) in LIBRARIES
+        for name, value in getattr(thing, "__dict__", {}).items():
+            cached = isinstance(getattr(type(thing), name, None), cached_property)
+            if not cached and not (hidden and name.startswith("_") and name not in given):
+                yield from (name, value)
+
+
+def _root(thing: object) -> str:
+    """The package in which a function or the class of an object was defined."""
+    module = thing.__module__ if isinstance(thing, FunctionType) else type(thing).__module__
+    return module.split(".")[0]
+
+
+def _names(code: CodeType) -> list[str]:
+    """The names of the globals and attributes that a function uses, those within it included."""
+    inner = (each for each in code.co_consts if isinstance(each, CodeType))
+    return [*code.co_names, *(name for each in inner for name in _names(each))]
+
+
+def _is_full(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is not cell
+    except ValueError:  # of a variable that is not set yet
+        return False

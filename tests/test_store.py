@@ -1,0 +1,237 @@
+"""Files that are whole or not there, and fingerprints of what a run depends on."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pgmdiff
+from pgmdiff import PgmdiffError, compose, from_denoiser, gaussian
+from pgmdiff.conditioning import Isotropic, Mask, moment_matching, replacement
+from pgmdiff.graphs import FactorGraph, chain, tiles
+from pgmdiff.precision.solves.iterative import ConjugateGradients
+from pgmdiff.samplers import UniPC
+from pgmdiff.store import fingerprint, load, save
+from tests.helpers import ar1
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    tensors = {
+        "whole": whole,
+        "same memory": whole,
+        "part": whole.T[1:],
+        "number": torch.tensor(1.5, dtype=torch.float64),
+        "none": torch.zeros(0, 3),
+        "half": torch.randn(3).bfloat16(),
+        "index": torch.tensor([1, -2]),
+        "flags": torch.tensor([True, False]),
+        "leaf": torch.ones(2, requires_grad=True),
+    }
+    facts = {"seed": 2**127, "sigma": 0.1 + 0.2, "names": ["é", None], "nested": {"a": [1]}}
+    save(tmp_path / "new" / "file.safetensors", tensors, facts)
+    found, said = load(tmp_path / "new" / "file.safetensors")
+    assert said == facts
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert torch.equal(found[name], value), name
+        assert found[name].dtype == value.dtype
+    assert os.listdir(tmp_path / "new") == ["file.safetensors"]
+
+
+def test_every_damage_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "file.safetensors"
+    save(path, {"x": torch.arange(4.0)}, {"step": 3})
+    good = path.read_bytes()
+    damaged = [good[:n] for n in range(len(good))] + [good + b"0"]
+    damaged += [
+        good[:place] + bytes([good[place] ^ (1 << place % 8)]) + good[place + 1 :]
+        for place in range(len(good))
+    ]
+    for data in damaged:
+        path.write_bytes(data)
+        with pytest.raises(PgmdiffError, match=r"file\.safetensors as it was written, but it is"):
+            load(path)
+    with pytest.raises(PgmdiffError, match="there is no file"):
+        load(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("name", "error"), [("fsync", errno.ENOSPC), ("fsync", errno.EIO), ("open", errno.EACCES)]
+)
+def test_what_cannot_be_written_leaves_the_old_file(
+    name: str, error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.safetensors"
+    save(path, {"x": torch.zeros(2)}, {})
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(*((os, name) if name == "fsync" else (Path, name)), fail)
+    with pytest.raises(PgmdiffError, match=f"got {os.strerror(error)}. Free space on the disk, or"):
+        save(path, {"x": torch.ones(2)}, {})
+    monkeypatch.undo()
+    assert torch.equal(load(path)[0]["x"], torch.zeros(2))
+    assert os.listdir(tmp_path) == [path.name]
+    with pytest.raises(PgmdiffError, match="expected to write"):
+        save(path / "within a file", {"x": torch.ones(2)}, {})
+
+
+# ---------------------------------------------------------------- fingerprints
+
+SCALE = 0.5
+NET = nn.Linear(4, 4)
+
+
+def by_global(x: Tensor, sigma: Tensor) -> Tensor:
+    return SCALE * NET(x)
+
+
+class Plain:
+    """A score whose parameter is an attribute."""
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return -self.scale * x
+
+
+def network(scale: float = 1.0) -> nn.Module:
+    net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.BatchNorm1d(4)).eval()
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, scale)
+    return net
+
+
+def closed(scale: float) -> Callable[..., Tensor]:
+    return lambda x, sigma: -scale * x
+
+
+def joint(spread: float = 0.5, rule: str = "marginal", **options: Any) -> Any:
+    data = ar1(4, spread)
+    covariances = gaussian.node_covariances(chain(4), data)
+    rules = {"marginal": pgmdiff.Marginal(), "posterior": pgmdiff.Posterior(covariances)}
+    return compose(chain(4), gaussian.node_scores(chain(4), data), rule=rules[rule], **options)
+
+
+def conditional(text: float = 0.0) -> Any:
+    score = from_denoiser(lambda x, sigma, text: x * text.reshape(-1, 1))
+    strip = tiles((4,), (2,), (1,))
+    conditions = {name: {"text": torch.tensor(text)} for name in strip.names}
+    return compose(strip, score, conditions=conditions)
+
+
+def observed(y: float = 0.0, noise: float = 0.1) -> Any:
+    y_in_place = torch.where(MASK, y, 0.0).double()
+    return moment_matching(joint(), y_in_place, Mask(MASK), Isotropic(), noise=noise)
+
+
+def iterative() -> Any:
+    score = joint(rule="posterior")
+    object.__setattr__(score.rule, "solve", ConjugateGradients(score.precision))
+    return score
+
+
+MASK = torch.tensor([True, False, True, False])
+CASES: dict[str, Callable[[], Any]] = {
+    "a number in a closure": lambda: closed(1.0),
+    "another number": lambda: closed(2.0),
+    "a constant in the code": lambda: lambda x, sigma: -x / 2,
+    "another constant": lambda: lambda x, sigma: -x / 3,
+    "an attribute": lambda: Plain(1.0),
+    "another attribute": lambda: Plain(2.0),
+    "a default": lambda: partial(closed(1.0), sigma=1.0),
+    "weights": lambda: from_denoiser(lambda x, sigma: NETS[0](x)),
+    "other weights": lambda: from_denoiser(lambda x, sigma: NETS[1](x)),
+    "a network": lambda: network(),
+    "a network in train mode": lambda: network().train(),
+    "a joint": joint,
+    "another joint": lambda: joint(0.6),
+    "another rule": lambda: joint(rule="posterior"),
+    "a posterior": lambda: joint(0.6, "posterior"),
+    "a posterior solved by iteration": iterative,
+    "conditions": conditional,
+    "other conditions": lambda: conditional(1.0),
+    "an observation": observed,
+    "another observation": lambda: observed(1.0),
+    "another noise": lambda: observed(noise=0.2),
+    "a replacement": lambda: replacement(joint(), torch.zeros(4).double(), Mask(MASK)),
+    "a method": lambda: ar1(4, 0.5).score,
+    "a solver": UniPC,
+    "another solver": lambda: UniPC(2),
+    "a set": lambda: {"a", "b", "c", "d"},
+    "a graph": lambda: FactorGraph.from_scopes({"f": ("a", "b"), "g": ("b", "c")}),
+    "another graph": lambda: FactorGraph.from_scopes({"f": ("a", "b"), "g": ("a", "c")}),
+    "another order": lambda: FactorGraph.from_scopes({"f": ("b", "a"), "g": ("b", "c")}),
+}
+FLOAT32 = "weights", "a network", "an observation", "a replacement"
+NETS = network(1.0), network(2.0)
+
+
+def fingerprints() -> dict[str, str]:
+    return {name: fingerprint(make()) for name, make in CASES.items()}
+
+
+def test_fingerprints_differ_where_runs_do_and_nowhere_else() -> None:
+    here = fingerprints()
+    assert len({*here.values()}) == len(CASES)
+    code = (
+        "import json; from tests.test_store import fingerprints; print(json.dumps(fingerprints()))"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": "7"},
+    )
+    assert json.loads(there.stdout) == here
+
+
+@pytest.mark.parametrize("name", [
+    "a joint", "a posterior", "a posterior solved by iteration", "conditions", "an observation",
+    "a replacement", "weights", "a network", "a method",
+])  # fmt: skip
+def test_calls_do_not_change_fingerprints(name: str) -> None:
+    score = CASES[name]()
+    before = fingerprint(score)
+    with torch.no_grad():
+        for dtype in (torch.float32, torch.float64) if name not in FLOAT32 else (torch.float32,):
+            x, sigma = torch.ones(3, 4, dtype=dtype), torch.ones(3, dtype=dtype)
+            score(x) if isinstance(score, nn.Module) else score(x, sigma)
+    assert fingerprint(score) == before
+
+
+def test_globals_count_and_names_stand_for_their_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(by_global)
+    monkeypatch.setattr(sys.modules[__name__], "SCALE", 0.6)
+    assert fingerprint(by_global) != before
+    monkeypatch.undo()
+    assert fingerprint(by_global) == before
+    with torch.no_grad():
+        NET.weight[0, 0] += 1
+    assert fingerprint(by_global) != before
+    one, two = Plain(1.0), Plain(2.0)
+    one.fingerprint = two.fingerprint = "the same"
+    assert fingerprint(one) == fingerprint(two)
+    loop: list[object] = [1]
+    loop.append(loop)
+    assert len(fingerprint(loop)) == 64
+    for _ in range(1000):
+        loop = [loop]
+    with pytest.raises(PgmdiffError, match="nested too deeply"):
+        fingerprint(loop)

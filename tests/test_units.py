@@ -1,0 +1,564 @@
+"""The law of units: u -> a u + b and σ -> a σ change no result but by its own unit and offset.
+
+Every public function that takes data or states is in `LAWS`, as a function of the units that
+returns its results in units of 1 about 0, or in `EXEMPT`, with the reason. What depends on
+covariances only also keeps to a unit of its own for every element.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff import check_consistency, conditioning, diagnostics, fit_covariances, graphs, precision
+from pgmdiff import gaussian as gaussians
+from pgmdiff import samplers as s
+from pgmdiff.composition import Average, Evidence, FeynmanKac, Joint, Marginal, Posterior, compose
+from pgmdiff.errors import PgmdiffError
+from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
+from pgmdiff.images import cube_to_equirectangular, equirectangular_to_cube
+from pgmdiff.precision import ComposedPrecision, Dense, solver_of
+from pgmdiff.scores import denoise, from_denoiser, from_eps, padded
+from pgmdiff.testing.oracles import markov_gaussian
+from pgmdiff.training import denoising_loss, random_crops
+from tests.helpers import ar1
+
+N = 5
+CHAIN, RING, WINDOWS = graphs.chain(N), graphs.cycle(N), graphs.tiles((12,), 4, 2)
+ROUND = graphs.tiles((12,), 4, 2, periodic=True)
+UNIT = markov_gaussian(CHAIN.regions, 3)
+UNIT = Gaussian(torch.linspace(-1, 1, N).double(), UNIT.covariance)
+LEVELS = [20.0, 3.0, 0.5, 0.05]
+MASK = torch.tensor([True, False, False, True, False])
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Units:
+    """A unit a, an offset b and a dtype."""
+
+    a: float = 1.0
+    b: float = 0.0
+    dtype: torch.dtype = torch.float64
+
+    def states(self, u: Tensor) -> Tensor:
+        return (self.a * u + self.b).to(self.dtype)
+
+    def back(self, u: Tensor) -> Tensor:
+        return (u.double() - self.b) / self.a
+
+    def gaussian(self, q: Gaussian = UNIT) -> Gaussian:
+        return Gaussian(self.states(q.mean), (self.a**2 * q.covariance).to(self.dtype))
+
+    def sigmas(self, levels: list[float] = LEVELS) -> list[float]:
+        return [self.a * level for level in levels]
+
+    @property
+    def q(self) -> Gaussian:
+        return self.gaussian()
+
+    @property
+    def mixture(self) -> GaussianMixture:
+        moved = Gaussian(UNIT.mean + 3.0, 0.5 * UNIT.covariance)
+        weights = torch.tensor([0.3, 0.7], dtype=self.dtype)
+        return GaussianMixture(weights, [self.q, self.gaussian(moved)])
+
+    @property
+    def noisy(self) -> Tensor:
+        """Four states at σ = 0.7."""
+        return self.states(UNIT.noised(0.7).sample(4, 1))
+
+    def start(self, sigma: float = LEVELS[0]) -> Tensor:
+        return self.states(UNIT.noised(sigma).sample(3, 2))
+
+    def joint(self, rule: Any = None, graph: Any = CHAIN, q: Any = None) -> Joint:
+        q = self.q if q is None else q
+        rule = rule or Posterior(node_covariances(graph, q))
+        return compose(graph, node_scores(graph, q), rule=rule)
+
+    @property
+    def covariances(self) -> dict[Any, Tensor]:
+        return node_covariances(CHAIN, self.q)
+
+
+def score_of(rule: Callable[[Units], Any]) -> Callable[[Units], Any]:
+    """The score of a rule, of a mixture, on a chain and on a ring."""
+
+    def law(t: Units) -> Any:
+        return [
+            t.a * t.joint(rule(t), graph, t.mixture)(t.noisy, 0.7 * t.a) for graph in (CHAIN, RING)
+        ]
+
+    return law
+
+
+def evidence(t: Units) -> Any:
+    joint = t.joint(Evidence(t.covariances))
+    density = joint.log_density(t.noisy, 0.7 * t.a)
+    return t.a * joint(t.noisy, 0.7 * t.a), density + N * math.log(t.a)
+
+
+def conditioned(make: Callable[[Units, Tensor], Any]) -> Callable[[Units], Any]:
+    """A conditioned score that sees the elements of a mask."""
+
+    def law(t: Units) -> Any:
+        y = t.states(UNIT.sample(1, 5)[0])
+        return [
+            t.back(denoise(make(t, y), t.states(UNIT.noised(level).sample(4, 1)), t.a * level))
+            for level in (0.3, 5.0)
+        ]
+
+    return law
+
+
+def matched_by(covariance: Callable[[Units], Any], noise: float = 0.2) -> Callable[[Units], Any]:
+    return conditioned(
+        lambda t, y: conditioning.moment_matching(
+            t.joint(), y, MASK, covariance(t), noise=noise * t.a
+        )
+    )
+
+
+def run(solver: Callable[[Units], s.Solver]) -> Callable[[Units], Any]:
+    """A run from given states to data."""
+    return lambda t: t.back(
+        s.sample(t.mixture.score, [*t.sigmas(), 0.0], x=t.start(), solver=solver(t), generator=1)
+    )
+
+
+def corrected(corrector: Callable[[Units], s.Corrector]) -> Callable[[Units], Any]:
+    return run(lambda t: s.PredictorCorrector(s.Euler(), corrector(t)))
+
+
+def drawn_start(t: Units) -> Any:
+    return t.back(s.sample(t.q.score, [*t.sigmas(), 0.0], shape=(4, N), generator=0, dtype=t.dtype))
+
+
+def consistency(t: Units) -> Any:
+    q = ar1(12, 0.9)
+    whole, part = (t.gaussian(q.marginal(torch.arange(n))) for n in (4, 2))
+    found = []
+    for share in (1.0, 0.25):  # of the overlap's variance
+        scores = {(4,): whole.score, (2,): Gaussian(part.mean, share * part.covariance).score}
+        data = t.states(q.sample(200, 0))
+        report = check_consistency(WINDOWS, scores, data, generator=0)
+        assert report.consistent == (share == 1)
+        found += [[r.sigma / t.a, r.error_piece / t.a**2, r.excess] for r in report.rows]
+    return torch.tensor(found)
+
+
+def advice(t: Units) -> Any:
+    (row,) = diagnostics.advise(RING, t.gaussian(ar1(N, 0.6))).rows
+    return torch.tensor([row.marginal, row.average, row.posterior])
+
+
+def reached(t: Units) -> Any:
+    solver, sigmas = s.DPMSolver2M(1.0), t.sigmas()
+    found = diagnostics.distribution_reached(
+        t.q.score, sigmas, t.gaussian(UNIT.noised(LEVELS[0])), solver
+    )
+    return t.back(found.mean), found.covariance / t.a**2
+
+
+def fitted(form: str, **options: Any) -> Callable[[Units], Any]:
+    def law(t: Units) -> Any:
+        shape = (2, 12) if "channels" in options else (12,)
+        graph = graphs.tiles((2, 12), (2, 4), (0, 2)) if "channels" in options else WINDOWS
+        data = t.states(draw(60, *shape).cumsum(-1))
+        found = fit_covariances(graph, data, form=form, **options)
+        return [found.form(group).inverse(group.name).dense() * t.a**2 for group in graph.groups]
+
+    return law
+
+
+def solved(graph: Any, make: Callable[..., Any] = solver_of, **options: Any) -> Callable:
+    """(I + σ² P)⁻¹ b, and the log-determinant of its matrix if there is one."""
+
+    def law(t: Units) -> Any:
+        n = graph.regions.n_elements
+        data = t.states(draw(80, *graph.regions.event_shape, seed=3).cumsum(-1))
+        given = fit_covariances(graph, data, shared=True, **options)
+        solve = make(ComposedPrecision(graph.regions, given, shrinkage=0.5))
+        sigma = torch.full((2,), 0.7 * t.a, dtype=t.dtype)
+        try:
+            return solve(draw(2, n).to(t.dtype), sigma), solve.log_determinant(sigma)
+        except PgmdiffError:
+            return solve(draw(2, n).to(t.dtype), sigma)
+
+    return law
+
+
+def precision_of(t: Units, graph: Any = CHAIN) -> ComposedPrecision:
+    data = t.states(UNIT.sample(60, 4))
+    return ComposedPrecision(graph.regions, fit_covariances(graph, data))
+
+
+def of_precision(function: Callable[[ComposedPrecision, Tensor], float]) -> Callable[[Units], Any]:
+    def law(t: Units) -> Any:
+        p = precision_of(t)
+        return torch.tensor(function(p, torch.linalg.inv(p.dense())))
+
+    return law
+
+
+def least(t: Units) -> Any:
+    """On a torus of strong correlations λ* is positive."""
+    torus = graphs.torus(3, 3)
+    q = t.gaussian(Gaussian(torch.zeros(9).double(), torch.full((9, 9), 0.7).fill_diagonal_(1)))
+    p = ComposedPrecision(torus.regions, Dense(node_covariances(torus, q)))
+    changed = precision.least_change(p.shrunk)
+    found = precision.is_definite(p), precision.least_shrinkage(p), changed.shrinkage
+    assert found[0] is False
+    return torch.tensor(found[1:])
+
+
+def seeds(t: Units) -> Any:
+    mean, error = diagnostics.mean_and_error(t.states(X[:, 0]).tolist())
+    return torch.tensor([(mean - t.b) / t.a, error / t.a])
+
+
+def image(t: Units) -> Tensor:
+    return t.states(0.3 * draw(6, 1, 8, 16).cumsum(-1))
+
+
+def texture(t: Units) -> Any:
+    features = diagnostics.texture_features(image(t)).double()
+    features[:, :60] -= math.log(t.a)
+    features[:, 60] = t.back(features[:, 60])
+    features[:, 61] /= t.a
+    return features[:, :60], features[:, 60], features[:, 61], features[:, 62]
+
+
+def loss(t: Units) -> Any:
+    clean, variance = t.states(draw(50, 3)), t.a**2
+    score = from_denoiser(
+        lambda x, sigma: t.b + (x - t.b) * (variance / (variance + sigma**2))[:, None]
+    )
+    return denoising_loss(score.denoise, clean, sigma_data=t.a, generator=0)
+
+
+def likelihood(t: Units) -> Any:
+    last = t.gaussian(UNIT.noised(20.0))
+    found = s.log_likelihood(t.q.score, t.noisy, 0.7 * t.a, 20 * t.a, prior=last.log_density)
+    return found + N * math.log(t.a)
+
+
+def curvature(t: Units) -> Any:
+    ends = s.curvature_extremes(t.q.score, t.noisy, 0.7 * t.a, generator=0)
+    return [t.a**2 * value for value in ends]
+
+
+def measured(t: Units) -> s.Curvature:
+    return s.Curvature.measure(
+        t.mixture.score, t.sigmas(), shape=(4, N), generator=0, dtype=t.dtype
+    )
+
+
+def weighted(t: Units) -> Any:
+    potential = FeynmanKac(t.joint(Marginal()))
+    found = s.sample_weighted(
+        potential, t.sigmas([20.0, 8.0, 3.0, 1.0, 0.5]), shape=(40, N), generator=0, dtype=t.dtype
+    )
+    return t.back(found.x), found.component_log_weights
+
+
+def closed(t: Units) -> Any:
+    q, u, sigma = t.q, t.noisy, 0.7 * t.a
+    many = t.states(UNIT.sample(300, 6))
+    fit = Gaussian.fit(many)
+    yield from (t.a * q(u, sigma), t.back(q.denoise(u, sigma)), t.back(q.sample(4, 0)))
+    yield q.log_density(u, sigma) + N * math.log(t.a)
+    yield torch.tensor(q.entropy(sigma) - N * math.log(t.a))
+    yield from (t.back(fit.mean), fit.covariance / t.a**2)
+
+
+def mixed(t: Units) -> Any:
+    q, u, sigma = t.mixture, t.noisy, 0.7 * t.a
+    yield from (t.a * q(u, sigma), q.log_density(u, sigma) + N * math.log(t.a))
+    yield from (t.back(q.mean), q.covariance / t.a**2, t.back(q.sample(4, 0)))
+
+
+def scaled_levels(schedule: Callable[..., list[float]]) -> Callable[[Units], Any]:
+    return lambda t: torch.tensor(schedule(7, 0.01 * t.a, 9 * t.a)) / t.a
+
+
+X, Y = UNIT.sample(60, 7), 0.3 + UNIT.sample(60, 8)
+
+LAWS: dict[str, Callable[[Units], Any]] = {
+    "composition.Marginal": score_of(lambda t: Marginal()),
+    "composition.Average": score_of(lambda t: Average()),
+    "composition.Posterior": lambda t: t.a * t.joint(None, CHAIN, t.mixture)(t.noisy, 0.7 * t.a),
+    "composition.Evidence": evidence,
+    "composition.FeynmanKac": lambda t: (
+        t.a**2 * FeynmanKac(t.joint(Marginal())).by_element(t.noisy, 0.7 * t.a)[1]
+    ),
+    "conditioning.replacement": conditioned(
+        lambda t, y: conditioning.replacement(t.joint(), y, MASK)
+    ),
+    "conditioning.dps": conditioned(
+        lambda t, y: conditioning.reconstruction(
+            t.joint(), y, MASK, conditioning.dps(0.3, data_std=t.a)
+        )
+    ),
+    "conditioning.matched": conditioned(
+        lambda t, y: conditioning.reconstruction(
+            t.joint(),
+            y,
+            MASK,
+            conditioning.matched(lambda sigma: sigma**2 / (1 + sigma**2 / t.a**2), 0.2 * t.a),
+        )
+    ),
+    "conditioning.Composed": matched_by(lambda t: conditioning.Composed(t.joint())),
+    "conditioning.Tweedie": matched_by(lambda t: conditioning.Tweedie()),
+    "conditioning.Isotropic": matched_by(lambda t: conditioning.Isotropic(t.a)),
+    "diagnostics.check_consistency": consistency,
+    "diagnostics.advise": advice,
+    "diagnostics.distribution_reached": reached,
+    "diagnostics.energy_distance": lambda t: torch.tensor(
+        diagnostics.energy_distance(t.states(X), t.states(Y)) / t.a
+    ),
+    "diagnostics.sliced_wasserstein": lambda t: torch.tensor(
+        diagnostics.sliced_wasserstein(t.states(X), t.states(Y), generator=0) / t.a
+    ),
+    "diagnostics.frechet_distance": lambda t: torch.tensor(
+        diagnostics.frechet_distance(t.states(X), t.states(Y)) / t.a**2
+    ),
+    "diagnostics.mean_and_error": seeds,
+    "diagnostics.seam_ratio": lambda t: torch.tensor(diagnostics.seam_ratio(image(t), [4, 8])),
+    "diagnostics.texture_features": texture,
+    "diagnostics.influence": lambda t: (
+        t.a**2 * diagnostics.influence(t.joint(Marginal()), t.noisy, 0.7 * t.a, 1)
+    ),
+    "diagnostics.influence_over_steps": lambda t: diagnostics.influence_over_steps(
+        t.joint(Marginal()), t.sigmas(), t.start(), 1
+    ),
+    "gaussian.Gaussian": lambda t: tuple(closed(t)),
+    "gaussian.GaussianMixture": lambda t: tuple(mixed(t)),
+    "gaussian.node_scores": lambda t: (
+        t.a * node_scores(CHAIN, t.q)["f1"](t.noisy[:, 1:3], 0.7 * t.a)
+    ),
+    "gaussian.node_covariances": lambda t: [v / t.a**2 for v in t.covariances.values()],
+    "gaussian.bethe_entropy": lambda t: torch.tensor(
+        gaussians.bethe_entropy(CHAIN, t.q, 0.7 * t.a) - N * math.log(t.a)
+    ),
+    "gaussian.composed_log_density": lambda t: (
+        gaussians.composed_log_density(CHAIN, t.q, t.noisy, 0.7 * t.a) + N * math.log(t.a)
+    ),
+    "gaussian.composed_precision": lambda t: (
+        t.a**2 * gaussians.composed_precision(RING, t.q, 0.7 * t.a)
+    ),
+    "gaussian.from_region_covariances": lambda t: (
+        gaussians.from_region_covariances(CHAIN, t.covariances).covariance / t.a**2
+    ),
+    "gaussian.kl_divergence": lambda t: torch.tensor(
+        gaussians.kl_divergence(t.gaussian(UNIT.noised(0.5)), t.q)
+    ),
+    "images.cube_to_equirectangular": lambda t: t.back(
+        cube_to_equirectangular(t.states(draw(6, 1, 4, 4)), 6)
+    ),
+    "images.equirectangular_to_cube": lambda t: t.back(
+        equirectangular_to_cube(t.states(draw(1, 4, 8)), 4)
+    ),
+    "precision.Pooled": fitted("dense"),
+    "precision.LowRank": fitted("low_rank", rank=2),
+    "precision.Stationary": fitted("stationary"),
+    "precision.Separable": fitted("dense", channels=True),
+    "precision.ComposedPrecision": lambda t: t.a**2 * precision_of(t).dense(),
+    "precision.amplification": of_precision(precision.amplification),
+    "precision.inflation": of_precision(precision.inflation),
+    "precision.least_change": least,
+    "precision.Eigen": solved(WINDOWS, precision.Eigen),
+    "precision.SparseFactors": solved(WINDOWS, precision.SparseFactors),
+    "precision.ConjugateGradients": solved(WINDOWS, precision.ConjugateGradients),
+    "precision.Circulant": solved(ROUND),
+    "precision.SmallSpace": solved(WINDOWS, precision.SmallSpace, form="low_rank", rank=2),
+    "precision.Channelwise": solved(
+        graphs.tiles((2, 12), (2, 4), (0, 2)), precision.Channelwise, channels=True
+    ),
+    "samplers.sample": drawn_start,
+    "samplers.Euler": run(lambda t: s.Euler()),
+    "samplers.Heun": run(lambda t: s.Heun()),
+    "samplers.SDE": run(lambda t: s.SDE(1.0)),
+    "samplers.EDM": run(lambda t: s.EDM(4, s_tmin=0.05 * t.a, s_tmax=50 * t.a)),
+    "samplers.DPMSolver2S": run(lambda t: s.DPMSolver2S(0.5)),
+    "samplers.DPMSolver2M": run(lambda t: s.DPMSolver2M(1.0)),
+    "samplers.DPMSolver3M": run(lambda t: s.DPMSolver3M()),
+    "samplers.DEIS": run(lambda t: s.DEIS(3)),
+    "samplers.UniPC": run(lambda t: s.UniPC(3)),
+    "samplers.Adaptive": run(lambda t: s.Adaptive()),
+    "samplers.Langevin": corrected(lambda t: s.Langevin(0.3, 2)),
+    "samplers.Metropolis": corrected(
+        lambda t: s.Metropolis(t.mixture.log_density, 0.3, 2, lambda sigma: 1 / sigma**2)
+    ),
+    "samplers.Curvature": corrected(lambda t: s.Langevin(0.3, 2, measured(t))),
+    "samplers.curvature_extremes": curvature,
+    "samplers.log_likelihood": likelihood,
+    "samplers.sample_weighted": weighted,
+    "samplers.karras": scaled_levels(s.karras),
+    "samplers.log_linear": scaled_levels(s.log_linear),
+    "samplers.log_snr": lambda t: (
+        torch.tensor(s.log_snr(5, -4 - 2 * math.log(t.a), 8 - 2 * math.log(t.a))) / t.a
+    ),
+    "samplers.time_travel": lambda t: torch.tensor(s.time_travel(t.sigmas(), 2, 2)) / t.a,
+    "scores.denoise": lambda t: t.back(denoise(t.q, t.noisy, 0.7 * t.a)),
+    "scores.from_denoiser": lambda t: t.a * from_denoiser(t.q.denoise)(t.noisy, 0.7 * t.a),
+    "scores.from_eps": lambda t: (
+        t.a * from_eps(lambda x, sigma: -sigma[:, None] * t.q(x, sigma))(t.noisy, 0.7 * t.a)
+    ),
+    "scores.padded": lambda t: t.a * padded(t.q, (N,))(t.noisy[:, 1:4], 0.7 * t.a),
+    "training.denoising_loss": loss,
+    "training.random_crops": lambda t: t.back(random_crops(image(t)[0], (3, 5), 4, generator=0)),
+}
+"""By name: a function of the units that returns its results in units of 1, about 0."""
+
+ABOUT_ZERO = {
+    "samplers.Curvature": "the pilot run starts from N(0, σ²)",
+    "samplers.sample": "shape= draws a start from N(0, σ²), which the docstring says",
+    "samplers.sample_weighted": "particles start from N(0, σ²), which the docstring says",
+}
+"""Laws that hold for units only, not for offsets, and why."""
+
+ABSTRACT = "an interface, without numbers of its own"
+RESULT = "a result: what made it is under the law"
+MOVED = "acts linearly or by places, whatever the unit"
+NETWORK = "belongs to a network, which was trained in units of its own"
+CONDITION = "concerns conditions, which are neither data nor states"
+ENTRY = "numbers of another law here: "
+
+EXEMPT: dict[str, str] = {
+    "composition.compose": ENTRY + "Marginal", "composition.Joint": ENTRY + "Marginal",
+    "composition.Rule": ABSTRACT, "composition.RegionScores": ABSTRACT,
+    "conditioning.moment_matching": ENTRY + "Composed",
+    "conditioning.choose_covariance": "makes a choice",
+    "conditioning.reconstruction": ENTRY + "dps",
+    **dict.fromkeys((f"conditioning.{n}" for n in (
+        "Composition", "Crop", "DenseOperator", "FourierMask", "Linear", "Mask", "PerAxis",
+        "Stacked", "block_average", "blur", "channel_mix")), MOVED),
+    **dict.fromkeys((f"conditioning.{n}" for n in (
+        "LinearOperator", "Operator", "PosteriorCovariance")), ABSTRACT),
+    **dict.fromkeys((f"diagnostics.{n}" for n in (
+        "Advice", "Agreement", "Consistency", "Prediction")), RESULT),
+    "diagnostics.window_candidates": "cuts shapes",
+    "gaussian.Distribution": ABSTRACT, "gaussian.NodeScores": ENTRY + "node_scores",
+    "gaussian.ar1": "makes data of unit variance, as it says",
+    "images.decode": NETWORK, "images.receptive_margin": NETWORK,
+    "images.equirectangular_directions": "makes directions",
+    **dict.fromkeys((f"precision.{n}" for n in (
+        "Covariances", "RegionCovariances", "RegionPrecisions", "Solve", "IndefiniteError")),
+        ABSTRACT),
+    "precision.Dense": ENTRY + "ComposedPrecision",
+    "precision.fit_covariances": ENTRY + "Pooled, LowRank, Stationary, Separable",
+    "precision.is_definite": ENTRY + "least_change",
+    "precision.least_shrinkage": ENTRY + "least_change",
+    "precision.solver_of": ENTRY + "Circulant",
+    **dict.fromkeys((f"samplers.{n}" for n in ("Corrector", "Solver")), ABSTRACT),
+    **dict.fromkeys((f"samplers.{n}" for n in ("Extremes", "Particles", "Past", "State", "Step")),
+        RESULT),
+    "samplers.PredictorCorrector": ENTRY + "Langevin",
+    "samplers.Noise": "standard normal numbers", "samplers.split_seed": "makes seeds",
+    "samplers.Run": "keeps files",
+    "samplers.cosine": "its spacing suits unit variance, as it says",
+    "samplers.variance_preserving": "its spacing suits unit variance, as it says",
+    "samplers.from_scheduler": NETWORK,
+    "samplers.effective_sample_size": "weights have no unit",
+    **dict.fromkeys((f"scores.{n}" for n in (
+        "Timesteps", "from_flow", "from_vp_eps", "from_vp_sample", "from_vp_v")), NETWORK),
+    "scores.Score": ABSTRACT,
+    **dict.fromkeys((f"scores.{n}" for n in ("guided", "interpolated", "scheduled", "slerp")),
+        CONDITION),
+}  # fmt: skip
+"""By name: why a public object is not under the law."""
+
+ROOMS = "composition", "conditioning", "diagnostics", "gaussian", "images", "precision"
+ROOMS += "samplers", "scores", "training"
+"""Not among them: graphs (which hold no data), models and integrations (networks, other libraries'
+units), plotting and testing (their own data)."""
+
+WIDE = [Units(1e6), Units(1e-6, -1e-2), Units(1, 1e4)]
+SINGLE = [Units(*given, torch.float32) for given in ((1e6, 0), (1e-6, -1e-4), (1, 100))]
+
+
+def leaves(result: Any) -> list[Tensor]:
+    if isinstance(result, Tensor):
+        return [result.detach().double()]
+    return [leaf for part in result for leaf in leaves(part)]
+
+
+@cache
+def at_one(name: str, dtype: torch.dtype) -> list[Tensor]:
+    return leaves(LAWS[name](Units(dtype=dtype)))
+
+
+def check(name: str, units: Units, tolerance: float) -> None:
+    if name in ABOUT_ZERO and units.b:
+        return
+    for found, expected in zip(leaves(LAWS[name](units)), at_one(name, units.dtype), strict=True):
+        scale = expected.abs().max().clamp(min=1e-3)
+        gap = ((found - expected).abs().max() / scale).item()
+        assert gap <= tolerance, f"{name} deviates by {gap:.2g} in {units}"
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_units_and_offsets_do_not_matter(name: str) -> None:
+    for units in WIDE:
+        check(name, units, 1e-6)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_nor_do_they_in_single_precision(name: str) -> None:
+    for units in SINGLE:
+        check(name, units, 1e-2)
+
+
+def public() -> Iterator[str]:
+    for room in ROOMS:
+        module = import_module(f"pgmdiff.{room}")
+        for name in module.__all__:
+            if callable(getattr(module, name)):
+                yield f"{room}.{name}"
+
+
+def test_every_public_function_is_under_the_law_or_says_why_not() -> None:
+    names = set(public())
+    assert names <= LAWS.keys() | EXEMPT.keys(), "state the law for these, or say why not"
+    assert not LAWS.keys() & EXEMPT.keys()
+    assert EXEMPT.keys() <= names | {"scores.Score"}
+    assert LAWS.keys() <= names
+
+
+# ---------------------------------------------------------------- what cannot keep the law says so
+
+
+def test_a_start_that_does_not_hide_the_mean_is_told() -> None:
+    far = Gaussian(torch.full((N,), 127.5), 60.0**2 * torch.eye(N))
+    with pytest.warns(UserWarning, match=r"the first denoised values is \d\d\.\d from 0"):
+        s.sample(far.score, s.karras(5, 0.1, 80.0), shape=(16, N), generator=0)
+    s.sample(far.score, s.karras(5, 0.1, 800.0), shape=(16, N), generator=0)
+
+
+@pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
+def test_scales_must_be_positive(wrong: float) -> None:
+    with pytest.raises(PgmdiffError, match="dps: expected a positive data_std"):
+        conditioning.dps(data_std=wrong)
+    with pytest.raises(PgmdiffError, match="denoising_loss: expected a positive sigma_data"):
+        denoising_loss(lambda x, sigma: x, draw(3, 2), sigma_data=wrong)
+
+
+def test_noise_levels_of_training_follow_the_data() -> None:
+    """Half of them lie below 0.6 σ_d: EDM's -1.2 where σ_d is 0.5."""
+    for deviation in (0.5, 127.5):
+        seen: list[Tensor] = []
+        denoising_loss(
+            lambda x, sigma, seen=seen: (seen.append(sigma), x)[1],
+            torch.zeros(4000, 1), sigma_data=deviation, generator=0,
+        )  # fmt: skip
+        assert seen[0].median().item() / deviation == pytest.approx(0.6, rel=0.1)
