@@ -49,8 +49,10 @@ __all__ = ["Consistent"]
 
 COMPLETED = 2_000
 """Most elements for which the completion is computed; beyond, on loops, P stands for K."""
-MESSAGES = "messages"
-"""The name of η in the memory: `[B, M]`, region after region."""
+MOST_STEPS = 30
+"""Most evaluations that measure a mean."""
+MESSAGES, MEAN = "messages", "mean"
+"""Names in the memory: η, `[B, M]`, region after region, and a mean that was measured, `[B, N]`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -69,19 +71,23 @@ class Consistent(Rule):
         covariances: region name (or model id) to the `[d, d]` covariance of its clean values; or a
             provider, such as `fit_covariances` returns. On loops, regions that disagree on what
             they share are averaged there, and the completion of the averages is used.
-        mean: m of the state, of the event shape; required on graphs with loops.
+        mean: m, of the event shape of the state, or by region name, as the region's model sees it.
+            If None, the `mean` of the covariances. If they have none, it is measured on graphs with
+            loops, once per run: the fixed point of u ← Σ_r A_rᵀ D_r / Σ_r A_rᵀ 1 over outer
+            regions, at ten times the largest standard deviation, by a few evaluations more.
+            Junction trees require none.
         trust: the largest rms(σ η_r) of a region's message.
         damping: γ in (0, 1].
         iterations: evaluations of every region per call.
 
     Raises:
-        GraphError: the covariances have no completion; a graph with loops has no mean.
+        GraphError: the covariances have no completion, or a mean by name leaves out an element.
         ShapeError: a covariance or the mean has another shape.
         ScoreError: an option is out of range.
     """
 
     covariances: Mapping[Any, Tensor] | Covariances
-    mean: Tensor | None = None
+    mean: Tensor | Mapping[Any, Tensor] | None = None
     trust: float = 1.0
     damping: float = 0.5
     iterations: int = 1
@@ -112,24 +118,14 @@ class Consistent(Rule):
         if tree or graph.n_elements > COMPLETED:
             precision = ComposedPrecision(graph, provider)
             return bound(self, precision=precision, solve=solver_of(precision))
-        if self.mean is None:
-            raise GraphError(
-                "Consistent: a graph with loops requires the mean of the data. Give mean=, of "
-                f"shape {graph.event_shape}, such as data.mean(dim=0)."
-            )
-        mean = torch.as_tensor(self.mean)
-        if tuple(mean.shape) != graph.event_shape:
-            raise ShapeError(
-                f"Consistent: expected a mean of shape {graph.event_shape}, got "
-                f"{tuple(mean.shape)}. Give one number per element of the state."
-            )
         whole = completed(graph, provider)
         precision = ComposedPrecision(graph, Blocks(whole.covariance))
         solve = Loops(whole.precision, precision.dense())
         outer = ((group.outer & (group.counts != 0)).sum() for group in graph.groups)
         sizes = (prod(group.shape) for group in graph.groups)
         n_outer = sum(int(n) * size for n, size in zip(outer, sizes, strict=True))
-        loops = _Loops(solve, mean.detach().double().cpu().reshape(-1), whole.covariance, n_outer)
+        mean = getattr(given, "mean", None) if self.mean is None else self.mean
+        loops = _Loops(solve, _state_mean(graph, mean), whole.covariance, n_outer)
         return bound(self, precision=precision, loops=loops, solve=solve)
 
     def precisions(self, group: RegionGroup) -> RegionPrecisions | None:
@@ -139,18 +135,28 @@ class Consistent(Rule):
         self, evaluate: Evaluate, u: Tensor, sigma: Tensor, memory: Memory | None = None
     ) -> Tensor:
         known = {} if memory is None else memory
-        messages = known.get(MESSAGES)
+        messages, mean = known.get(MESSAGES), known.get(MEAN)
+        if self.loops is not None and mean is None:
+            mean = self.loops.mean
+            if mean is None:
+                known[MEAN] = mean = self.loops.measured_mean(evaluate, u)
         for _ in range(self.iterations):
-            score, after = self.iterated(evaluate, u, sigma, messages)
+            score, after = self.iterated(evaluate, u, sigma, messages, mean)
             messages = after.to(u)
-        if memory is not None and messages is not None:
-            memory[MESSAGES] = messages
+        if messages is not None:
+            known[MESSAGES] = messages
         return score.to(u)
 
     def iterated(
-        self, evaluate: Evaluate, u: Tensor, sigma: Tensor, messages: Tensor | None
+        self,
+        evaluate: Evaluate,
+        u: Tensor,
+        sigma: Tensor,
+        messages: Tensor | None,
+        mean: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """The score that follows from messages η `[B, M]`, and the next messages."""
+        """The score for messages η `[B, M]` and m, `[N]` or `[B, N]`, and the next messages."""
+        centred = u if mean is None else u - mean.to(u.device)
         shift = None if messages is None else messages * sigma[:, None] ** 2
         total, levels = torch.zeros_like(u, dtype=torch.float64), sigma.double()
         misfit = torch.zeros_like(levels)
@@ -162,10 +168,10 @@ class Consistent(Rule):
             local.append((chunk, tilted, eta))
             size = max(size, chunk.places.stop)
             if self.loops is not None:
-                x = chunk.gather(u) + sigma[chunk.samples, None, None] ** 2 * eta
+                x = chunk.gather(centred) + sigma[chunk.samples, None, None] ** 2 * eta
                 misfit[chunk.samples] += self.loops.misfit(chunk, x, scores, levels)
         if self.loops is not None:
-            score = self.loops.solved(total, u, misfit, levels)
+            score = self.loops.solve.faded(total, centred.double(), 1 / (1 + misfit**2), levels)
         else:
             assert self.solve is not None, "compose binds it"
             score = self.solve(total, levels)
@@ -186,34 +192,78 @@ class _Loops:
 
     Attributes:
         solve: solves with K, and the fade.
-        mean: m, float64 `[N]`.
+        mean: m, float64 `[N]`; None if it is to be measured.
         covariance: K⁻¹, float64 `[N, N]`.
         n_outer: Σ_r dim_r over the counted outer regions.
     """
 
     solve: Loops
-    mean: Tensor
+    mean: Tensor | None
     covariance: Tensor
     n_outer: int
 
-    def solved(self, total: Tensor, u: Tensor, misfit: Tensor, sigma: Tensor) -> Tensor:
-        """The score, for the sum over regions and the misfit x."""
-        return self.solve.faded(total, u - self.mean.to(u.device), 1 / (1 + misfit**2), sigma)
+    def measured_mean(self, evaluate: Evaluate, like: Tensor) -> Tensor:
+        """The fixed point of the denoisers at a high level, per sample: float64 `[B, N]`."""
+        level = 10 * float(self.covariance.diagonal().max().sqrt())
+        sigma, mean = torch.full_like(like[:, 0], level), torch.zeros_like(like)
+        for _ in range(MOST_STEPS):
+            sums, times = torch.zeros_like(mean), torch.zeros_like(mean)
+            for chunk, scores in evaluate(mean, sigma):
+                outer = torch.tensor(chunk.batch.group.outer[chunk.start : chunk.stop])
+                weights = outer.to(scores)[:, None].expand_as(scores)
+                for total, values in ((sums, level**2 * scores * weights), (times, weights)):
+                    total[chunk.samples].index_add_(1, chunk.index, values.flatten(1))
+            move = (sums / times.clamp(min=1)).detach()
+            mean = mean + move
+            if float(move.abs().max()) <= 1e-6 * level:
+                break
+        return mean.double()
 
     def misfit(self, chunk: Chunk, x: Tensor, scores: Tensor, sigma: Tensor) -> Tensor:
         """The terms of x of a chunk's outer regions, `[samples]`.
 
-        They are g_rᵀ (Σ_r + σ²) g_r / Σ_r dim_r, for inputs and scores `[samples, regions, d]`.
+        They are g_rᵀ (Σ_r + σ²) g_r / Σ_r dim_r, for inputs less their means, and scores, both
+        `[samples, regions, d]`.
         """
         outer = torch.tensor(chunk.batch.group.outer[chunk.start : chunk.stop], device=x.device)
         index = chunk.index.reshape(len(outer), -1)[outer].cpu()
         matrices = self.covariance[index[:, :, None], index[:, None]]
         values, vectors = (t.to(x.device) for t in torch.linalg.eigh(matrices))
         variances = values + sigma[chunk.samples, None, None] ** 2
-        away = x[:, outer] - self.mean[index].to(x.device)
+        away = x[:, outer]
         away, own = (
             torch.einsum("brd,rde->bre", part.double(), vectors)
             for part in (away, scores[:, outer])
         )
         terms: Tensor = (own + away / variances) ** 2 * variances
         return terms.sum(dim=(1, 2)) / self.n_outer
+
+
+def _state_mean(graph: RegionGraph, mean: Tensor | Mapping[Any, Tensor] | None) -> Tensor | None:
+    """The mean of the state, float64 `[N]`, from one of the event shape or one per region."""
+    if mean is None:
+        return None
+    if isinstance(mean, Mapping):
+        whole = torch.full((graph.n_elements,), torch.nan, dtype=torch.float64)
+        for name, values in mean.items():
+            index = graph.elements(name)
+            given = torch.as_tensor(values).detach().double().cpu()
+            if given.shape != index.shape:
+                raise ShapeError(
+                    f"Consistent: expected the mean of {name!r} as {tuple(index.shape)}, got "
+                    f"{tuple(given.shape)}. Give it as the region's model sees it."
+                )
+            whole[index] = given
+        if whole.isnan().any():
+            raise GraphError(
+                "Consistent: expected the means of regions that cover the state, got none for "
+                f"element {int(whole.isnan().nonzero()[0])}. Give those of all outer regions."
+            )
+        return whole
+    found = torch.as_tensor(mean)
+    if tuple(found.shape) != graph.event_shape:
+        raise ShapeError(
+            f"Consistent: expected a mean of shape {graph.event_shape}, got "
+            f"{tuple(found.shape)}. Give one number per element of the state."
+        )
+    return found.detach().double().cpu().reshape(-1)

@@ -120,7 +120,11 @@ class Joint:
         return total.reshape(u.shape[: u.ndim - len(self.event_shape)])
 
     def remembering(self, memory: Memory | None = None) -> "Remembering":
-        """The same score as a callable that carries its rule's memory from call to call."""
+        """The same score as a callable that carries its rule's memory from call to call.
+
+        Args:
+            memory: what an earlier run left; nothing if None.
+        """
         return Remembering(self, dict(memory or {}))
 
     # ---------------------------------------------------------------- the graph
@@ -320,18 +324,36 @@ class Joint:
 class Remembering:
     """A joint that carries its rule's memory from call to call; made by `Joint.remembering`.
 
+    After `hold`, all calls read the same memory until `commit`, so that they are a function of
+    (u, σ) within a step of a solver.
+
     Attributes:
         joint: the joint.
-        memory: what the latest call left; a run saves it in its `State`.
+        memory: what calls read; a run saves it in its `State`.
     """
 
     joint: Joint
     memory: Memory
     copies = True
 
+    def __post_init__(self) -> None:
+        self._latest, self._held = self.memory, False
+
     def __call__(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
-        """The composed score of `u`, given the memory, which is updated; see `Joint`."""
-        return self.joint.call(u, sigma, condition, self.memory)
+        """The composed score of `u`, given the memory; see `Joint`."""
+        self._latest = dict(self.memory)
+        score = self.joint.call(u, sigma, condition, self._latest)
+        if not self._held:
+            self.commit()
+        return score
+
+    def hold(self) -> None:
+        """Keeps the memory as it is from call to call, until `commit`."""
+        self._held = True
+
+    def commit(self) -> None:
+        """Makes what the latest call left the memory."""
+        self.memory = self._latest
 
 
 def _log_density(score: Any, chunk: Chunk) -> Any:

@@ -6,11 +6,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import GraphError, Marginal, Posterior, ShapeError, compose, gaussian, graphs
+from pgmdiff import (
+    GraphError,
+    Marginal,
+    Posterior,
+    ShapeError,
+    compose,
+    fit_covariances,
+    gaussian,
+    graphs,
+)
 from pgmdiff.composition import Consistent
+from pgmdiff.conditioning import Mask, moment_matching, replacement
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph
-from pgmdiff.samplers import SDE, karras, sample
+from pgmdiff.samplers import SDE, DPMSolver2M, Heun, Noise, Solver, UniPC, karras, sample
+from pgmdiff.scores import Score, guided, scheduled
 from tests.precision.examples import markov
 from tests.precision.test_completing import LOOPS
 
@@ -122,6 +133,28 @@ def test_a_mean_of_1e4_standard_deviations_does_no_harm() -> None:
         torch.testing.assert_close(joint(u, sigma), far(u, sigma), rtol=1e-6, atol=1e-8 / sigma)
 
 
+def test_the_mean_comes_with_the_covariances_or_is_given_or_measured() -> None:
+    graph = LOOPS["torus"]
+    q = markov(graph, 0.9, seed=17)
+    far = Gaussian(q.mean + 100, q.covariance)
+    covariances, scores = gaussian.node_covariances(graph, far), gaussian.node_scores(graph, far)
+    named = {name: far.mean[graph.regions.elements(name)] for name in graph.factors}
+    fitted = fit_covariances(graph, far.sample(100, generator=18))
+    torch.testing.assert_close(fitted.mean, far.mean, rtol=0, atol=1.0)
+    u = far.noised(1.0).sample(3, generator=19)
+    for rule in (
+        Consistent(covariances),
+        Consistent(dict(covariances), mean=far.mean),
+        Consistent(dict(covariances), mean=named),
+        Consistent(dict(covariances)),
+    ):
+        joint = compose(graph, scores, rule=rule)
+        torch.testing.assert_close(joint(u, 1.0), far(u, 1.0), rtol=1e-5, atol=1e-5)
+    run = joint.remembering()
+    assert run(u, 1.0).shape == u.shape
+    torch.testing.assert_close(run.memory["mean"], far.mean.expand(3, -1), rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", EDGES)
 @pytest.mark.parametrize("iterations", [1, 2, 10])
 def test_it_follows_its_formulas(name: str, iterations: int) -> None:
@@ -210,12 +243,90 @@ def test_a_bare_call_is_pure_and_a_run_carries_messages() -> None:
     assert torch.equal(joint.remembering(saved)(u, 1.0), later)
 
 
+@pytest.mark.parametrize("solver", [UniPC(), Heun(), DPMSolver2M(eta=1.0)])
+def test_runs_resume_bit_for_bit_with_their_messages(solver: Solver) -> None:
+    graph, q = modes(EDGES["ring"], 0.9)
+    joint = compose(
+        graph, gaussian.node_scores(graph, q), rule=Consistent(gaussian.node_covariances(graph, q))
+    )
+    sigmas, states = karras(8, 0.05, 10.0), []
+    options = {"solver": solver, "generator": 20}
+    whole = sample(
+        joint, sigmas, shape=(4, 6), callback=lambda s: states.append(s["state"]), **options
+    )
+    assert set(states[3].memory) == {"messages"}
+    assert torch.equal(sample(joint, sigmas, state=states[3], **options), whole)
+
+
+def test_all_stages_of_a_step_read_the_messages_of_its_start() -> None:
+    """Within a step the score is a function of (u, σ), so that Heun's local error is of order 3."""
+    graph, q = modes(EDGES["ring"], 0.9)
+    joint = compose(
+        graph, gaussian.node_scores(graph, q), rule=Consistent(gaussian.node_covariances(graph, q))
+    )
+    u, noise = q.noised(2.0).sample(4, generator=21), Noise.of(22, 4)
+    run = joint.remembering()
+    run(u, 2.0)
+    run.hold()
+    errors = []
+    for width in (0.2, 0.1):
+        one = Heun().step(run, Heun().init(u, 2.0), 2.0 - width, noise).x
+        state = Heun().init(u, 2.0)
+        for k in range(1, 33):
+            state = Heun().step(run, state, 2.0 - width * k / 32, noise)
+        errors.append(float((one - state.x).norm()))
+    assert errors[0] / errors[1] == pytest.approx(8, rel=0.2)
+
+
+@pytest.mark.parametrize("around", ["guided", "scheduled", "moment matching", "replacement"])
+def test_scores_around_a_joint_carry_its_messages(around: str) -> None:
+    graph, q = modes(EDGES["ring"], 0.9)
+
+    def moved(score: Score) -> Score:
+        """The score of data that is moved by a condition, `[batch]`."""
+
+        def conditional(x: Tensor, sigma: Tensor, away: Tensor) -> Tensor:
+            return score(x - away.reshape(-1, *[1] * (x.ndim - 1)), sigma)
+
+        return conditional
+
+    conditional = {name: moved(score) for name, score in gaussian.node_scores(graph, q).items()}
+    rule = Consistent(gaussian.node_covariances(graph, q))
+    plain = compose(graph, gaussian.node_scores(graph, q), rule=rule)
+    u, options = q.noised(1.0).sample(3, generator=23), {}
+    if around in ("guided", "scheduled"):
+        joint = compose(graph, conditional, rule=rule)
+        options = {"away": torch.full((3,), 0.1).double()}
+        score = (
+            guided(joint, {"away": torch.zeros(()).double()}, guidance=2.0)
+            if around == "guided"
+            else scheduled(joint, {"away": lambda away, sigma: away * (sigma > 0.5)})
+        )
+    else:
+        mask = torch.arange(6) < 2
+        score = (
+            replacement(plain, u, mask)
+            if around == "replacement"
+            else moment_matching(plain, u, Mask(mask), noise=0.1)
+        )
+    run = score.remembering()
+    first = run(u, torch.ones(3).double(), **options)
+    torch.testing.assert_close(first, score(u, torch.ones(3).double(), **options))
+    rows = 6 if around == "guided" else 3
+    assert run.memory["messages"].shape == (rows, 6 * 2 + 6)
+    assert not torch.allclose(run(u, torch.ones(3).double(), **options), first)
+    assert not hasattr(guided(q, {}), "remembering")
+
+
 def test_what_does_not_fit_is_named() -> None:
     graph = graphs.cycle(5)
     q = markov(graph, 0.5, seed=16)
     scores, covariances = gaussian.node_scores(graph, q), gaussian.node_covariances(graph, q)
-    with pytest.raises(GraphError, match="loops requires the mean of the data"):
-        compose(graph, scores, rule=Consistent(covariances))
+    named = {"f0": q.mean[:2], "f1": q.mean[1:3]}
+    with pytest.raises(GraphError, match="that cover the state, got none for element 3"):
+        compose(graph, scores, rule=Consistent(covariances, mean=named))
+    with pytest.raises(ShapeError, match=r"the mean of 'f0' as \(2,\), got \(3,\)"):
+        compose(graph, scores, rule=Consistent(covariances, mean={"f0": q.mean[:3]}))
     with pytest.raises(ShapeError, match=r"expected a mean of shape \(5,\), got \(4,\)"):
         compose(graph, scores, rule=Consistent(covariances, mean=q.mean[:4]))
     for wrong in ({"trust": -1.0}, {"damping": 0.0}, {"iterations": 0}, {"trust": float("nan")}):
