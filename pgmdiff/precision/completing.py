@@ -36,7 +36,7 @@ from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Ints
 from pgmdiff.precision.covariances import Covariances
 from pgmdiff.precision.precision import add_blocks, weighed
-from pgmdiff.text import described
+from pgmdiff.text import by_field, described
 
 __all__ = ["Blocks", "Completion", "completed"]
 
@@ -79,6 +79,8 @@ class Blocks(Covariances):
     """
 
     whole: Tensor
+
+    __repr__ = by_field
 
     def of(self, group: RegionGroup) -> Tensor:
         index = group.indices(0, len(group)).reshape(len(group), -1)
