@@ -26,6 +26,7 @@ from itertools import combinations
 import networkx as nx
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -225,7 +226,11 @@ class _Step:
         beta, length, own, _ = self.regression(w, known)
         beta = beta * length[:, None, None]
         (m, b), n = self.blocks.shape, len(w) - 1
-        rows = (beta.mT @ w[self.around]).flatten(0, 1)  # of W, for every block: [m b, N + 1]
+        columns = self.around[:, None].expand(m, b, -1)
+        starts = np.arange(0, columns.numel() + 1, self.around.shape[1])
+        entries = beta.mT.reshape(-1).numpy(), columns.reshape(-1).numpy(), starts
+        # Rows of W, for every block; a sparse product, since gathering W_N· would copy it.
+        rows = torch.from_numpy(sparse.csr_array(entries, (m * b, n + 1)) @ w.numpy())
         places = self.blocks.reshape(-1)
         # Blocks of the step depend on each other only through their surroundings.
         among = torch.einsum("pmd,mdb->pmb", rows[:, self.around], beta).reshape(m * b, m, b)
