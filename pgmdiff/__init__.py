@@ -22,7 +22,15 @@ from pgmdiff import (
     testing,
     training,
 )
-from pgmdiff.composition import Average, Evidence, Joint, Marginal, Posterior, compose
+from pgmdiff.composition import (
+    Average,
+    Consistent,
+    Evidence,
+    Joint,
+    Marginal,
+    Posterior,
+    compose,
+)
 from pgmdiff.diagnostics import advise, check_consistency, window_candidates
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
 from pgmdiff.gaussian import Gaussian, GaussianMixture
@@ -42,6 +50,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Average",
+    "Consistent",
     "Evidence",
     "FactorGraph",
     "Gaussian",

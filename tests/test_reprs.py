@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import pgmdiff
-from pgmdiff import Evidence, Marginal, Posterior, advise, check_consistency, compose
+from pgmdiff import Consistent, Evidence, Marginal, Posterior, advise, check_consistency, compose
 from pgmdiff.composition import FeynmanKac
 from pgmdiff.conditioning import masks, matrices, moment_matching, replacement
 from pgmdiff.conditioning.matching import Composed, Isotropic, Tweedie
@@ -37,6 +37,7 @@ from pgmdiff.graphs.report import Definiteness
 from pgmdiff.linalg import Solution
 from pgmdiff.precision import covariances as providers
 from pgmdiff.precision import forms, solver_of
+from pgmdiff.precision.completing import Blocks, completed
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.solves.circulant import Circulant
 from pgmdiff.precision.solves.direct import SparseFactors
@@ -98,6 +99,7 @@ def joint(rule: str = "posterior", n: int = N) -> Any:
         "marginal": Marginal,
         "posterior": lambda: Posterior(node_covariances(graph, q)),
         "least": lambda: Posterior(node_covariances(graph, q), shrinkage="least"),
+        "consistent": lambda: Consistent(node_covariances(graph, q)),
         "evidence": lambda: Evidence(node_covariances(graph, q), jitter=1e-6),
     }
     return compose(graph, node_scores(graph, q), rule=rules[rule]())
@@ -129,6 +131,12 @@ def ring_precision(form: str = "stationary", **options: Any) -> Any:
     ring = tiles((32,), 8, 4, periodic=True)
     found = fit_covariances(ring, data(32), form=form, shared=True, **options)  # type: ignore[arg-type]
     return Posterior(found, shrinkage=0.9).composed(ring)
+
+
+def ring_blocks() -> dict[Any, Tensor]:
+    pair = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
+    factors = dict.fromkeys(cycle(5).factors, pair)
+    return {**factors, **dict.fromkeys(cycle(5).variables, torch.ones(1, 1))}
 
 
 def potential(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -165,6 +173,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Average": pgmdiff.Average,
     "Posterior": lambda: joint("posterior").rule,
     "Evidence": lambda: joint("evidence").rule,
+    "Consistent": lambda: joint("consistent").rule,
     "Timesteps": lambda: Timesteps(np.linspace(0.999, 0.005, 1000).tolist()),
     "NetworkScore": lambda: from_flow(Network()),
     "Guided": lambda: guided(Network(), {"text": torch.zeros(77, 768)}, guidance=7.5),
@@ -173,6 +182,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Gaussian": gaussian,
     "GaussianMixture": mixture,
     "NodeScores": lambda: node_scores(chain(N), mixture()),
+    "NodeCovariances": lambda: node_covariances(chain(N), gaussian()),
     "gaussian.Stack": lambda: gaussian_distributions.Stack.of(
         mixture(), chain(N).regions.groups[0]
     ),
@@ -184,6 +194,11 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Stationary": lambda: fitted("stationary", axes=(1, 2)),
     "Separable": lambda: fitted("dense", channels=True),
     "ComposedPrecision": lambda: solve("stationary"),
+    "Blocks": lambda: Blocks(torch.eye(N).double()),
+    "Completion": lambda: completed(cycle(5).regions, providers.Dense(ring_blocks())),
+    "Loops": lambda: (
+        compose(cycle(5), lambda x, s: -x, rule=Consistent(ring_blocks(), torch.zeros(5))).solve
+    ),
     "Block": lambda: joint().precision.blocks[0],
     "Change": lambda: forms.Change(0.1, 1e-8, 1.0),
     "DensePrecisions": inverse,

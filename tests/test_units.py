@@ -19,7 +19,16 @@ from torch import Tensor
 from pgmdiff import check_consistency, conditioning, diagnostics, fit_covariances, graphs, precision
 from pgmdiff import gaussian as gaussians
 from pgmdiff import samplers as s
-from pgmdiff.composition import Average, Evidence, FeynmanKac, Joint, Marginal, Posterior, compose
+from pgmdiff.composition import (
+    Average,
+    Consistent,
+    Evidence,
+    FeynmanKac,
+    Joint,
+    Marginal,
+    Posterior,
+    compose,
+)
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.images import cube_to_equirectangular, equirectangular_to_cube
@@ -297,6 +306,16 @@ LAWS: dict[str, Callable[[Units], Any]] = {
     "composition.Marginal": score_of(lambda t: Marginal()),
     "composition.Average": score_of(lambda t: Average()),
     "composition.Posterior": lambda t: t.a * t.joint(None, CHAIN, t.mixture)(t.noisy, 0.7 * t.a),
+    "composition.Consistent": lambda t: [
+        t.a
+        * t.joint(Consistent(node_covariances(graph, t.mixture), iterations=3), graph, t.mixture)(
+            t.noisy, 0.7 * t.a
+        )
+        for graph in (CHAIN, RING)
+    ],
+    "precision.completed": lambda t: (
+        t.a**2 * precision.completed(RING.regions, Dense(node_covariances(RING, t.q))).precision
+    ),
     "composition.Evidence": evidence,
     "composition.FeynmanKac": lambda t: (
         t.a**2 * FeynmanKac(t.joint(Marginal())).by_element(t.noisy, 0.7 * t.a)[1]
@@ -449,13 +468,15 @@ EXEMPT: dict[str, str] = {
         "Advice", "Agreement", "Consistency", "Prediction")), RESULT),
     "diagnostics.window_candidates": "cuts shapes",
     "gaussian.Distribution": ABSTRACT, "gaussian.NodeScores": ENTRY + "node_scores",
+    "gaussian.NodeCovariances": ENTRY + "node_covariances",
     "gaussian.ar1": "makes data of unit variance, as it says",
     "images.decode": NETWORK, "images.receptive_margin": NETWORK,
     "images.equirectangular_directions": "makes directions",
     **dict.fromkeys((f"precision.{n}" for n in (
         "Covariances", "RegionCovariances", "RegionPrecisions", "Solve", "IndefiniteError")),
         ABSTRACT),
-    "precision.Dense": ENTRY + "ComposedPrecision",
+    "precision.Dense": ENTRY + "ComposedPrecision", "precision.Completion": ENTRY + "completed",
+    "precision.Loops": ENTRY + "Consistent",
     "precision.fit_covariances": ENTRY + "Pooled, LowRank, Stationary, Separable",
     "precision.is_definite": ENTRY + "least_change",
     "precision.least_shrinkage": ENTRY + "least_change",

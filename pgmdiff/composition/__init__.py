@@ -1,6 +1,7 @@
 """Composition: the scores of regions make the score of the whole."""
 
 from pgmdiff.composition.composing import compose
+from pgmdiff.composition.consistent import Consistent
 from pgmdiff.composition.feynman_kac import FeynmanKac
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import RegionScores, Scores
@@ -9,6 +10,7 @@ from pgmdiff.composition.rules import Average, Marginal, Rule
 
 __all__ = [
     "Average",
+    "Consistent",
     "Evidence",
     "FeynmanKac",
     "Joint",

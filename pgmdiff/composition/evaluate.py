@@ -45,6 +45,20 @@ class Chunk:
         """The rule's weights of the regions, `[regions]`."""
         return self.batch.weights[self.start : self.stop]
 
+    @property
+    def places(self) -> slice:
+        """Where the regions' values stand among those of all batches."""
+        size = prod(self.batch.group.shape)
+        return slice(self.batch.offset + self.start * size, self.batch.offset + self.stop * size)
+
+    def own(self, values: Tensor) -> Tensor:
+        """The values of these regions and samples, `[samples, regions, d]`, as a view.
+
+        The values of all regions are `[B, M]`, batch after batch.
+        """
+        rows = values[self.samples, self.places]
+        return rows.reshape(len(rows), self.stop - self.start, -1)
+
     def gather(self, u: Tensor) -> Tensor:
         """A_r u of the regions and samples, `[samples, regions, d]`, for u `[B, N]`."""
         rows = u[self.samples].index_select(1, self.index)
@@ -66,9 +80,11 @@ class Evaluate(Protocol):
     """Calls the models of a joint's regions, a chunk at a time."""
 
     def __call__(
-        self, u: Tensor, sigma: Tensor, *, density: bool = False
+        self, u: Tensor, sigma: Tensor, *, density: bool = False, shift: Tensor | None = None
     ) -> Iterator[tuple[Chunk, Tensor]]:
-        """Every chunk with its scores s_r(A_r u, σ), for u `[B, N]` and sigma `[B]`.
+        """Every chunk with its scores s_r(A_r u + shift_r, σ), for u `[B, N]` and sigma `[B]`.
+
+        The shift is `[B, M]`, region after region, see `Chunk.own`; 0 if None.
 
         Scores are `[samples, regions, d]`. With `density` their place is taken by the log-densities
         log q_σ(A_r u), `[samples, regions]`.

@@ -120,7 +120,11 @@ class Joint:
         return total.reshape(u.shape[: u.ndim - len(self.event_shape)])
 
     def remembering(self, memory: Memory | None = None) -> "Remembering":
-        """The same score as a callable that carries its rule's memory from call to call."""
+        """The same score as a callable that carries its rule's memory from call to call.
+
+        Args:
+            memory: what an earlier run left; nothing if None.
+        """
         return Remembering(self, dict(memory or {}))
 
     # ---------------------------------------------------------------- the graph
@@ -164,10 +168,11 @@ class Joint:
         *,
         condition: Condition | None = None,
         density: bool = False,
+        shift: Tensor | None = None,
     ) -> Iterator[tuple[Chunk, Tensor]]:
         """Every model call and its scores; see `Evaluate`. Conditions are pytrees of `[B, ...]`."""
         for chunk in self._kept_chunks(u):
-            yield chunk, self._call(chunk, u, sigma, condition or {}, density)
+            yield chunk, self._call(chunk, u, sigma, condition or {}, density, shift)
 
     def _kept_chunks(self, u: Tensor) -> Iterable[Chunk]:
         """The chunks, made once and kept on small graphs, where every operation counts."""
@@ -196,12 +201,20 @@ class Joint:
                     yield Chunk(batch, start, stop, samples, index)
 
     def _call(
-        self, chunk: Chunk, u: Tensor, sigma: Tensor, condition: Condition, density: bool
+        self,
+        chunk: Chunk,
+        u: Tensor,
+        sigma: Tensor,
+        condition: Condition,
+        density: bool,
+        shift: Tensor | None,
     ) -> Tensor:
         start, stop, samples, batch = chunk.start, chunk.stop, chunk.samples, chunk.batch
         n, regions = samples.stop - samples.start, stop - start
         u, sigma = (u, sigma) if n == len(u) else (u[samples], sigma[samples])
         x = u.index_select(1, chunk.index).reshape(n * regions, *batch.group.shape)
+        if shift is not None:
+            x = x + chunk.own(shift).reshape(x.shape)
         sigmas = sigma.expand(regions).clone() if n == 1 else sigma.repeat_interleave(regions)
 
         def per_row(leaf: Tensor) -> Tensor:
@@ -311,18 +324,36 @@ class Joint:
 class Remembering:
     """A joint that carries its rule's memory from call to call; made by `Joint.remembering`.
 
+    After `hold`, all calls read the same memory until `commit`, so that they are a function of
+    (u, σ) within a step of a solver.
+
     Attributes:
         joint: the joint.
-        memory: what the latest call left; a run saves it in its `State`.
+        memory: what calls read; a run saves it in its `State`.
     """
 
     joint: Joint
     memory: Memory
     copies = True
 
+    def __post_init__(self) -> None:
+        self._latest, self._held = self.memory, False
+
     def __call__(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
-        """The composed score of `u`, given the memory, which is updated; see `Joint`."""
-        return self.joint.call(u, sigma, condition, self.memory)
+        """The composed score of `u`, given the memory; see `Joint`."""
+        self._latest = dict(self.memory)
+        score = self.joint.call(u, sigma, condition, self._latest)
+        if not self._held:
+            self.commit()
+        return score
+
+    def hold(self) -> None:
+        """Keeps the memory as it is from call to call, until `commit`."""
+        self._held = True
+
+    def commit(self) -> None:
+        """Makes what the latest call left the memory."""
+        self.memory = self._latest
 
 
 def _log_density(score: Any, chunk: Chunk) -> Any:

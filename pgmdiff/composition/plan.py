@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from operator import itemgetter
 from types import MethodType
 from typing import Any
@@ -51,6 +52,7 @@ class Batch:
         weights: float64 `[n]`, of the composition rule.
         condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions.
         precisions: Σ_r⁻¹ of every region, for rules that use them.
+        offset: where the regions' values begin in a list of the values of all batches.
     """
 
     score: Score
@@ -58,6 +60,7 @@ class Batch:
     weights: Tensor
     condition: dict[str, Any]
     precisions: RegionPrecisions | None = None
+    offset: int = 0
 
     def __repr__(self) -> str:
         return described(
@@ -125,8 +128,11 @@ def plan(
                 separate = None if isinstance(group, IndexGroup) else id(group)
                 key = (_identity(part.score), group.shape, structure, separate)
                 alike.setdefault(key, []).append(part)
+    offset = 0
     for parts in alike.values():
-        yield _merged(parts)
+        batch = replace(_merged(parts), offset=offset)
+        offset += len(batch.group) * prod(batch.group.shape)
+        yield batch
 
 
 def _by_condition(

@@ -233,7 +233,7 @@ def moment_matching(
     steps = covariance.most_steps if most_steps is None else most_steps
     observation = Observation.of("moment_matching", observed, operator, noiseless=noise == 0)
 
-    def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+    def conditioned(score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
         known = covariance.moments(score, x, sigma, condition)
         h: LinearOperator | Linearised | None = observation.operator

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, wraps
 from math import prod
 from typing import Any
 
@@ -132,7 +132,7 @@ def observing(
     exact moments at most 6e-6 of the variation was missed, in float32 and by five solvers.
 
     Args:
-        denoiser: D_y.
+        denoiser: `denoiser(score, x, sigma, **condition)`, D_y of a score.
         observation: y and H.
         score: the score that is conditioned; if it has a `finish` too, that is called first.
         noise: σ_y; None if it is not known, and nothing is checked.
@@ -166,7 +166,15 @@ def observing(
                 stacklevel=4,
             )
 
-    return replace(from_denoiser(denoiser), finish=finish)
+    @wraps(denoiser)
+    def conditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        found: Tensor = denoiser(score, x, sigma, **condition)
+        return found
+
+    def made(other: Score) -> NetworkScore:
+        return observing(denoiser, observation, other, noise=noise, remedy=remedy)
+
+    return replace(from_denoiser(conditioned), finish=finish, score=score, made=made)
 
 
 def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:

@@ -88,7 +88,7 @@ def reconstruction(
     """
     observation = Observation.of("reconstruction", observed, operator, noiseless=False)
 
-    def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+    def conditioned(score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
         differentiate = torch.is_grad_enabled() and x.requires_grad
         with torch.inference_mode(False), torch.enable_grad():

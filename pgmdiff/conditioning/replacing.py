@@ -45,7 +45,7 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
             "event_shape)."
         )
 
-    def conditioned(x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+    def conditioned(score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         denoised = denoise(score, x, sigma, **condition)
         return denoised + h.A_dagger(observation.misfit(denoised))
 

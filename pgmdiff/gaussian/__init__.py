@@ -13,12 +13,13 @@ from pgmdiff.gaussian.distributions import (
     ar1,
     kl_divergence,
 )
-from pgmdiff.gaussian.marginals import NodeScores, node_covariances, node_scores
+from pgmdiff.gaussian.marginals import NodeCovariances, NodeScores, node_covariances, node_scores
 
 __all__ = [
     "Distribution",
     "Gaussian",
     "GaussianMixture",
+    "NodeCovariances",
     "NodeScores",
     "ar1",
     "bethe_entropy",

@@ -13,9 +13,9 @@ from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.precision.precision import weighed
 from pgmdiff.scores.adapters import Score
-from pgmdiff.text import counted, described
+from pgmdiff.text import array, counted, described
 
-__all__ = ["NodeScores", "check_size", "node_covariances", "node_scores"]
+__all__ = ["NodeCovariances", "NodeScores", "check_size", "node_covariances", "node_scores"]
 
 
 class NodeScores(RegionScores, Mapping[Hashable, Score]):
@@ -79,12 +79,24 @@ def check_size(what: str, graph: RegionGraph, q: Distribution) -> None:
         )
 
 
-def node_covariances(graph: GraphLike, q: Distribution) -> "dict[Hashable, Tensor]":
-    """The covariance `[d, d]` of every counted region, for `Posterior` and `Evidence`.
+class NodeCovariances(dict[Hashable, Tensor]):
+    """The covariance `[d, d]` of every counted region by its name, and the mean of the state.
 
-    They are the blocks Σ_r = A_r Σ A_rᵀ of the clean covariance Σ, in q's dtype. Under these true
-    covariances posterior composition is exact on junction trees if q is a Gaussian that is Markov
-    to them.
+    Attributes:
+        mean: `[*event]`.
+    """
+
+    mean: Tensor
+
+    def __repr__(self) -> str:
+        return described(self, counted(len(self), "region"), f"mean={array(self.mean)}")
+
+
+def node_covariances(graph: GraphLike, q: Distribution) -> NodeCovariances:
+    """The covariance `[d, d]` of every counted region, for `Consistent`, `Posterior`, `Evidence`.
+
+    They are the blocks Σ_r = A_r Σ A_rᵀ of the clean covariance Σ, in q's dtype, with q's mean as
+    the attribute `mean`.
 
     Args:
         graph: a graph over as many elements as q.
@@ -95,7 +107,8 @@ def node_covariances(graph: GraphLike, q: Distribution) -> "dict[Hashable, Tenso
     """
     regions = graph_of(graph, "node_covariances").regions
     check_size("node_covariances", regions, q)
-    found: dict[Hashable, Tensor] = {}
+    found = NodeCovariances()
+    found.mean = q.mean
     for group, _, _ in weighed(regions):
         found.update(zip(group.names, marginals(q, group)[1], strict=True))
     return found

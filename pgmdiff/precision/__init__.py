@@ -1,5 +1,6 @@
 """Region covariances, the composed precision, and solves with it: for posterior composition."""
 
+from pgmdiff.precision.completing import Completion, completed
 from pgmdiff.precision.covariances import (
     Covariances,
     Dense,
@@ -23,17 +24,20 @@ from pgmdiff.precision.solves.definiteness import (
 )
 from pgmdiff.precision.solves.direct import Eigen, SparseFactors
 from pgmdiff.precision.solves.iterative import ConjugateGradients
+from pgmdiff.precision.solves.loops import Loops
 from pgmdiff.precision.solves.small_space import SmallSpace
 
 __all__ = [
     "Channelwise",
     "Circulant",
+    "Completion",
     "ComposedPrecision",
     "ConjugateGradients",
     "Covariances",
     "Dense",
     "Eigen",
     "IndefiniteError",
+    "Loops",
     "LowRank",
     "Pooled",
     "RegionCovariances",
@@ -43,6 +47,7 @@ __all__ = [
     "Solve",
     "SparseFactors",
     "Stationary",
+    "completed",
     "fit_covariances",
     "amplification",
     "inflation",

@@ -43,7 +43,13 @@ __all__ = [
 
 
 class Covariances(ABC):
-    """A provider of the clean covariances of regions. A new one implements `of`."""
+    """A provider of the clean covariances of regions. A new one implements `of`.
+
+    Attributes:
+        mean: the mean of the data, `[*event]`, which belongs to the covariances; None if unknown.
+    """
+
+    mean: Tensor | None = None
 
     @abstractmethod
     def of(self, group: RegionGroup) -> Tensor | RegionCovariances:

@@ -94,7 +94,8 @@ def fit_covariances(
             that never vary, a share of the mean variance.
 
     Returns:
-        A provider for `Posterior(covariances)`.
+        A provider for `Posterior(covariances)` or `Consistent(covariances)`, with the mean of the
+        data as its `mean`.
 
     Raises:
         ShapeError: there are fewer than two states; states have another shape, are complex or not
@@ -130,20 +131,26 @@ def fit_covariances(
         estimate = _Moments(inner, shared)
     else:
         estimate = _Components(inner, shared, rank)
-    n = 0
+    n, origin, total = 0, None, torch.zeros(regions.event_shape, dtype=torch.float64)
     for batch in [data] if isinstance(data, Tensor) else data:
         checked = _checked(batch, regions)
         if not len(batch):
             continue
         states = checked.reshape(len(batch), -1, inner.n_elements)
         n += len(states)
+        origin = checked.mean(dim=0) if origin is None else origin
+        total += (checked - origin).sum(dim=0)
         estimate.add(states)
         if whole is not None:
             whole.add(states)
     if n < 2:
         raise ShapeError(f"fit_covariances: expected at least 2 states, got {n}.")
-    found = estimate.finish(ridge)
-    return found if whole is None else Separable(whole.finish(ridge), found)
+    found: Covariances = estimate.finish(ridge)
+    if whole is not None:
+        found = Separable(whole.finish(ridge), found)
+    assert origin is not None, "there is a state"
+    object.__setattr__(found, "mean", origin + total / n)
+    return found
 
 
 def _checked(batch: Tensor, graph: RegionGraph) -> Tensor:

@@ -223,6 +223,10 @@ class RegionCovariances(ABC):
     __repr__ = by_field
 
     @abstractmethod
+    def dense(self) -> Tensor:
+        """The matrices, `[n or 1, d, d]`."""
+
+    @abstractmethod
     def variances(self) -> Tensor:
         """The diagonals, `[n or 1, d]`."""
 
@@ -254,6 +258,9 @@ class DenseCovariances(RegionCovariances):
     """
 
     matrices: Tensor
+
+    def dense(self) -> Tensor:
+        return self.matrices
 
     def variances(self) -> Tensor:
         return self.matrices.diagonal(dim1=1, dim2=2)
@@ -301,6 +308,10 @@ class LowRankCovariances(RegionCovariances):
     factors: Tensor
     floor: float
 
+    def dense(self) -> Tensor:
+        eye = torch.eye(self.factors.shape[1]).to(self.factors)
+        return self.factors @ self.factors.mT + self.floor * eye
+
     def variances(self) -> Tensor:
         return (self.factors**2).sum(dim=2) + self.floor
 
@@ -333,6 +344,9 @@ class SeparableCovariances(RegionCovariances):
 
     channels: Tensor
     places: RegionCovariances
+
+    def dense(self) -> Tensor:
+        return torch.stack([torch.kron(self.channels, places) for places in self.places.dense()])
 
     def variances(self) -> Tensor:
         own = self.channels.diagonal()

@@ -148,6 +148,8 @@ def sample(
         state = solver.init(levels[0] * noise(START, given), levels[0])
     if hasattr(score, "remembering"):
         score = score.remembering(state.memory)
+    if hasattr(score, "hold"):  # all stages of a step read the memory of its start
+        score.hold()
     state = replace(state, run=facts)
     if run is not None and not found:
         run.save(state.step, *state.parts())
@@ -176,6 +178,8 @@ def sample(
                 state=state.map(torch.clone),
             )
             callback(step)
+        if hasattr(score, "commit"):
+            score.commit()
         state = replace(after, memory=dict(getattr(score, "memory", {})), run=facts)
         if run is not None:
             run.save(state.step, *state.parts(), last=state.step == len(levels) - 1)

@@ -78,8 +78,41 @@ def beside(sigma: Tensor, x: Tensor) -> Tensor:
     return sigma.reshape(-1, *[1] * (x.ndim - 1))
 
 
+class Around:
+    """A score around another, `score`, whose memory and observation are its own as well."""
+
+    score: Score | None
+
+    def around(self, score: Score) -> "Around":
+        """The same, around another score."""
+        raise NotImplementedError
+
+    @property
+    def remembering(self) -> Callable[..., "Around"]:
+        """`remembering(memory)`, see `Joint.remembering`; missing if the score has no memory."""
+        inner = getattr(self.score, "remembering", None)
+        if inner is None:
+            raise AttributeError(f"{self!r} has no memory: the score inside has none.")
+        return lambda memory=None: self.around(inner(memory))
+
+    @property
+    def memory(self) -> Any:
+        """The memory of the score inside, see `Remembering`."""
+        return self.score.memory  # type: ignore[union-attr]
+
+    @property
+    def hold(self) -> Callable[[], None]:
+        """See `Remembering`."""
+        return self.score.hold  # type: ignore[union-attr,no-any-return]
+
+    @property
+    def commit(self) -> Callable[[], None]:
+        """See `Remembering`."""
+        return self.score.commit  # type: ignore[union-attr,no-any-return]
+
+
 @dataclass(frozen=True, eq=False)
-class NetworkScore:
+class NetworkScore(Around):
     """The score of a network that gives D, ε or both.
 
         s = -ε / σ, or (D - x) / σ² where only D is given
@@ -92,12 +125,20 @@ class NetworkScore:
         network: the network, which the repr shows.
         predict: `predict(x, sigma, **condition) -> (D, ε)`, with None for one that is not given.
         finish: called by `sample` with its result; None for none.
+        score: the score that this one conditions, if it does.
+        made: makes the same of another score.
     """
 
     network: Callable[..., Any]
     predict: Callable[..., tuple[Any, Any]]
     finish: Callable[[Tensor], None] | None = None
+    score: Score | None = None
+    made: "Callable[[Score], NetworkScore] | None" = None
     copies = True
+
+    def around(self, score: Score) -> "NetworkScore":
+        assert self.made is not None, "a score inside comes with it"
+        return self.made(score)
 
     def __repr__(self) -> str:
         return described(self, brief(self.network))

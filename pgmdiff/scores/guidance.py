@@ -14,7 +14,7 @@ nodes are given to `compose(conditions=)`; overlaps have none of their own and r
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pgmdiff.errors import ScoreError, ShapeError
-from pgmdiff.scores.adapters import Score, beside
+from pgmdiff.scores.adapters import Around, Score, beside
 from pgmdiff.scores.walls import called, copied, on_copies
 from pgmdiff.text import brief, described
 
@@ -32,8 +32,20 @@ PARALLEL = 1e-4
 """The sine of the angle below which vectors are interpolated on a line."""
 
 
+class Inside(Around):
+    """A dataclass around `score`, whose `finish` is its own."""
+
+    def around(self, score: Score) -> "Inside":
+        return replace(self, score=score)  # type: ignore[type-var]
+
+    @property
+    def finish(self) -> Callable[[Tensor], None] | None:
+        """What `sample` calls with its result, if the score has it."""
+        return getattr(self.score, "finish", None)
+
+
 @dataclass(frozen=True, eq=False)
-class Guided:
+class Guided(Inside):
     """A score with classifier-free guidance; see `guided`."""
 
     score: Score
@@ -45,11 +57,6 @@ class Guided:
         conditions = f"null={sorted(self.null)}"
         return described(self, brief(self.score), conditions, f"guidance={self.guidance:g}")
 
-    @property
-    def finish(self) -> Callable[[Tensor], None] | None:
-        """What `sample` calls with its result, if the score has it."""
-        return getattr(self.score, "finish", None)
-
     def __call__(
         self, x: Tensor, sigma: Tensor, guidance: Tensor | float | None = None, **condition: Any
     ) -> Tensor:
@@ -60,7 +67,7 @@ class Guided:
             )
         guidance = self.guidance if guidance is None else guidance
         w = torch.as_tensor(guidance, dtype=x.dtype, device=x.device).expand(len(x))
-        if (w == 1).all():
+        if (w == 1).all() and not hasattr(self.score, "memory"):  # a branch keeps its memory
             return called(self.score, x, sigma, **condition)
         stacked = {key: tree_map(_with_null, v, self.null[key]) for key, v in condition.items()}
         values = called(self.score, torch.cat([x, x]), torch.cat([sigma, sigma]), **stacked)
@@ -113,7 +120,7 @@ def _with_null(value: Any, null: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Scheduled:
+class Scheduled(Inside):
     """A score whose conditions change with σ; see `scheduled`."""
 
     score: Score
@@ -122,11 +129,6 @@ class Scheduled:
 
     def __repr__(self) -> str:
         return described(self, brief(self.score), f"schedules={sorted(self.schedules)}")
-
-    @property
-    def finish(self) -> Callable[[Tensor], None] | None:
-        """What `sample` calls with its result, if the score has it."""
-        return getattr(self.score, "finish", None)
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         for key in self.schedules:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor
 
 from pgmdiff.gaussian import Gaussian
-from pgmdiff.graphs import RegionGraph
+from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.precision import Covariances, LowRank, Stationary
 from pgmdiff.precision.covariances import Place
+from pgmdiff.precision.precision import weighed
 from tests.helpers import ar1
 
 SIGMA = torch.tensor([0.0, 0.3, 0.3, 30.0], dtype=torch.float64)
@@ -40,3 +41,25 @@ def low_rank(graph: RegionGraph, rank: int, floor: float) -> tuple[LowRank, Gaus
 class Custom(Covariances):
     def of(self, group):
         return ar1(group.shape[0], 0.5).covariance[None]
+
+
+def linked(graph: FactorGraph | RegionGraph) -> Tensor:
+    """Which elements share an outer region: bool `[N, N]`."""
+    together = torch.zeros((graph.regions.n_elements,) * 2, dtype=torch.bool)
+    for _, index, _ in weighed(
+        graph.regions, [g.outer.astype(float) for g in graph.regions.groups]
+    ):
+        for elements in index:
+            together[elements[:, None], elements] = True
+    return together
+
+
+def markov(graph: FactorGraph | RegionGraph, strength: float, seed: int) -> Gaussian:
+    """A random Gaussian Markov to a graph; its correlations grow with a strength below 1."""
+    generator = torch.Generator().manual_seed(seed)
+    n, event = graph.regions.n_elements, graph.regions.event_shape
+    links = torch.randn(n, n, generator=generator, dtype=torch.float64) * linked(graph)
+    links = (links + links.T).fill_diagonal_(0)
+    precision = torch.eye(n) - strength * links / torch.linalg.eigvalsh(links).abs().max()
+    mean = torch.randn(n, generator=generator, dtype=torch.float64).reshape(event)
+    return Gaussian(mean, torch.linalg.inv(precision))

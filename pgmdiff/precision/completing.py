@@ -1,0 +1,276 @@
+r"""The maximum-entropy completion: the precision that has given covariances on the regions.
+
+    (K⁻¹)_r = Σ_r on every outer region,      K_ij = 0 where i and j share no region
+
+K is the only such matrix, and N(m, K⁻¹) the distribution of largest entropy with these region
+covariances (covariance selection; Dempster, "Covariance selection", 1972). It exists exactly when
+the Σ_r are restrictions of one positive definite matrix (Grone, Johnson, Sá, Wolkowicz, "Positive
+definite completions of partial Hermitian matrices", 1984). On a junction tree it is the composed
+precision P; on loops P differs from it and may be indefinite.
+
+It is found by regression of one block of elements at a time on its neighbours (Hastie, Tibshirani,
+Friedman, "The elements of statistical learning", 2009, Algorithm 17.1), for W = K⁻¹:
+
+    β = W_NN⁻¹ Σ_Nb,      W_·b = W_·N β,      K_bb = (Σ_bb - Σ_bN β)⁻¹,      K_Nb = -β K_bb
+
+W begins as the diagonal blocks and stays positive definite: where a step would end that, because
+other entries are not right yet, β is shortened. Blocks that share no region are updated together.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import networkx as nx
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from pgmdiff.errors import GraphError
+from pgmdiff.graphs.atoms import atoms
+from pgmdiff.graphs.groups import RegionGroup
+from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Ints
+from pgmdiff.precision.covariances import Covariances
+from pgmdiff.precision.precision import add_blocks, weighed
+from pgmdiff.text import by_field, described
+
+__all__ = ["Blocks", "Completion", "completed"]
+
+SHORTENED = 1e-3
+"""Share of a block's variance that stays unexplained where β is shortened."""
+PATIENCE = 30
+"""Sweeps without progress after which covariances count as having no completion."""
+AT_ONCE = 2**24
+"""Most numbers that are gathered for one step."""
+
+
+@dataclass(frozen=True, eq=False)
+class Completion:
+    """The maximum-entropy completion of region covariances.
+
+    Attributes:
+        precision: K, float64 `[N, N]`.
+        covariance: K⁻¹, float64 `[N, N]`, whose blocks are the regions' covariances.
+        distance: how far the given covariances were from one another: the largest difference of an
+            entry from its mean over the regions that hold it, in units of standard deviations.
+        sweeps: number of passes over all blocks.
+    """
+
+    precision: Tensor
+    covariance: Tensor
+    distance: float
+    sweeps: int
+
+    def __repr__(self) -> str:
+        size = f"{len(self.precision)} elements"
+        return described(self, size, f"distance={self.distance:.2g}", f"sweeps={self.sweeps}")
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks(Covariances):
+    """The covariances of regions as blocks of that of the whole state.
+
+    Args:
+        whole: float64 `[N, N]`.
+    """
+
+    whole: Tensor
+
+    __repr__ = by_field
+
+    def of(self, group: RegionGroup) -> Tensor:
+        index = group.indices(0, len(group)).reshape(len(group), -1)
+        return self.whole[index[:, :, None], index[:, None]]
+
+
+def completed(
+    graph: RegionGraph,
+    covariances: Covariances,
+    *,
+    tolerance: float = 1e-12,
+    most_sweeps: int = 2_000,
+) -> Completion:
+    """The maximum-entropy completion of the covariances of a graph's outer regions; see the module.
+
+    Where regions disagree on an entry that they share, as independent estimates do, its mean over
+    them is used. The matrices are dense: it is meant for up to some thousand elements.
+
+    Args:
+        graph: every counted region lies inside an outer one.
+        covariances: the provider of the outer regions' Σ_r.
+        tolerance: the largest change of a correlation in the last sweep.
+        most_sweeps: the number of sweeps after which it fails.
+
+    Raises:
+        GraphError: the covariances have no completion, or it was not found. The error names a
+            region that does not fit.
+    """
+    known, distance = _averaged(graph, covariances)
+    deviations = known.diagonal().sqrt()
+    scale = deviations[:, None] * deviations
+    known = known / scale
+    # One more element, correlated with none, pads the blocks that are updated together.
+    held = torch.block_diag(~known.isnan(), torch.ones(1, 1, dtype=torch.bool))
+    known = torch.block_diag(known.nan_to_num(), torch.ones(1, 1).to(known))
+    labels, steps = _steps(graph)
+    w = known.where(labels[:, None] == labels, 0)
+    missed, waited = float("inf"), 0
+    for sweep in range(1, most_sweeps + 1):
+        change = max((step.update(w, known) for step in steps), default=0.0)
+        if change <= tolerance:
+            break
+        if change == float("inf"):  # given entries are not met yet
+            now = float((w - known).where(held, 0).abs().max())
+            missed, waited = (now, 0) if now < 0.99 * missed else (missed, waited + 1)
+        if waited == PATIENCE or sweep == most_sweeps:
+            raise _unfit(graph, w - known, sweep)
+    k = torch.zeros_like(w)
+    for step in steps:
+        step.write_precision(k, w, known)
+    k = (k + k.T)[:-1, :-1] / 2
+    return Completion(k / scale, w[:-1, :-1] * scale, distance, sweep)
+
+
+def _averaged(graph: RegionGraph, covariances: Covariances) -> tuple[Tensor, float]:
+    """The mean of every entry over the outer regions that hold it (NaN elsewhere), `[N, N]`.
+
+    With it the largest difference from the mean, in standard deviations.
+    """
+    outer = [
+        (index, covariances.form(group).dense().expand(len(index), -1, -1))
+        for group, index, _ in weighed(graph, [g.outer.astype(np.float64) for g in graph.groups])
+    ]
+    sums, times = (torch.zeros((graph.n_elements,) * 2, dtype=torch.float64) for _ in range(2))
+    for index, matrices in outer:
+        add_blocks(sums, index, matrices)
+        add_blocks(times, index, torch.ones_like(matrices))
+    mean = sums / times
+    deviations, distance = mean.diagonal().sqrt(), 0.0
+    for index, matrices in outer:
+        gap = matrices - mean[index[:, :, None], index[:, None]]
+        of_pairs = deviations[index][:, :, None] * deviations[index][:, None]
+        distance = max(distance, float((gap / of_pairs).abs().max()))
+    return mean, distance
+
+
+def _steps(graph: RegionGraph) -> tuple[Tensor, list["_Step"]]:
+    """The block of every element (and of the padding), and the steps of a sweep.
+
+    Blocks are the elements that no outer region splits. Blocks of one colour share no region.
+    """
+    n = graph.n_elements
+    outer = weighed(graph, [g.outer.astype(np.float64) for g in graph.groups])
+    regions = [row for _, index, _ in outer for row in index.numpy()]
+    labels = atoms(regions, n)
+    neighbours = nx.empty_graph(labels.max(initial=-1) + 1)
+    for region in regions:
+        neighbours.add_edges_from(combinations(np.unique(labels[region]).tolist(), 2))
+    members = np.split(np.argsort(labels, kind="stable"), np.bincount(labels).cumsum()[:-1])
+    colours = defaultdict(list)
+    for block, colour in nx.greedy_color(neighbours).items():
+        if neighbours[block]:
+            around = np.concatenate([members[other] for other in neighbours[block]])
+            colours[colour].append((members[block], around))
+    steps = []
+    for blocks in colours.values():
+        widest = max(len(around) for _, around in blocks)
+        at_once = max(1, AT_ONCE // (widest * n))
+        steps += [_Step.of(blocks[i : i + at_once], n) for i in range(0, len(blocks), at_once)]
+    return torch.from_numpy(np.append(labels, -1)), steps
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Blocks that share no region, padded to one size with the last element, N.
+
+    Attributes:
+        blocks: their elements, int64 `[m, b]`.
+        around: the elements that share a region with them, int64 `[m, d]`.
+    """
+
+    blocks: Tensor
+    around: Tensor
+
+    @classmethod
+    def of(cls, blocks: Sequence[tuple[Ints, Ints]], n: int) -> "_Step":
+        def stacked(rows: Sequence[Ints]) -> Tensor:
+            tensors = [torch.from_numpy(row) for row in rows]
+            return pad_sequence(tensors, batch_first=True, padding_value=n)
+
+        return cls(*map(stacked, zip(*blocks, strict=True)))
+
+    def regression(self, w: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """β `[m, d, b]`, how far it was shortened `[m]`, Σ_bb `[m, b, b]` and Σ_bN β."""
+        across = known[self.around[:, :, None], self.blocks[:, None]]
+        own = _square(known, self.blocks)
+        beta = torch.linalg.solve(_square(w, self.around), across)
+        explained = across.mT @ beta
+        root = torch.linalg.cholesky(own)
+        half = torch.linalg.solve_triangular(root, explained, upper=False)
+        share = torch.linalg.solve_triangular(root, half.mT, upper=False)
+        largest = torch.linalg.eigvalsh(share)[:, -1]
+        length = torch.where(largest < 1, 1, ((1 - SHORTENED) / largest).sqrt())
+        return beta, length, own, explained
+
+    def update(self, w: Tensor, known: Tensor) -> float:
+        """Regresses every block, in place.
+
+        Returns:
+            The largest change of W, or infinity if a β was shortened.
+        """
+        beta, length, own, _ = self.regression(w, known)
+        beta = beta * length[:, None, None]
+        (m, b), n = self.blocks.shape, len(w) - 1
+        columns = self.around[:, None].expand(m, b, -1)
+        starts = np.arange(0, columns.numel() + 1, self.around.shape[1])
+        entries = beta.mT.reshape(-1).numpy(), columns.reshape(-1).numpy(), starts
+        # Rows of W, for every block; a sparse product, since gathering W_N· would copy it.
+        rows = torch.from_numpy(sparse.csr_array(entries, (m * b, n + 1)) @ w.numpy())
+        places = self.blocks.reshape(-1)
+        # Blocks of the step depend on each other only through their surroundings.
+        among = torch.einsum("pmd,mdb->pmb", rows[:, self.around], beta).reshape(m * b, m, b)
+        number = torch.arange(m)
+        among = among.reshape(m, b, m, b)
+        among[number, :, number] = own
+        rows[:, places] = among.reshape(m * b, m * b)
+        real = places < n
+        rows, places = rows[real], places[real]
+        rows[:, n] = 0
+        change = float((rows - w[places]).abs().max())
+        w[places], w[:, places] = rows, rows.T
+        return change if (length == 1).all() else math.inf
+
+    def write_precision(self, k: Tensor, w: Tensor, known: Tensor) -> None:
+        """Writes the blocks' columns of K, in place."""
+        beta, _, own, explained = self.regression(w, known)
+        inside = torch.linalg.inv(own - explained)
+        for at, values in ((self.blocks, inside), (self.around, -beta @ inside)):
+            k[at[:, :, None].expand_as(values), self.blocks[:, None].expand_as(values)] = values
+
+
+def _square(matrix: Tensor, index: Tensor) -> Tensor:
+    """The blocks of a matrix on elements `[m, a]`; padding is correlated with nothing."""
+    padding = index == len(matrix) - 1
+    both = padding[:, :, None] & padding[:, None]
+    blocks = matrix[index[:, :, None], index[:, None]]
+    return torch.where(both, torch.eye(index.shape[1]).to(matrix), blocks)
+
+
+def _unfit(graph: RegionGraph, gap: Tensor, sweeps: int) -> GraphError:
+    """The error for covariances without a completion: it names the region that fits worst."""
+    worst, name = -1.0, None
+    for group, index, _ in weighed(graph, [g.outer.astype(np.float64) for g in graph.groups]):
+        gaps = gap[index[:, :, None], index[:, None]].abs().amax(dim=(1, 2))
+        if gaps.max() > worst:
+            worst, name = float(gaps.max()), group.name(int(gaps.argmax()))
+    return GraphError(
+        "Posterior: expected the covariances of one distribution, but no positive definite matrix "
+        f"with these blocks was found in {sweeps} sweeps; a correlation of region {name!r} is off "
+        f"by {worst:.3g}. Read all covariances off one estimate (fit_covariances), or give it a "
+        "larger ridge."
+    )

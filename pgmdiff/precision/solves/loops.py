@@ -1,0 +1,80 @@
+r"""Solves with the completion K on graphs with loops, and the fade towards the composed precision.
+
+    s_K = (I + σ² K)⁻¹ (b - (K - P) v),      s_P' = (I + σ² P')⁻¹ (b - (P' - P) v)
+
+P' = K + λ (P - K), with λ = 1 where I + σ² P is well definite, and else the largest λ < 1 for which
+I + σ² P' is at least a tenth of I + σ² K.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from scipy.sparse import linalg
+from torch import Tensor
+
+from pgmdiff.precision.solves.direct import Eigen
+from pgmdiff.text import by_field
+
+__all__ = ["Loops"]
+
+KEPT_LEVELS = 32
+"""Number of noise levels whose inverses are kept."""
+DEFINITE = 0.1
+"""Least share of I + σ² K that I + σ² P' keeps in every direction."""
+
+
+@dataclass(frozen=True, eq=False)
+class Level:
+    """What one noise level requires.
+
+    Attributes:
+        inverse: (I + σ² P')⁻¹, `[N, N]`.
+        kept: λ.
+    """
+
+    inverse: Tensor
+    kept: float
+
+    __repr__ = by_field
+
+
+class Loops(Eigen):
+    """K by one eigendecomposition for every σ, and P' by an inverse per σ.
+
+    Args:
+        completion: K, positive definite, float64 `[N, N]`.
+        composed: P.
+    """
+
+    def __init__(self, completion: Tensor, composed: Tensor) -> None:
+        self.values, self.vectors = torch.linalg.eigh(completion)
+        self.gap = completion - composed
+        self.completion = completion
+        self.level = lru_cache(KEPT_LEVELS)(self._level)
+
+    def _level(self, sigma: float) -> Level:
+        n, gap = len(self.gap), sigma**2 * self.gap
+        root = self.vectors / (1 + sigma**2 * self.values).sqrt()  # root rootᵀ = (I + σ² K)⁻¹
+        relative = root.T @ gap @ root
+        if n > 200:
+            start = np.ones(n)
+            top = float(linalg.eigsh(relative.numpy(), 1, which="LA", v0=start, tol=1e-3)[0][0])
+        else:
+            top = float(torch.linalg.eigvalsh(relative)[-1])
+        kept = 1.0 if top <= 1 - DEFINITE else (1 - DEFINITE) / top
+        matrix = torch.eye(n).to(gap) + sigma**2 * self.completion - kept * gap
+        return Level(torch.linalg.inv(matrix), kept)
+
+    def faded(self, b: Tensor, v: Tensor, fade: Tensor, sigma: Tensor) -> Tensor:
+        """W s_K + (1 - w) s_P' for b and v `[B, N]`, w and sigma `[B]`; not differentiable in σ."""
+        pulled = v @ self.gap.to(b)
+        of_completion = self(b - pulled, sigma)
+        of_composed = torch.zeros_like(b)
+        for level in sigma.unique().tolist():
+            rows = (sigma == level)[:, None]
+            known = self.level(level)
+            right = b - (1 - known.kept) * pulled
+            of_composed = torch.where(rows, right @ known.inverse.to(b), of_composed)
+        return fade[:, None] * of_completion + (1 - fade[:, None]) * of_composed

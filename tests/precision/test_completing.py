@@ -1,0 +1,110 @@
+"""The maximum-entropy completion: (K⁻¹)_r = Σ_r on every outer region, K_ij = 0 elsewhere."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff import GraphError, gaussian, graphs
+from pgmdiff.gaussian import Gaussian
+from pgmdiff.graphs import FactorGraph, RegionGraph
+from pgmdiff.precision import ComposedPrecision, Dense
+from pgmdiff.precision.completing import completed
+from tests.precision.examples import linked, markov
+
+COMPLETE = FactorGraph.from_scopes(
+    {f"f{i}{j}": (f"x{i}", f"x{j}") for i in range(6) for j in range(i)},
+    {f"x{i}": (i % 2 + 1,) for i in range(6)},
+)
+LOOPS = {
+    "ring": graphs.cycle(8),
+    "grid": graphs.grid(5, 5),
+    "torus": graphs.torus(4, 4),
+    "complete, blocks of two sizes": COMPLETE,
+    "tiles": graphs.tiles((12, 12), (4, 4), (2, 2)),
+    "periodic tiles": graphs.tiles((12, 12), (4, 4), (2, 2), periodic=(True, True)),
+    "ring of windows": graphs.tiles((1, 16), (1, 4), (0, 2), periodic=(False, True)),
+    "nested cube": graphs.nested_cubemap(2),
+}
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.9, 0.99])
+@pytest.mark.parametrize("name", LOOPS)
+def test_the_precision_of_a_markov_gaussian_is_found(name: str, strength: float) -> None:
+    graph = LOOPS[name]
+    q = markov(graph, strength, seed=1)
+    found = completed(graph.regions, Dense(gaussian.node_covariances(graph, q)))
+    truth = torch.linalg.inv(q.covariance)
+    torch.testing.assert_close(found.precision, truth, rtol=0, atol=1e-9 * float(truth.abs().max()))
+    torch.testing.assert_close(found.covariance, q.covariance, rtol=1e-9, atol=1e-11)
+    assert found.distance < 1e-12
+
+
+@pytest.mark.parametrize("graph", [graphs.chain(9), graphs.tiles((1, 22), (1, 6), (0, 2))])
+def test_on_junction_trees_it_is_the_composed_precision(graph: RegionGraph) -> None:
+    q = markov(graph, 0.95, seed=2)
+    given = Dense(gaussian.node_covariances(graph, q))
+    composed = ComposedPrecision(graph.regions, given).dense()
+    torch.testing.assert_close(
+        completed(graph.regions, given).precision, composed, rtol=1e-9, atol=1e-9
+    )
+
+
+def test_whatever_the_covariances_blocks_agree_and_the_pattern_is_that_of_the_graph() -> None:
+    """The two laws that define K, for a Gaussian that is not Markov to the graph."""
+    graph = graphs.torus(3, 4, shape=(2,))
+    root = torch.randn(24, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    q = Gaussian(torch.zeros(3, 4, 2, dtype=torch.float64).reshape(-1), root @ root.T / 40)
+    blocks = gaussian.node_covariances(graph, q)
+    found = completed(graph.regions, Dense(blocks))
+    covariance = torch.linalg.inv(found.precision)
+    for name, block in blocks.items():
+        index = graph.regions.elements(name).reshape(-1)
+        torch.testing.assert_close(covariance[index[:, None], index], block, rtol=0, atol=1e-9)
+    assert (found.precision[~linked(graph)] == 0).all()
+    assert float((torch.linalg.inv(q.covariance) * ~linked(graph)).abs().max()) > 0.1
+    assert float(torch.linalg.eigvalsh(found.precision)[0]) > 0
+
+
+def test_scales_of_elements_do_not_matter() -> None:
+    """K(D S D) = D⁻¹ K(S) D⁻¹, for scales from 1e-6 to 1e6."""
+    graph = LOOPS["grid"]
+    q = markov(graph, 0.9, seed=4)
+    scale = 10 ** torch.linspace(-6, 6, 25, dtype=torch.float64)
+    scaled = Gaussian(q.mean, scale[:, None] * q.covariance * scale)
+    first, second = (
+        completed(graph.regions, Dense(gaussian.node_covariances(graph, each)))
+        for each in (q, scaled)
+    )
+    torch.testing.assert_close(
+        scale[:, None] * second.precision * scale, first.precision, rtol=1e-7, atol=1e-8
+    )
+
+
+def test_estimates_that_disagree_are_averaged_and_the_distance_is_reported() -> None:
+    """Pairs of a ring, each estimated from its own 200 samples: their shared variances differ."""
+    graph = graphs.cycle(8)
+    q = markov(graph, 0.8, seed=5)
+    blocks: dict[str, Tensor] = {}
+    for number, name in enumerate(graph.factors):
+        index = graph.regions.elements(name).reshape(-1)
+        blocks[name] = torch.cov(q.sample(200, generator=number)[:, index].T)
+    found = completed(graph.regions, Dense(blocks))
+    assert 0.02 < found.distance < 0.5
+    for number in range(8):
+        holding = [
+            blocks[name].diagonal()[(graph.regions.elements(name).reshape(-1) == number)]
+            for name in graph.factors
+            if number in graph.regions.elements(name)
+        ]
+        torch.testing.assert_close(
+            found.covariance[number, number], torch.cat(holding).mean(), rtol=1e-12, atol=0
+        )
+
+
+def test_covariances_without_a_completion_are_refused_and_the_region_is_named() -> None:
+    """A ring with correlations 0.9, 0.9, 0.9 and -0.9."""
+    graph = graphs.cycle(4)
+    signs = dict(zip(graph.factors, (0.9, 0.9, 0.9, -0.9), strict=True))
+    blocks = {name: torch.tensor([[1.0, r], [r, 1.0]]) for name, r in signs.items()}
+    with pytest.raises(GraphError, match=r"a correlation of region 'f[0-3]' is off by 0"):
+        completed(graph.regions, Dense(blocks))
