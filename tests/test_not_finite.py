@@ -258,6 +258,18 @@ def test_observations_in_any_units_condition_alike(noise: float) -> None:
     assert relative(found[0], plain) > 0.1
 
 
+@pytest.mark.parametrize("size", [1e-38, 1e-30, 1e-21, 1e-6])
+def test_an_operator_that_vanishes_beside_its_noise_observes_nothing(size: float) -> None:
+    """σ_y / |H| has no square in float32 beyond 1e19."""
+    single = Gaussian(Q.mean.float(), Q.covariance.float())
+    operator = DenseOperator(size * torch.eye(N)[:2], (N,))
+    for covariance in (Tweedie(), Isotropic()):
+        score = moment_matching(
+            single.score, size * X[0, :2].float(), operator, covariance, noise=0.1
+        )
+        assert relative(score.denoise(X.float(), 1.0), single.denoise(X.float(), 1.0)) < 1e-5
+
+
 def test_pseudo_inverses_in_any_units() -> None:
     h = torch.randn(3, N, generator=torch.Generator().manual_seed(0))
     y, expected = torch.ones(2, 3), torch.linalg.pinv(h.double())

@@ -210,8 +210,8 @@ class Joint:
             return rows.reshape(n * regions, *leaf.shape[1:])
 
         own = map_tensors(per_row, batch.condition)
-        if own and n == 1 and not copies(batch.score):
-            own = copied(own)  # with several samples they are copies already
+        if own and 1 in (n, regions) and not copies(batch.score):
+            own = copied(own)  # others are copies already
         per_sample = map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition)
         given = {**per_sample, **own}
         function = _log_density(batch.score, chunk) if density else batch.score
@@ -231,7 +231,7 @@ class Joint:
             raise
         kind = "log-density" if density else "score"
         values = received(value, like, lambda: f"Joint: the {kind} of {_place(chunk, sigma)}")
-        check_gradient(values, x, lambda: f"Joint: the {kind} of node {chunk.name!r}")
+        check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")
         return values.reshape((n, regions) if density else (n, regions, -1))
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:

@@ -34,7 +34,7 @@ from torch.autograd.functional import jvp, vjp
 from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstructing import differentiable
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import PgmdiffError, check_scale
 from pgmdiff.linalg import magnitudes, squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
 from pgmdiff.scores.walls import on_copies
@@ -100,10 +100,16 @@ class Isotropic(PosteriorCovariance):
         data_std: σ_d, the standard deviation of the data.
         jacobian: whether the Jacobian carries the observation back, which costs one gradient
             through the score.
+
+    Raises:
+        PgmdiffError: data_std is not positive and finite.
     """
 
     data_std: float = 1.0
     jacobian: bool = True
+
+    def __post_init__(self) -> None:
+        check_scale("Isotropic", "data_std", self.data_std)
 
     def moments(self, score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]) -> Moments:
         s2 = beside(sigma, x) ** 2
@@ -244,7 +250,7 @@ def moment_matching(
         usual = 1e-10 if x.dtype == torch.float64 else 1e-5
         # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
         with torch.no_grad():
-            size = magnitudes(on_copies(h.A_adjoint, gap.sgn()))
+            size = magnitudes(on_copies(h.A_adjoint, gap.sgn())).clamp(min=noise)
         level = beside((noise / size) ** 2, gap)
 
         def back(v: Tensor) -> Tensor:

@@ -182,4 +182,4 @@ def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:
             f"(y up to {scale[worst]:.3g}). Give a noise level, or project it: "
             "operator.A(operator.A_dagger(y))."
         )
-    return nearest
+    return nearest.clone()

@@ -173,15 +173,15 @@ class Stacked(ByIteration):
         for operator, size in zip(self.operators, self.sizes, strict=True):
             part = on_copies(operator.A, x)
             check_gradient(part, x, partial(repr, operator))
-            parts.append(part.reshape(len(x), size))
+            parts.append(part.reshape(len(x), size).clone())
         return torch.cat(parts, dim=1)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        parts = zip(self.operators, y.split(self.sizes, dim=1), strict=True)
-        shaped = (
-            on_copies(o.A_adjoint, part.reshape(len(part), *o.observed_shape)) for o, part in parts
-        )
-        return torch.stack(tuple(shaped)).sum(dim=0)
+        total: Tensor = y.real.new_zeros(len(y), *self.event_shape)
+        for operator, part in zip(self.operators, y.split(self.sizes, dim=1), strict=True):
+            shaped = part.reshape(len(part), *operator.observed_shape)
+            total = total + on_copies(operator.A_adjoint, shaped)
+        return total
 
 
 @dataclass(frozen=True, eq=False)

@@ -261,7 +261,7 @@ class Gaussian(Distribution):
 
     def _rotated(self, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """In the eigenbasis u - m, `[batch, N]`, and the variances; and that basis."""
-        centred = (u - self.mean.to(u.device)).reshape(len(u), -1)
+        centred = (u - self.mean.to(u.device)).reshape(len(u), self.mean.numel())
         values, vectors = (part.to(centred) for part in self._eigen)
         return centred @ vectors, values.clamp(min=0) + sigma[:, None] ** 2, vectors
 

@@ -143,13 +143,12 @@ class EDMDenoiser(nn.Module):
         c_skip = self.sigma_data**2 / total
         c_out = s * self.sigma_data / total.sqrt()
         c_in = total.rsqrt()
-        seen = c_in * x
 
         def who() -> str:
             return f"The network {brief(self.network)}"
 
-        value = received(self.network(seen, sigma.log() / 4), x, who, cast=True)
-        check_gradient(value, seen, who)
+        value = received(self.network(c_in * x, sigma.log() / 4), x, who, cast=True)
+        check_gradient(value, x, who)
         return c_skip * x + c_out * value
 
 
