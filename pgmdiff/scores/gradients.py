@@ -22,7 +22,8 @@ def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
     """Raises where a gradient with respect to x is required and values have none.
 
     One is required where x requires it and autograd records. Values that depend on parameters only
-    require a gradient, too: therefore x is sought in autograd's graph, which takes microseconds.
+    require a gradient, too: therefore x is sought in autograd's graph, which takes microseconds,
+    except while torch compiles, when there is none yet.
 
     Args:
         values: what was made of x.
@@ -32,7 +33,9 @@ def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
     Raises:
         ScoreError: the values have no gradient; the message says what to remove, or to add.
     """
-    if not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return
+    if torch.compiler.is_compiling() and values.requires_grad:
         return
     start = _node(x)
     left: list[Any] = [_node(values)] if values.requires_grad else []
