@@ -229,9 +229,17 @@ class Joint:
                     f"{tuple(x.shape)}."
                 )
             raise
-        kind = "log-density" if density else "score"
-        values = received(value, like, lambda: f"Joint: the {kind} of {_place(chunk, sigma)}")
-        check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")
+
+        def who() -> str:
+            name, last = (repr(batch.group.name(row)) for row in (start, stop - 1))
+            return (
+                f"Joint: the {'log-density' if density else 'score'} of node {name}"
+                f"{f' to {last}' if regions > 1 else ''} at σ = {sigma[0].item():g}, batch entry "
+                f"{samples.start} on"
+            )
+
+        values = received(value, like, who)
+        check_gradient(values, u, who)
         return values.reshape((n, regions) if density else (n, regions, -1))
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
@@ -343,13 +351,3 @@ def _not_while_compiling() -> None:
             "Joint: call it once, on a state of this dtype, device and batch, before it is "
             "compiled with fullgraph=True."
         )
-
-
-def _place(chunk: Chunk, sigma: Tensor) -> str:
-    """The nodes of a chunk, σ of its first sample and that sample's place, for errors."""
-    group = chunk.batch.group
-    others = f" to {group.name(chunk.stop - 1)!r}" if chunk.stop - chunk.start > 1 else ""
-    return (
-        f"node {group.name(chunk.start)!r}{others} at σ = {sigma[0].item():g}, batch entry "
-        f"{chunk.samples.start} on,"
-    )

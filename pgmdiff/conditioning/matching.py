@@ -35,7 +35,7 @@ from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.errors import PgmdiffError, check_scale
-from pgmdiff.linalg import magnitudes, squared_norms
+from pgmdiff.linalg import inner, magnitudes, squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
 from pgmdiff.scores.walls import on_copies
 from pgmdiff.text import brief, described
@@ -113,12 +113,11 @@ class Isotropic(PosteriorCovariance):
 
     def moments(self, score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]) -> Moments:
         s2 = beside(sigma, x) ** 2
-        inner = s2 * self.data_std**2 / (s2 + self.data_std**2)
+        product = (s2 * self.data_std**2 / (s2 + self.data_std**2)).mul
         if not self.jacobian:
-            product = inner.mul
             return Moments(denoise(score, x, sigma, **condition), product, product)
         denoised, pull = _with_pull(score, x, sigma, condition)
-        return Moments(denoised, inner.mul, pull)
+        return Moments(denoised, product, pull)
 
 
 @dataclass(frozen=True)
@@ -304,30 +303,24 @@ def conjugate_residuals(
     """
     x, r = torch.zeros_like(b), b
     directions: list[tuple[Tensor, Tensor]] = []
-    goal = tolerance**2 * _inner(b, b)
+    goal = tolerance**2 * squared_norms(b)
     for _ in range(most_steps):
-        rr = _inner(r, r)
+        rr = squared_norms(r)
         active = ~(rr <= goal)  # NaN is not convergence
         if not active.any():
             break
-        p = r / rr.where(active, 1).sqrt()
+        p = r / beside(rr.where(active, 1).sqrt(), r)
         q = product(p)
         for p_before, q_before in directions:
-            share = _inner(q_before, q)
+            share = beside(inner(q_before, q), q)
             p, q = p - share * p_before, q - share * q_before
-        qq = _inner(q, q)
-        length = qq.where(qq > 0, 1).sqrt()
+        qq = squared_norms(q)
+        length = beside(qq.where(qq > 0, 1).sqrt(), q)
         p, q = p / length, q / length
-        step = _inner(q, r).where(active, 0)
+        step = beside(inner(q, r).where(active, 0), r)
         x, r = x + step * p, r - step * q
         directions = [*directions, (p, q)][-kept:]
     return x
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of every sample, beside it."""
-    products = (a.conj() * b).real
-    return beside(products.reshape(len(a), prod(a.shape[1:])).sum(dim=1), a)
 
 
 class Linearised:

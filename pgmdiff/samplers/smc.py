@@ -303,9 +303,11 @@ def _by_component(potential: Any, like: Tensor) -> tuple[Potential, Tensor]:
             )
         score, rates = value
         columns = getattr(rates, "shape", ())[1:] if by_component else ()
+        rows = sigma.new_empty(len(u), *columns)
         score = received(score, u, lambda: "sample_weighted: the potential, as its score,")
-        like = sigma.new_empty(len(u), *columns)
-        rates = received(rates, like, lambda: "sample_weighted: the potential, as its rates,")
+        rates = received(
+            rates, rows, lambda: "sample_weighted: the potential, as its rates,", cast=True
+        )
         return score.clone(), rates.clone() if by_component else rates.clone()[:, None]
 
     if by_component is None:

@@ -33,22 +33,28 @@ PARALLEL = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Guided:
-    """A score with classifier-free guidance; see `guided`."""
+class Wrapped:
+    """A score around another one."""
 
     score: Score
-    null: Mapping[str, Any]
-    guidance: float = 1.0
     copies = True
-
-    def __repr__(self) -> str:
-        conditions = f"null={sorted(self.null)}"
-        return described(self, brief(self.score), conditions, f"guidance={self.guidance:g}")
 
     @property
     def finish(self) -> Callable[[Tensor], None] | None:
         """What `sample` calls with its result, if the score has it."""
         return getattr(self.score, "finish", None)
+
+
+@dataclass(frozen=True, eq=False)
+class Guided(Wrapped):
+    """A score with classifier-free guidance; see `guided`."""
+
+    null: Mapping[str, Any]
+    guidance: float = 1.0
+
+    def __repr__(self) -> str:
+        conditions = f"null={sorted(self.null)}"
+        return described(self, brief(self.score), conditions, f"guidance={self.guidance:g}")
 
     def __call__(
         self, x: Tensor, sigma: Tensor, guidance: Tensor | float | None = None, **condition: Any
@@ -113,20 +119,13 @@ def _with_null(value: Any, null: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Scheduled:
+class Scheduled(Wrapped):
     """A score whose conditions change with σ; see `scheduled`."""
 
-    score: Score
     schedules: Mapping[str, Callable[[Any, Tensor], Any]]
-    copies = True
 
     def __repr__(self) -> str:
         return described(self, brief(self.score), f"schedules={sorted(self.schedules)}")
-
-    @property
-    def finish(self) -> Callable[[Tensor], None] | None:
-        """What `sample` calls with its result, if the score has it."""
-        return getattr(self.score, "finish", None)
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         for key in self.schedules:

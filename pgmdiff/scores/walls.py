@@ -56,14 +56,15 @@ def called(score: Callable[..., Any], x: Tensor, sigma: Tensor, /, **condition: 
         ScoreError: the score returned anything else, see `received`; or it has no gradient where
             one is required, see `check_gradient`.
     """
-    value = on_copies(score, x, sigma, **condition)
-
-    def who() -> str:
-        return f"The network {brief(score)}"
-
-    found = received(value, x, who)
+    who = named(score)
+    found = received(on_copies(score, x, sigma, **condition), x, who)
     check_gradient(found, x, who)
     return found if copies(score) else found.clone()
+
+
+def named(network: object) -> Callable[[], str]:
+    """What returns a network's name for an error."""
+    return lambda: f"The network {brief(network)}"
 
 
 def copies(function: Any) -> bool:
