@@ -25,7 +25,9 @@ __all__ = [
     "Ints",
     "Solution",
     "Shape",
+    "beside",
     "conjugate_gradients",
+    "correlations",
     "implicit",
     "inner",
     "is_finite",
@@ -137,13 +139,13 @@ def iterate_conjugate_gradients(
         indefinite: makes the exception to raise where vᵀ M v ≤ 0 for a direction v.
     """
     sizes = magnitudes(b)
-    size = _beside(sizes, b)
+    size = beside(sizes, b)
     b = b / size
     x, r = torch.zeros_like(b), b
     norms = squared_norms(b)
     if start is not None:
         left = b - product(start / size)
-        nearer = (squared_norms(left) < norms).reshape(-1, *[1] * (b.ndim - 1))
+        nearer = beside(squared_norms(left) < norms, b)
         x, r = torch.where(nearer, start / size, 0), torch.where(nearer, left, b)
     z = r if scale is None else scale * r
     p, rr, rz = z, squared_norms(r), inner(r, z)
@@ -162,10 +164,10 @@ def iterate_conjugate_gradients(
         curvature = inner(p, product_p)
         flat = active & ~(curvature > limits.tiny)
         step = torch.where(active & ~flat, rz / curvature, 0)
-        x, r = x + _beside(step, p) * p, r - _beside(step, p) * product_p
+        x, r = x + beside(step, p) * p, r - beside(step, p) * product_p
         z = r if scale is None else scale * r
         rr, rz, before = squared_norms(r), inner(r, z), rz
-        p = z + _beside(torch.where(active, rz / before, 0), p) * p
+        p = z + beside(torch.where(active, rz / before, 0), p) * p
         steps += 1
     reason = "" if not going else DIVERGED if (rr > norms).any() else LIMIT
     if broken and (failed & ~(rr.isfinite() & norms.isfinite())).any():
@@ -222,6 +224,13 @@ def ordinary(tensor: Tensor) -> Tensor:
         return tensor.clone() if tensor.is_inference() else tensor
 
 
+def correlations(covariances: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlations, whose small eigenvalues no unit decides, and 1 / deviations, `[..., d]`."""
+    variances = covariances.diagonal(dim1=-2, dim2=-1)
+    units = torch.where(variances > 0, variances, 1).rsqrt()
+    return units[..., :, None] * covariances * units[..., None, :], units
+
+
 def squared_norms(a: Tensor) -> Tensor:
     """The squared norm ‖a‖² of every sample, `[batch]`."""
     return inner(a, a)
@@ -233,5 +242,6 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-def _beside(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1)).to(like.real.dtype)
+def beside(values: Tensor, like: Tensor) -> Tensor:
+    """Values `[batch]`, such as σ, as `[batch, 1, ...]`, so that they multiply `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

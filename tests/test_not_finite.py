@@ -383,6 +383,16 @@ def test_samples_that_meet_an_observation_are_not_announced(solver, dtype: torch
                 sample(guided, sigmas, shape=(4, 12), solver=solver, dtype=dtype, generator=0)
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -1.0])
+def test_noise_that_is_no_number_would_allow_any_residual(wrong: float) -> None:
+    for make in (
+        lambda: reconstruction(Q.score, X[:1], MASK, weight, noise=wrong),
+        lambda: moment_matching(Q.score, X[:1], MASK, noise=wrong),
+    ):
+        with pytest.raises(PgmdiffError, match="expected finite noise of at least 0"):
+            make()
+
+
 def test_wrapped_scores_finish_too() -> None:
     y = torch.ones(N, dtype=torch.float64)
     inner = reconstruction(Q.score, y, MASK, lambda sigma, norm: 0 * sigma, noise=0.0)

@@ -229,17 +229,18 @@ class Joint:
                     f"{tuple(x.shape)}."
                 )
             raise
+        kind = "log-density" if density else "score"
 
         def who() -> str:
             name, last = (repr(batch.group.name(row)) for row in (start, stop - 1))
             return (
-                f"Joint: the {'log-density' if density else 'score'} of node {name}"
+                f"Joint: the {kind} of node {name}"
                 f"{f' to {last}' if regions > 1 else ''} at σ = {sigma[0].item():g}, batch entry "
-                f"{samples.start} on"
+                f"{samples.start} on,"
             )
 
         values = received(value, like, who)
-        check_gradient(values, u, who)
+        check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")
         return values.reshape((n, regions) if density else (n, regions, -1))
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:

@@ -91,10 +91,9 @@ class PosteriorCovariance(ABC):
 class Isotropic(PosteriorCovariance):
     """V = r² I inside and σ² Jᵀ outside (ΠGDM); without the Jacobian V = r² I in both places.
 
-    It is biased unless the covariance of the data is a multiple of I. On smooth data, whose
-    covariance has eigenvalues far above σ_d², the observation is carried back too strongly by
-    their ratio, and samples explode: an update of more than twice the misfit, which would make it
-    larger, is refused.
+    It is biased unless the covariance of the data is a multiple of I. On smooth data it carries the
+    observation back too strongly, and samples would explode: an update of more than twice the
+    misfit, which would make it larger, is refused.
 
     Args:
         data_std: σ_d, the standard deviation of the data.
@@ -229,11 +228,6 @@ def moment_matching(
         raise PgmdiffError(
             "moment_matching: expected a covariance such as Composed(joint) or Tweedie(), got "
             f"{covariance!r}."
-        )
-    if not 0 <= noise < torch.inf:
-        raise PgmdiffError(
-            f"moment_matching: expected finite noise of at least 0, got {noise}. Give its standard "
-            "deviation."
         )
     steps = covariance.most_steps if most_steps is None else most_steps
     observation = Observation.of("moment_matching", observed, operator, noiseless=noise == 0)

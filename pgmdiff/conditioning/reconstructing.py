@@ -80,6 +80,7 @@ def reconstruction(
 
     Raises:
         ShapeError: the observation is not finite or has another shape.
+        PgmdiffError: the noise is negative or not finite.
         ScoreError: the score, or the operator, has no gradient; the weight is not `[batch]`.
     """
     observation = Observation.of("reconstruction", observed, operator, noiseless=False)

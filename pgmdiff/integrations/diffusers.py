@@ -26,6 +26,7 @@ from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.integrations.shared import check_device, network_dtype
 from pgmdiff.noise import DRIVEN, START, Generator, Noise
 from pgmdiff.samplers.schedules import remaining
+from pgmdiff.samplers.store import check_dtype
 from pgmdiff.scores.adapters import (
     NetworkScore,
     Score,
@@ -250,8 +251,7 @@ def drive(
             "Give data with the noise of that timestep: scheduler.add_noise(data, noise, t)."
         )
     dtype = dtype or (torch.float32 if x is None else x.dtype)
-    if dtype not in (torch.float32, torch.float64):
-        raise PgmdiffError(f"drive: expected a float32 or float64 state, got {dtype}. Give dtype=.")
+    check_dtype("drive", dtype)
     like = torch.empty(tuple(shape or ()) if x is None else 0, dtype=dtype, device=device)
     noise = Noise.of(generator, len(like if x is None else x))
     if x is None:

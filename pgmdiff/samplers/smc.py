@@ -45,7 +45,7 @@ from tqdm import tqdm
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import LAST, PARTICLES, RESAMPLE, Generator, Noise
-from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_same, noise_of
+from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import per_sample
 from pgmdiff.scores.walls import on_copies, received
 from pgmdiff.store import fingerprint
@@ -184,11 +184,7 @@ def sample_weighted(
             "sample_weighted: expected a finite eta >= 0 and a threshold from 0 to 1, got "
             f"eta={eta} and threshold={threshold}. A threshold of 0 never resamples."
         )
-    if dtype not in (torch.float32, torch.float64):
-        raise PgmdiffError(
-            f"sample_weighted: the state must be float32 or float64, got {dtype}. Cast inside the "
-            "model if it needs half precision."
-        )
+    check_dtype("sample_weighted", dtype)
     like = torch.empty(tuple(shape), dtype=dtype, device=device)
     if not len(like):
         raise ShapeError(f"sample_weighted: expected shape=[n, *event], n > 0, got {shape}.")
