@@ -92,9 +92,8 @@ def reconstruction(
             leaf, denoised = differentiable(score, x, sigma, condition)
             squares = squared_norms(observation.misfit(denoised))
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
-        weights = received(
-            on_copies(weight, sigma, squares.sqrt()), sigma, lambda: f"The weight {brief(weight)}"
-        )
+        value = on_copies(weight, sigma, squares.sqrt())
+        weights = received(value, sigma, lambda: f"The weight {brief(weight)}", cast=True)
         descent = beside(weights, x) * slope
         total = denoised - beside(sigma, x) ** 2 * descent
         return total if differentiate else total.detach()
