@@ -566,7 +566,9 @@ def test_operators_may_return_the_same_memory_again() -> None:
     assert score.denoise(u, 1.0).tolist() == [[2.0, 3.0]]
 
 
-@pytest.mark.parametrize("wrong", [0.5, None, torch.ones(3), torch.ones(3, 3).double()], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [0.5, None, torch.ones(2).double(), torch.ones(3, 3).double()], ids=str
+)
 def test_weights_are_not_broadcast(wrong: Any) -> None:
     score = reconstruction(Q.score, Y2, function(False), lambda sigma, norm: wrong)
     with pytest.raises(ScoreError, match=r"The weight .* must return a tensor of shape \(3,\)"):
