@@ -6,6 +6,7 @@ Every message names the object, what was expected, what was received, and the re
 from collections.abc import Hashable, Iterable
 from difflib import get_close_matches
 from importlib import import_module
+from math import inf
 from typing import Any
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "PgmdiffError",
     "ScoreError",
     "ShapeError",
+    "check_scale",
     "nearest",
     "required",
     "shape_text",
@@ -33,6 +35,15 @@ class ShapeError(PgmdiffError):
 
 class ScoreError(PgmdiffError):
     """A score is missing, or returned an unusable value."""
+
+
+def check_scale(who: str, name: str, value: float) -> None:
+    """Raises `PgmdiffError` unless a standard deviation of data is positive and finite."""
+    if not 0 < value < inf:
+        raise PgmdiffError(
+            f"{who}: expected a positive {name}, got {value}. Give the standard deviation of the "
+            "clean data."
+        )
 
 
 def shape_text(lead: str, event: Iterable[int]) -> str:

@@ -25,8 +25,11 @@ __all__ = [
     "Ints",
     "Solution",
     "Shape",
+    "beside",
     "conjugate_gradients",
+    "correlations",
     "implicit",
+    "inner",
     "is_finite",
     "iterate_conjugate_gradients",
     "magnitudes",
@@ -47,26 +50,23 @@ def conjugate_gradients(
     tolerance: float,
     most_steps: int,
     what: str,
-    patience: int | None = None,
-    remedy: str = "",
 ) -> Tensor:
     """Solves M x = b to a tolerance, for a symmetric positive semi-definite M with b in its range.
 
     The solution is differentiable once, in b and in whatever M depends on. `what` names the caller
-    in the error, and `remedy` ends it; see `iterate_conjugate_gradients` for the other arguments.
+    in the error; see `iterate_conjugate_gradients` for the other arguments.
 
     Raises:
         PgmdiffError: the tolerance is not met.
     """
 
     def solve(b: Tensor) -> Tensor:
-        options: Any = {"tolerance": tolerance, "most_steps": most_steps, "patience": patience}
-        found = iterate_conjugate_gradients(product, b, **options)
+        found = iterate_conjugate_gradients(product, b, tolerance=tolerance, most_steps=most_steps)
         if found.converged:
             return found.x
         raise PgmdiffError(
             f"{what}: conjugate gradients left a relative residual of {found.residual:.2g} after "
-            f"{found.steps} steps, expected {tolerance:.2g}: {found.reason} {remedy}".rstrip()
+            f"{found.steps} steps, expected {tolerance:.2g}: {found.reason}"
         )
 
     with torch.no_grad():
@@ -104,7 +104,6 @@ class Solution:
         return not self.reason
 
 
-STALLED = "The residual does not fall: the matrix is not symmetric, or too ill conditioned."
 LIMIT = "More steps (most_steps=), a larger tolerance= or float64 may help."
 NOT_FINITE = "The right-hand side or a product with the matrix is NaN, overflows or underflows."
 DIVERGED = "They diverged: the matrix is not symmetric and positive semi-definite."
@@ -122,7 +121,6 @@ def iterate_conjugate_gradients(
     most_steps: int,
     scale: Tensor | None = None,
     start: Tensor | None = None,
-    patience: int | None = None,
     indefinite: Callable[[], Exception] | None = None,
 ) -> Solution:
     """Iterates conjugate gradients on M x = b until every sample has reached the tolerance.
@@ -138,53 +136,46 @@ def iterate_conjugate_gradients(
         most_steps: the largest number of iterations.
         scale: a positive diagonal preconditioner, an approximation of M⁻¹ that broadcasts to b.
         start: a first guess like b, used for the samples where it is nearer than 0.
-        patience: the number of steps without a new least residual after which they stop, or as
-            many as that residual took, if these are more: residuals need not fall at every step.
         indefinite: makes the exception to raise where vᵀ M v ≤ 0 for a direction v.
     """
     sizes = magnitudes(b)
-    size = _beside(sizes, b)
+    size = beside(sizes, b)
     b = b / size
     x, r = torch.zeros_like(b), b
     norms = squared_norms(b)
     if start is not None:
         left = b - product(start / size)
-        nearer = (squared_norms(left) < norms).reshape(-1, *[1] * (b.ndim - 1))
+        nearer = beside(squared_norms(left) < norms, b)
         x, r = torch.where(nearer, start / size, 0), torch.where(nearer, left, b)
     z = r if scale is None else scale * r
-    p, rr, rz = z, squared_norms(r), _inner(r, z)
+    p, rr, rz = z, squared_norms(r), inner(r, z)
     limits = torch.finfo(rr.dtype)
     fine = norms.isfinite() & ((norms == 0) | (sizes >= limits.tiny))
     norms = norms.where(fine, torch.nan)  # the residual of an unsound b is never small
     goal, far = tolerance**2 * norms, norms / limits.eps**2
-    flat, best, since, steps = torch.zeros_like(rr, dtype=torch.bool), rr, 0 * rr, 0
+    flat, steps = torch.zeros_like(rr, dtype=torch.bool), 0
     while True:
         active = ~(rr <= goal)  # NaN is not convergence
         failed = active & (flat | ~(rr <= far))
-        if patience is not None:
-            since, best = torch.where(rr < best, steps, since), torch.minimum(best, rr)
-            failed = failed | active & (steps - since > since.clamp(min=patience))
         going, broken = torch.stack([active, failed]).any(dim=1).tolist()
         if broken or not going or steps == most_steps:
             break
         product_p = product(p)
-        curvature = _inner(p, product_p)
+        curvature = inner(p, product_p)
         flat = active & ~(curvature > limits.tiny)
         step = torch.where(active & ~flat, rz / curvature, 0)
-        x, r = x + _beside(step, p) * p, r - _beside(step, p) * product_p
+        x, r = x + beside(step, p) * p, r - beside(step, p) * product_p
         z = r if scale is None else scale * r
-        rr, rz, before = squared_norms(r), _inner(r, z), rz
-        p = z + _beside(torch.where(active, rz / before, 0), p) * p
+        rr, rz, before = squared_norms(r), inner(r, z), rz
+        p = z + beside(torch.where(active, rz / before, 0), p) * p
         steps += 1
-    reason = LIMIT if going else ""
+    reason = "" if not going else DIVERGED if (rr > norms).any() else LIMIT
     if broken and (failed & ~(rr.isfinite() & norms.isfinite())).any():
         reason = NOT_FINITE
     elif broken and (failed & flat).any():
         if indefinite is not None:
             raise indefinite()
         reason = INDEFINITE
-    elif broken:
-        reason = DIVERGED if (failed & (rr > far)).any() else f"{STALLED} {LIMIT}"
     residual = (rr / norms.clamp(min=limits.tiny)).max().sqrt().item() if len(b) else 0.0
     return Solution(x * size, residual, steps, reason)
 
@@ -233,15 +224,24 @@ def ordinary(tensor: Tensor) -> Tensor:
         return tensor.clone() if tensor.is_inference() else tensor
 
 
+def correlations(covariances: Tensor) -> tuple[Tensor, Tensor]:
+    """Correlations, whose small eigenvalues no unit decides, and 1 / deviations, `[..., d]`."""
+    variances = covariances.diagonal(dim1=-2, dim2=-1)
+    units = torch.where(variances > 0, variances, 1).rsqrt()
+    return units[..., :, None] * covariances * units[..., None, :], units
+
+
 def squared_norms(a: Tensor) -> Tensor:
     """The squared norm ‖a‖² of every sample, `[batch]`."""
-    return _inner(a, a)
+    return inner(a, a)
 
 
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    inner: Tensor = (a.conj() * b).real.reshape(len(a), prod(a.shape[1:])).sum(dim=1)
-    return inner
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """The real part of the inner product of every sample, `[batch]`."""
+    product: Tensor = (a.conj() * b).real.reshape(len(a), prod(a.shape[1:])).sum(dim=1)
+    return product
 
 
-def _beside(values: Tensor, like: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (like.ndim - 1)).to(like.real.dtype)
+def beside(values: Tensor, like: Tensor) -> Tensor:
+    """Values `[batch]`, such as σ, as `[batch, 1, ...]`, so that they multiply `like`."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))

@@ -258,6 +258,18 @@ def test_observations_in_any_units_condition_alike(noise: float) -> None:
     assert relative(found[0], plain) > 0.1
 
 
+@pytest.mark.parametrize("size", [1e-38, 1e-30, 1e-21, 1e-6])
+def test_an_operator_that_vanishes_beside_its_noise_observes_nothing(size: float) -> None:
+    """σ_y / |H| has no square in float32 beyond 1e19."""
+    single = Gaussian(Q.mean.float(), Q.covariance.float())
+    operator = DenseOperator(size * torch.eye(N)[:2], (N,))
+    for covariance in (Tweedie(), Isotropic()):
+        score = moment_matching(
+            single.score, size * X[0, :2].float(), operator, covariance, noise=0.1
+        )
+        assert relative(score.denoise(X.float(), 1.0), single.denoise(X.float(), 1.0)) < 1e-5
+
+
 def test_pseudo_inverses_in_any_units() -> None:
     h = torch.randn(3, N, generator=torch.Generator().manual_seed(0))
     y, expected = torch.ones(2, 3), torch.linalg.pinv(h.double())
@@ -303,11 +315,9 @@ def test_what_cannot_be_reached_is_given_up_soon() -> None:
     """Matrices that are not symmetric, smooth data without noise, and paths with jumps."""
     turn = torch.tensor([[1.0, 30.0], [-30.0, 1.0]]).double()
     b = torch.tensor([[1.0, 2.0]]).double()
-    found = iterate_conjugate_gradients(
-        lambda v: v @ turn, b, tolerance=1e-10, most_steps=10_000, patience=50
-    )
+    found = iterate_conjugate_gradients(lambda v: v @ turn, b, tolerance=1e-10, most_steps=50)
     assert not found.converged
-    assert found.steps < 100
+    assert "diverged" in found.reason  # more steps would not help
     place = torch.arange(64, dtype=torch.float64)
     covariance = (-((place[:, None] - place) ** 2) / 200).exp() + 1e-9 * torch.eye(64)
     smooth, calls = Gaussian(torch.zeros(64), covariance.float()), []
@@ -371,6 +381,16 @@ def test_samples_that_meet_an_observation_are_not_announced(solver, dtype: torch
             ):
                 sigmas = [a * s for s in karras(6, 0.05, 80.0)]
                 sample(guided, sigmas, shape=(4, 12), solver=solver, dtype=dtype, generator=0)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -1.0])
+def test_noise_that_is_no_number_would_allow_any_residual(wrong: float) -> None:
+    for make in (
+        lambda: reconstruction(Q.score, X[:1], MASK, weight, noise=wrong),
+        lambda: moment_matching(Q.score, X[:1], MASK, noise=wrong),
+    ):
+        with pytest.raises(PgmdiffError, match="expected finite noise of at least 0"):
+            make()
 
 
 def test_wrapped_scores_finish_too() -> None:

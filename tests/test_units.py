@@ -570,6 +570,8 @@ def test_a_start_that_does_not_hide_the_mean_is_told() -> None:
 def test_scales_must_be_positive(wrong: float) -> None:
     with pytest.raises(PgmdiffError, match="dps: expected a positive data_std"):
         conditioning.dps(data_std=wrong)
+    with pytest.raises(PgmdiffError, match="Isotropic: expected a positive data_std"):
+        conditioning.Isotropic(wrong)
     with pytest.raises(PgmdiffError, match="denoising_loss: expected a positive sigma_data"):
         denoising_loss(lambda x, sigma: x, draw(3, 2), sigma_data=wrong)
 

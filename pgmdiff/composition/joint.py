@@ -223,8 +223,8 @@ class Joint:
             return rows.reshape(n * regions, *leaf.shape[1:])
 
         own = map_tensors(per_row, batch.condition)
-        if own and n == 1 and not copies(batch.score):
-            own = copied(own)  # with several samples they are copies already
+        if own and 1 in (n, regions) and not copies(batch.score):
+            own = copied(own)  # others are copies already
         per_sample = map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition)
         given = {**per_sample, **own}
         function = _log_density(batch.score, chunk) if density else batch.score
@@ -243,8 +243,17 @@ class Joint:
                 )
             raise
         kind = "log-density" if density else "score"
-        values = received(value, like, lambda: f"Joint: the {kind} of {_place(chunk, sigma)}")
-        check_gradient(values, x, lambda: f"Joint: the {kind} of node {chunk.name!r}")
+
+        def who() -> str:
+            name, last = (repr(batch.group.name(row)) for row in (start, stop - 1))
+            return (
+                f"Joint: the {kind} of node {name}"
+                f"{f' to {last}' if regions > 1 else ''} at σ = {sigma[0].item():g}, batch entry "
+                f"{samples.start} on,"
+            )
+
+        values = received(value, like, who)
+        check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")
         return values.reshape((n, regions) if density else (n, regions, -1))
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
@@ -374,13 +383,3 @@ def _not_while_compiling() -> None:
             "Joint: call it once, on a state of this dtype, device and batch, before it is "
             "compiled with fullgraph=True."
         )
-
-
-def _place(chunk: Chunk, sigma: Tensor) -> str:
-    """The nodes of a chunk, σ of its first sample and that sample's place, for errors."""
-    group = chunk.batch.group
-    others = f" to {group.name(chunk.stop - 1)!r}" if chunk.stop - chunk.start > 1 else ""
-    return (
-        f"node {group.name(chunk.start)!r}{others} at σ = {sigma[0].item():g}, batch entry "
-        f"{chunk.samples.start} on,"
-    )

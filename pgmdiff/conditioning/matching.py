@@ -34,8 +34,8 @@ from torch.autograd.functional import jvp, vjp
 from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstructing import differentiable
-from pgmdiff.errors import PgmdiffError
-from pgmdiff.linalg import magnitudes, squared_norms
+from pgmdiff.errors import PgmdiffError, check_scale
+from pgmdiff.linalg import inner, magnitudes, squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
 from pgmdiff.scores.walls import on_copies
 from pgmdiff.text import brief, described
@@ -91,28 +91,32 @@ class PosteriorCovariance(ABC):
 class Isotropic(PosteriorCovariance):
     """V = r² I inside and σ² Jᵀ outside (ΠGDM); without the Jacobian V = r² I in both places.
 
-    It is biased unless the covariance of the data is a multiple of I. On smooth data, whose
-    covariance has eigenvalues far above σ_d², the observation is carried back too strongly by
-    their ratio, and samples explode: an update of more than twice the misfit, which would make it
-    larger, is refused.
+    It is biased unless the covariance of the data is a multiple of I. On smooth data it carries the
+    observation back too strongly, and samples would explode: an update of more than twice the
+    misfit, which would make it larger, is refused.
 
     Args:
         data_std: σ_d, the standard deviation of the data.
         jacobian: whether the Jacobian carries the observation back, which costs one gradient
             through the score.
+
+    Raises:
+        PgmdiffError: data_std is not positive and finite.
     """
 
     data_std: float = 1.0
     jacobian: bool = True
 
+    def __post_init__(self) -> None:
+        check_scale("Isotropic", "data_std", self.data_std)
+
     def moments(self, score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]) -> Moments:
         s2 = beside(sigma, x) ** 2
-        inner = s2 * self.data_std**2 / (s2 + self.data_std**2)
+        product = (s2 * self.data_std**2 / (s2 + self.data_std**2)).mul
         if not self.jacobian:
-            product = inner.mul
             return Moments(denoise(score, x, sigma, **condition), product, product)
         denoised, pull = _with_pull(score, x, sigma, condition)
-        return Moments(denoised, inner.mul, pull)
+        return Moments(denoised, product, pull)
 
 
 @dataclass(frozen=True)
@@ -225,11 +229,6 @@ def moment_matching(
             "moment_matching: expected a covariance such as Composed(joint) or Tweedie(), got "
             f"{covariance!r}."
         )
-    if not 0 <= noise < torch.inf:
-        raise PgmdiffError(
-            f"moment_matching: expected finite noise of at least 0, got {noise}. Give its standard "
-            "deviation."
-        )
     steps = covariance.most_steps if most_steps is None else most_steps
     observation = Observation.of("moment_matching", observed, operator, noiseless=noise == 0)
 
@@ -244,7 +243,7 @@ def moment_matching(
         usual = 1e-10 if x.dtype == torch.float64 else 1e-5
         # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
         with torch.no_grad():
-            size = magnitudes(on_copies(h.A_adjoint, gap.sgn()))
+            size = magnitudes(on_copies(h.A_adjoint, gap.sgn())).clamp(min=noise)
         level = beside((noise / size) ** 2, gap)
 
         def back(v: Tensor) -> Tensor:
@@ -298,30 +297,24 @@ def conjugate_residuals(
     """
     x, r = torch.zeros_like(b), b
     directions: list[tuple[Tensor, Tensor]] = []
-    goal = tolerance**2 * _inner(b, b)
+    goal = tolerance**2 * squared_norms(b)
     for _ in range(most_steps):
-        rr = _inner(r, r)
+        rr = squared_norms(r)
         active = ~(rr <= goal)  # NaN is not convergence
         if not active.any():
             break
-        p = r / rr.where(active, 1).sqrt()
+        p = r / beside(rr.where(active, 1).sqrt(), r)
         q = product(p)
         for p_before, q_before in directions:
-            share = _inner(q_before, q)
+            share = beside(inner(q_before, q), q)
             p, q = p - share * p_before, q - share * q_before
-        qq = _inner(q, q)
-        length = qq.where(qq > 0, 1).sqrt()
+        qq = squared_norms(q)
+        length = beside(qq.where(qq > 0, 1).sqrt(), q)
         p, q = p / length, q / length
-        step = _inner(q, r).where(active, 0)
+        step = beside(inner(q, r).where(active, 0), r)
         x, r = x + step * p, r - step * q
         directions = [*directions, (p, q)][-kept:]
     return x
-
-
-def _inner(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of every sample, beside it."""
-    products = (a.conj() * b).real
-    return beside(products.reshape(len(a), prod(a.shape[1:])).sum(dim=1), a)
 
 
 class Linearised:

@@ -13,6 +13,7 @@ from torch import Tensor
 from pgmdiff.conditioning.masks import InPlace, Mask
 from pgmdiff.conditioning.operators import LinearOperator, Operator, asked
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
+from pgmdiff.linalg import squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.text import brief, by_field, counted
@@ -138,11 +139,14 @@ def observing(
         noise: σ_y; None if it is not known, and nothing is checked.
         remedy: the end of the warning.
     """
+    if noise is not None and not 0 <= noise < torch.inf:
+        raise PgmdiffError(
+            f"{observation.what}: expected finite noise of at least 0, got {noise}. Give its "
+            "standard deviation."
+        )
 
     def norms(v: Tensor) -> Tensor:
-        wide = v.abs().cpu().double()  # squares neither underflow nor overflow
-        found: Tensor = wide.reshape(len(v), prod(v.shape[1:])).norm(dim=1)
-        return found
+        return squared_norms(v.abs().cpu().double()).sqrt()  # float32 squares may underflow
 
     def finish(u: Tensor) -> None:
         inner = getattr(score, "finish", None)
@@ -190,4 +194,4 @@ def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:
             f"(y up to {scale[worst]:.3g}). Give a noise level, or project it: "
             "operator.A(operator.A_dagger(y))."
         )
-    return nearest
+    return nearest.clone()

@@ -173,15 +173,15 @@ class Stacked(ByIteration):
         for operator, size in zip(self.operators, self.sizes, strict=True):
             part = on_copies(operator.A, x)
             check_gradient(part, x, partial(repr, operator))
-            parts.append(part.reshape(len(x), size))
+            parts.append(part.reshape(len(x), size).clone())
         return torch.cat(parts, dim=1)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        parts = zip(self.operators, y.split(self.sizes, dim=1), strict=True)
-        shaped = (
-            on_copies(o.A_adjoint, part.reshape(len(part), *o.observed_shape)) for o, part in parts
-        )
-        return torch.stack(tuple(shaped)).sum(dim=0)
+        total: Tensor = y.real.new_zeros(len(y), *self.event_shape)
+        for operator, part in zip(self.operators, y.split(self.sizes, dim=1), strict=True):
+            shaped = part.reshape(len(part), *operator.observed_shape)
+            total = total + on_copies(operator.A_adjoint, shaped)
+        return total
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,8 +254,8 @@ class Linear(ByIteration):
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(2, *self.event_shape, generator=generator, dtype=self.widest)
         with torch.no_grad():
-            values = self._called(x)
-            mixed = self._called((x[:1] + 3 * x[1:]) * 10.0)
+            values = self.A(x)
+            mixed = self.A((x[:1] + 3 * x[1:]) * 10.0)
         self._set(observed_shape=tuple(values.shape[1:]))
         gap = (mixed - 10.0 * (values[:1] + 3 * values[1:])).abs().max()
         if not gap <= 1e-5 * mixed.abs().max().clamp(min=1e-30):
@@ -265,18 +265,15 @@ class Linear(ByIteration):
                 "moment_matching or reconstruction, which accept nonlinear ones."
             )
 
-    def _called(self, x: Tensor) -> Tensor:
-        return asked("Linear", self.function, x)
-
     def A(self, x: Tensor) -> Tensor:
-        return self._called(x)
+        return asked("Linear", self.function, x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         again = torch.is_grad_enabled() and y.requires_grad
         with torch.inference_mode(False), torch.enable_grad():
             x = torch.zeros(len(y), *self.event_shape, dtype=y.real.dtype, device=y.device)
             x.requires_grad_()
-            seen = self._called(x)
+            seen = self.A(x)
             check_gradient(seen, x, lambda: f"Linear: the function {brief(self.function)}")
             (back,) = torch.autograd.grad(seen, x, y, create_graph=again)
         return back

@@ -9,7 +9,6 @@ row, it is exact for Gaussians; with other weights it is biased, whatever the sc
 differentiable function.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +18,11 @@ from torch.utils._pytree import tree_map_only
 
 from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import check_scale
 from pgmdiff.linalg import ordinary, squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
-from pgmdiff.scores.walls import on_copies
+from pgmdiff.scores.walls import on_copies, received
+from pgmdiff.text import brief
 
 __all__ = ["Weight", "dps", "matched", "reconstruction"]
 
@@ -41,11 +41,7 @@ def dps(scale: float = 1.0, *, data_std: float) -> Weight:
     Raises:
         PgmdiffError: the standard deviation is not positive.
     """
-    if not 0 < data_std < math.inf:
-        raise PgmdiffError(
-            f"dps: expected a positive data_std, got {data_std}. Give the standard deviation of "
-            "the data."
-        )
+    check_scale("dps", "data_std", data_std)
     # Where there is no error there is no slope, whatever its weight.
     return lambda sigma, norm: scale * data_std / (sigma**2 * norm.where(norm > 0, data_std))
 
@@ -84,7 +80,8 @@ def reconstruction(
 
     Raises:
         ShapeError: the observation is not finite or has another shape.
-        ScoreError: the score, or the operator, has no gradient.
+        PgmdiffError: the noise is negative or not finite.
+        ScoreError: the score, or the operator, has no gradient; the weight is not `[batch]`.
     """
     observation = Observation.of("reconstruction", observed, operator, noiseless=False)
 
@@ -95,7 +92,9 @@ def reconstruction(
             leaf, denoised = differentiable(score, x, sigma, condition)
             squares = squared_norms(observation.misfit(denoised))
             (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
-        descent = beside(on_copies(weight, sigma, squares.sqrt()), x).to(x) * slope
+        value = on_copies(weight, sigma, squares.sqrt())
+        weights = received(value, sigma, lambda: f"The weight {brief(weight)}", cast=True)
+        descent = beside(weights, x) * slope
         total = denoised - beside(sigma, x) ** 2 * descent
         return total if differentiate else total.detach()
 

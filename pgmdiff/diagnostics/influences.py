@@ -20,14 +20,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.linalg import ordinary
 from pgmdiff.noise import Generator
 from pgmdiff.samplers import Euler, Noise, Solver
 from pgmdiff.scores.adapters import Score, per_sample
-from pgmdiff.scores.gradients import check_gradient
-from pgmdiff.scores.walls import on_copies
-from pgmdiff.text import brief
+from pgmdiff.scores.walls import called
 
 __all__ = ["influence", "influence_over_steps"]
 
@@ -65,9 +63,7 @@ def influence(score: Score, x: Tensor, sigma: Tensor | float, element: Elements)
         tensor([1.3333, 0.6667, 0.0000, 0.0000])
     """
     chosen, start = _places(x, element), x.detach().clone().requires_grad_()
-    output = on_copies(score, start, ordinary(per_sample(sigma, start)))
-    check_gradient(output, start, lambda: f"The score {brief(score)}")
-    return _influence(output, start, chosen)
+    return _influence(called(score, start, ordinary(per_sample(sigma, start))), start, chosen)
 
 
 @torch.inference_mode(False)
@@ -119,11 +115,6 @@ def influence_over_steps(
 
 def _influence(output: Tensor, start: Tensor, chosen: Sequence[int]) -> Tensor:
     """Σ_i |∂ output_i / ∂ start_j|, averaged over the batch: `[*event]`."""
-    if output.shape != start.shape:
-        raise ScoreError(
-            f"influence: expected a score {tuple(start.shape)}, got {tuple(output.shape)}. Return "
-            "what is like the state."
-        )
     total, flat = torch.zeros_like(start), output.reshape(len(output), -1)
     for place in chosen:  # samples do not depend on each other: one gradient serves the batch
         (gradient,) = torch.autograd.grad(

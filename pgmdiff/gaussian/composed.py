@@ -19,6 +19,7 @@ from pgmdiff.gaussian.marginals import check_size
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import check_counts
+from pgmdiff.linalg import correlations
 from pgmdiff.precision.precision import add_blocks, weighed
 from pgmdiff.scores.adapters import per_sample
 
@@ -185,10 +186,7 @@ def _checked(name: Hashable, covariance: Tensor, d: int) -> Tensor:
             f"from_region_covariances: expected the covariance of {name!r} as [{d}, {d}], got "
             f"{tuple(covariance.shape)}. Flatten the region in the order its model sees."
         )
-    # Of correlations, so that no unit of an element decides what is singular.
-    variances = covariance.diagonal()
-    units = torch.where(variances > 0, variances, 1).rsqrt()
-    scaled = units[:, None] * covariance * units
+    scaled, _ = correlations(covariance)
     try:
         smallest = Gaussian(covariance.new_zeros(d), scaled)._eigen[0].min()
     except ShapeError as error:

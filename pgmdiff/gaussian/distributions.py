@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
+from pgmdiff.linalg import correlations
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import Score, beside, per_sample
 from pgmdiff.text import by_field, counted, described
@@ -196,16 +197,13 @@ class Gaussian(Distribution):
         covariance = flat.T @ flat / len(samples)
         rounded = covariance.to(samples.dtype)
         if rounded.dtype != covariance.dtype and rounded.numel() and rounded.isfinite().all():
-            variances = covariance.diagonal()
-            units = torch.where(variances > 0, variances, 1).rsqrt()
 
             def least() -> float:
-                scaled = units[:, None] * rounded.double() * units
-                return float(torch.linalg.eigvalsh(scaled)[0])
+                return float(torch.linalg.eigvalsh(correlations(rounded.double())[0])[0])
 
             raised = -2 * least()
             while least() < 0:
-                rounded = (covariance + raised * variances.diag()).to(samples.dtype)
+                rounded = (covariance + raised * covariance.diagonal().diag()).to(samples.dtype)
                 raised *= 2
         return cls(mean.to(samples.dtype), rounded)
 
@@ -261,7 +259,7 @@ class Gaussian(Distribution):
 
     def _rotated(self, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """In the eigenbasis u - m, `[batch, N]`, and the variances; and that basis."""
-        centred = (u - self.mean.to(u.device)).reshape(len(u), -1)
+        centred = (u - self.mean.to(u.device)).reshape(len(u), self.mean.numel())
         values, vectors = (part.to(centred) for part in self._eigen)
         return centred @ vectors, values.clamp(min=0) + sigma[:, None] ** 2, vectors
 

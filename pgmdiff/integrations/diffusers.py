@@ -26,6 +26,7 @@ from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.integrations.shared import check_device, network_dtype
 from pgmdiff.noise import DRIVEN, START, Generator, Noise
 from pgmdiff.samplers.schedules import remaining
+from pgmdiff.samplers.store import check_dtype
 from pgmdiff.scores.adapters import (
     NetworkScore,
     Score,
@@ -39,8 +40,7 @@ from pgmdiff.scores.adapters import (
     from_vp_v,
 )
 from pgmdiff.scores.gradients import check_gradient
-from pgmdiff.scores.walls import alone, received
-from pgmdiff.text import brief
+from pgmdiff.scores.walls import alone, named, received
 
 __all__ = ["SIGMA_LIMIT", "drive", "from_diffusers", "from_vae"]
 
@@ -93,18 +93,14 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
         values = output[0] if isinstance(output, tuple) and output else alone(output)
         if half and isinstance(values, Tensor) and values.shape[1:2] == (2 * like.shape[1],):
             values = values.chunk(2, dim=1)[0]
-
-        def who() -> str:
-            return f"The network {brief(model)}"
-
-        found = received(values, like, who, cast=True)
-        check_gradient(found, x_t, who)  # here, since EDM adds x itself
-        return found
+        return received(values, like, named(model), cast=True)
 
     def preconditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         s = beside(sigma, x)
         seen, noise = scheduler.precondition_inputs(x, s), scheduler.precondition_noise(sigma)
-        denoised: Tensor = scheduler.precondition_outputs(x, network(seen, noise, **condition), s)
+        value = network(seen, noise, **condition)
+        check_gradient(value, x, named(model))  # x itself is added
+        denoised: Tensor = scheduler.precondition_outputs(x, value, s)
         return denoised
 
     if hasattr(scheduler, "precondition_outputs"):
@@ -255,8 +251,7 @@ def drive(
             "Give data with the noise of that timestep: scheduler.add_noise(data, noise, t)."
         )
     dtype = dtype or (torch.float32 if x is None else x.dtype)
-    if dtype not in (torch.float32, torch.float64):
-        raise PgmdiffError(f"drive: expected a float32 or float64 state, got {dtype}. Give dtype=.")
+    check_dtype("drive", dtype)
     like = torch.empty(tuple(shape or ()) if x is None else 0, dtype=dtype, device=device)
     noise = Noise.of(generator, len(like if x is None else x))
     if x is None:

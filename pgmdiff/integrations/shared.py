@@ -12,8 +12,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ScoreError
 from pgmdiff.scores.gradients import check_gradient
-from pgmdiff.scores.walls import received
-from pgmdiff.text import brief
+from pgmdiff.scores.walls import named, received
 
 __all__ = ["as_seen", "check_device", "in_own_dtype", "network_dtype", "time_at"]
 
@@ -35,7 +34,7 @@ def in_own_dtype(model: Callable[..., Any], x: Tensor, sigma: Tensor, **conditio
     check_device(model, x)
     dtype, like = network_dtype(model, x.dtype), x.detach()  # whatever is done to x
     value = model(x.to(dtype), sigma.to(dtype), **condition)
-    return received(value, like, lambda: f"The network {brief(model)}", cast=True)
+    return received(value, like, named(model), cast=True)
 
 
 def check_device(model: Any, x: Tensor) -> None:

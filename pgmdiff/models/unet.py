@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError
 from pgmdiff.scores.gradients import check_gradient
-from pgmdiff.scores.walls import received
-from pgmdiff.text import brief
+from pgmdiff.scores.walls import named, received
 
 __all__ = ["EDMDenoiser", "UNet", "trained"]
 
@@ -143,13 +142,9 @@ class EDMDenoiser(nn.Module):
         c_skip = self.sigma_data**2 / total
         c_out = s * self.sigma_data / total.sqrt()
         c_in = total.rsqrt()
-        seen = c_in * x
-
-        def who() -> str:
-            return f"The network {brief(self.network)}"
-
-        value = received(self.network(seen, sigma.log() / 4), x, who, cast=True)
-        check_gradient(value, seen, who)
+        who = named(self.network)
+        value = received(self.network(c_in * x, sigma.log() / 4), x, who, cast=True)
+        check_gradient(value, x, who)
         return c_skip * x + c_out * value
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError
+from pgmdiff.linalg import correlations
 from pgmdiff.text import by_field
 
 __all__ = [
@@ -278,10 +279,7 @@ class DenseCovariances(RegionCovariances):
                 f"Posterior: the covariance of {names(int(infinite.nonzero()[0]))!r} holds NaN or "
                 "infinity. Remove states that are not finite before estimating it."
             )
-        # Of correlations, so that no unit of an element decides what is negligible.
-        variances = self.variances()
-        units = torch.where(variances > 0, variances, 1).rsqrt()
-        scaled = units[:, :, None] * self.matrices * units[:, None]
+        scaled, units = correlations(self.matrices)
         values, vectors = torch.linalg.eigh(scaled)
         floor = NEGLIGIBLE * values.abs().amax(dim=1, keepdim=True)
         if not (values > floor).all():

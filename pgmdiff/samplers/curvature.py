@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ScoreError
+from pgmdiff.linalg import inner, squared_norms
 from pgmdiff.noise import CURVATURE, Generator, Noise
 from pgmdiff.samplers.base import Solver
 from pgmdiff.samplers.one_step import Euler
@@ -115,13 +116,13 @@ def curvature_extremes(
         move = delta * direction
         w = (called(score, x - move, level) - called(score, x + move, level)) / (2 * delta)
         for row, v in enumerate(basis):
-            projected[:, row, column] = _dot(v, w)
-            w = w - beside(_dot(v, w), w) * v
+            projected[:, row, column] = inner(v, w)
+            w = w - beside(inner(v, w), w) * v
         if column + 1 < size:
             fresh = noise(CURVATURE + column + 1, x)  # once the recurrence has found everything
-            found = beside(_dot(w, w) > 0, w)
+            found = beside(squared_norms(w) > 0, w)
             basis.append(_orthonormal(torch.where(found, w, fresh), basis))
-            projected[:, column + 1, column] = _dot(basis[-1], w)
+            projected[:, column + 1, column] = inner(basis[-1], w)
     if not projected.isfinite().all():
         raise ScoreError(
             f"curvature_extremes: the score is not finite near x at σ = {sigma:g}, or its "
@@ -233,11 +234,7 @@ class Curvature:
 def _orthonormal(w: Tensor, basis: list[Tensor]) -> Tensor:
     """The part of w orthogonal to a basis, of norm 1; done twice since little may remain of w."""
     for _ in range(2):
-        w = w / beside(_dot(w, w).sqrt(), w)
+        w = w / beside(squared_norms(w).sqrt(), w)
         for v in basis:
-            w = w - beside(_dot(v, w), w) * v
-    return w / beside(_dot(w, w).sqrt(), w)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).reshape(len(a), -1).sum(dim=1)
+            w = w - beside(inner(v, w), w) * v
+    return w / beside(squared_norms(w).sqrt(), w)

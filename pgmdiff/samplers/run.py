@@ -17,7 +17,7 @@ from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
-from pgmdiff.samplers.store import ELSEWHERE, Run, check_same, noise_of, solver_text
+from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of, solver_text
 from pgmdiff.scores.adapters import Score
 from pgmdiff.store import fingerprint
 
@@ -118,11 +118,7 @@ def sample(
     _check_start(levels, x, shape, state)
     given = x if state is None else state.x
     dtype = dtype or (torch.float32 if given is None else given.dtype)
-    if dtype not in (torch.float32, torch.float64):
-        raise PgmdiffError(
-            f"sample: the state must be float32 or float64, got {dtype}. Pass dtype=torch.float32; "
-            "cast inside the model if it needs half precision."
-        )
+    check_dtype("sample", dtype)
     if given is None:
         given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
     run = Run.of(run)

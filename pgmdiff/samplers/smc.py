@@ -45,9 +45,9 @@ from tqdm import tqdm
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import LAST, PARTICLES, RESAMPLE, Generator, Noise
-from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_same, noise_of
+from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import per_sample
-from pgmdiff.scores.walls import copied, on_copies
+from pgmdiff.scores.walls import on_copies, received
 from pgmdiff.store import fingerprint
 from pgmdiff.text import array, counted, described
 
@@ -168,9 +168,9 @@ def sample_weighted(
         PgmdiffError: the schedule does not decrease from a finite value to one above 0, eta is
             negative or infinite, threshold is outside [0, 1], the dtype is of half precision, or
             the folder of `run` belongs to another run or cannot be written.
-        ScoreError: a state or a weight is NaN or infinite, or all weights of a component are 0; the
-            step and σ are named.
-        ShapeError: components or rates do not have the state's shape.
+        ScoreError: a state or a weight is NaN or infinite, or all weights of a component are 0: the
+            step and σ are named; or the potential returns anything but a score and rates.
+        ShapeError: there are no particles, or components do not fit the state or the rates.
     """
     levels = [float(sigma) for sigma in sigmas]
     falling = all(a > b for a, b in pairwise(levels))
@@ -184,12 +184,10 @@ def sample_weighted(
             "sample_weighted: expected a finite eta >= 0 and a threshold from 0 to 1, got "
             f"eta={eta} and threshold={threshold}. A threshold of 0 never resamples."
         )
-    if dtype not in (torch.float32, torch.float64):
-        raise PgmdiffError(
-            f"sample_weighted: the state must be float32 or float64, got {dtype}. Cast inside the "
-            "model if it needs half precision."
-        )
+    check_dtype("sample_weighted", dtype)
     like = torch.empty(tuple(shape), dtype=dtype, device=device)
+    if not len(like):
+        raise ShapeError(f"sample_weighted: expected shape=[n, *event], n > 0, got {shape}.")
     evaluate, components = _by_component(potential, like)
     run = Run.of(run)
     found = None if run is None else run.latest()
@@ -290,13 +288,26 @@ def systematic(log_weights: Tensor, uniforms: Tensor) -> Tensor:
 
 def _by_component(potential: Any, like: Tensor) -> tuple[Potential, Tensor]:
     """The potential with rates `[n, C]`, and the component of every element."""
-    if not hasattr(potential, "by_component"):
+    by_component = getattr(potential, "by_component", None)
 
-        def one(u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-            score, rate = copied(on_copies(potential, u, sigma))
-            return score, rate[:, None]
+    def evaluate(u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        value = on_copies(by_component or potential, u, sigma)
+        if not (isinstance(value, tuple | list) and len(value) == 2):
+            raise ScoreError(
+                "sample_weighted: expected a potential that returns a score and rates, got "
+                f"{type(value).__name__}. See composition.FeynmanKac."
+            )
+        score, rates = value
+        columns = getattr(rates, "shape", ())[1:] if by_component else ()
+        rows = sigma.new_empty(len(u), *columns)
+        score = received(score, u, lambda: "sample_weighted: the potential, as its score,")
+        rates = received(
+            rates, rows, lambda: "sample_weighted: the potential, as its rates,", cast=True
+        )
+        return score.clone(), rates.clone() if by_component else rates.clone()[:, None]
 
-        return one, torch.zeros(like.shape[1:], dtype=torch.int64, device=like.device)
+    if by_component is None:
+        return evaluate, torch.zeros(like.shape[1:], dtype=torch.int64, device=like.device)
     components = potential.components.to(like.device, copy=True)
     if components.shape != like.shape[1:]:
         raise ShapeError(
@@ -304,8 +315,7 @@ def _by_component(potential: Any, like: Tensor) -> tuple[Potential, Tensor]:
             f"{tuple(like.shape[1:])}, got components of {tuple(components.shape)}. Make shape= "
             "[n, *event] of the potential's event."
         )
-    by_component = potential.by_component
-    return lambda u, sigma: copied(on_copies(by_component, u, sigma)), components
+    return evaluate, components
 
 
 def _check_weights(who: str, log_weights: Tensor, place: str = "") -> None:

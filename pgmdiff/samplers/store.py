@@ -9,6 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pgmdiff import store
@@ -101,6 +102,15 @@ def noise_of(generator: Generator, n_samples: int, earlier: Mapping[str, Any]) -
     if generator is None and "seeds" in earlier:
         return Noise(tuple(earlier["seeds"]))
     return Noise.of(generator, n_samples)
+
+
+def check_dtype(who: str, dtype: torch.dtype) -> None:
+    """A `PgmdiffError` unless the state of a run has single or double precision."""
+    if dtype not in (torch.float32, torch.float64):
+        raise PgmdiffError(
+            f"{who}: the state must be float32 or float64, got {dtype}. Pass dtype=torch.float32; "
+            "cast inside the model if it needs half precision."
+        )
 
 
 def check_same(what: str, run: Mapping[str, Any], given: Mapping[str, Any], remedy: str) -> None:

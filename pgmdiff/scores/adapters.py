@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError, ShapeError
+from pgmdiff.linalg import beside as beside
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import called, copied
 from pgmdiff.text import brief, described, span
@@ -71,11 +72,6 @@ def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
         return x.new_ones(len(x)) * sigma
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     return sigma.expand(x.shape[0]) if sigma.ndim == 0 else sigma
-
-
-def beside(sigma: Tensor, x: Tensor) -> Tensor:
-    """σ `[batch]` as `[batch, 1, ...]`, so that it multiplies x."""
-    return sigma.reshape(-1, *[1] * (x.ndim - 1))
 
 
 class Around:

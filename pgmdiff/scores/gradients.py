@@ -1,9 +1,7 @@
 """Gradients that are not there are an error where one is required; they would count as zero.
 
-A network under `torch.no_grad` or `torch.inference_mode`, one that detaches its input, and one that
-leaves PyTorch on its way return values that are right and have no derivative. Autograd says nothing
-as long as anything else in a sum depends on the input, be it another network or the input itself.
-Therefore what a network returned is looked at before anything is added to it.
+Autograd says nothing about a network under `torch.no_grad`, or one that detaches its input, as long
+as anything else in a sum depends on it. Therefore what a network returned is looked at first.
 """
 
 from collections.abc import Callable
@@ -21,8 +19,8 @@ __all__ = ["check_gradient"]
 def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
     """Raises where a gradient with respect to x is required and values have none.
 
-    One is required where x requires it and autograd records. Values that depend on parameters only
-    require a gradient, too: therefore x is sought in autograd's graph, which takes microseconds.
+    One is required where x requires it and autograd records. Values of parameters only require one,
+    too: therefore x is sought in autograd's graph, of which there is none yet while torch compiles.
 
     Args:
         values: what was made of x.
@@ -32,7 +30,9 @@ def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
     Raises:
         ScoreError: the values have no gradient; the message says what to remove, or to add.
     """
-    if not (x.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+    if not (x.requires_grad and torch.is_grad_enabled()):
+        return
+    if torch.compiler.is_compiling() and values.requires_grad:
         return
     start = _node(x)
     left: list[Any] = [_node(values)] if values.requires_grad else []

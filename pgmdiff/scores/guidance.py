@@ -32,11 +32,15 @@ PARALLEL = 1e-4
 """The sine of the angle below which vectors are interpolated on a line."""
 
 
-class Inside(Around):
-    """A dataclass around `score`, whose `finish` is its own."""
+@dataclass(frozen=True, eq=False)
+class Wrapped(Around):
+    """A score around another one."""
 
-    def around(self, score: Score) -> "Inside":
-        return replace(self, score=score)  # type: ignore[type-var]
+    score: Score
+    copies = True
+
+    def around(self, score: Score) -> "Wrapped":
+        return replace(self, score=score)
 
     @property
     def finish(self) -> Callable[[Tensor], None] | None:
@@ -45,13 +49,11 @@ class Inside(Around):
 
 
 @dataclass(frozen=True, eq=False)
-class Guided(Inside):
+class Guided(Wrapped):
     """A score with classifier-free guidance; see `guided`."""
 
-    score: Score
     null: Mapping[str, Any]
     guidance: float = 1.0
-    copies = True
 
     def __repr__(self) -> str:
         conditions = f"null={sorted(self.null)}"
@@ -120,12 +122,10 @@ def _with_null(value: Any, null: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class Scheduled(Inside):
+class Scheduled(Wrapped):
     """A score whose conditions change with σ; see `scheduled`."""
 
-    score: Score
     schedules: Mapping[str, Callable[[Any, Tensor], Any]]
-    copies = True
 
     def __repr__(self) -> str:
         return described(self, brief(self.score), f"schedules={sorted(self.schedules)}")

@@ -1,9 +1,8 @@
 """The wall between the library and its user's code: copies go out, and what returns is checked.
 
-A network, an operator or a callback may write into whatever it is given, and may return the same
-memory again at its next call. It therefore receives copies of the tensors that the library goes on
-to use, and what it returns is used, or copied, before it is called again. What a network returns is
-checked before any arithmetic: broadcasting would hide a wrong shape, and promotion a wrong dtype.
+User code may write into whatever it is given, and return the same memory at every call. It receives
+copies, and what it returns is used or copied before its next call. Results of networks are checked
+before any arithmetic: broadcasting would hide a wrong shape, and promotion a wrong dtype.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -48,22 +47,21 @@ def called(score: Callable[..., Any], x: Tensor, sigma: Tensor, /, **condition: 
 
     Args:
         score: `score(x, sigma, **condition)`; in place of sigma there may be its timesteps.
-        x: `[batch, *shape]`.
-        sigma: `[batch]`.
-        condition: keyword arguments that are passed on to the score.
+        x, sigma, condition: its arguments.
 
     Raises:
         ScoreError: the score returned anything else, see `received`; or it has no gradient where
             one is required, see `check_gradient`.
     """
-    value = on_copies(score, x, sigma, **condition)
-
-    def who() -> str:
-        return f"The network {brief(score)}"
-
-    found = received(value, x, who)
+    who = named(score)
+    found = received(on_copies(score, x, sigma, **condition), x, who)
     check_gradient(found, x, who)
     return found if copies(score) else found.clone()
+
+
+def named(network: object) -> Callable[[], str]:
+    """What returns a network's name for an error."""
+    return lambda: f"The network {brief(network)}"
 
 
 def copies(function: Any) -> bool:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.errors import ShapeError, check_scale
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import beside
 from pgmdiff.scores.walls import received
@@ -78,11 +78,7 @@ def denoising_loss(
     Raises:
         PgmdiffError: sigma_data is not positive, or the generator is a sequence.
     """
-    if not 0 < sigma_data < math.inf:
-        raise PgmdiffError(
-            f"denoising_loss: expected a positive sigma_data, got {sigma_data}. Give the standard "
-            "deviation of the clean data."
-        )
+    check_scale("denoising_loss", "sigma_data", sigma_data)
     p_mean = math.log(0.6 * sigma_data) if p_mean is None else p_mean
     generator = torch_generator(generator, "denoising_loss")
     normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)

@@ -513,6 +513,10 @@ def test_transforms_of_torch_func_and_compiled_networks_are_seen_through() -> No
     with warnings.catch_warnings():  # dynamo asks a copy for .grad
         warnings.simplefilter("ignore")
         assert user_gradient(from_denoiser(compiled)).abs().max() > 0
+        whole = torch.compile(from_denoiser(Q.denoise), backend="eager")
+        assert user_gradient(whole).abs().max() > 0
+        with pytest.raises(ScoreError, match="gradient is required"):
+            user_gradient(torch.compile(from_denoiser(detached(Q.denoise)), backend="eager"))
 
 
 def test_laws_and_oracles_serve_in_every_mode() -> None:

@@ -28,12 +28,14 @@ from pgmdiff.conditioning import (
     reconstruction,
     replacement,
 )
+from pgmdiff.conditioning.operators import Operator
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.integrations.azula import from_azula
 from pgmdiff.integrations.deepinv import from_deepinv
 from pgmdiff.integrations.diffusers import from_diffusers
 from pgmdiff.integrations.k_diffusion import from_k_diffusion
 from pgmdiff.integrations.sbi import from_sbi
+from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import (
     DEIS,
     EDM,
@@ -55,7 +57,7 @@ from pgmdiff.samplers import (
     sample_weighted,
 )
 from pgmdiff.scores import adapters
-from pgmdiff.scores.adapters import denoise, padded
+from pgmdiff.scores.adapters import denoise, from_denoiser, padded
 from pgmdiff.scores.guidance import guided, scheduled
 from pgmdiff.training import denoising_loss
 from tests.helpers import ar1
@@ -218,6 +220,44 @@ def test_so_do_gradients_and_repeated_calls(name: str, options: dict[str, Any]) 
         return value.detach(), torch.autograd.grad(value.square().sum(), u)[0]
 
     assert all(map(torch.equal, gradient(planner), gradient(same)))
+
+
+def test_conditions_of_single_regions_stay_with_several_samples_too() -> None:
+    """One region per call: its condition, repeated for every sample, is no copy by itself."""
+
+    def first_rows(x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        text[:1].add_(1.0)
+        return 0 * x + text.mean()
+
+    graph = chain(3)
+    own = {name: partial(first_rows) for name in graph.regions.names}  # a call for each
+    texts = {name: {"text": torch.zeros(3)} for name in graph.regions.names}
+    for options in ({}, {"max_batch": 2}):
+        joint = compose(graph, own, conditions=texts, **options)
+        found = [joint(torch.zeros(2, 3), 1.0) for _ in range(2)]
+        assert torch.equal(*found)
+
+
+def test_writing_after_the_result_is_no_missing_gradient() -> None:
+    """A network may use its input as scratch memory once it has what it returns."""
+
+    class Scratch(nn.Module):
+        def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+            value = 0.5 * x
+            x.zero_()
+            return value
+
+    scratch = Scratch()
+
+    for score in (
+        compose(chain(3), scratch),
+        compose(chain(3), scratch, checkpoint=True),
+        from_denoiser(EDMDenoiser(scratch, 1.0)),
+    ):
+        u = normal(2, 3).requires_grad_()
+        (slope,) = torch.autograd.grad(score(u, torch.ones(2)).sum(), u)
+        assert slope.isfinite().all()
+        assert slope.any()
 
 
 def test_conditions_given_at_call_time_and_sigma_stay() -> None:
@@ -420,6 +460,23 @@ def test_correctors_curvature_and_particles() -> None:
     assert weights.components.max() == 0
 
 
+def test_potentials_are_not_broadcast() -> None:
+    for wrong in (
+        lambda x, s: (-x[0], 0 * s),
+        lambda x, s: (-x[:1], 0 * s),
+        lambda x, s: (-x.double(), 0 * s),
+        lambda x, s: (-x, 0 * s[:1]),
+        lambda x, s: (-x, s.sum()),
+        lambda x, s: (-x, s.long()),
+        lambda x, s: -x,
+        lambda x, s: None,
+    ):
+        with pytest.raises(ScoreError, match="sample_weighted: "):
+            sample_weighted(wrong, SIGMAS[:-1], shape=(3, 2), dtype=torch.float32, generator=0)
+    with pytest.raises(ShapeError, match="n > 0"):
+        sample_weighted(lambda x, s: (-x, 0 * s), SIGMAS[:-1], shape=(0, 2))
+
+
 # ---------------------------------------------------------------- observations
 
 
@@ -480,6 +537,42 @@ def test_operators_that_return_no_batch_are_named() -> None:
     for wrong in (lambda x: None, lambda x: x.sum(), lambda x: x[:1]):
         with pytest.raises(ShapeError, match="expected the function to return a tensor"):
             reconstruction(Q.score, Y2, wrong, dps(data_std=1.0))(normal(3, 3).double(), 1.0)
+
+
+class SameMemory(Operator):
+    """A multiple of the state, in memory that the next call overwrites."""
+
+    event_shape = observed_shape = (2,)
+    memory = torch.empty(1, 2).double()
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def A(self, x: Tensor) -> Tensor:
+        return self.memory.copy_(self.factor * x)
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        return self.memory.copy_(y / self.factor)
+
+    A_adjoint = A
+
+
+def test_operators_may_return_the_same_memory_again() -> None:
+    u = torch.ones(1, 2).double()
+    both = Stacked((SameMemory(1.0), SameMemory(2.0)))
+    assert both.A(u).tolist() == [[1.0, 1.0, 2.0, 2.0]]
+    assert both.A_adjoint(both.A(u)).tolist() == [[5.0, 5.0]]
+    score = replacement(ar1(2, 0.5).score, torch.tensor([4.0, 6.0]).double(), SameMemory(2.0))
+    assert score.denoise(u, 1.0).tolist() == [[2.0, 3.0]]
+
+
+@pytest.mark.parametrize(
+    "wrong", [0.5, None, torch.ones(2).double(), torch.ones(3, 3).double()], ids=str
+)
+def test_weights_are_not_broadcast(wrong: Any) -> None:
+    score = reconstruction(Q.score, Y2, function(False), lambda sigma, norm: wrong)
+    with pytest.raises(ScoreError, match=r"The weight .* must return a tensor of shape \(3,\)"):
+        score(normal(3, 3).double(), 1.0)
 
 
 # ---------------------------------------------------------------- what the user changes later
