@@ -5,6 +5,7 @@ killed, or a disk that is full, leaves what was there before. It is a safetensor
 metadata hold the facts as JSON and a SHA-256 of all its bytes; nothing in it is ever executed.
 """
 
+import copyreg
 import json
 import os
 from collections.abc import Iterator, Mapping, Set
@@ -13,6 +14,7 @@ from functools import cached_property, partial
 from hashlib import sha256
 from numbers import Number
 from pathlib import Path
+from secrets import token_hex
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -48,7 +50,7 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
     import safetensors.torch as safe
 
     path = Path(path)
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{token_hex(4)}.part")  # another may write it, too
     about = {"facts": json.dumps(facts), "sha256": BLANK}
     apart = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -182,7 +184,7 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield thing.__qualname__.encode()
         yield [thing.__defaults__, thing.__kwdefaults__]
         yield from (cell.cell_contents for cell in thing.__closure__ or () if _is_full(cell))
-        root = thing.__module__.split(".")[0]
+        root = _root(thing)
         if root not in LIBRARIES:
             yield thing.__code__
             used = [thing.__globals__.get(name) for name in _names(thing.__code__)]
@@ -203,7 +205,9 @@ def _parts(thing: Any) -> Iterator[Any]:
         made = fields(thing) if is_dataclass(thing) else ()
         given = {f.name for f in made if f.default is MISSING and f.default_factory is MISSING}
         hidden = made or _root(thing) in LIBRARIES
-        for name, value in getattr(thing, "__dict__", {}).items():
+        slots = copyreg._slotnames(type(thing))  # type: ignore[attr-defined]
+        held = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
+        for name, value in {**getattr(thing, "__dict__", {}), **held}.items():
             cached = isinstance(getattr(type(thing), name, None), cached_property)
             if not cached and not (hidden and name.startswith("_") and name not in given):
                 yield from (name, value)
@@ -212,7 +216,7 @@ def _parts(thing: Any) -> Iterator[Any]:
 def _root(thing: object) -> str:
     """The package in which a function or the class of an object was defined."""
     module = thing.__module__ if isinstance(thing, FunctionType) else type(thing).__module__
-    return module.split(".")[0]
+    return (module or "").split(".")[0]  # functions made by exec have none
 
 
 def _names(code: CodeType) -> list[str]:

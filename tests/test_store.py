@@ -109,6 +109,23 @@ class Plain:
         return -self.scale * x
 
 
+class Slotted:
+    """A score whose parameter is in a slot."""
+
+    __slots__ = ("scale",)
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+
+def executed(scale: float) -> Callable[..., Tensor]:
+    """A function without a module."""
+    names: dict[str, Any] = {}
+    exec(f"def score(x, sigma): return -{scale} * x", names)
+    found: Callable[..., Tensor] = names["score"]
+    return found
+
+
 def network(scale: float = 1.0) -> nn.Module:
     net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.BatchNorm1d(4)).eval()
     for parameter in net.parameters():
@@ -153,6 +170,10 @@ CASES: dict[str, Callable[[], Any]] = {
     "another constant": lambda: lambda x, sigma: -x / 3,
     "an attribute": lambda: Plain(1.0),
     "another attribute": lambda: Plain(2.0),
+    "a slot": lambda: Slotted(1.0),
+    "another slot": lambda: Slotted(2.0),
+    "no module": lambda: executed(1.0),
+    "another without a module": lambda: executed(2.0),
     "a default": lambda: partial(closed(1.0), sigma=1.0),
     "weights": lambda: from_denoiser(lambda x, sigma: NETS[0](x)),
     "other weights": lambda: from_denoiser(lambda x, sigma: NETS[1](x)),

@@ -136,7 +136,8 @@ def sample(
     if run is not None:
         start = "drawn" if shape is not None else fingerprint(given)[:16]
         facts = {"sampler": "sample", **facts, "start": start, "dtype": str(dtype)}
-        facts["score"] = fingerprint(score)[:16]
+        corrector = getattr(solver, "corrector", None)
+        facts |= {"score": fingerprint(score)[:16], "corrector": fingerprint(corrector)[:16]}
     if found and run is not None:
         check_same(f"sample: the folder {run.folder}", earlier, facts, ELSEWHERE)
         state = State.of(*found)

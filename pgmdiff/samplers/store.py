@@ -4,6 +4,7 @@ import re
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -20,6 +21,12 @@ __all__ = ["Run"]
 
 Facts = dict[str, Any]
 
+FILES = "pgmdiff-*.safetensors"
+"""Files of a run: no others in the folder are read or removed."""
+
+STALE = 60.0
+"""After so many seconds a file is no longer being written."""
+
 ELSEWHERE = "Make the call that began the run, or give another folder."
 
 
@@ -33,8 +40,8 @@ class Run:
     is killed at any moment and called again gives the same result bit for bit. A damaged file
     causes a warning that names it, and the one before is used. A call with another score, solver,
     schedule, start, shape, dtype or seed is refused; without a `generator` the run's own noise is
-    continued. A solver is compared by its repr, a score by its fingerprint (see
-    `store.fingerprint`): what they do not show is not noticed.
+    continued. A solver is compared by its repr, its corrector and the score by their fingerprints
+    (see `store.fingerprint`): what they do not show is not noticed.
 
     A large number of samples is a loop of runs, with a folder and a part of `split_seed(seed, n)`
     for each batch: those that are finished return at once.
@@ -66,7 +73,10 @@ class Run:
 
     def latest(self) -> tuple[dict[str, Tensor], Facts] | None:
         """The tensors and facts of the latest file that is whole, or None."""
-        for path in sorted(Path(self.folder).glob("step-*.safetensors"), reverse=True):
+        for part in Path(self.folder).glob(f"{FILES}.*.part"):  # that a killed run left
+            with suppress(OSError):
+                part.unlink() if time.time() - part.stat().st_mtime > STALE else None
+        for path in sorted(Path(self.folder).glob(FILES), reverse=True):
             try:
                 found = store.load(path)
             except PgmdiffError as error:
@@ -88,11 +98,11 @@ class Run:
         """
         if time.monotonic() < self._due and not last:
             return
-        path = Path(self.folder) / f"step-{step:08d}.safetensors"
+        path = Path(self.folder) / FILES.replace("*", f"{step:08d}")
         store.save(path, tensors, facts)
-        for old in Path(self.folder).glob("step-*"):
-            if old not in (path, self._before):  # parts that a killed run left, too
-                old.unlink()
+        for old in Path(self.folder).glob(FILES):
+            if old not in (path, self._before):
+                old.unlink(missing_ok=True)
         self._before, self._due = path, time.monotonic() + self.every
 
 
