@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pgmdiff.composition.plan import map_tensors
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.integrations.shared import check_device, network_dtype
+from pgmdiff.linalg import is_finite
 from pgmdiff.noise import DRIVEN, START, Generator, Noise
 from pgmdiff.samplers.schedules import remaining
 from pgmdiff.scores.adapters import (
@@ -215,6 +216,9 @@ def drive(
         x = scheduler.add_noise(data, noise, scheduler.timesteps[k * scheduler.order :][:1])
         drive(joint, scheduler, start=k, x=x)
 
+    Of PNDM, whose first steps have several timesteps, that of step k is `_timesteps[-1 - k]`. As in
+    `sample`, the `finish` of a conditioned score looks at the result.
+
     Args:
         joint: a joint, or any score `joint(x, sigma)`.
         scheduler: a scheduler with `step(model_output, timestep, sample)` and a prediction type;
@@ -240,7 +244,7 @@ def drive(
         The last x_t, `[batch, *event]`: the sample, in the scheduler's own convention.
 
     Raises:
-        ScoreError: the scheduler is of another kind.
+        ScoreError: the scheduler is of another kind, or a state is not finite.
         ShapeError: not exactly one of x and shape is given, or a start in the middle has no x.
         PgmdiffError: timesteps are neither given nor set, the start is not among them, or the state
             has half precision.
@@ -279,8 +283,16 @@ def drive(
         output = _prediction(kind, driven, u, sigma, denoised)
         seen = {"x": u, "i": i, "sigma": sigma, "denoised": denoised.clone()} if callback else {}
         x = driven.step(output, t, x, return_dict=False, **own)[0].to(dtype)
+        if not is_finite(x):
+            raise ScoreError(
+                f"drive: the state is not finite after timestep {float(t):g}, at σ = {sigma:g}. The "
+                "score is not finite there, or the step is too large for it."
+            )
         if callback is not None:
             callback(seen)
+    finish, ends = getattr(joint, "finish", None), getattr(driven, "sigmas", [0.0])[-1]
+    if finish is not None and ends == 0 and getattr(driven, "final_alpha_cumprod", 1.0) == 1:
+        finish(x)  # a noised state need not meet an observation
     return x
 
 
