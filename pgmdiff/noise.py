@@ -288,17 +288,18 @@ def split_seed(seed: int, n: int) -> tuple[int, ...]:
         n: number of samples.
 
     Raises:
-        PgmdiffError: the seed is out of range.
+        PgmdiffError: the seed is no integer, or out of range.
 
     Example:
         >>> from pgmdiff.samplers import split_seed
         >>> split_seed(7, 3)[:1], split_seed(7, 3)[1:] == split_seed(7, 4)[1:3]
         ((7,), True)
     """
-    if not 0 <= seed < 1 << 64:
-        key = " Give keys from split_seed in a list, one per sample." if seed > 0 else ""
+    whole = isinstance(seed, int | np.integer)
+    if not (whole and 0 <= seed < 1 << 64):
+        key = " Give keys from split_seed in a list, one per sample." if whole and seed > 0 else ""
         raise PgmdiffError(f"Noise: expected a seed from 0 to 2^64 - 1, got {seed}.{key}")
-    return tuple(seed + (sample << 64) for sample in range(n))
+    return tuple(int(seed) + (sample << 64) for sample in range(n))
 
 
 def torch_generator(generator: Generator, who: str) -> torch.Generator:
