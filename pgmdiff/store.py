@@ -9,13 +9,14 @@ import copyreg
 import json
 import os
 from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cached_property, partial
 from hashlib import sha256
 from numbers import Number
 from pathlib import Path
 from secrets import token_hex
-from types import CodeType, FunctionType, MethodType, ModuleType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,9 @@ BLANK = "0" * 64
 
 LIBRARIES = ("numpy", "pgmdiff", "scipy", "torch")
 """Packages whose code counts by name."""
+
+UNSET = CellType()
+"""The cell of a variable that has no value yet."""
 
 PLAIN = (type(None), Number, str, bytes, torch.dtype, Path, np.generic)
 
@@ -72,7 +76,7 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
             finally:
                 os.close(folder)
     except OSError as error:
-        if part.is_file():
+        with suppress(OSError):
             part.unlink()
         raise PgmdiffError(
             f"store: expected to write {path}, got {error.strerror or error}. Free space on the "
@@ -183,7 +187,7 @@ def _parts(thing: Any) -> Iterator[Any]:
     elif isinstance(thing, FunctionType):
         yield thing.__qualname__.encode()
         yield [thing.__defaults__, thing.__kwdefaults__]
-        yield from (cell.cell_contents for cell in thing.__closure__ or () if _is_full(cell))
+        yield from (cell.cell_contents for cell in thing.__closure__ or () if cell != UNSET)
         root = _root(thing)
         if root not in LIBRARIES:
             yield thing.__code__
@@ -223,10 +227,3 @@ def _names(code: CodeType) -> list[str]:
     """The names of the globals and attributes that a function uses, those within it included."""
     inner = (each for each in code.co_consts if isinstance(each, CodeType))
     return [*code.co_names, *(name for each in inner for name in _names(each))]
-
-
-def _is_full(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:  # of a variable that is not set yet
-        return False

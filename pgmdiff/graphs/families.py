@@ -154,8 +154,7 @@ def _lattice(
         ends.append([number.take(at, axis).ravel() for at in (place, (place + 1) % size)])
     first, second = np.concatenate(ends, axis=1)
     pairs = zip(first.tolist(), second.tolist(), strict=True)
-    factors = Numbered((names[a], names[b]) for a, b in pairs)
-    named = {"variables": names, "factors": factors}
+    named = {"variables": names, "factors": Numbered((names[a], names[b]) for a, b in pairs)}
     return _paired(first, second, len(names), shape, {**named, **options})
 
 

@@ -209,9 +209,9 @@ def drive(
     `clip_sample` and `thresholding` (a whole need not lie in [-1, 1] because the pieces of its
     network did; clamp in a denoiser of your own if you need to).
 
-    The result is exact up to the scheduler's own arithmetic, which is float32 for any dtype. It is
-    that of `sample(joint, from_scheduler(scheduler)[start:], x=u)` with the same solver. To vary
-    given data (SDEdit, image-to-image), begin in the middle, at step k:
+    The result is that of `sample(joint, from_scheduler(scheduler)[start:], x=u)` with the same
+    solver, up to the scheduler's own arithmetic, which is float32 for any dtype. To vary given data
+    (SDEdit, image-to-image), begin in the middle, at step k:
 
         x = scheduler.add_noise(data, noise, scheduler.timesteps[k * scheduler.order :][:1])
         drive(joint, scheduler, start=k, x=x)
@@ -285,8 +285,8 @@ def drive(
         x = driven.step(output, t, x, return_dict=False, **own)[0].to(dtype)
         if not is_finite(x):
             raise ScoreError(
-                f"drive: the state is not finite after timestep {float(t):g}, at σ = {sigma:g}. The "
-                "score is not finite there, or the step is too large for it."
+                f"drive: the state is not finite after timestep {float(t):g}, at σ = {sigma:g}. "
+                "The score is not finite there, or the step is too large for it."
             )
         if callback is not None:
             callback(seen)

@@ -1,6 +1,5 @@
 """Sampling runs that survive interruptions: a folder in which a run saves its state."""
 
-import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -114,14 +113,7 @@ def noise_of(generator: Generator, n_samples: int, earlier: Mapping[str, Any]) -
 
 
 def check_same(what: str, run: Mapping[str, Any], given: Mapping[str, Any], remedy: str) -> None:
-    """A `PgmdiffError` if a call differs from the run that it would resume.
-
-    Args:
-        what: what is resumed, for the message.
-        run: facts about the run.
-        given: the same facts about the call; those that the run does not have are not compared.
-        remedy: what to do, for the message.
-    """
+    """A `PgmdiffError` if facts of a call differ from those that the run to be resumed has."""
     for name, value in given.items():
         old = run.get(name, value)
         if old != value:
@@ -132,8 +124,3 @@ def check_same(what: str, run: Mapping[str, Any], given: Mapping[str, Any], reme
                 f"{what} belongs to another run: expected {name} {brief(old)}, got {brief(value)}. "
                 f"{remedy}"
             )
-
-
-def solver_text(solver: object) -> str:
-    """A solver's class and parameters, the same in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(solver))

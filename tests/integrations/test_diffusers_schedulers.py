@@ -383,12 +383,11 @@ def test_pndms_step_k_begins_where_the_documentation_says() -> None:
         for k in (1, 4):
             levels: list[float] = []
             x = torch.ones(1, 2, dtype=torch.float64)
-            call = {
-                "start": k,
-                "x": x,
-                "callback": lambda step, to=levels: to.append(step["sigma"]),
-            }
-            drive(TARGET.score, scheduler, **call)
+
+            def keep(step: dict, to: list[float] = levels) -> None:
+                to.append(step["sigma"])
+
+            drive(TARGET.score, scheduler, start=k, x=x, callback=keep)
             kept = float(scheduler.alphas_cumprod[scheduler._timesteps[-1 - k]])
             assert levels[0] == pytest.approx(((1 - kept) / kept) ** 0.5)
 
