@@ -183,7 +183,9 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield repr(thing).encode()
         yield [*thing.named_parameters(), *thing.named_buffers()]
         for module in thing.modules():
-            yield [each for each in vars(module).items() if isinstance(each[1], PLAIN)]
+            for name, value in vars(module).items():
+                if isinstance(value, PLAIN) or not name.startswith("_"):
+                    yield from (name, value)
     elif isinstance(thing, FunctionType):
         yield thing.__qualname__.encode()
         yield [thing.__defaults__, thing.__kwdefaults__]

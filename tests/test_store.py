@@ -126,6 +126,17 @@ def executed(scale: float) -> Callable[..., Tensor]:
     return found
 
 
+class Holding(nn.Module):
+    """A network whose parameter is a tensor that is none of its buffers."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = [torch.tensor(scale)]
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return -self.scale[0] * x
+
+
 def network(scale: float = 1.0) -> nn.Module:
     net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.BatchNorm1d(4)).eval()
     for parameter in net.parameters():
@@ -170,6 +181,8 @@ CASES: dict[str, Callable[[], Any]] = {
     "another constant": lambda: lambda x, sigma: -x / 3,
     "an attribute": lambda: Plain(1.0),
     "another attribute": lambda: Plain(2.0),
+    "a tensor in a module": lambda: Holding(1.0),
+    "another in a module": lambda: Holding(2.0),
     "a slot": lambda: Slotted(1.0),
     "another slot": lambda: Slotted(2.0),
     "no module": lambda: executed(1.0),
