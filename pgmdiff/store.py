@@ -183,8 +183,10 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield repr(thing).encode()
         yield [*thing.named_parameters(), *thing.named_buffers()]
         for module in thing.modules():
+            own = _root(module) in LIBRARIES  # which keep ids of the process and caches there
             for name, value in vars(module).items():
-                if isinstance(value, PLAIN) or not name.startswith("_"):
+                hidden = name.startswith("_")
+                if not (own and hidden) and (isinstance(value, PLAIN) or not (own or hidden)):
                     yield from (name, value)
     elif isinstance(thing, FunctionType):
         yield thing.__qualname__.encode()
