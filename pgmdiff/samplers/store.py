@@ -23,9 +23,6 @@ Facts = dict[str, Any]
 FILES = "pgmdiff-*.safetensors"
 """Files of a run: no others in the folder are read or removed."""
 
-STALE = 60.0
-"""After so many seconds a file is no longer being written."""
-
 ELSEWHERE = "Make the call that began the run, or give another folder."
 
 
@@ -58,6 +55,7 @@ class Run:
     every: float = 10.0
     _due: float = field(default=-inf, init=False, repr=False)
     _before: Path | None = field(default=None, init=False, repr=False)
+    _began: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.folder, str | Path) or not self.every >= 0:
@@ -72,9 +70,7 @@ class Run:
 
     def latest(self) -> tuple[dict[str, Tensor], Facts] | None:
         """The tensors and facts of the latest file that is whole, or None."""
-        for part in Path(self.folder).glob(f"{FILES}.*.part"):  # that a killed run left
-            with suppress(OSError):
-                part.unlink() if time.time() - part.stat().st_mtime > STALE else None
+        self._began = time.time()
         for path in sorted(Path(self.folder).glob(FILES), reverse=True):
             try:
                 found = store.load(path)
@@ -102,6 +98,9 @@ class Run:
         for old in Path(self.folder).glob(FILES):
             if old not in (path, self._before):
                 old.unlink(missing_ok=True)
+        for part in Path(self.folder).glob(f"{FILES}.*.part") if last else ():
+            with suppress(OSError):  # of a killed run: others may be writing newer ones
+                part.unlink() if part.stat().st_mtime < self._began else None
         self._before, self._due = path, time.monotonic() + self.every
 
 

@@ -256,7 +256,6 @@ def test_damaged_files_are_named_and_the_one_before_is_used(how: str, tmp_path: 
     damage(last, how)
     part = tmp_path / "pgmdiff-00000006.safetensors.1.part"
     part.write_text("of a run that was killed")
-    os.utime(part, (0, 0))
     rest = Remembering()
     with pytest.warns(UserWarning, match=f"{last.name} as it was written"):
         out = sample(rest, run=Run(tmp_path, every=1e6), **arguments)
