@@ -33,6 +33,9 @@ BLANK = "0" * 64
 LIBRARIES = ("numpy", "pgmdiff", "scipy", "torch")
 """Packages whose code counts by name."""
 
+COMPILED = "_torchdynamo_orig_callable"
+"""The attribute of a function of torch.compile that holds what was compiled."""
+
 UNSET = CellType()
 """The cell of a variable that has no value yet."""
 
@@ -62,26 +65,31 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
     }
     data = safe.save(apart, about)
     data = data.replace(BLANK.encode(), sha256(data).hexdigest().encode(), 1)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        if os.name == "posix":  # the new name is on the disk only once the folder is
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        raise PgmdiffError(
-            f"store: expected to write {path}, got {error.strerror or error}. Free space on the "
-            "disk, or give a folder that you may write to; what was there before is unchanged."
-        ) from error
+    for again in (True, False):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+            if os.name == "posix":  # the new name is on the disk only once the folder is
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+            return
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            if again and isinstance(error, FileNotFoundError):
+                continue  # another process took it for a part that was left
+            raise PgmdiffError(
+                f"store: expected to write {path}, got {error.strerror or error}. Free space on "
+                "the disk, or give a folder that you may write to; what was there before is "
+                "unchanged."
+            ) from error
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -185,9 +193,11 @@ def _parts(thing: Any) -> Iterator[Any]:
         for module in thing.modules():
             own = _root(module) in LIBRARIES  # which keep ids of the process and caches there
             for name, value in vars(module).items():
-                hidden = name.startswith("_")
-                if not (own and hidden) and (isinstance(value, PLAIN) or not (own or hidden)):
+                inner = name.startswith("_")
+                if not (own and inner) and (isinstance(value, PLAIN) or not (own or inner)):
                     yield from (name, value)
+    elif isinstance(thing, FunctionType) and hasattr(thing, COMPILED):
+        yield getattr(thing, COMPILED)
     elif isinstance(thing, FunctionType):
         yield thing.__qualname__.encode()
         yield [thing.__defaults__, thing.__kwdefaults__]
