@@ -75,7 +75,8 @@ class Run:
             try:
                 found = store.load(path)
             except PgmdiffError as error:
-                warnings.warn(f"{self}: {error} The run goes on from before.", stacklevel=3)
+                if path.exists():  # another process has not just removed it
+                    warnings.warn(f"{self}: {error} The run goes on from before.", stacklevel=3)
             else:
                 found[1]["run"] = {"sampler": None, **found[1].get("run", {})}
                 self._before, self._due = path, time.monotonic() + self.every
