@@ -111,10 +111,8 @@ def run(out: Path, *, seed: int = 0, width: int = WIDTH, steps: int = STEPS) -> 
     """
     missing = [library for library in ("matplotlib", "skimage") if find_spec(library) is None]
     if missing:  # named together, and by the one extra that installs both
-        raise ImportError(
-            f"the demo needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} "
-            "not installed. Run: pip install 'pgmdiff[demo]'"
-        )
+        names = " and ".join(missing)
+        raise ImportError(f"the demo needs {names}. Run: pip install 'pgmdiff[demo]'")
     from pgmdiff.plotting import strips as draw_strips
 
     real, denoiser = gravel_image()[0], gravel_denoiser()

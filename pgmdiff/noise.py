@@ -27,18 +27,7 @@ The 64 bits are the same everywhere, and what is made of them is so up to roundi
 from float64 by less than 4e-6, since angles are rounded; log, cos and sin differ by a few units in
 the last place between devices.
 
-The numbers of the draws never collide:
-
-    step k of a solver              k, and `SECOND` + k where a step draws twice
-    correctors                      from `CORRECTORS`, below 2^60
-    a rise of the schedule          `RISE` + k
-    resampling of particles         `RESAMPLE` + k, and `LAST` after the last step
-    schedulers' own generators      `DRIVEN`
-    the start of particles          `PARTICLES`
-    a measurement of consistency    `CONSISTENCY` + k
-    probes of a divergence          `PROBES` + k
-    the start of a run              `START`
-    a measurement of curvature      `CURVATURE` + k
+The numbers of the draws never collide: step k of a solver has k, and all others their own kind.
 """
 
 import math
@@ -60,19 +49,14 @@ __all__ = ["Draw", "Generator", "Noise", "split_seed", "torch_generator"]
 Draw: TypeAlias = Callable[[int, Tensor], Tensor]
 """`draw(number, like)`: standard normal noise with the shape and place of `like`; see `Noise`."""
 
-SECOND, CORRECTORS = 1 << 32, 1 << 40
+SECOND, CORRECTORS = 1 << 32, 1 << 40  # a step's second draw, and those of its corrector
 RISE, RESAMPLE, DRIVEN, PARTICLES, CONSISTENCY, LAST, PROBES, START, CURVATURE = (
     kind << 60 for kind in range(1, 10)
 )
-"""First numbers of draws other than a step's first; no schedule is long enough to reach them."""
+"""First numbers of other draws than a solver's; no schedule is long enough to reach them."""
 
-Generator: TypeAlias = (
-    int
-    | np.integer[Any]
-    | torch.Generator
-    | Sequence[int | np.integer[Any] | torch.Generator]
-    | None
-)
+One: TypeAlias = int | np.integer[Any] | torch.Generator
+Generator: TypeAlias = One | Sequence[One] | None
 """The source of random numbers, with one meaning wherever an argument is called `generator`.
 
 An integer is a seed: every call with it draws the same numbers. A `torch.Generator` advances, so
@@ -167,12 +151,12 @@ class Noise:
         size = prod(like.shape[1:])
         if isinstance(places, Tensor):
             flat = places.reshape(-1).to(like.device)
-            pairs = self._pairs(number, flat >> 1, like.device, dtype)
+            pairs = self._pairs(number, flat >> 1, dtype)
             noise = torch.where((flat & 1).bool(), pairs[..., 1], pairs[..., 0])
         else:
             first, odd = places >> 1, places & 1
             blocks = torch.arange((size + odd + 1) // 2, device=like.device).add_(first)
-            pairs = self._pairs(number, blocks, like.device, dtype)
+            pairs = self._pairs(number, blocks, dtype)
             noise = pairs.flatten(1)[:, odd : odd + size]
         return noise.reshape(like.shape).to(like.dtype)
 
@@ -219,21 +203,19 @@ class Noise:
         first, second = _mixed_word(number, GAMMA), _mixed_word(number, FIRST)
         return self._words[device][0] + first, self._words[device][1] ^ second
 
-    def _pairs(
-        self, number: int, blocks: Tensor, device: torch.device, dtype: torch.dtype
-    ) -> Tensor:
+    def _pairs(self, number: int, blocks: Tensor, dtype: torch.dtype) -> Tensor:
         """The pairs of normal numbers at blocks `[n]`: `[batch, n, 2]`."""
+        device = blocks.device
         (one, two), states = self._keys(number, device), blocks * GAMMA
         out = torch.empty(len(one), len(blocks), 2, dtype=dtype, device=device)
-        on_cpu = device.type == "cpu"
-        chunk = CHUNK * torch.get_num_threads() if on_cpu else CHUNK_ELSEWHERE
+        chunk = CHUNK * torch.get_num_threads() if device.type == "cpu" else CHUNK_ELSEWHERE
         columns = min(len(blocks), chunk) or 1
         rows = chunk // columns
         for i in range(0, len(one), rows):
+            some = slice(i, i + rows)
             for j in range(0, len(blocks), columns):
-                some = slice(i, i + rows)
-                part = out[some, j : j + columns]
-                _fill(part, states[j : j + columns], one[some], two[some])
+                part = slice(j, j + columns)
+                _fill(out[some, part], states[part], one[some], two[some])
         return out
 
 
@@ -266,10 +248,9 @@ def _centred(x: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
 
 def _fill(out: Tensor, states: Tensor, one: Tensor, two: Tensor) -> None:
     """Writes the pairs `[batch, n, 2]` of b · γ `[n]` under k_1 and k_2, `[batch]`."""
+    one, two = one[:, None], two[:, None]
     if len(one) > len(states):  # the longer axis inside, which is faster
-        out, states, one, two = out.transpose(0, 1), states[:, None], one[None], two[None]
-    else:
-        states, one, two = states[None], one[:, None], two[:, None]
+        out, states, one, two = out.transpose(0, 1), states[:, None], one.T, two.T
     z = _mixed(states + one, two)
     wide = torch.float64 if out.device.type != "mps" else torch.float32  # u near 1 requires it
     radius = _centred(_shifted(z, 24), 40, wide).log_().mul_(-2).to(out.dtype).sqrt_()
@@ -288,17 +269,18 @@ def split_seed(seed: int, n: int) -> tuple[int, ...]:
         n: number of samples.
 
     Raises:
-        PgmdiffError: the seed is out of range.
+        PgmdiffError: the seed is no integer, or out of range.
 
     Example:
         >>> from pgmdiff.samplers import split_seed
         >>> split_seed(7, 3)[:1], split_seed(7, 3)[1:] == split_seed(7, 4)[1:3]
         ((7,), True)
     """
-    if not 0 <= seed < 1 << 64:
-        key = " Give keys from split_seed in a list, one per sample." if seed > 0 else ""
+    whole = isinstance(seed, int | np.integer)
+    if not (whole and 0 <= seed < 1 << 64):
+        key = " Give keys from split_seed in a list, one per sample." if whole and seed > 0 else ""
         raise PgmdiffError(f"Noise: expected a seed from 0 to 2^64 - 1, got {seed}.{key}")
-    return tuple(seed + (sample << 64) for sample in range(n))
+    return tuple(int(seed) + (sample << 64) for sample in range(n))
 
 
 def torch_generator(generator: Generator, who: str) -> torch.Generator:

@@ -5,15 +5,18 @@ killed, or a disk that is full, leaves what was there before. It is a safetensor
 metadata hold the facts as JSON and a SHA-256 of all its bytes; nothing in it is ever executed.
 """
 
+import copyreg
 import json
 import os
 from collections.abc import Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cached_property, partial
 from hashlib import sha256
 from numbers import Number
 from pathlib import Path
-from types import CodeType, FunctionType, MethodType, ModuleType
+from secrets import token_hex
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -29,6 +32,12 @@ BLANK = "0" * 64
 
 LIBRARIES = ("numpy", "pgmdiff", "scipy", "torch")
 """Packages whose code counts by name."""
+
+COMPILED = "_torchdynamo_orig_callable"
+"""The attribute of a function of torch.compile that holds what was compiled."""
+
+UNSET = CellType()
+"""The cell of a variable that has no value yet."""
 
 PLAIN = (type(None), Number, str, bytes, torch.dtype, Path, np.generic)
 
@@ -48,7 +57,7 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
     import safetensors.torch as safe
 
     path = Path(path)
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f"{path.name}.{token_hex(4)}.part")  # another may write it, too
     about = {"facts": json.dumps(facts), "sha256": BLANK}
     apart = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -56,26 +65,31 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
     }
     data = safe.save(apart, about)
     data = data.replace(BLANK.encode(), sha256(data).hexdigest().encode(), 1)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        if os.name == "posix":  # the new name is on the disk only once the folder is
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as error:
-        if part.is_file():
-            part.unlink()
-        raise PgmdiffError(
-            f"store: expected to write {path}, got {error.strerror or error}. Free space on the "
-            "disk, or give a folder that you may write to; what was there before is unchanged."
-        ) from error
+    for again in (True, False):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+            if os.name == "posix":  # the new name is on the disk only once the folder is
+                folder = os.open(path.parent, os.O_RDONLY)
+                try:
+                    os.fsync(folder)
+                finally:
+                    os.close(folder)
+            return
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            if again and isinstance(error, FileNotFoundError):
+                continue  # another process took it for a part that was left
+            raise PgmdiffError(
+                f"store: expected to write {path}, got {error.strerror or error}. Free space on "
+                "the disk, or give a folder that you may write to; what was there before is "
+                "unchanged."
+            ) from error
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -177,12 +191,18 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield repr(thing).encode()
         yield [*thing.named_parameters(), *thing.named_buffers()]
         for module in thing.modules():
-            yield [each for each in vars(module).items() if isinstance(each[1], PLAIN)]
+            own = _root(module) in LIBRARIES  # which keep ids of the process and caches there
+            for name, value in vars(module).items():
+                inner = name.startswith("_")
+                if not (own and inner) and (isinstance(value, PLAIN) or not (own or inner)):
+                    yield from (name, value)
+    elif isinstance(thing, FunctionType) and hasattr(thing, COMPILED):
+        yield getattr(thing, COMPILED)
     elif isinstance(thing, FunctionType):
         yield thing.__qualname__.encode()
         yield [thing.__defaults__, thing.__kwdefaults__]
-        yield from (cell.cell_contents for cell in thing.__closure__ or () if _is_full(cell))
-        root = thing.__module__.split(".")[0]
+        yield from (cell.cell_contents for cell in thing.__closure__ or () if cell != UNSET)
+        root = _root(thing)
         if root not in LIBRARIES:
             yield thing.__code__
             used = [thing.__globals__.get(name) for name in _names(thing.__code__)]
@@ -203,7 +223,9 @@ def _parts(thing: Any) -> Iterator[Any]:
         made = fields(thing) if is_dataclass(thing) else ()
         given = {f.name for f in made if f.default is MISSING and f.default_factory is MISSING}
         hidden = made or _root(thing) in LIBRARIES
-        for name, value in getattr(thing, "__dict__", {}).items():
+        slots = copyreg._slotnames(type(thing))  # type: ignore[attr-defined]
+        held = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
+        for name, value in {**getattr(thing, "__dict__", {}), **held}.items():
             cached = isinstance(getattr(type(thing), name, None), cached_property)
             if not cached and not (hidden and name.startswith("_") and name not in given):
                 yield from (name, value)
@@ -212,17 +234,10 @@ def _parts(thing: Any) -> Iterator[Any]:
 def _root(thing: object) -> str:
     """The package in which a function or the class of an object was defined."""
     module = thing.__module__ if isinstance(thing, FunctionType) else type(thing).__module__
-    return module.split(".")[0]
+    return (module or "").split(".")[0]  # functions made by exec have none
 
 
 def _names(code: CodeType) -> list[str]:
     """The names of the globals and attributes that a function uses, those within it included."""
     inner = (each for each in code.co_consts if isinstance(each, CodeType))
     return [*code.co_names, *(name for each in inner for name in _names(each))]
-
-
-def _is_full(cell: Any) -> bool:
-    try:
-        return cell.cell_contents is not cell
-    except ValueError:  # of a variable that is not set yet
-        return False

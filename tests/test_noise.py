@@ -456,6 +456,10 @@ def test_one_seed_rule() -> None:
 
 
 def test_bad_generators_are_named() -> None:
+    assert split_seed(np.int64(7), 3) == split_seed(7, 3)
+    for seed in (1.5, "7", None):
+        with pytest.raises(PgmdiffError, match=f"expected a seed from 0 to .*, got {seed}"):
+            split_seed(seed, 2)
     with pytest.raises(PgmdiffError, match="keys from split_seed in a list"):
         Noise.of(2**64, 3)
     for key in (-1, 2**128):

@@ -109,6 +109,34 @@ class Plain:
         return -self.scale * x
 
 
+class Slotted:
+    """A score whose parameter is in a slot."""
+
+    __slots__ = ("scale",)
+
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+
+def executed(scale: float) -> Callable[..., Tensor]:
+    """A function without a module."""
+    names: dict[str, Any] = {}
+    exec(f"def score(x, sigma): return -{scale} * x", names)
+    found: Callable[..., Tensor] = names["score"]
+    return found
+
+
+class Holding(nn.Module):
+    """A network whose parameter is a tensor that is none of its buffers."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = [torch.tensor(scale)]
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return -self.scale[0] * x
+
+
 def network(scale: float = 1.0) -> nn.Module:
     net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.BatchNorm1d(4)).eval()
     for parameter in net.parameters():
@@ -153,10 +181,19 @@ CASES: dict[str, Callable[[], Any]] = {
     "another constant": lambda: lambda x, sigma: -x / 3,
     "an attribute": lambda: Plain(1.0),
     "another attribute": lambda: Plain(2.0),
+    "a tensor in a module": lambda: Holding(1.0),
+    "another in a module": lambda: Holding(2.0),
+    "a slot": lambda: Slotted(1.0),
+    "another slot": lambda: Slotted(2.0),
+    "no module": lambda: executed(1.0),
+    "another without a module": lambda: executed(2.0),
     "a default": lambda: partial(closed(1.0), sigma=1.0),
     "weights": lambda: from_denoiser(lambda x, sigma: NETS[0](x)),
     "other weights": lambda: from_denoiser(lambda x, sigma: NETS[1](x)),
     "a network": lambda: network(),
+    "a compiled network": lambda: torch.compile(network(), backend="eager"),
+    "a compiled function": lambda: torch.compile(closed(3.0), backend="eager"),
+    "another compiled function": lambda: torch.compile(closed(4.0), backend="eager"),
     "a network in train mode": lambda: network().train(),
     "a joint": joint,
     "another joint": lambda: joint(0.6),

@@ -118,8 +118,7 @@ def _check_null(null: Condition, conditions: Mapping[Any, Condition]) -> None:
     """Raises `ScoreError` where a keyword of the null condition resembles another one."""
     keywords = sorted({word for condition in conditions.values() for word in condition})
     for word in null:
-        hint = "" if word in keywords else nearest(word, keywords)
-        if hint:
+        if word not in keywords and (hint := nearest(word, keywords)):
             raise ScoreError(
                 f"compose: null_condition gives {word!r}, but conditions do not.{hint} Use one "
                 "keyword for both."

@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgmdiff.errors import ShapeError
+from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.linalg import is_finite
 from pgmdiff.noise import Generator, torch_generator
 
 __all__ = [
@@ -201,11 +202,16 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
     Raises:
         ShapeError: the sets have different dimensions, or fewer than two members.
+        PgmdiffError: a feature is NaN or infinite.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
         raise ShapeError(
             f"frechet_distance: expected features [n >= 2, d] and [m >= 2, d], got "
             f"{tuple(a.shape)} and {tuple(b.shape)}."
+        )
+    if not (is_finite(a) and is_finite(b)):
+        raise PgmdiffError(
+            "frechet_distance: expected finite features, got NaN or infinity. Look at the samples."
         )
     a_np, b_np = (x.double().cpu().numpy() for x in (a, b))
     cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a_np, b_np))

@@ -407,11 +407,7 @@ GraphLike: TypeAlias = FactorGraph | RegionGraph | nx.Graph
 
 
 def graph_of(graph: GraphLike, who: str) -> FactorGraph | RegionGraph:
-    """The graph itself, or the factor graph that a bipartite graph of networkx describes.
-
-    Args:
-        graph: what a function was given as its graph.
-        who: the function, for the message.
+    """The graph given to a function, or the factor graph that networkx's bipartite one describes.
 
     Raises:
         GraphError: it is no graph, or one of networkx that describes no factor graph.

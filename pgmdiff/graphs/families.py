@@ -2,7 +2,7 @@ r"""Common topologies of variables: chains, cycles, stars, trees, lattices, Mark
 
 from collections.abc import Mapping, Sequence
 from itertools import product
-from math import isnan, prod
+from math import prod
 from numbers import Real
 from typing import Any
 
@@ -154,8 +154,7 @@ def _lattice(
         ends.append([number.take(at, axis).ravel() for at in (place, (place + 1) % size)])
     first, second = np.concatenate(ends, axis=1)
     pairs = zip(first.tolist(), second.tolist(), strict=True)
-    factors = Numbered((names[a], names[b]) for a, b in pairs)
-    named = {"variables": names, "factors": factors}
+    named = {"variables": names, "factors": Numbered((names[a], names[b]) for a, b in pairs)}
     return _paired(first, second, len(names), shape, {**named, **options})
 
 
@@ -171,8 +170,8 @@ def named_tree(
         options: of `FactorGraph.from_scopes`, such as `axis`, `models` and `conditions`.
 
     Raises:
-        GraphError: a part is its own ancestor; a parent is NaN, or -1 without being a part itself,
-            as tables mark roots; a shape is given for something that is no part.
+        GraphError: a part is its own ancestor; a parent is NaN, or -1 or "" without being a part
+            itself, as tables mark roots; a shape is given for something that is no part.
 
     Example:
         >>> from pgmdiff.graphs import named_tree
@@ -183,8 +182,8 @@ def named_tree(
     remedy = "Write {child: parent}, or dict(enumerate(parents)) for a list of parents."
     check_mapping("named_tree", "parents", parents, remedy)
     for child, parent in parents.items():
-        number = isinstance(parent, Real)
-        if number and (isnan(parent) or (parent == -1 and parent not in parents)):
+        plain = isinstance(parent, Real | str)
+        if plain and (parent != parent or (parent in (-1, "") and parent not in parents)):
             raise GraphError(
                 f"named_tree: the parent of {child!r} is {parent!r}, expected a part. Give None "
                 "for a root."

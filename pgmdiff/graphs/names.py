@@ -37,8 +37,8 @@ def check_names(who: str, names: Collection[Any]) -> None:
             else:
                 continue
             text = repr(name) if isinstance(name, Tensor) and name.ndim == 0 else brief(name)
-            got = f"{text} of type {type(name).__name__}"
-            raise GraphError(f"{who}: {got} cannot be a name: {problem}")
+            kind = type(name).__name__
+            raise GraphError(f"{who}: {text} of type {kind} cannot be a name: {problem}")
         names = parts
 
 
@@ -58,14 +58,10 @@ def check_mapping(who: str, what: str, given: object, remedy: str) -> None:
 
 
 def check_known(
-    what: str,
-    given: Iterable[Hashable],
-    known: Collection[Hashable],
-    is_no: str,
-    remedy: str,
+    what: str, given: Iterable[Hashable], known: Collection[Hashable], kind: str, remedy: str
 ) -> None:
-    """Raises `GraphError` for a name that is unknown: "`what` name, which is no `is_no`"."""
+    """Raises `GraphError` for a name that is unknown: "`what` name, which is no `kind`"."""
     for name in given:
         if name not in known:
             hint = nearest(name, known)
-            raise GraphError(f"{what} {name!r}, which is no {is_no}.{hint} {remedy}")
+            raise GraphError(f"{what} {name!r}, which is no {kind}.{hint} {remedy}")

@@ -187,13 +187,9 @@ def check_nodes(graph: "FactorGraph") -> None:
         ("an inner graph", graph.nested),
     )
     for extra, given in extras:
-        check_known(
-            f"FactorGraph: {extra} is given for",
-            given,
-            dict.fromkeys((*graph.variables, *graph.factors)) if given else (),
-            "node",
-            "Use the name of a variable or a factor.",
-        )
+        known = dict.fromkeys((*graph.variables, *graph.factors)) if given else ()
+        remedy = "Use the name of a variable or a factor."
+        check_known(f"FactorGraph: {extra} is given for", given, known, "node", remedy)
 
 
 def by_arity(graph: "FactorGraph") -> Iterator[tuple[Ints, Ints]]:

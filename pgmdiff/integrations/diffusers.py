@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pgmdiff.composition.plan import map_tensors
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.integrations.shared import check_device, network_dtype
+from pgmdiff.linalg import is_finite
 from pgmdiff.noise import DRIVEN, START, Generator, Noise
 from pgmdiff.samplers.schedules import remaining
 from pgmdiff.samplers.store import check_dtype
@@ -204,12 +205,15 @@ def drive(
     `clip_sample` and `thresholding` (a whole need not lie in [-1, 1] because the pieces of its
     network did; clamp in a denoiser of your own if you need to).
 
-    The result is exact up to the scheduler's own arithmetic, which is float32 for any dtype. It is
-    that of `sample(joint, from_scheduler(scheduler)[start:], x=u)` with the same solver. To vary
-    given data (SDEdit, image-to-image), begin in the middle, at step k:
+    The result is that of `sample(joint, from_scheduler(scheduler)[start:], x=u)` with the same
+    solver, up to the scheduler's own arithmetic, which is float32 for any dtype. To vary given data
+    (SDEdit, image-to-image), begin in the middle, at step k:
 
         x = scheduler.add_noise(data, noise, scheduler.timesteps[k * scheduler.order :][:1])
         drive(joint, scheduler, start=k, x=x)
+
+    Of PNDM, whose first steps have several timesteps, that of step k is `_timesteps[-1 - k]`. As in
+    `sample`, the `finish` of a conditioned score looks at the result.
 
     Args:
         joint: a joint, or any score `joint(x, sigma)`.
@@ -236,7 +240,7 @@ def drive(
         The last x_t, `[batch, *event]`: the sample, in the scheduler's own convention.
 
     Raises:
-        ScoreError: the scheduler is of another kind.
+        ScoreError: the scheduler is of another kind, or a state is not finite.
         ShapeError: not exactly one of x and shape is given, or a start in the middle has no x.
         PgmdiffError: timesteps are neither given nor set, the start is not among them, or the state
             has half precision.
@@ -274,8 +278,16 @@ def drive(
         output = _prediction(kind, driven, u, sigma, denoised)
         seen = {"x": u, "i": i, "sigma": sigma, "denoised": denoised.clone()} if callback else {}
         x = driven.step(output, t, x, return_dict=False, **own)[0].to(dtype)
+        if not is_finite(x):
+            raise ScoreError(
+                f"drive: the state is not finite after timestep {float(t):g}, at σ = {sigma:g}. "
+                "The score is not finite there, or the step is too large for it."
+            )
         if callback is not None:
             callback(seen)
+    finish, ends = getattr(joint, "finish", None), getattr(driven, "sigmas", [0.0])[-1]
+    if finish is not None and ends == 0 and getattr(driven, "final_alpha_cumprod", 1.0) == 1:
+        finish(x)  # a noised state need not meet an observation
     return x
 
 

@@ -16,6 +16,7 @@ worst sample: unlike with other solvers, a sample depends on its batch, within t
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from pgmdiff.scores.adapters import Score, denoise
 from pgmdiff.scores.walls import received
 
 __all__ = ["Adaptive", "log_likelihood"]
+
+Drift: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 MOST_STEPS = 100_000
 """Steps, accepted or not, after which a tolerance counts as out of reach."""
@@ -83,12 +86,7 @@ class Adaptive(Solver):
         return State(x, state.step + 1, sigma_next, denoised)
 
     def _integrate(
-        self,
-        drift: Callable[[Tensor, Tensor], Tensor],
-        y: Tensor,
-        sigma: float,
-        sigma_next: float,
-        nats: int = 0,
+        self, drift: Drift, y: Tensor, sigma: float, sigma_next: float, nats: int = 0
     ) -> Tensor:
         """∫ drift(σ, y) d log σ for y `[batch, ...]`, evaluated nowhere outside [σ, σ'].
 
@@ -118,12 +116,8 @@ class Adaptive(Solver):
         ode = required("torchdiffeq", "the solver Adaptive (and log_likelihood)", "ode")
         logs = [math.log(sigma), math.log(sigma_next)]
         ends = torch.tensor(logs, dtype=torch.float64, device=y.device)
-        options = {
-            "norm": worst_sample,
-            "step_t": ends[1:],
-            "first_step": FIRST,
-            "max_num_steps": MOST_STEPS,
-        }
+        options: dict[str, Any] = {"first_step": FIRST, "max_num_steps": MOST_STEPS}
+        options |= {"norm": worst_sample, "step_t": ends[1:]}
         try:
             path: Tensor = ode.odeint(
                 measured, y, ends, rtol=0.0, atol=1.0, method=self.method, options=options

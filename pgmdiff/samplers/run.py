@@ -1,5 +1,6 @@
 """The sampling loop, which draws samples from a score, a schedule and a solver."""
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
-from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of, solver_text
+from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import Score
 from pgmdiff.store import fingerprint
 
@@ -125,14 +126,16 @@ def sample(
     found = None if run is None else run.latest()
     earlier = found[1]["run"] if found else {} if state is None else state.run
     noise = noise_of(generator, len(given), earlier)
-    facts = {"solver": solver_text(solver), "sigmas": [*levels], "shape": list(given.shape)}
+    text = re.sub(r" at 0x[0-9a-f]+", "", repr(solver))  # the same in every process
+    facts = {"solver": text, "sigmas": [*levels], "shape": list(given.shape)}
     facts |= {"seeds": list(noise.keys)}
     if state is not None:
         check_same("sample: the state", state.run, facts, ANEW)
     if run is not None:
         start = "drawn" if shape is not None else fingerprint(given)[:16]
         facts = {"sampler": "sample", **facts, "start": start, "dtype": str(dtype)}
-        facts["score"] = fingerprint(score)[:16]
+        corrector = getattr(solver, "corrector", None)
+        facts |= {"score": fingerprint(score)[:16], "corrector": fingerprint(corrector)[:16]}
     if found and run is not None:
         check_same(f"sample: the folder {run.folder}", earlier, facts, ELSEWHERE)
         state = State.of(*found)

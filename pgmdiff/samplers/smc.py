@@ -61,10 +61,6 @@ and `by_component`, a callable that returns the score and the sum of g_i per com
 """
 
 
-SAVED = "x", "score", "rates", "log_weights", "effective"
-"""What a run saves between two steps."""
-
-
 @dataclass(frozen=True)
 class Particles:
     """Weighted samples, with one weight per particle and component.
@@ -212,7 +208,8 @@ def sample_weighted(
     def save(step: int) -> None:
         if run is not None:
             sizes = torch.stack(effective) if effective else rates[:0]
-            values = dict(zip(SAVED, (x, score, rates, log_weights, sizes), strict=True))
+            values = {"x": x, "score": score, "rates": rates}
+            values |= {"log_weights": log_weights, "effective": sizes}
             known = {"step": step, "whole": whole, "n_resampled": n_resampled, "run": facts}
             run.save(step, values, known, last=step == len(pairs))
 
@@ -220,7 +217,8 @@ def sample_weighted(
         facts["score"] = fingerprint(potential)[:16]
     if run is not None and found:
         check_same(f"sample_weighted: the folder {run.folder}", found[1]["run"], facts, ELSEWHERE)
-        x, score, rates, log_weights, sizes = (found[0][name].to(x.device) for name in SAVED)
+        names = "x", "score", "rates", "log_weights", "effective"
+        x, score, rates, log_weights, sizes = (found[0][name].to(x.device) for name in names)
         effective, whole = list(sizes), found[1]["whole"]
         n_resampled, first = found[1]["n_resampled"], found[1]["step"]
     else:

@@ -1,9 +1,9 @@
 """Sampling runs that survive interruptions: a folder in which a run saves its state."""
 
-import re
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -21,6 +21,9 @@ __all__ = ["Run"]
 
 Facts = dict[str, Any]
 
+FILES = "pgmdiff-*.safetensors"
+"""Files of a run: no others in the folder are read or removed."""
+
 ELSEWHERE = "Make the call that began the run, or give another folder."
 
 
@@ -34,8 +37,8 @@ class Run:
     is killed at any moment and called again gives the same result bit for bit. A damaged file
     causes a warning that names it, and the one before is used. A call with another score, solver,
     schedule, start, shape, dtype or seed is refused; without a `generator` the run's own noise is
-    continued. A solver is compared by its repr, a score by its fingerprint (see
-    `store.fingerprint`): what they do not show is not noticed.
+    continued. A solver is compared by its repr, its corrector and the score by their fingerprints
+    (see `store.fingerprint`): what they do not show is not noticed.
 
     A large number of samples is a loop of runs, with a folder and a part of `split_seed(seed, n)`
     for each batch: those that are finished return at once.
@@ -53,6 +56,7 @@ class Run:
     every: float = 10.0
     _due: float = field(default=-inf, init=False, repr=False)
     _before: Path | None = field(default=None, init=False, repr=False)
+    _began: float = field(default=0.0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.folder, str | Path) or not self.every >= 0:
@@ -67,11 +71,13 @@ class Run:
 
     def latest(self) -> tuple[dict[str, Tensor], Facts] | None:
         """The tensors and facts of the latest file that is whole, or None."""
-        for path in sorted(Path(self.folder).glob("step-*.safetensors"), reverse=True):
+        self._began = time.time()
+        for path in sorted(Path(self.folder).glob(FILES), reverse=True):
             try:
                 found = store.load(path)
             except PgmdiffError as error:
-                warnings.warn(f"{self}: {error} The run goes on from before.", stacklevel=3)
+                if path.exists():  # another process has not just removed it
+                    warnings.warn(f"{self}: {error} The run goes on from before.", stacklevel=3)
             else:
                 found[1]["run"] = {"sampler": None, **found[1].get("run", {})}
                 self._before, self._due = path, time.monotonic() + self.every
@@ -89,11 +95,14 @@ class Run:
         """
         if time.monotonic() < self._due and not last:
             return
-        path = Path(self.folder) / f"step-{step:08d}.safetensors"
+        path = Path(self.folder) / FILES.replace("*", f"{step:08d}")
         store.save(path, tensors, facts)
-        for old in Path(self.folder).glob("step-*"):
-            if old not in (path, self._before):  # parts that a killed run left, too
-                old.unlink()
+        for old in Path(self.folder).glob(FILES):
+            if old not in (path, self._before):
+                old.unlink(missing_ok=True)
+        for part in Path(self.folder).glob(f"{FILES}.*.part") if last else ():
+            with suppress(OSError):  # of a killed run: others may be writing newer ones
+                part.unlink() if part.stat().st_mtime < self._began else None
         self._before, self._due = path, time.monotonic() + self.every
 
 
@@ -114,14 +123,7 @@ def check_dtype(who: str, dtype: torch.dtype) -> None:
 
 
 def check_same(what: str, run: Mapping[str, Any], given: Mapping[str, Any], remedy: str) -> None:
-    """A `PgmdiffError` if a call differs from the run that it would resume.
-
-    Args:
-        what: what is resumed, for the message.
-        run: facts about the run.
-        given: the same facts about the call; those that the run does not have are not compared.
-        remedy: what to do, for the message.
-    """
+    """A `PgmdiffError` if facts of a call differ from those that the run to be resumed has."""
     for name, value in given.items():
         old = run.get(name, value)
         if old != value:
@@ -132,8 +134,3 @@ def check_same(what: str, run: Mapping[str, Any], given: Mapping[str, Any], reme
                 f"{what} belongs to another run: expected {name} {brief(old)}, got {brief(value)}. "
                 f"{remedy}"
             )
-
-
-def solver_text(solver: object) -> str:
-    """A solver's class and parameters, the same in every process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(solver))

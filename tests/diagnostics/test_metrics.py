@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pgmdiff import ShapeError
+from pgmdiff import PgmdiffError, ShapeError
 from pgmdiff.diagnostics.metrics import frechet_distance, seam_ratio, texture_features
 
 
@@ -32,6 +32,9 @@ def test_frechet_distance_of_gaussians() -> None:
     b = torch.randn(n, 3, generator=generator(1), dtype=torch.float64) * scale + 1
     assert frechet_distance(a, b) == pytest.approx(3 + 1 + 0.25, rel=0.02)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
+    for wrong in (float("nan"), float("inf")):
+        with pytest.raises(PgmdiffError, match="expected finite features"):
+            frechet_distance(a, torch.full_like(b, wrong))
     assert frechet_distance(a[:, :1], b[:, 1:2]) == pytest.approx(2, rel=0.03)
     with pytest.raises(ShapeError, match="expected features"):
         frechet_distance(a, b[:, :2])

@@ -57,6 +57,9 @@ def test_named_trees() -> None:
     for wrong in ({"a": "a"}, {"a": "b", "b": "c", "c": "a"}):
         with pytest.raises(GraphError, match="is its own ancestor"):
             named_tree(wrong)
+    with pytest.raises(GraphError, match="the parent of 'hip' is '', expected a part"):
+        named_tree({"hip": "", "knee": "hip"})  # an empty cell of a table
+    assert named_tree({"hip": "", "": None}).n_elements == 2
 
 
 def test_markov_random_fields() -> None:

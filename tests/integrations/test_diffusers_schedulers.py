@@ -377,6 +377,45 @@ def test_levels_of_a_used_scheduler_are_those_of_its_run() -> None:
         )
 
 
+def test_pndms_step_k_begins_where_the_documentation_says() -> None:
+    for skips in (False, True):
+        scheduler = prepared("PNDMScheduler", {"skip_prk_steps": skips}, 9)
+        for k in (1, 4):
+            levels: list[float] = []
+            x = torch.ones(1, 2, dtype=torch.float64)
+
+            def keep(step: dict, to: list[float] = levels) -> None:
+                to.append(step["sigma"])
+
+            drive(TARGET.score, scheduler, start=k, x=x, callback=keep)
+            kept = float(scheduler.alphas_cumprod[scheduler._timesteps[-1 - k]])
+            assert levels[0] == pytest.approx(((1 - kept) / kept) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "ends"),
+    [
+        ("EulerDiscreteScheduler", {}, True),
+        ("FlowMatchEulerDiscreteScheduler", {}, True),
+        ("DDPMScheduler", {}, True),
+        ("DDIMScheduler", {"set_alpha_to_one": True}, True),
+        ("DDIMScheduler", {"set_alpha_to_one": False}, False),
+        ("DPMSolverMultistepScheduler", {"final_sigmas_type": "sigma_min"}, False),
+    ],
+)
+def test_the_result_is_looked_at(name: str, options: dict, ends: bool) -> None:
+    seen: list[Tensor] = []
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        return TARGET.score(x, sigma)
+
+    score.finish = seen.append
+    out = drive(score, prepared(name, options), shape=(2, 2), generator=0)
+    assert [torch.equal(each, out) for each in seen] == [True] * ends
+    with pytest.raises(ScoreError, match="the state is not finite after timestep"):
+        drive(lambda x, sigma: x * math.nan, prepared(name, options), shape=(2, 2))
+
+
 def test_starts_that_are_not_among_the_steps_are_named() -> None:
     for name, last in (("DDIMScheduler", 8), ("HeunDiscreteScheduler", 8), ("PNDMScheduler", 8)):
         for start in (-1, 9, 1.5):

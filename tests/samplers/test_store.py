@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from pgmdiff.samplers import (
     SDE,
     DPMSolver2M,
     Heun,
+    Metropolis,
+    PredictorCorrector,
     Run,
     Solver,
     State,
@@ -102,7 +105,7 @@ def test_without_a_generator_the_noise_of_the_run_is_continued(tmp_path: Path) -
 
 def test_saves_are_apart_in_time_but_for_the_start_and_the_end(tmp_path: Path) -> None:
     sample(TARGET.score, SIGMAS, shape=(3, 2), generator=0, run=Run(tmp_path, every=1e6))
-    assert sorted(os.listdir(tmp_path)) == [f"step-{k:08d}.safetensors" for k in (0, 8)]
+    assert sorted(os.listdir(tmp_path)) == [f"pgmdiff-{k:08d}.safetensors" for k in (0, 8)]
 
 
 def potential(rho: float = 0.5, fail_at: float = float("inf")) -> Any:
@@ -207,7 +210,7 @@ def test_a_state_may_begin_a_saved_run_and_other_files_are_refused(tmp_path: Pat
     sample_weighted(potential(), SIGMAS[:-1], shape=(5, 3), run=str(tmp_path / "weighted"))
     with pytest.raises(PgmdiffError, match="expected the file of a state"):
         State.load(max((tmp_path / "weighted").iterdir()))
-    save(tmp_path / "foreign" / "step-00000003.safetensors", {}, {})
+    save(tmp_path / "foreign" / "pgmdiff-00000003.safetensors", {}, {})
     with pytest.raises(PgmdiffError, match="expected sampler None, got 'sample'"):
         sample(TARGET.score, SIGMAS, state=state, run=Run(tmp_path / "foreign"), **arguments)
     for bad in (lambda: Run(3), lambda: Run("folder", every=-1.0)):
@@ -251,13 +254,14 @@ def test_damaged_files_are_named_and_the_one_before_is_used(how: str, tmp_path: 
         sample(Remembering(5), run=Run(tmp_path, every=0), **arguments)
     before, last = sorted(tmp_path.iterdir())
     damage(last, how)
-    (tmp_path / "step-00000006.safetensors.part").write_text("of a run that was killed")
+    part = tmp_path / "pgmdiff-00000006.safetensors.1.part"
+    part.write_text("of a run that was killed")
     rest = Remembering()
     with pytest.warns(UserWarning, match=f"{last.name} as it was written"):
         out = sample(rest, run=Run(tmp_path, every=1e6), **arguments)
     assert torch.equal(out, expected)
     assert rest.calls == 4
-    assert sorted(tmp_path.iterdir()) == [before, tmp_path / "step-00000008.safetensors"]
+    assert sorted(tmp_path.iterdir()) == [before, tmp_path / "pgmdiff-00000008.safetensors"]
     for path in tmp_path.iterdir():
         damage(path, how)
     with pytest.warns(UserWarning, match="as it was written"):
@@ -265,6 +269,42 @@ def test_damaged_files_are_named_and_the_one_before_is_used(how: str, tmp_path: 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(sample(Remembering(0), run=Run(tmp_path), **arguments), expected)
+
+
+def test_files_that_are_not_the_runs_are_left_alone(tmp_path: Path) -> None:
+    names = ["step-00001000.safetensors", "step-by-step.md", "pgmdiff.txt", "notes"]
+    for name in names[:-1]:
+        (tmp_path / name).write_text("the user's own")
+    (tmp_path / "notes").mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(TARGET.score, SIGMAS, shape=(3, 2), generator=0, run=Run(tmp_path, every=0))
+    assert set(names) < set(os.listdir(tmp_path))
+
+
+def test_two_runs_in_one_folder_do_not_stop_each_other(tmp_path: Path) -> None:
+    """As those do that were begun twice by mistake."""
+    arguments = {"sigmas": karras(60, 0.05, 10.0), "shape": (3, 2), "generator": 5}
+
+    def result(number: int) -> Tensor:
+        return sample(TARGET.score, run=Run(tmp_path, every=0), solver=SDE(1.0), **arguments)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(result, range(4)))
+    expected = sample(TARGET.score, solver=SDE(1.0), **arguments)
+    assert all(torch.equal(each, expected) for each in found)
+
+
+def corrected(scale: float) -> Solver:
+    return PredictorCorrector(SDE(1.0), Metropolis(lambda x, s: -scale * (x**2).sum(1), 0.1))
+
+
+def test_a_corrector_that_its_repr_does_not_show_belongs_to_the_run(tmp_path: Path) -> None:
+    arguments = {"shape": (3, 2), "generator": 0, "run": tmp_path}
+    out = sample(TARGET.score, SIGMAS, solver=corrected(1.0), **arguments)
+    assert torch.equal(sample(TARGET.score, SIGMAS, solver=corrected(1.0), **arguments), out)
+    with pytest.raises(PgmdiffError, match="expected corrector"):
+        sample(TARGET.score, SIGMAS, solver=corrected(2.0), **arguments)
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_the_first_evaluation(
@@ -276,7 +316,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_first_evaluation(
         lambda run: sample_weighted(potential(fail_at=1), SIGMAS[:-1], shape=(5, 3), run=run),
     ]
     for call in calls:
-        with pytest.raises(PgmdiffError, match=r"expected to write .*file/step-00000000"):
+        with pytest.raises(PgmdiffError, match=r"expected to write .*file/pgmdiff-00000000"):
             call(Run(tmp_path / "file"))
     assert os.listdir(tmp_path) == ["file"]
 
