@@ -193,7 +193,9 @@ for rho in (0.5, 0.7, 0.9):
 def entropies() -> None:
     _, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), layout="constrained")
     rho, nats = "correlation ρ of neighbours", "nats"
-    curves(on_chain, xlabel=rho, ylabel=nats, title="Chain of 8: equal", log="", ax=axes[0])
+    curves(
+        on_chain, xlabel=rho, ylabel=nats, title="Chain of 8: the two coincide", log="", ax=axes[0]
+    )
     curves(on_rings, xlabel=rho, ylabel=nats, title="Rings: true - Bethe", log="y", ax=axes[1])
     axes[1].set_ylim(1e-6, 10)
 

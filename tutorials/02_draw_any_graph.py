@@ -56,7 +56,7 @@ from pgmdiff.testing import markov_gaussian
 
 # %%
 river = nx.Graph()
-places = {"source": (0, 2), "lake": (0, 0), "fork": (2, 1), "town": (4, 1), "mouth": (6, 1)}
+places = {"source": (0, 3), "lake": (2, 3), "fork": (1, 2), "town": (1, 1), "mouth": (1, 0)}
 for name, pos in places.items():
     river.add_node(name, bipartite=0, shape=(3,) if name == "lake" else (12,), pos=pos)
 scopes = {
@@ -351,7 +351,7 @@ print(fill(report.promise, 96))
 assert report.nested_exact
 
 # %% alt="The river, with windows and overlaps inside the nodes upper, lower, delta, fork, town"
-plot(nested, title="Some nodes are graphs")
+plot(nested, title="Some nodes are graphs", labels=True)
 
 # %% [markdown]
 # `flatten()` multiplies the counts along the way down and merges equal leaves. The windows inside

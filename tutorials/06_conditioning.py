@@ -13,6 +13,8 @@
 # the truth is known but was hidden, and end with images.
 
 # %%
+from textwrap import fill
+
 import matplotlib.pyplot as plt
 import torch
 
@@ -226,10 +228,10 @@ def loss(q: Gaussian) -> float:
 
 conditioned = {
     "replacement": ways["replacement"],
-    "Composed(joint)": ways["moment matching"],
-    "exact score": truth.score,
     "Isotropic(1.0): ΠGDM": moment_matching(joint, y, known, Isotropic(1.0)),
     "Tweedie()": moment_matching(joint, y, known, Tweedie()),
+    "Composed(joint)": ways["moment matching"],
+    "exact score": truth.score,
 }
 steps = [8, 12, 18, 28, 40, 80]
 kl = {
@@ -640,7 +642,7 @@ print(f"{'original':16} {'':29} standard deviation {real.std():.3f}")
 try:
     drawn(moment_matching(gravel, small, shrink, Isotropic(SIGMA_DATA)))
 except PgmdiffError as error:
-    print(error)
+    print(fill(str(error), 96))
 else:
     raise AssertionError("Isotropic is refused where the misfit would grow")
 

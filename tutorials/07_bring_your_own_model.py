@@ -399,17 +399,24 @@ steered_curves = {w: steered(w) for w in (1.0, 2.0)}
 
 
 # %% alt="Two curves that begin as a left spiral and end as a right one, coloured by condition"
+def by_window(velocity: Tensor) -> Tensor:
+    """The mean turn within each window, `[n, windows]`."""
+    return turning(velocity).unfold(1, 15, 8).mean(dim=2)
+
+
 def show_steered() -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 4.2), layout="constrained")
     colour_of = LinearSegmentedColormap.from_list("", [BLUE, "#d9dcdf", ORANGE])
     colours = [colour_of(0.5 - 2 * turn) for turn in asked.tolist()]
     for ax, (w, velocity) in zip(axes, steered_curves.items(), strict=True):
-        draw(ax, velocity[0], [*colours, colours[-1]])
+        turned = by_window(velocity)
+        typical = (turned - turned.mean(dim=0)).square().sum(dim=1).argmin()
+        draw(ax, velocity[typical], [*colours, colours[-1]])
         ax.set_title(f"guidance w = {w:g}", loc="left", fontsize=10)
         ax.set_ylabel("y")
     scale = ScalarMappable(Normalize(-0.25, 0.25), colour_of.reversed())
     figure.colorbar(scale, ax=axes, label="requested turn, radians per step", shrink=0.8)
-    figure.suptitle("Curves with a condition for every window", fontsize=11)
+    figure.suptitle("A condition for every window: the sample closest to the average", fontsize=11)
 
 
 show_steered()
@@ -418,13 +425,7 @@ show_steered()
 # A spiral unwinds and winds up the other way. No window has ever seen such a curve. Does it turn as
 # requested? Here is the average over 64 samples:
 
-
-# %% alt="Turn by window: near both ends w = 1 turns less than requested, w = 2 slightly more"
-def by_window(velocity: Tensor) -> Tensor:
-    """The mean turn within each window, `[n, windows]`."""
-    return turning(velocity).unfold(1, 15, 8).mean(dim=2)
-
-
+# %% alt="Turn by window: near both ends w = 1 turns less than requested, w = 2 somewhat more"
 numbers = list(range(1, len(windows) + 1))
 lines = {"requested": (numbers, asked.tolist())}
 for w, velocity in steered_curves.items():
@@ -448,7 +449,7 @@ for w, velocity in steered_curves.items():
 
 # %% [markdown]
 # Without guidance the outer windows turn less than requested, because the overlaps have no
-# condition and describe curves in general, which are straighter. With $w = 2$ they turn slightly
+# condition and describe curves in general, which are straighter. With $w = 2$ they turn somewhat
 # more, and vary less. Guidance is a heuristic: for $w \ne 1$ the result is no longer the score of a
 # noised distribution, and the speed becomes somewhat less accurate.
 #

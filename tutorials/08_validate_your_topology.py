@@ -475,10 +475,11 @@ for name, graph in {"right": mobius, "seam upside down": upside_down}.items():
     assert report.consistent == (name == "right")
 
 # %% [markdown]
-# The right graph is consistent. In the other graph the piece's model, which sees more, denoises
-# worse than the overlap's model, because it is shown pictures unlike those it describes. A network
-# would fail in the same way, and the seam becomes visible. Below are samples of a larger band from
-# both graphs, with the seam in the middle. The right half continues upside down, as the strip does.
+# The right graph is consistent. In the other graph pieces at the seam denoise worse than overlaps,
+# although they see more ("piece lags"), or disagree with them in a way that can be predicted ("not
+# a marginal"), because their models are shown pictures unlike those they describe. A network would
+# fail in the same way, and the seam becomes visible. Below are samples of a larger band from both
+# graphs, with the seam in the middle. The right half continues upside down, as the strip does.
 
 # %% alt="Two samples across the seam: smooth for the right graph, torn for the one upside down"
 sizes = {"rows": 12, "height": 8, "width": 8, "stride": 5, "around": 8}

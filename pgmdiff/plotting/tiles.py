@@ -279,7 +279,8 @@ def _write_counts(ax: Axes, panel: Ints, one: int) -> None:
             size = fitting * (2 * int(depth.max()) - 1)
             deepest = np.argwhere(depth == depth.max())
             middle = deepest.mean(axis=0)
-            if depth[tuple(middle.astype(int))] < depth.max():  # an area with a bend, or holes
+            around = np.floor(middle).astype(int), np.ceil(middle).astype(int)
+            if min(depth[tuple(p)] for p in around) < depth.max():  # an area with a bend, or holes
                 room = ndimage.distance_transform_edt(area)[tuple(deepest.T)]
                 away = np.abs(deepest - middle).sum(axis=1)
                 middle = deepest[(room - 1e-3 * away).argmax()].astype(float)

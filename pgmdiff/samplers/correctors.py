@@ -26,10 +26,10 @@ equal score evaluations (Euler, Karras 80 → 0.002; `python -m benchmarks corre
     marginal rule, 120    h = σ²/2                     0.26   0.055   0.035   0.076
                           a quarter of 2/λ_max         0.26   0.017   0.012   0.013
     marginal rule, 1920   h = σ²/2                     0.26   0.0018  0.0008  0.0006
-                          a quarter of 2/λ_max         0.26   0.0074  0.0073  0.0073
+                          a quarter of 2/λ_max         0.26   0.0074  0.0074  0.0074
 
 Steps in units of σ² lose their bias on the way down and are better with many evaluations; a share
-of the limit keeps its bias and is better with few. Metropolis' test has neither fault (0.0056 at
+of the limit keeps its bias and is better with few. Metropolis' test has neither fault (0.0068 at
 120 evaluations, about the sampling error of 2000 at 480; half of the limit, half of the moves
 accepted). The evidence rule's score is exact there, and requires no moves.
 """

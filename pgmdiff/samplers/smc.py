@@ -20,15 +20,15 @@ particles, on a chain of Gaussian variables (η = 1, Karras 30 → 0.05, mean of
 by factors of two and more below 50 %; `python -m benchmarks correctors`):
 
     variables                        3      6     12     24
-    correlation 0.5   100 steps      98     94     85     71
-                     300 steps      99     95     88     75
-    correlation 0.9   100 steps      62     15      3     0.4
-                     300 steps      67     33      4      2
+    correlation 0.5   100 steps      98     94     85     70
+                     300 steps      99     94     86     74
+    correlation 0.9   100 steps      65     24      7      2
+                     300 steps      69     23      9      1
 
-Its logarithm falls about in proportion to the number of variables; more steps help a little.
-Resampling along the way regains part of it (largest error of a covariance at correlation 0.9, 300
-steps: 0.13 for 12 variables against 0.54 unweighted, 0.37 for 24 against 0.56), but the sizes
-reported afterwards, 70 % for 24 variables, do not show what was lost before.
+Its logarithm falls about in proportion to the number of variables; more steps hardly help.
+Resampling along the way regains little of it (largest error of a covariance at correlation 0.9, 300
+steps: 0.40 for 12 variables against 0.56 unweighted, single runs from 0.1 to 4; 0.48 for 24 against
+0.56), and the sizes reported afterwards, 91 % for 24 variables, do not show what was lost before.
 """
 
 from collections.abc import Callable, Sequence

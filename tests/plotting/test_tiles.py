@@ -121,21 +121,27 @@ def test_counts_are_what_regions_add_up_to() -> None:
     assert texts(plot(TILES, layout="counts", labels=False)) == []
 
 
-def test_a_count_is_written_inside_its_area() -> None:
-    """Also in one with a bend, whose middle is outside of it."""
-    bend = np.zeros((12, 12), bool)
-    bend[:3], bend[:, :3] = True, True
+@pytest.mark.parametrize("kind", ["bend", "holes"])
+def test_a_count_is_written_inside_its_area(kind: str) -> None:
+    """Also in one with a bend or with holes, whose middle is outside of it or at its edge."""
+    area = np.zeros((12, 12), bool)
+    if kind == "bend":
+        area[:3], area[:, :3] = True, True
+    else:
+        area[:] = True
+        area[1:11, ::3] = False
     graph = RegionGraph.from_regions(
-        {"all": np.arange(144), "bend": np.flatnonzero(bend)},
-        {"all": 1, "bend": -1},
+        {"all": np.arange(144), "area": np.flatnonzero(area)},
+        {"all": 1, "area": -1},
         event_shape=(12, 12),
     )
     figure = plot(graph, layout="counts")
-    found = {text.get_text(): text.get_position() for text in figure.axes[1].texts}
-    assert set(found) == {"−1", "0"}
-    for count, inside in (("−1", bend), ("0", ~bend)):
-        column, row = found[count]
-        assert inside[int(row), int(column)]
+    written = [(text.get_text(), *text.get_position()) for text in figure.axes[1].texts]
+    assert {count for count, *_ in written} == {"−1", "0"}
+    for count, column, row in written:
+        inside = area if count == "−1" else ~area
+        for nearest in (np.floor, np.ceil):
+            assert inside[int(nearest(row - 0.5)), int(nearest(column - 0.5))]
     check_legible(figure)
 
 
