@@ -37,5 +37,5 @@ def test_demo_names_all_that_is_missing_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda library: None)
-    with pytest.raises(ImportError, match=r"matplotlib and skimage, which are .*pgmdiff\[demo\]"):
+    with pytest.raises(ImportError, match=r"needs matplotlib and skimage\. .*pgmdiff\[demo\]"):
         demo.run(tmp_path)

@@ -51,6 +51,11 @@ __all__ = [
 
 Product = Callable[[Tensor], Tensor]
 
+OVERSHOT = 5.0
+"""The ratio of H of an update to the misfit above which moments are refused.
+
+On a chain of two modes, where samples are right, 0.2 % of the ratios exceed 2, and none 4.6; on
+smooth data they are 7 to 265."""
 REMEDY = (
     "The covariance does not fit the data: leave out covariance=, give the solve more steps, "
     "most_steps=, or the observation a noise level, noise=."
@@ -92,8 +97,8 @@ class Isotropic(PosteriorCovariance):
     """V = r² I inside and σ² Jᵀ outside (ΠGDM); without the Jacobian V = r² I in both places.
 
     It is biased unless the covariance of the data is a multiple of I. On smooth data it carries the
-    observation back too strongly, and samples would explode: an update of more than twice the
-    misfit, which would make it larger, is refused.
+    observation back too strongly, and samples would explode: an update of more than five times the
+    misfit is refused.
 
     Args:
         data_std: σ_d, the standard deviation of the data.
@@ -267,10 +272,10 @@ def moment_matching(
 
 
 def _refuse_overshoot(seen: Tensor, gap: Tensor, sigma: Tensor) -> None:
-    """An error if H of the update is over twice the misfit, which would then grow."""
+    """An error if H of the update is far larger than the misfit, which then grows."""
     moved, before = (squared_norms(v.detach()).sqrt() for v in (seen, gap))
     ratios = (moved / before).nan_to_num(0.0)
-    if (ratios > 2).any():
+    if (ratios > OVERSHOT).any():
         worst = int(ratios.argmax())
         raise PgmdiffError(
             f"Isotropic: at σ = {sigma[worst]:.3g} the update is {ratios[worst]:.3g} times as "
