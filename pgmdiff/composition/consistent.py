@@ -26,7 +26,7 @@ where r runs over outer regions and inputs are the shifted ones. For Gaussian da
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
@@ -34,6 +34,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
+from pgmdiff.composition.plan import Batch
 from pgmdiff.composition.posterior import sharpened
 from pgmdiff.composition.rules import Marginal, Memory, Rule, bound
 from pgmdiff.errors import GraphError, ScoreError, ShapeError
@@ -91,7 +92,7 @@ class Consistent(Rule):
     trust: float = 1.0
     damping: float = 0.5
     iterations: int = 1
-    loops: "_Loops | None" = None
+    loops: "_Loops | None" = field(default=None, init=False, compare=False)
 
     def __post_init__(self) -> None:
         sound = 0 <= self.trust < float("inf") and 0 < self.damping <= 1 and self.iterations >= 1
@@ -114,7 +115,9 @@ class Consistent(Rule):
     def bind(self, graph: RegionGraph) -> "Consistent":
         given = self.covariances
         provider = given if isinstance(given, Covariances) else Dense(given)
-        tree = graph.validate().junction_tree
+        tree = graph.junction_tree
+        if tree is None:
+            tree = graph.validate().junction_tree
         if tree or graph.n_elements > COMPLETED:
             precision = ComposedPrecision(graph, provider)
             return bound(self, precision=precision, solve=solver_of(precision))
@@ -182,7 +185,7 @@ class Consistent(Rule):
             chunk.own(after).copy_(moved)
             largest = moved.square().mean(dim=2).amax(dim=1).sqrt()
             rms[chunk.samples] = torch.maximum(rms[chunk.samples], largest)
-        within = (self.trust / (levels * rms)).clamp(max=1)  # 1 where there are no messages
+        within = (self.trust / (levels * rms).clamp(min=1e-300)).clamp(max=1)
         return score, after * within[:, None]
 
 
@@ -201,6 +204,17 @@ class _Loops:
     mean: Tensor | None
     covariance: Tensor
     n_outer: int
+    _modes: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def modes(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors of every Σ_r of a batch, `[n, d]` and `[n, d, d]`, kept."""
+        key = batch.offset, like.device
+        if key not in self._modes:
+            index = batch.group.indices(0, len(batch.group)).reshape(len(batch.group), -1).cpu()
+            with torch.inference_mode(False):
+                found = torch.linalg.eigh(self.covariance[index[:, :, None], index[:, None]])
+                self._modes[key] = found[0].to(like.device), found[1].to(like.device)
+        return self._modes[key]
 
     def measured_mean(self, evaluate: Evaluate, like: Tensor) -> Tensor:
         """The fixed point of the denoisers at a high level, per sample: float64 `[B, N]`."""
@@ -226,14 +240,10 @@ class _Loops:
         `[samples, regions, d]`.
         """
         outer = torch.tensor(chunk.batch.group.outer[chunk.start : chunk.stop], device=x.device)
-        index = chunk.index.reshape(len(outer), -1)[outer].cpu()
-        matrices = self.covariance[index[:, :, None], index[:, None]]
-        values, vectors = (t.to(x.device) for t in torch.linalg.eigh(matrices))
+        values, vectors = (t[chunk.start : chunk.stop][outer] for t in self.modes(chunk.batch, x))
         variances = values + sigma[chunk.samples, None, None] ** 2
-        away = x[:, outer]
         away, own = (
-            torch.einsum("brd,rde->bre", part.double(), vectors)
-            for part in (away, scores[:, outer])
+            torch.einsum("brd,rde->bre", part[:, outer].double(), vectors) for part in (x, scores)
         )
         terms: Tensor = (own + away / variances) ** 2 * variances
         return terms.sum(dim=(1, 2)) / self.n_outer

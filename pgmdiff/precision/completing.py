@@ -29,6 +29,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.atoms import atoms
@@ -120,7 +121,7 @@ def completed(
     labels, steps = _steps(graph)
     w = known.where(labels[:, None] == labels, 0)
     missed, waited = float("inf"), 0
-    for sweep in range(1, most_sweeps + 1):
+    for sweep in tqdm(range(1, most_sweeps + 1), desc="completion", delay=3, leave=False):
         change = max((step.update(w, known) for step in steps), default=0.0)
         if change <= tolerance:
             break
