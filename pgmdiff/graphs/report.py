@@ -174,7 +174,9 @@ class Report:
         return (
             f"Marginal rule: an approximation at every σ, σ = 0 included: {why}. Posterior rule: "
             "reaches N(m, P⁻¹), P = Σ_r c_r Σ_r⁻¹, for Gaussian data, where P is positive "
-            f"definite; that is not the data's distribution either. {laws}"
+            "definite; that is not the data's distribution either. Consistent rule: exact at every "
+            "σ for Gaussian data that is Markov with respect to the graph, with true covariances; "
+            f"for other data an approximation. {laws}"
         )
 
     @property

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import GraphError, Marginal, ScoreError, ShapeError
+from pgmdiff import Consistent, GraphError, Marginal, ScoreError, ShapeError
 from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import repeated_observations
@@ -79,6 +79,11 @@ def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None
     own = {"covariances": [posterior_covariance()] * 5, "prior_covariance": PRIOR.covariance}
     marginal = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Marginal())
     posterior = tall_data(single, PRIOR.score, Y, shape=(2,), **own)
+    named = {"theta": PRIOR.covariance, **{f"y{i}": posterior_covariance() for i in range(5)}}
+    consistent = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Consistent(named))
+    torch.testing.assert_close(
+        consistent(theta, 1.0), truth.score(theta, 1.0), rtol=1e-8, atol=1e-8
+    )
     for sigma in SIGMA:
         torch.testing.assert_close(
             posterior(theta, sigma), truth.score(theta, sigma), rtol=1e-8, atol=1e-8
