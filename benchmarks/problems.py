@@ -18,6 +18,7 @@ import numpy as np
 from torch import Tensor
 
 from pgmdiff.composition.composing import compose
+from pgmdiff.composition.consistent import Consistent
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import RegionScores, Scores
 from pgmdiff.composition.posterior import Evidence, Posterior
@@ -34,6 +35,7 @@ RULES: Mapping[str, Callable[[Any], Rule]] = {
     "average": lambda covariances: Average(),
     "marginal": lambda covariances: Marginal(),
     "posterior": Posterior,
+    "consistent": Consistent,
     "evidence": Evidence,
 }
 """Each rule's name, and the rule for given covariances of the regions."""

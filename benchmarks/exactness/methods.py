@@ -62,7 +62,15 @@ class Method:
 
 METHODS = tuple(
     Method(rule)
-    for rule in ("concatenation", "average", "marginal", "posterior", "evidence", "exact score")
+    for rule in (
+        "concatenation",
+        "average",
+        "marginal",
+        "posterior",
+        "consistent",
+        "evidence",
+        "exact score",
+    )
 )
 CORRECTED = (
     Method("concatenation", "concatenation"),

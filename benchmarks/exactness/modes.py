@@ -52,7 +52,7 @@ class Size(NamedTuple):
     steps: Sequence[int]
 
 
-CORE = tuple(Method(rule) for rule in ("marginal", "posterior", "evidence"))
+CORE = tuple(Method(rule) for rule in ("marginal", "posterior", "consistent", "evidence"))
 EVERY = (*METHODS, *CORRECTED)
 TWO_MODES = Size(1000, SEEDS, {20: METHODS, 60: EVERY}, (20, 60))
 OTHERS = Size(500, SEEDS, {20: EVERY, 60: CORE}, (20,))
