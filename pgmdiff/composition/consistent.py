@@ -28,20 +28,22 @@ where r runs over outer regions and inputs are the shifted ones. For Gaussian da
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.plan import Batch
-from pgmdiff.composition.posterior import sharpened
+from pgmdiff.composition.posterior import provider_of, sharpened
 from pgmdiff.composition.rules import Marginal, Memory, Rule, bound
 from pgmdiff.errors import GraphError, ScoreError, ShapeError
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats
-from pgmdiff.precision import ComposedPrecision, Covariances, Dense, RegionPrecisions, solver_of
+from pgmdiff.precision import ComposedPrecision, Covariances, RegionPrecisions, solver_of
 from pgmdiff.precision.completing import Blocks, completed
 from pgmdiff.precision.solves.loops import Loops
 from pgmdiff.text import counted, described
@@ -95,11 +97,12 @@ class Consistent(Rule):
     loops: "_Loops | None" = field(default=None, init=False, compare=False)
 
     def __post_init__(self) -> None:
-        sound = 0 <= self.trust < float("inf") and 0 < self.damping <= 1 and self.iterations >= 1
-        if not sound:
+        numbers = all(isinstance(each, Real) for each in (self.trust, self.damping))
+        sound = numbers and 0 <= self.trust < float("inf") and 0 < self.damping <= 1
+        if not (sound and isinstance(self.iterations, int) and self.iterations >= 1):
             raise ScoreError(
-                "Consistent: expected trust >= 0, damping in (0, 1] and iterations >= 1, got "
-                f"{self.trust}, {self.damping} and {self.iterations}."
+                "Consistent: expected trust >= 0, damping in (0, 1] and an integer iterations >= "
+                f"1, got {self.trust!r}, {self.damping!r} and {self.iterations!r}."
             )
 
     def __repr__(self) -> str:
@@ -114,7 +117,7 @@ class Consistent(Rule):
 
     def bind(self, graph: RegionGraph) -> "Consistent":
         given = self.covariances
-        provider = given if isinstance(given, Covariances) else Dense(given)
+        provider = provider_of(given, "Consistent")
         tree = graph.junction_tree
         if tree is None:
             tree = graph.validate().junction_tree
@@ -139,6 +142,11 @@ class Consistent(Rule):
     ) -> Tensor:
         known = {} if memory is None else memory
         messages, mean = known.get(MESSAGES), known.get(MEAN)
+        if messages is not None and len(messages) != len(u):
+            raise ScoreError(
+                f"Consistent: expected the batch of the run, {len(messages)} samples, whose "
+                f"messages are remembered, got {len(u)}. Begin another run: joint.remembering()."
+            )
         if self.loops is not None and mean is None:
             mean = self.loops.mean
             if mean is None:
@@ -270,10 +278,12 @@ def _state_mean(graph: RegionGraph, mean: Tensor | Mapping[Any, Tensor] | None) 
                 f"element {int(whole.isnan().nonzero()[0])}. Give those of all outer regions."
             )
         return whole
-    found = torch.as_tensor(mean)
+    found = mean if isinstance(mean, Tensor) else torch.from_numpy(np.asarray(mean, np.float64))
     if tuple(found.shape) != graph.event_shape:
         raise ShapeError(
             f"Consistent: expected a mean of shape {graph.event_shape}, got "
             f"{tuple(found.shape)}. Give one number per element of the state."
         )
+    if not found.isfinite().all():
+        raise ShapeError("Consistent: the mean holds NaN or infinity. Remove states that do.")
     return found.detach().double().cpu().reshape(-1)

@@ -84,13 +84,8 @@ class GaussianClosure(Rule, ABC):
             GraphError: a region has no covariance, or a singular one.
             ShapeError: a covariance has another shape.
         """
-        graph, given = graph_of(graph, type(self).__name__).regions, self.covariances
-        if not isinstance(given, Covariances | Mapping):
-            raise GraphError(
-                f"{type(self).__name__}: expected covariances by region name, or a provider, got "
-                f"a {type(given).__name__}. See fit_covariances."
-            )
-        provider = given if isinstance(given, Covariances) else Dense(given)
+        graph = graph_of(graph, type(self).__name__).regions
+        provider = provider_of(self.covariances, type(self).__name__)
 
         def make(shrinkage: float, jitter: float) -> ComposedPrecision:
             return ComposedPrecision(graph, provider, shrinkage, jitter)
@@ -240,6 +235,18 @@ class Evidence(GaussianClosure):
             part[chunk.samples] = own @ chunk.weights
             total = total + part
         return total
+
+
+def provider_of(given: Any, who: str) -> Covariances:
+    """The provider of covariances that were given to a rule, or a `GraphError`."""
+    if isinstance(given, Covariances):
+        return given
+    if not isinstance(given, Mapping):
+        raise GraphError(
+            f"{who}: expected covariances by region name, or a provider, got a "
+            f"{type(given).__name__}. See fit_covariances."
+        )
+    return Dense(given)
 
 
 def sharpened(values: Tensor, chunk: Chunk, sigma: Tensor) -> Tensor:

@@ -142,10 +142,11 @@ def _averaged(graph: RegionGraph, covariances: Covariances) -> tuple[Tensor, flo
 
     With it the largest difference from the mean, in standard deviations.
     """
-    outer = [
-        (index, covariances.form(group).dense().expand(len(index), -1, -1))
-        for group, index, _ in weighed(graph, [g.outer.astype(np.float64) for g in graph.groups])
-    ]
+    outer = []
+    for group, index, _ in weighed(graph, [g.outer.astype(np.float64) for g in graph.groups]):
+        form = covariances.form(group)
+        form.inverse(group.name)  # its error names a region whose covariance cannot be used
+        outer.append((index, form.dense().expand(len(index), -1, -1)))
     sums, times = (torch.zeros((graph.n_elements,) * 2, dtype=torch.float64) for _ in range(2))
     for index, matrices in outer:
         add_blocks(sums, index, matrices)

@@ -1,6 +1,7 @@
 """Consistent composition: exact for Gaussians on any graph, and local posteriors that agree."""
 
 import itertools
+import pickle
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from pgmdiff import (
     GraphError,
     Marginal,
     Posterior,
+    ScoreError,
     ShapeError,
     compose,
     fit_covariances,
@@ -329,6 +331,41 @@ def test_what_does_not_fit_is_named() -> None:
         compose(graph, scores, rule=Consistent(covariances, mean={"f0": q.mean[:3]}))
     with pytest.raises(ShapeError, match=r"expected a mean of shape \(5,\), got \(4,\)"):
         compose(graph, scores, rule=Consistent(covariances, mean=q.mean[:4]))
-    for wrong in ({"trust": -1.0}, {"damping": 0.0}, {"iterations": 0}, {"trust": float("nan")}):
+    broken = {**covariances, "f2": torch.full((2, 2), torch.nan)}
+    for given, message in (
+        (torch.eye(2), "expected covariances by region name, or a provider, got a Tensor"),
+        (broken, "the covariance of 'f2' holds NaN"),
+        ({**covariances, "f2": torch.ones(2, 2)}, "the covariance of 'f2' is singular"),
+    ):
+        with pytest.raises(GraphError, match=message):
+            compose(graph, scores, rule=Consistent(given))
+    with pytest.raises(ShapeError, match="the mean holds NaN"):
+        compose(graph, scores, rule=Consistent(covariances, mean=torch.full((5,), torch.nan)))
+    run = compose(graph, scores, rule=Consistent(covariances)).remembering()
+    run(torch.zeros(3, 5).double(), 1.0)
+    with pytest.raises(ScoreError, match=r"the batch of the run, 3 samples, .* got 2"):
+        run(torch.zeros(2, 5).double(), 1.0)
+    for wrong in (
+        {"trust": "1"},
+        {"iterations": 1.5},
+        {"trust": -1.0},
+        {"damping": 0.0},
+        {"iterations": 0},
+        {"trust": float("nan")},
+    ):
         with pytest.raises(ValueError, match="expected trust >= 0, damping in"):
             Consistent(covariances, **wrong)
+
+
+def test_a_joint_can_be_pickled_after_a_call() -> None:
+    graph, q = modes(EDGES["ring"], 0.8)
+    scores = {
+        name: q.marginal(graph.regions.elements(name).reshape(-1))
+        for name, count in graph.counting_numbers().items()
+        if count
+    }
+    singles = {n: q.marginal(graph.regions.elements(n)) for n in graph.variables}
+    joint = compose(graph, scores | singles, rule=Consistent(gaussian.node_covariances(graph, q)))
+    u = q.noised(1.0).sample(3, generator=24)
+    score = joint(u, 1.0)
+    assert torch.equal(pickle.loads(pickle.dumps(joint))(u, 1.0), score)

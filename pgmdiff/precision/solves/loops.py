@@ -7,7 +7,6 @@ I + σ² P' is at least a tenth of I + σ² K.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -52,9 +51,17 @@ class Loops(Eigen):
         self.values, self.vectors = torch.linalg.eigh(completion)
         self.gap = completion - composed
         self.completion = completion
-        self.level = lru_cache(KEPT_LEVELS)(self._level)
+        self._levels: dict[float, Level] = {}
 
-    def _level(self, sigma: float) -> Level:
+    def level(self, sigma: float) -> Level:
+        """What a noise level requires, kept for the latest few."""
+        if sigma not in self._levels:
+            if len(self._levels) == KEPT_LEVELS:
+                del self._levels[next(iter(self._levels))]
+            self._levels[sigma] = self._computed(sigma)
+        return self._levels[sigma]
+
+    def _computed(self, sigma: float) -> Level:
         n, gap = len(self.gap), sigma**2 * self.gap
         root = self.vectors / (1 + sigma**2 * self.values).sqrt()  # root rootᵀ = (I + σ² K)⁻¹
         relative = root.T @ gap @ root
