@@ -156,6 +156,11 @@ def fingerprint(thing: object) -> str:
         ) from None
 
 
+def captured(function: FunctionType) -> Iterator[Any]:
+    """The values of the variables that a function closes over, but for those not set yet."""
+    return (cell.cell_contents for cell in function.__closure__ or () if cell != UNSET)
+
+
 def _digest(thing: Any, known: dict[int, tuple[bytes, object]]) -> bytes:
     """The digest of an object; known ones, by id, hold those that contain themselves."""
     if id(thing) not in known:
@@ -201,7 +206,7 @@ def _parts(thing: Any) -> Iterator[Any]:
     elif isinstance(thing, FunctionType):
         yield thing.__qualname__.encode()
         yield [thing.__defaults__, thing.__kwdefaults__]
-        yield from (cell.cell_contents for cell in thing.__closure__ or () if cell != UNSET)
+        yield from captured(thing)
         root = _root(thing)
         if root not in LIBRARIES:
             yield thing.__code__

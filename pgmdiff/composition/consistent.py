@@ -45,6 +45,8 @@ from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats
 from pgmdiff.precision import ComposedPrecision, Covariances, RegionPrecisions, solver_of
 from pgmdiff.precision.completing import Blocks, completed
+from pgmdiff.precision.precision import taken_blocks
+from pgmdiff.precision.solves.choice import on_junction_tree
 from pgmdiff.precision.solves.loops import Loops
 from pgmdiff.text import counted, described
 
@@ -118,10 +120,7 @@ class Consistent(Rule):
     def bind(self, graph: RegionGraph) -> "Consistent":
         given = self.covariances
         provider = provider_of(given, "Consistent")
-        tree = graph.junction_tree
-        if tree is None:
-            tree = graph.validate().junction_tree
-        if tree or graph.n_elements > COMPLETED:
+        if on_junction_tree(graph) or graph.n_elements > COMPLETED:
             precision = ComposedPrecision(graph, provider)
             return bound(self, precision=precision, solve=solver_of(precision))
         whole = completed(graph, provider)
@@ -220,7 +219,7 @@ class _Loops:
         if key not in self._modes:
             index = batch.group.indices(0, len(batch.group)).reshape(len(batch.group), -1).cpu()
             with torch.inference_mode(False):
-                found = torch.linalg.eigh(self.covariance[index[:, :, None], index[:, None]])
+                found = torch.linalg.eigh(taken_blocks(self.covariance, index))
                 self._modes[key] = found[0].to(like.device), found[1].to(like.device)
         return self._modes[key]
 

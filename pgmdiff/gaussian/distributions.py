@@ -25,6 +25,7 @@ from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.linalg import correlations
 from pgmdiff.noise import Generator, torch_generator
+from pgmdiff.precision.precision import taken_blocks
 from pgmdiff.scores.adapters import Score, beside, per_sample
 from pgmdiff.text import by_field, counted, described
 
@@ -480,8 +481,8 @@ score_of_rows = _RowsScore()
 def marginals(q: Distribution, group: RegionGroup) -> tuple[Tensor, Tensor]:
     """The means `[n, *shape]` and covariances `[n, d, d]` of q on the regions of a group."""
     index = group.indices(0, len(group))
-    flat = index.reshape(len(group), -1)
-    return q.mean.reshape(-1)[index], q.covariance[flat[:, :, None], flat[:, None]]
+    covariances = taken_blocks(q.covariance, index.reshape(len(group), -1))
+    return q.mean.reshape(-1)[index], covariances
 
 
 def kl_divergence(p: Gaussian, q: Gaussian) -> float:

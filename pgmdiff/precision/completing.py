@@ -19,7 +19,7 @@ other entries are not right yet, β is shortened. Blocks that share no region ar
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -37,7 +37,7 @@ from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Ints
 from pgmdiff.precision.covariances import Covariances
-from pgmdiff.precision.precision import add_blocks, weighed
+from pgmdiff.precision.precision import add_blocks, taken_blocks, weighed
 from pgmdiff.text import by_field, described
 
 __all__ = ["Blocks", "Completion", "completed"]
@@ -86,7 +86,7 @@ class Blocks(Covariances):
 
     def of(self, group: RegionGroup) -> Tensor:
         index = group.indices(0, len(group)).reshape(len(group), -1)
-        return self.whole[index[:, :, None], index[:, None]]
+        return taken_blocks(self.whole, index)
 
 
 def completed(
@@ -137,13 +137,19 @@ def completed(
     return Completion(k / scale, w[:-1, :-1] * scale, distance, sweep)
 
 
+def _outer(graph: RegionGraph) -> Iterator[tuple[RegionGroup, Tensor]]:
+    """The outer regions, group by group, and their elements, int64 `[n, d]`."""
+    for group, index, _ in weighed(graph, [g.outer.astype(np.float64) for g in graph.groups]):
+        yield group, index
+
+
 def _averaged(graph: RegionGraph, covariances: Covariances) -> tuple[Tensor, float]:
     """The mean of every entry over the outer regions that hold it (NaN elsewhere), `[N, N]`.
 
     With it the largest difference from the mean, in standard deviations.
     """
     outer = []
-    for group, index, _ in weighed(graph, [g.outer.astype(np.float64) for g in graph.groups]):
+    for group, index in _outer(graph):
         form = covariances.form(group)
         form.inverse(group.name)  # its error names a region whose covariance cannot be used
         outer.append((index, form.dense().expand(len(index), -1, -1)))
@@ -154,7 +160,7 @@ def _averaged(graph: RegionGraph, covariances: Covariances) -> tuple[Tensor, flo
     mean = sums / times
     deviations, distance = mean.diagonal().sqrt(), 0.0
     for index, matrices in outer:
-        gap = matrices - mean[index[:, :, None], index[:, None]]
+        gap = matrices - taken_blocks(mean, index)
         of_pairs = deviations[index][:, :, None] * deviations[index][:, None]
         distance = max(distance, float((gap / of_pairs).abs().max()))
     return mean, distance
@@ -166,8 +172,7 @@ def _steps(graph: RegionGraph) -> tuple[Tensor, list["_Step"]]:
     Blocks are the elements that no outer region splits. Blocks of one colour share no region.
     """
     n = graph.n_elements
-    outer = weighed(graph, [g.outer.astype(np.float64) for g in graph.groups])
-    regions = [row for _, index, _ in outer for row in index.numpy()]
+    regions = [row for _, index in _outer(graph) for row in index.numpy()]
     labels = atoms(regions, n)
     neighbours = nx.empty_graph(labels.max(initial=-1) + 1)
     for region in regions:
@@ -259,15 +264,14 @@ def _square(matrix: Tensor, index: Tensor) -> Tensor:
     """The blocks of a matrix on elements `[m, a]`; padding is correlated with nothing."""
     padding = index == len(matrix) - 1
     both = padding[:, :, None] & padding[:, None]
-    blocks = matrix[index[:, :, None], index[:, None]]
-    return torch.where(both, torch.eye(index.shape[1]).to(matrix), blocks)
+    return torch.where(both, torch.eye(index.shape[1]).to(matrix), taken_blocks(matrix, index))
 
 
 def _unfit(graph: RegionGraph, gap: Tensor, sweeps: int) -> GraphError:
     """The error for covariances without a completion: it names the region that fits worst."""
     worst, name = -1.0, None
-    for group, index, _ in weighed(graph, [g.outer.astype(np.float64) for g in graph.groups]):
-        gaps = gap[index[:, :, None], index[:, None]].abs().amax(dim=(1, 2))
+    for group, index in _outer(graph):
+        gaps = taken_blocks(gap, index).abs().amax(dim=(1, 2))
         if gaps.max() > worst:
             worst, name = float(gaps.max()), group.name(int(gaps.argmax()))
     return GraphError(

@@ -27,7 +27,7 @@ from pgmdiff.precision.covariances import Covariances
 from pgmdiff.precision.forms import Change, RegionPrecisions
 from pgmdiff.text import brief, counted, described
 
-__all__ = ["Block", "ComposedPrecision", "add_blocks", "weighed"]
+__all__ = ["Block", "ComposedPrecision", "add_blocks", "taken_blocks", "weighed"]
 
 
 def weighed(
@@ -54,6 +54,14 @@ def add_blocks(total: Tensor, index: Tensor, blocks: Tensor) -> None:
     The regions' elements are int64 `[n, d]`, their blocks B_r `[n, d, d]`.
     """
     total.index_put_(_rows_and_columns(index, blocks), blocks, accumulate=True)
+
+
+def taken_blocks(matrix: Tensor, index: Tensor) -> Tensor:
+    """The blocks A_r M A_rᵀ of a dense matrix `[N, N]`, `[n, d, d]`.
+
+    The regions' elements are int64 `[n, d]`.
+    """
+    return matrix[index[:, :, None], index[:, None]]
 
 
 def _rows_and_columns(index: Tensor, blocks: Tensor) -> tuple[Tensor, Tensor]:

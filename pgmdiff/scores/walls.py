@@ -8,7 +8,7 @@ before any arithmetic: broadcasting would hide a wrong shape, and promotion a wr
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
-from types import CellType, FunctionType, MethodType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,12 +16,10 @@ from torch.utils._pytree import tree_map
 
 from pgmdiff.errors import ScoreError
 from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.store import captured
 from pgmdiff.text import brief, counted
 
 __all__ = ["called", "received", "train_mode_layers"]
-
-EMPTY = CellType()
-"""The cell of a variable that has no value yet."""
 
 MOST_OBJECTS = 1000
 """Most objects into which is looked in search of modules."""
@@ -146,7 +144,7 @@ def _held(value: Any) -> Iterator[Any]:
     if isinstance(value, MethodType):
         yield from (value.__self__, value.__func__)
     elif isinstance(value, FunctionType):
-        yield from (cell.cell_contents for cell in value.__closure__ or () if cell != EMPTY)
+        yield from captured(value)
         yield from (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
         if str(value.__module__).partition(".")[0] not in ("pgmdiff", "torch"):
             names = value.__globals__

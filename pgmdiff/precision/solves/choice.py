@@ -14,6 +14,7 @@ Factors are made once per graph and σ, and serve the whole batch.
 import torch
 from torch import Tensor
 
+from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.precision.covariances import Separable, without_channels
 from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import SMALL, SPARSE_ENTRIES, Solve
@@ -46,10 +47,15 @@ def solver_of(precision: ComposedPrecision) -> Solve:
     periods = shifts(precision)
     if periods is not None:
         return Circulant(precision, periods)
-    tree = graph.validate().junction_tree if graph.junction_tree is None else graph.junction_tree
-    if tree and precision.n_entries <= SPARSE_ENTRIES:
+    if on_junction_tree(graph) and precision.n_entries <= SPARSE_ENTRIES:
         return SparseFactors(precision)
     return ConjugateGradients(precision)
+
+
+def on_junction_tree(graph: RegionGraph) -> bool:
+    """Whether a graph is known, or is found, to be a junction tree."""
+    known = graph.junction_tree
+    return bool(graph.validate().junction_tree if known is None else known)
 
 
 class Channelwise(Solve):

@@ -75,7 +75,13 @@ class Loops(Eigen):
         return Level(torch.linalg.inv(matrix), kept)
 
     def faded(self, b: Tensor, v: Tensor, fade: Tensor, sigma: Tensor) -> Tensor:
-        """W s_K + (1 - w) s_P' for b and v `[B, N]`, w and sigma `[B]`; not differentiable in σ."""
+        """The blend w s_K + (1 - w) s_P', `[B, N]`, which is not differentiable in σ.
+
+        Args:
+            b, v: `[B, N]`.
+            fade: w, `[B]`.
+            sigma: `[B]`.
+        """
         pulled = v @ self.gap.to(b)
         of_completion = self(b - pulled, sigma)
         of_composed = torch.zeros_like(b)
