@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import pgmdiff
-from pgmdiff import Consistent, Evidence, Marginal, Posterior, advise, check_consistency, compose
+from pgmdiff import Consistent, Marginal, Posterior, advise, check_consistency, compose
 from pgmdiff.composition import FeynmanKac
 from pgmdiff.conditioning import masks, matrices, moment_matching, replacement
 from pgmdiff.conditioning.matching import Composed, Isotropic, Tweedie
@@ -33,10 +33,9 @@ from pgmdiff.graphs import (
 )
 from pgmdiff.graphs.acyclicity import CliqueForest
 from pgmdiff.graphs.groups import AxisWindows
-from pgmdiff.graphs.report import Definiteness
 from pgmdiff.linalg import Solution
+from pgmdiff.precision import ComposedPrecision, forms, solver_of
 from pgmdiff.precision import covariances as providers
-from pgmdiff.precision import forms, solver_of
 from pgmdiff.precision.completing import Blocks, completed
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.solves.circulant import Circulant
@@ -98,9 +97,7 @@ def joint(rule: str = "posterior", n: int = N) -> Any:
     rules = {
         "marginal": Marginal,
         "posterior": lambda: Posterior(node_covariances(graph, q)),
-        "least": lambda: Posterior(node_covariances(graph, q), shrinkage="least"),
         "consistent": lambda: Consistent(node_covariances(graph, q)),
-        "evidence": lambda: Evidence(node_covariances(graph, q), jitter=1e-6),
     }
     return compose(graph, node_scores(graph, q), rule=rules[rule]())
 
@@ -120,17 +117,18 @@ def fitted(form: str, **options: Any) -> Any:
 
 def solve(kind: str) -> Any:
     graph = windows()
-    rule = {
-        "stationary": lambda: Posterior(fitted("stationary", axes=(1, 2)), shrinkage=0.9),
-        "separable": lambda: Posterior(fitted("dense", channels=True), shrinkage=0.9),
+    given = {
+        "stationary": lambda: fitted("stationary", axes=(1, 2), ridge=9.0),
+        "separable": lambda: fitted("dense", channels=True, ridge=9.0),
     }[kind]()
-    return rule.composed(graph)
+    return ComposedPrecision(graph, given)
 
 
 def ring_precision(form: str = "stationary", **options: Any) -> Any:
     ring = tiles((32,), 8, 4, periodic=True)
-    found = fit_covariances(ring, data(32), form=form, shared=True, **options)  # type: ignore[arg-type]
-    return Posterior(found, shrinkage=0.9).composed(ring)
+    options |= {"shared": True, "ridge": 9.0}
+    found = fit_covariances(ring, data(32), form=form, **options)  # type: ignore[arg-type]
+    return ComposedPrecision(ring, found)
 
 
 def ring_blocks() -> dict[Any, Tensor]:
@@ -161,7 +159,6 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Variables": lambda: chain(1000).regions.variables,
     "CliqueForest": lambda: CliqueForest([np.arange(500)] * 300, [(0, 1)] * 299, True),
     "Report": lambda: tiles((400,), 16, 4).validate(),
-    "Definiteness": lambda: Definiteness(0.123456789, 1 / 3, 1e-7),
     "Proxy": lambda: cycle(5).validate().proxy,
     # joints and what they are made of
     "Joint": lambda: joint("least"),
@@ -172,7 +169,6 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Marginal": Marginal,
     "Average": pgmdiff.Average,
     "Posterior": lambda: joint("posterior").rule,
-    "Evidence": lambda: joint("evidence").rule,
     "Consistent": lambda: joint("consistent").rule,
     "Timesteps": lambda: Timesteps(np.linspace(0.999, 0.005, 1000).tolist()),
     "NetworkScore": lambda: from_flow(Network()),
