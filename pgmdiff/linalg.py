@@ -9,7 +9,7 @@ fixed points x = x + r(x, θ) that Anderson's extrapolation finds, dx = -(∂r/�
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -211,7 +211,8 @@ class _Implicit(torch.autograd.Function):
         return None, None, *ctx.pull(gradient, *ctx.saved_tensors)
 
 
-class Residual(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Residual:
     """How far x is from a fixed point.
 
     Attributes:
@@ -223,6 +224,8 @@ class Residual(NamedTuple):
     moves: Tensor
     units: Tensor
     errors: Tensor
+
+    __repr__ = by_field
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,7 +33,7 @@ from pgmdiff.graphs import (
 )
 from pgmdiff.graphs.acyclicity import CliqueForest
 from pgmdiff.graphs.groups import AxisWindows
-from pgmdiff.linalg import Solution
+from pgmdiff.linalg import FixedPoint, Residual, Solution
 from pgmdiff.precision import ComposedPrecision, forms, solver_of
 from pgmdiff.precision import covariances as providers
 from pgmdiff.precision.completing import Blocks, completed
@@ -131,6 +131,10 @@ def ring_precision(form: str = "stationary", **options: Any) -> Any:
     return ComposedPrecision(ring, found)
 
 
+def closed_ring() -> Any:
+    return Consistent(ring_blocks()).bind(cycle(5).regions).loops
+
+
 def ring_blocks() -> dict[Any, Tensor]:
     pair = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
     factors = dict.fromkeys(cycle(5).factors, pair)
@@ -161,7 +165,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Report": lambda: tiles((400,), 16, 4).validate(),
     "Proxy": lambda: cycle(5).validate().proxy,
     # joints and what they are made of
-    "Joint": lambda: joint("least"),
+    "Joint": lambda: joint(),
     "FeynmanKac": lambda: FeynmanKac(joint("marginal")),
     "Remembering": lambda: joint().remembering(),
     "Chunk": lambda: next(joint().evaluate(torch.zeros(1, N), torch.ones(1)))[0],
@@ -192,11 +196,11 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "ComposedPrecision": lambda: solve("stationary"),
     "Blocks": lambda: Blocks(torch.eye(N).double()),
     "Completion": lambda: completed(cycle(5).regions, providers.Dense(ring_blocks())),
-    "Loops": lambda: (
-        compose(cycle(5), lambda x, s: -x, rule=Consistent(ring_blocks(), torch.zeros(5))).solve
-    ),
+    "Loops": lambda: closed_ring().solve,
+    "ClosedLoops": closed_ring,
     "Block": lambda: joint().precision.blocks[0],
-    "Change": lambda: forms.Change(0.1, 1e-8, 1.0),
+    "FixedPoint": lambda: FixedPoint(torch.zeros(2, 3), torch.ones(2), 7, True),
+    "Residual": lambda: Residual(torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2)),
     "DensePrecisions": inverse,
     "LowRankPrecisions": lambda: forms.LowRankPrecisions(
         torch.zeros(3, 9, 2), torch.zeros(3, 2), 0.1
@@ -228,7 +232,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     ),
     "Linear": lambda: Linear(lambda x: 2 * x, (N,)),
     "Observation": lambda: Observation("test", torch.zeros(1, N), lambda x: x, (N,)),
-    "Composed": lambda: Composed(joint("least")),
+    "Composed": lambda: Composed(joint()),
     "Isotropic": Isotropic,
     "Tweedie": Tweedie,
     # samplers
@@ -249,7 +253,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "EDM": lambda: one_step.EDM(40),
     "Adaptive": adaptive.Adaptive,
     "Langevin": lambda: correctors.Langevin(0.25, 5, measured()),
-    "Metropolis": lambda: correctors.Metropolis(joint("evidence").log_density, 0.5),
+    "Metropolis": lambda: correctors.Metropolis(joint("consistent").log_density, 0.5),
     "PredictorCorrector": lambda: correctors.PredictorCorrector(
         one_step.SDE(), correctors.Langevin(0.25, 5, lambda sigma: 1 / sigma**2)
     ),

@@ -168,7 +168,7 @@ def consistency(t: Units) -> Any:
 
 def advice(t: Units) -> Any:
     (row,) = diagnostics.advise(RING, t.gaussian(ar1(N, 0.6))).rows
-    return torch.tensor([row.marginal, row.average, row.posterior])
+    return torch.tensor([row.marginal, row.average, row.consistent])
 
 
 def reached(t: Units) -> Any:
@@ -289,6 +289,9 @@ LAWS: dict[str, Callable[[Units], Any]] = {
     "composition.Average": score_of(lambda t: Average()),
     "composition.Posterior": lambda t: t.a * t.joint(None, CHAIN, t.mixture)(t.noisy, 0.7 * t.a),
     "composition.Consistent": consistent,
+    "precision.completed": lambda t: (
+        t.a**2 * precision.completed(RING.regions, Dense(node_covariances(RING, t.q))).precision
+    ),
     "composition.FeynmanKac": lambda t: (
         t.a**2 * FeynmanKac(t.joint(Marginal())).by_element(t.noisy, 0.7 * t.a)[1]
     ),
@@ -444,6 +447,7 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys((f"precision.{n}" for n in (
         "Covariances", "RegionCovariances", "RegionPrecisions", "Solve", "IndefiniteError")),
         ABSTRACT),
+    "precision.Blocks": ENTRY + "completed", "precision.provider_of": ENTRY + "ComposedPrecision",
     "precision.Dense": ENTRY + "ComposedPrecision", "precision.Completion": ENTRY + "completed",
     "precision.Loops": ENTRY + "Consistent",
     "precision.fit_covariances": ENTRY + "Pooled, LowRank, Stationary, Separable",

@@ -50,6 +50,8 @@ MESSAGES, CAPPED = "messages", "capped"
 trust radius cut a sample's messages, `[B]`."""
 FADED = 1e-6
 """Share by which the loop term may fade where a log-density is asked for."""
+ROUNDING = 100
+"""Disagreement, in units of the rounding of a state, that counts as agreement."""
 MOST_STEPS = 400
 """Most evaluations by which a call without memory may reach the fixed point."""
 
@@ -142,7 +144,7 @@ class Consistent(Closure):
             answers.append(Answer(chunk, eta, gap, sharpened(gap, chunk, sigma)))
         return score, fade, answers
 
-    def converged(self, evaluate: Evaluate, u: Tensor, sigma: Tensor) -> "FixedPoint":
+    def converged(self, evaluate: Evaluate, u: Tensor, sigma: Tensor) -> "Agreement":
         """The fixed point of the messages, differentiable once in all that scores depend on.
 
         Raises:
@@ -151,6 +153,7 @@ class Consistent(Closure):
         assert self.precision is not None, "compose binds it"
         mean = self.known_mean(evaluate, u, {})
         tolerance = 1e-8 if u.dtype == torch.float64 else 1e-4
+        rounding = ROUNDING * torch.finfo(u.dtype).eps
         levels = sigma.detach().double().clamp(min=1e-30)[:, None]
         # Deviations of every element's posterior, if it were alone: messages have their inverse.
         units = (levels**-2 + 1 / self.precision.variances.to(u.device)).rsqrt()
@@ -159,10 +162,11 @@ class Consistent(Closure):
             """The undamped update of the messages, and how far local means are apart."""
             _, _, answers = self.heard(evaluate, u, sigma, mean, messages)
             own = [chunk.gather(units) for chunk, *_ in answers]
-            apart = [
-                answer.gap.detach() * levels[answer.chunk.samples, None] ** 2 / unit
-                for answer, unit in zip(answers, own, strict=True)
-            ]
+            apart = []
+            for answer, unit in zip(answers, own, strict=True):
+                lost = rounding * answer.chunk.gather(u.detach()).abs()  # in x and D
+                squared = levels[answer.chunk.samples, None] ** 2
+                apart.append(answer.gap.detach() * squared / (unit + lost / tolerance))
             return Residual(
                 _collected(u, answers, [answer.move for answer in answers]),
                 _collected(u, answers, own),
@@ -184,7 +188,7 @@ class Consistent(Closure):
         if torch.is_grad_enabled():
             messages = implicit_fixed_point(lambda eta: residual(eta).moves, messages)
         score, fade = self.joined(evaluate, u, sigma, mean, messages)
-        return FixedPoint(score, messages, fade, mean)
+        return Agreement(score, messages, fade, mean)
 
     def log_density(self, evaluate: Evaluate, u: Tensor, sigma: Tensor) -> Tensor:
         """L_σ(u) at the fixed point, whose gradient is the score there: `[B]`, in nats.
@@ -251,7 +255,7 @@ class Answer(NamedTuple):
     move: Tensor
 
 
-class FixedPoint(NamedTuple):
+class Agreement(NamedTuple):
     """The score `[B, N]`, the messages `[B, M]`, the fade `[B]` and the mean, float64."""
 
     score: Tensor

@@ -94,8 +94,9 @@ class ClosedLoops:
                 for total, values in ((sums, self.level**2 * scores * weights), (times, weights)):
                     total[chunk.samples].index_add_(1, chunk.index, values.flatten(1))
             move = (sums / times.clamp(min=1)).detach()
-            mean = mean + move
-            if float(move.abs().max()) <= 1e-6 * self.level:
+            still = move.abs().amax(dim=1, keepdim=True) <= 1e-6 * self.level
+            mean = mean + move.where(~still, 0)
+            if still.all():
                 break
         return mean.double()
 

@@ -100,6 +100,10 @@ class Dense(Covariances):
                 f"Posterior: expected the covariance of {name!r} as [{d}, {d}], got "
                 f"{tuple(matrix.shape)}. Flatten the region in the order its model sees."
             )
+        if float((matrix - matrix.T).abs().max()) > 1e-5 * float(matrix.abs().max()):
+            raise ShapeError(
+                f"Posterior: the covariance of {name!r} is not symmetric. Give E[(u - m)(u - m)ᵀ]."
+            )
         return (matrix + matrix.T).double().cpu() / 2
 
 

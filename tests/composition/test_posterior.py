@@ -136,8 +136,8 @@ def test_on_loops_the_sampler_reaches_the_distribution_of_largest_entropy() -> N
     closed = Gaussian(rough.mean, (closed + closed.T) / 2)
     assert kl_divergence(reached, closed) / 9 < 1e-4
     assert kl_divergence(reached, rough) > 20 * kl_divergence(reached, closed)
-    bethe = torch.linalg.inv(composed_precision(graph, closed))
-    assert kl_divergence(Gaussian(rough.mean, bethe), closed) / 9 > 1e-3
+    precision = torch.linalg.inv(closed.covariance)
+    assert relative(composed_precision(graph, closed), precision) > 0.1, "P is another matrix"
 
 
 @pytest.mark.parametrize("rule", [Posterior, Consistent])
