@@ -1,23 +1,105 @@
-r"""Dtypes and devices of networks, and times of noise levels, which the adapters share.
+r"""Dtypes and devices of networks, times of noise levels, and runs, which the adapters share.
 
 A process x_t = α_t x_0 + σ_t ε is variance exploding at σ = σ_t / α_t on x_t / α_t. As σ_t / α_t
 rises with t, bisection finds the time of a σ to rounding, for any schedule.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten
 
 from pgmdiff.errors import ScoreError
+from pgmdiff.scores.adapters import Score, begun, denoise
 from pgmdiff.scores.gradients import check_gradient
-from pgmdiff.scores.walls import named, received
+from pgmdiff.scores.walls import copied, named, received
+from pgmdiff.text import brief, described
 
-__all__ = ["as_seen", "check_device", "in_own_dtype", "network_dtype", "time_at"]
+__all__ = ["Runs", "as_seen", "check_device", "in_own_dtype", "network_dtype", "time_at"]
 
+BRANCHES = 8
+"""Conditions whose runs are kept at a time."""
 BISECTIONS = 60
 """How often the interval of times is halved: beyond the precision of float64."""
+
+
+@dataclass(eq=False)
+class Runs:
+    """The denoiser of a score, for samplers that call it as a function.
+
+    They tell a score with memory neither where a run begins nor where a step ends. A run begins
+    with the first call, and with one of another number of samples, at a σ that is not below the
+    first of the run, or at more than twice that of the call before: it has no memory then, as if
+    the score itself were called. Calls with other conditions, as guidance makes them, are runs of
+    their own.
+
+    Attributes:
+        score: the score.
+        evaluations: calls per step of the sampler, all of which read the memory of its start. If
+            there are more, the slopes of a step belong to different memories, and the sampler
+            loses its order.
+
+    Raises:
+        ScoreError: there is less than one evaluation.
+    """
+
+    score: Score
+    evaluations: int = 1
+    _runs: list["_Run"] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.evaluations, int) or self.evaluations < 1:
+            raise ScoreError(
+                "Runs: expected evaluations, the sampler's calls per step, as an integer of at "
+                f"least 1, got {self.evaluations!r}."
+            )
+
+    def __repr__(self) -> str:
+        return described(self, brief(self.score), f"evaluations={self.evaluations}")
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        """D(x, σ)."""
+        fresh: Any = begun(self.score)
+        if fresh is self.score:  # it has no memory
+            return denoise(self.score, x, sigma, **condition)
+        level = float(torch.as_tensor(sigma).max())
+        run = next((run for run in self._runs if _equal(run.condition, condition)), None)
+        others = [other for other in self._runs if other is not run]
+        if run is None or len(x) != run.size or level >= min(run.first, 2 * run.latest):
+            run = _Run(fresh, copied(condition), len(x), level, level)
+        self._runs = [*others[1 - BRANCHES :], run]
+        denoised = denoise(run.score, x, sigma, **condition)
+        run.latest, run.calls = level, run.calls + 1
+        if run.calls % self.evaluations == 0:
+            run.score.commit()
+        return denoised
+
+
+@dataclass(eq=False)
+class _Run:
+    """The calls with one condition: their score, their number of samples, and their levels."""
+
+    score: Any
+    condition: dict[str, Any]
+    size: int
+    first: float
+    latest: float
+    calls: int = 0
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two pytrees of tensors and other values are equal."""
+    (leaves, tree), (others, other_tree) = tree_flatten(one), tree_flatten(other)
+    return tree == other_tree and all(
+        a.shape == b.shape and a.device == b.device and torch.equal(a, b)
+        if isinstance(a, Tensor) and isinstance(b, Tensor)
+        else np.array_equal(a, b)
+        for a, b in zip(leaves, others, strict=True)
+    )
 
 
 def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:

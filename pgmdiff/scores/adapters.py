@@ -17,9 +17,9 @@ Chen, Ben-Hamu, Nickel, Le, "Flow matching for generative modeling", 2023). `fro
 small number.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -86,10 +86,15 @@ class Around:
     @property
     def remembering(self) -> Callable[..., "Around"]:
         """`remembering(memory)`, see `Joint.remembering`; missing if the score has no memory."""
-        inner = getattr(self.score, "remembering", None)
+        inner = getattr(_opened(self.score), "remembering", None)
         if inner is None:
             raise AttributeError(f"{self!r} has no memory: the score inside has none.")
         return lambda memory=None: self.around(inner(memory))
+
+    @property
+    def pure(self) -> "Around":
+        """The same around a score without memory, see `Remembering`."""
+        return self.around(self.score.pure)  # type: ignore[union-attr]
 
     @property
     def memory(self) -> Any:
@@ -105,6 +110,57 @@ class Around:
     def commit(self) -> Callable[[], None]:
         """See `Remembering`."""
         return self.score.commit  # type: ignore[union-attr,no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class Wrapped(Around):
+    """A score around another one."""
+
+    score: Score
+    copies = True
+
+    def around(self, score: Score) -> "Wrapped":
+        return replace(self, score=score)
+
+    @property
+    def finish(self) -> Callable[[Tensor], None] | None:
+        """What `sample` calls with its result, if the score has it."""
+        return getattr(self.score, "finish", None)
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Wrapped):
+    """A score with some of its conditions: a `functools.partial` that has a memory."""
+
+    conditions: Mapping[str, Any]
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        return called(self.score, x, sigma, **{**self.conditions, **condition})
+
+
+def begun(score: Score, memory: Mapping[str, Tensor] | None = None) -> Score:
+    """A score at the beginning of a run, with a memory of its own that is held until `commit`.
+
+    It is the score itself if that has no memory.
+
+    Args:
+        score: the score, or a `functools.partial` of it that gives conditions by keyword.
+        memory: what an earlier part of the run left; nothing if None.
+    """
+    remembering = getattr(_opened(score), "remembering", None)
+    if remembering is None:
+        return score
+    run: Score = remembering(memory)
+    if hasattr(run, "hold"):
+        run.hold()
+    return run
+
+
+def _opened(score: Any) -> Any:
+    """A score, or in place of a `functools.partial`, which hides a memory, one that shows it."""
+    if isinstance(score, partial) and not score.args:
+        return Given(_opened(score.func), score.keywords)
+    return score
 
 
 @dataclass(frozen=True, eq=False)
