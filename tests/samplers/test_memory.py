@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import log2
 from pathlib import Path
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import Consistent, Marginal, compose, gaussian, graphs
+from pgmdiff import Consistent, compose, gaussian, graphs
 from pgmdiff.composition import Joint
 from pgmdiff.composition.joint import Remembering
 from pgmdiff.conditioning import Mask, dps, moment_matching, reconstruction, replacement
@@ -42,34 +42,10 @@ from pgmdiff.samplers import (
     split_seed,
 )
 from pgmdiff.scores import Score, guided, scheduled
+from tests.samplers.cases import Slow, elementwise, slow
 
 SIGMAS = [*karras(6, 0.1, 8.0)[:3], 6.0, *karras(6, 0.1, 8.0)[2:]]  # it rises once
 FALLS = len(SIGMAS) - 2
-
-
-@dataclass(frozen=True)
-class Slow(Marginal):
-    """The paper's rule, which adds what it remembers: a mean of its earlier scores."""
-
-    def score(self, evaluate, u, sigma, memory=None):
-        score, level = super().score(evaluate, u, sigma), sigma[:, None]
-        if memory is None:
-            return score
-        before = memory.get("before", torch.zeros_like(u))
-        memory["before"] = (before + level * score) / 2
-        memory["steps"] = memory.get("steps", torch.zeros(len(u), 1, dtype=torch.int64)) + 1
-        return score + 0.3 * before / level
-
-
-def bent(x: Tensor, sigma: Tensor, away: Tensor | None = None) -> Tensor:
-    """A score, of no Gaussian, whose rows do not know of each other."""
-    per_row = [-1] + [1] * (x.ndim - 1)
-    x = x if away is None else x - away.reshape(per_row)
-    return -(x + 0.3 * x.sin()) / (1 + sigma.reshape(per_row) ** 2)
-
-
-def slow(max_batch: int | None = None) -> Joint:
-    return compose(graphs.chain(3), bent, rule=Slow(), max_batch=max_batch)
 
 
 def modes(*, ring: bool = False) -> tuple[graphs.FactorGraph, GaussianMixture]:
@@ -367,7 +343,7 @@ def test_the_adaptive_solver_commits_once_per_accepted_step(method: str) -> None
             return super().score(evaluate, u, sigma, memory)
 
     def sharp(x: Tensor, sigma: Tensor) -> Tensor:
-        return bent(x, sigma) + 2 * (6 * x).sin() / (
+        return elementwise(x, sigma) + 2 * (6 * x).sin() / (
             1 + sigma.reshape([-1] + [1] * (x.ndim - 1)) ** 2
         )
 
@@ -437,7 +413,7 @@ class Weighted:
     def __call__(self, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         if sigma[0] <= self.fail_at:
             raise RuntimeError("killed")
-        score, known = bent(u, sigma), self.memory
+        score, known = elementwise(u, sigma), self.memory
         if known:
             fall = known["level"] ** 2 - sigma**2
             assert torch.equal(u, known["u"] + 0.5 * fall[:, None] * known["score"])
