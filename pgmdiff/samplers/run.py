@@ -63,7 +63,9 @@ def sample(
 ) -> Tensor:
     """Draws samples `[batch, *event]` by running a solver down a schedule to its last σ.
 
-    The run is made without gradients; to differentiate through sampling, loop over `solver.step`.
+    The run is made without gradients; to differentiate through sampling, loop over `solver.step`
+    (with `joint.remembering()` as the score of a rule with memory: `hold` it, and `commit` after
+    every step).
 
     To vary given data rather than draw new ones (SDEdit; Meng et al., 2022), start in the middle:
     `sample(score, sigmas[k:], x=data + sigmas[k] * noise)`, or `sample(score, [0, *sigmas[k:]],

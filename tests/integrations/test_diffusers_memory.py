@@ -40,6 +40,8 @@ def test_a_driven_joint_has_the_memory_of_our_solver(
     latents = x * alpha if float(scheduler.init_noise_sigma) == 1 else x
     given = partial(slow(), away=AWAY)
     expected = sample(given, sigmas, x=x, solver=solver)
+    pure = sample(lambda x, sigma: given(x, sigma), sigmas, x=x, solver=solver)
+    assert not torch.allclose(expected, pure)
     for _ in range(2):
         torch.testing.assert_close(drive(given, scheduler, x=latents), expected, rtol=0, atol=1e-6)
     parts = [

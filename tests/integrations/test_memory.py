@@ -62,6 +62,9 @@ def test_every_run_of_a_loop_has_a_memory_of_its_own() -> None:
     for k, n in ((0, 4), (0, 4), (3, 4), (1, 4), (0, 3), (3, 2), (3, 2)):
         x, sigmas = START[:n] / 2**k, SIGMAS[k:]
         close(euler(model, x, sigmas), sample(joint, sigmas, x=x, solver=Euler()))
+    for n, level in ((4, 5.0), (2, 4.0)):  # the loop before was interrupted
+        first = joint.denoise(START[:n], torch.full((n,), level).double())
+        close(model(START[:n], level), first)
 
 
 def test_evaluations_of_one_step_read_one_memory() -> None:
@@ -87,6 +90,8 @@ def test_calls_with_other_conditions_have_a_memory_of_their_own() -> None:
     expected = sample(partial(score, away=AWAY), SIGMAS, x=START, solver=Euler())
     for _ in range(2):
         close(euler(both, START, SIGMAS), expected)
+    pure = sample(lambda x, sigma: score(x, sigma, away=AWAY), SIGMAS, x=START, solver=Euler())
+    assert not torch.allclose(expected, pure)
 
 
 def test_a_number_of_evaluations_that_is_none_is_named() -> None:
