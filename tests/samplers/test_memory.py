@@ -402,11 +402,12 @@ def test_messages_do_not_wear_the_adaptive_solver_down() -> None:
     assert costs[1] < 2 * costs[0]
 
 
-def test_pure_calls_neither_read_nor_write_a_memory() -> None:
-    run, u = warmed()
+def test_likelihoods_neither_read_nor_write_a_memory() -> None:
+    run = slow().remembering()
+    run(START, 8.0)
     before = dict(run.memory)
-    bare = log_likelihood(run.joint, u, 0.5, 2.0, solver=Adaptive(1e-2))
-    assert torch.equal(log_likelihood(run, u, 0.5, 2.0, solver=Adaptive(1e-2)), bare)
+    bare = log_likelihood(run.joint, START, 0.5, 8.0, solver=Adaptive(1e-2))
+    assert torch.equal(log_likelihood(run, START, 0.5, 8.0, solver=Adaptive(1e-2)), bare)
     assert run.memory == before
 
 
