@@ -6,18 +6,17 @@ rises with t, bisection finds the time of a σ to rounding, for any schedule.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten
 
 from pgmdiff.errors import ScoreError
 from pgmdiff.scores.adapters import Score, begun, denoise
 from pgmdiff.scores.gradients import check_gradient
-from pgmdiff.scores.walls import copied, named, received
-from pgmdiff.text import brief, described
+from pgmdiff.scores.walls import named, received
+from pgmdiff.store import fingerprint
 
 __all__ = ["Runs", "as_seen", "check_device", "in_own_dtype", "network_dtype", "time_at"]
 
@@ -48,7 +47,7 @@ class Runs:
 
     score: Score
     evaluations: int = 1
-    _runs: list["_Run"] = field(default_factory=list, init=False)
+    _runs: dict[str, "_Run"] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.evaluations, int) or self.evaluations < 1:
@@ -57,20 +56,16 @@ class Runs:
                 f"least 1, got {self.evaluations!r}."
             )
 
-    def __repr__(self) -> str:
-        return described(self, brief(self.score), f"evaluations={self.evaluations}")
-
     def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         """D(x, σ)."""
         fresh: Any = begun(self.score)
         if fresh is self.score:  # it has no memory
             return denoise(self.score, x, sigma, **condition)
-        level = float(torch.as_tensor(sigma).max())
-        run = next((run for run in self._runs if _equal(run.condition, condition)), None)
-        others = [other for other in self._runs if other is not run]
+        level, key = float(torch.as_tensor(sigma).max()), fingerprint(condition)
+        run = self._runs.pop(key, None)
         if run is None or len(x) != run.size or level >= min(run.first, 2 * run.latest):
-            run = _Run(fresh, copied(condition), len(x), level, level)
-        self._runs = [*others[1 - BRANCHES :], run]
+            run = _Run(fresh, len(x), level)
+        self._runs = dict([*self._runs.items()][1 - BRANCHES :]) | {key: run}
         denoised = denoise(run.score, x, sigma, **condition)
         run.latest, run.calls = level, run.calls + 1
         if run.calls % self.evaluations == 0:
@@ -83,22 +78,10 @@ class _Run:
     """The calls with one condition: their score, their number of samples, and their levels."""
 
     score: Any
-    condition: dict[str, Any]
     size: int
     first: float
-    latest: float
+    latest: float = inf
     calls: int = 0
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two pytrees of tensors and other values are equal."""
-    (leaves, tree), (others, other_tree) = tree_flatten(one), tree_flatten(other)
-    return tree == other_tree and all(
-        a.shape == b.shape and a.device == b.device and torch.equal(a, b)
-        if isinstance(a, Tensor) and isinstance(b, Tensor)
-        else np.array_equal(a, b)
-        for a, b in zip(leaves, others, strict=True)
-    )
 
 
 def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:

@@ -20,6 +20,7 @@ small number.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -91,25 +92,11 @@ class Around:
             raise AttributeError(f"{self!r} has no memory: the score inside has none.")
         return lambda memory=None: self.around(inner(memory))
 
-    @property
-    def pure(self) -> "Around":
-        """The same around a score without memory, see `Remembering`."""
-        return self.around(self.score.pure)  # type: ignore[union-attr]
-
-    @property
-    def memory(self) -> Any:
-        """The memory of the score inside, see `Remembering`."""
-        return self.score.memory  # type: ignore[union-attr]
-
-    @property
-    def hold(self) -> Callable[[], None]:
-        """See `Remembering`."""
-        return self.score.hold  # type: ignore[union-attr,no-any-return]
-
-    @property
-    def commit(self) -> Callable[[], None]:
-        """See `Remembering`."""
-        return self.score.commit  # type: ignore[union-attr,no-any-return]
+    # See `Remembering`: they are missing if the score inside has none.
+    memory = property(attrgetter("score.memory"))
+    hold = property(attrgetter("score.hold"))
+    commit = property(attrgetter("score.commit"))
+    pure = property(lambda self: self.around(self.score.pure))
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,13 +106,10 @@ class Wrapped(Around):
     score: Score
     copies = True
 
+    finish = property(lambda self: getattr(self.score, "finish", None))
+
     def around(self, score: Score) -> "Wrapped":
         return replace(self, score=score)
-
-    @property
-    def finish(self) -> Callable[[Tensor], None] | None:
-        """What `sample` calls with its result, if the score has it."""
-        return getattr(self.score, "finish", None)
 
 
 @dataclass(frozen=True, eq=False)

@@ -228,7 +228,9 @@ def test_a_run_begins_with_a_memory_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("solver", [UniPC(), DPMSolver2S(0.5), SOLVERS[-2]], ids=str)
+@pytest.mark.parametrize(
+    "solver", [UniPC(), DPMSolver2S(0.5), SOLVERS[-2], Adaptive(1e-2)], ids=str
+)
 def test_messages_of_modes_resume_bit_for_bit(solver: Solver, dtype: torch.dtype) -> None:
     """With all that `Consistent` remembers on a loop: messages, and a mean in float64."""
     graph, q = modes(ring=True)
