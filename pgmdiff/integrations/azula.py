@@ -66,8 +66,8 @@ def to_azula(joint: Score, schedule: Any, *, evaluations: int = 1) -> Any:
     Args:
         joint: a joint, or any score `joint(x, sigma, **condition)`.
         schedule: an `azula.noise.Schedule`, such as `VESchedule()`.
-        evaluations: calls per step of the sampler, which read the same memory of the joint; see
-            `shared.Runs`, which also says where a run begins. It is 2 for `HeunSampler`.
+        evaluations: calls per step of the sampler, which read the same memory of the joint, if it
+            has one; see `pgmdiff.integrations`. 2 for `HeunSampler`.
 
     Raises:
         ImportError: azula is not installed.

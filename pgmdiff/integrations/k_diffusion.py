@@ -45,7 +45,7 @@ def to_k_diffusion(joint: Score, *, evaluations: int = 1) -> Callable[..., Tenso
 
     Args:
         joint: a joint, or any score `joint(x, sigma, **condition)`.
-        evaluations: calls per step of the sampler, which read the same memory of the joint; see
-            `shared.Runs`, which also says where a run begins. It is 2 for Heun and DPM-Solver 2.
+        evaluations: calls per step of the sampler, which read the same memory of the joint, if it
+            has one; see `pgmdiff.integrations`. 2 for Heun and DPM-Solver 2.
     """
     return Runs(joint, evaluations)

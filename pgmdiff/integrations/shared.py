@@ -30,16 +30,11 @@ BISECTIONS = 60
 class Runs:
     """The denoiser of a score, for samplers that call it as a function.
 
-    They tell a score with memory neither where a run begins nor where a step ends. A run begins,
-    without memory, at the first call, and where the number of samples changes, σ is not below that
-    at which the run began, or is more than twice that of the call before. Calls with other
-    conditions, as guidance makes them, are runs of their own.
+    It finds where a run with memory begins, and where its steps end: see `pgmdiff.integrations`.
 
     Attributes:
         score: the score.
-        evaluations: calls per step of the sampler, all of which read the memory of its start. If a
-            sampler makes more, the slopes of a step belong to different memories, and it loses its
-            order.
+        evaluations: calls per step of the sampler.
 
     Raises:
         ScoreError: there is less than one evaluation.
