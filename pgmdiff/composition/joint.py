@@ -330,7 +330,8 @@ class Remembering:
     """A joint that carries its rule's memory from call to call; made by `Joint.remembering`.
 
     After `hold`, all calls read the same memory until `commit`, so that they are a function of
-    (u, σ) within a step of a solver.
+    (u, σ) within a step of a solver. What calls left before the latest one is forgotten: a step
+    that is rejected and made again begins from the same memory.
 
     Attributes:
         joint: the joint.
@@ -351,6 +352,15 @@ class Remembering:
         if not self._held:
             self.commit()
         return score
+
+    def remembering(self, memory: Memory | None = None) -> "Remembering":
+        """The same joint with a memory of its own: that given, or a copy of this one's."""
+        return self.joint.remembering(memory or self.memory)
+
+    @property
+    def pure(self) -> Joint:
+        """The score without memory, for what must not depend on earlier calls."""
+        return self.joint
 
     def hold(self) -> None:
         """Keeps the memory as it is from call to call, until `commit`."""

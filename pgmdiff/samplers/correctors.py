@@ -148,7 +148,8 @@ class Metropolis(_LangevinMoves):
 
     Each sample accepts or rejects its own moves. Rejected moves cost as much as accepted ones;
     acceptance falls with the number of elements (a step of order N^(-1/3) keeps it constant). A
-    correction evaluates score and log-density once more than it moves.
+    correction evaluates score and log-density once more than it moves. Of a score with memory it
+    calls the `pure` one, so that proposals leave no trace.
 
     Args:
         log_density: `log_density(x, sigma) -> [batch]`, whose gradient is the score, such as a
@@ -170,7 +171,7 @@ class Metropolis(_LangevinMoves):
 
     def correct(self, score: Score, x: Tensor, sigma: float, noise: Draw) -> tuple[Tensor, Tensor]:
         h, level = self._size(sigma), per_sample(sigma, x)
-        accepted = x.new_zeros(len(x))
+        accepted, score = x.new_zeros(len(x)), getattr(score, "pure", score)
 
         def at(x: Tensor) -> tuple[Tensor, Tensor]:
             value = on_copies(self.log_density, x, level)
