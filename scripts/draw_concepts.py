@@ -6,7 +6,7 @@ A NAME is that of a file without `concepts_` and its ending. Without names all a
 seconds. All that they show is computed here, in closed form where that is possible.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 
 import numpy as np
 import torch
@@ -14,15 +14,17 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from pgmdiff import compose
+from pgmdiff import Consistent, Joint, compose
 from pgmdiff.gaussian import Gaussian, GaussianMixture, ar1, composed_precision, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, torus
 from pgmdiff.plotting import curves, plot
 from pgmdiff.plotting.style import INK, MIST, Sheet
 from pgmdiff.samplers import Heun, karras, sample
+from pgmdiff.testing import two_mode_chain
 from scripts.pictures import IMAGES, rules_of, run
 
 TINTS = ("#e3e6e9", "#c3d9ec", "#f6d9b8")
@@ -166,6 +168,68 @@ def rules() -> None:
     _save(figure, "rules")
 
 
+def messages() -> None:
+    """What the pieces of a chain of modes say of one noised state, before and after messages."""
+    data, sigma = two_mode_chain(6), 2.0
+    graph = chain(6, factor_model="pair", variable_model="single")
+    covariances = {"pair": data.covariance[:2, :2], "single": data.covariance[:1, :1]}
+    joint = compose(graph, data.models, rule=Consistent(covariances))
+    u = torch.tensor([[-1.4, -2.8, -0.9, 5.2, 0.3, 4.5]]).double()
+    exact = (u + sigma**2 * data(u, sigma))[0]
+    titles = {
+        False: "Before messages: the pieces disagree",
+        True: "At the fixed point of messages: they agree",
+    }
+    figure = Sheet(figsize=(8.4, 4.2), layout="constrained")
+    for axes, (agreed, title) in zip(
+        figure.subplots(1, 2, sharey=True), titles.items(), strict=True
+    ):
+        said, composed = local_means(joint, u, sigma, agreed=agreed)
+        axes.axhline(0, color="#e3e6e9", lw=0.8, zorder=0)
+        pairs = [name for name in said if len(said[name][0]) == 2]
+        for place, name in enumerate(pairs):
+            axes.plot(*said[name], "o-", color=EDGES[place % 2], ms=5, lw=2.2)
+        singles = [said[name] for name in said if name not in pairs]
+        axes.plot(*np.concatenate(singles, axis=1), "D", color=EDGES[2], ms=5, label="variables")
+        axes.plot(range(6), composed, "_", color=INK, ms=20, mew=2, label="composed")
+        axes.plot(
+            range(6), exact, "o", mfc="none", mec=INK, ms=13, mew=1.3, label="exact posterior mean"
+        )
+        axes.plot(range(6), u[0], "x", color=MIST, ms=7, mew=1.6, label="noised state, σ = 2")
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xticks(range(6), [f"x{place}" for place in range(6)])
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("denoised value")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    pair = Line2D([], [], color=EDGES[0], marker="o", ms=5, lw=2.2)
+    figure.legend(
+        [pair, *handles], ["pairs", *labels], loc="outside lower center", ncols=5, frameon=False
+    )
+    _save(figure, "messages")
+
+
+def local_means(
+    joint: Joint, u: Tensor, sigma: float, *, agreed: bool
+) -> tuple[dict[Hashable, tuple[list[int], list[float]]], list[float]]:
+    """Denoised values of one state under `Consistent`: of every region, and composed.
+
+    Regions have the places and values of their elements, at the fixed point of the messages if
+    `agreed` and without messages if not.
+    """
+    rule, level = joint.rule, torch.full_like(u[:, 0], sigma)
+    assert isinstance(rule, Consistent)
+    found = rule.converged(joint.evaluate, u, level).messages if agreed else None
+    score, _, answers = rule.heard(joint.evaluate, u, level, None, found)
+    said = {}
+    for answer in answers:
+        means = answer.chunk.gather(u + sigma**2 * score) - sigma**2 * answer.gap
+        index = answer.chunk.index.reshape(means.shape[1:])
+        for row, (places, values) in enumerate(zip(index, means[0], strict=True)):
+            name = answer.chunk.batch.group.name(answer.chunk.start + row)
+            said[name] = places.tolist(), values.tolist()
+    return said, (u + sigma**2 * score)[0].tolist()
+
+
 def exactness() -> None:
     """Precisions of a noised chain: what is exact, and what the marginal rule composes."""
     graph, data = chain(12), ar1(12, 0.9)
@@ -234,7 +298,8 @@ def _save(figure: Figure, name: str) -> None:
 
 
 PICTURES: Mapping[str, Callable[[], None]] = {
-    each.__name__: each for each in (state, regions, naive, scores, rules, exactness, loops)
+    each.__name__: each
+    for each in (state, regions, naive, scores, rules, messages, exactness, loops)
 }
 
 
