@@ -7,6 +7,7 @@ seconds. All that they show is computed here, in closed form where that is possi
 """
 
 from collections.abc import Callable, Hashable, Mapping
+from itertools import count
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from pgmdiff import Consistent, Joint, compose
+from pgmdiff import Consistent, compose
 from pgmdiff.gaussian import Gaussian, GaussianMixture, ar1, composed_precision, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, torus
+from pgmdiff.linalg import Floats
 from pgmdiff.plotting import curves, plot
 from pgmdiff.plotting.style import INK, MIST, Sheet
 from pgmdiff.samplers import Heun, karras, sample
@@ -170,64 +172,56 @@ def rules() -> None:
 
 def messages() -> None:
     """What the pieces of a chain of modes say of one noised state, before and after messages."""
-    data, sigma = two_mode_chain(6), 2.0
-    graph = chain(6, factor_model="pair", variable_model="single")
-    covariances = {"pair": data.covariance[:2, :2], "single": data.covariance[:1, :1]}
-    joint = compose(graph, data.models, rule=Consistent(covariances))
-    u = torch.tensor([[-1.4, -2.8, -0.9, 5.2, 0.3, 4.5]]).double()
-    exact = (u + sigma**2 * data(u, sigma))[0]
     titles = {
         False: "Before messages: the pieces disagree",
         True: "At the fixed point of messages: they agree",
     }
-    figure = Sheet(figsize=(8.4, 4.2), layout="constrained")
-    for axes, (agreed, title) in zip(
-        figure.subplots(1, 2, sharey=True), titles.items(), strict=True
-    ):
-        said, composed = local_means(joint, u, sigma, agreed=agreed)
+    figure, places = Sheet(figsize=(8.4, 4.2), layout="constrained"), range(6)
+    both = figure.subplots(1, 2, sharey=True)
+    for axes, (agreed, title) in zip(both, titles.items(), strict=True):
+        u, exact, composed, said = denoised(agreed=agreed)
         axes.axhline(0, color="#e3e6e9", lw=0.8, zorder=0)
-        pairs = [name for name in said if len(said[name][0]) == 2]
-        for place, name in enumerate(pairs):
+        for place, name in enumerate(name for name in said if len(said[name][0]) == 2):
             axes.plot(*said[name], "o-", color=EDGES[place % 2], ms=5, lw=2.2)
-        singles = [said[name] for name in said if name not in pairs]
-        axes.plot(*np.concatenate(singles, axis=1), "D", color=EDGES[2], ms=5, label="variables")
-        axes.plot(range(6), composed, "_", color=INK, ms=20, mew=2, label="composed")
-        axes.plot(
-            range(6), exact, "o", mfc="none", mec=INK, ms=13, mew=1.3, label="exact posterior mean"
-        )
-        axes.plot(range(6), u[0], "x", color=MIST, ms=7, mew=1.6, label="noised state, σ = 2")
+        single = np.concatenate([seen for seen in said.values() if len(seen[0]) == 1], axis=1)
+        axes.plot(*single, "D", color=EDGES[2], ms=5, label="variables")
+        axes.plot(places, composed, "_", color=INK, ms=20, mew=2, label="composed")
+        ring = {"mfc": "none", "mec": INK, "ms": 13, "mew": 1.3}
+        axes.plot(places, exact, "o", **ring, label="exact posterior mean")
+        axes.plot(places, u, "x", color=MIST, ms=7, mew=1.6, label="noised state, σ = 2")
         axes.set_title(title, loc="left", fontsize=11)
-        axes.set_xticks(range(6), [f"x{place}" for place in range(6)])
+        axes.set_xticks(places, [f"x{place}" for place in places])
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("denoised value")
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+    both[0].set_ylabel("denoised value")
+    handles, labels = both[0].get_legend_handles_labels()
     pair = Line2D([], [], color=EDGES[0], marker="o", ms=5, lw=2.2)
-    figure.legend(
-        [pair, *handles], ["pairs", *labels], loc="outside lower center", ncols=5, frameon=False
-    )
+    handles, labels = [pair, *handles], ["pairs", *labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
     _save(figure, "messages")
 
 
-def local_means(
-    joint: Joint, u: Tensor, sigma: float, *, agreed: bool
-) -> tuple[dict[Hashable, tuple[list[int], list[float]]], list[float]]:
-    """Denoised values of one state under `Consistent`: of every region, and composed.
+def denoised(*, agreed: bool) -> tuple[Tensor, Tensor, Tensor, dict[Hashable, Floats]]:
+    """A noised state of a chain of six, its exact denoised values, those composed, and the pieces'.
 
-    Regions have the places and values of their elements, at the fixed point of the messages if
-    `agreed` and without messages if not.
+    A piece has two rows: the places of its elements, and their values, without messages or
+    (`agreed`) at their fixed point.
     """
-    rule, level = joint.rule, torch.full_like(u[:, 0], sigma)
+    data, sigma = two_mode_chain(6), 2.0
+    graph = chain(6, factor_model="pair", variable_model="single")
+    covariances = {"pair": data.covariance[:2, :2], "single": data.covariance[:1, :1]}
+    joint = compose(graph, data.models, rule=Consistent(covariances))
+    rule, u = joint.rule, torch.tensor([[-1.4, -2.8, -0.9, 5.2, 0.3, 4.5]]).double()
     assert isinstance(rule, Consistent)
-    found = rule.converged(joint.evaluate, u, level).messages if agreed else None
-    score, _, answers = rule.heard(joint.evaluate, u, level, None, found)
-    said = {}
-    for answer in answers:
-        means = answer.chunk.gather(u + sigma**2 * score) - sigma**2 * answer.gap
-        index = answer.chunk.index.reshape(means.shape[1:])
-        for row, (places, values) in enumerate(zip(index, means[0], strict=True)):
-            name = answer.chunk.batch.group.name(answer.chunk.start + row)
-            said[name] = places.tolist(), values.tolist()
-    return said, (u + sigma**2 * score)[0].tolist()
+    level = torch.full_like(u[:, 0], sigma)
+    etas = rule.converged(joint.evaluate, u, level).messages if agreed else None
+    score, _, answers = rule.heard(joint.evaluate, u, level, None, etas)
+    composed, said = u + sigma**2 * score, {}
+    for chunk, _, gap, _ in answers:
+        means = (chunk.gather(composed) - sigma**2 * gap)[0]
+        index = chunk.index.reshape(means.shape)
+        for row, places, values in zip(count(chunk.start), index, means, strict=False):
+            said[chunk.batch.group.name(row)] = torch.stack([places, values]).numpy()
+    return u[0], (u + sigma**2 * data(u, sigma))[0], composed[0], said
 
 
 def exactness() -> None:
