@@ -53,6 +53,12 @@ class Loops(Eigen):
         self.completion = completion
         self._levels: dict[float, Level] = {}
 
+    def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
+        # Eigenvectors mix elements of different units; one step of refinement restores each.
+        found = super().__call__(b, sigma)
+        left = b - found - sigma[:, None] ** 2 * (found @ self.completion.to(b))
+        return found + super().__call__(left, sigma)
+
     def level(self, sigma: float) -> Level:
         """What a noise level requires, kept for the latest few."""
         if sigma not in self._levels:
