@@ -46,6 +46,8 @@ __all__ = ["Blocks", "Completion", "completed"]
 
 PATIENCE = 30
 """Sweeps that hardly lower the ridge, after which covariances count as having no completion."""
+EXTRAPOLATED = 5
+"""Sweeps from one extrapolation to the next."""
 AT_ONCE = 2**24
 """Most numbers that are gathered for one step."""
 
@@ -118,22 +120,28 @@ def completed(
     # One more element, correlated with none, pads the blocks that are updated together.
     held = F.pad(~known.isnan(), (0, 1, 0, 1), value=True)
     w = F.pad(known.nan_to_num(), (0, 1, 0, 1))
-    steps, ridge, share, waited = _steps(graph), 1.0, 1.0, 0
+    steps, ridge, share, waited, before, last = _steps(graph), 1.0, 1.0, 0, w, w
     while not _definite(w, -ridge):
         ridge *= 2
     w.diagonal()[:-1].add_(ridge)
     for sweep in tqdm(range(1, most_sweeps + 1), desc="completion", delay=3, leave=False):
+        before = w.clone() if sweep % EXTRAPOLATED in (0, EXTRAPOLATED - 1) else before
         change = max((step.update(w, held) for step in steps), default=0.0)
+        last = w - before if sweep % EXTRAPOLATED == EXTRAPOLATED - 1 else last
         if ridge:
-            share = min(2 * share, 1.0)
             while not _definite(w, 1.5 * share * ridge) and share > 1e-6:
                 share /= 2
             less = share * ridge
             waited = waited + 1 if share < 0.01 else 0
-            ridge -= less
+            ridge, share = ridge - less, min(2 * share, 1.0)
             w.diagonal()[:-1].sub_(less)
         elif change <= tolerance:
             break
+        elif sweep % EXTRAPOLATED == 0:  # the slowest mode, as a geometric series (Aitken)
+            moved = w - before
+            rate = min(float((moved * last).sum() / last.square().sum()), 0.99)
+            further = w + rate / (1 - rate) * moved
+            w = further if rate > 0 and _definite(further, 0.0) else w
         if waited == PATIENCE or sweep == most_sweeps:
             raise _unfit(graph, w, ridge, sweep)
     k = torch.zeros_like(w)
@@ -269,18 +277,23 @@ def _square(matrix: Tensor, index: Tensor) -> Tensor:
 
 def _unfit(graph: RegionGraph, w: Tensor, ridge: float, sweeps: int) -> GraphError:
     """The error for covariances without a completion: it names the region that fits worst."""
+    if not ridge:
+        return GraphError(
+            f"Posterior: expected a completion of the covariances within {sweeps} sweeps, but W "
+            "still changed. Give the covariances a larger ridge."
+        )
     weakest = torch.linalg.eigh(w[:-1, :-1])[1][:, 0]
-    against, worst, name = -1.0, 0.0, None
+    most, misfit, name = -1.0, 0.0, None
     for group, index in _outer(graph):
         apart = taken_blocks(w, index).abs() * (index[:, :, None] != index[:, None])
         pull = (apart * (weakest[index][:, :, None] * weakest[index][:, None]).abs()).amax((1, 2))
-        if pull.max() > against:
+        if pull.max() > most:
             row = int(pull.argmax())
-            against, name = float(pull[row]), group.name(row)
-            worst = float(apart[row].max()) * ridge / (1 + ridge)
+            most, name = float(pull[row]), group.name(row)
+            misfit = float(apart[row].max()) * ridge / (1 + ridge)
     return GraphError(
         "Posterior: expected the covariances of one distribution, but no positive definite matrix "
         f"with these blocks was found in {sweeps} sweeps; a correlation of region {name!r} is off "
-        f"by {worst:.3g}. Read all covariances off one estimate (fit_covariances), or give it a "
-        "larger ridge."
+        f"by {misfit:.3g}. Read all covariances off one estimate (fit_covariances), or raise all "
+        f"variances by {ridge:.2g} of themselves (ridge=)."
     )
