@@ -10,17 +10,21 @@ Jacobian to the assumed one, of two successive calls: each region's, or a sample
 """
 
 from math import inf
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from pgmdiff.composition.consistent import Consistent
 from pgmdiff.composition.joint import Joint
+from pgmdiff.composition.plan import Batch
 
-__all__ = ["FREE", "POLICIES", "Messages", "Policy"]
+__all__ = ["POLICIES", "Messages", "Policy", "free", "inverses"]
 
-FREE = {"damping": 1.0, "trust": 1e100}
-"""Options of `Consistent` with which a call leaves η + gap."""
+
+def free(covariances: Any, mean: Tensor | None = None) -> Consistent:
+    """`Consistent` without damping and bound: a call leaves η + gap."""
+    return Consistent(covariances, mean=mean, damping=1.0, trust=1e100)
 
 
 class Policy(NamedTuple):
@@ -54,21 +58,33 @@ POLICIES = {
 }
 
 
+Changes = list[tuple[Tensor, Tensor]]
+"""Denoised values of every region, the model's own and the assumed."""
+
+
+def inverses(batch: Batch) -> Tensor:
+    """Σ_r⁻¹ of a batch, float64 `[n or 1, d, d]`."""
+    assert batch.precisions is not None, "Consistent binds them"
+    return batch.precisions.dense().double()
+
+
 class Messages:
     """A run of `Consistent` whose messages follow a policy.
 
     Args:
-        joint: under `Consistent(..., **FREE)`.
+        joint: under the rule `free`.
         policy: what is made of its moves.
     """
 
     def __init__(self, joint: Joint, policy: Policy) -> None:
         self.joint, self.policy, self.largest = joint, policy, 0.0
         self.memory: dict[str, Tensor] = {}
-        self._latest, self._held, self._earlier, self._now = self.memory, False, None, None
+        self._latest, self._held = self.memory, False
+        self._earlier: Changes = []
+        self._now: Changes = []
         self.modes = []
         for batch in joint.batches:
-            values, vectors = torch.linalg.eigh(batch.precisions.dense().double())
+            values, vectors = torch.linalg.eigh(inverses(batch))
             self.modes.append((1 / values, vectors.expand(len(batch.group), -1, -1)))
 
     def hold(self) -> None:
@@ -127,10 +143,10 @@ class Messages:
             self.commit()
         return score
 
-    def _steps(self, changes: list[tuple[Tensor, Tensor]], level: float) -> list[Tensor]:
+    def _steps(self, changes: Changes, level: float) -> list[Tensor]:
         """γ_r, `[B, n, 1]` per batch, from denoised values, the models' own and the assumed."""
         damping = self.policy.damping
-        if self._earlier is None or not self.policy.secant:
+        if not self._earlier or not self.policy.secant:
             return [torch.full_like(own[..., :1], damping) for own, _ in changes]
         ratios = []
         for new, old, (variance, _) in zip(changes, self._earlier, self.modes, strict=True):
