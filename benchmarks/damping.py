@@ -94,7 +94,7 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
         problems["three-mode chain"] = three_mode_chain().problem
         problems["grid"] = ising(grid(3, 3), 0.7)
     sizes = (2, 4, (8,)) if smoke else (8, 50, (20, 60))
-    seeds, each, levels = (1, 4, 6) if smoke else (4, 12, 20)
+    levels = 6 if smoke else 20
     case = CASES[0]
     network, ruler = from_denoiser(case.load()), Ruler(case)
     rule = free(case.covariances(SMALL))
@@ -106,12 +106,13 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
         joint, q = imperfect(kind)
         cases[kind] = joint, partial(energy_distance, q.sample(1000, generator=0))
     sigmas = karras(levels, 0.01, 40.0)
+    counts = {name: (1, 4) if smoke else (4, 12) if name == "sea" else (12, 100) for name in cases}
     found = {
         "paths": [r for name, q in problems.items() for r in _paths(name, q, policies, *sizes)],
         "safety": [
             row
             for name, (joint, energy) in cases.items()
-            for row in _safety(name, joint, energy, policies, sigmas, (seeds, each))
+            for row in _safety(name, joint, energy, policies, sigmas, counts[name])
         ],
         "jacobians": _jacobians(sea, (10.0,) if smoke else (0.3, 1.0, 3.0, 10.0, 20.0)),
     }
