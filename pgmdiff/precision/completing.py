@@ -164,8 +164,8 @@ def _scaled(
     gaps = [float((known[row[:, None], row] - w[row[:, None], row]).abs().max()) for row in regions]
     names = [name for group, index in _outer(graph) for name in group.names]
     raise GraphError(
-        "Posterior: expected the covariances of one distribution, but no positive definite matrix "
-        f"with these blocks was found in {sweep} sweeps; a correlation of region "
+        "Covariances: expected the covariances of one distribution, but no positive definite "
+        f"matrix with these blocks was found in {sweep} sweeps; a correlation of region "
         f"{names[int(np.argmax(gaps))]!r} is off by {max(gaps):.3g}. Read all covariances off one "
         "estimate (fit_covariances), or give them a larger ridge=."
     )
@@ -336,7 +336,7 @@ def _unfit(graph: RegionGraph, w: Tensor, ridge: float, sweeps: int) -> GraphErr
     """The error for covariances without a completion: it names the region that fits worst."""
     if not ridge:
         return GraphError(
-            f"Posterior: expected a completion of the covariances within {sweeps} sweeps, but W "
+            f"Covariances: expected a completion of the covariances within {sweeps} sweeps, but W "
             "still changed. Give the covariances a larger ridge."
         )
     weakest = torch.linalg.eigh(w[:-1, :-1])[1][:, 0]
@@ -349,8 +349,8 @@ def _unfit(graph: RegionGraph, w: Tensor, ridge: float, sweeps: int) -> GraphErr
             most, name = float(pull[row]), group.name(row)
             misfit = float(apart[row].max()) * ridge / (1 + ridge)
     return GraphError(
-        "Posterior: expected the covariances of one distribution, but no positive definite matrix "
-        f"with these blocks was found in {sweeps} sweeps; a correlation of region {name!r} is off "
-        f"by {misfit:.3g}. Read all covariances off one estimate (fit_covariances), or raise all "
-        f"variances by {ridge:.2g} of themselves (ridge=)."
+        "Covariances: expected the covariances of one distribution, but no positive definite "
+        f"matrix with these blocks was found in {sweeps} sweeps; a correlation of region {name!r} "
+        f"is off by {misfit:.3g}. Read all covariances off one estimate (fit_covariances), or "
+        f"raise all variances by {ridge:.2g} of themselves (ridge=)."
     )

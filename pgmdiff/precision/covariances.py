@@ -91,18 +91,19 @@ class Dense(Covariances):
     def _checked(self, key: Hashable, name: Hashable, d: int) -> Tensor:
         if key not in self.matrices:
             raise GraphError(
-                f"Posterior: region {name!r} has no covariance. Give one by its name or model id; "
-                "that of a sub-region can be read off a region around it, or fit_covariances."
+                f"Covariances: region {name!r} has no covariance. Give one by its name or model "
+                "id; that of a sub-region can be read off a region around it, or fit_covariances."
             )
         matrix = torch.as_tensor(self.matrices[key]).detach()
         if tuple(matrix.shape) != (d, d):
             raise ShapeError(
-                f"Posterior: expected the covariance of {name!r} as [{d}, {d}], got "
+                f"Covariances: expected the covariance of {name!r} as [{d}, {d}], got "
                 f"{tuple(matrix.shape)}. Flatten the region in the order its model sees."
             )
         if float((matrix - matrix.T).abs().max()) > 1e-5 * float(matrix.abs().max()):
             raise ShapeError(
-                f"Posterior: the covariance of {name!r} is not symmetric. Give E[(u - m)(u - m)ᵀ]."
+                f"Covariances: the covariance of {name!r} is not symmetric. Give "
+                "E[(u - m)(u - m)ᵀ]."
             )
         return (matrix + matrix.T).double().cpu() / 2
 
@@ -296,7 +297,7 @@ def _places(parents: Mapping[Hashable, Place], group: RegionGroup) -> list[Place
     for name in group.names:
         if name not in parents:
             raise GraphError(
-                f"Posterior: region {name!r} is not among those that the covariances were fitted "
+                f"Covariances: region {name!r} is not among those that the covariances were fitted "
                 "for. Fit them on this graph."
             )
     first, *others = (parents[name] for name in group.names)

@@ -244,8 +244,8 @@ class DenseCovariances(RegionCovariances):
         infinite = ~self.matrices.isfinite().flatten(1).all(dim=1)
         if infinite.any():
             raise GraphError(
-                f"Posterior: the covariance of {names(int(infinite.nonzero()[0]))!r} holds NaN or "
-                "infinity. Remove states that are not finite before estimating it."
+                f"Covariances: the covariance of {names(int(infinite.nonzero()[0]))!r} holds NaN "
+                "or infinity. Remove states that are not finite before estimating it."
             )
         scaled, units = correlations(self.matrices)
         values, vectors = torch.linalg.eigh(scaled)
@@ -254,7 +254,7 @@ class DenseCovariances(RegionCovariances):
             row = int((values <= floor).any(dim=1).nonzero()[0])
             own = torch.linalg.eigvalsh(self.matrices[row])
             raise GraphError(
-                f"Posterior: the covariance of {names(row)!r} is singular or indefinite, its "
+                f"Covariances: the covariance of {names(row)!r} is singular or indefinite, its "
                 f"eigenvalues go from {own.min():.3g} to {own.max():.3g}. Estimate "
                 "it from more samples, or add to its diagonal (ridge=)."
             )
@@ -286,7 +286,7 @@ class LowRankCovariances(RegionCovariances):
         if not (finite.all() and 0 < self.floor < torch.inf):
             row = 0 if finite.all() else int((~finite).nonzero()[0])
             raise GraphError(
-                f"Posterior: expected the low-rank covariance of {names(row)!r} with finite "
+                f"Covariances: expected the low-rank covariance of {names(row)!r} with finite "
                 f"factors and a positive δ, got δ = {self.floor:.3g}. Estimate it from more "
                 "samples."
             )

@@ -89,7 +89,7 @@ def indefinite(precision: ComposedPrecision, smallest: float | None = None) -> I
     """The error for an indefinite P, with its smallest eigenvalue (if known) and the remedy."""
     shown = "" if smallest is None else f", its smallest eigenvalue is {smallest:.3g}"
     return IndefiniteError(
-        f"Posterior: the composed precision P is not positive definite{shown}. Read all "
+        f"Covariances: the composed precision P is not positive definite{shown}. Read all "
         "covariances off one estimate (fit_covariances), give it a larger ridge, or use the "
         "marginal rule. (On loops P stands for the completion beyond 2,000 elements.)"
     )

@@ -70,7 +70,7 @@ class ConjugateGradients(Solve):
             self.steps, self._residual = found.steps, found.residual
             if not found.residual <= ACCEPTED:
                 raise ScoreError(
-                    f"Posterior: conjugate gradients left a relative residual of "
+                    f"Joint: conjugate gradients left a relative residual of "
                     f"{found.residual:.2g} after {found.steps} steps. {found.reason} Better "
                     "conditioned covariances (a larger ridge) help."
                 )
@@ -80,9 +80,9 @@ class ConjugateGradients(Solve):
 
     def log_determinant(self, sigma: Tensor) -> Tensor:
         raise GraphError(
-            f"Consistent: log det(I + σ² P) of {self.precision.graph.n_elements} elements is not "
-            f"computed beyond {SMALL} elements, except on junction trees, for low rank and on "
-            "periodic windows. The score does not need it."
+            f"Joint.log_density: log det(I + σ² P) of {self.precision.graph.n_elements} elements "
+            f"is not computed beyond {SMALL} elements, except on junction trees, for low rank and "
+            "on periodic windows. The score does not need it."
         )
 
     def product(self, v: Tensor) -> Tensor:

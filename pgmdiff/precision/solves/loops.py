@@ -60,7 +60,7 @@ class Loops(Eigen):
         self.values, self.vectors = torch.linalg.eigh(completion)
         if len(self.values) and not self.values[0] > 0:
             raise IndefiniteError(
-                "Posterior: the completion is not positive definite, its smallest eigenvalue is "
+                "Covariances: the completion is not positive definite, its smallest eigenvalue is "
                 f"{self.values[0]:.3g}. Regions that are conditioned on observations require "
                 "covariances smaller than those of the prior."
             )
@@ -112,8 +112,8 @@ class Loops(Eigen):
         score, faded = self(b - pulled, sigma), 1 - fade > NEGLIGIBLE
         if torch.is_grad_enabled() and sigma.requires_grad and faded.any():
             raise ScoreError(
-                "Posterior: on graphs with loops the score has no gradient with respect to σ. "
-                "Detach sigma."
+                "Joint: on graphs with loops, where data is not Gaussian, the score has no "
+                "gradient with respect to σ. Detach sigma."
             )
         for level in sigma[faded].unique().tolist():
             rows = (faded & (sigma == level)).nonzero()[:, 0]
