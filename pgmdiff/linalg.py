@@ -262,7 +262,8 @@ def anderson(
 
     Args:
         residual: r; it receives None in place of the first x, 0.
-        tolerance: of the errors. A sample that has reached it stays as it is.
+        tolerance: of the errors. A sample that has reached it stays as it is, and so does one
+            whose residual is not finite.
         most_steps: the largest number of residuals.
         kept: number of earlier steps that are used.
         patience: number of steps after which only 2 are used, which is slower but safer.
@@ -275,14 +276,14 @@ def anderson(
     moved: list[Tensor] = []
     changed: list[Tensor] = []
     while True:
-        active = ~(now.errors <= tolerance)  # NaN is not convergence
-        sound = bool(now.moves[active].isfinite().all())
-        if not active.any() or not sound or steps == most_steps:
-            return FixedPoint(x, now.errors, steps, not active.any().item())
+        sound = now.moves.isfinite().all(dim=1)
+        active = sound & ~(now.errors <= tolerance)
+        if not active.any() or steps == most_steps:
+            return FixedPoint(x, now.errors, steps, bool((now.errors <= tolerance).all()))
         step = mixing * now.moves
         if changed:
             slopes, reach = torch.stack(changed, dim=1), torch.stack(moved, dim=1)
-            inside = slopes * now.units[:, None]
+            inside = (slopes * now.units[:, None]).where(active[:, None, None], 0)
             gram = inside @ inside.mT
             size = gram.diagonal(dim1=1, dim2=2).amax(dim=1).clamp(min=1e-300)
             gram = gram / size[:, None, None] + 1e-12 * torch.eye(len(changed)).to(gram)
@@ -296,31 +297,37 @@ def anderson(
         moved, changed = [*moved, step][-depth:], [*changed, now.moves - before.moves][-depth:]
 
 
-def implicit_fixed_point(moves: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def implicit_fixed_point(
+    moves: Callable[[Tensor], Tensor], x: Tensor, *, tolerance: float, what: str
+) -> Tensor:
     """A fixed point x, r(x, θ) = 0, with its derivative in θ, by iterations in the backward pass.
 
     Args:
         moves: maps x to r(x, θ), both `[batch, n]`.
         x: the fixed point.
+        tolerance: of the derivative, relative to the gradient that is pulled back.
+        what: the caller, which errors name.
 
     Raises:
         PgmdiffError: in the backward pass, if its iteration does not converge, or a derivative of
             the derivative is required.
     """
-    found = x.detach() + moves(x.detach())
-    if not found.requires_grad:
-        return found
+    left = moves(x.detach())
+    if not left.requires_grad:
+        return x
+    found = x.detach() + (left - left.detach())  # x itself, with the derivative of `left`
 
     def pull(gradient: Tensor) -> Tensor:
         """The solution w = gradient + (1 + ∂r/∂x)ᵀ w."""
         if torch.is_grad_enabled():
             raise PgmdiffError(
-                "a fixed point has first derivatives only: call backward without create_graph."
+                f"{what}: a fixed point has first derivatives only. Call backward without "
+                "create_graph."
             )
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             moved = leaf + moves(leaf)
-        size = gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
+        size = gradient.norm(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
 
         def residual(w: Tensor | None) -> Residual:
             back = gradient
@@ -329,11 +336,12 @@ def implicit_fixed_point(moves: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
                 back = gradient + pulled - w
             return Residual(back, torch.ones_like(back), back.norm(dim=1) / size)
 
-        solved = anderson(residual, tolerance=1e-8, most_steps=200, kept=30, patience=200)
+        solved = anderson(residual, tolerance=tolerance, most_steps=200, kept=30, patience=200)
         if not solved.converged:
             raise PgmdiffError(
-                "the derivative of a fixed point was not found: its residual is "
-                f"{solved.errors.max():.2g} after {solved.steps} steps."
+                f"{what}: the derivative of a fixed point left a relative residual of "
+                f"{solved.errors.max():.2g} after {solved.steps} steps, expected {tolerance:.2g}. "
+                "float64 may help."
             )
         return solved.x
 

@@ -22,11 +22,12 @@ A run carries the messages from call to call. A call without memory is a pure fu
 iterates from η = 0 to the fixed point, by Anderson's extrapolation (Anderson, "Iterative procedures
 for nonlinear integral equations", 1965), without damping or trust. There s is the gradient of
 
-    L_σ(u) = Σ_r c_r [log q_σ(A_r u + σ² η_r) + ½ σ² |η_r|² + η_r · A_r (u - m)]
-             + ½ (D - m)ᵀ (K - P)(D - m)
+    L_σ(u) = Σ_r c_r [log q_σ(A_r u + σ² η_r) + ½ σ² |η_r|² - σ² η_r · A_r s]
+             - ½ (D - m)ᵀ (K - P)(D - m)
              + ½ Σ_r c_r log det(Σ_r + σ² I) - ½ log det(K⁻¹ + σ² I)
 
-wherever w = 1. For Gaussian data Markov to the graph it is log q_σ, constants included.
+wherever w = 1. For Gaussian data Markov to the graph it is log q_σ, constants included. It is
+stationary in η and s, so that errors of the fixed point count only by their squares.
 """
 
 from dataclasses import dataclass
@@ -110,11 +111,6 @@ class Consistent(Closure):
         if memory is None:
             return self.converged(evaluate, u, sigma).score.to(u)
         mean, messages = self.known_mean(evaluate, u, memory), memory.get(MESSAGES)
-        if messages is not None and len(messages) != len(u):
-            raise ScoreError(
-                f"Consistent: expected the batch of the run, {len(messages)} samples, whose "
-                f"messages are remembered, got {len(u)}. Begin another run: joint.remembering()."
-            )
         capped = memory.get(CAPPED, torch.zeros_like(sigma))
         for _ in range(self.iterations):
             score, _, answers = self.heard(evaluate, u, sigma, mean, messages)
@@ -151,7 +147,7 @@ class Consistent(Closure):
             ScoreError: the messages have not converged after `MOST_STEPS` evaluations.
         """
         assert self.precision is not None, "compose binds it"
-        mean = self.known_mean(evaluate, u, {})
+        mean = self.known_mean(evaluate, u, None)
         tolerance = 1e-8 if u.dtype == torch.float64 else 1e-4
         rounding = ROUNDING * torch.finfo(u.dtype).eps
         levels = sigma.detach().double().clamp(min=1e-30)[:, None]
@@ -175,8 +171,9 @@ class Consistent(Closure):
 
         with torch.no_grad():
             found = anderson(residual, tolerance=tolerance, most_steps=MOST_STEPS)
-        if not found.converged:
-            entry = int(found.errors.nan_to_num(torch.inf).argmax())
+        apart = found.errors.where(found.errors.isfinite(), 0)  # what is not, a joint finds itself
+        if (apart > tolerance).any():
+            entry = int(apart.argmax())
             raise ScoreError(
                 f"Consistent: the messages have not converged at σ = {sigma[entry].item():g}, "
                 f"batch entry {entry}: local means differ by {found.errors[entry]:.2g} posterior "
@@ -186,17 +183,24 @@ class Consistent(Closure):
             )
         messages = found.x
         if torch.is_grad_enabled():
-            messages = implicit_fixed_point(lambda eta: residual(eta).moves, messages)
+            messages = implicit_fixed_point(
+                lambda eta: residual(eta).moves,
+                messages,
+                tolerance=max(1e-8, rounding),
+                what="Consistent",
+            )
         score, fade = self.joined(evaluate, u, sigma, mean, messages)
         return Agreement(score, messages, fade, mean)
 
     def log_density(self, evaluate: Evaluate, u: Tensor, sigma: Tensor) -> Tensor:
-        """L_σ(u) at the fixed point, whose gradient is the score there: `[B]`, in nats.
+        """L_σ(u) at the fixed point, whose gradient in u is the score there: `[B]`, in nats.
+
+        Gradients in conditions and weights of networks are not defined: they are left out.
 
         Raises:
             ScoreError: the messages have not converged, the score of a piece has no `log_density`,
-                w < 1, so that the score is no gradient, or a gradient with respect to σ is
-                required, which L_σ does not have.
+                trust is 0 or w < 1, so that the score is no gradient, or a gradient with respect
+                to σ is required, which L_σ does not have.
             GraphError: log det(I + σ² P) is not available: the state is too large and the graph no
                 junction tree.
         """
@@ -204,6 +208,8 @@ class Consistent(Closure):
         def pull(gradient: Tensor, u: Tensor) -> tuple[Tensor]:
             return (gradient[:, None] * self.converged(evaluate, u, sigma).score.to(u),)
 
+        if not self.trust:
+            return super().log_density(evaluate, u, sigma)  # its error
         with torch.no_grad():
             found = self._value(evaluate, u, sigma)
         check_gradient(found, sigma, lambda: "Joint.log_density under Consistent")
@@ -224,17 +230,16 @@ class Consistent(Closure):
                 "junction tree, or at a larger σ."
             )
         total = 0.5 * (precision.log_determinants(sigma) - solve.log_determinant(sigma))
-        centred = u.double() if point.mean is None else u - point.mean.to(u.device)
-        levels = sigma.double()[:, None]
-        if self.loops is not None:
-            away = centred + levels**2 * point.score
+        squared = sigma.double()[:, None] ** 2
+        if self.loops is not None and point.mean is not None:
+            away = u - point.mean.to(u.device) + squared * point.score
             total = total + self.loops.constant
-            total = total + 0.5 * (away @ self.loops.solve.gap.to(away) * away).sum(dim=1)
-        shift = (point.messages * levels**2).to(u)
+            total = total - 0.5 * (away @ self.loops.solve.gap.to(away) * away).sum(dim=1)
+        shift = (point.messages * squared).to(u)
         for chunk, densities in evaluate(u, sigma, density=True, shift=shift):
             eta = chunk.own(point.messages)
-            tilt = 0.5 * levels[chunk.samples, None] ** 2 * eta + chunk.gather(centred)
-            own = densities + (eta * tilt).sum(dim=2)
+            tilt = eta * (0.5 * eta - chunk.gather(point.score))
+            own = densities + squared[chunk.samples] * tilt.sum(dim=2)
             total[chunk.samples] += own @ chunk.weights.to(own)
         return total.to(u)
 

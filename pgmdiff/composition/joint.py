@@ -94,9 +94,16 @@ class Joint:
         """
         flat, sigmas, condition = flattened(self.event_shape, u, sigma, condition)
         evaluate = partial(self.evaluate, condition=condition)
+        before = None if memory is None else dict(memory)
+        for name, values in (before or {}).items():
+            if len(values) != len(flat):
+                raise ScoreError(
+                    f"Joint: expected the batch of the run, {len(values)} samples, whose {name} is "
+                    f"remembered, got {len(flat)}. Begin another run: joint.remembering()."
+                )
         total = self.rule.score(evaluate, flat, sigmas, memory)
         if self.check_finite and not torch.compiler.is_compiling() and not total.isfinite().all():
-            self.find_guilty(flat, sigmas, condition)
+            self.find_guilty(flat, sigmas, condition, before)
         return total.reshape(u.shape)
 
     def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
@@ -118,6 +125,8 @@ class Joint:
         flat, sigmas, condition = flattened(self.event_shape, u, sigma, condition)
         evaluate = partial(self.evaluate, condition=condition)
         total = self.rule.log_density(evaluate, flat, sigmas)
+        if self.check_finite and total.isnan().any():
+            self.find_guilty(flat, sigmas, condition)
         return total.reshape(u.shape[: u.ndim - len(self.event_shape)])
 
     def remembering(self, memory: Memory | None = None) -> "Remembering":
@@ -266,8 +275,12 @@ class Joint:
             self._placed[key] = batches
         return self._placed[key]
 
-    def find_guilty(self, u: Tensor, sigma: Tensor, condition: Condition) -> None:
+    def find_guilty(
+        self, u: Tensor, sigma: Tensor, condition: Condition, memory: Memory | None = None
+    ) -> None:
         """Raises a `ScoreError` that names the node, σ and batch entry of a NaN or infinity.
+
+        The rule makes its call again, from the memory given.
 
         Raises:
             ScoreError: always; it says that the sum overflows if every node is finite.
@@ -280,17 +293,27 @@ class Joint:
                 f"(σ = {sigma[entry].item():g}). Look at the step before: too large a step, or a "
                 "start that does not fit σ."
             )
-        with torch.no_grad():
-            for chunk, values in self.evaluate(u, sigma, condition=condition):
+
+        def checked(
+            u: Tensor, sigma: Tensor, *, density: bool = False, shift: Tensor | None = None
+        ) -> Iterator[tuple[Chunk, Tensor]]:
+            for chunk, values in self.evaluate(
+                u, sigma, condition=condition, density=density, shift=shift
+            ):
                 fine = values.isfinite().all(dim=2)
                 if not fine.all():
                     sample, row = (~fine).nonzero()[0].tolist()
                     entry = chunk.samples.start + sample
+                    where = "" if shift is None else ", where its message shifts its input"
                     raise ScoreError(
                         f"Joint: the score of node {chunk.batch.group.name(chunk.start + row)!r} "
-                        f"is not finite at σ = {sigma[entry].item():g}, batch entry {entry}. "
-                        "Call it alone on this input; a denoiser has no score at σ = 0."
+                        f"is not finite at σ = {sigma[entry].item():g}, batch entry {entry}"
+                        f"{where}. Call it alone on this input; a denoiser has no score at σ = 0."
                     )
+                yield chunk, values
+
+        with torch.no_grad():
+            self.rule.score(checked, u, sigma, memory)
         raise ScoreError(
             "Joint: every node's score is finite but their weighted sum overflows "
             f"{u.dtype}. Use a wider dtype or a smaller state."

@@ -28,6 +28,7 @@ from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.plan import Batch
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import Shape, implicit_fixed_point
 from pgmdiff.precision import Completion, ComposedPrecision, Loops
 from pgmdiff.text import by_field
 
@@ -87,18 +88,26 @@ class ClosedLoops:
     def measured_mean(self, evaluate: Evaluate, like: Tensor) -> Tensor:
         """The fixed point of the denoisers at a high level, per sample: float64 `[B, N]`."""
         sigma, mean = torch.full_like(like[:, 0], self.level), torch.zeros_like(like)
-        for _ in range(MOST_STEPS):
+
+        def moves(mean: Tensor) -> Tensor:
             sums, times = torch.zeros_like(mean), torch.zeros_like(mean)
             for chunk, scores in evaluate(mean, sigma):
                 outer = torch.tensor(chunk.batch.group.outer[chunk.start : chunk.stop])
                 weights = outer.to(scores)[:, None].expand_as(scores)
                 for total, values in ((sums, self.level**2 * scores * weights), (times, weights)):
                     total[chunk.samples].index_add_(1, chunk.index, values.flatten(1))
-            move = (sums / times.clamp(min=1)).detach()
-            still = move.abs().amax(dim=1, keepdim=True) <= 1e-6 * self.level
-            mean = mean + move.where(~still, 0)
-            if still.all():
-                break
+            return sums / times.clamp(min=1)
+
+        with torch.no_grad():
+            for _ in range(MOST_STEPS):
+                move = moves(mean)
+                still = move.abs().amax(dim=1, keepdim=True) <= 1e-6 * self.level
+                mean = mean + move.where(~still, 0)
+                if still.all():
+                    break
+        if torch.is_grad_enabled():
+            tolerance = max(1e-8, 100 * torch.finfo(mean.dtype).eps)
+            mean = implicit_fixed_point(moves, mean, tolerance=tolerance, what="mean")
         return mean.double()
 
     def misfit(self, chunk: Chunk, u: Tensor, eta: Tensor, scores: Tensor, sigma: Tensor) -> Tensor:
@@ -147,41 +156,47 @@ class ClosedLoops:
 def state_mean(graph: RegionGraph, mean: Tensor | Mapping[Any, Tensor] | None) -> Tensor | None:
     """The mean of the state, float64 `[N]`, from one of the event shape or one per region.
 
+    Where regions overlap, means by name are averaged, as covariances are.
+
     Raises:
-        GraphError: means by name leave out an element, or differ where regions overlap.
+        GraphError: means by name leave out an element.
         ShapeError: a mean has another shape, or is not finite.
     """
     if mean is None:
         return None
     if isinstance(mean, Mapping):
-        whole = torch.full((graph.n_elements,), torch.nan, dtype=torch.float64)
+        total, times = torch.zeros(2, graph.n_elements, dtype=torch.float64)
         for name, values in mean.items():
             index = graph.elements(name)
-            given = torch.as_tensor(values).detach().double().cpu()
-            if given.shape != index.shape:
-                raise ShapeError(
-                    f"mean: expected that of {name!r} as {tuple(index.shape)}, got "
-                    f"{tuple(given.shape)}. Give it as the region's model sees it."
-                )
-            whole[index] = given
-        if whole.isnan().any():
+            given = _numbers(values, tuple(index.shape), f"that of {name!r} as")
+            total.index_add_(0, index.reshape(-1), given.reshape(-1))
+            times.index_add_(0, index.reshape(-1), torch.ones_like(given).reshape(-1))
+        if not times.all():
             raise GraphError(
                 "mean: expected the means of regions that cover the state, got none for element "
-                f"{int(whole.isnan().nonzero()[0])}. Give those of all outer regions."
+                f"{int((times == 0).nonzero()[0])}. Give those of all outer regions."
             )
+        whole: Tensor = total / times
         return whole
-    try:
-        found = torch.as_tensor(mean if isinstance(mean, Tensor) else np.asarray(mean, np.float64))
-    except (TypeError, ValueError):
+    return _numbers(mean, graph.event_shape, "the shape").reshape(-1)
+
+
+def _numbers(values: Any, shape: Shape, what: str) -> Tensor:
+    """A mean as float64 on the CPU, or a `ShapeError`."""
+    if not isinstance(values, Tensor):
+        try:
+            values = torch.from_numpy(np.asarray(values, np.float64))
+        except (TypeError, ValueError):
+            raise ShapeError(
+                f"mean: expected {what} {shape}, got {values!r}. Give a tensor, or a mapping from "
+                "the names of regions to one of each."
+            ) from None
+    if tuple(values.shape) != shape or values.is_complex():
         raise ShapeError(
-            f"mean: expected a tensor of shape {graph.event_shape}, or one by region name, got "
-            f"{mean!r}."
-        ) from None
-    if tuple(found.shape) != graph.event_shape:
-        raise ShapeError(
-            f"mean: expected the shape {graph.event_shape}, got {tuple(found.shape)}. Give one "
-            "number per element of the state."
+            f"mean: expected {what} {shape}, got {tuple(values.shape)} of {values.dtype}. Give one "
+            "real number per element, those of regions as their models see them."
         )
-    if not found.isfinite().all():
+    if not values.isfinite().all():
         raise ShapeError("mean: it holds NaN or infinity. Remove states that do.")
-    return found.detach().double().cpu().reshape(-1)
+    found: Tensor = values.detach().double().cpu()
+    return found

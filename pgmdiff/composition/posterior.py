@@ -124,13 +124,15 @@ class Closure(Rule, ABC):
     def precisions(self, group: RegionGroup) -> RegionPrecisions | None:
         return None if self.precision is None else self.precision.inverse(group)
 
-    def known_mean(self, evaluate: Evaluate, u: Tensor, known: Memory) -> Tensor | None:
+    def known_mean(self, evaluate: Evaluate, u: Tensor, memory: Memory | None) -> Tensor | None:
         """The mean, `[N]` or measured `[B, N]`; None on junction trees, which require none."""
         if self.loops is None or self.loops.mean is not None:
             return None if self.loops is None else self.loops.mean
-        if MEAN not in known:
-            known[MEAN] = self.loops.measured_mean(evaluate, u)
-        return known[MEAN]
+        if memory is None:
+            return self.loops.measured_mean(evaluate, u)
+        if MEAN not in memory:
+            memory[MEAN] = self.loops.measured_mean(evaluate, u).detach()
+        return memory[MEAN]
 
     def joined(
         self,
@@ -246,7 +248,7 @@ class Posterior(Closure):
     def score(
         self, evaluate: Evaluate, u: Tensor, sigma: Tensor, memory: Memory | None = None
     ) -> Tensor:
-        mean = self.known_mean(evaluate, u, {} if memory is None else memory)
+        mean = self.known_mean(evaluate, u, memory)
         return self.joined(evaluate, u, sigma, mean)[0].to(u)
 
 

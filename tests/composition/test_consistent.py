@@ -437,6 +437,81 @@ def test_a_call_without_memory_that_does_not_converge_is_refused() -> None:
     assert joint.remembering()(u, 2.0).isfinite().all()
 
 
+def test_gradients_in_float32_and_of_a_measured_mean() -> None:
+    graph, q = modes(EDGES["ring"], 0.8)
+    joint = compose(
+        graph, gaussian.node_scores(graph, q), rule=Consistent(gaussian.node_covariances(graph, q))
+    )
+    u = q.noised(3.0).sample(4, generator=50).double()
+    values, gradients = [], []
+    for dtype in (torch.float64, torch.float32):
+        leaf = u.to(dtype).requires_grad_()
+        score = joint(leaf, 3.0)
+        values.append(score.detach().double())
+        gradients.append(torch.autograd.grad(score.square().sum(), leaf)[0].double())
+    assert torch.equal(values[0], joint(u, 3.0).detach())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4)
+
+    def moved(score: Score) -> Score:
+        return lambda x, sigma, by: score(x - by.reshape(len(x), *[1] * (x.ndim - 1)), sigma)
+
+    graph = graphs.cycle(5)
+    q = markov(graph, 0.7, seed=51)
+    scores = {name: moved(score) for name, score in gaussian.node_scores(graph, q).items()}
+    u = q.sample(3, generator=52)
+    for rule in (Posterior, Consistent):
+        joint = compose(graph, scores, rule=rule(dict(gaussian.node_covariances(graph, q))))
+        by = torch.full((3,), 0.4, dtype=torch.float64, requires_grad=True)
+        (found,) = torch.autograd.grad(joint(u, 2.0, by=by).sum(), by)
+        with torch.no_grad():
+            change = joint(u, 2.0, by=by + 1e-3) - joint(u, 2.0, by=by - 1e-3)
+        torch.testing.assert_close(found, change.sum(dim=1) / 2e-3, rtol=1e-5, atol=1e-8)
+
+
+def test_nan_where_messages_shift_the_input_names_the_node() -> None:
+    graph, q = modes(EDGES["chain"], 0.8)
+
+    def breaks(score: Score) -> Score:
+        def called(x: Tensor, sigma: Tensor) -> Tensor:
+            far = (x.abs() > 5).reshape(len(x), -1).any(dim=1)
+            return torch.where(far.reshape(-1, *[1] * (x.ndim - 1)), torch.nan, score(x, sigma))
+
+        return called
+
+    scores = gaussian.node_scores(graph, q)
+    broken = {name: breaks(score) for name, score in scores.items()}
+    rule = Consistent(gaussian.node_covariances(graph, q), trust=10.0, damping=1.0)
+    u = torch.tensor([[0.0] * 6, [-1.0] + [4.5] * 5], dtype=torch.float64)
+    joint = compose(graph, broken, rule=rule)
+    run = joint.remembering()
+    for call in (lambda: joint(u, 3.0), lambda: [run(u, 3.0) for _ in range(5)]):
+        with pytest.raises(ScoreError, match="at σ = 3, batch entry 1, where its message shifts"):
+            call()
+    whole = compose(graph, scores, rule=rule)
+    u[0, 2] = torch.nan
+    for call in (joint, joint.remembering(), whole.log_density):
+        with pytest.raises(ScoreError, match="the state itself is not finite at batch entry 0"):
+            call(u, 3.0)
+    free = compose(graph, broken, rule=rule, check_finite=False)(u.nan_to_num(), 3.0)
+    assert free[1].isnan().any()
+    assert torch.allclose(free[0], whole(u.nan_to_num(), 3.0)[0], rtol=1e-7)
+
+
+def test_means_by_name_are_averaged_where_regions_overlap() -> None:
+    graph = graphs.cycle(5)
+    q = markov(graph, 0.7, seed=53)
+    scores, covariances = gaussian.node_scores(graph, q), gaussian.node_covariances(graph, q)
+    named = {f"f{i}": q.mean[graph.regions.elements(f"f{i}")] for i in range(5)}
+    named = {name: mean + torch.tensor([0.1, -0.1]) for name, mean in named.items()}
+    named["f1"] = named["f1"].tolist()
+    u = q.sample(3, generator=54)
+    found = compose(graph, scores, rule=Posterior(dict(covariances), mean=named))(u, 1.0)
+    assert torch.allclose(found, q(u, 1.0), rtol=1e-6, atol=1e-6)
+    for wrong in ("abc", [1.0, float("inf")], [1.0j, 0.0]):
+        with pytest.raises(ShapeError, match="mean: "):
+            compose(graph, scores, rule=Posterior(covariances, mean={**named, "f0": wrong}))
+
+
 def test_what_does_not_fit_is_named() -> None:
     graph = graphs.cycle(5)
     q = markov(graph, 0.5, seed=16)
@@ -458,10 +533,11 @@ def test_what_does_not_fit_is_named() -> None:
             compose(graph, scores, rule=Consistent(given))
     with pytest.raises(ShapeError, match="mean: it holds NaN"):
         compose(graph, scores, rule=Consistent(covariances, mean=torch.full((5,), torch.nan)))
-    run = compose(graph, scores, rule=Consistent(covariances)).remembering()
-    run(torch.zeros(3, 5).double(), 1.0)
-    with pytest.raises(ScoreError, match=r"the batch of the run, 3 samples, .* got 2"):
-        run(torch.zeros(2, 5).double(), 1.0)
+    for rule in (Consistent(covariances), Posterior(dict(covariances))):
+        run = compose(graph, scores, rule=rule).remembering()
+        run(torch.zeros(3, 5).double(), 1.0)
+        with pytest.raises(ScoreError, match=r"the batch of the run, 3 samples, .* got 2"):
+            run(torch.zeros(2, 5).double(), 1.0)
     for wrong in (
         {"trust": "1"},
         {"iterations": 1.5},

@@ -94,6 +94,20 @@ def test_the_log_density_is_the_true_one_constants_included() -> None:
             assert relative(joint.log_density(u, sigma), expected) < 1e-9
 
 
+def test_the_log_density_is_true_at_small_levels_and_in_float32() -> None:
+    for graph in (chain(4), cycle(5), torus(3, 3)):
+        q, u = markov_gaussian(graph, 3), states(graph.n_elements)
+        joint = compose(graph, node_scores(graph, q), rule=Consistent(node_covariances(graph, q)))
+        for sigma in (0.0, 1e-9, 1e-5, 1e-3, 0.1, 10.0):
+            expected = q.log_density(u, sigma)
+            assert relative(joint.log_density(u, sigma), expected) < 1e-9
+            assert relative(joint.log_density(u.float(), sigma).double(), expected) < 1e-5
+    rule = Consistent(node_covariances(graph, q), trust=0)
+    without = compose(graph, node_scores(graph, q), rule=rule)
+    with pytest.raises(ScoreError, match="expected a rule that has a density"):
+        without.log_density(u, 1.0)
+
+
 @pytest.mark.parametrize("graph", [chain(4), star(3), tiles((8,), 4, 2)])
 def test_consistent_is_conservative_the_posterior_is_not(graph) -> None:
     q = markov_mixture(graph, 5)
