@@ -30,7 +30,8 @@ METHOD_STYLES = {
     "marginal": ("#2f7fbd", "o", "-", 1.6),
     "marginal + Langevin": ("#2f7fbd", "o", ":", 1.4),
     "posterior": ("#dd7a1f", "s", "-", 3.6),
-    "evidence": ("#3f9b57", "P", "-", 1.8),
+    "consistent": ("#3f9b57", "P", "-", 1.8),
+    "consistent, 3 iterations": ("#3f9b57", "X", ":", 1.6),
     "exact score": ("#2b2b2b", "^", "--", 1.2),
     "exact samples": ("#2b2b2b", "x", "none", 1.2),
 }
@@ -83,7 +84,7 @@ def curves(
     """Draws curves with a legend. The name of a rule always has the same colour.
 
     Args:
-        curves: label to values of x and of y. Labels such as "marginal", "posterior", "evidence",
+        curves: label to values of x and of y. Labels such as "marginal", "posterior", "consistent",
             "average", "concatenation" and "exact score" have styles of their own.
         xlabel, ylabel, title: texts of the axes.
         limit: label and height of a dashed horizontal line.
