@@ -25,7 +25,6 @@ from pgmdiff import (
 from pgmdiff.composition import (
     Average,
     Consistent,
-    Evidence,
     Joint,
     Marginal,
     Posterior,
@@ -51,7 +50,6 @@ __version__ = "0.1.0"
 __all__ = [
     "Average",
     "Consistent",
-    "Evidence",
     "FactorGraph",
     "Gaussian",
     "GaussianMixture",

@@ -1,8 +1,9 @@
-r"""Array types, and conjugate gradients with derivatives.
+r"""Array types, conjugate gradients with derivatives, and fixed points.
 
 Conjugate gradients solve M x = b for a batch, every sample by itself. Under autograd the solution
 is differentiated through the equation that it satisfies, dx = M⁻¹ (db - dM x), at the price of one
-more solve in the backward pass, and not through the iterations that found it.
+more solve in the backward pass, and not through the iterations that found it. Likewise for the
+fixed points x = x + r(x, θ) that Anderson's extrapolation finds, dx = -(∂r/∂x)⁻¹ (∂r/∂θ) dθ.
 """
 
 from collections.abc import Callable
@@ -22,13 +23,17 @@ from pgmdiff.text import by_field
 __all__ = [
     "Bools",
     "Floats",
+    "FixedPoint",
     "Ints",
+    "Residual",
     "Solution",
     "Shape",
+    "anderson",
     "beside",
     "conjugate_gradients",
     "correlations",
     "implicit",
+    "implicit_fixed_point",
     "inner",
     "is_finite",
     "iterate_conjugate_gradients",
@@ -204,6 +209,134 @@ class _Implicit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *ctx.pull(gradient, *ctx.saved_tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """How far x is from a fixed point.
+
+    Attributes:
+        moves: r(x), `[batch, n]`.
+        units: sizes of the entries of r, `[batch, n]`, so that none counts more by its unit.
+        errors: what must fall below the tolerance, `[batch]`.
+    """
+
+    moves: Tensor
+    units: Tensor
+    errors: Tensor
+
+    __repr__ = by_field
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPoint:
+    """The outcome of Anderson's extrapolation.
+
+    Attributes:
+        x: the point, `[batch, n]`.
+        errors: those of every sample, `[batch]`.
+        steps: number of residuals that were computed.
+        converged: whether every sample has reached the tolerance.
+    """
+
+    x: Tensor
+    errors: Tensor
+    steps: int
+    converged: bool
+
+    __repr__ = by_field
+
+
+def anderson(
+    residual: Callable[[Tensor | None], Residual],
+    *,
+    tolerance: float,
+    most_steps: int,
+    kept: int = 5,
+    patience: int = 60,
+    mixing: float = 0.5,
+) -> FixedPoint:
+    """Iterates from x = 0 until r(x) = 0 to a tolerance, for a batch, every sample by itself.
+
+        x ← x + β r - Σ_j γ_j (Δx_j + β Δr_j),      γ = argmin |(r - Σ_j γ_j Δr_j) · units|
+
+    Args:
+        residual: r; it receives None in place of the first x, 0.
+        tolerance: of the errors. A sample that has reached it stays as it is.
+        most_steps: the largest number of residuals.
+        kept: number of earlier steps that are used.
+        patience: number of steps after which only 2 are used, which is slower but safer.
+        mixing: β.
+
+    Source: Anderson, "Iterative procedures for nonlinear integral equations", 1965.
+    """
+    now = residual(None)
+    x, steps = torch.zeros_like(now.moves), 1
+    moved: list[Tensor] = []
+    changed: list[Tensor] = []
+    while True:
+        active = ~(now.errors <= tolerance)  # NaN is not convergence
+        sound = bool(now.moves[active].isfinite().all())
+        if not active.any() or not sound or steps == most_steps:
+            return FixedPoint(x, now.errors, steps, not active.any().item())
+        step = mixing * now.moves
+        if changed:
+            slopes, reach = torch.stack(changed, dim=1), torch.stack(moved, dim=1)
+            inside = slopes * now.units[:, None]
+            gram = inside @ inside.mT
+            size = gram.diagonal(dim1=1, dim2=2).amax(dim=1).clamp(min=1e-300)
+            gram = gram / size[:, None, None] + 1e-12 * torch.eye(len(changed)).to(gram)
+            right = (inside @ (now.units * now.moves)[:, :, None]) / size[:, None, None]
+            weights = torch.linalg.solve(gram, right)
+            step = step - ((reach + mixing * slopes) * weights).sum(dim=1)
+        step = step.where(active[:, None], 0)
+        x, before = x + step, now
+        now, steps = residual(x), steps + 1
+        depth = kept if steps < patience else 2
+        moved, changed = [*moved, step][-depth:], [*changed, now.moves - before.moves][-depth:]
+
+
+def implicit_fixed_point(moves: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A fixed point x, r(x, θ) = 0, with its derivative in θ, by iterations in the backward pass.
+
+    Args:
+        moves: maps x to r(x, θ), both `[batch, n]`.
+        x: the fixed point.
+
+    Raises:
+        PgmdiffError: in the backward pass, if its iteration does not converge, or a derivative of
+            the derivative is required.
+    """
+    leaf = x.detach().requires_grad_()
+    moved = leaf + moves(leaf)
+    found = moved.clone()
+
+    def pull(gradient: Tensor) -> Tensor:
+        """The solution w = gradient + (∂moved/∂x)ᵀ w."""
+        if torch.is_grad_enabled():
+            raise PgmdiffError(
+                "a fixed point has first derivatives only: call backward without create_graph."
+            )
+        size = gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
+
+        def residual(w: Tensor | None) -> Residual:
+            back = gradient
+            if w is not None:
+                (pulled,) = torch.autograd.grad(moved, leaf, w, retain_graph=True)
+                back = gradient + pulled - w
+            return Residual(back, torch.ones_like(back), back.norm(dim=1) / size)
+
+        solved = anderson(residual, tolerance=1e-8, most_steps=200, kept=30, patience=200)
+        if not solved.converged:
+            raise PgmdiffError(
+                "the derivative of a fixed point was not found: its residual is "
+                f"{solved.errors.max():.2g} after {solved.steps} steps."
+            )
+        return solved.x
+
+    if found.requires_grad:
+        found.register_hook(pull)
+    return found
 
 
 def magnitudes(a: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import pgmdiff
-from pgmdiff import Consistent, Evidence, Marginal, Posterior, advise, check_consistency, compose
+from pgmdiff import Consistent, Marginal, Posterior, advise, check_consistency, compose
 from pgmdiff.composition import FeynmanKac
 from pgmdiff.conditioning import masks, matrices, moment_matching, replacement
 from pgmdiff.conditioning.matching import Composed, Isotropic, Tweedie
@@ -33,10 +33,9 @@ from pgmdiff.graphs import (
 )
 from pgmdiff.graphs.acyclicity import CliqueForest
 from pgmdiff.graphs.groups import AxisWindows
-from pgmdiff.graphs.report import Definiteness
-from pgmdiff.linalg import Solution
+from pgmdiff.linalg import FixedPoint, Residual, Solution
+from pgmdiff.precision import ComposedPrecision, forms, solver_of
 from pgmdiff.precision import covariances as providers
-from pgmdiff.precision import forms, solver_of
 from pgmdiff.precision.completing import Blocks, completed
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.solves.circulant import Circulant
@@ -98,9 +97,7 @@ def joint(rule: str = "posterior", n: int = N) -> Any:
     rules = {
         "marginal": Marginal,
         "posterior": lambda: Posterior(node_covariances(graph, q)),
-        "least": lambda: Posterior(node_covariances(graph, q), shrinkage="least"),
         "consistent": lambda: Consistent(node_covariances(graph, q)),
-        "evidence": lambda: Evidence(node_covariances(graph, q), jitter=1e-6),
     }
     return compose(graph, node_scores(graph, q), rule=rules[rule]())
 
@@ -120,17 +117,22 @@ def fitted(form: str, **options: Any) -> Any:
 
 def solve(kind: str) -> Any:
     graph = windows()
-    rule = {
-        "stationary": lambda: Posterior(fitted("stationary", axes=(1, 2)), shrinkage=0.9),
-        "separable": lambda: Posterior(fitted("dense", channels=True), shrinkage=0.9),
+    given = {
+        "stationary": lambda: fitted("stationary", axes=(1, 2), ridge=9.0),
+        "separable": lambda: fitted("dense", channels=True, ridge=9.0),
     }[kind]()
-    return rule.composed(graph)
+    return ComposedPrecision(graph, given)
 
 
 def ring_precision(form: str = "stationary", **options: Any) -> Any:
     ring = tiles((32,), 8, 4, periodic=True)
-    found = fit_covariances(ring, data(32), form=form, shared=True, **options)  # type: ignore[arg-type]
-    return Posterior(found, shrinkage=0.9).composed(ring)
+    options |= {"shared": True, "ridge": 9.0}
+    found = fit_covariances(ring, data(32), form=form, **options)  # type: ignore[arg-type]
+    return ComposedPrecision(ring, found)
+
+
+def closed_ring() -> Any:
+    return Consistent(ring_blocks()).bind(cycle(5).regions).loops
 
 
 def ring_blocks() -> dict[Any, Tensor]:
@@ -161,10 +163,9 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Variables": lambda: chain(1000).regions.variables,
     "CliqueForest": lambda: CliqueForest([np.arange(500)] * 300, [(0, 1)] * 299, True),
     "Report": lambda: tiles((400,), 16, 4).validate(),
-    "Definiteness": lambda: Definiteness(0.123456789, 1 / 3, 1e-7),
     "Proxy": lambda: cycle(5).validate().proxy,
     # joints and what they are made of
-    "Joint": lambda: joint("least"),
+    "Joint": lambda: joint(),
     "FeynmanKac": lambda: FeynmanKac(joint("marginal")),
     "Remembering": lambda: joint().remembering(),
     "Chunk": lambda: next(joint().evaluate(torch.zeros(1, N), torch.ones(1)))[0],
@@ -172,7 +173,6 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Marginal": Marginal,
     "Average": pgmdiff.Average,
     "Posterior": lambda: joint("posterior").rule,
-    "Evidence": lambda: joint("evidence").rule,
     "Consistent": lambda: joint("consistent").rule,
     "Timesteps": lambda: Timesteps(np.linspace(0.999, 0.005, 1000).tolist()),
     "NetworkScore": lambda: from_flow(Network()),
@@ -196,11 +196,11 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "ComposedPrecision": lambda: solve("stationary"),
     "Blocks": lambda: Blocks(torch.eye(N).double()),
     "Completion": lambda: completed(cycle(5).regions, providers.Dense(ring_blocks())),
-    "Loops": lambda: (
-        compose(cycle(5), lambda x, s: -x, rule=Consistent(ring_blocks(), torch.zeros(5))).solve
-    ),
+    "Loops": lambda: closed_ring().solve,
+    "ClosedLoops": closed_ring,
     "Block": lambda: joint().precision.blocks[0],
-    "Change": lambda: forms.Change(0.1, 1e-8, 1.0),
+    "FixedPoint": lambda: FixedPoint(torch.zeros(2, 3), torch.ones(2), 7, True),
+    "Residual": lambda: Residual(torch.zeros(2, 3), torch.ones(2, 3), torch.ones(2)),
     "DensePrecisions": inverse,
     "LowRankPrecisions": lambda: forms.LowRankPrecisions(
         torch.zeros(3, 9, 2), torch.zeros(3, 2), 0.1
@@ -232,7 +232,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     ),
     "Linear": lambda: Linear(lambda x: 2 * x, (N,)),
     "Observation": lambda: Observation("test", torch.zeros(1, N), lambda x: x, (N,)),
-    "Composed": lambda: Composed(joint("least")),
+    "Composed": lambda: Composed(joint()),
     "Isotropic": Isotropic,
     "Tweedie": Tweedie,
     # samplers
@@ -253,7 +253,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "EDM": lambda: one_step.EDM(40),
     "Adaptive": adaptive.Adaptive,
     "Langevin": lambda: correctors.Langevin(0.25, 5, measured()),
-    "Metropolis": lambda: correctors.Metropolis(joint("evidence").log_density, 0.5),
+    "Metropolis": lambda: correctors.Metropolis(joint("consistent").log_density, 0.5),
     "PredictorCorrector": lambda: correctors.PredictorCorrector(
         one_step.SDE(), correctors.Langevin(0.25, 5, lambda sigma: 1 / sigma**2)
     ),

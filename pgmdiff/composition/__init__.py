@@ -5,13 +5,12 @@ from pgmdiff.composition.consistent import Consistent
 from pgmdiff.composition.feynman_kac import FeynmanKac
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import RegionScores, Scores
-from pgmdiff.composition.posterior import Evidence, Posterior
+from pgmdiff.composition.posterior import Posterior
 from pgmdiff.composition.rules import Average, Marginal, Rule
 
 __all__ = [
     "Average",
     "Consistent",
-    "Evidence",
     "FeynmanKac",
     "Joint",
     "Marginal",

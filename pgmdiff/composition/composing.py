@@ -43,7 +43,7 @@ def compose(
             id to callable, where a node's model id is its name unless the graph says otherwise;
             or scores per region, such as `gaussian.node_scores`. See `scores` for adapters.
         rule: `Marginal()` (the paper's rule and the default), `Average()`, or, with covariances of
-            the regions, `Posterior(covariances)` or `Evidence(covariances)`.
+            the regions, `Consistent(covariances)` or `Posterior(covariances)`.
         conditions: node name to keyword arguments of its score, pytrees of tensors without a
             batch axis; they add to the graph's own and override them.
         null_condition: what the nodes that are not pieces (variables, overlaps) receive, such as

@@ -109,8 +109,9 @@ class Joint:
         """The log-density whose gradient the joint is, if its rule has one: `[*batch]`, in nats.
 
         Raises:
-            ScoreError: the rule has no density (`Evidence` has), or a piece's log-density is not
-                known: its score requires a method `log_density(x, sigma, **condition) -> [batch]`.
+            ScoreError: the rule has no density (`Consistent` has, where its messages converge), or
+                a piece's log-density is not known: its score requires a method
+                `log_density(x, sigma, **condition) -> [batch]`.
             GraphError: log det(I + σ² P) is not available: the state is too large and the graph no
                 junction tree.
         """
@@ -145,11 +146,9 @@ class Joint:
         return self.rule.solve
 
     def validate(self) -> Report:
-        """The exactness report of the graph; with λ* and what is used, where P is composed.
-
-        λ* takes up to 28 factorisations, on large graphs seconds each: a bar appears after three.
-        """
-        return replace(self.regions.validate(), definiteness=self.rule.definiteness())
+        """The exactness report of the graph, with what the rule found of its covariances."""
+        findings, warning = self.rule.findings()
+        return replace(self.regions.validate(), findings=(*findings,), own_warning=warning)
 
     def pack(self, values: Mapping[Any, Tensor]) -> Tensor:
         """The state from a tensor per variable: see the graph's own `pack`."""
@@ -306,9 +305,6 @@ class Joint:
         regions = sum(len(batch.group) for batch in self.batches)
         batches = counted(len(self.batches), "batch", "batches")
         solve = "" if self.solve is None else type(self.solve).__name__
-        if self.precision is not None and (self.precision.shrinkage or self.precision.jitter):
-            used = f"shrinkage {self.precision.shrinkage:.3g}, jitter {self.precision.jitter:.3g}"
-            solve += f" made definite by {used}"
         said = {
             "rule": brief(self.rule),
             "evaluates": f"{counted(regions, 'region')} in {batches}",
@@ -334,7 +330,8 @@ class Remembering:
     """A joint that carries its rule's memory from call to call; made by `Joint.remembering`.
 
     After `hold`, all calls read the same memory until `commit`, so that they are a function of
-    (u, σ) within a step of a solver.
+    (u, σ) within a step of a solver. What calls left before the latest one is forgotten: a step
+    that is rejected and made again begins from the same memory.
 
     Attributes:
         joint: the joint.
@@ -355,6 +352,15 @@ class Remembering:
         if not self._held:
             self.commit()
         return score
+
+    def remembering(self, memory: Memory | None = None) -> "Remembering":
+        """The same joint with a memory of its own: that given, or a copy of this one's."""
+        return self.joint.remembering(memory or self.memory)
+
+    @property
+    def pure(self) -> Joint:
+        """The score without memory, for what must not depend on earlier calls."""
+        return self.joint
 
     def hold(self) -> None:
         """Keeps the memory as it is from call to call, until `commit`."""

@@ -22,7 +22,6 @@ from pgmdiff.composition.evaluate import Evaluate
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
-from pgmdiff.graphs.report import Definiteness
 from pgmdiff.linalg import Floats
 from pgmdiff.precision import ComposedPrecision, RegionPrecisions, Solve
 
@@ -84,13 +83,13 @@ class Rule(ABC):
             ScoreError: the rule has none.
         """
         raise ScoreError(
-            f"Joint.log_density: expected a rule that has a density, such as Evidence, got "
+            f"Joint.log_density: expected a rule that has a density, such as Consistent, got "
             f"{self!r}."
         )
 
-    def definiteness(self) -> Definiteness | None:
-        """How far the composed precision is positive definite; None if the rule composes none."""
-        return None
+    def findings(self) -> tuple[list[str], str | None]:
+        """What the rule adds to the exactness report: lines, and a warning or None."""
+        return [], None
 
 
 def bound(rule: R, **computed: Any) -> R:

@@ -6,7 +6,7 @@ r"""Conditioning by matched moments: u_0 given u_σ is treated as N(D, V), obser
 This is exact for Gaussian data at every σ, with noise or without, if V is the posterior covariance.
 There are three choices of V:
 
-    `Composed`    V = σ² (I + σ² P)⁻¹ of posterior composition, without gradients
+    `Composed`    V = σ² (I + σ² K)⁻¹ of a joint with covariances, without gradients
     `Tweedie`     V = σ² Jᵀ with the denoiser's own Jacobian J = ∂D/∂u (Rozet, Andry, Lanusse,
                   Louppe, "Learning diffusion priors from observations by expectation maximization",
                   2024): the exact moments, with one vector-Jacobian product per step of the solve
@@ -146,13 +146,13 @@ class Tweedie(PosteriorCovariance):
 
 @dataclass(frozen=True)
 class Composed(PosteriorCovariance):
-    """V = σ² (I + σ² P)⁻¹ of a joint under posterior or evidence composition.
+    """V = σ² (I + σ² K)⁻¹ of a joint under `Consistent` or `Posterior`.
 
-    It is exact for Gaussian data Markov to a junction tree, if the covariances are the true ones.
-    It needs no gradients.
+    It is exact for Gaussian data Markov to the graph, if the covariances are the true ones (on
+    loops beyond 2,000 elements P stands for K). It needs no gradients.
 
     Args:
-        joint: a joint made with `Posterior` or `Evidence`; the score may be this joint, or another.
+        joint: a joint under `Consistent` or `Posterior`; the score may be this joint, or another.
 
     Raises:
         PgmdiffError: the joint has no covariances.
@@ -166,7 +166,7 @@ class Composed(PosteriorCovariance):
     def __post_init__(self) -> None:
         if getattr(self.joint, "solve", None) is None:
             raise PgmdiffError(
-                "Composed: expected a joint under Posterior or Evidence, which has covariances, "
+                "Composed: expected a joint under Consistent or Posterior, which has covariances, "
                 f"got {self.joint!r}."
             )
 
@@ -183,7 +183,7 @@ class Composed(PosteriorCovariance):
 def choose_covariance(score: Score) -> PosteriorCovariance:
     """The choice of V that measures best: exact covariances where there are some, else Jacobians.
 
-    `Composed(score)` for a joint under posterior or evidence composition, whose V is exact for
+    `Composed(score)` for a joint under `Consistent` or `Posterior`, whose V is exact for
     Gaussians and needs no gradient; `Tweedie()` for every other score: it is stable on smooth data
     too (`python -m benchmarks conditioning`), where `Isotropic` explodes.
 

@@ -6,10 +6,9 @@ Under a rule that is a weighted sum of scores the score of a centred Gaussian is
     du/dσ = -σ s(u, σ) = σ J(σ) u,      u(σ_max) ~ N(0, σ_max² I)
 
 The distribution of the samples follows from pushing σ_max I through it: it is N(0, MᵀM), where row
-i of M is the image of σ_max e_i. Posterior and evidence composition reach, in the limit of many
-steps, the Bethe distribution
-
-    N(0, P⁻¹),      P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r
+i of M is the image of σ_max e_i. The rules Posterior and Consistent reach, in the limit of many
+steps, the distribution N(0, K⁻¹) of largest entropy with the regions' covariances, K their
+completion (`precision.completed`): this is q itself if q is Markov to the graph.
 
 The loss of a rule is the divergence KL(reached ‖ q) per element. Composition after Zhang et al.,
 "DiffCollage: parallel generation of large content with diffusion models", 2023; solver and schedule
@@ -36,8 +35,7 @@ from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import check_counts
 from pgmdiff.graphs.windows import tiles
-from pgmdiff.precision import Covariances
-from pgmdiff.precision.precision import weighed
+from pgmdiff.precision import Blocks, Covariances, completed
 from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.text import Table, brief, counted, described
 
@@ -61,8 +59,8 @@ class Prediction:
         name: name of the graph.
         marginal, average: losses of the marginal rule and of overlap averaging, including the
             solver's own error.
-        posterior: loss of posterior and evidence composition with many steps; inf where they are
-            not defined.
+        consistent: loss of the rules Consistent and Posterior, which agree on Gaussians, with many
+            steps.
         evaluations: number of regions evaluated for one score of the whole, by all rules but
             averaging, which evaluates only the outer ones.
         elements: number of elements in these regions together.
@@ -74,7 +72,7 @@ class Prediction:
     name: Hashable
     marginal: float
     average: float
-    posterior: float
+    consistent: float
     evaluations: int
     elements: int
     window: tuple[int, ...] | None = None
@@ -82,7 +80,7 @@ class Prediction:
     note: str = ""
 
     def __repr__(self) -> str:
-        rules = "marginal", "average", "posterior"
+        rules = "marginal", "average", "consistent"
         losses = (f"{rule}={getattr(self, rule):.3g}" for rule in rules)
         work = f"evaluations={self.evaluations}", f"elements={self.elements}"
         note = f"note={brief(self.note, 40)}" if self.note else ""
@@ -112,13 +110,13 @@ class Advice:
         """The predictions, followed by what to do about them."""
         rows = []
         for row in self.rows:
-            losses = (row.marginal, row.average, row.posterior)
+            losses = (row.marginal, row.average, row.consistent)
             nats = ("0" if loss < NONE else f"{loss:.2g}" for loss in losses)
             rows.append((str(row.name), *nats, f"{row.evaluations}", f"{row.elements}"))
         return Table(
             "Predicted loss, nats per element: KL(sampled ‖ q) of a Gaussian q",
             rows,
-            ("graph", "marginal", "average", "posterior", "evaluations", "elements"),
+            ("graph", "marginal", "average", "consistent", "evaluations", "elements"),
             [*(f"{row.name}: {row.note}." for row in self.rows if row.note), self.sentence],
         )
 
@@ -138,7 +136,7 @@ class Advice:
         elif not fine and len(self.rows) > 1:
             parts.append(f"no other graph here stays within {self.tolerance:g}")
         if not fine:
-            parts.append(f"the posterior rule {_loses(first.posterior)}")
+            parts.append(f"the rule Consistent {_loses(first.consistent)}")
         return "; ".join(parts) + "."
 
     @property
@@ -191,10 +189,10 @@ def advise(
 
     The loss is KL(sampled ‖ q) per element. For the marginal rule and overlap averaging it is that
     of the distribution which `samplers.sample(..., solver=Heun())` reaches from N(0, σ_max²): it is
-    exact, to rounding, and includes the errors of the solver and of its start. For the posterior
-    and evidence rules, which agree on Gaussians, it is what they reach in the limit of many steps:
-    0 on a junction tree to which q is Markov, infinite, with a note, where P is not positive
-    definite. The mean of q does not matter: states are centred.
+    exact, to rounding, and includes the errors of the solver and of its start. For the rules
+    Consistent and Posterior, which agree on Gaussians, it is what they reach in the limit of many
+    steps, with the covariances of q: 0 on every graph to which q is Markov. The mean of q does not
+    matter: states are centred.
 
     Other data lose other amounts. Use it with a Gaussian fitted to the data (`Gaussian.fit`) to
     choose among graphs and rules, not as a bound.
@@ -205,8 +203,8 @@ def advise(
         q: a Gaussian over the whole state; or states `[n, *event]`, to which one is fitted in
             float64; or, for one graph, region name to covariance `[d, d]`, or the result of
             `fit_covariances`, which `gaussian.from_region_covariances` combines into a whole. (That
-            whole is Markov to a junction tree by construction, so that the posterior rule loses
-            nothing on it; to compare other graphs, build the whole and give it.)
+            whole is Markov to the graph by construction, so that Consistent loses nothing on it; to
+            compare other graphs, build the whole and give it.)
         sigmas: the sampler's schedule; if None, 40 Karras levels from 80 to 0.002 times the root
             mean square of the standard deviations, then 0.
         tolerance: the acceptable loss, in nats per element.
@@ -229,7 +227,7 @@ def advise(
         >>> print(fill(advice.sentence, 80))
         With window 8, overlap 1 the marginal rule loses 0.016 nats per element; with an
         overlap longer by 5 (window 8, overlap 6), at 2.8 times the evaluations, it
-        loses 0.00066 nats per element; the posterior rule loses nothing.
+        loses 0.00066 nats per element; the rule Consistent loses nothing.
     """
     named = graphs if isinstance(graphs, Mapping) else {"this graph": graphs}
     regions = {name: graph_of(graph, "advise").regions for name, graph in named.items()}
@@ -290,14 +288,7 @@ def _whole(
             "gaussian.from_region_covariances(graph, covariances), and give the result."
         )
     (graph,) = graphs.values()
-    if isinstance(q, Mapping):
-        return from_region_covariances(graph, q)
-    found: dict[Hashable, Tensor] = {}
-    for group, *_ in weighed(graph):
-        inverses = q.form(group).inverse(group.name).dense()
-        matrices = torch.linalg.inv(inverses).expand(len(group), -1, -1)
-        found.update(zip(group.names, (matrices + matrices.mT) / 2, strict=True))
-    return from_region_covariances(graph, found)
+    return from_region_covariances(graph, q)
 
 
 def _centred(q: Gaussian) -> Gaussian:
@@ -320,16 +311,8 @@ def _centred(q: Gaussian) -> Gaussian:
 
 def _predict(name: str, graph: RegionGraph, q: Gaussian, sigmas: Sequence[float]) -> Prediction:
     marginal, average = (_sampled_loss(graph, q, sigmas, rule) for rule in (Marginal(), Average()))
-    precision = composed_precision(graph, q)
-    precision = (precision + precision.T) / 2
-    factor, indefinite = torch.linalg.cholesky_ex(precision)
+    closed = completed(graph, Blocks(q.covariance)).covariance
     notes = []
-    if indefinite:
-        smallest = torch.linalg.eigvalsh(precision)[0].item()
-        notes.append(
-            "the posterior rule is not defined, since P is indefinite (smallest eigenvalue "
-            f"{smallest:.2g}): shrink the covariances towards a common diagonal"
-        )
     for rule, loss in (("marginal", marginal), ("average", average)):
         if loss == math.inf:
             notes.append(f"sampling diverges under the {rule} rule")
@@ -344,7 +327,7 @@ def _predict(name: str, graph: RegionGraph, q: Gaussian, sigmas: Sequence[float]
         name,
         marginal,
         average,
-        posterior=math.inf if indefinite else _loss(torch.cholesky_inverse(factor), q),
+        consistent=_loss(closed, q),
         evaluations=sum(n for n, _ in used),
         elements=sum(n * d for n, d in used),
         window=window,

@@ -5,7 +5,7 @@ r"""Influences: derivatives of scores and of solver steps with respect to every 
 
 Under the marginal rule and overlap averaging an element's score depends on the elements with which
 it shares a region, and on no others. Therefore k evaluations carry information across k regions,
-and outside this light cone the derivative is exactly 0. Posterior and evidence composition solve a
+and outside this light cone the derivative is exactly 0. Rules with covariances solve a
 system over the whole state: one evaluation already depends on all of the connected component.
 
 For Gaussian data scores are linear, s = -J (u - m), and influences do not depend on the state: one

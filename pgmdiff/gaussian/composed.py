@@ -17,13 +17,15 @@ from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.gaussian.distributions import Distribution, Gaussian, Stack, marginals
 from pgmdiff.gaussian.marginals import check_size
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
-from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import check_counts
-from pgmdiff.linalg import correlations
-from pgmdiff.precision.precision import add_blocks, weighed
+from pgmdiff.precision import Covariances, completed, provider_of
+from pgmdiff.precision.precision import add_blocks, taken_blocks, weighed
 from pgmdiff.scores.adapters import per_sample
 
 __all__ = ["bethe_entropy", "composed_log_density", "composed_precision", "from_region_covariances"]
+
+AGREEING = 1e-3
+"""Difference of an entry, in variances, up to which regions count as agreeing."""
 
 
 def composed_precision(
@@ -56,8 +58,8 @@ def composed_precision(
     if not isinstance(rule, WeightedSum):
         raise GraphError(
             f"composed_precision: expected a rule that is a weighted sum of scores, got {rule!r}. "
-            "Under posterior composition the precision is that of N(m, P⁻¹) noised: use "
-            "rule.composed(graph).dense() for P."
+            "Under posterior composition the precision is that of N(m, K⁻¹) noised: see "
+            "precision.completed."
         )
     check_size("composed_precision", graph, gaussian)
     total = torch.zeros_like(gaussian.covariance)
@@ -108,96 +110,55 @@ def composed_log_density(
     return total
 
 
-def from_region_covariances(graph: GraphLike, covariances: Mapping[Hashable, Tensor]) -> Gaussian:
-    """The Gaussian N(0, P⁻¹) composed of region covariances, with P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r.
+def from_region_covariances(
+    graph: GraphLike, covariances: Mapping[Hashable, Tensor] | Covariances
+) -> Gaussian:
+    """The Gaussian N(0, K⁻¹) of largest entropy among those with these region covariances.
 
-    On a junction tree whose regions agree on their overlaps this is the Gaussian of largest entropy
-    among those with these region covariances, and it is Markov to the tree. Elsewhere it is the
-    Bethe (or Kikuchi) approximation of one: its own region covariances are not those given.
+    It is Markov to the graph. K is the maximum-entropy completion (`precision.completed`), on a
+    junction tree the composed precision Σ_r c_r A_rᵀ Σ_r⁻¹ A_r.
 
     Args:
-        graph: a graph over the whole state.
-        covariances: maps a region's name to its covariance `[d, d]`, flattened in the order its
-            model sees. A region of count 0 does not need one.
+        graph: a graph over the whole state, of up to some thousand elements.
+        covariances: region name (or model id) to its covariance `[d, d]`, flattened in the order
+            its model sees; or a provider, such as `fit_covariances` returns. A region of count 0
+            does not need one.
 
     Raises:
-        GraphError: counts are invalid; a region has no covariance, or a name belongs to no region;
-            regions disagree on a variance; P is not positive definite.
-        ShapeError: a covariance has another shape, or is not symmetric and positive definite.
+        GraphError: counts are invalid; a region has no covariance, or one that is singular; a name
+            belongs to no region; regions disagree, or are the covariances of no distribution.
+        ShapeError: a covariance has another shape.
 
-    Source: Lauritzen, "Graphical models", 1996, section 5.3 (decomposable models).
+    Source: Dempster, "Covariance selection", 1972; Lauritzen, "Graphical models", 1996, section
+    5.3 (decomposable models).
     """
-    graph = graph_of(graph, "from_region_covariances").regions
+    who = "from_region_covariances"
+    graph = graph_of(graph, who).regions
     check_counts(graph)
-    counts = graph.counting_numbers()
-    for name in covariances:
-        if name not in counts:
+    known = {*graph.names, *(group.model for group in graph.groups)}
+    for name in covariances if isinstance(covariances, Mapping) else ():
+        if name not in known:
             raise GraphError(
-                f"from_region_covariances: {name!r} is not a region of the graph. Use a name from "
-                "`.names`."
+                f"{who}: {name!r} is not a region of the graph. Use a name from `.names`."
             )
-    for name, count in counts.items():
-        if count and name not in covariances:
-            raise GraphError(
-                f"from_region_covariances: region {name!r} has the count {count} but no "
-                "covariance. Give one; that of a sub-region can be read off a region around it."
-            )
-    dtypes = (covariance.dtype for covariance in covariances.values())
-    dtype = reduce(torch.promote_types, dtypes, torch.float32)
-    total = torch.zeros(graph.n_elements, graph.n_elements, dtype=dtype)
-    for group, index, weights in weighed(graph):
-        checked = [_checked(n, covariances[n], index.shape[1]) for n in group.names]
-        precisions = torch.linalg.inv(torch.stack(checked).to(total))
-        add_blocks(total, index, weights.to(total)[:, None, None] * precisions)
-    _check_agreement(graph, covariances)
-    precision = (total + total.T) / 2
-    factor, info = torch.linalg.cholesky_ex(precision)
-    if info:
-        smallest = torch.linalg.eigvalsh(precision)[0]
-        raise GraphError(
-            "from_region_covariances: Σ_r c_r A_rᵀ Σ_r⁻¹ A_r is not positive definite, its "
-            f"smallest eigenvalue is {smallest:.3g}. Read all covariances off one pooled estimate; "
-            "on a graph with loops also shrink them towards one common diagonal."
-        )
-    covariance = torch.cholesky_inverse(factor)  # made symmetric to the last bit
-    return Gaussian(torch.zeros(graph.event_shape, dtype=dtype), (covariance + covariance.T) / 2)
-
-
-def _check_agreement(graph: RegionGraph, covariances: Mapping[Hashable, Tensor]) -> None:
-    """Raises `GraphError` unless counted regions give shared elements the same variance."""
-    seen: dict[int, tuple[float, Hashable]] = {}
+    provider = provider_of(covariances, who)
+    whole = completed(graph, provider).covariance
     for group, index, _ in weighed(graph):
-        for name, elements in zip(group.names, index.tolist(), strict=True):
-            variances = covariances[name].diagonal().tolist()
-            for element, variance in zip(elements, variances, strict=True):
-                first, holder = seen.setdefault(element, (variance, name))
-                if abs(first - variance) > 1e-3 * max(abs(first), abs(variance)):
-                    raise GraphError(
-                        f"from_region_covariances: element {element} has the variance {first:.4g} "
-                        f"in {holder!r} and {variance:.4g} in {name!r}. Read all covariances off "
-                        "one estimate, or make their diagonals agree first."
-                    )
-
-
-def _checked(name: Hashable, covariance: Tensor, d: int) -> Tensor:
-    """The covariance of a region, or a `ShapeError` if it is not a definite one of d elements."""
-    if covariance.shape != (d, d):
-        raise ShapeError(
-            f"from_region_covariances: expected the covariance of {name!r} as [{d}, {d}], got "
-            f"{tuple(covariance.shape)}. Flatten the region in the order its model sees."
-        )
-    scaled, _ = correlations(covariance)
-    try:
-        smallest = Gaussian(covariance.new_zeros(d), scaled)._eigen[0].min()
-    except ShapeError as error:
-        raise ShapeError(f"from_region_covariances: region {name!r}: {error}") from None
-    if smallest <= d * torch.finfo(covariance.dtype).eps * scaled.abs().max():
-        least = torch.linalg.eigvalsh(covariance)[0]
-        raise ShapeError(
-            f"from_region_covariances: the covariance of {name!r} is singular, its smallest "
-            f"eigenvalue is {least:.3g}. Estimate it from more samples, or add to its diagonal."
-        )
-    return covariance
+        form = provider.form(group)
+        form.inverse(group.name)  # its error names a region whose covariance cannot be used
+        gap = (form.dense() - taken_blocks(whole, index)).abs()
+        deviations = whole.diagonal().sqrt()[index]
+        worst = (gap / (deviations[:, :, None] * deviations[:, None])).amax(dim=(1, 2))
+        if (worst > AGREEING).any():
+            name = group.name(int(worst.argmax()))
+            raise GraphError(
+                f"{who}: the covariance of {name!r} differs from those of the regions around it by "
+                f"{worst.max():.2g} of a variance. Read all covariances off one estimate."
+            )
+    dtype = torch.float32
+    if isinstance(covariances, Mapping):
+        dtype = reduce(torch.promote_types, (c.dtype for c in covariances.values()), dtype)
+    return Gaussian(torch.zeros(graph.event_shape, dtype=dtype), ((whole + whole.T) / 2).to(dtype))
 
 
 def bethe_entropy(graph: GraphLike, gaussian: Gaussian, sigma: float = 0.0) -> float:

@@ -93,7 +93,7 @@ class NodeCovariances(dict[Hashable, Tensor]):
 
 
 def node_covariances(graph: GraphLike, q: Distribution) -> NodeCovariances:
-    """The covariance `[d, d]` of every counted region, for `Consistent`, `Posterior`, `Evidence`.
+    """The covariance `[d, d]` of every counted region, for `Consistent` and `Posterior`.
 
     They are the blocks Σ_r = A_r Σ A_rᵀ of the clean covariance Σ, in q's dtype, with q's mean as
     the attribute `mean`.

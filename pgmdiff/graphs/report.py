@@ -21,71 +21,11 @@ from pgmdiff.graphs.regions import RegionGraph, condition_key
 from pgmdiff.linalg import Ints
 from pgmdiff.text import counted, described, folded
 
-__all__ = ["Definiteness", "Report", "check_counts", "report", "report_factor_graph"]
+__all__ = ["Report", "check_counts", "report", "report_factor_graph"]
 
 
 AT_ONCE = 100_000
 """Evaluated elements up to which `lines` determines everything, in some tenths of a second."""
-
-BARELY = 3.0
-"""Inflation of a variance above which a composed precision counts as nearly indefinite."""
-
-AMPLIFIED = 30.0
-"""Growth of an error above which trained scores count as not accurate enough. For windows of a
-smooth process whose denoisers are off by 3 %, the spread of samples is 0.99, 1.06 and 2.5 at a
-growth of 23, 83 and 617."""
-
-
-@dataclass(frozen=True)
-class Definiteness:
-    """What was done to make P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r positive definite.
-
-    Attributes:
-        least_shrinkage: λ*, the least value such that P of the covariances as given is positive
-            definite for all of [λ*, 1]; None if P is too large to determine it.
-        shrinkage: the λ that is used.
-        jitter: the ε that is used, in units of every element's variance.
-        inflation: largest ratio of a variance of the composed N(m, P⁻¹) to the data's, about 1
-            where P is well away from indefinite; None if not determined.
-        amplification: growth of an error of one region's score in the composed score, see
-            `precision.amplification`: below 10 for AR(1) chains, hundreds for smooth data whose
-            covariances have directions of nearly no variance; None if not determined.
-    """
-
-    least_shrinkage: float | None
-    shrinkage: float
-    jitter: float
-    inflation: float | None = None
-    amplification: float | None = None
-
-    def __str__(self) -> str:
-        least = "not determined" if self.least_shrinkage is None else f"{self.least_shrinkage:.3f}"
-        text = (
-            f"composed precision of the covariances: least shrinkage λ* {least}; used: "
-            f"shrinkage {self.shrinkage:.3g}, jitter {self.jitter:.3g}"
-        )
-        if self.inflation is None:
-            return text
-        text += f"; composed variances are up to {self.inflation:.3g} times the data's"
-        if self.amplification is None:
-            return text
-        return f"{text}, errors of a region's score grow up to {self.amplification:.3g} times"
-
-    @property
-    def warning(self) -> str | None:
-        """A warning if P is barely definite, or needs more accurate scores than networks give."""
-        if self.inflation is not None and self.inflation > BARELY:
-            return (
-                "the composed precision is barely definite, so that some composed variances are "
-                f"{self.inflation:.3g} times the data's: give a larger shrinkage"
-            )
-        if self.amplification is not None and self.amplification > AMPLIFIED:
-            return (
-                "covariances have directions of nearly no variance, in which errors of a "
-                f"region's score grow up to {self.amplification:.3g} times: where scores are not "
-                "exact, give fit_covariances a larger ridge (1e-3, 1e-2), or Posterior a shrinkage"
-            )
-        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +44,7 @@ class Report:
         junction_tree: whether the marginal rule is exact at σ = 0 for data Markov to the graph.
         graph: the region graph, for the properties that are determined on demand.
         nested_exact: whether this is a nested graph that is exact level by level.
-        definiteness: of the composed precision of given covariances, from a joint's `validate`.
+        findings, own_warning: what a joint's rule adds, from the joint's `validate`.
         conflict: two regions on the same elements under different conditions, which therefore are
             not marginals of one distribution; None if there are none.
     """
@@ -121,7 +61,8 @@ class Report:
     junction_tree: bool | None
     graph: RegionGraph = field(repr=False)
     nested_exact: bool = False
-    definiteness: "Definiteness | None" = None
+    findings: tuple[str, ...] = ()
+    own_warning: str | None = None
     conflict: "tuple[Hashable, Hashable] | None" = None
 
     @property
@@ -140,9 +81,9 @@ class Report:
                 f"Regions {a!r} and {b!r} hold the same elements under different conditions: they "
                 "are not marginals of one distribution, and the composition describes the product "
                 "Π_r q_r^{c_r}, if that can be normalised. Marginal rule: exact at σ = 0 only. "
-                "Posterior rule: exact at every σ for Gaussian regions with true covariances and a "
-                "positive definite P = Σ_r c_r A_rᵀ Σ_r⁻¹ A_r. The law E[(u_i - m_i) s_i] = -1 "
-                "does not hold at σ > 0."
+                "Rules Posterior and Consistent: exact at every σ for Gaussian regions with true "
+                "covariances, on graphs with loops if those of the prior are given, too. The law "
+                "E[(u_i - m_i) s_i] = -1 does not hold at σ > 0."
             )
         laws = (
             "Counts are valid: under the marginal rule E[(u_i - m_i) s_i] = -1 for every element, "
@@ -153,9 +94,9 @@ class Report:
                 "Marginal rule: exact at σ = 0 for any data that is Markov with respect to this "
                 "junction tree, if the regions' models are its marginals. At σ > 0 it is an "
                 "approximation, even for Gaussian data: noised variables of a Markov tree are not "
-                "Markov. Posterior rule: exact at every σ for "
-                "Gaussian data with true covariances, if it is Markov with respect to the tree; "
-                f"for other data its Gaussian closure is an approximation. {laws}"
+                "Markov. Rules Posterior and Consistent: exact at every σ for Gaussian data with "
+                "true covariances, if it is Markov with respect to the tree; for other data they "
+                f"are approximations, Consistent the better one. {laws}"
             )
         if self.nested_exact:
             return (
@@ -172,11 +113,10 @@ class Report:
             False: "regions form loops",
         }[self.alpha_acyclic]
         return (
-            f"Marginal rule: an approximation at every σ, σ = 0 included: {why}. Posterior rule: "
-            "reaches N(m, P⁻¹), P = Σ_r c_r Σ_r⁻¹, for Gaussian data, where P is positive "
-            "definite; that is not the data's distribution either. Consistent rule: exact at every "
-            "σ for Gaussian data that is Markov with respect to the graph, with true covariances; "
-            f"for other data an approximation. {laws}"
+            f"Marginal rule: an approximation at every σ, σ = 0 included: {why}. Rules Posterior "
+            "and Consistent: exact at every σ for Gaussian data that is Markov with respect to the "
+            "graph, with true covariances and mean, up to 2,000 elements; for other data they are "
+            f"approximations, Consistent the better one. {laws}"
         )
 
     @property
@@ -205,26 +145,25 @@ class Report:
 
     @cached_property
     def proxy(self) -> Proxy | None:
-        """Definiteness of the composed precision, for a common correlation; see `graphs.proxy`.
+        """Where the marginal rule is improper, for a common correlation; see `graphs.proxy`.
 
-        None if counts are invalid or the graph is too large. A junction tree's is definite for
-        covariances of one estimate.
+        None if counts are invalid or the graph is too large.
         """
         return proxy(self.graph) if self.valid else None
 
     @property
     def warning(self) -> str | None:
-        """A warning if the composition is barely definite, or improper for some data."""
-        if self.definiteness is not None and self.definiteness.warning is not None:
-            return self.definiteness.warning
+        """A warning if the marginal rule is improper for some data, or one of the joint's rule."""
         of_one = self.conflict is None and not self.junction_tree
-        if not of_one or self.proxy is None or self.proxy.improper_from is None:
+        if self.findings or not of_one:
+            return self.own_warning
+        if self.proxy is None or self.proxy.improper_above is None:
             return None
         return (
-            "the composed precision turns indefinite, and the composition improper, for data whose "
-            f"blocks all correlate by more than {self.proxy.proper_up_to:.3f}: samples of it can "
-            "grow without bound. Larger pieces help; pgmdiff.advise predicts the loss for your "
-            "covariance"
+            "under the marginal rule the composition turns improper for data whose blocks all "
+            f"correlate by more than {self.proxy.improper_above:.3f}: samples of it can grow "
+            "without bound. Larger pieces help, or the rule Consistent; pgmdiff.advise predicts "
+            "the loss for your covariance"
         )
 
     def raise_if_invalid(self) -> None:
@@ -277,28 +216,34 @@ class Report:
             lines += [
                 f"diameter: {'not determined' if self.diameter is None else self.diameter} "
                 f"(pieces between the elements farthest apart)",
-                f"Gaussian proxy: {self._certified}",
+                f"Gaussian proxy: {self._proper}",
             ]
         else:
-            warning = None if self.definiteness is None else self.definiteness.warning
+            warning = self.own_warning
             lines.append(
                 "diameter, Gaussian proxy: not yet determined, print the report to see them"
             )
-        lines += [] if self.definiteness is None else [str(self.definiteness)]
-        return [*lines, self.promise, *([f"WARNING: {warning}."] if warning else [])]
+        return [
+            *lines,
+            *self.findings,
+            self.promise,
+            *([f"WARNING: {warning}."] if warning else []),
+        ]
 
     @property
-    def _certified(self) -> str:
+    def _proper(self) -> str:
         if self.conflict is not None:
             return "does not apply: regions on the same elements differ by their conditions"
         if self.junction_tree:
             return "the composed precision of every Gaussian's own covariances is positive definite"
         if self.proxy is None:
             return "not tested (invalid, or too large)"
-        blocks = f"{self.proxy.n_atoms} blocks of a common correlation ρ"
-        if self.proxy.improper_from is None:
-            return f"proper for {blocks} up to {self.proxy.proper_up_to:g} (certified)"
-        return f"proper for {blocks} up to {self.proxy.proper_up_to:.4f} only (certified)"
+        limit = self.proxy.improper_above
+        up_to = "all correlations" if limit is None else f"correlations up to {limit:.4f}"
+        return (
+            f"the composed precision of {self.proxy.n_atoms} equally correlated blocks is positive "
+            f"definite for {up_to}"
+        )
 
 
 def report(

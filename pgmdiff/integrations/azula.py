@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError, required
-from pgmdiff.integrations.shared import as_seen, check_device, time_at
-from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, from_denoiser
+from pgmdiff.integrations.shared import Runs, as_seen, check_device, time_at
+from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser
 from pgmdiff.scores.walls import received
 from pgmdiff.text import brief
 
@@ -57,7 +57,7 @@ def from_azula(denoiser: Any) -> NetworkScore:
     return from_denoiser(network)
 
 
-def to_azula(joint: Score, schedule: Any) -> Any:
+def to_azula(joint: Score, schedule: Any, *, evaluations: int = 1) -> Any:
     """A joint as an `azula.denoise.Denoiser`, for azula's samplers and guidance.
 
     Its posterior is a Dirac distribution at D(x_t / α_t, σ_t / α_t). Keyword arguments of the call
@@ -66,6 +66,8 @@ def to_azula(joint: Score, schedule: Any) -> Any:
     Args:
         joint: a joint, or any score `joint(x, sigma, **condition)`.
         schedule: an `azula.noise.Schedule`, such as `VESchedule()`.
+        evaluations: calls per step of the sampler, which read the same memory of the joint, if it
+            has one; see `pgmdiff.integrations`. 2 for `HeunSampler`.
 
     Raises:
         ImportError: azula is not installed.
@@ -76,11 +78,12 @@ def to_azula(joint: Score, schedule: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.schedule, self.joint = schedule, joint
+            self.runs = Runs(joint, evaluations)
 
         def forward(self, x_t: Tensor, t: Tensor, **condition: Any) -> Any:
             alpha, sigma_t = (value.to(x_t) for value in self.schedule(t))
             x = x_t / beside(alpha, x_t) if alpha.ndim else x_t / alpha
-            mean = denoise(self.joint, x, sigma_t / alpha, **condition)
+            mean = self.runs(x, sigma_t / alpha, **condition)
             return azula.DiracPosterior(mean=mean)
 
     return JointDenoiser()

@@ -32,6 +32,7 @@ from pgmdiff.scores.adapters import (
     NetworkScore,
     Score,
     Timesteps,
+    begun,
     beside,
     denoise,
     from_denoiser,
@@ -200,10 +201,11 @@ def drive(
     """Samples a joint with a diffusers scheduler.
 
     At every timestep the joint is called at the scheduler's own σ, its result is converted to what
-    the `prediction_type` of the scheduler expects, and the scheduler takes one step. The scheduler
-    itself does not change: a copy runs, without learned variances (a joint has none) and without
-    `clip_sample` and `thresholding` (a whole need not lie in [-1, 1] because the pieces of its
-    network did; clamp in a denoiser of your own if you need to).
+    the `prediction_type` of the scheduler expects, and the scheduler takes one step. As in `sample`
+    the memory of the joint, if its rule has one, is committed at the end of every step. The
+    scheduler itself does not change: a copy runs, without learned variances (a joint has none) and
+    without `clip_sample` and `thresholding` (a whole need not lie in [-1, 1] because the pieces of
+    its network did; clamp in a denoiser of your own if you need to).
 
     The result is that of `sample(joint, from_scheduler(scheduler)[start:], x=u)` with the same
     solver, up to the scheduler's own arithmetic, which is float32 for any dtype. To vary given data
@@ -216,7 +218,7 @@ def drive(
     `sample`, the `finish` of a conditioned score looks at the result.
 
     Args:
-        joint: a joint, or any score `joint(x, sigma)`.
+        joint: a joint, or any score `joint(x, sigma)`; conditions by `functools.partial`.
         scheduler: a scheduler with `step(model_output, timestep, sample)` and a prediction type;
             not an inverse, inpainting or token scheduler.
         steps: the number for `scheduler.set_timesteps`; None if you called it before, with its
@@ -267,6 +269,7 @@ def drive(
         driven.noise_sampler_seed = seeds
     if "generator" in inspect.signature(driven.step).parameters:
         own["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
+    joint = begun(joint)
     for i, t in enumerate(tqdm(timesteps, disable=not progress, desc="sampling")):
         driven.scale_model_input(x, t) if hasattr(driven, "scale_model_input") else None
         if hasattr(driven, "derivatives"):  # LMS, which takes its order from the place in the table
@@ -283,6 +286,8 @@ def drive(
                 f"drive: the state is not finite after timestep {float(t):g}, at σ = {sigma:g}. "
                 "The score is not finite there, or the step is too large for it."
             )
+        if hasattr(joint, "commit") and _ends_step(driven):
+            joint.commit()
         if callback is not None:
             callback(seen)
     finish, ends = getattr(joint, "finish", None), getattr(driven, "sigmas", [0.0])[-1]
@@ -342,6 +347,17 @@ def _begun(driven: Any, start: int) -> tuple[Tensor, bool]:
         driven.register_to_config(skip_prk_steps=True)
         return torch.cat([falling[begin : begin + 2], falling[begin + 1 :]]), False
     return timesteps[start * order :], not begin
+
+
+def _ends_step(driven: Any) -> bool:
+    """Whether the latest timestep ended a step, and was not an inner evaluation of one."""
+    if hasattr(driven, "order_list"):  # DPM-Solver singlestep: the orders of its timesteps
+        return bool([*driven.order_list, 1][driven.step_index] == 1)
+    if hasattr(driven, "plms_timesteps"):  # PNDM: Runge-Kutta by fours, or first a step made twice
+        warming = 0 if driven.config.skip_prk_steps else len(driven.prk_timesteps)
+        counter = int(driven.counter)
+        return counter % 4 == 0 if counter <= warming else counter != 1
+    return bool(getattr(driven, "state_in_first_order", True))
 
 
 def _level(driven: Any, kind: str, t: Tensor) -> tuple[float, float]:

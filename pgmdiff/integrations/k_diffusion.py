@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from pgmdiff.integrations.shared import in_own_dtype
-from pgmdiff.scores.adapters import NetworkScore, Score, denoise, from_denoiser
+from pgmdiff.integrations.shared import Runs, in_own_dtype
+from pgmdiff.scores.adapters import NetworkScore, Score, from_denoiser
 
 __all__ = ["from_k_diffusion", "to_k_diffusion"]
 
@@ -37,7 +37,7 @@ def from_k_diffusion(model: Callable[..., Tensor]) -> NetworkScore:
     return from_denoiser(denoiser)
 
 
-def to_k_diffusion(joint: Score) -> Callable[..., Tensor]:
+def to_k_diffusion(joint: Score, *, evaluations: int = 1) -> Callable[..., Tensor]:
     """A joint as the `model` of k-diffusion's samplers: `sample_dpmpp_2m(model, x, sigmas)`.
 
     Their `extra_args` are conditions. The samplers draw noise from the global generator unless they
@@ -45,9 +45,7 @@ def to_k_diffusion(joint: Score) -> Callable[..., Tensor]:
 
     Args:
         joint: a joint, or any score `joint(x, sigma, **condition)`.
+        evaluations: calls per step of the sampler, which read the same memory of the joint, if it
+            has one; see `pgmdiff.integrations`. 2 for Heun and DPM-Solver 2.
     """
-
-    def model(x: Tensor, sigma: Tensor | float, **extra_args: Any) -> Tensor:
-        return denoise(joint, x, sigma, **extra_args)
-
-    return model
+    return Runs(joint, evaluations)

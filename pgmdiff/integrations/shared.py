@@ -1,23 +1,82 @@
-r"""Dtypes and devices of networks, and times of noise levels, which the adapters share.
+r"""Dtypes and devices of networks, times of noise levels, and runs, which the adapters share.
 
 A process x_t = α_t x_0 + σ_t ε is variance exploding at σ = σ_t / α_t on x_t / α_t. As σ_t / α_t
 rises with t, bisection finds the time of a σ to rounding, for any schedule.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError
+from pgmdiff.scores.adapters import Score, begun, denoise
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import named, received
+from pgmdiff.store import fingerprint
 
-__all__ = ["as_seen", "check_device", "in_own_dtype", "network_dtype", "time_at"]
+__all__ = ["Runs", "as_seen", "check_device", "in_own_dtype", "network_dtype", "time_at"]
 
+BRANCHES = 8
+"""Conditions whose runs are kept at a time."""
 BISECTIONS = 60
 """How often the interval of times is halved: beyond the precision of float64."""
+
+
+@dataclass(eq=False)
+class Runs:
+    """The denoiser of a score, for samplers that call it as a function.
+
+    It finds where a run with memory begins, and where its steps end: see `pgmdiff.integrations`.
+
+    Attributes:
+        score: the score.
+        evaluations: calls per step of the sampler.
+
+    Raises:
+        ScoreError: there is less than one evaluation.
+    """
+
+    score: Score
+    evaluations: int = 1
+    _runs: dict[str, "_Run"] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.evaluations, int) or self.evaluations < 1:
+            raise ScoreError(
+                "Runs: expected evaluations, the sampler's calls per step, as an integer of at "
+                f"least 1, got {self.evaluations!r}."
+            )
+
+    def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        """D(x, σ)."""
+        fresh: Any = begun(self.score)
+        if fresh is self.score:  # it has no memory
+            return denoise(self.score, x, sigma, **condition)
+        level, key = float(torch.as_tensor(sigma).max()), fingerprint(condition)
+        run = self._runs.pop(key, None)
+        if run is None or len(x) != run.size or level >= min(run.first, 2 * run.latest):
+            run = _Run(fresh, len(x), level)
+        self._runs = dict([*self._runs.items()][1 - BRANCHES :]) | {key: run}
+        denoised = denoise(run.score, x, sigma, **condition)
+        run.latest, run.calls = level, run.calls + 1
+        if run.calls % self.evaluations == 0:
+            run.score.commit()
+        return denoised
+
+
+@dataclass(eq=False)
+class _Run:
+    """The calls with one condition: their score, their number of samples, and their levels."""
+
+    score: Any
+    size: int
+    first: float
+    latest: float = inf
+    calls: int = 0
 
 
 def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:

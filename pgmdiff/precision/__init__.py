@@ -1,6 +1,6 @@
-"""Region covariances, the composed precision, and solves with it: for posterior composition."""
+"""Region covariances, the composed precision, its completion, and solves with them."""
 
-from pgmdiff.precision.completing import Completion, completed
+from pgmdiff.precision.completing import Blocks, Completion, completed
 from pgmdiff.precision.covariances import (
     Covariances,
     Dense,
@@ -8,6 +8,7 @@ from pgmdiff.precision.covariances import (
     Pooled,
     Separable,
     Stationary,
+    provider_of,
 )
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.forms import RegionCovariances, RegionPrecisions
@@ -15,19 +16,13 @@ from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import IndefiniteError, Solve
 from pgmdiff.precision.solves.choice import Channelwise, solver_of
 from pgmdiff.precision.solves.circulant import Circulant
-from pgmdiff.precision.solves.definiteness import (
-    amplification,
-    inflation,
-    is_definite,
-    least_change,
-    least_shrinkage,
-)
 from pgmdiff.precision.solves.direct import Eigen, SparseFactors
 from pgmdiff.precision.solves.iterative import ConjugateGradients
 from pgmdiff.precision.solves.loops import Loops
 from pgmdiff.precision.solves.small_space import SmallSpace
 
 __all__ = [
+    "Blocks",
     "Channelwise",
     "Circulant",
     "Completion",
@@ -49,10 +44,6 @@ __all__ = [
     "Stationary",
     "completed",
     "fit_covariances",
-    "amplification",
-    "inflation",
-    "is_definite",
-    "least_change",
-    "least_shrinkage",
+    "provider_of",
     "solver_of",
 ]

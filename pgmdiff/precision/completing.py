@@ -13,11 +13,12 @@ Friedman, "The elements of statistical learning", 2009, Algorithm 17.1), for W =
 
     β = W_NN⁻¹ Σ_Nb,      W_·b = W_·N β,      K_bb = (Σ_bb - Σ_bN β)⁻¹,      K_Nb = -β K_bb
 
-W begins as the diagonal blocks and stays positive definite: where a step would end that, because
-other entries are not right yet, β is shortened. Blocks that share no region are updated together.
+W begins as the given entries, 0 elsewhere, plus a ridge that makes it positive definite. Every
+update keeps it so, keeps the given entries and raises its determinant; between sweeps the ridge is
+lowered as far as W allows, and where a completion exists it comes to 0. Blocks that share no region
+are updated together.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from itertools import combinations
 import networkx as nx
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import sparse
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -42,10 +44,8 @@ from pgmdiff.text import by_field, described
 
 __all__ = ["Blocks", "Completion", "completed"]
 
-SHORTENED = 1e-3
-"""Share of a block's variance that stays unexplained where β is shortened."""
 PATIENCE = 30
-"""Sweeps without progress after which covariances count as having no completion."""
+"""Sweeps that hardly lower the ridge, after which covariances count as having no completion."""
 AT_ONCE = 2**24
 """Most numbers that are gathered for one step."""
 
@@ -116,23 +116,29 @@ def completed(
     scale = deviations[:, None] * deviations
     known = known / scale
     # One more element, correlated with none, pads the blocks that are updated together.
-    held = torch.block_diag(~known.isnan(), torch.ones(1, 1, dtype=torch.bool))
-    known = torch.block_diag(known.nan_to_num(), torch.ones(1, 1).to(known))
-    labels, steps = _steps(graph)
-    w = known.where(labels[:, None] == labels, 0)
-    missed, waited = float("inf"), 0
+    held = F.pad(~known.isnan(), (0, 1, 0, 1), value=True)
+    w = F.pad(known.nan_to_num(), (0, 1, 0, 1))
+    steps, ridge, share, waited = _steps(graph), 1.0, 1.0, 0
+    while not _definite(w, -ridge):
+        ridge *= 2
+    w.diagonal()[:-1].add_(ridge)
     for sweep in tqdm(range(1, most_sweeps + 1), desc="completion", delay=3, leave=False):
-        change = max((step.update(w, known) for step in steps), default=0.0)
-        if change <= tolerance:
+        change = max((step.update(w, held) for step in steps), default=0.0)
+        if ridge:
+            share = min(2 * share, 1.0)
+            while not _definite(w, 1.5 * share * ridge) and share > 1e-6:
+                share /= 2
+            less = share * ridge
+            waited = waited + 1 if share < 0.01 else 0
+            ridge -= less
+            w.diagonal()[:-1].sub_(less)
+        elif change <= tolerance:
             break
-        if change == float("inf"):  # given entries are not met yet
-            now = float((w - known).where(held, 0).abs().max())
-            missed, waited = (now, 0) if now < 0.99 * missed else (missed, waited + 1)
         if waited == PATIENCE or sweep == most_sweeps:
-            raise _unfit(graph, w - known, sweep)
+            raise _unfit(graph, w, ridge, sweep)
     k = torch.zeros_like(w)
     for step in steps:
-        step.write_precision(k, w, known)
+        step.write_precision(k, w)
     k = (k + k.T)[:-1, :-1] / 2
     return Completion(k / scale, w[:-1, :-1] * scale, distance, sweep)
 
@@ -166,8 +172,8 @@ def _averaged(graph: RegionGraph, covariances: Covariances) -> tuple[Tensor, flo
     return mean, distance
 
 
-def _steps(graph: RegionGraph) -> tuple[Tensor, list["_Step"]]:
-    """The block of every element (and of the padding), and the steps of a sweep.
+def _steps(graph: RegionGraph) -> list["_Step"]:
+    """The steps of a sweep.
 
     Blocks are the elements that no outer region splits. Blocks of one colour share no region.
     """
@@ -180,15 +186,14 @@ def _steps(graph: RegionGraph) -> tuple[Tensor, list["_Step"]]:
     members = np.split(np.argsort(labels, kind="stable"), np.bincount(labels).cumsum()[:-1])
     colours = defaultdict(list)
     for block, colour in nx.greedy_color(neighbours).items():
-        if neighbours[block]:
-            around = np.concatenate([members[other] for other in neighbours[block]])
-            colours[colour].append((members[block], around))
+        around = [members[other] for other in neighbours[block]]
+        colours[colour].append((members[block], np.concatenate([members[block][:0], *around])))
     steps = []
     for blocks in colours.values():
         widest = max(len(around) for _, around in blocks)
-        at_once = max(1, AT_ONCE // (widest * n))
+        at_once = max(1, AT_ONCE // max(1, widest * n))
         steps += [_Step.of(blocks[i : i + at_once], n) for i in range(0, len(blocks), at_once)]
-    return torch.from_numpy(np.append(labels, -1)), steps
+    return steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,53 +216,48 @@ class _Step:
 
         return cls(*map(stacked, zip(*blocks, strict=True)))
 
-    def regression(self, w: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """β `[m, d, b]`, how far it was shortened `[m]`, Σ_bb `[m, b, b]` and Σ_bN β."""
-        across = known[self.around[:, :, None], self.blocks[:, None]]
-        own = _square(known, self.blocks)
-        beta = torch.linalg.solve(_square(w, self.around), across)
-        explained = across.mT @ beta
-        root = torch.linalg.cholesky(own)
-        half = torch.linalg.solve_triangular(root, explained, upper=False)
-        share = torch.linalg.solve_triangular(root, half.mT, upper=False)
-        largest = torch.linalg.eigvalsh(share)[:, -1]
-        length = torch.where(largest < 1, 1, ((1 - SHORTENED) / largest).sqrt())
-        return beta, length, own, explained
+    def regression(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """β `[m, d, b]` and W_Nb `[m, d, b]`."""
+        across = w[self.around[:, :, None], self.blocks[:, None]]
+        return torch.linalg.solve(_square(w, self.around), across), across
 
-    def update(self, w: Tensor, known: Tensor) -> float:
-        """Regresses every block, in place.
+    def update(self, w: Tensor, held: Tensor) -> float:
+        """Regresses every block, in place, but for the entries that are held.
 
         Returns:
-            The largest change of W, or infinity if a β was shortened.
+            The largest change of W.
         """
-        beta, length, own, _ = self.regression(w, known)
-        beta = beta * length[:, None, None]
+        beta, _ = self.regression(w)
         (m, b), n = self.blocks.shape, len(w) - 1
         columns = self.around[:, None].expand(m, b, -1)
-        starts = np.arange(0, columns.numel() + 1, self.around.shape[1])
+        starts = self.around.shape[1] * np.arange(m * b + 1)
         entries = beta.mT.reshape(-1).numpy(), columns.reshape(-1).numpy(), starts
         # Rows of W, for every block; a sparse product, since gathering W_N· would copy it.
         rows = torch.from_numpy(sparse.csr_array(entries, (m * b, n + 1)) @ w.numpy())
         places = self.blocks.reshape(-1)
         # Blocks of the step depend on each other only through their surroundings.
-        among = torch.einsum("pmd,mdb->pmb", rows[:, self.around], beta).reshape(m * b, m, b)
-        number = torch.arange(m)
-        among = among.reshape(m, b, m, b)
-        among[number, :, number] = own
+        among = torch.einsum("pmd,mdb->pmb", rows[:, self.around], beta)
         rows[:, places] = among.reshape(m * b, m * b)
         real = places < n
         rows, places = rows[real], places[real]
-        rows[:, n] = 0
-        change = float((rows - w[places]).abs().max())
+        before = w[places]
+        rows = torch.where(held[places], before, rows)
         w[places], w[:, places] = rows, rows.T
-        return change if (length == 1).all() else math.inf
+        return float((rows - before).abs().max())
 
-    def write_precision(self, k: Tensor, w: Tensor, known: Tensor) -> None:
+    def write_precision(self, k: Tensor, w: Tensor) -> None:
         """Writes the blocks' columns of K, in place."""
-        beta, _, own, explained = self.regression(w, known)
-        inside = torch.linalg.inv(own - explained)
+        beta, across = self.regression(w)
+        inside = torch.linalg.inv(_square(w, self.blocks) - across.mT @ beta)
         for at, values in ((self.blocks, inside), (self.around, -beta @ inside)):
             k[at[:, :, None].expand_as(values), self.blocks[:, None].expand_as(values)] = values
+
+
+def _definite(w: Tensor, less: float) -> bool:
+    """Whether W is positive definite with so much less on its diagonal, the padding apart."""
+    lowered = w[:-1, :-1].clone()
+    lowered.diagonal().sub_(less)
+    return not torch.linalg.cholesky_ex(lowered).info
 
 
 def _square(matrix: Tensor, index: Tensor) -> Tensor:
@@ -267,13 +267,17 @@ def _square(matrix: Tensor, index: Tensor) -> Tensor:
     return torch.where(both, torch.eye(index.shape[1]).to(matrix), taken_blocks(matrix, index))
 
 
-def _unfit(graph: RegionGraph, gap: Tensor, sweeps: int) -> GraphError:
+def _unfit(graph: RegionGraph, w: Tensor, ridge: float, sweeps: int) -> GraphError:
     """The error for covariances without a completion: it names the region that fits worst."""
-    worst, name = -1.0, None
+    weakest = torch.linalg.eigh(w[:-1, :-1])[1][:, 0]
+    against, worst, name = -1.0, 0.0, None
     for group, index in _outer(graph):
-        gaps = taken_blocks(gap, index).abs().amax(dim=(1, 2))
-        if gaps.max() > worst:
-            worst, name = float(gaps.max()), group.name(int(gaps.argmax()))
+        apart = taken_blocks(w, index).abs() * (index[:, :, None] != index[:, None])
+        pull = (apart * (weakest[index][:, :, None] * weakest[index][:, None]).abs()).amax((1, 2))
+        if pull.max() > against:
+            row = int(pull.argmax())
+            against, name = float(pull[row]), group.name(row)
+            worst = float(apart[row].max()) * ridge / (1 + ridge)
     return GraphError(
         "Posterior: expected the covariances of one distribution, but no positive definite matrix "
         f"with these blocks was found in {sweeps} sweeps; a correlation of region {name!r} is off "

@@ -31,6 +31,7 @@ from pgmdiff.precision.forms import (
 from pgmdiff.text import brief, counted, described
 
 __all__ = [
+    "provider_of",
     "Covariances",
     "Dense",
     "LowRank",
@@ -99,7 +100,31 @@ class Dense(Covariances):
                 f"Posterior: expected the covariance of {name!r} as [{d}, {d}], got "
                 f"{tuple(matrix.shape)}. Flatten the region in the order its model sees."
             )
+        if float((matrix - matrix.T).abs().max()) > 1e-5 * float(matrix.abs().max()):
+            raise ShapeError(
+                f"Posterior: the covariance of {name!r} is not symmetric. Give E[(u - m)(u - m)ᵀ]."
+            )
         return (matrix + matrix.T).double().cpu() / 2
+
+
+def provider_of(given: Any, who: str) -> Covariances:
+    """The provider of covariances that were given, by region name or as one.
+
+    Args:
+        given: the covariances.
+        who: the caller, which the error names.
+
+    Raises:
+        GraphError: it is neither.
+    """
+    if isinstance(given, Covariances):
+        return given
+    if not isinstance(given, Mapping):
+        raise GraphError(
+            f"{who}: expected covariances by region name, or a provider, got a "
+            f"{type(given).__name__}. See fit_covariances."
+        )
+    return Dense(given)
 
 
 @dataclass(frozen=True, eq=False)

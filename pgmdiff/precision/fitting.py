@@ -8,8 +8,8 @@ positive definite on every junction tree; covariances that are estimated one by 
 samples often compose to an indefinite P. If covariances are shared, or of low rank, a sub-region
 agrees with that first outer region, but with others around it only as far as the data do: P is
 positive definite on chains, and usually on other trees. Stationary covariances agree everywhere,
-but can be indefinite themselves if there are few states. In these cases posterior composition
-raises an error, and `shrinkage="least"` helps.
+but can be indefinite themselves if there are few states. Where that is not so, regions are
+averaged (`precision.completed`), up to 2,000 elements; else, a larger ridge helps.
 
     dense        Σ̂ = Σ_n (u_n - m)(u_n - m)ᵀ / n
     low rank     U diag(λ - δ) Uᵀ + δ I of the leading eigenpairs of Σ̂, δ the mean of all others of
@@ -110,7 +110,7 @@ def fit_covariances(
         >>> generator = torch.Generator().manual_seed(0)
         >>> data = torch.randn(500, 3, generator=generator).cumsum(1)
         >>> Posterior(fit_covariances(chain(3), data))
-        Posterior(Pooled, shrinkage=0.0)
+        Posterior(Pooled)
     """
     regions = graph_of(graph, "fit_covariances").regions
     whole = _Channels(regions.event_shape[0]) if channels else None

@@ -10,7 +10,7 @@ One object holds the matrices of all n regions of a group, or the one matrix tha
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -21,7 +21,6 @@ from pgmdiff.linalg import correlations
 from pgmdiff.text import by_field
 
 __all__ = [
-    "Change",
     "DenseCovariances",
     "DensePrecisions",
     "LowRankCovariances",
@@ -203,21 +202,6 @@ def concatenated(parts: Sequence[tuple[RegionPrecisions, int]]) -> RegionPrecisi
     return DensePrecisions(inverse)
 
 
-@dataclass(frozen=True)
-class Change:
-    """A change made to all covariances of a graph alike, so that they still agree.
-
-    Attributes:
-        shrinkage: λ in [0, 1].
-        jitter: ε.
-        mean: m, the mean variance of the state.
-    """
-
-    shrinkage: float
-    jitter: float
-    mean: float
-
-
 class RegionCovariances(ABC):
     """The covariances Σ_r of n regions of d elements, or the one that all share, in float64."""
 
@@ -230,16 +214,6 @@ class RegionCovariances(ABC):
     @abstractmethod
     def variances(self) -> Tensor:
         """The diagonals, `[n or 1, d]`."""
-
-    @abstractmethod
-    def shrunk(self, change: Change, common: Tensor) -> "RegionCovariances":
-        """(1 - λ) Σ_r + (λ + ε) A_r M A_rᵀ.
-
-        Args:
-            change: λ and ε, and the mean m of M.
-            common: the diagonal of M on the regions' elements, `[n, d]`. A low-rank form uses
-                M = m I, which keeps its form.
-        """
 
     @abstractmethod
     def inverse(self, names: Names) -> RegionPrecisions:
@@ -266,12 +240,6 @@ class DenseCovariances(RegionCovariances):
     def variances(self) -> Tensor:
         return self.matrices.diagonal(dim1=1, dim2=2)
 
-    def shrunk(self, change: Change, common: Tensor) -> "DenseCovariances":
-        if len(self.matrices) == 1 and (common == common[:1]).all():
-            common = common[:1]
-        added = torch.diag_embed((change.shrinkage + change.jitter) * common)
-        return DenseCovariances((1 - change.shrinkage) * self.matrices + added)
-
     def inverse(self, names: Names) -> DensePrecisions:
         infinite = ~self.matrices.isfinite().flatten(1).all(dim=1)
         if infinite.any():
@@ -288,7 +256,7 @@ class DenseCovariances(RegionCovariances):
             raise GraphError(
                 f"Posterior: the covariance of {names(row)!r} is singular or indefinite, its "
                 f"eigenvalues go from {own.min():.3g} to {own.max():.3g}. Estimate "
-                "it from more samples, or add to its diagonal (jitter=, ridge=)."
+                "it from more samples, or add to its diagonal (ridge=)."
             )
         vectors = units[:, :, None] * vectors
         return DensePrecisions((vectors / values[:, None]) @ vectors.mT)
@@ -312,11 +280,6 @@ class LowRankCovariances(RegionCovariances):
 
     def variances(self) -> Tensor:
         return (self.factors**2).sum(dim=2) + self.floor
-
-    def shrunk(self, change: Change, common: Tensor) -> "LowRankCovariances":
-        kept = 1 - change.shrinkage
-        floor = kept * self.floor + (change.shrinkage + change.jitter) * change.mean
-        return LowRankCovariances(kept**0.5 * self.factors, floor)
 
     def inverse(self, names: Names) -> LowRankPrecisions:
         finite = self.factors.square().isfinite().flatten(1).all(dim=1)
@@ -349,12 +312,6 @@ class SeparableCovariances(RegionCovariances):
     def variances(self) -> Tensor:
         own = self.channels.diagonal()
         return torch.stack([torch.kron(own, v) for v in self.places.variances()])
-
-    def shrunk(self, change: Change, common: Tensor) -> "SeparableCovariances":
-        own = self.channels.diagonal()
-        mean = (common.reshape(len(common), len(own), -1) / own[:, None]).mean(dim=1)
-        inner = replace(change, mean=change.mean / float(own.mean()))
-        return SeparableCovariances(self.channels, self.places.shrunk(inner, mean))
 
     def inverse(self, names: Names) -> SeparablePrecisions:
         whole = DenseCovariances(self.channels[None]).inverse(lambda _: "the channels")

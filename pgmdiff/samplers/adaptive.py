@@ -48,7 +48,8 @@ class Adaptive(Solver):
 
     It chooses its own steps; levels between the first and the last positive one are only places
     where it stops: `sample(score, [80.0, 0.002, 0.0], solver=Adaptive())`. It also goes up: `step`
-    to a larger σ finds the noise from which the data come.
+    to a larger σ finds the noise from which the data come. The memory of a score is committed after
+    every step of its own that is accepted, at one more evaluation each.
 
     Args:
         rtol: tolerated error of a step relative to σ, so that neither the data's unit nor its
@@ -82,15 +83,29 @@ class Adaptive(Solver):
         denoised = denoise(score, state.x, state.sigma)
         if sigma_next == 0:
             return State(denoised, state.step + 1, sigma_next, denoised)
-        x = self._integrate(lambda s, u: u - denoise(score, u, s), state.x, state.sigma, sigma_next)
+        x = self._integrate(
+            lambda s, u: u - denoise(score, u, s),
+            state.x,
+            state.sigma,
+            sigma_next,
+            commit=getattr(score, "commit", None),
+        )
         return State(x, state.step + 1, sigma_next, denoised)
 
     def _integrate(
-        self, drift: Drift, y: Tensor, sigma: float, sigma_next: float, nats: int = 0
+        self,
+        drift: Drift,
+        y: Tensor,
+        sigma: float,
+        sigma_next: float,
+        nats: int = 0,
+        commit: Callable[[], None] | None = None,
     ) -> Tensor:
         """∫ drift(σ, y) d log σ for y `[batch, ...]`, evaluated nowhere outside [σ, σ'].
 
         If `nats` is not 0, the last column of y `[batch, n]` is a log-density of so many elements.
+        If `commit` is given, it is called after every accepted step and changes the drift. The next
+        step then begins with an evaluation of its own, not with the last one of the step before.
         """
         eps = torch.finfo(y.dtype).eps
         tolerated = y  # of a step that ends where the drift was evaluated last
@@ -109,6 +124,18 @@ class Adaptive(Solver):
                 )
             return found
 
+        def begins(t: Tensor, y: Tensor, dt: Tensor) -> None:
+            if accepted:
+                raise _Accepted(t, y, dt)
+
+        def accepts(*_: Tensor) -> None:
+            assert commit is not None
+            commit()
+            accepted.append(True)
+
+        if commit is not None:  # torchdiffeq finds them by these names
+            vars(measured).update(callback_step=begins, callback_accept_step=accepts)
+
         def worst_sample(error: Tensor) -> Tensor:
             relative = (error / tolerated).reshape(len(error), -1)
             return relative.square().mean(dim=1).max().sqrt()
@@ -119,16 +146,26 @@ class Adaptive(Solver):
         options: dict[str, Any] = {"first_step": FIRST, "max_num_steps": MOST_STEPS}
         options |= {"norm": worst_sample, "step_t": ends[1:]}
         try:
-            path: Tensor = ode.odeint(
-                measured, y, ends, rtol=0.0, atol=1.0, method=self.method, options=options
-            )
+            while True:
+                accepted = list[bool]()
+                try:
+                    path: Tensor = ode.odeint(
+                        measured, y, ends, rtol=0.0, atol=1.0, method=self.method, options=options
+                    )
+                    return path[1]
+                except _Accepted as step:
+                    t, y, options["first_step"] = step.args
+                    ends = torch.stack([t, ends[1]])
         except AssertionError as error:  # torchdiffeq's way to give up
             raise PgmdiffError(
                 f"Adaptive: rtol = {self.rtol:g} and atol = {self.atol:g} are not met from σ = "
                 f"{sigma:g} to {sigma_next:g}: {error}. Raise them, or use float64: noisy scores, "
                 "and those with jumps, have no path that accurate."
             ) from error
-        return path[1]
+
+
+class _Accepted(Exception):
+    """The end of an accepted step: its time, its state, and the size of the next one."""
 
 
 @torch.inference_mode(False)
@@ -154,7 +191,7 @@ def log_likelihood(
     noise have no density under p: add N(0, σ_min²) to x.
 
     Args:
-        score: differentiable, sample by sample.
+        score: differentiable, sample by sample. One with memory is called without it.
         x: `[batch, *event]` at noise level sigma_min.
         sigma_min, sigma_max: the noise levels of x and of the prior, in the data's units.
         trace: "exact", N backward passes per evaluation; or "hutchinson", `probes` of them, an
@@ -195,7 +232,7 @@ def log_likelihood(
             f"log_likelihood: expected states x [batch, *event], got {tuple(x.shape)}. Give a "
             "batch axis: x[None]."
         )
-    n = x[0].numel()
+    n, score = x[0].numel(), getattr(score, "pure", score)
     if trace == "exact":  # unit vectors, whose products are the diagonal of the Jacobian
         eye = torch.eye(n, dtype=x.dtype, device=x.device)
         share, directions = 1.0, [row.reshape(x.shape[1:]).expand(x.shape) for row in eye]

@@ -38,7 +38,7 @@ class State:
         denoised: the denoised value that the last step used, or None before the first step.
         history: what the next step needs from earlier ones, the latest first; empty for one-step
             solvers.
-        memory: what a score with memory (`joint.remembering`) left after its latest call.
+        memory: what a score with memory (`joint.remembering`) left at the end of the last step.
         run: the run to which it belongs, filled by `sample`: its solver, levels, shape and seeds.
             Only this run resumes it; `replace(state, run={})` (of `dataclasses`) lets any.
 
@@ -70,8 +70,12 @@ class State:
         return described(self, f"x={array(self.x)}", *place, denoised, history)
 
     def to(self, dtype: torch.dtype, device: torch.device | str | None = None) -> "State":
-        """A copy with all its tensors in a dtype, and on a device unless that is None."""
-        return self.map(lambda x: x.to(dtype=dtype, device=device, copy=True))
+        """A copy in a dtype, and on a device unless that is None.
+
+        Tensors of the memory whose dtype is not that of x keep it.
+        """
+        kinds = {self.x.dtype: dtype}
+        return self.map(lambda t: t.to(device=device, dtype=kinds.get(t.dtype, t.dtype), copy=True))
 
     def map(self, moved: Callable[[Tensor], Tensor]) -> "State":
         """The same state after a function of tensors, such as `torch.clone`."""

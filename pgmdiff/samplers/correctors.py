@@ -7,7 +7,7 @@ Unadjusted Langevin, u' = u + h s(u, σ) + √(2h) z, leaves N(0, 1/λ) with the
 not 1/λ: its bias does not vanish with more steps. Metropolis' test removes it where the log-density
 is known (Roberts and Tweedie, "Exponential convergence of Langevin distributions and their discrete
 approximations", 1996). The target is the density of the score that is passed: Π_r q_σ(u_r)^{c_r}
-under the marginal rule, L_σ under the evidence rule; posterior composition and averaging have none.
+under the marginal rule, L_σ under Consistent; posterior composition and averaging have none.
 As predictor-corrector steps: Song et al., "Score-based generative modeling through stochastic
 differential equations", 2021.
 
@@ -31,7 +31,7 @@ equal score evaluations (Euler, Karras 80 → 0.002; `python -m benchmarks corre
 Steps in units of σ² lose their bias on the way down and are better with many evaluations; a share
 of the limit keeps its bias and is better with few. Metropolis' test has neither fault (0.0068 at
 120 evaluations, about the sampling error of 2000 at 480; half of the limit, half of the moves
-accepted). The evidence rule's score is exact there, and requires no moves.
+accepted). The score of Consistent is exact there, and requires no moves.
 """
 
 from abc import ABC, abstractmethod
@@ -148,11 +148,12 @@ class Metropolis(_LangevinMoves):
 
     Each sample accepts or rejects its own moves. Rejected moves cost as much as accepted ones;
     acceptance falls with the number of elements (a step of order N^(-1/3) keeps it constant). A
-    correction evaluates score and log-density once more than it moves.
+    correction evaluates score and log-density once more than it moves. Of a score with memory it
+    calls the `pure` one, so that proposals leave no trace.
 
     Args:
         log_density: `log_density(x, sigma) -> [batch]`, whose gradient is the score, such as a
-            joint's under the evidence rule.
+            joint's under the rule Consistent.
         step, n_moves, curvature: as for `Langevin`, with the same errors.
 
     Raises:
@@ -170,7 +171,7 @@ class Metropolis(_LangevinMoves):
 
     def correct(self, score: Score, x: Tensor, sigma: float, noise: Draw) -> tuple[Tensor, Tensor]:
         h, level = self._size(sigma), per_sample(sigma, x)
-        accepted = x.new_zeros(len(x))
+        accepted, score = x.new_zeros(len(x)), getattr(score, "pure", score)
 
         def at(x: Tensor) -> tuple[Tensor, Tensor]:
             value = on_copies(self.log_density, x, level)
@@ -210,7 +211,7 @@ class PredictorCorrector(Solver):
 
     Example:
         >>> import torch
-        >>> from pgmdiff import Evidence, compose, gaussian, graphs
+        >>> from pgmdiff import Consistent, compose, gaussian, graphs
         >>> from pgmdiff.samplers import Curvature, Euler, Heun, karras, sample
         >>> graph, sigmas = graphs.chain(3), karras(10, 0.02, 20.0)
         >>> place = torch.arange(3.0)
@@ -224,9 +225,9 @@ class PredictorCorrector(Solver):
         >>> solver = PredictorCorrector(Euler(), Langevin(0.25, 5, curvature))
         >>> u = sample(joint, sigmas, shape=(4, 3), solver=solver, generator=0)
 
-        Towards the evidence's own density, adjusted:
+        Towards the density of Consistent, adjusted:
 
-        >>> joint = compose(graph, scores, rule=Evidence(gaussian.node_covariances(graph, q)))
+        >>> joint = compose(graph, scores, rule=Consistent(gaussian.node_covariances(graph, q)))
         >>> curvature = Curvature.measure(joint, sigmas, shape=(8, 3), generator=0)
         >>> solver = PredictorCorrector(Heun(), Metropolis(joint.log_density, 0.5, 2, curvature))
         >>> u = sample(joint, sigmas, shape=(4, 3), solver=solver, generator=0)

@@ -8,7 +8,7 @@ first. Products are central differences of the score,
     J v ≈ [s(u - δ v) - s(u + δ v)] / 2δ,
 
 since forward differentiation requires a rule for every kernel of a network, and would not see
-through scores that detach their input (as the evidence rule's does). δ moves no element by more
+through scores that detach their input. δ moves no element by more
 than σ/100, which is far less than the σ on which q_σ varies and far more than the rounding of
 float32.
 """

@@ -19,7 +19,7 @@ from pgmdiff.noise import RISE, START, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
-from pgmdiff.scores.adapters import Score
+from pgmdiff.scores.adapters import Score, begun
 from pgmdiff.store import fingerprint
 
 __all__ = ["Step", "sample"]
@@ -63,7 +63,9 @@ def sample(
 ) -> Tensor:
     """Draws samples `[batch, *event]` by running a solver down a schedule to its last σ.
 
-    The run is made without gradients; to differentiate through sampling, loop over `solver.step`.
+    The run is made without gradients; to differentiate through sampling, loop over `solver.step`
+    (with `joint.remembering()` as the score of a rule with memory: `hold` it, and `commit` after
+    every step).
 
     To vary given data rather than draw new ones (SDEdit; Meng et al., 2022), start in the middle:
     `sample(score, sigmas[k:], x=data + sigmas[k] * noise)`, or `sample(score, [0, *sigmas[k:]],
@@ -71,7 +73,8 @@ def sample(
 
     Args:
         score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`. If it has a method
-            `remembering`, as joints do, the run carries its memory from call to call. If it has a
+            `remembering`, as joints do, the run carries its memory from step to step; give its
+            conditions by `functools.partial`, since a lambda would hide the memory. If it has a
             method `finish`, as conditioned scores do, that looks at the result of a schedule that
             ends in 0, and may warn.
         sigmas: noise levels that end in a fall. Where they rise, noise of variance σ'² - σ² is
@@ -145,10 +148,7 @@ def sample(
         state = solver.init(x.to(dtype=dtype, device=device, copy=True), levels[0])
     else:
         state = solver.init(levels[0] * noise(START, given), levels[0])
-    if hasattr(score, "remembering"):
-        score = score.remembering(state.memory)
-    if hasattr(score, "hold"):  # all stages of a step read the memory of its start
-        score.hold()
+    score = begun(score, state.memory)  # all stages of a step read the memory of its start
     state = replace(state, run=facts)
     if run is not None and not found:
         run.save(state.step, *state.parts())

@@ -58,6 +58,9 @@ Potential = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 With several components it also has `components`, the component of every element, int64 `[*event]`,
 and `by_component`, a callable that returns the score and the sum of g_i per component, `[n, C]`.
+
+One with memory has, as joints have, `remembering(memory)`: a potential whose attribute `memory`,
+tensors `[n, ...]` by name, changes at every call. Its particles are resampled as wholes, with it.
 """
 
 
@@ -184,7 +187,9 @@ def sample_weighted(
     like = torch.empty(tuple(shape), dtype=dtype, device=device)
     if not len(like):
         raise ShapeError(f"sample_weighted: expected shape=[n, *event], n > 0, got {shape}.")
-    evaluate, components = _by_component(potential, like)
+    remembering = getattr(potential, "remembering", None)
+    active: Any = potential if remembering is None else remembering({})
+    evaluate, components = _by_component(active, like)
     run = Run.of(run)
     found = None if run is None else run.latest()
     noise = noise_of(generator, len(like), found[1]["run"] if found else {})
@@ -210,6 +215,8 @@ def sample_weighted(
             sizes = torch.stack(effective) if effective else rates[:0]
             values = {"x": x, "score": score, "rates": rates}
             values |= {"log_weights": log_weights, "effective": sizes}
+            carried = getattr(active, "memory", {})
+            values |= {f"memory.{name}": value for name, value in carried.items()}
             known = {"step": step, "whole": whole, "n_resampled": n_resampled, "run": facts}
             run.save(step, values, known, last=step == len(pairs))
 
@@ -221,6 +228,10 @@ def sample_weighted(
         x, score, rates, log_weights, sizes = (found[0][name].to(x.device) for name in names)
         effective, whole = list(sizes), found[1]["whole"]
         n_resampled, first = found[1]["n_resampled"], found[1]["step"]
+        if remembering is not None:
+            kept = {n: t.to(x.device) for n, t in found[0].items() if n.startswith("memory.")}
+            active = remembering({n.removeprefix("memory."): t for n, t in kept.items()})
+            evaluate, _ = _by_component(active, like)
     else:
         save(0)
     for step in tqdm(range(first, len(pairs)), disable=not progress, desc="SMC"):
@@ -245,6 +256,9 @@ def sample_weighted(
             chosen = torch.where(low, systematic(log_weights, uniforms), stay)
             x, score = (_gathered(each, chosen, components) for each in (x, score))
             rates, log_weights = rates.gather(0, chosen), torch.where(low, 0, log_weights)
+            if remembering is not None:
+                active = remembering({n: t[chosen[:, 0]] for n, t in active.memory.items()})
+                evaluate, _ = _by_component(active, like)
             n_resampled += int(low.sum())
         save(step + 1)
     log_weights = log_weights.log_softmax(dim=0)
@@ -287,6 +301,8 @@ def systematic(log_weights: Tensor, uniforms: Tensor) -> Tensor:
 def _by_component(potential: Any, like: Tensor) -> tuple[Potential, Tensor]:
     """The potential with rates `[n, C]`, and the component of every element."""
     by_component = getattr(potential, "by_component", None)
+    if hasattr(potential, "memory"):  # it belongs to whole particles
+        by_component = None
 
     def evaluate(u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         value = on_copies(by_component or potential, u, sigma)

@@ -17,9 +17,10 @@ Chen, Ben-Hamu, Nickel, Le, "Flow matching for generative modeling", 2023). `fro
 small number.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -86,25 +87,64 @@ class Around:
     @property
     def remembering(self) -> Callable[..., "Around"]:
         """`remembering(memory)`, see `Joint.remembering`; missing if the score has no memory."""
-        inner = getattr(self.score, "remembering", None)
+        inner = getattr(_opened(self.score), "remembering", None)
         if inner is None:
             raise AttributeError(f"{self!r} has no memory: the score inside has none.")
         return lambda memory=None: self.around(inner(memory))
 
-    @property
-    def memory(self) -> Any:
-        """The memory of the score inside, see `Remembering`."""
-        return self.score.memory  # type: ignore[union-attr]
+    # See `Remembering`: they are missing if the score inside has none.
+    memory = property(attrgetter("score.memory"))
+    hold = property(attrgetter("score.hold"))
+    commit = property(attrgetter("score.commit"))
+    pure = property(lambda self: self.around(self.score.pure))
 
-    @property
-    def hold(self) -> Callable[[], None]:
-        """See `Remembering`."""
-        return self.score.hold  # type: ignore[union-attr,no-any-return]
 
-    @property
-    def commit(self) -> Callable[[], None]:
-        """See `Remembering`."""
-        return self.score.commit  # type: ignore[union-attr,no-any-return]
+@dataclass(frozen=True, eq=False)
+class Wrapped(Around):
+    """A score around another one."""
+
+    score: Score
+    copies = True
+
+    finish = property(lambda self: getattr(self.score, "finish", None))
+
+    def around(self, score: Score) -> "Wrapped":
+        return replace(self, score=score)
+
+
+@dataclass(frozen=True, eq=False)
+class Given(Wrapped):
+    """A score with some of its conditions: a `functools.partial` that has a memory."""
+
+    conditions: Mapping[str, Any]
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        return called(self.score, x, sigma, **{**self.conditions, **condition})
+
+
+def begun(score: Score, memory: Mapping[str, Tensor] | None = None) -> Score:
+    """A score at the beginning of a run, with a memory of its own that is held until `commit`.
+
+    It is the score itself if that has no memory.
+
+    Args:
+        score: the score, or a `functools.partial` of it that gives conditions by keyword.
+        memory: what an earlier part of the run left; nothing if None.
+    """
+    remembering = getattr(_opened(score), "remembering", None)
+    if remembering is None:
+        return score
+    run: Score = remembering(memory)
+    if hasattr(run, "hold"):
+        run.hold()
+    return run
+
+
+def _opened(score: Any) -> Any:
+    """A score, or in place of a `functools.partial`, which hides a memory, one that shows it."""
+    if isinstance(score, partial) and not score.args:
+        return Given(_opened(score.func), score.keywords)
+    return score
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ nodes are given to `compose(conditions=)`; overlaps have none of their own and r
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pgmdiff.errors import ScoreError, ShapeError
-from pgmdiff.scores.adapters import Around, Score, beside
+from pgmdiff.scores.adapters import Score, Wrapped, beside
 from pgmdiff.scores.walls import called, copied, on_copies
 from pgmdiff.text import brief, described
 
@@ -30,22 +30,6 @@ __all__ = ["guided", "interpolated", "scheduled", "slerp"]
 
 PARALLEL = 1e-4
 """The sine of the angle below which vectors are interpolated on a line."""
-
-
-@dataclass(frozen=True, eq=False)
-class Wrapped(Around):
-    """A score around another one."""
-
-    score: Score
-    copies = True
-
-    def around(self, score: Score) -> "Wrapped":
-        return replace(self, score=score)
-
-    @property
-    def finish(self) -> Callable[[Tensor], None] | None:
-        """What `sample` calls with its result, if the score has it."""
-        return getattr(self.score, "finish", None)
 
 
 @dataclass(frozen=True, eq=False)

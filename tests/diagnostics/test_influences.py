@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import Average, Evidence, Marginal, Posterior, compose, graphs
+from pgmdiff import Average, Consistent, Marginal, Posterior, compose, graphs
 from pgmdiff.diagnostics.influences import influence, influence_over_steps
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.gaussian import (
@@ -35,14 +35,14 @@ def ar1(graph, rho: float = 0.8) -> Gaussian:
 
 
 def joint_of(graph, data, rule):
-    if rule in (Posterior, Evidence):
+    if rule in (Posterior, Consistent):
         return compose(graph, node_scores(graph, data), rule=rule(node_covariances(graph, data)))
     return compose(graph, node_scores(graph, data), rule=rule())
 
 
 def precision_of(graph, data: Gaussian, sigma: float, rule) -> Tensor:
     """J(σ), by formulas that differentiate nothing."""
-    if rule in (Posterior, Evidence):
+    if rule in (Posterior, Consistent):
         bethe = from_region_covariances(graph, node_covariances(graph, data))
         return torch.linalg.inv(bethe.noised(sigma).covariance)
     return composed_precision(graph, data, sigma, rule())
@@ -53,7 +53,7 @@ def start(graph, n: int = 2) -> Tensor:
     return torch.randn(n, *graph.regions.event_shape, generator=generator, dtype=torch.float64)
 
 
-RULES = pytest.mark.parametrize("rule", [Marginal, Average, Posterior, Evidence])
+RULES = pytest.mark.parametrize("rule", [Marginal, Average, Posterior, Consistent])
 
 
 @RULES
@@ -107,7 +107,7 @@ def test_nothing_passes_the_light_cone(name, rule, solver, evaluations) -> None:
         assert depends == reached(graph, 0, evaluations * step)
 
 
-@pytest.mark.parametrize("rule", [Posterior, Evidence])
+@pytest.mark.parametrize("rule", [Posterior, Consistent])
 def test_posterior_composition_sees_the_component_at_once(rule) -> None:
     chain = graphs.chain(9)
     assert (influence(joint_of(chain, ar1(chain), rule), start(chain), 1.0, 0) > 1e-4).all()

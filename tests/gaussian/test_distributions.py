@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgmdiff import Evidence, PgmdiffError, ShapeError, compose, gaussian
+from pgmdiff import Consistent, PgmdiffError, ShapeError, compose, gaussian
 from pgmdiff.gaussian import (
     Gaussian,
     GaussianMixture,
@@ -127,7 +127,7 @@ def test_a_distribution_is_a_score(q: Gaussian | GaussianMixture) -> None:
 def test_the_density_of_a_composed_distribution_is_found() -> None:
     graph, q = chain(3), ar1(3, 0.8)
     models = {name: q.marginal(graph.elements(name)) for name in ("f0", "f1", "x1")}
-    joint = compose(graph, models, rule=Evidence(node_covariances(graph, q)))
+    joint = compose(graph, models, rule=Consistent(node_covariances(graph, q)))
     u = q.sample(4, 0)
     torch.testing.assert_close(joint.log_density(u, 0.5), q.log_density(u, 0.5))
 

@@ -95,14 +95,14 @@ def test_stationary_fits_are_unbiased_autocovariances(periodic: bool) -> None:
 
 
 def test_stationary_fits_give_the_exact_score_of_long_chains() -> None:
-    graph = tiles((1200,), 6, 3)
-    data = ar1(1200, 0.9).sample(40, torch.Generator().manual_seed(0))
+    graph = tiles((2400,), 6, 3)
+    data = ar1(2400, 0.9).sample(40, torch.Generator().manual_seed(0))
     fitted = fit_covariances(graph, data, form="stationary")
     joint = compose(graph, lambda x, s: -x, rule=Posterior(fitted))
     assert isinstance(joint.solve, SparseFactors)
     truth = ar1(6, 0.9).covariance
     assert relative(fitted.of(graph.groups[0])[0], truth) < 0.05
-    closed = tiles((1200,), 6, 3, periodic=True)
+    closed = tiles((2400,), 6, 3, periodic=True)
     around = fit_covariances(closed, data, form="stationary")
     assert isinstance(compose(closed, lambda x, s: -x, rule=Posterior(around)).solve, Circulant)
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import Marginal, Posterior, compose, fit_covariances, graphs, precision
+from pgmdiff import Marginal, Posterior, compose, fit_covariances, graphs
 from pgmdiff import gaussian as gaussians
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
-from pgmdiff.precision import ComposedPrecision, Dense
+from pgmdiff.precision import ComposedPrecision
 from pgmdiff.testing.oracles import markov_gaussian
 from tests.helpers import ar1, relative
 from tests.precision.examples import states
@@ -30,9 +30,8 @@ def test_covariances_keep_to_a_unit_of_every_element() -> None:
         for units in (torch.ones(N), OWN)
     )
     torch.testing.assert_close(OWN[:, None] * own.dense() * OWN, one.dense(), rtol=1e-6, atol=1e-6)
-    for function in (precision.inflation, precision.amplification):
-        found, expected = (function(p, torch.linalg.inv(p.dense())) for p in (own, one))
-        assert found == pytest.approx(expected, rel=1e-5)
+    found, expected = (p.amplification(torch.linalg.inv(p.dense())) for p in (own, one))
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [{"form": "stationary", "axes": (1,)}, {"channels": True}])
@@ -45,20 +44,6 @@ def test_covariances_keep_to_a_unit_of_every_channel(options: dict) -> None:
     )
     ratio = (own / one).reshape(-1, 2, 4)
     torch.testing.assert_close(ratio, (units**2).expand_as(ratio), rtol=1e-6, atol=0)
-
-
-def test_definiteness_keeps_to_a_unit_of_every_element() -> None:
-    ring, found = graphs.cycle(4), []
-    matrix = torch.full((4, 4), 0.9).double().fill_diagonal_(1.0)
-    for units in (torch.ones(4), torch.tensor([1, 1e3, 1, 0.1])):
-        q = in_own_units(matrix, units.double())
-        given = node_covariances(ring, q)
-        p = ComposedPrecision(ring.regions, Dense(given))
-        singular = {n: (c.diagonal().outer(c.diagonal())).sqrt() for n, c in given.items()}
-        rule = Posterior(singular, "least").bind(ring.regions)
-        changed = rule.precision.jitter, rule.precision.shrinkage
-        found.append((precision.is_definite(p), precision.least_shrinkage(p), *changed))
-    assert found[0] == found[1]
 
 
 def test_region_covariances_in_single_precision_keep_to_units_of_elements() -> None:

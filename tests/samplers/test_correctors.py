@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgmdiff import Average, Evidence, Marginal, PgmdiffError, compose
+from pgmdiff import Average, Consistent, Marginal, PgmdiffError, compose
 from pgmdiff.composition import Rule
 from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import (
@@ -124,7 +124,7 @@ def test_corrected_runs_resume_bit_for_bit() -> None:
 
 def test_metropolis_on_the_evidence() -> None:
     graph, q = chain(6), ar1(6, 0.9)
-    joint = compose(graph, node_scores(graph, q), rule=Evidence(node_covariances(graph, q)))
+    joint = compose(graph, node_scores(graph, q), rule=Consistent(node_covariances(graph, q)))
     corrector = Metropolis(joint.log_density, 0.4, n_moves=3)
     x = q.noised(0.5).sample(200, torch.Generator().manual_seed(0))
     out, acceptance = corrector.correct(joint, x, 0.5, Noise.of(0, 200))

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pgmdiff import Evidence, ScoreError, compose, from_denoiser, from_eps
+from pgmdiff import Consistent, Posterior, ScoreError, compose, from_denoiser, from_eps
 from pgmdiff.composition import FeynmanKac, Joint
 from pgmdiff.composition.rules import bound
 from pgmdiff.conditioning import (
@@ -347,7 +347,7 @@ def test_operators_levels_and_conditions_may_be_made_in_any_mode() -> None:
 
     def results() -> list[Tensor]:
         sigma, shift = torch.tensor([0.5, 0.8]).double(), torch.tensor([[0.5], [1.0]]).double()
-        rule = Evidence(node_covariances(GRAPH, Q))
+        rule = Posterior(node_covariances(GRAPH, Q))
         joint = compose(GRAPH, conditional, rule=rule)
         found = [joint(X.clone(), sigma, shift=shift)]
         for h in operators():
@@ -368,15 +368,6 @@ def test_operators_levels_and_conditions_may_be_made_in_any_mode() -> None:
         assert all(map(torch.equal, found, expected))
 
 
-@pytest.mark.parametrize("death", DEATHS)
-def test_the_evidence_rule_needs_gradients(death: Callable[[Network], Network]) -> None:
-    rule = Evidence(node_covariances(GRAPH, Q))
-    for adapter in ADAPTERS:
-        with pytest.raises(ScoreError, match="gradient is required") as raised:
-            joint_of(adapter, "f1", death, rule=rule)(X, 0.8)
-        assert sys.version_info < (3, 11) or "node 'f1'" in text_of(raised)
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_methods_take_gradients_wherever_they_are_called(method: str) -> None:
     """Everything is made in the mode, too: scores, operators, rules and states."""
@@ -388,7 +379,7 @@ def test_methods_take_gradients_wherever_they_are_called(method: str) -> None:
         lambda: ar1(3, 0.7),
         lambda: markov_mixture(GRAPH, 0).score,
         lambda: compose(
-            GRAPH, node_scores(GRAPH, ar1(3, 0.7)), rule=Evidence(node_covariances(GRAPH, Q))
+            GRAPH, node_scores(GRAPH, ar1(3, 0.7)), rule=Posterior(node_covariances(GRAPH, Q))
         ),
     ]
     for make in scores:
@@ -451,7 +442,7 @@ def test_conditioned_scores_pass_gradients_through_their_operator() -> None:
     """The adjoint of a `Linear` depends on what it is given: its Jacobian is that of the matrix."""
     matrix = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, -1.0]], dtype=torch.float64)
     operators = DenseOperator(matrix, (3,)), Linear(lambda x: x @ matrix.T, (3,))
-    joint = compose(GRAPH, node_scores(GRAPH, Q), rule=Evidence(node_covariances(GRAPH, Q)))
+    joint = compose(GRAPH, node_scores(GRAPH, Q), rule=Posterior(node_covariances(GRAPH, Q)))
     for covariance in (Composed(joint), Tweedie(), Isotropic(), Isotropic(jacobian=False)):
         found = [
             METHODS["influence"](moment_matching(joint, Y[:2], h, covariance, noise=0.5))
@@ -463,7 +454,7 @@ def test_conditioned_scores_pass_gradients_through_their_operator() -> None:
 @pytest.mark.parametrize("where", ["timesteps", "bisection", "log-determinants"])
 def test_gradients_in_sigma_are_not_lost_either(where: str) -> None:
     timesteps = Timesteps(torch.linspace(0.99, 0.01, 100).tolist())
-    joint = compose(GRAPH, node_scores(GRAPH, Q), rule=Evidence(node_covariances(GRAPH, Q)))
+    joint = compose(GRAPH, node_scores(GRAPH, Q), rule=Consistent(node_covariances(GRAPH, Q)))
     sparse = replace(joint, rule=bound(joint.rule, solve=SparseFactors(joint.precision)))
     call = {
         "timesteps": from_vp_eps(prediction(Q, "eps"), timesteps),

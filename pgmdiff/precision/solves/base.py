@@ -88,12 +88,10 @@ class Solve(ABC):
 def indefinite(precision: ComposedPrecision, smallest: float | None = None) -> IndefiniteError:
     """The error for an indefinite P, with its smallest eigenvalue (if known) and the remedy."""
     shown = "" if smallest is None else f", its smallest eigenvalue is {smallest:.3g}"
-    changed = f" at shrinkage {precision.shrinkage:g}" if precision.shrinkage else ""
     return IndefiniteError(
-        f"Posterior: the composed precision P is not positive definite{changed}{shown}. Read all "
-        "covariances off one estimate (fit_covariances); on a graph with loops also shrink them: "
-        'Posterior(covariances, shrinkage="least") tries jitter, then the least shrinkage λ*, and '
-        "reports it. shrinkage=1 is the marginal rule."
+        f"Posterior: the composed precision P is not positive definite{shown}. Read all "
+        "covariances off one estimate (fit_covariances), give it a larger ridge, or use the "
+        "marginal rule. (On loops P stands for the completion beyond 2,000 elements.)"
     )
 
 

@@ -75,7 +75,7 @@ class Channelwise(Solve):
         assert isinstance(given, Separable)
         inner = without_channels(precision.graph)
         self.n_places = inner.n_elements
-        places = ComposedPrecision(inner, given.places, precision.shrinkage, precision.jitter)
+        places = ComposedPrecision(inner, given.places)
         self.values, self.vectors = torch.linalg.eigh(given.channels)
         self.places = solver_of(places)
         self.uses_start = self.places.uses_start

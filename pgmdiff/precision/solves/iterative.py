@@ -72,7 +72,7 @@ class ConjugateGradients(Solve):
                 raise ScoreError(
                     f"Posterior: conjugate gradients left a relative residual of "
                     f"{found.residual:.2g} after {found.steps} steps. {found.reason} Better "
-                    "conditioned covariances (shrinkage=) help."
+                    "conditioned covariances (a larger ridge) help."
                 )
             return found.x.to(right)
 
@@ -80,7 +80,7 @@ class ConjugateGradients(Solve):
 
     def log_determinant(self, sigma: Tensor) -> Tensor:
         raise GraphError(
-            f"Evidence: log det(I + σ² P) of {self.precision.graph.n_elements} elements is not "
+            f"Consistent: log det(I + σ² P) of {self.precision.graph.n_elements} elements is not "
             f"computed beyond {SMALL} elements, except on junction trees, for low rank and on "
             "periodic windows. The score does not need it."
         )

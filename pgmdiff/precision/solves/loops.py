@@ -13,11 +13,15 @@ import torch
 from scipy.sparse import linalg
 from torch import Tensor
 
+from pgmdiff.errors import ScoreError
+from pgmdiff.precision.solves.base import IndefiniteError
 from pgmdiff.precision.solves.direct import Eigen
 from pgmdiff.text import by_field
 
 __all__ = ["Loops"]
 
+NEGLIGIBLE = 1e-12
+"""Share of s_P' that is left out of the blend."""
 KEPT_LEVELS = 32
 """Number of noise levels whose inverses are kept."""
 DEFINITE = 0.1
@@ -45,10 +49,19 @@ class Loops(Eigen):
     Args:
         completion: K, positive definite, float64 `[N, N]`.
         composed: P.
+
+    Raises:
+        IndefiniteError: K is not positive definite.
     """
 
     def __init__(self, completion: Tensor, composed: Tensor) -> None:
         self.values, self.vectors = torch.linalg.eigh(completion)
+        if len(self.values) and not self.values[0] > 0:
+            raise IndefiniteError(
+                "Posterior: the completion is not positive definite, its smallest eigenvalue is "
+                f"{self.values[0]:.3g}. Regions that are conditioned on observations require "
+                "covariances smaller than those of the prior."
+            )
         self.gap = completion - composed
         self.completion = completion
         self._levels: dict[float, Level] = {}
@@ -75,19 +88,27 @@ class Loops(Eigen):
         return Level(torch.linalg.inv(matrix), kept)
 
     def faded(self, b: Tensor, v: Tensor, fade: Tensor, sigma: Tensor) -> Tensor:
-        """The blend w s_K + (1 - w) s_P', `[B, N]`, which is not differentiable in σ.
+        """The blend w s_K + (1 - w) s_P', `[B, N]`.
 
         Args:
             b, v: `[B, N]`.
             fade: w, `[B]`.
             sigma: `[B]`.
+
+        Raises:
+            ScoreError: a gradient with respect to σ is required where w < 1.
         """
         pulled = v @ self.gap.to(b)
-        of_completion = self(b - pulled, sigma)
-        of_composed = torch.zeros_like(b)
-        for level in sigma.unique().tolist():
-            rows = (sigma == level)[:, None]
-            known = self.level(level)
-            right = b - (1 - known.kept) * pulled
-            of_composed = torch.where(rows, right @ known.inverse.to(b), of_composed)
-        return fade[:, None] * of_completion + (1 - fade[:, None]) * of_composed
+        score, faded = self(b - pulled, sigma), 1 - fade > NEGLIGIBLE
+        if torch.is_grad_enabled() and sigma.requires_grad and faded.any():
+            raise ScoreError(
+                "Posterior: on graphs with loops the score has no gradient with respect to σ. "
+                "Detach sigma."
+            )
+        for level in sigma[faded].unique().tolist():
+            rows = (faded & (sigma == level)).nonzero()[:, 0]
+            known, w = self.level(level), fade[rows, None]
+            right = b[rows] - (1 - known.kept) * pulled[rows]
+            blend = w * score[rows] + (1 - w) * (right @ known.inverse.to(b))
+            score = score.index_copy(0, rows, blend)
+        return score

@@ -1,0 +1,181 @@
+r"""What graphs with loops require besides the covariances of their regions: a mean, and the fade.
+
+On loops the composed precision P is not that of the data, and posteriors are joined with the
+maximum-entropy completion K of the covariances in its place (`precision.completing`):
+
+    (I + σ² K) s = b - (K - P)(u - m)
+
+b joins what the regions say, and m is the mean of the data. Where data is not Gaussian, the term
+(K - P)(u - m) is wrong inside a mode. It fades, per sample, between the solutions with K and with a
+P' that is P where I + σ² P is well definite (`precision.Loops`):
+
+    s = w s_K + (1 - w) s_P',      w = 1 / (1 + x²)
+    x = Σ_r g_rᵀ (Σ_r + σ²) g_r / Σ_r dim_r,     g_r = s_r + (Σ_r + σ²)⁻¹ (x_r - m_r),
+
+where r runs over outer regions, whose models see x_r. For Gaussian data x = 0 and w = 1.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgmdiff.composition.evaluate import Chunk, Evaluate
+from pgmdiff.composition.plan import Batch
+from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.precision import Completion, ComposedPrecision, Loops
+from pgmdiff.text import by_field
+
+__all__ = ["ClosedLoops", "state_mean"]
+
+MOST_STEPS = 30
+"""Most evaluations that measure a mean."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClosedLoops:
+    """The completion of a graph's covariances, the mean of its data, and the fade between K and P.
+
+    Attributes:
+        solve: solves with K, and the fade.
+        precision: P, which holds the Σ_r.
+        mean: m, float64 `[N]`; None if it is to be measured.
+        completion: K of covariances that belong to one distribution.
+        fades: whether the fade is used; if not, w = 1.
+    """
+
+    solve: Loops
+    precision: ComposedPrecision
+    mean: Tensor | None
+    completion: Completion
+    fades: bool
+    _modes: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    __repr__ = by_field
+
+    @property
+    def graph(self) -> RegionGraph:
+        """The graph."""
+        return self.precision.graph
+
+    @property
+    def level(self) -> float:
+        """The level at which a mean is measured: ten times the largest standard deviation."""
+        return 10 * float(self.precision.variances.max().sqrt())
+
+    @property
+    def n_outer(self) -> int:
+        """Σ_r dim_r over the counted outer regions."""
+        outer = ((group.outer & (group.counts != 0)).sum() for group in self.graph.groups)
+        sizes = (prod(group.shape) for group in self.graph.groups)
+        return sum(int(n) * size for n, size in zip(outer, sizes, strict=True))
+
+    @property
+    def constant(self) -> float:
+        """½ Σ_r c_r log det Σ_r + ½ log det K, which is 0 on junction trees."""
+        total = self.solve.values.log().sum()
+        for block in self.precision.blocks:
+            logs = torch.linalg.slogdet(block.precisions.dense())[1]
+            total = total - block.counts @ logs.expand(len(block.counts))
+        return 0.5 * float(total)
+
+    def measured_mean(self, evaluate: Evaluate, like: Tensor) -> Tensor:
+        """The fixed point of the denoisers at a high level, per sample: float64 `[B, N]`."""
+        sigma, mean = torch.full_like(like[:, 0], self.level), torch.zeros_like(like)
+        for _ in range(MOST_STEPS):
+            sums, times = torch.zeros_like(mean), torch.zeros_like(mean)
+            for chunk, scores in evaluate(mean, sigma):
+                weights = _outer(chunk).to(scores)[:, None].expand_as(scores)
+                for total, values in ((sums, self.level**2 * scores * weights), (times, weights)):
+                    total[chunk.samples].index_add_(1, chunk.index, values.flatten(1))
+            move = (sums / times.clamp(min=1)).detach()
+            still = move.abs().amax(dim=1, keepdim=True) <= 1e-6 * self.level
+            mean = mean + move.where(~still, 0)
+            if still.all():
+                break
+        return mean.double()
+
+    def misfit(self, chunk: Chunk, x: Tensor, scores: Tensor, sigma: Tensor) -> Tensor:
+        """The terms of Σ_r g_rᵀ (Σ_r + σ²) g_r of a chunk's outer regions, `[samples]`.
+
+        The x are what the models saw, less the mean, and with the scores `[samples, regions, d]`.
+        """
+        outer = _outer(chunk).to(x.device)
+        values, vectors = (t[chunk.start : chunk.stop][outer] for t in self._eigen(chunk.batch, x))
+        variances = values + sigma[chunk.samples, None, None] ** 2
+        away, own = (
+            torch.einsum("brd,rde->bre", part[:, outer].double(), vectors) for part in (x, scores)
+        )
+        terms: Tensor = (own + away / variances) ** 2 * variances
+        return terms.sum(dim=(1, 2))
+
+    def fade(self, misfit: Tensor) -> Tensor:
+        """The weights w, `[B]`, of the sums of `misfit`."""
+        return 1 / (1 + (misfit / self.n_outer) ** 2) if self.fades else torch.ones_like(misfit)
+
+    def _eigen(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Eigenvalues and eigenvectors of every Σ_r of a batch, `[n, d]` and `[n, d, d]`, kept."""
+        key = batch.offset, like.device
+        if key not in self._modes:
+            matrices = self.precision.covariances.form(batch.group).dense()
+            with torch.inference_mode(False):
+                values, vectors = torch.linalg.eigh(matrices.cpu().clone())
+            n = len(batch.group)
+            self._modes[key] = (
+                values.to(like.device).expand(n, -1),
+                vectors.to(like.device).expand(n, -1, -1),
+            )
+        return self._modes[key]
+
+
+def _outer(chunk: Chunk) -> Tensor:
+    """Which regions of a chunk are outer ones, `[regions]`."""
+    return torch.tensor(chunk.batch.group.outer[chunk.start : chunk.stop])
+
+
+def state_mean(graph: RegionGraph, mean: Tensor | Mapping[Any, Tensor] | None) -> Tensor | None:
+    """The mean of the state, float64 `[N]`, from one of the event shape or one per region.
+
+    Raises:
+        GraphError: means by name leave out an element, or differ where regions overlap.
+        ShapeError: a mean has another shape, or is not finite.
+    """
+    if mean is None:
+        return None
+    if isinstance(mean, Mapping):
+        whole = torch.full((graph.n_elements,), torch.nan, dtype=torch.float64)
+        for name, values in mean.items():
+            index = graph.elements(name)
+            given = torch.as_tensor(values).detach().double().cpu()
+            if given.shape != index.shape:
+                raise ShapeError(
+                    f"mean: expected that of {name!r} as {tuple(index.shape)}, got "
+                    f"{tuple(given.shape)}. Give it as the region's model sees it."
+                )
+            whole[index] = given
+        if whole.isnan().any():
+            raise GraphError(
+                "mean: expected the means of regions that cover the state, got none for element "
+                f"{int(whole.isnan().nonzero()[0])}. Give those of all outer regions."
+            )
+        return whole
+    try:
+        found = torch.as_tensor(mean if isinstance(mean, Tensor) else np.asarray(mean, np.float64))
+    except (TypeError, ValueError):
+        raise ShapeError(
+            f"mean: expected a tensor of shape {graph.event_shape}, or one by region name, got "
+            f"{mean!r}."
+        ) from None
+    if tuple(found.shape) != graph.event_shape:
+        raise ShapeError(
+            f"mean: expected the shape {graph.event_shape}, got {tuple(found.shape)}. Give one "
+            "number per element of the state."
+        )
+    if not found.isfinite().all():
+        raise ShapeError("mean: it holds NaN or infinity. Remove states that do.")
+    return found.detach().double().cpu().reshape(-1)
