@@ -84,12 +84,12 @@ def information_flow() -> None:
             element=20,
         )
         for what, graph in graphs.items()
-        for rule in ("average", "marginal", "posterior", "evidence")
+        for rule in ("average", "marginal", "posterior")
     }
     title = (
         "On which elements of the start element 20 depends, step by step (Euler, AR(1), ρ = 0.95)"
     )
-    _save(flow(found, sigmas=sigmas, columns=4, title=title), "flow", dpi=110)
+    _save(flow(found, sigmas=sigmas, columns=3, title=title), "flow", dpi=110)
 
 
 def error_against_sigma() -> None:
@@ -113,13 +113,13 @@ def error_against_sigma() -> None:
             rule: [_relative_error(joint, data, sigma) for sigma in sigmas]
             for rule, joint in joints.items()
         }
-        exact.append(max(*errors.pop("posterior"), *errors.pop("evidence")))
+        exact.append(max(errors.pop("posterior")))
         curves = {rule: (sigmas, values) for rule, values in errors.items()}
         drawn.append(Panel(curves, "σ", "relative error of the score", name))
     figure = panels(drawn, "Composed scores of AR(1) chains against the exact ones", columns=3)
     for axes, largest in zip(figure.axes, exact, strict=True):
         axes.set_ylim(1e-5, 2)
-        text = f"posterior and evidence:\nat most {largest:.0e}, rounding"
+        text = f"posterior: at most\n{largest:.0e}, rounding"
         axes.text(0.97, 0.03, text, transform=axes.transAxes, ha="right", fontsize=9)
     _save(figure, "error_against_sigma", dpi=110)
 

@@ -17,9 +17,9 @@ IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def rules_of(graph: FactorGraph | RegionGraph, data: Gaussian) -> Mapping[str, Rule]:
-    """Every rule by name, with the covariances of the data."""
+    """Rules by name, with the covariances of the data."""
     covariances = node_covariances(graph, data)
-    names = ("average", "marginal", "posterior", "evidence")
+    names = ("average", "marginal", "posterior")
     return {name: RULES[name](covariances) for name in names}
 
 
