@@ -307,16 +307,19 @@ def implicit_fixed_point(moves: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
         PgmdiffError: in the backward pass, if its iteration does not converge, or a derivative of
             the derivative is required.
     """
-    leaf = x.detach().requires_grad_()
-    moved = leaf + moves(leaf)
-    found = moved.clone()
+    found = x.detach() + moves(x.detach())
+    if not found.requires_grad:
+        return found
 
     def pull(gradient: Tensor) -> Tensor:
-        """The solution w = gradient + (∂moved/∂x)ᵀ w."""
+        """The solution w = gradient + (1 + ∂r/∂x)ᵀ w."""
         if torch.is_grad_enabled():
             raise PgmdiffError(
                 "a fixed point has first derivatives only: call backward without create_graph."
             )
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            moved = leaf + moves(leaf)
         size = gradient.norm().clamp(min=torch.finfo(gradient.dtype).tiny)
 
         def residual(w: Tensor | None) -> Residual:
@@ -334,8 +337,7 @@ def implicit_fixed_point(moves: Callable[[Tensor], Tensor], x: Tensor) -> Tensor
             )
         return solved.x
 
-    if found.requires_grad:
-        found.register_hook(pull)
+    found.register_hook(pull)
     return found
 
 

@@ -290,7 +290,8 @@ LAWS: dict[str, Callable[[Units], Any]] = {
     "composition.Posterior": lambda t: t.a * t.joint(None, CHAIN, t.mixture)(t.noisy, 0.7 * t.a),
     "composition.Consistent": consistent,
     "precision.completed": lambda t: (
-        t.a**2 * precision.completed(RING.regions, Dense(node_covariances(RING, t.q))).precision
+        t.a**2
+        * precision.completed(RING.regions, precision.Dense(node_covariances(RING, t.q))).precision
     ),
     "composition.FeynmanKac": lambda t: (
         t.a**2 * FeynmanKac(t.joint(Marginal())).by_element(t.noisy, 0.7 * t.a)[1]
