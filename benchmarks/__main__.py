@@ -6,7 +6,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-NAMES = ("conditioning", "correctors", "defaults", "exactness", "scale", "solvers", "speed")
+NAMES = (
+    "conditioning",
+    "correctors",
+    "damping",
+    "defaults",
+    "exactness",
+    "scale",
+    "solvers",
+    "speed",
+)
 
 
 def main() -> None:

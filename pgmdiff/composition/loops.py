@@ -54,7 +54,7 @@ class ClosedLoops:
     mean: Tensor | None
     completion: Completion
     fades: bool
-    _modes: dict[Any, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    _modes: dict[Any, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     __repr__ = by_field
 
@@ -90,7 +90,8 @@ class ClosedLoops:
         for _ in range(MOST_STEPS):
             sums, times = torch.zeros_like(mean), torch.zeros_like(mean)
             for chunk, scores in evaluate(mean, sigma):
-                weights = _outer(chunk).to(scores)[:, None].expand_as(scores)
+                outer = torch.tensor(chunk.batch.group.outer[chunk.start : chunk.stop])
+                weights = outer.to(scores)[:, None].expand_as(scores)
                 for total, values in ((sums, self.level**2 * scores * weights), (times, weights)):
                     total[chunk.samples].index_add_(1, chunk.index, values.flatten(1))
             move = (sums / times.clamp(min=1)).detach()
@@ -100,42 +101,47 @@ class ClosedLoops:
                 break
         return mean.double()
 
-    def misfit(self, chunk: Chunk, x: Tensor, scores: Tensor, sigma: Tensor) -> Tensor:
+    def misfit(self, chunk: Chunk, u: Tensor, eta: Tensor, scores: Tensor, sigma: Tensor) -> Tensor:
         """The terms of Σ_r g_rᵀ (Σ_r + σ²) g_r of a chunk's outer regions, `[samples]`.
 
-        The x are what the models saw, less the mean, and with the scores `[samples, regions, d]`.
+        The state less its mean is `[B, N]`, messages and scores are `[samples, regions, d]`.
         """
-        outer = _outer(chunk).to(x.device)
-        values, vectors = (t[chunk.start : chunk.stop][outer] for t in self._eigen(chunk.batch, x))
-        variances = values + sigma[chunk.samples, None, None] ** 2
-        away, own = (
-            torch.einsum("brd,rde->bre", part[:, outer].double(), vectors) for part in (x, scores)
-        )
-        terms: Tensor = (own + away / variances) ** 2 * variances
+        known = self._eigen(chunk.batch, scores.device)
+        level = sigma[chunk.samples, None, None] ** 2
+        if known is None or not chunk.batch.group.outer[chunk.start : chunk.stop].any():
+            return torch.zeros_like(level[:, 0, 0])
+        outer, values, vectors = (t[chunk.start : chunk.stop] for t in known)
+        x = chunk.gather(u) + level * eta
+        both = (
+            torch.cat([x.double(), scores.double()]).transpose(0, 1) @ vectors
+        )  # region by region
+        away, own = both.transpose(0, 1).tensor_split(2)
+        variances = values + level
+        terms: Tensor = (own + away / variances) ** 2 * (variances * outer)
         return terms.sum(dim=(1, 2))
 
     def fade(self, misfit: Tensor) -> Tensor:
         """The weights w, `[B]`, of the sums of `misfit`."""
         return 1 / (1 + (misfit / self.n_outer) ** 2) if self.fades else torch.ones_like(misfit)
 
-    def _eigen(self, batch: Batch, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Eigenvalues and eigenvectors of every Σ_r of a batch, `[n, d]` and `[n, d, d]`, kept."""
-        key = batch.offset, like.device
+    def _eigen(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Which regions of a batch are outer ones, `[n, 1]`, and the eigenvalues and eigenvectors
+        of their Σ_r, `[n, d]` and `[n, d, d]`, kept; None if none is.
+        """
+        if not batch.group.outer.any():
+            return None
+        key = batch.offset, device
         if key not in self._modes:
-            matrices = self.precision.covariances.form(batch.group).dense()
+            n, form = len(batch.group), self.precision.covariances.form(batch.group)
             with torch.inference_mode(False):
-                values, vectors = torch.linalg.eigh(matrices.cpu().clone())
-            n = len(batch.group)
+                values, vectors = torch.linalg.eigh(form.dense().cpu().clone())
+                outer = torch.tensor(batch.group.outer).double()[:, None]
             self._modes[key] = (
-                values.to(like.device).expand(n, -1),
-                vectors.to(like.device).expand(n, -1, -1),
+                outer.to(device),
+                values.to(device).expand(n, -1),
+                vectors.to(device).expand(n, -1, -1),
             )
         return self._modes[key]
-
-
-def _outer(chunk: Chunk) -> Tensor:
-    """Which regions of a chunk are outer ones, `[regions]`."""
-    return torch.tensor(chunk.batch.group.outer[chunk.start : chunk.stop])
 
 
 def state_mean(graph: RegionGraph, mean: Tensor | Mapping[Any, Tensor] | None) -> Tensor | None:

@@ -152,8 +152,7 @@ class Closure(Rule, ABC):
             if start is not None:  # the marginal rule's score
                 chunk.add(start, scores.detach())
             if loops is not None and loops.fades:
-                x = chunk.gather(centred) + sigma[chunk.samples, None, None] ** 2 * eta
-                misfit[chunk.samples] += loops.misfit(chunk, x, scores, levels)
+                misfit[chunk.samples] += loops.misfit(chunk, centred, eta, scores, levels)
             if local is not None:
                 local.append((chunk, tilted, eta))
         if loops is None:

@@ -17,8 +17,14 @@ W begins as the given entries, 0 elsewhere, plus a ridge that makes it positive 
 update keeps it so, keeps the given entries and raises its determinant; between sweeps the ridge is
 lowered as far as W allows, and where a completion exists it comes to 0. Blocks that share no region
 are updated together.
+
+Where regions are wide, as windows of images are, they are scaled one by one instead (iterative
+proportional scaling; Speed and Kiiveri, "Gaussian Markov distributions over finite graphs", 1986):
+
+    W ← W + Gᵀ (Σ_r - W_rr) G,      G = W_rr⁻¹ W_r·,      K_rr ← K_rr + Σ_r⁻¹ - W_rr⁻¹
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +52,10 @@ __all__ = ["Blocks", "Completion", "completed"]
 
 PATIENCE = 30
 """Sweeps that hardly lower the ridge, after which covariances count as having no completion."""
+EXTRAPOLATED = 5
+"""Sweeps from one extrapolation to the next."""
+WIDE = 8
+"""Elements per region from which regions are scaled one by one."""
 AT_ONCE = 2**24
 """Most numbers that are gathered for one step."""
 
@@ -114,33 +124,82 @@ def completed(
     known, distance = _averaged(graph, covariances)
     deviations = known.diagonal().sqrt()
     scale = deviations[:, None] * deviations
-    known = known / scale
+    regions = [row for _, index in _outer(graph) for row in index]
+    wide = sum(map(len, regions)) >= WIDE * len(regions)
+    find = _scaled if wide else _regressed
+    w, k, sweeps = find(graph, known / scale, tolerance, most_sweeps)
+    return Completion(k / scale, w * scale, distance, sweeps)
+
+
+def _scaled(
+    graph: RegionGraph, known: Tensor, tolerance: float, most_sweeps: int
+) -> tuple[Tensor, Tensor, int]:
+    """W, K and the number of sweeps, by proportional scaling of one region after the other."""
+    regions = [row for _, index in _outer(graph) for row in index]
+    inverses = [torch.linalg.inv(known[row[:, None], row]) for row in regions]
+    w = known.diagonal().diag_embed()
+    k = torch.linalg.inv(w)
+    best, waited = math.inf, 0
+    for sweep in tqdm(range(1, most_sweeps + 1), desc="completion", delay=3, leave=False):
+        worst = 0.0
+        for row, inverse in zip(regions, inverses, strict=True):
+            block = row[:, None], row
+            own, rows = w[block], w[row]
+            gap = known[block] - own
+            worst = max(worst, float(gap.abs().max()))
+            regressed = torch.cholesky_solve(rows, torch.linalg.cholesky(own))
+            w.addmm_(regressed.T, gap @ regressed)
+            k[block] += inverse - torch.linalg.inv(own)
+        if worst <= tolerance:
+            return w, (k + k.T) / 2, sweep
+        best, waited = (worst, 0) if worst < 0.9 * best else (best, waited + 1)
+        if waited == PATIENCE or sweep == most_sweeps:
+            break
+    gaps = [float((known[row[:, None], row] - w[row[:, None], row]).abs().max()) for row in regions]
+    names = [name for group, index in _outer(graph) for name in group.names]
+    raise GraphError(
+        "Posterior: expected the covariances of one distribution, but no positive definite matrix "
+        f"with these blocks was found in {sweep} sweeps; a correlation of region "
+        f"{names[int(np.argmax(gaps))]!r} is off by {max(gaps):.3g}. Read all covariances off one "
+        "estimate (fit_covariances), or give them a larger ridge=."
+    )
+
+
+def _regressed(
+    graph: RegionGraph, known: Tensor, tolerance: float, most_sweeps: int
+) -> tuple[Tensor, Tensor, int]:
+    """W, K and the number of sweeps, by regression of one block after the other."""
     # One more element, correlated with none, pads the blocks that are updated together.
     held = F.pad(~known.isnan(), (0, 1, 0, 1), value=True)
     w = F.pad(known.nan_to_num(), (0, 1, 0, 1))
-    steps, ridge, share, waited = _steps(graph), 1.0, 1.0, 0
+    steps, ridge, share, waited, before, last = _steps(graph), 1.0, 1.0, 0, w, w
     while not _definite(w, -ridge):
         ridge *= 2
     w.diagonal()[:-1].add_(ridge)
     for sweep in tqdm(range(1, most_sweeps + 1), desc="completion", delay=3, leave=False):
+        before = w.clone() if sweep % EXTRAPOLATED in (0, EXTRAPOLATED - 1) else before
         change = max((step.update(w, held) for step in steps), default=0.0)
+        last = w - before if sweep % EXTRAPOLATED == EXTRAPOLATED - 1 else last
         if ridge:
-            share = min(2 * share, 1.0)
             while not _definite(w, 1.5 * share * ridge) and share > 1e-6:
                 share /= 2
             less = share * ridge
             waited = waited + 1 if share < 0.01 else 0
-            ridge -= less
+            ridge, share = ridge - less, min(2 * share, 1.0)
             w.diagonal()[:-1].sub_(less)
         elif change <= tolerance:
             break
+        elif sweep % EXTRAPOLATED == 0:  # the slowest mode, as a geometric series (Aitken)
+            moved = w - before
+            rate = min(float((moved * last).sum() / last.square().sum()), 0.99)
+            further = w + rate / (1 - rate) * moved
+            w = further if rate > 0 and _definite(further, 0.0) else w
         if waited == PATIENCE or sweep == most_sweeps:
             raise _unfit(graph, w, ridge, sweep)
     k = torch.zeros_like(w)
     for step in steps:
         step.write_precision(k, w)
-    k = (k + k.T)[:-1, :-1] / 2
-    return Completion(k / scale, w[:-1, :-1] * scale, distance, sweep)
+    return w[:-1, :-1], (k + k.T)[:-1, :-1] / 2, sweep
 
 
 def _outer(graph: RegionGraph) -> Iterator[tuple[RegionGroup, Tensor]]:
@@ -269,18 +328,23 @@ def _square(matrix: Tensor, index: Tensor) -> Tensor:
 
 def _unfit(graph: RegionGraph, w: Tensor, ridge: float, sweeps: int) -> GraphError:
     """The error for covariances without a completion: it names the region that fits worst."""
+    if not ridge:
+        return GraphError(
+            f"Posterior: expected a completion of the covariances within {sweeps} sweeps, but W "
+            "still changed. Give the covariances a larger ridge."
+        )
     weakest = torch.linalg.eigh(w[:-1, :-1])[1][:, 0]
-    against, worst, name = -1.0, 0.0, None
+    most, misfit, name = -1.0, 0.0, None
     for group, index in _outer(graph):
         apart = taken_blocks(w, index).abs() * (index[:, :, None] != index[:, None])
         pull = (apart * (weakest[index][:, :, None] * weakest[index][:, None]).abs()).amax((1, 2))
-        if pull.max() > against:
+        if pull.max() > most:
             row = int(pull.argmax())
-            against, name = float(pull[row]), group.name(row)
-            worst = float(apart[row].max()) * ridge / (1 + ridge)
+            most, name = float(pull[row]), group.name(row)
+            misfit = float(apart[row].max()) * ridge / (1 + ridge)
     return GraphError(
         "Posterior: expected the covariances of one distribution, but no positive definite matrix "
         f"with these blocks was found in {sweeps} sweeps; a correlation of region {name!r} is off "
-        f"by {worst:.3g}. Read all covariances off one estimate (fit_covariances), or give it a "
-        "larger ridge."
+        f"by {misfit:.3g}. Read all covariances off one estimate (fit_covariances), or raise all "
+        f"variances by {ridge:.2g} of themselves (ridge=)."
     )

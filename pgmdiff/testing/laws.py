@@ -8,7 +8,8 @@ s = Σ_r c_r A_rᵀ s_r A_r, whatever the graph, the data and σ:
     s = ∇ Σ_r c_r log q_σ(A_r u)                                       the_score_is_a_gradient
     J_ij = 0 where no region holds both i and j                        only_shared_regions_couple
 
-and on junction trees, at σ = 0 and for q Markov to the tree, s = ∇ log q  (promises_are_kept).
+and on junction trees, at σ = 0 and for q Markov to the tree, s = ∇ log q  (promises_are_kept). With
+`Consistent` s = ∇ log q_σ for Gaussians Markov to any graph  (consistent_composition_is_exact).
 """
 
 from collections import Counter
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.composition.composing import compose
+from pgmdiff.composition.consistent import Consistent
 from pgmdiff.errors import GraphError
 from pgmdiff.gaussian import (
     Gaussian,
@@ -30,6 +32,7 @@ from pgmdiff.gaussian import (
     bethe_entropy,
     composed_log_density,
     composed_precision,
+    node_covariances,
     node_scores,
 )
 from pgmdiff.graphs import (
@@ -383,6 +386,15 @@ def promises_are_kept(subject: Subject) -> None:
         raise LawBroken(f"the Bethe entropy is {entropy:.9g}, expected {expected:.9g}.")
 
 
+def consistent_composition_is_exact(subject: Subject) -> None:
+    """Under `Consistent` the score of Gaussians Markov to the graph is exact, on loops too."""
+    graph, q = subject.valid(), subject.gaussian
+    joint = compose(graph, node_scores(graph, q), rule=Consistent(node_covariances(graph, q)))
+    for sigma in SIGMAS:
+        score = joint(subject.states, sigma)
+        _close(score, q(subject.states, sigma), graph, f"the consistent score at σ = {sigma}")
+
+
 def nested_nodes_may_be_kept(subject: Subject) -> None:
     """Keeping a nested node and giving it its composed inner graph changes nothing."""
     graph = subject.factor_graph()
@@ -487,6 +499,7 @@ ALL = (
     axes_may_be_permuted,
     batches_change_nothing,
     promises_are_kept,
+    consistent_composition_is_exact,
     nested_nodes_may_be_kept,
     saving_and_loading_is_the_identity,
     networkx_gives_the_graph_back,

@@ -8,10 +8,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
-from benchmarks import conditioning, correctors, defaults, exactness, scale, speed
+from benchmarks import conditioning, correctors, damping, defaults, exactness, scale, speed
 from benchmarks.__main__ import main
+from benchmarks.policies import Messages, Policy
 from benchmarks.problems import METHODS
+from pgmdiff import compose
+from pgmdiff.composition import Consistent
 
 
 def printed(benchmark: ModuleType, result: Mapping[str, Any]) -> str:
@@ -110,3 +114,26 @@ def test_parts_of_a_benchmark_are_run_again_one_by_one(
     monkeypatch.setattr(sys, "argv", ["benchmarks", "speed", "--parts", "gaussians"])
     with pytest.raises(SystemExit):
         main()
+
+
+def test_damping() -> None:
+    result = damping.run(smoke=True)
+    assert "damping 1, no trust" in printed(damping, result)
+    largest = {(row["case"], row["policy"]): row["largest"] for row in result["safety"]}
+    for case in ("sea", "rough", "smooth"):
+        assert largest[case, "default"] <= 1 + 1e-6
+        assert largest[case, "damping 1, no trust"] > 30
+    ratios = [row["largest"] for row in result["jacobians"]]
+    assert max(ratios) > 5 > ratios[0]  # the first direction is the smoothest
+
+
+def test_the_default_policy_is_that_of_consistent() -> None:
+    q, mean = damping.RING.problem, torch.zeros(6)
+    free = compose(q.graph, q.scores(q.graph), rule=damping.free(q.covariances, mean))
+    ours = Messages(free, Policy())
+    rule = Consistent(q.covariances, mean=mean)
+    run = compose(q.graph, q.scores(q.graph), rule=rule).remembering()
+    for sigma in (4.0, 2.0, 1.0):
+        u = sigma * torch.randn(5, 6, generator=torch.Generator().manual_seed(0)).double()
+        level = torch.full((5,), sigma).double()
+        torch.testing.assert_close(ours(u, level), run(u, level), rtol=1e-8, atol=1e-10)

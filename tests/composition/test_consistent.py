@@ -327,6 +327,116 @@ def test_scores_around_a_joint_carry_its_messages(around: str) -> None:
     assert not hasattr(guided(q, {}), "remembering")
 
 
+def test_regions_conditioned_on_different_observations_use_the_completion_of_the_prior() -> None:
+    """On loops, K = P + (K_0 - P_0) and the mean of the prior give the exact posterior's score."""
+    graph = LOOPS["torus"]
+    prior = markov(graph, 0.9, seed=30)
+    n, rng = graph.n_elements, torch.Generator().manual_seed(31)
+    precision, pull = torch.linalg.inv(prior.covariance), torch.zeros(n, dtype=torch.float64)
+    whole = precision.clone()
+    covariances, means = {}, {}
+    for name in (*graph.factors, *graph.variables):
+        index = graph.regions.elements(name).reshape(-1)
+        own = torch.linalg.inv(prior.covariance[index[:, None], index])
+        natural = own @ prior.mean[index]
+        if name in graph.factors:  # an observation that this region's model has seen
+            weights = torch.rand(len(index), generator=rng).double().diag()
+            seen = weights @ (prior.mean[index] + torch.randn(len(index), generator=rng).double())
+            own, natural = own + weights, natural + seen
+            whole[index[:, None], index] += weights
+            pull[index] += seen
+        covariances[name] = torch.linalg.inv(own)
+        means[name] = covariances[name] @ natural
+    posterior = torch.linalg.inv(whole)
+    posterior = Gaussian(posterior @ (precision @ prior.mean + pull), (posterior + posterior.T) / 2)
+
+    def score(name: str) -> Score:
+        own = Gaussian(means[name], covariances[name])
+        return lambda x, sigma: own(x.reshape(len(x), -1), sigma).reshape(x.shape)
+
+    scores = {name: score(name) for name in covariances}
+    u = posterior.noised(1.0).sample(5, generator=32)
+    given = gaussian.node_covariances(graph, prior)
+    for rule in (Posterior, Consistent):
+        joint = compose(graph, scores, rule=rule(covariances, prior=given))
+        for sigma in (0.01, 1.0, 20.0):
+            torch.testing.assert_close(joint(u, sigma), posterior(u, sigma), rtol=1e-7, atol=1e-9)
+    without = compose(graph, scores, rule=Posterior(covariances, mean=prior.mean))
+    error = (without(u, 1.0) - posterior(u, 1.0)).norm() / posterior(u, 1.0).norm()
+    assert error > 0.05, "covariances under different conditions belong to no distribution"
+
+
+def test_windows_with_labels_of_their_own_are_pooled_and_the_report_says_how_far_apart() -> None:
+    """Two kinds of windows around a ring, with other variances: averages close the loop."""
+    graph, n = graphs.cycle(6), 6
+    kinds = [markov(graph, 0.6, seed=40), markov(graph, 0.6, seed=41)]
+    given, scores = {}, {}
+    for k, name in enumerate((*graph.factors, *graph.variables)):
+        given[name] = gaussian.node_covariances(graph, kinds[k % 2])[name]
+        scores[name] = dict(gaussian.node_scores(graph, kinds[k % 2]))[name]
+    joint = compose(graph, scores, rule=Consistent(given, mean=torch.zeros(n)))
+    found = " ".join(str(joint.validate()).split())
+    assert "and are averaged" in found
+    distance = joint.rule.loops.completion.distance
+    assert f"they differ by up to {distance:.2g} of a variance" in found
+    assert distance > 0.1
+    u = sample(joint, karras(20, 0.01, 20.0), shape=(50, n), generator=1, dtype=torch.float64)
+    assert u.isfinite().all()
+
+
+def test_a_report_says_what_the_mean_is_and_how_far_the_composed_precision_is_off() -> None:
+    graph, q = graphs.cycle(6), markov(graphs.cycle(6), 0.6, seed=42)
+    scores, given = gaussian.node_scores(graph, q), dict(gaussian.node_covariances(graph, q))
+    said = " ".join(str(compose(graph, scores, rule=Consistent(given)).validate()).split())
+    assert "mean: not given; it is measured, once per run" in said
+    large = graphs.tiles((48, 48), (8, 8), (2, 2), remainder="shift")  # beyond 2,000 elements
+    place = torch.arange(8.0).double()
+    points = torch.cartesian_prod(place, place)
+    whole = 0.9 ** torch.cdist(points, points)
+    given = {}
+    for group in large.groups:
+        h, w = group.shape
+        rows = (torch.arange(h)[:, None] * 8 + torch.arange(w)).reshape(-1)
+        given |= dict.fromkeys(group.names, whole[rows[:, None], rows])
+    joint = compose(large, lambda x, s: -x, rule=Posterior(given))
+    said = " ".join(str(joint.validate()).split())
+    assert "P stands for the completion, which is not computed beyond 2000 elements" in said
+    inverse = torch.linalg.inv(joint.precision.dense())
+    true = max(
+        float((inverse[index[:, None], index] - given[name]).abs().max())
+        for name in large.groups[0].names
+        for index in [large.elements(name).reshape(-1)]
+    )
+    reported = float(said.split("given by up to ")[1].split()[0])
+    assert 0.2 * true < reported <= 1.01 * true
+    assert true < 0.05
+
+
+def test_a_run_counts_the_calls_in_which_trust_cuts_a_message() -> None:
+    graph, q = modes(EDGES["chain"], 0.9)
+    covariances, scores = gaussian.node_covariances(graph, q), gaussian.node_scores(graph, q)
+    u = q.noised(1.0).sample(6, generator=43)
+    for trust, cut in ((1e-6, 3), (1e6, 0)):
+        run = compose(graph, scores, rule=Consistent(covariances, trust=trust)).remembering()
+        for _ in range(3):
+            run(u, 1.0)
+        assert run.memory["capped"].tolist() == [cut] * 6
+
+
+def test_a_call_without_memory_that_does_not_converge_is_refused() -> None:
+    """Local denoisers that vary from one float to the next, as if they were noisy."""
+    graph, q = graphs.chain(6), markov(graphs.chain(6), 0.9, seed=44)
+
+    def noisy(x: Tensor, sigma: Tensor) -> Tensor:
+        return 3 * (1e4 * x.reshape(len(x), -1).cumsum(1)).sin().reshape(x.shape) - x
+
+    joint = compose(graph, noisy, rule=Consistent(gaussian.node_covariances(graph, q)))
+    u = q.noised(1.0).sample(3, generator=45)
+    with pytest.raises(ScoreError, match=r"not converged at σ = 2, batch entry \d: local means"):
+        joint(u, 2.0)
+    assert joint.remembering()(u, 2.0).isfinite().all()
+
+
 def test_what_does_not_fit_is_named() -> None:
     graph = graphs.cycle(5)
     q = markov(graph, 0.5, seed=16)

@@ -108,3 +108,56 @@ def test_covariances_without_a_completion_are_refused_and_the_region_is_named() 
     blocks = {name: torch.tensor([[1.0, r], [r, 1.0]]) for name, r in signs.items()}
     with pytest.raises(GraphError, match=r"a correlation of region 'f[0-3]' is off by 0"):
         completed(graph.regions, Dense(blocks))
+
+
+def test_the_refusal_names_the_loop_that_conflicts_and_the_ridge_that_would_do() -> None:
+    """On a ring of four ± r, r, r, r fit up to r = cos(π/4): at 0.9, with a ridge of 0.27."""
+    sound = [((f"x{i}", f"x{i + 1}"), 0.9) for i in range(4, 9)]
+    ring = [((f"x{i}", f"x{(i + 1) % 4}"), 0.9 if i < 3 else -0.9) for i in range(4)]
+    edges = [*sound, *ring, (("x3", "x4"), 0.1)]
+    graph = FactorGraph.from_scopes(
+        {f"f{k}": scope for k, (scope, _) in enumerate(edges)}, {f"x{i}": () for i in range(10)}
+    )
+    blocks = {f"f{k}": torch.tensor([[1.0, r], [r, 1.0]]) for k, (_, r) in enumerate(edges)}
+    message = r"region 'f[5-8]' is off by 0\.19\d.* all variances by 0\.27 of themselves"
+    with pytest.raises(GraphError, match=message):
+        completed(graph.regions, Dense(blocks))
+    raised = {name: block + 0.275 * torch.eye(2) for name, block in blocks.items()}
+    assert completed(graph.regions, Dense(raised)).distance == 0
+
+
+def test_most_noisy_estimates_of_tied_windows_on_a_ring_are_completed() -> None:
+    """One estimate for all windows, from 100 states: entries that they share are averaged.
+
+    K⁻¹ has exactly these averages; the few rings that have no completion are refused.
+    """
+    graph = graphs.tiles((16,), (4,), (2,), (True,))
+    lag = (torch.arange(16)[:, None] - torch.arange(16)).abs()
+    whole = 0.8 ** torch.minimum(lag, 16 - lag).double()
+    q = Gaussian(torch.zeros(16, dtype=torch.float64), whole)
+    windows = [name for name in graph.names if graph.elements(name).numel() == 4]
+    found = 0
+    for seed in range(40):
+        estimate = torch.cov(q.sample(100, generator=seed)[:, :4].T)
+        try:
+            done = completed(graph, Dense(dict.fromkeys(windows, estimate)))
+        except GraphError:
+            continue
+        found += 1
+        assert 0 < done.distance < 0.4
+        pairs = estimate[:2, :2], estimate[2:, 2:]
+        averaged = (pairs[0] + pairs[1]) / 2
+        torch.testing.assert_close(done.covariance[2:4, 2:4], averaged, rtol=1e-12, atol=1e-12)
+    assert found >= 38
+
+
+def test_it_is_found_where_zeros_in_place_of_unknown_entries_are_indefinite() -> None:
+    """A ring of correlations 0.99, of blocks of different sizes and single variables beside it."""
+    scopes = {f"f{i}": (f"x{i}", f"x{(i + 1) % 5}") for i in range(5)}
+    graph = FactorGraph.from_scopes(scopes, {f"x{i}": (1 + i % 3,) for i in range(7)})
+    q = markov(graph, 0.999, seed=7)
+    given = Dense(gaussian.node_covariances(graph, q))
+    known = q.covariance.where(linked(graph), 0)
+    assert float(torch.linalg.eigvalsh(known)[0]) < -0.1
+    truth = torch.linalg.inv(q.covariance)
+    torch.testing.assert_close(completed(graph.regions, given).precision, truth, rtol=0, atol=1e-7)

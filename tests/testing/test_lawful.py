@@ -193,6 +193,8 @@ def test_ambiguous_regions_are_found() -> None:
          "one sample at a time"),
         ("nothing_is_mutated", "compose", lambda s: lambda u, σ: s(u.add_(1), σ),
          "whether the state is untouched"),
+        ("consistent_composition_is_exact", "compose", lambda s: lambda u, σ: s(u, σ) + 1e-6 * u,
+         "the consistent score at σ = 0.3: got"),
         ("only_shared_regions_couple", "composed_precision", lambda J: J + 0.1,
          "share no region, but their precision is not 0"),
     ],

@@ -24,6 +24,8 @@ NEGLIGIBLE = 1e-12
 """Share of s_P' that is left out of the blend."""
 KEPT_LEVELS = 32
 """Number of noise levels whose inverses are kept."""
+ONE_UNIT = 1e4
+"""Ratio of the diagonal entries of K above which solves are refined."""
 DEFINITE = 0.1
 """Least share of I + σ² K that I + σ² P' keeps in every direction."""
 
@@ -65,6 +67,14 @@ class Loops(Eigen):
         self.gap = completion - composed
         self.completion = completion
         self._levels: dict[float, Level] = {}
+
+    def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
+        # Eigenvectors mix elements of different units; one step of refinement restores each.
+        found, diagonal = super().__call__(b, sigma), self.completion.diagonal()
+        if diagonal.max() < ONE_UNIT * diagonal.min():
+            return found
+        left = b - found - sigma[:, None] ** 2 * (found @ self.completion.to(b))
+        return found + super().__call__(left, sigma)
 
     def level(self, sigma: float) -> Level:
         """What a noise level requires, kept for the latest few."""
