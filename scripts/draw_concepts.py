@@ -6,7 +6,8 @@ A NAME is that of a file without `concepts_` and its ending. Without names all a
 seconds. All that they show is computed here, in closed form where that is possible.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from itertools import count
 
 import numpy as np
 import torch
@@ -14,15 +15,18 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from pgmdiff import compose
+from pgmdiff import Consistent, compose
 from pgmdiff.gaussian import Gaussian, GaussianMixture, ar1, composed_precision, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, torus
+from pgmdiff.linalg import Floats
 from pgmdiff.plotting import curves, plot
 from pgmdiff.plotting.style import INK, MIST, Sheet
 from pgmdiff.samplers import Heun, karras, sample
+from pgmdiff.testing import two_mode_chain
 from scripts.pictures import IMAGES, rules_of, run
 
 TINTS = ("#e3e6e9", "#c3d9ec", "#f6d9b8")
@@ -166,6 +170,60 @@ def rules() -> None:
     _save(figure, "rules")
 
 
+def messages() -> None:
+    """What the pieces of a chain of modes say of one noised state, before and after messages."""
+    titles = {
+        False: "Before messages: the pieces disagree",
+        True: "At the fixed point of messages: they agree",
+    }
+    figure, places = Sheet(figsize=(8.4, 4.2), layout="constrained"), range(6)
+    both = figure.subplots(1, 2, sharey=True)
+    for axes, (agreed, title) in zip(both, titles.items(), strict=True):
+        u, exact, composed, said = denoised(agreed=agreed)
+        axes.axhline(0, color="#e3e6e9", lw=0.8, zorder=0)
+        for place, name in enumerate(name for name in said if len(said[name][0]) == 2):
+            axes.plot(*said[name], "o-", color=EDGES[place % 2], ms=5, lw=2.2)
+        single = np.concatenate([seen for seen in said.values() if len(seen[0]) == 1], axis=1)
+        axes.plot(*single, "D", color=EDGES[2], ms=5, label="variables")
+        axes.plot(places, composed, "_", color=INK, ms=20, mew=2, label="composed")
+        ring = {"mfc": "none", "mec": INK, "ms": 13, "mew": 1.3}
+        axes.plot(places, exact, "o", **ring, label="exact posterior mean")
+        axes.plot(places, u, "x", color=MIST, ms=7, mew=1.6, label="noised state, σ = 2")
+        axes.set_title(title, loc="left", fontsize=11)
+        axes.set_xticks(places, [f"x{place}" for place in places])
+        axes.spines[["top", "right"]].set_visible(False)
+    both[0].set_ylabel("denoised value")
+    handles, labels = both[0].get_legend_handles_labels()
+    pair = Line2D([], [], color=EDGES[0], marker="o", ms=5, lw=2.2)
+    handles, labels = [pair, *handles], ["pairs", *labels]
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    _save(figure, "messages")
+
+
+def denoised(*, agreed: bool) -> tuple[Tensor, Tensor, Tensor, dict[Hashable, Floats]]:
+    """A noised state of a chain of six, its exact denoised values, those composed, and the pieces'.
+
+    A piece has two rows: the places of its elements, and their values, without messages or
+    (`agreed`) at their fixed point.
+    """
+    data, sigma = two_mode_chain(6), 2.0
+    graph = chain(6, factor_model="pair", variable_model="single")
+    covariances = {"pair": data.covariance[:2, :2], "single": data.covariance[:1, :1]}
+    joint = compose(graph, data.models, rule=Consistent(covariances))
+    rule, u = joint.rule, torch.tensor([[-1.4, -2.8, -0.9, 5.2, 0.3, 4.5]]).double()
+    assert isinstance(rule, Consistent)
+    level = torch.full_like(u[:, 0], sigma)
+    etas = rule.converged(joint.evaluate, u, level).messages if agreed else None
+    score, _, answers = rule.heard(joint.evaluate, u, level, None, etas)
+    composed, said = u + sigma**2 * score, {}
+    for chunk, _, gap, _ in answers:
+        means = (chunk.gather(composed) - sigma**2 * gap)[0]
+        index = chunk.index.reshape(means.shape)
+        for row, places, values in zip(count(chunk.start), index, means, strict=False):
+            said[chunk.batch.group.name(row)] = torch.stack([places, values]).numpy()
+    return u[0], (u + sigma**2 * data(u, sigma))[0], composed[0], said
+
+
 def exactness() -> None:
     """Precisions of a noised chain: what is exact, and what the marginal rule composes."""
     graph, data = chain(12), ar1(12, 0.9)
@@ -234,7 +292,8 @@ def _save(figure: Figure, name: str) -> None:
 
 
 PICTURES: Mapping[str, Callable[[], None]] = {
-    each.__name__: each for each in (state, regions, naive, scores, rules, exactness, loops)
+    each.__name__: each
+    for each in (state, regions, naive, scores, rules, messages, exactness, loops)
 }
 
 

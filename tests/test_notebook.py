@@ -265,7 +265,7 @@ def test_reports_say_what_they_print() -> None:
     found = parsed(OBJECTS["Advice"]()._repr_html_())
     cells = ["".join(cell.itertext()) for cell in found.iter("td")]
     assert cells[0] == "chain"
-    assert "posterior" in ["".join(cell.itertext()) for cell in found.iter("th")]
+    assert "consistent" in ["".join(cell.itertext()) for cell in found.iter("th")]
 
 
 def test_a_joint_of_many_models_lists_some() -> None:

@@ -25,8 +25,10 @@ from torch import Tensor
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.loops import ClosedLoops, state_mean
 from pgmdiff.composition.rules import Marginal, Memory, Rule, bound
+from pgmdiff.errors import GraphError
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.graphs.report import conflict
 from pgmdiff.linalg import Floats
 from pgmdiff.precision import (
     Blocks,
@@ -40,7 +42,7 @@ from pgmdiff.precision import (
     provider_of,
     solver_of,
 )
-from pgmdiff.precision.solves.choice import on_junction_tree
+from pgmdiff.precision.precision import on_junction_tree
 from pgmdiff.text import counted, described
 
 __all__ = ["Closure", "Posterior"]
@@ -98,8 +100,14 @@ class Closure(Rule, ABC):
             try:
                 return bound(self, precision=precision, loops=None, solve=solver_of(precision))
             except IndefiniteError:  # regions disagree: those of small graphs are averaged
-                if graph.n_elements > COMPLETED:
+                if graph.n_elements > COMPLETED or conflict(graph):
                     raise
+        elif self.prior is None and (both := conflict(graph)):
+            raise GraphError(
+                f"{who}: regions {both[0]!r} and {both[1]!r} hold the same elements under "
+                "different conditions, so that their covariances belong to no distribution. Give "
+                "those of all regions without conditions, prior=."
+            )
         if tree and known is None:
             known = torch.zeros(graph.n_elements, dtype=torch.float64)  # K = P
         whole = completed(graph, closure)

@@ -21,7 +21,7 @@ from pgmdiff.graphs.regions import RegionGraph, condition_key
 from pgmdiff.linalg import Ints
 from pgmdiff.text import counted, described, folded
 
-__all__ = ["Report", "check_counts", "report", "report_factor_graph"]
+__all__ = ["Report", "check_counts", "conflict", "report", "report_factor_graph"]
 
 
 AT_ONCE = 100_000

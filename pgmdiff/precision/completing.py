@@ -45,7 +45,7 @@ from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Ints
 from pgmdiff.precision.covariances import Covariances
-from pgmdiff.precision.precision import add_blocks, taken_blocks, weighed
+from pgmdiff.precision.precision import add_blocks, on_junction_tree, taken_blocks, weighed
 from pgmdiff.text import by_field, described
 
 __all__ = ["Blocks", "Completion", "completed"]
@@ -124,6 +124,12 @@ def completed(
     known, distance = _averaged(graph, covariances)
     deviations = known.diagonal().sqrt()
     scale = deviations[:, None] * deviations
+    if on_junction_tree(graph):
+        k = torch.zeros_like(known)
+        for _, index, counts in weighed(graph):
+            inverses = torch.linalg.inv(taken_blocks(known / scale, index))
+            add_blocks(k, index, counts[:, None, None] * inverses)
+        return Completion(k / scale, torch.linalg.inv(k) * scale, distance, 0)
     regions = [row for _, index in _outer(graph) for row in index]
     wide = sum(map(len, regions)) >= WIDE * len(regions)
     find = _scaled if wide else _regressed

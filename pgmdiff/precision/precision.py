@@ -23,7 +23,20 @@ from pgmdiff.precision.covariances import Covariances
 from pgmdiff.precision.forms import RegionPrecisions
 from pgmdiff.text import brief, counted, described
 
-__all__ = ["Block", "ComposedPrecision", "add_blocks", "taken_blocks", "weighed"]
+__all__ = [
+    "Block",
+    "ComposedPrecision",
+    "add_blocks",
+    "on_junction_tree",
+    "taken_blocks",
+    "weighed",
+]
+
+
+def on_junction_tree(graph: RegionGraph) -> bool:
+    """Whether a graph is known, or is found, to be a junction tree."""
+    known = graph.junction_tree
+    return bool(graph.validate().junction_tree if known is None else known)
 
 
 def weighed(

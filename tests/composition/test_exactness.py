@@ -14,7 +14,7 @@ from pgmdiff.graphs import FactorGraph, RegionGraph, cluster_variation, tiles
 from pgmdiff.linalg import Floats
 from pgmdiff.precision import Dense
 from pgmdiff.precision.completing import completed
-from pgmdiff.precision.solves.choice import on_junction_tree
+from pgmdiff.precision.precision import on_junction_tree
 from pgmdiff.scores import Score
 
 SIGMAS = torch.tensor([1e-3, 1e-2, 0.1, 1.0, 10.0, 80.0]).double()

@@ -231,7 +231,7 @@ def test_bad_conditions_are_named() -> None:
             PgmdiffError,
             "at least 0",
         ),
-        (lambda: Composed(marginal), PgmdiffError, "under Posterior"),
+        (lambda: Composed(marginal), PgmdiffError, "under Consistent or Posterior"),
         (lambda: reconstruction(PAIR.score, torch.zeros(3), h, DPS), ShapeError, r"got \(3,\)"),
         (lambda: reconstruction(PAIR.score, y, 3, DPS), PgmdiffError, "a function, got int"),
         (lambda: reconstruction(frozen, y, h, DPS)(x, 1.0), PgmdiffError, "no_grad"),

@@ -280,7 +280,11 @@ CALLS: dict[str, Callable[[Any], object]] = {
     "is_berge_acyclic": is_berge_acyclic,
     "is_alpha_acyclic": is_alpha_acyclic,
     "fit_covariances": lambda g: pgmdiff.fit_covariances(g, DATA),
-    "Posterior": lambda g: pgmdiff.Posterior(gaussian.node_covariances(_pair(), TRUTH)).composed(g),
+    "Posterior": lambda g: pgmdiff.compose(
+        g,
+        gaussian.node_scores(g, TRUTH),
+        rule=pgmdiff.Posterior(gaussian.node_covariances(_pair(), TRUTH)),
+    ),
     "node_scores": lambda g: gaussian.node_scores(g, TRUTH),
     "node_covariances": lambda g: gaussian.node_covariances(g, TRUTH),
     "composed_precision": lambda g: gaussian.composed_precision(g, TRUTH),

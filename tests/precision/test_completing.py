@@ -8,7 +8,7 @@ from pgmdiff import GraphError, gaussian, graphs
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.precision import ComposedPrecision, Dense
-from pgmdiff.precision.completing import completed
+from pgmdiff.precision.completing import Blocks, completed
 from tests.precision.examples import linked, markov
 
 COMPLETE = FactorGraph.from_scopes(
@@ -161,3 +161,24 @@ def test_it_is_found_where_zeros_in_place_of_unknown_entries_are_indefinite() ->
     assert float(torch.linalg.eigvalsh(known)[0]) < -0.1
     truth = torch.linalg.inv(q.covariance)
     torch.testing.assert_close(completed(graph.regions, given).precision, truth, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("markov_to_rows", [True, False])
+def test_windows_of_images_are_completed_by_scaling(markov_to_rows: bool) -> None:
+    """Regression alone refused the first of these, and took 40 seconds for the second."""
+    graph, side = graphs.tiles((24, 24), (8, 8), (4, 4)), torch.arange(24).double()
+    points = torch.cartesian_prod(side, side)
+    far = (points[:, None] - points).abs()
+    whole = 0.95 ** (far.sum(dim=2) if markov_to_rows else far.square().sum(dim=2).sqrt())
+    found = completed(graph, Blocks(whole))
+    for name in graph.names:
+        index = graph.elements(name).reshape(-1)
+        block = index[:, None], index
+        torch.testing.assert_close(found.covariance[block], whole[block], rtol=0, atol=1e-9)
+    apart = torch.ones(576, 576, dtype=torch.bool)
+    for name in graph.names:
+        index = graph.elements(name).reshape(-1)
+        apart[index[:, None], index] = False
+    assert (found.precision[apart] == 0).all()
+    product = found.precision @ found.covariance
+    torch.testing.assert_close(product, torch.eye(576).double(), rtol=0, atol=1e-7)

@@ -38,3 +38,15 @@ def test_the_error_of_a_score_is_what_samples_say() -> None:
     truth = data.score(u, 0.5)
     sampled = (joint(u, 0.5) - truth).norm() / truth.norm()
     assert draw_docs._relative_error(joint, data, 0.5) == pytest.approx(float(sampled), rel=0.01)
+
+
+def test_pieces_disagree_and_then_agree_next_to_the_exact_mean() -> None:
+    gaps, errors = [], []
+    for agreed in (False, True):
+        _, exact, composed, said = draw_concepts.denoised(agreed=agreed)
+        assert len(said) == 5 + 4
+        gaps.append(max(abs(v - composed[int(i)]) for seen in said.values() for i, v in seen.T))
+        errors.append((composed - exact).abs().max())
+    assert gaps[0] > 1
+    assert gaps[1] < 1e-7
+    assert errors[1] < errors[0] / 10

@@ -14,9 +14,8 @@ Factors are made once per graph and σ, and serve the whole batch.
 import torch
 from torch import Tensor
 
-from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.precision.covariances import Separable, without_channels
-from pgmdiff.precision.precision import ComposedPrecision
+from pgmdiff.precision.precision import ComposedPrecision, on_junction_tree
 from pgmdiff.precision.solves.base import SMALL, SPARSE_ENTRIES, Solve
 from pgmdiff.precision.solves.circulant import Circulant, shifts
 from pgmdiff.precision.solves.direct import Eigen, SparseFactors
@@ -50,12 +49,6 @@ def solver_of(precision: ComposedPrecision) -> Solve:
     if on_junction_tree(graph) and precision.n_entries <= SPARSE_ENTRIES:
         return SparseFactors(precision)
     return ConjugateGradients(precision)
-
-
-def on_junction_tree(graph: RegionGraph) -> bool:
-    """Whether a graph is known, or is found, to be a junction tree."""
-    known = graph.junction_tree
-    return bool(graph.validate().junction_tree if known is None else known)
 
 
 class Channelwise(Solve):
