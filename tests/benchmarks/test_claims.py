@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from benchmarks import exactness
+from benchmarks.exactness import modes
+from benchmarks.exactness.fields import FIELDS
+from pgmdiff.diagnostics.metrics import mean_and_error
 
 ROOT = Path(__file__).parents[2]
 RESULT = json.loads((ROOT / "benchmarks" / "results" / "exactness.json").read_text())
@@ -80,3 +83,17 @@ def test_a_narrow_overlap_is_enough() -> None:
     for data, enough in {"AR(1)": 1, "AR(2)": 2, "smooth": 3}.items():
         assert loss(data, "consistent", enough) < loss(data, "marginal", 6)
     assert loss("AR(2)", "consistent", 1) > loss("AR(2)", "marginal", 1)
+
+
+def test_a_row_of_modes_is_reproduced() -> None:
+    trial = modes.Trial(FIELDS[0], modes.SAMPLES, modes.SEEDS)
+    drawn = trial.drawn("consistent", 20, modes.SOLVERS["SDE"])
+    for name, values in trial.measures(drawn).items():
+        (row,) = rows(
+            "modes",
+            distribution=FIELDS[0].name,
+            method="consistent",
+            solver="SDE",
+            evaluations=20,
+        )
+        assert row[name] == pytest.approx(mean_and_error(values), rel=1e-3)
