@@ -259,8 +259,8 @@ def agreement() -> None:
 agreement()
 
 # %% [markdown]
-# One round is posterior composition. The next few rounds bring most of the rest; what the pieces
-# finally agree on is not quite exact.
+# One round is posterior composition. From σ = 1 on the next few rounds bring most of the rest. What
+# the pieces finally agree on is close to the exact value, and not quite it.
 #
 # A run does not wait for that. It makes *one* round per step and carries the messages on to the
 # next level of noise, so it calls every model as often as the paper's rule does. We draw five sets
