@@ -43,7 +43,10 @@ def main() -> None:
         benchmark.draw(result, arguments.figure)
     if arguments.out is not None:
         kept = json.loads(arguments.out.read_text()) if some and arguments.out.exists() else {}
-        arguments.out.write_text(_json({**kept, **result}) + "\n")
+        kept |= result
+        if hasattr(benchmark, "targets"):
+            kept["targets"] = benchmark.targets(kept)
+        arguments.out.write_text(_json(kept) + "\n")
 
 
 def _json(value: Any, indent: str = "") -> str:

@@ -3,21 +3,21 @@
 *Moves*, on an AR(1) chain of 8 variables of correlation 0.9. Under the marginal rule the
 probability-flow ODE misses the data whatever the number of levels, while each level's
 Π_r q_σ(u_r)^{c_r} is a density whose limit σ → 0 is right: moves towards it on the way down repair
-the ODE's error. Under the evidence rule the score is already exact.
+the ODE's error. Under posterior composition the score is already exact.
 
 *Langevin*: a linear sampler, whose distribution is known exactly; the loss is KL(sampled ‖ q) per
-variable. *Metropolis*: the same loss, of the covariance of drawn samples; chance alone makes it
-about (variables + 1) / (4 samples).
+variable. *Metropolis*, for the marginal rule, whose density is known: the same loss, of the
+covariance of drawn samples; chance alone makes it about (variables + 1) / (4 samples).
 
-Evaluations are those of a sample's score, in rows of the networks: twice as many under the evidence
-rule. The measured curvature costs a few pilot states once, and is not counted.
+Evaluations are those of a sample's score. The measured curvature costs a few pilot states once, and
+is not counted.
 
 *Weights*, of sequential Monte Carlo on the marginal rule's path (η = 1), on AR(1) chains: the
 effective sample size without resampling, and the largest error of a covariance's entry: unweighted,
 weighted, and weighted with resampling at half of the particles; means over seeds.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,8 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.exactness.gaussians import SIGMAS, chain_case
-from benchmarks.exactness.methods import Method
-from benchmarks.problems import gaussian_problem, passes
+from benchmarks.problems import gaussian_problem
 from benchmarks.reports import columns, settings, table
 from pgmdiff.composition import FeynmanKac
 from pgmdiff.gaussian import ar1, composed_log_density, composed_precision
@@ -47,8 +46,8 @@ from pgmdiff.text import Table
 __all__ = ["levels_within", "run", "tables"]
 
 LENGTH, CORRELATION = 8, 0.9
-CASE = chain_case(LENGTH, CORRELATION, ())
-JOINTS = {rule: CASE.problem.joint(rule) for rule in ("marginal", "evidence")}
+CASE = chain_case(LENGTH, CORRELATION)
+JOINTS = {rule: CASE.problem.joint(rule) for rule in ("marginal", "posterior")}
 BUDGETS = (120, 480, 1920)
 MOVES = (0, 1, 5, 20)
 STEPS = {"h = σ² / 2": (0.5, False), "h = a quarter of 2/λ_max": (0.25, True)}
@@ -70,9 +69,9 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
     paths = [(rho, n, k) for rho in CORRELATIONS for n in LENGTHS for k in STEPS_DOWN]
     rows = [row for case in tqdm(cases, desc="Langevin") for row in _langevin_rows(*case)]
     for rule, budget, n_moves in tqdm(cases, desc="Metropolis"):
-        levels = levels_within(budget, rule, 2 + n_moves)
-        if n_moves and levels and budget in DRAWN_BUDGETS:
-            rows.append(_metropolis_row(rule, levels, n_moves, samples))
+        levels = levels_within(budget, 2 + n_moves)
+        if rule == "marginal" and n_moves and levels and budget in DRAWN_BUDGETS:
+            rows.append(_metropolis_row(levels, n_moves, samples))
     weights = [
         _weights_row(rho, n, steps, samples, seeds)
         for rho, n, steps in tqdm(paths[:1] if smoke else paths, desc="weights")
@@ -97,14 +96,14 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-def levels_within(budget: int, rule: str, evaluations: int) -> int:
+def levels_within(budget: int, evaluations: int) -> int:
     """The levels that a budget allows at so many evaluations per step; 0 if they are too few."""
-    levels = 1 + (budget // passes(rule) - 1) // evaluations
+    levels = 1 + (budget - 1) // evaluations
     return levels if levels >= FEWEST else 0
 
 
 def _langevin_rows(rule: str, budget: int, moves: int) -> Iterator[dict[str, Any]]:
-    if not (levels := levels_within(budget, rule, 1 + moves)):
+    if not (levels := levels_within(budget, 1 + moves)):
         return
     joint, sigmas = JOINTS[rule], karras(levels, *SIGMAS)
     for name, (step, measured) in STEPS.items() if moves else [("none", (1.0, False))]:
@@ -117,26 +116,26 @@ def _langevin_rows(rule: str, budget: int, moves: int) -> Iterator[dict[str, Any
             )
             solver = PredictorCorrector(solver, Langevin(step, moves, curvature))
         label = f"Langevin, {name}" if moves else name
-        reached = CASE.reached(Method(rule), levels, solver)
+        reached = CASE.reached(rule, levels, solver)
         yield _row(rule, label, moves, levels, solver, reached)
 
 
-def _metropolis_row(rule: str, levels: int, moves: int, samples: int) -> dict[str, Any]:
-    joint, sigmas, accepted = JOINTS[rule], karras(levels, *SIGMAS), list[float]()
-    densities: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "marginal": lambda u, sigma: composed_log_density(CASE.graph, CASE.q, u, sigma),
-        "evidence": joint.log_density,
-    }
+def _metropolis_row(levels: int, moves: int, samples: int) -> dict[str, Any]:
+    joint, sigmas, accepted = JOINTS["marginal"], karras(levels, *SIGMAS), list[float]()
+
+    def density(u: Tensor, sigma: Tensor) -> Tensor:
+        return composed_log_density(CASE.graph, CASE.q, u, sigma)
+
     curvature = Curvature.measure(joint, sigmas, shape=(4, LENGTH), generator=0)
     solver = PredictorCorrector(
         Euler(),
-        Metropolis(densities[rule], SHARE, moves, curvature),
+        Metropolis(density, SHARE, moves, curvature),
         report=lambda sigma, rates: accepted.append(rates.mean().item()),
     )
     shape, dtype = (samples, LENGTH), torch.float64
     u = sample(joint, sigmas, shape=shape, solver=solver, generator=0, dtype=dtype)
     name = "Metropolis, h = half of 2/λ_max"
-    row = _row(rule, name, moves, levels, solver, u.T @ u / samples)
+    row = _row("marginal", name, moves, levels, solver, u.T @ u / samples)
     return {**row, "acceptance": sum(accepted) / len(accepted)}
 
 
@@ -149,7 +148,7 @@ def _row(
         "corrector": corrector,
         "moves": moves,
         "levels": levels,
-        "evaluations": passes(rule) * ((levels - 1) * solver.evaluations + last),
+        "evaluations": (levels - 1) * solver.evaluations + last,
         "loss": CASE.loss(covariance),
     }
 

@@ -11,7 +11,7 @@ those of `policies`.
 import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,15 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.exactness.distributions import three_mode_chain, two_mode_chain
-from benchmarks.exactness.real import CASES, SMALL, Ruler
+from benchmarks.exactness.fields import FIELDS
+from benchmarks.exactness.real import CASES, Ruler
 from benchmarks.policies import POLICIES, Messages, Policy, free, inverses
 from benchmarks.problems import Problem
 from benchmarks.reports import columns, plus_minus, settings, table
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.joint import Joint
 from pgmdiff.diagnostics.metrics import energy_distance, mean_and_error
-from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances
-from pgmdiff.graphs import FactorGraph, cycle, grid, tiles
+from pgmdiff.gaussian import Gaussian, node_covariances
+from pgmdiff.graphs import tiles
 from pgmdiff.noise import torch_generator
 from pgmdiff.samplers import Heun, karras, sample
 from pgmdiff.scores.adapters import from_denoiser
@@ -35,36 +36,9 @@ from pgmdiff.text import Table
 
 __all__ = ["run", "tables"]
 
+RING, GRID = FIELDS[1:3]
 DIVERGED = 5.0
 """Distance from samples without messages, in standard deviations, that counts as divergence."""
-
-
-def ising(graph: FactorGraph, stay: float) -> Problem:
-    """Variables near ±2 that prefer the mode of their neighbours."""
-    edges = torch.stack([graph.regions.elements(f).reshape(-1) for f in graph.factors])
-    signs = torch.tensor(list(product((-1.0, 1.0), repeat=graph.n_elements))).double()
-    coupling = 0.5 * torch.logit(torch.tensor(stay).double())
-    weights = (coupling * (signs[:, edges[:, 0]] * signs[:, edges[:, 1]]).sum(dim=1)).softmax(0)
-
-    def mixture(index: Tensor) -> GaussianMixture:
-        rows, which = signs[:, index.reshape(-1)].unique(dim=0, return_inverse=True)
-        own = torch.zeros(len(rows)).double().index_add_(0, which, weights)
-        spread = 0.16 * torch.eye(index.numel()).double()
-        return GaussianMixture(
-            own, [Gaussian(2 * row.reshape(index.shape), spread) for row in rows]
-        )
-
-    names = [name for name, count in graph.counting_numbers().items() if count]
-    models = {name: mixture(graph.regions.elements(name)) for name in names}
-    scores = {name: model.score for name, model in models.items()}
-    covariances = {name: model.covariance for name, model in models.items()}
-
-    def whole(u: Tensor, sigma: Tensor) -> Tensor:
-        variance = 0.16 + sigma[:, None] ** 2
-        chances = (weights.log() - torch.cdist(u, 2 * signs) ** 2 / (2 * variance)).softmax(dim=1)
-        return (2 * chances @ signs - u) / variance
-
-    return Problem(graph.regions, lambda _: scores, covariances, whole)
 
 
 def imperfect(kind: str) -> tuple[Joint, Gaussian]:
@@ -89,18 +63,18 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
     """Measures all policies, or with `smoke` three of them on small cases; always on the CPU."""
     some = ("no messages", "default", "damping 1, no trust")
     policies = {name: POLICIES[name] for name in some} if smoke else POLICIES
-    problems = {"two-mode chain": two_mode_chain().problem, "ring": ising(cycle(6), 0.9)}
+    problems = {"two-mode chain": two_mode_chain().problem, "ring": RING.problem}
     if not smoke:
         problems["three-mode chain"] = three_mode_chain().problem
-        problems["grid"] = ising(grid(3, 3), 0.7)
+        problems["grid"] = GRID.problem
     sizes = (2, 4, (8,)) if smoke else (8, 50, (20, 60))
     levels = 6 if smoke else 20
     case = CASES[0]
     network, ruler = from_denoiser(case.load()), Ruler(case)
-    rule = free(case.covariances(SMALL))
+    rule = free(case.covariances)
     sea = compose(case.graph("marginal"), network, rule=rule)
     cases: dict[str, tuple[Joint, Any]] = {
-        "sea": (sea, lambda u: ruler.row("", [u])["energy_distance"][0])
+        "sea": (sea, lambda u: ruler.distances([u])["energy distance"][0])
     }
     for kind in ("rough", "smooth"):
         joint, q = imperfect(kind)

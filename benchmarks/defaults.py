@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from benchmarks.exactness.distributions import two_mode_chain
 from benchmarks.exactness.gaussians import chain_case
-from benchmarks.exactness.methods import Method
 from benchmarks.exactness.modes import Trial
 from benchmarks.reports import columns, settings, table
 from pgmdiff import samplers
@@ -49,7 +48,6 @@ CANDIDATES: dict[str, tuple[Solver, int]] = {
 }
 """Name to the solver and its number of levels."""
 
-POSTERIOR, MARGINAL = Method("posterior"), Method("marginal")
 SEEDS, SAMPLES, STRIPS = 4, 2000, 32
 SHAPE, OVERLAP = (1, 16, 96), 8
 STARTS = range(0, SHAPE[2] - SHAPE[1] + 1, OVERLAP)
@@ -59,8 +57,7 @@ STARTS = range(0, SHAPE[2] - SHAPE[1] + 1, OVERLAP)
 def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
     """Measures every candidate, or with `smoke` two of them, on the chain only."""
     names, rows = list(CANDIDATES)[1:3] if smoke else list(CANDIDATES), []
-    case, modes = chain_case(20, 0.95, ()), two_mode_chain()
-    trial = Trial(modes, modes.problem, SAMPLES, SEEDS)
+    case, trial = chain_case(20, 0.95), Trial(two_mode_chain(), SAMPLES, SEEDS)
     size, n = (SHAPE[1], SHAPE[1]), 2 * STRIPS * len(STARTS)
     real = (
         None
@@ -72,10 +69,10 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
         row: dict[str, Any] = {
             "solver": name,
             "evaluations": solver.evaluations * (levels - 1) + 1,
-            **{m.rule: case.loss(case.reached(m, levels, solver)) for m in (POSTERIOR, MARGINAL)},
+            **{r: case.loss(case.reached(r, levels, solver)) for r in ("posterior", "marginal")},
         }
         if real is not None:
-            drawn, _ = trial.drawn(POSTERIOR, levels, solver)
+            drawn = trial.drawn("posterior", levels, solver)
             row["modes"], row["modes_error"] = metrics.mean_and_error(
                 trial.measures(drawn)["energy"]
             )

@@ -4,14 +4,14 @@
 none of them covers becomes a crop of a piece, or a variable by itself. The pieces are independent
 of each other.
 
-An evaluation is one forward pass of every region that a rule uses. The evidence rule requires two
-per score, the second with its vector-Jacobian product. Rows passed to the networks, and elements in
-them, are counted as they occur: fewer pieces are needed where they overlap less, and averages use
-no overlaps.
+An evaluation is one forward pass of every region that a rule uses; three iterations of the messages
+are three evaluations. Rows passed to the networks, and elements in them, are counted as they occur:
+fewer pieces are needed where they overlap less, and averages use no overlaps.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,29 @@ from pgmdiff.composition.composing import compose
 from pgmdiff.composition.consistent import Consistent
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import RegionScores, Scores
-from pgmdiff.composition.posterior import Evidence, Posterior
+from pgmdiff.composition.posterior import Posterior
 from pgmdiff.composition.rules import Average, Marginal, Rule
-from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
+from pgmdiff.gaussian import node_covariances, node_scores
+from pgmdiff.gaussian.distributions import Distribution
 from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.graphs.groups import RegionGroup
+from pgmdiff.precision import Covariances
+from pgmdiff.samplers import Solver
 from pgmdiff.scores.adapters import Score
 
-__all__ = ["RULES", "Counter", "Problem", "gaussian_problem", "passes", "side_by_side"]
+__all__ = [
+    "METHODS",
+    "RULES",
+    "THREE",
+    "Counter",
+    "Problem",
+    "gaussian_problem",
+    "levels_within",
+    "passes",
+    "side_by_side",
+]
+
+THREE = "consistent, 3 iterations"
 
 RULES: Mapping[str, Callable[[Any], Rule]] = {
     "concatenation": lambda covariances: Marginal(),
@@ -36,14 +51,21 @@ RULES: Mapping[str, Callable[[Any], Rule]] = {
     "marginal": lambda covariances: Marginal(),
     "posterior": Posterior,
     "consistent": Consistent,
-    "evidence": Evidence,
+    THREE: partial(Consistent, iterations=3),
 }
 """Each rule's name, and the rule for given covariances of the regions."""
+METHODS = (*RULES, "exact score")
+"""What is compared: the rules, and what a sampler makes of the true score of the whole."""
 
 
-def passes(rule: str) -> int:
+def passes(method: str) -> int:
     """Evaluations of every region per score."""
-    return 2 if rule == "evidence" else 1
+    return 3 if method == THREE else 1
+
+
+def levels_within(method: str, budget: int, solver: Solver) -> int:
+    """The largest number of levels whose run costs no more evaluations than the budget."""
+    return 1 + (budget // passes(method) - 1) // solver.evaluations
 
 
 @dataclass(eq=False)
@@ -53,12 +75,10 @@ class Counter:
     Attributes:
         rows: so far.
         elements: in all of these rows.
-        differentiated: rows through which a gradient was taken.
     """
 
     rows: int = 0
     elements: int = 0
-    differentiated: int = 0
     _counted: dict[int, Score] = field(default_factory=dict)
 
     def counted(self, score: Score) -> Score:
@@ -67,7 +87,6 @@ class Counter:
         def counting(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
             self.rows += len(x)
             self.elements += x.numel()
-            self.differentiated += len(x) * x.requires_grad
             return score(x, sigma, **condition)
 
         return self._counted.setdefault(id(score), counting)
@@ -111,7 +130,7 @@ class Problem:
 
     graph: RegionGraph
     scores: Callable[[RegionGraph], Scores]
-    covariances: Mapping[Any, Tensor]
+    covariances: Mapping[Any, Tensor] | Covariances
     whole: Score | None = None
 
     def joint(self, rule: str, counter: Counter | None = None) -> Joint:
@@ -120,8 +139,8 @@ class Problem:
         scores = self.scores(graph) if counter is None else counter.wrapped(self.scores(graph))
         return compose(graph, scores, rule=RULES[rule](self.covariances))
 
-    def score(self, name: str, counter: Counter) -> Score:
-        """The score composed by a rule, or the "exact score", its rows counted.
+    def score(self, name: str, counter: Counter | None = None) -> Score:
+        """The score composed by a rule, or the "exact score"; see `joint`.
 
         Raises:
             ValueError: the exact score is not known.
@@ -130,11 +149,11 @@ class Problem:
             return self.joint(name, counter)
         if self.whole is None:
             raise ValueError("Problem.score: the exact score is not known. Give `whole`.")
-        return counter.counted(self.whole)
+        return self.whole if counter is None else counter.counted(self.whole)
 
 
-def gaussian_problem(graph: FactorGraph | RegionGraph, q: Gaussian) -> Problem:
-    """The exact scores and covariances of a Gaussian's marginals on the regions of a graph."""
+def gaussian_problem(graph: FactorGraph | RegionGraph, q: Distribution) -> Problem:
+    """The exact scores and covariances of a distribution's marginals on the regions of a graph."""
     return Problem(
         graph.regions,
         lambda pieces: node_scores(pieces, q),

@@ -266,7 +266,8 @@ def anderson(
             whose residual is not finite.
         most_steps: the largest number of residuals.
         kept: number of earlier steps that are used.
-        patience: number of steps after which only 2 are used, which is slower but safer.
+        patience: number of steps after which only 2 are used, which is slower but safer, for as
+            many steps; and so on.
         mixing: β.
 
     Source: Anderson, "Iterative procedures for nonlinear integral equations", 1965.
@@ -293,7 +294,7 @@ def anderson(
         step = step.where(active[:, None], 0)
         x, before = x + step, now
         now, steps = residual(x), steps + 1
-        depth = kept if steps < patience else 2
+        depth = 2 if steps // patience % 2 else kept
         moved, changed = [*moved, step][-depth:], [*changed, now.moves - before.moves][-depth:]
 
 

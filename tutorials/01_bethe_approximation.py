@@ -491,9 +491,9 @@ curves(
 )
 
 # %% [markdown]
-# `Posterior` is exact for Gaussians that are Markov to a tree. For other data it approximates local
-# posteriors by Gaussians, and on loops it can be worse than the rule above. Tutorial 05, "Samples
-# that are right", explains when to use it.
+# `Posterior` is exact for Gaussians that are Markov to the graph, with loops too. For other data it
+# approximates local posteriors by Gaussians, and the rule `Consistent` does better, at the same
+# number of evaluations. It is the subject of tutorial 05, "Samples that are right".
 #
 # ## What to remember
 #

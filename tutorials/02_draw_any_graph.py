@@ -262,7 +262,8 @@ assert errors["ring of 16"][1][-1] < errors["ring of 4"][1][-1] < errors["grid 4
 # %% [markdown]
 # A long ring is nearly a chain. Many short loops are worse than inaccurate: the composed precision
 # acquires negative eigenvalues, so no distribution has this score. A sampler still returns samples,
-# but they are much too large in the directions concerned.
+# but they are much too large in the directions concerned. (The rule `Consistent` replaces the
+# composed precision by another, and is exact on these graphs: see tutorial 05.)
 
 # %%
 pairs_of_5 = fields["all pairs of 5"]
@@ -281,7 +282,7 @@ assert reached.covariance[0, 0] > 2
 # %%
 report = pairs_of_5.validate()
 print(fill(report.warning, 96))
-assert abs(report.proxy.proper_up_to - 1 / 3) < 1e-3
+assert abs(report.proxy.improper_above - 1 / 3) < 1e-3
 
 # %% [markdown]
 # ## Two kinds of acyclic
@@ -406,8 +407,8 @@ for rho in (0.2, 0.33, 0.34, 0.5):
 assert smallest_eigenvalue(cube, six_faces(0.33)) > 0 > smallest_eigenvalue(cube, six_faces(0.34))
 
 # %% [markdown]
-# So this graph works for faces that have little in common, but not if, for example, all faces share
-# a sky of one colour.
+# So under this rule the graph works for faces that have little in common, but not if, for example,
+# all faces share a sky of one colour.
 #
 # ## Sample, and unpack by name
 #
@@ -479,9 +480,9 @@ assert nested.to_networkx().nodes["town"]["pos"] == places["town"]
 # ## What to remember
 #
 # - Call `validate()` before anything else. It says what is exact and for which data, and it warns.
-# - Acyclic graphs are exact at $\sigma = 0$ for data that is Markov to them. Graphs with loops are
-#   not. The error grows with the number of loops and with the coupling, and falls with their
-#   length; with many short loops there may be no distribution at all.
+# - Under the paper's rule acyclic graphs are exact at $\sigma = 0$ for data that is Markov to them.
+#   Graphs with loops are not. The error grows with the number of loops and with the coupling, and
+#   falls with their length; with many short loops there may be no distribution at all.
 # - Variables that are always shared together should be one variable.
 #
 # ## Exercises

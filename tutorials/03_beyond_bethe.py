@@ -331,7 +331,7 @@ for name, graph in {"abc, ab": inside, "ab, ab": twice}.items():
         f"cluster variation {relative_error(absorbed, q):.0e}, with {absorbed.n_regions} region"
     )
     assert relative_error(absorbed, q) < 1e-12 < 1e-2 < relative_error(graph, q)
-print(fill(inside.validate().promise.split(" Posterior rule")[0], 96))
+print(fill(inside.validate().promise.split(" Rules Posterior")[0], 96))
 
 # %% [markdown]
 # (If the two models of $ab$ are posteriors given *different* observations, they are not duplicates,
@@ -339,10 +339,10 @@ print(fill(inside.validate().promise.split(" Posterior rule")[0], 96))
 #
 # ## Junction trees: a loop made exact
 #
-# A ring of pairs is a loop, so it is only approximate. Now add chords until every loop is a
-# triangle, and use the triangles as pieces: they can be joined into a tree. The price is models of
-# three variables instead of two. The library does not do this unless you ask for it, but it tells
-# you what it would take.
+# A ring of pairs is a loop, so the paper's rule is only approximate. Now add chords until every
+# loop is a triangle, and use the triangles as pieces: they can be joined into a tree. The price is
+# models of three variables instead of two. The library does not do this unless you ask for it, but
+# it tells you what it would take.
 
 # %%
 ring = cycle(8)
@@ -502,8 +502,8 @@ strips({"a sample": strip, **joined}, joins=dict.fromkeys(joined, half))
 #    $\sigma = 1$, using `composed_precision(graph, q, sigma)`. What do longer overlaps improve, and
 #    what do they cost?
 # 3. Join the band without a twist (`tiles(..., periodic=...)`), and make it so short that its two
-#    ends are correlated all the way round. When does the distribution reached by the posterior rule
-#    cease to be good on this loop?
+#    ends are correlated all the way round. What do the models of windows then leave out, and what
+#    does `advise` say of the marginal rule and of `Consistent` on this loop?
 #
 # ## Where to go next
 #

@@ -105,8 +105,8 @@ truth = exact_posterior(data, rows, y[known.mask], 0.0)
 # $$D_y = D + V H^\top (H V H^\top + \sigma_y^2 I)^{-1} (y - H D).$$
 #
 # Variants of the method differ in $V$. A joint under posterior composition provides it:
-# $V = \sigma^2 (I + \sigma^2 P)^{-1}$, where $P$ is the composed precision. This is
-# `Composed(joint)`.
+# $V = \sigma^2 (I + \sigma^2 P)^{-1}$, where $P$ is the composed precision (on loops, its
+# completion $K$). This is `Composed(joint)`.
 
 # %%
 ways = {
@@ -257,8 +257,8 @@ for name, (_, by_steps) in kl.items():
 
 # %% [markdown]
 # With `Composed(joint)` the loss follows that of the exact score, so all that remains is the error
-# of the solver. This holds for Gaussian data that is Markov to a junction tree. For other data $V$
-# is an approximation, as posterior composition is.
+# of the solver. This holds for Gaussian data that is Markov to the graph. For other data $V$ is an
+# approximation, as posterior composition is.
 #
 # One identity is worth knowing. Without its gradient, `Isotropic(jacobian=False)` uses $V = r^2 I$
 # on both sides, and for exact observations $V H^\top (H V H^\top)^{-1} = H^+$. So it *is*
@@ -688,7 +688,7 @@ show(
 #
 # | you have | use | exact for |
 # |---|---|---|
-# | posterior or evidence composition | `Composed(joint)`, the default | Gaussian data on trees |
+# | `Consistent` or `Posterior` | `Composed(joint)`, the default | Gaussians Markov to the graph |
 # | any other score, photographs too | `Tweedie()`, the default | Gaussian data, exact scores |
 # | no gradients, but training data | `Composed`, `fit_covariances` | Gaussian data |
 # | neither, and exact observations | `replacement` | nothing; it agrees with $y$ |

@@ -339,10 +339,9 @@ for name, v in {"data": velocities, "samples": made}.items():
     assert size[ends].mean() < 1.15 * size[inside].mean()
 
 # %% [markdown]
-# A different rule does not need a different network. Posterior composition requires covariances of
-# the pieces, and these come from data:
-# `rule=Posterior(fit_covariances(strip, velocities, shared=True))`. Tutorial 05 explains when to
-# use which rule.
+# A different rule does not need a different network. `Consistent` requires covariances of the
+# pieces, and these come from data: `rule=Consistent(fit_covariances(strip, velocities,
+# shared=True))`. Tutorial 05 explains what it gains, and where it stops.
 #
 # ## Do pieces and overlaps agree?
 #
@@ -664,8 +663,8 @@ assert "'f1'" in found_messages["a model returns NaN"]
 #    closed as well? Which linear observation closes it? (See tutorial 06.)
 # 2. Train on windows of 16 only, and let `scores.padded` stand in for the overlaps. What do
 #    `check_consistency` and the speed say?
-# 3. Use `fit_covariances(strip, velocities, shared=True)` and `Posterior`. Are the turns of distant
-#    windows correlated more like those of the data?
+# 3. Use `fit_covariances(strip, velocities, shared=True)` and `Consistent`. Are the turns of
+#    distant windows correlated more like those of the data?
 #
 # ## Where to go next
 #

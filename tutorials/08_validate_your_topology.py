@@ -648,9 +648,10 @@ assert report.valid
 assert not report.junction_tree
 
 # %% [markdown]
-# A band that closes has loops, so all rules are approximate, at every $\sigma$. How much is lost
-# depends on the data. `advise` computes it for a Gaussian with the covariance of the field: for the
-# band as it is, for patched corners, and for other windows.
+# A band that closes has loops, so the marginal rule is approximate at every $\sigma$. `Consistent`
+# is exact for Gaussians that are Markov to the windows, which our smooth field is not. How much is
+# lost depends on the data. `advise` computes it for a Gaussian with the covariance of the field:
+# for the band as it is, for patched corners, and for other windows.
 
 # %%
 others = {
@@ -664,11 +665,15 @@ print(wrapped(advice))
 loses = {row.name: row for row in advice.rows}
 assert loses["corners patched"].marginal > 2 * loses["right"].marginal
 assert loses["windows 5 × 6"].marginal < loses["right"].marginal / 10
+assert loses["windows 4 × 6"].consistent < loses["right"].consistent / 10
+assert abs(loses["corners patched"].consistent - loses["right"].consistent) < 1e-3
+assert loses["right"].consistent > loses["right"].marginal
 
 # %% [markdown]
-# - Patched corners are lawful and symmetric, but they lose more than twice as much, and the
-#   posterior rule gives no result at all. It matters to count what is shared as a whole.
-# - On graphs with loops the posterior rule is not always better. On our band it is worse.
+# - Patched corners are lawful and symmetric, but under the marginal rule they lose more than twice
+#   as much. It matters to count what is shared as a whole. `Consistent` depends only on windows.
+# - If the data is not Markov to the windows, `Consistent` is not always better. On our band it is
+#   worse.
 # - The same number of wider windows loses a tenth as much, or less. This is the best remedy.
 #
 # ## A test file of your own

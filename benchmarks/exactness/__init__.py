@@ -1,10 +1,10 @@
 """The exactness benchmark: losses of every rule where the truth is known or held out.
 
-It has four parts, which can be run one by one. *gaussians*: chains, trees and loops, by exact
-propagation. *modes*: non-Gaussian distributions with exact samplers. *overlap*: quality against
-cost as windows overlap less. *real*: small trained models against held-out data. Every row says
-what was measured, how, and over how many seeds: 0, 1, ... for the samplers, 100, 101, ... for exact
-samples.
+Its parts can be run one by one. *gaussians*: chains, trees and loops, by exact propagation.
+*modes*: non-Gaussian distributions with exact samplers. *sensors*: small learned models on a
+network with loops. *real*: small trained models against held-out data. *cost*: time and memory.
+Every row says what was measured, how, and over how many seeds: 0, 1, ... for the samplers, 100,
+101, ... for exact samples. *targets* says which aims are reached, and lists what fails.
 """
 
 import json
@@ -15,14 +15,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.exactness import gaussians, modes, overlap, real
-from benchmarks.reports import settings
+from benchmarks.exactness import cost, gaussians, modes, real, sensors
+from benchmarks.reports import columns, settings, table
 from pgmdiff.text import Table
 
-__all__ = ["PARTS", "draw", "run", "tables"]
+__all__ = ["PARTS", "draw", "run", "tables", "targets"]
 
-PARTS = {"gaussians": gaussians, "modes": modes, "overlap": overlap, "real": real}
-"""Each has `rows(*, smoke)`, and `tables(rows)` and `draw(rows, folder)` for these rows."""
+PARTS = {
+    "gaussians": gaussians, "modes": modes, "sensors": sensors, "real": real, "cost": cost,
+}  # fmt: skip
+"""Each has `rows(*, smoke)`, `tables(rows)` and `targets(rows)`, some have `draw(rows, folder)`."""
 
 
 def run(
@@ -33,24 +35,28 @@ def run(
     for name in parts:
         start = time.process_time()
         text = json.dumps(PARTS[name].rows(smoke=smoke))
-        rows = json.loads(text, parse_float=lambda figure: float(f"{float(figure):.6g}"))
+        rows = json.loads(text, parse_float=lambda figure: float(f"{float(figure):.5g}"))
         result[name] = {"cpu_seconds": round(time.process_time() - start, 1), "rows": rows}
     return result
 
 
+def targets(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Every aim of the parts that were run, its value, whether it is reached, and what fails."""
+    parts = [name for name in PARTS if name in result]
+    return {"rows": [row for name in parts for row in PARTS[name].targets(result[name]["rows"])]}
+
+
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The tables of all parts that were run."""
-    return [
-        each
-        for name in PARTS
-        if name in result
-        for each in PARTS[name].tables(result[name]["rows"])
-    ]
+    """The targets, and the tables of all parts that were run."""
+    parts = [name for name in PARTS if name in result]
+    shown = columns("target value reached failed")
+    aims = table("Targets", targets(result)["rows"], shown)
+    return [aims, *(each for name in parts for each in PARTS[name].tables(result[name]["rows"]))]
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Draws one picture per part into a folder."""
+    """Draws the pictures of the parts into a folder."""
     path.mkdir(parents=True, exist_ok=True)
-    for name in PARTS:
-        if name in result:
-            PARTS[name].draw(result[name]["rows"], path)
+    for name, part in PARTS.items():
+        if name in result and hasattr(part, "draw"):
+            part.draw(result[name]["rows"], path)

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from pgmdiff.scores.adapters import Score
 from pgmdiff.testing.oracles import SPREAD, WITHIN, ModeChain
 
 __all__ = [
+    "NAMES",
     "MarkovTree",
     "Pair",
     "curved_chain",
@@ -41,6 +42,12 @@ __all__ = [
     "tree_of_mixtures",
     "two_mode_chain",
 ]
+
+NAMES = (
+    "two_mode_chain", "three_mode_chain", "curved_chain",
+    "tree_of_mixtures", "star_of_categories", "parity_star",
+)  # fmt: skip
+"""Of the functions that make the distributions that are compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +118,8 @@ class MarkovTree:
         mirrored: whether u and -u are equally likely.
     """
 
+    loops: ClassVar[bool] = False
+
     name: str
     graph: FactorGraph
     pairs: Mapping[Any, Pair]
@@ -156,7 +165,7 @@ class MarkovTree:
                     total += count * model.log_density(u[:, group.indices(row, row + 1)[0]])
         return total
 
-    def switches(self, u: Tensor) -> Tensor:
+    def modes(self, u: Tensor) -> Tensor:
         """The share of children whose nearest mode is not the likeliest given the parent's: `[n]`.
 
         In a chain of modes that mostly stay, this is the rate of switches between modes.

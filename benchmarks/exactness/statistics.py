@@ -78,11 +78,12 @@ def _mean_distance(a: Tensor, b: Tensor | None) -> float:
     return (total / (n * (n - 1) * m**2)).item()
 
 
-def square_distance(seeds: Tensor, halves: Tensor) -> Estimate:
-    """The module's d², of curves `[seeds, k]` and the halves' `[2, k]`."""
-    gaps = seeds[None] - halves[:, None]
-    products = (gaps[0] @ gaps[1].T) / seeds.shape[1]
-    products = (products + products.T) / 2
+def square_distance(seeds: Tensor, halves: Tensor, than: Tensor | None = None) -> Estimate:
+    """The module's d², of curves `[seeds, k]` and the halves' `[2, k]`.
+
+    With the curves `than` of another method, by how much d² exceeds that method's.
+    """
+    products = _products(seeds, halves) - (0 if than is None else _products(than, halves))
     n = len(seeds)
     if n == 1:  # the only estimate from one seed, which is biased
         return Estimate(products.item(), None)
@@ -95,3 +96,10 @@ def square_distance(seeds: Tensor, halves: Tensor) -> Estimate:
     others = (total - 2 * rows) / ((n - 1) * (n - 2))
     error = ((n - 1) / n * ((others - others.mean()) ** 2).sum()).sqrt()
     return Estimate(mean.item(), error.item())
+
+
+def _products(seeds: Tensor, halves: Tensor) -> Tensor:
+    """The products of the differences of seeds s and s', `[seeds, seeds]`."""
+    gaps = seeds[None] - halves[:, None]
+    products = (gaps[0] @ gaps[1].T) / seeds.shape[1]
+    return (products + products.T) / 2

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.samplers import Solver, State
-from pgmdiff.scores.adapters import Score
+from pgmdiff.scores.adapters import Score, begun
 
 __all__ = ["distribution_reached"]
 
@@ -79,8 +79,10 @@ def _states(
     score: Score, sigmas: Sequence[float], x: Tensor, solver: Solver, noise: _Basis, first: int
 ) -> Iterator[State]:
     """The states of a run after each of its steps."""
-    state = solver.init(x, float(sigmas[0]), first)
+    state, run = solver.init(x, float(sigmas[0]), first), begun(score)
     for sigma_next in sigmas[1:]:
         with torch.no_grad():
-            state = solver.step(score, state, float(sigma_next), noise)
+            state = solver.step(run, state, float(sigma_next), noise)
+        if hasattr(run, "commit"):
+            run.commit()
         yield state

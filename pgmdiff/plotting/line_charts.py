@@ -31,6 +31,7 @@ METHOD_STYLES = {
     "marginal + Langevin": ("#2f7fbd", "o", ":", 1.4),
     "posterior": ("#dd7a1f", "s", "-", 3.6),
     "consistent": ("#3f9b57", "P", "-", 1.8),
+    "consistent, 3 iterations": ("#3f9b57", "X", ":", 1.6),
     "exact score": ("#2b2b2b", "^", "--", 1.2),
     "exact samples": ("#2b2b2b", "x", "none", 1.2),
 }

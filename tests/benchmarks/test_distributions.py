@@ -8,24 +8,14 @@ from torch import Tensor
 
 from benchmarks.exactness import distributions
 from benchmarks.exactness.distributions import MarkovTree
-from pgmdiff import Evidence, compose
+from benchmarks.exactness.fields import FIELDS, ModeField, Star
+from benchmarks.exactness.modes import holm
 from pgmdiff.diagnostics.metrics import energy_distance, sliced_wasserstein
-from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
-from pgmdiff.graphs import chain
+from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.testing.oracles import SPREAD, WITHIN, ModeChain
 from tests.helpers import relative
 
-MAKERS = {
-    name: getattr(distributions, name)
-    for name in (
-        "two_mode_chain",
-        "three_mode_chain",
-        "curved_chain",
-        "tree_of_mixtures",
-        "star_of_categories",
-        "parity_star",
-    )
-}
+MAKERS = {name: getattr(distributions, name) for name in distributions.NAMES}
 
 
 @pytest.fixture(scope="module", params=MAKERS)
@@ -72,7 +62,7 @@ def test_samples_switch_as_often_as_the_labels_do() -> None:
     """Where modes are far apart, the nearest one is the label."""
     for name, rate in {"two_mode_chain": 0.1, "three_mode_chain": 0.2, "parity_star": 0.1}.items():
         made, n = MAKERS[name](), 10_000
-        switches = made.switches(made.sample(n, torch.Generator().manual_seed(4)))
+        switches = made.modes(made.sample(n, torch.Generator().manual_seed(4)))
         deviation = switches.std().item() / n**0.5
         assert switches.mean().item() == pytest.approx(rate, abs=4 * deviation)
 
@@ -121,17 +111,51 @@ def test_runs_are_the_mixture_over_all_labels(name: str) -> None:
     torch.testing.assert_close(whole(u, levels), mixture.score(u, levels))
 
 
-def test_the_evidence_is_right_at_the_data_and_too_large_between_modes() -> None:
-    """The reason why more steps do not always help: L_σ has mass where there are no noised data."""
-    q, sigma = runs_as_mixture(MAKERS["two_mode_chain"](5).whole), 0.5
-    graph = chain(5)
-    joint = compose(graph, node_scores(graph, q), rule=Evidence(node_covariances(graph, q)))
-    noised = q.sample(500, torch.Generator().manual_seed(0)) + sigma / 2 * states(500, 5)
-    between = torch.tensor([[-1.29, 0.16, -0.7, 0.2, -0.62]], dtype=torch.float64)
-    excess = joint.log_density(noised, sigma) - q.log_density(noised, sigma)
-    assert excess.mean().abs() < 0.2
-    assert excess.median().abs() < 0.2
-    assert (joint.log_density(between, sigma) - q.log_density(between, sigma)).item() > 10
+SMALL = [field for field in FIELDS if isinstance(field, ModeField) and len(field.network) <= 10]
+
+
+@pytest.mark.parametrize("field", SMALL, ids=lambda field: field.name)
+def test_fields_are_mixtures_over_all_signs(field: ModeField) -> None:
+    """Log-densities, scores and those of all regions, whose signs are summed out one by one."""
+    n = len(field.network)
+    mixture, u = field.marginal(torch.arange(n)), states(10, n)
+    assert (mixture.weights.sum(), len(mixture.weights)) == (pytest.approx(1), 2**n)
+    for sigma in (0.0, 1.0, 10.0):
+        torch.testing.assert_close(field.log_density(u, sigma), mixture.log_density(u, sigma))
+        torch.testing.assert_close(field.score(u, sigma), mixture.score(u, sigma))
+    torch.testing.assert_close(field.covariance, mixture.covariance)
+    levels = torch.linspace(0.5, 3.0, 10, dtype=torch.float64)
+    (pairs, *_) = (g for g in field.problem.graph.groups if g.shape == (2,))
+    score, conditions = field.of_regions(pairs)
+    for row in range(len(pairs)):
+        index = pairs.indices(row, row + 1)[0]
+        own = {
+            name: value[row : row + 1].expand(10, *value.shape[1:])
+            for name, value in conditions.items()
+        }
+        expected = field.marginal(index).score(u[:, index], levels)
+        torch.testing.assert_close(score(u[:, index], levels, **own), expected)
+
+
+def test_trees_of_modes_are_markov_chains_of_their_signs() -> None:
+    """On a tree neighbours differ with probability 1 - t, wherever they are."""
+    for field in FIELDS:
+        if isinstance(field, ModeField) and not field.loops:
+            for i, j in field.network.edges:
+                table = field.marginal(torch.tensor([i, j])).weights
+                assert table.tolist() == pytest.approx([0.45, 0.05, 0.05, 0.45])
+            rate = field.modes(field.sample(10_000, 0)).mean().item()
+            assert rate == pytest.approx(0.1, abs=0.006)
+
+
+def test_a_star_is_the_product_of_its_observations() -> None:
+    (star,) = (each for each in FIELDS if isinstance(each, Star))
+    u = torch.linspace(-4, 4, 9, dtype=torch.float64)[:, None]
+    models, n = star.problem.scores(star.problem.graph), len(star.observations)
+    total = sum(models[f"y{j}"].log_density(u, 0.0) for j in range(n))
+    apart = total + (1 - n) * models["u"].log_density(u, 0.0) - star.log_density(u)
+    assert (apart - apart[0]).abs().max() < 1e-9
+    assert 0.2 < star.modes(star.sample(10_000, 0)).mean() < 0.8
 
 
 # ---------------------------------------------------------------- distances
@@ -174,3 +198,9 @@ def test_sliced_wasserstein_of_a_shift() -> None:
     moved = sliced_wasserstein(a, a + torch.tensor([3.0, 0.0]), generator=0)
     deviation = 3 * (0.5 - 4 / torch.pi**2) ** 0.5 / 64**0.5  # of 64 directions
     assert moved == pytest.approx(6 / torch.pi, abs=4 * deviation)
+
+
+def test_holm_rejects_in_order_of_the_p_values() -> None:
+    """Against 0.05 / 4, 0.05 / 3, ...: the first that is too large ends it."""
+    assert holm([0.03, 0.012, 0.5, 0.016]) == [False, True, False, True]
+    assert holm([0.04, 0.04]) == [False, False]

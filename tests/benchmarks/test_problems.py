@@ -5,30 +5,34 @@ import torch
 from torch import Tensor
 
 from benchmarks.exactness.gaussians import chain_case
-from benchmarks.exactness.methods import CORRECTED, METHODS, Method
-from benchmarks.problems import Counter, Problem, gaussian_problem, side_by_side
+from benchmarks.exactness.sensors import Networks
+from benchmarks.problems import (
+    METHODS,
+    Counter,
+    Problem,
+    gaussian_problem,
+    levels_within,
+    side_by_side,
+)
 from pgmdiff.gaussian import ar1
 from pgmdiff.graphs import RegionGraph, chain, star, tiles
 from pgmdiff.samplers import SDE, Heun, Solver, karras, sample
 from tests.helpers import relative
 
 
-@pytest.mark.parametrize("method", [*METHODS, *CORRECTED], ids=lambda method: method.name)
-@pytest.mark.parametrize("predictor", [Heun(), SDE(1.0)], ids=["Heun", "SDE"])
-def test_evaluations_are_what_the_networks_were_called_with(
-    method: Method, predictor: Solver
-) -> None:
-    n, levels, samples = 6, 4, 3
-    problem, counter = gaussian_problem(chain(n), ar1(n, 0.9)), Counter()
-    score, solver = method.prepared(problem, predictor, counter)
-    sample(score, karras(levels, 0.1, 10.0), shape=(samples, n), solver=solver, generator=0)
-    regions = {"concatenation": 3, "average": 5, "exact score": 1}
-    alone = Method(method.rule).evaluations(levels, predictor)
-    moves = method.evaluations(levels, predictor) - alone
-    rows = alone * regions.get(method.rule, 9) + moves * regions.get(method.corrector, 9)
-    assert counter.rows == rows * samples
-    found = method.levels(20, predictor)
-    assert method.evaluations(found, predictor) <= 20 < method.evaluations(found + 1, predictor)
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("solver", [Heun(), SDE(1.0)], ids=["Heun", "SDE"])
+def test_no_method_calls_networks_more_often_than_its_budget(method: str, solver: Solver) -> None:
+    n, samples, budget = 6, 3, 20
+    regions = {"concatenation": 3, "average": 5, "exact score": 1}.get(method, 9)
+    problem, rows = gaussian_problem(chain(n), ar1(n, 0.9)), []
+    levels = levels_within(method, budget, solver)
+    for count in (levels, levels + 1):
+        counter, sigmas = Counter(), karras(count, 0.1, 10.0)
+        score = problem.score(method, counter)
+        sample(score, sigmas, shape=(samples, n), solver=solver, generator=0)
+        rows.append(counter.rows)
+    assert rows[0] <= budget * regions * samples < rows[1]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +50,7 @@ def test_methods_agree_where_pieces_do_not_overlap() -> None:
     problem = gaussian_problem(tiles((8,), 4, 0), ar1(8, 0.9))
     u = 2 * torch.randn(5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     expected = problem.joint("concatenation")(u, 0.7)
-    for rule in ("average", "marginal", "posterior", "evidence"):
+    for rule in ("average", "marginal", "posterior", "consistent"):
         torch.testing.assert_close(problem.joint(rule)(u, 0.7), expected)
 
 
@@ -58,13 +62,21 @@ def test_an_unknown_exact_score_is_refused() -> None:
 
 @pytest.mark.parametrize("rho", [0.5, 0.99])
 @pytest.mark.parametrize("levels", [5, 18])
-def test_posterior_and_evidence_end_where_the_exact_score_does(rho: float, levels: int) -> None:
+def test_posterior_and_consistent_end_where_the_exact_score_does(rho: float, levels: int) -> None:
     """Target: 1e-8 relative in float64 at every step count and length."""
-    case = chain_case(100, rho, ())
+    case = chain_case(100, rho)
 
     def reached(rule: str) -> Tensor:
-        return case.reached(Method(rule), levels)
+        return case.reached(rule, levels)
 
-    for rule in ("posterior", "evidence"):
+    for rule in ("posterior", "consistent"):
         assert relative(reached(rule), reached("exact score")) < 1e-8
     assert relative(reached("marginal"), reached("exact score")) > 0.1
+
+
+def test_networks_of_all_sensors_are_those_of_each() -> None:
+    networks = Networks(3, 2).requires_grad_(False)
+    x, noise = torch.randn(5, 3, 2), torch.randn(5)
+    for k in range(3):
+        one = networks.only(k)(x[:, k : k + 1], noise)
+        torch.testing.assert_close(one, networks(x, noise)[:, k : k + 1])

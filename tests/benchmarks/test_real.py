@@ -17,6 +17,7 @@ from benchmarks.exactness.statistics import (
     spectrum,
     square_distance,
 )
+from benchmarks.problems import RULES
 from pgmdiff import ShapeError
 from pgmdiff.diagnostics.metrics import mean_and_error
 from scripts.train_real import stationary_covariance
@@ -102,6 +103,15 @@ def test_square_distance_has_no_bias() -> None:
     assert square_distance(normal(1, 3), normal(2, 3)).error is None
 
 
+def test_square_distances_are_compared_with_the_error_of_their_difference() -> None:
+    """Curves that differ by a constant from seed to seed: the difference is known, its error 0."""
+    curves, halves = normal(4, 3), normal(2, 3, seed=1)
+    one, other = (square_distance(x, halves) for x in (curves, 2 * curves))
+    gap = square_distance(2 * curves, halves, curves)
+    assert gap.mean == pytest.approx(other.mean - one.mean)
+    assert square_distance(curves, halves, curves) == (0, 0)
+
+
 def test_stationary_covariance_is_the_mean_of_shifted_products() -> None:
     pieces = normal(2, 1, 7, 6)
     padded = torch.nn.functional.pad(pieces, (5, 5, 6, 6))
@@ -178,47 +188,19 @@ def smoke(exactness_smoke: dict[str, Any]) -> Rows:
 
 
 def test_every_rule_is_measured_on_every_case(smoke: Rows) -> None:
-    expected = [
-        (case.name, label)
-        for case in real.CASES
-        for label in (real.REAL, real.FLOOR, real.LIMIT, *real.METHODS)
-    ]
+    expected = [(case.name, label) for case in real.CASES for label in (real.FLOOR, *RULES)]
     assert [(row["case"], row["rule"]) for row in smoke] == expected
     json.loads(json.dumps(smoke, allow_nan=False))
 
 
 def test_equal_rows(smoke: Rows) -> None:
-    """As counted at the network, no rule uses more than its share, nor less by one level."""
+    """As counted at the network, no rule uses more than its share."""
     for case in real.CASES:
-        rows = {r["rule"]: r for r in smoke if r["case"] == case.name}
-        budget = rows["marginal"]["rows"]
-        for label, method in real.METHODS.items():
-            taken = rows[label]["rows"]
-            assert taken <= method.times * budget
-            pulled = rows[label]["pulled_back"]
-            assert pulled == (taken / 2 if method.rule == "evidence" else 0)
-        assert rows["posterior"]["rows"] == budget
-
-
-def test_where_the_rules_must_agree_they_do_more(smoke: Rows) -> None:
-    """With few levels too: given the same noise, the rules differ least on gravel."""
-    gaps = {r["case"]: r["from_marginal"][0] for r in smoke if "from_marginal" in r}
-    assert gaps["gravel"] < 0.5 * min(gaps["sea"], gaps["soft gravel"])
-
-
-def test_the_gaussian_factorisation_is_that_of_the_covariances() -> None:
-    """Within a window P⁻¹ has the pooled covariance, and so its autocorrelation."""
-    case = real.CASES[0]
-    ruler, covariances = real.Ruler(case), case.covariances(real.SMALL)
-    row = ruler.limit_row(case.graph("marginal"), covariances)
-    (window, *_) = (g for g in case.graph("marginal").groups if g.shape == (1, case.window))
-    (pooled,) = covariances.of(window)  # type: ignore[misc]
-    expected = [pooled.diagonal(k).mean().item() / ruler.variance for k in range(3)]
-    assert row["autocorrelation"][:3] == pytest.approx(expected, abs=0.02)
+        rows = {r["rule"]: r["rows"] for r in smoke if r["case"] == case.name and "rows" in r}
+        assert max(rows.values()) == rows["marginal"] == rows["posterior"] == rows["consistent"]
 
 
 def test_the_tables_name_every_rule(smoke: Rows) -> None:
     for case, table in zip(real.CASES, real.tables(smoke), strict=True):
         assert table.title.startswith(f"{case.name}: 3 windows of {case.window}")
-        assert [row[0] for row in table.rows] == [real.FLOOR, real.LIMIT, *real.METHODS]
-        assert "standard deviations" in table.notes[0]
+        assert [row[0] for row in table.rows] == [real.FLOOR, *RULES]
