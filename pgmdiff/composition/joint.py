@@ -98,8 +98,8 @@ class Joint:
         for name, values in (before or {}).items():
             if len(values) != len(flat):
                 raise ScoreError(
-                    f"Joint: expected the batch of the run, {len(values)} samples, whose {name} is "
-                    f"remembered, got {len(flat)}. Begin another run: joint.remembering()."
+                    f"Joint: expected the batch of the run, {len(values)} samples, as its memory "
+                    f"{name!r} has, got {len(flat)}. Begin another run: joint.remembering()."
                 )
         total = self.rule.score(evaluate, flat, sigmas, memory)
         if self.check_finite and not torch.compiler.is_compiling() and not total.isfinite().all():

@@ -110,6 +110,11 @@ class Closure(Rule, ABC):
             )
         if tree and known is None:
             known = torch.zeros(graph.n_elements, dtype=torch.float64)  # K = P
+        if self.prior is not None and known is None:
+            raise GraphError(
+                f"{who}: expected the mean of prior=, which scores under conditions do not tell. "
+                "Give mean=, that of states without conditions."
+            )
         whole = completed(graph, closure)
         of_one = precision = ComposedPrecision(graph, Blocks(whole.covariance))
         completion, composed = whole.precision, of_one.dense()
@@ -233,11 +238,12 @@ class Posterior(Closure):
             Junction trees require none.
         prior: covariances of the regions before they were conditioned, where regions are
             conditioned on different observations and thus are not marginals of one distribution:
-            then K = P + (K_0 - P_0), with K_0 and P_0 of these, and m is their mean. None if there
-            are no such conditions; junction trees do not require it.
+            then K = P + (K_0 - P_0), with K_0 and P_0 of these, and m is their mean, which is not
+            measured. None if there are no such conditions; junction trees do not require it.
 
     Raises:
-        GraphError: the covariances have no completion, or a mean by name leaves out an element.
+        GraphError: the covariances have no completion, a mean by name leaves out an element, or
+            the prior has no mean.
         ShapeError: a covariance or the mean has another shape.
 
     Source: ours on factor graphs; the closure is after Linhart, Cardoso, Gramfort, Le Corff,

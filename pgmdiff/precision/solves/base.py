@@ -72,12 +72,14 @@ class Solve(ABC):
     def _placed(self) -> dict[Any, Any]:
         return {}
 
-    def placed(self, b: Tensor, place: Callable[[torch.device, torch.dtype], T]) -> T:
-        """What `place` makes for the device and dtype of b; it is made once for each."""
-        key = (b.device, b.dtype)
+    def placed(
+        self, b: Tensor, place: Callable[[torch.device, torch.dtype], T], name: str = ""
+    ) -> T:
+        """What `place` makes for the device and dtype of b; it is made once for each, by name."""
+        key = (b.device, b.dtype, name)
         if key not in self._placed:
             with torch.inference_mode(False):  # what is kept must serve autograd later
-                self._placed[key] = place(*key)
+                self._placed[key] = place(b.device, b.dtype)
         kept: T = self._placed[key]
         return kept
 

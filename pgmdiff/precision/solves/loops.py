@@ -73,7 +73,8 @@ class Loops(Eigen):
         found, diagonal = super().__call__(b, sigma), self.completion.diagonal()
         if diagonal.max() < ONE_UNIT * diagonal.min():
             return found
-        left = b - found - sigma[:, None] ** 2 * (found @ self.completion.to(b))
+        completion = self.placed(b, self.completion.to, "completion")
+        left = b - found - sigma[:, None] ** 2 * (found @ completion)
         return found + super().__call__(left, sigma)
 
     def level(self, sigma: float) -> Level:
@@ -108,7 +109,7 @@ class Loops(Eigen):
         Raises:
             ScoreError: a gradient with respect to σ is required where w < 1.
         """
-        pulled = v @ self.gap.to(b)
+        pulled = v @ self.placed(b, self.gap.to, "gap")
         score, faded = self(b - pulled, sigma), 1 - fade > NEGLIGIBLE
         if torch.is_grad_enabled() and sigma.requires_grad and faded.any():
             raise ScoreError(
