@@ -47,8 +47,8 @@ from pgmdiff.scores.gradients import check_gradient
 __all__ = ["Consistent"]
 
 MESSAGES, CAPPED = "messages", "capped"
-"""Names in the memory: η, `[B, M]`, region after region, and the number of calls in which the
-trust radius cut a sample's messages, `[B]`."""
+"""Names in the memory: η, `[B, M]`, region after region, and how many updates of a sample's
+messages the trust radius cut, `[B]`."""
 FADED = 1e-6
 """Share by which the loop term may fade where a log-density is asked for."""
 ROUNDING = 100
@@ -69,7 +69,7 @@ class Consistent(Closure):
     It is the exact score at every σ for Gaussian data Markov to the graph, loops included, with
     true covariances and mean. For other data it is an approximation; fixed points of the messages
     need not be unique, not even on trees. The memory of a run holds the messages and, under
-    "capped", in how many calls the trust radius cut those of a sample.
+    "capped", how many updates of a sample's messages the trust radius cut.
 
     Args:
         covariances, mean, prior: see `Posterior`.

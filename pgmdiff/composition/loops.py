@@ -88,6 +88,7 @@ class ClosedLoops:
     def measured_mean(self, evaluate: Evaluate, like: Tensor) -> Tensor:
         """The fixed point of the denoisers at a high level, per sample: float64 `[B, N]`."""
         sigma, mean = torch.full_like(like[:, 0], self.level), torch.zeros_like(like)
+        small, eps = 1e-5 * self.precision.variances.sqrt().to(like), torch.finfo(like.dtype).eps
 
         def moves(mean: Tensor) -> Tensor:
             sums, times = torch.zeros_like(mean), torch.zeros_like(mean)
@@ -101,12 +102,12 @@ class ClosedLoops:
         with torch.no_grad():
             for _ in range(MOST_STEPS):
                 move = moves(mean)
-                still = move.abs().amax(dim=1, keepdim=True) <= 1e-6 * self.level
+                still = (move.abs() <= small + 8 * eps * mean.abs()).all(dim=1, keepdim=True)
                 mean = mean + move.where(~still, 0)
                 if still.all():
                     break
         if torch.is_grad_enabled():
-            tolerance = max(1e-8, 100 * torch.finfo(mean.dtype).eps)
+            tolerance = max(1e-8, 100 * eps)
             mean = implicit_fixed_point(moves, mean, tolerance=tolerance, what="mean")
         return mean.double()
 

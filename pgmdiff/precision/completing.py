@@ -148,14 +148,17 @@ def _scaled(
     best, waited = math.inf, 0
     for sweep in tqdm(range(1, most_sweeps + 1), desc="completion", delay=3, leave=False):
         worst = 0.0
-        for row, inverse in zip(regions, inverses, strict=True):
-            block = row[:, None], row
-            own, rows = w[block], w[row]
-            gap = known[block] - own
-            worst = max(worst, float(gap.abs().max()))
-            regressed = torch.cholesky_solve(rows, torch.linalg.cholesky(own))
-            w.addmm_(regressed.T, gap @ regressed)
-            k[block] += inverse - torch.linalg.inv(own)
+        try:
+            for row, inverse in zip(regions, inverses, strict=True):
+                block = row[:, None], row
+                own, rows = w[block], w[row]
+                gap = known[block] - own
+                worst = max(worst, float(gap.abs().max()))
+                regressed = torch.cholesky_solve(rows, torch.linalg.cholesky(own))
+                w.addmm_(regressed.T, gap @ regressed)
+                k[block] += inverse - torch.linalg.inv(own)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # W is not definite
+            break
         if worst <= tolerance:
             return w, (k + k.T) / 2, sweep
         best, waited = (worst, 0) if worst < 0.9 * best else (best, waited + 1)

@@ -22,6 +22,7 @@ from pgmdiff.composition import Consistent
 from pgmdiff.conditioning import Mask, moment_matching, replacement
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph
+from pgmdiff.linalg import beside
 from pgmdiff.samplers import SDE, DPMSolver2M, Heun, Noise, Solver, UniPC, karras, sample
 from pgmdiff.scores import Score, guided, scheduled
 from tests.precision.examples import markov
@@ -155,6 +156,17 @@ def test_the_mean_comes_with_the_covariances_or_is_given_or_measured() -> None:
     run = joint.remembering()
     assert run(u, 1.0).shape == u.shape
     torch.testing.assert_close(run.memory["mean"], far.mean.expand(3, -1), rtol=0, atol=1e-4)
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        calls.append(len(x))
+        return -(x - 1e4) / (1 + beside(sigma, x) ** 2)
+
+    graph, calls = graphs.cycle(5), list[int]()
+    ones = {name: torch.eye(graph.regions.elements(name).numel()) for name in graph.regions.names}
+    joint = compose(graph, counted, rule=Posterior(ones))
+    found = joint(torch.full((2, 5), 1e4 + 1), 1.0)  # in float32 the mean has rounding
+    torch.testing.assert_close(found, torch.full((2, 5), -0.5), rtol=0, atol=2e-3)
+    assert len(calls) <= 8 * 2, "two groups of regions"
 
 
 @pytest.mark.parametrize("name", EDGES)

@@ -108,6 +108,14 @@ def test_covariances_without_a_completion_are_refused_and_the_region_is_named() 
     blocks = {name: torch.tensor([[1.0, r], [r, 1.0]]) for name, r in signs.items()}
     with pytest.raises(GraphError, match=r"a correlation of region 'f[0-3]' is off by 0"):
         completed(graph.regions, Dense(blocks))
+    windows, rng = graphs.tiles((27,), (12,), (3,), periodic=True), torch.Generator().manual_seed(0)
+    factors = {
+        name: torch.randn(windows.elements(name).numel(), 2, generator=rng).double()
+        for name in windows.names
+    }
+    blocks = {name: f @ f.T + 0.01 * torch.eye(len(f)) for name, f in factors.items()}
+    with pytest.raises(GraphError, match=r"found in 2 sweeps; a correlation of region '\["):
+        completed(windows, Dense(blocks))
 
 
 def test_the_refusal_names_the_loop_that_conflicts_and_the_ridge_that_would_do() -> None:
