@@ -193,9 +193,9 @@ class Consistent(Closure):
         return Agreement(score, messages, fade, mean)
 
     def log_density(self, evaluate: Evaluate, u: Tensor, sigma: Tensor) -> Tensor:
-        """L_σ(u) at the fixed point, whose gradient in u is the score there: `[B]`, in nats.
+        """L_σ(u) at the fixed point, whose gradient is the score there: `[B]`, in nats.
 
-        Gradients in conditions and weights of networks are not defined: they are left out.
+        It has a gradient in u only, not in conditions and weights of networks.
 
         Raises:
             ScoreError: the messages have not converged, the score of a piece has no `log_density`,

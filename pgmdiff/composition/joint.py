@@ -115,6 +115,8 @@ class Joint:
     def log_density(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         """The log-density whose gradient the joint is, if its rule has one: `[*batch]`, in nats.
 
+        Under `Consistent` it has a gradient in u only, not in conditions and weights of networks.
+
         Raises:
             ScoreError: the rule has no density (`Consistent` has, where its messages converge), or
                 a piece's log-density is not known: its score requires a method
