@@ -287,7 +287,7 @@ def _features(who: str, *sets: Tensor) -> list[Tensor]:
 def _relative(like: Tensor, *sets: Tensor) -> list[Tensor]:
     """Features less the mean of some, and in units of their standard deviation."""
     flat = like.flatten(0, -2)
-    mean, scale = flat.mean(dim=0), flat.std(dim=0) + 1e-9 * flat.abs().amax(dim=0)
+    mean, scale = flat.mean(dim=0), flat.std(dim=0) + 1e-13 * flat.abs().amax(dim=0)
     return [(x - mean) / scale.clamp(min=torch.finfo(x.dtype).tiny) for x in sets]
 
 
