@@ -489,7 +489,11 @@ def spectrum_distance(a: Tensor, b: Tensor, bands: int = 24, *, axis: int = -1) 
 
 
 class Interval(NamedTuple):
-    """A value and its confidence interval."""
+    """A value and its confidence interval.
+
+    Attributes:
+        value, low, high: the metric of all samples, and the ends.
+    """
 
     value: float
     low: float
