@@ -216,7 +216,8 @@ def split_and_inpaint(
     """
     event = tuple(graph_of(graph, "split_and_inpaint").regions.event_shape)
     fits = tuple(mask.shape) == event == tuple(observed.shape)[-len(event) :]
-    if not fits or mask.dtype != torch.bool:
+    each = {1, options.get("batch", 1)}
+    if not fits or mask.dtype != torch.bool or observed.numel() // mask.numel() not in each:
         raise ShapeError(
             f"split_and_inpaint: expected a boolean mask and an observation {list(event)}, the "
             f"latter also one per sample, got {mask.dtype} {list(mask.shape)} and "

@@ -209,3 +209,5 @@ def test_errors() -> None:
         split_and_inpaint(Windows(), STRIP, FEW, torch.ones(12), mask)
     with pytest.raises(ShapeError, match="expected a boolean mask and an observation"):
         split_and_inpaint(Windows(), STRIP, FEW, torch.ones(13), mask.float())
+    with pytest.raises(ShapeError, match="also one per sample"):
+        split_and_inpaint(Windows(), STRIP, FEW, torch.ones(2, 13), mask, batch=3)
