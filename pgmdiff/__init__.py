@@ -7,6 +7,7 @@ from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
 
 from pgmdiff import (
+    baselines,
     composition,
     conditioning,
     diagnostics,
@@ -62,6 +63,7 @@ __all__ = [
     "ScoreError",
     "ShapeError",
     "advise",
+    "baselines",
     "check_consistency",
     "cluster_variation",
     "compose",

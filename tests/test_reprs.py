@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 import pgmdiff
 from pgmdiff import Consistent, Marginal, Posterior, advise, check_consistency, compose
+from pgmdiff.baselines import Drawn
 from pgmdiff.composition import FeynmanKac
 from pgmdiff.conditioning import masks, matrices, moment_matching, replacement
 from pgmdiff.conditioning.matching import Composed, Isotropic, Tweedie
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import Linear, Stacked
+from pgmdiff.diagnostics.metrics import Interval
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.gaussian import distributions as gaussian_distributions
 from pgmdiff.graphs import (
@@ -264,6 +266,8 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Prediction": lambda: advise({"chain": chain(3), "cycle": cycle(3)}, gaussian(3)).rows[0],
     "Consistency": lambda: consistency(),
     "Agreement": lambda: consistency().rows[0],
+    "Drawn": lambda: Drawn(torch.zeros(8, 3, 32, 512), 1240, 40),
+    "Interval": lambda: Interval(0.5, 0.4, 0.6),
     "Checked": lambda: assert_lawful(chain(3), only=list(pgmdiff.testing.LAWS)[:4]),
     "Subject": lambda: laws.Subject(chain(N)),
 }

@@ -16,7 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import check_consistency, conditioning, diagnostics, fit_covariances, graphs, precision
+from pgmdiff import (
+    baselines,
+    check_consistency,
+    conditioning,
+    diagnostics,
+    fit_covariances,
+    graphs,
+    precision,
+)
 from pgmdiff import gaussian as gaussians
 from pgmdiff import samplers as s
 from pgmdiff.composition import (
@@ -229,6 +237,49 @@ def texture(t: Units) -> Any:
     return features[:, :60], features[:, 60], features[:, 61], features[:, 62]
 
 
+def features(t: Units) -> tuple[Tensor, Tensor]:
+    """Features of 20 images in their units, and of 20 others."""
+    images = t.states(0.3 * draw(40, 2, 8, 16).cumsum(-1))
+    return diagnostics.texture_features(images).chunk(2)
+
+
+def together(
+    metric: Callable[..., Any], *sets: Callable[[Units], Tensor]
+) -> Callable[[Units], Any]:
+    """A metric that has no unit."""
+    return lambda t: torch.as_tensor(metric(*(each(t) for each in sets)))
+
+
+def one(t: Units) -> Tensor:
+    return t.states(X)
+
+
+def other(t: Units) -> Tensor:
+    return t.states(Y)
+
+
+def floor(t: Units) -> Any:
+    found = diagnostics.with_floor(diagnostics.energy_distance, one(t), other(t), generator=0)
+    return torch.tensor(found) / t.a
+
+
+def drawn(method: Callable[..., Any], *more: Callable[[Units], Any]) -> Callable[[Units], Any]:
+    """Samples of a baseline, from windows of an AR(1) series."""
+
+    def law(t: Units) -> Any:
+        def score(x: Tensor, sigma: Tensor) -> Tensor:
+            return t.gaussian(ar1(x.shape[1], 0.8))(x, sigma)
+
+        options = {"batch": 3, "generator": 0, "dtype": t.dtype}
+        given = [each(t) for each in more]
+        return t.back(method(score, WINDOWS, [*t.sigmas(), 0.0], *given, **options).samples)
+
+    return law
+
+
+SEEN = torch.arange(12) % 5 == 0
+
+
 def loss(t: Units) -> Any:
     clean, variance = t.states(draw(50, 3)), t.a**2
     score = from_denoiser(
@@ -330,6 +381,48 @@ LAWS: dict[str, Callable[[Units], Any]] = {
     "diagnostics.mean_and_error": seeds,
     "diagnostics.seam_ratio": lambda t: torch.tensor(diagnostics.seam_ratio(image(t), [4, 8])),
     "diagnostics.texture_features": texture,
+    "diagnostics.crop_features": lambda t: t.back(
+        diagnostics.crop_features(
+            image(t), (3, 5), 2, extractor=lambda x: x.flatten(1), generator=0
+        )
+    ),
+    "diagnostics.kernel_distance": lambda t: torch.tensor(
+        diagnostics.kernel_distance(*features(t))
+    ),
+    "diagnostics.manifold_precision": lambda t: torch.tensor(
+        [
+            diagnostics.frechet_distance(*features(t), relative=True),
+            diagnostics.manifold_precision(*features(t)),
+        ]
+    ),
+    "diagnostics.diversity": lambda t: torch.tensor(diagnostics.diversity(one(t)) / t.a),
+    "diagnostics.multimodal_distance": lambda t: torch.tensor(
+        diagnostics.multimodal_distance(one(t), other(t)) / t.a
+    ),
+    "diagnostics.r_precision": together(diagnostics.r_precision, one, other),
+    "diagnostics.autocorrelation": together(lambda x: diagnostics.autocorrelation(x, 3), one),
+    "diagnostics.autocorrelation_distance": together(
+        lambda a, b: diagnostics.autocorrelation_distance(a, b, 3), one, other
+    ),
+    "diagnostics.spectrum": lambda t: diagnostics.spectrum(image(t)) / t.a**2,
+    "diagnostics.spectrum_distance": together(diagnostics.spectrum_distance, one, other),
+    "diagnostics.with_floor": floor,
+    "diagnostics.crps": lambda t: torch.tensor(
+        diagnostics.crps(t.states(X.reshape(6, 10, N)), t.states(Y[:6])) / t.a
+    ),
+    "diagnostics.interval_coverage": together(
+        lambda x, y: diagnostics.interval_coverage(x.reshape(3, 20, N)[:, :19], y[:3]), one, other
+    ),
+    "diagnostics.rank_statistics": together(
+        lambda x, y: diagnostics.rank_statistics(x, y[:, 0])[1], one, other
+    ),
+    "baselines.concatenation": drawn(baselines.concatenation),
+    "baselines.naive": drawn(baselines.naive),
+    "baselines.composed": drawn(baselines.composed),
+    "baselines.outpainting": drawn(baselines.outpainting),
+    "baselines.split_and_inpaint": drawn(
+        baselines.split_and_inpaint, lambda t: t.states(draw(12)), lambda t: SEEN
+    ),
     "diagnostics.influence": lambda t: (
         t.a**2 * diagnostics.influence(t.joint(Marginal()), t.noisy, 0.7 * t.a, 1)
     ),
@@ -413,6 +506,7 @@ LAWS: dict[str, Callable[[Units], Any]] = {
 """By name: a function of the units that returns its results in units of 1, about 0."""
 
 ABOUT_ZERO = {
+    **{f"baselines.{name}": "starts from N(0, σ²), as `sample` does" for name in baselines.__all__},
     "samplers.Curvature": "the pilot run starts from N(0, σ²)",
     "samplers.sample": "shape= draws a start from N(0, σ²), which the docstring says",
     "samplers.sample_weighted": "particles start from N(0, σ²), which the docstring says",
@@ -438,7 +532,10 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys((f"conditioning.{n}" for n in (
         "LinearOperator", "Operator", "PosteriorCovariance")), ABSTRACT),
     **dict.fromkeys((f"diagnostics.{n}" for n in (
-        "Advice", "Agreement", "Consistency", "Prediction")), RESULT),
+        "Advice", "Agreement", "Consistency", "Interval", "Prediction")), RESULT),
+    "baselines.Drawn": RESULT,
+    "diagnostics.bootstrap": ENTRY + "with_floor",
+    "diagnostics.manifold_recall": ENTRY + "manifold_precision",
     "diagnostics.window_candidates": "cuts shapes",
     "gaussian.Distribution": ABSTRACT, "gaussian.NodeScores": ENTRY + "node_scores",
     "gaussian.NodeCovariances": ENTRY + "node_covariances",
@@ -471,7 +568,7 @@ EXEMPT: dict[str, str] = {
 }  # fmt: skip
 """By name: why a public object is not under the law."""
 
-ROOMS = "composition", "conditioning", "diagnostics", "gaussian", "images", "precision"
+ROOMS = "baselines", "composition", "conditioning", "diagnostics", "gaussian", "images", "precision"
 ROOMS += "samplers", "scores", "training"
 """Not among them: graphs (which hold no data), models and integrations (networks, other libraries'
 units), plotting and testing (their own data)."""
