@@ -8,7 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from pgmdiff.composition.plan import Batch, map_tensors
+from pgmdiff.composition.fields import Field, FlatField
+from pgmdiff.composition.plan import Batch, map_fields, map_tensors
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.regions import Condition
 from pgmdiff.linalg import Shape
@@ -100,7 +101,7 @@ def flattened(
         event: the event shape of the state.
         u: `[*batch, *event]`.
         sigma: one number, or of the batch shape.
-        condition: pytrees of tensors that start with the batch shape.
+        condition: pytrees of tensors and fields that start with the batch shape.
 
     Raises:
         ShapeError: one of them has another shape.
@@ -134,5 +135,9 @@ def flattened(
             )
         return leaf.reshape(prod(batch), *leaf.shape[n_batch:])
 
+    def flat_field(word: str, given: Field) -> FlatField:
+        return FlatField.of(f"Joint: the condition {word!r}", given, event, tuple(batch))
+
     state = u.reshape(prod(batch), prod(event))
-    return state, sigma.expand(batch).reshape(-1), map_tensors(flat, condition)
+    condition = map_tensors(flat, map_fields(flat_field, condition))
+    return state, sigma.expand(batch).reshape(-1), condition

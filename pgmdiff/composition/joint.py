@@ -8,18 +8,21 @@ as `max_batch` allows. A call then only gathers, calls and scatters.
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as repeated_later
 
 from pgmdiff.composition.evaluate import Chunk, flattened
-from pgmdiff.composition.plan import Batch, map_tensors
+from pgmdiff.composition.fields import FlatField
+from pgmdiff.composition.plan import Batch, map_fields, map_tensors
 from pgmdiff.composition.rules import Memory, Rule
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.groups import IndexGroup
+from pgmdiff.graphs.groups import CHUNK, IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Report
 from pgmdiff.linalg import Shape
@@ -43,8 +46,8 @@ class Joint:
 
     Made by `compose`. `u` has any batch shape before the graph's event shape; sigma is one number
     or has the batch shape; conditions given here start with the batch shape and reach every node
-    (except where `null_condition` replaces them). It works in the state's floating-point dtype and
-    on its device, under autograd or without.
+    (except where `null_condition` replaces them), a `field` cropped to it. It works in the state's
+    floating-point dtype and on its device, under autograd or without.
 
     Attributes:
         graph: the graph that was composed, as it was given.
@@ -64,6 +67,7 @@ class Joint:
     copies = True
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
+    _seen: dict[Any, RegionGroup] = field(default_factory=dict, repr=False)
 
     # ---------------------------------------------------------------- the score
 
@@ -73,7 +77,7 @@ class Joint:
         Args:
             u: `[*batch, *event_shape]`.
             sigma: one number, or of the batch shape.
-            condition: passed on to the models.
+            condition: passed on to the models; see `field` for those that are cropped.
 
         Raises:
             ShapeError: u, sigma or a condition does not fit the graph.
@@ -169,7 +173,7 @@ class Joint:
         density: bool = False,
         shift: Tensor | None = None,
     ) -> Iterator[tuple[Chunk, Tensor]]:
-        """Every model call and its scores; see `Evaluate`. Conditions are pytrees of `[B, ...]`."""
+        """Every model call and its scores; see `Evaluate`. Conditions are those of `flattened`."""
         for chunk in self._kept_chunks(u):
             yield chunk, self._call(chunk, u, sigma, condition or {}, density, shift)
 
@@ -226,6 +230,8 @@ class Joint:
             own = copied(own)  # others are copies already
         per_sample = map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition)
         given = {**per_sample, **own}
+        if given:
+            given = map_fields(lambda _, field: self._crop(field, chunk, x), given)
         function = _log_density(batch.score, chunk) if density else batch.score
         like = x.new_empty(len(x)) if density else x.detach()  # whatever is done to x
         try:
@@ -254,6 +260,22 @@ class Joint:
         values = received(value, like, who)
         check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")
         return values.reshape((n, regions) if density else (n, regions, -1))
+
+    def _crop(self, field: FlatField, chunk: Chunk, x: Tensor) -> Tensor:
+        """What the regions of a chunk see of a field, for regions and samples x."""
+        group, start, stop = chunk.batch.group, chunk.start, chunk.stop
+        if field.shape == field.event:
+            return field.crop(chunk.index, group.shape, chunk.samples, x)
+        key = (x.device, chunk.batch.offset, field.shape)
+        if key in self._seen:
+            seen = self._seen[key]
+        elif len(group) * prod(group.shape) * prod(field.shape) <= CHUNK * prod(field.event):
+            with torch.inference_mode(False):
+                seen = self._seen[key] = field.over(group)
+        else:  # too many indices to be kept
+            seen = field.over(group.select(np.arange(start, stop)))
+            start, stop = 0, len(seen)
+        return field.crop(seen.indices(start, stop).reshape(-1), seen.shape, chunk.samples, x)
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
         key = (u.device, u.dtype)

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from operator import itemgetter
 from types import MethodType
@@ -14,16 +14,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from pgmdiff.composition.fields import Field, FlatField
 from pgmdiff.errors import ScoreError, nearest
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
-from pgmdiff.linalg import Floats, Ints, ordinary
+from pgmdiff.linalg import Floats, Ints, Shape, ordinary
 from pgmdiff.precision import RegionPrecisions
 from pgmdiff.precision.forms import concatenated
 from pgmdiff.scores.adapters import Score
 from pgmdiff.text import brief, counted, described
 
-__all__ = ["Batch", "RegionScores", "Scores", "map_tensors", "plan"]
+__all__ = ["Batch", "RegionScores", "Scores", "map_fields", "map_tensors", "plan"]
 
 
 class RegionScores(ABC):
@@ -50,7 +51,8 @@ class Batch:
         score: the callable.
         group: the regions.
         weights: float64 `[n]`, of the composition rule.
-        condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions.
+        condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions, and of
+            fields, which all rows share.
         precisions: Σ_r⁻¹ of every region, for rules that use them.
         offset: where the regions' values begin in a list of the values of all batches.
     """
@@ -95,22 +97,27 @@ def plan(
     weights: Sequence[Floats],
     precisions: Callable[[RegionGroup], RegionPrecisions | None],
     null_condition: Condition,
+    fields: Condition,
 ) -> Iterator[Batch]:
     """The batches of a graph; regions of weight 0 are left out.
 
-    The weights and precisions are those of a rule; see `compose` for the other arguments.
+    The weights and precisions are those of a rule, the fields those of all regions; see `compose`
+    for the other arguments.
 
     Raises:
         ScoreError: a region has no score.
+        ShapeError: a field does not fit the state.
     """
     if isinstance(scores, RegionScores):
         scores.check(graph)
     alike: dict[Any, list[Batch]] = {}
+    flat: dict[tuple[str, int], FlatField] = {}
     for group, each in zip(graph.groups, weights, strict=True):
         needed = np.flatnonzero(each)
         for structure, rows, condition in _by_condition(
-            group, needed, graph.conditions, null_condition
+            group, needed, graph.conditions, null_condition, fields
         ):
+            condition = _flat_fields(condition, graph.event_shape, group, flat)
             for score, places in _by_score(group, rows, scores):
                 chosen, index = rows[places], torch.from_numpy(places)
                 some = group.select(chosen)
@@ -140,21 +147,39 @@ def _by_condition(
     rows: Ints,
     conditions: Mapping[Any, Condition],
     null_condition: Condition,
+    fields: Condition,
 ) -> Iterator[tuple[Any, Ints, dict[str, Any]]]:
     """Splits rows by the structure of their conditions, and stacks these."""
     if len(rows) == 0:
         return
     if not conditions and not null_condition:
-        yield None, rows, {}
+        yield _structure(fields), rows, dict(fields)
         return
     kinds: dict[Any, list[tuple[int, Condition]]] = {}
     for row in rows.tolist():
         null = {} if group.outer[row] else null_condition
-        condition = {**null, **conditions.get(group.name(row), {})}
+        condition = {**fields, **null, **conditions.get(group.name(row), {})}
         kinds.setdefault(_structure(condition), []).append((row, condition))
     for structure, members in kinds.items():
         stacked = _combine(torch.stack, [condition for _, condition in members])
         yield structure, np.array([row for row, _ in members]), stacked
+
+
+def _flat_fields(
+    condition: dict[str, Any],
+    event: Shape,
+    group: RegionGroup,
+    known: dict[tuple[str, int], FlatField],
+) -> dict[str, Any]:
+    """A condition whose fields are flat and fit the group; those of one tensor become one."""
+
+    def flat(word: str, given: Field) -> FlatField:
+        made = FlatField.of(f"compose: the condition {word!r}", given, event)
+        made = known.setdefault((word, id(given.values)), made)
+        made.over(group)
+        return made
+
+    return map_fields(flat, condition)
 
 
 def _by_score(
@@ -199,20 +224,42 @@ def _callable(score: Any, what: str) -> Score:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Condition) -> dict[str, Any]:
-    """Applies a function to every tensor of a condition."""
+    """Applies a function to every tensor of a condition; fields stay as they are."""
     if not tree:
         return {}
     mapped: dict[str, Any] = tree_map(
-        lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, dict(tree)
+        lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf,
+        dict(tree),
+        is_leaf=_is_field,
     )
     return mapped
 
 
+def map_fields(function: Callable[[str, Any], Any], tree: Condition) -> dict[str, Any]:
+    """Applies a function of the keyword and the field to every field of a condition."""
+
+    def mapped(word: str, leaf: Any) -> Any:
+        return function(word, leaf) if _is_field(leaf) else leaf
+
+    return {
+        word: value
+        if isinstance(value, Tensor)
+        else tree_map(partial(mapped, word), value, is_leaf=_is_field)
+        for word, value in tree.items()
+    }
+
+
+def _is_field(value: Any) -> bool:
+    return isinstance(value, Field | FlatField)
+
+
 def _structure(condition: Condition) -> Any:
     """A key of conditions that can be stacked: alike but for the values of their tensors."""
-    leaves, spec = tree_flatten(dict(sorted(condition.items())))
+    leaves, spec = tree_flatten(dict(sorted(condition.items())), is_leaf=_is_field)
     signature = (
-        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else _identity(leaf)
+        (tuple(leaf.shape), leaf.dtype)
+        if isinstance(leaf, Tensor)
+        else _identity(leaf.values if isinstance(leaf, Field) else leaf)
         for leaf in leaves
     )
     return str(spec), tuple(signature)
@@ -232,7 +279,9 @@ def _combine(
     function: Callable[[list[Tensor]], Tensor], conditions: list[Condition]
 ) -> dict[str, Any]:
     """Stacks or concatenates conditions of one structure, tensor by tensor."""
-    flattened = [tree_flatten(dict(sorted(condition.items()))) for condition in conditions]
+    flattened = [
+        tree_flatten(dict(sorted(condition.items())), is_leaf=_is_field) for condition in conditions
+    ]
     leaves = zip(*(leaves for leaves, _ in flattened), strict=True)
     combined = [function(list(leaf)) if isinstance(leaf[0], Tensor) else leaf[0] for leaf in leaves]
     tree: dict[str, Any] = tree_unflatten(combined, flattened[0][1])

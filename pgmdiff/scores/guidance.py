@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pgmdiff.errors import ScoreError, ShapeError
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.scores.adapters import Score, Wrapped, beside
 from pgmdiff.scores.walls import called, copied, on_copies
 from pgmdiff.text import brief, described
@@ -55,7 +55,7 @@ class Guided(Wrapped):
         w = torch.as_tensor(guidance, dtype=x.dtype, device=x.device).expand(len(x))
         if (w == 1).all() and not hasattr(self.score, "memory"):  # a branch keeps its memory
             return called(self.score, x, sigma, **condition)
-        stacked = {key: tree_map(_with_null, v, self.null[key]) for key, v in condition.items()}
+        stacked = {key: _with_nulls(key, v, self.null[key]) for key, v in condition.items()}
         values = called(self.score, torch.cat([x, x]), torch.cat([sigma, sigma]), **stacked)
         conditional, unconditional = values.chunk(2)
         return unconditional + beside(w, x) * (conditional - unconditional)
@@ -69,8 +69,9 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
 
     Args:
         score: the score, which accepts the keywords of `null`.
-        null: the empty condition, by keyword: a tensor without a batch axis, a pytree of them, or
-            another value.
+        null: the empty condition, by keyword: a tensor without a batch axis (for crops of fields
+            of several sizes one that broadcasts, such as 0.0), a pytree of them, or another value.
+            Around a joint, that of a field is a field.
         guidance: w where the caller gives none.
 
     Raises:
@@ -87,6 +88,19 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
     return Guided(score, copied(dict(null)), guidance)
 
 
+def _with_nulls(key: str, values: Any, nulls: Any) -> Any:
+    """The rows of a condition, which may be a pytree, followed by as many empty ones."""
+    try:
+        return tree_map(_with_null, values, nulls)
+    except PgmdiffError:
+        raise
+    except ValueError as error:  # a field is a tree of its tensor
+        raise ScoreError(
+            f"guided: the null of {key!r} must be built as the condition, {brief(values)}, a field "
+            f"if it is one, got {brief(nulls)}."
+        ) from error
+
+
 def _with_null(value: Any, null: Any) -> Any:
     """The rows of a condition, followed by as many empty ones."""
     if not isinstance(value, Tensor):
@@ -96,12 +110,13 @@ def _with_null(value: Any, null: Any) -> Any:
                 f"and {null!r}. Convert both to tensors."
             )
         return value
-    empty = torch.as_tensor(null).to(value)
-    if empty.shape != value.shape[1:]:
+    try:
+        empty = torch.as_tensor(null).to(value).expand(value.shape[1:])
+    except (RuntimeError, TypeError):
         raise ShapeError(
             f"guided: expected the null condition as {tuple(value.shape[1:])}, without a batch "
-            f"axis, got {tuple(empty.shape)}."
-        )
+            f"axis, or one that broadcasts to it, got {brief(null)}."
+        ) from None
     return torch.cat([value, empty.expand_as(value)])
 
 
