@@ -11,7 +11,6 @@ see it, and indexed like the state.
 """
 
 from dataclasses import dataclass
-from dataclasses import field as attribute
 from math import prod
 
 import torch
@@ -19,11 +18,10 @@ from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
 from pgmdiff.errors import ShapeError, shape_text
-from pgmdiff.graphs.groups import RegionGroup
-from pgmdiff.linalg import Shape, ordinary
+from pgmdiff.linalg import Shape
 from pgmdiff.text import array, described
 
-__all__ = ["Field", "FlatField", "field"]
+__all__ = ["Field", "field", "placed", "respaced"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,84 +81,53 @@ def field(values: Tensor) -> Field:
     return Field(values)
 
 
-@dataclass(frozen=True, eq=False)
-class FlatField:
-    """A field over the flattened state.
+def placed(who: str, given: Field, event: Shape, batch: Shape | None) -> Field:
+    """A field as `[B, *channels, *F]`, given for a batch of states, or as one for all if None.
 
-    Attributes:
-        who: whose field it is, for errors.
-        values: `[B or 1, channels, prod(shape)]`.
-        channels: shape of the channels before the state's axes.
-        shape: F.
-        event: E.
+    Raises:
+        ShapeError: it has another shape; `respaced` compares the lengths of axes.
     """
+    values, first = given.values, len(batch or ())
+    last = values.ndim - len(event)
+    if last < first or values.shape[:first] != (batch or ()):
+        lead = "".join(f"{n}, " for n in batch or ()) + "*channels"
+        where = "without a batch axis" if batch is None else "which starts with the batch shape"
+        raise ShapeError(
+            f"{who}: expected a field over the whole state {shape_text(lead, event)}, {where}, got "
+            f"{tuple(values.shape)}. Reshape or expand it: a map without the state's channel axis "
+            "has one channel, map.unsqueeze(-3)."
+        )
+    n, *shape = prod(batch or ()), *values.shape[first:]
+    flat = values.reshape(n, prod(values.shape[first:last]), prod(values.shape[last:]))
+    return Field(flat.reshape(n, *shape))  # in an order that every crop can view as flat
 
-    who: str
-    values: Tensor
-    channels: Shape
-    shape: Shape
-    event: Shape
-    _moved: dict[torch.device, Tensor] = attribute(default_factory=dict, repr=False)
 
-    @classmethod
-    def of(cls, who: str, given: Field, event: Shape, batch: Shape | None = None) -> "FlatField":
-        """A field given per sample, of a batch of states, or for all states if the batch is None.
+def respaced(who: str, index: Tensor, event: Shape, given: Field) -> Tensor:
+    """Elements of a field for elements of the state, region by region: both int64 `[n, *shape]`.
 
-        Raises:
-            ShapeError: it has another shape; lengths of axes are compared by `over`.
-        """
-        values, first = given.values, len(batch or ())
-        last = values.ndim - len(event)
-        if last < first or values.shape[:first] != (batch or ()):
-            lead = "".join(f"{n}, " for n in batch or ()) + "*channels"
-            where = "without a batch axis" if batch is None else "which starts with the batch shape"
+    Raises:
+        ShapeError: the regions do not span an axis on which the lengths differ.
+    """
+    shape = given.values.shape[given.values.ndim - len(event) :]
+    lengths, found = list(event), index
+    for axis, (old, new) in enumerate(zip(event, shape, strict=True)):
+        if old == new:
+            continue
+        stride, near = prod(lengths[axis + 1 :]), axis - len(event)
+        line = stride * torch.arange(max(old, new), device=index.device)
+        # Axes of length 1 look alike: the one that stands as in the event is tried first.
+        for along in sorted(range(1 - index.ndim, 0), key=lambda a: a != near):
+            first, places = found.narrow(along, 0, 1), line.reshape(-1, *[1] * (-along - 1))
+            spans = found.shape[along] == old and not (first // stride % old).any()
+            if spans and torch.equal(found, first + places[:old]):
+                found = first // (stride * old) * (stride * new) + first % stride + places[:new]
+                lengths[axis] = new
+                break
+        else:
             raise ShapeError(
-                f"{who}: expected a field over the whole state {shape_text(lead, event)}, {where}, "
-                f"got {tuple(values.shape)}. Reshape or expand it: a map without the state's "
-                "channel axis has one channel, map.unsqueeze(-3)."
-            )
-        channels, shape = tuple(values.shape[first:last]), tuple(values.shape[last:])
-        flat = values.reshape(prod(batch or (1,)), prod(channels), prod(shape))
-        return cls(who, flat, channels, shape, event)
-
-    def over(self, group: RegionGroup) -> RegionGroup:
-        """The regions of a group, as regions of the field.
-
-        Raises:
-            ShapeError: the field's length differs from the state's on an axis that the regions do
-                not span.
-        """
-        found = group if self.shape == self.event else group.over(self.event, self.shape)
-        if found is None:
-            raise ShapeError(
-                f"{self.who}: expected a field over the whole state "
-                f"{shape_text('...', self.event)}, got {shape_text('...', self.shape)}. Lengths "
-                "may differ on axes that all regions span, but those of node "
-                f"{group.name(0)!r} and others of its shape, {group.shape}, do not. Resize the "
+                f"{who}: expected a field over the whole state {shape_text('...', event)}, got "
+                f"{shape_text('...', shape)}. Lengths may differ on axes that all regions span, "
+                f"and some of shape {tuple(index.shape[1:])} do not span axis {axis}. Resize the "
                 "field to the state."
             )
-        return found
-
-    def crop(self, index: Tensor, shape: Shape, samples: slice, like: Tensor) -> Tensor:
-        """The crops of some regions and samples: `[samples * regions, *channels, *shape]`.
-
-        Args:
-            index: int64 `[regions * d]`, elements of the regions of `over`.
-            shape: the shape of such a region.
-            samples: the samples.
-            like: a tensor with the dtype and on the device of the state.
-        """
-        values = self._on(like.device)
-        values = values[samples] if len(values) > 1 else values
-        n, found = samples.stop - samples.start, values.index_select(2, index)
-        found = found.reshape(len(found), prod(self.channels), -1, prod(shape)).transpose(1, 2)
-        rows = found.expand(n, *found.shape[1:]).reshape(-1, *self.channels, *shape)
-        return rows.to(like.dtype) if rows.is_floating_point() else rows
-
-    def _on(self, device: torch.device) -> Tensor:
-        if self.values.device == device or self.values.requires_grad:
-            return self.values.to(device)
-        if device not in self._moved:
-            with torch.inference_mode(False):
-                self._moved[device] = ordinary(self.values.to(device))
-        return self._moved[device]
+    return found

@@ -7,25 +7,22 @@ as `max_batch` allows. A call then only gathers, calls and scatters.
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
-from math import prod
+from functools import cache, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as repeated_later
 
 from pgmdiff.composition.evaluate import Chunk, flattened
-from pgmdiff.composition.fields import FlatField
-from pgmdiff.composition.plan import Batch, map_fields, map_tensors
+from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.composition.rules import Memory, Rule
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.factor_graph import FactorGraph
-from pgmdiff.graphs.groups import CHUNK, IndexGroup, RegionGroup
+from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Report
-from pgmdiff.linalg import Shape
+from pgmdiff.linalg import Shape, ordinary
 from pgmdiff.precision import ComposedPrecision, Solve
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import copied, copies, on_copies, received
@@ -67,7 +64,6 @@ class Joint:
     copies = True
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
-    _seen: dict[Any, RegionGroup] = field(default_factory=dict, repr=False)
 
     # ---------------------------------------------------------------- the score
 
@@ -225,13 +221,14 @@ class Joint:
             rows = leaf[start:stop].expand(n, regions, *leaf.shape[1:])
             return rows.reshape(n * regions, *leaf.shape[1:])
 
-        own = map_tensors(per_row, batch.condition)
+        crop = partial(chunk.crop, self.event_shape, x)
+        own = map_tensors(per_row, batch.condition, crop)
         if own and 1 in (n, regions) and not copies(batch.score):
             own = copied(own)  # others are copies already
-        per_sample = map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition)
+        per_sample = map_tensors(
+            lambda t: t[samples].repeat_interleave(regions, dim=0), condition, crop
+        )
         given = {**per_sample, **own}
-        if given:
-            given = map_fields(lambda _, field: self._crop(field, chunk, x), given)
         function = _log_density(batch.score, chunk) if density else batch.score
         like = x.new_empty(len(x)) if density else x.detach()  # whatever is done to x
         try:
@@ -261,28 +258,14 @@ class Joint:
         check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")
         return values.reshape((n, regions) if density else (n, regions, -1))
 
-    def _crop(self, field: FlatField, chunk: Chunk, x: Tensor) -> Tensor:
-        """What the regions of a chunk see of a field, for regions and samples x."""
-        group, start, stop = chunk.batch.group, chunk.start, chunk.stop
-        if field.shape == field.event:
-            return field.crop(chunk.index, group.shape, chunk.samples, x)
-        key = (x.device, chunk.batch.offset, field.shape)
-        if key in self._seen:
-            seen = self._seen[key]
-        elif len(group) * prod(group.shape) * prod(field.shape) <= CHUNK * prod(field.event):
-            with torch.inference_mode(False):
-                seen = self._seen[key] = field.over(group)
-        else:  # too many indices to be kept
-            seen = field.over(group.select(np.arange(start, stop)))
-            start, stop = 0, len(seen)
-        return field.crop(seen.indices(start, stop).reshape(-1), seen.shape, chunk.samples, x)
-
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
         key = (u.device, u.dtype)
         if key not in self._placed:
             _not_while_compiling()
-            with torch.inference_mode(False):  # what is kept must serve autograd later
-                batches = tuple(batch.to(*key) for batch in self.batches)
+            # What is kept must serve autograd later; a field is moved once.
+            moved = cache(lambda field: replace(field, values=ordinary(field.values.to(u.device))))
+            with torch.inference_mode(False), torch.enable_grad():
+                batches = tuple(batch.to(*key, lambda _, f: moved(f)) for batch in self.batches)
             for batch in batches:
                 _ = batch.weight
             self._placed[key] = batches

@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
-from pgmdiff.composition.fields import Field, FlatField
+from pgmdiff.composition.fields import Field, placed, respaced
 from pgmdiff.errors import ScoreError, nearest
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
-from pgmdiff.linalg import Floats, Ints, Shape, ordinary
+from pgmdiff.linalg import Floats, Ints, ordinary
 from pgmdiff.precision import RegionPrecisions
 from pgmdiff.precision.forms import concatenated
 from pgmdiff.scores.adapters import Score
 from pgmdiff.text import brief, counted, described
 
-__all__ = ["Batch", "RegionScores", "Scores", "map_fields", "map_tensors", "plan"]
+__all__ = ["Batch", "RegionScores", "Scores", "map_tensors", "plan"]
 
 
 class RegionScores(ABC):
@@ -52,7 +52,7 @@ class Batch:
         group: the regions.
         weights: float64 `[n]`, of the composition rule.
         condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions, and of
-            fields, which all rows share.
+            fields that they share.
         precisions: Σ_r⁻¹ of every region, for rules that use them.
         offset: where the regions' values begin in a list of the values of all batches.
     """
@@ -78,13 +78,13 @@ class Batch:
         first = self.weights[0]
         return first.item() if (self.weights == first).all() else None
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
-        """The same batch, ready for states of a device and dtype."""
+    def to(self, device: torch.device, dtype: torch.dtype, fields: "EachField") -> "Batch":
+        """The same batch, ready for states of a device and dtype, with fields made of its own."""
         return replace(
             self,
             group=self.group.resolved().to(device),
             weights=ordinary(self.weights.to(device, dtype)),
-            condition=map_tensors(lambda t: ordinary(t.to(device)), self.condition),
+            condition=map_tensors(lambda t: ordinary(t.to(device)), self.condition, fields),
             precisions=None
             if self.precisions is None
             else self.precisions.to(device, torch.float64).map(ordinary),
@@ -111,13 +111,20 @@ def plan(
     if isinstance(scores, RegionScores):
         scores.check(graph)
     alike: dict[Any, list[Batch]] = {}
-    flat: dict[tuple[str, int], FlatField] = {}
+    known: dict[int, Field] = {}
+
+    def for_all(word: str, given: Field) -> Field:
+        """A field for all states, the same one for all regions that share its tensor."""
+        who, event = f"compose: the condition {word!r}", graph.event_shape
+        made = known.setdefault(id(given.values), placed(who, given, event, None))
+        respaced(who, group.indices(0, 1), event, made)
+        return made
+
     for group, each in zip(graph.groups, weights, strict=True):
         needed = np.flatnonzero(each)
         for structure, rows, condition in _by_condition(
             group, needed, graph.conditions, null_condition, fields
         ):
-            condition = _flat_fields(condition, graph.event_shape, group, flat)
             for score, places in _by_score(group, rows, scores):
                 chosen, index = rows[places], torch.from_numpy(places)
                 some = group.select(chosen)
@@ -128,7 +135,7 @@ def plan(
                     score,
                     some,
                     torch.from_numpy(each[chosen]),
-                    {**map_tensors(itemgetter(index), condition), **own},
+                    {**map_tensors(itemgetter(index), condition, for_all), **own},
                     precisions(some),
                 )
                 # Windows stay windows: only index groups are worth merging.
@@ -163,23 +170,6 @@ def _by_condition(
     for structure, members in kinds.items():
         stacked = _combine(torch.stack, [condition for _, condition in members])
         yield structure, np.array([row for row, _ in members]), stacked
-
-
-def _flat_fields(
-    condition: dict[str, Any],
-    event: Shape,
-    group: RegionGroup,
-    known: dict[tuple[str, int], FlatField],
-) -> dict[str, Any]:
-    """A condition whose fields are flat and fit the group; those of one tensor become one."""
-
-    def flat(word: str, given: Field) -> FlatField:
-        made = FlatField.of(f"compose: the condition {word!r}", given, event)
-        made = known.setdefault((word, id(given.values)), made)
-        made.over(group)
-        return made
-
-    return map_fields(flat, condition)
 
 
 def _by_score(
@@ -223,34 +213,25 @@ def _callable(score: Any, what: str) -> Score:
     return score  # type: ignore[no-any-return]
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], tree: Condition) -> dict[str, Any]:
-    """Applies a function to every tensor of a condition; fields stay as they are."""
-    if not tree:
-        return {}
-    mapped: dict[str, Any] = tree_map(
-        lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf,
-        dict(tree),
-        is_leaf=_is_field,
-    )
-    return mapped
+EachField = Callable[[str, Field], Any]
+"""A function of a keyword, and of a field in its condition."""
 
 
-def map_fields(function: Callable[[str, Any], Any], tree: Condition) -> dict[str, Any]:
-    """Applies a function of the keyword and the field to every field of a condition."""
+def map_tensors(
+    function: Callable[[Tensor], Tensor], tree: Condition, fields: EachField | None = None
+) -> dict[str, Any]:
+    """Applies a function to every tensor of a condition, and another one to every field."""
 
     def mapped(word: str, leaf: Any) -> Any:
-        return function(word, leaf) if _is_field(leaf) else leaf
+        if isinstance(leaf, Tensor):
+            return function(leaf)
+        return fields(word, leaf) if fields and _is_field(leaf) else leaf
 
-    return {
-        word: value
-        if isinstance(value, Tensor)
-        else tree_map(partial(mapped, word), value, is_leaf=_is_field)
-        for word, value in tree.items()
-    }
+    return {w: tree_map(partial(mapped, w), v, is_leaf=_is_field) for w, v in tree.items()}
 
 
 def _is_field(value: Any) -> bool:
-    return isinstance(value, Field | FlatField)
+    return isinstance(value, Field)
 
 
 def _structure(condition: Condition) -> Any:

@@ -84,18 +84,6 @@ class RegionGroup(ABC):
         return self
 
     @abstractmethod
-    def over(self, event: Shape, shape: Shape) -> "RegionGroup | None":
-        """The regions of a tensor that has other lengths on axes which all regions span.
-
-        A region spans an axis of the event if all places of it, in order, lie along one axis of the
-        region; that axis then has the new length. None if an axis is not spanned.
-
-        Args:
-            event: shape of the state.
-            shape: shape of the other tensor, with as many axes.
-        """
-
-    @abstractmethod
     def to(self, device: torch.device) -> "RegionGroup":
         """The same group with its tensors on a device."""
 
@@ -178,34 +166,8 @@ class IndexGroup(RegionGroup):
             outer=self.outer[rows],
         )
 
-    def over(self, event: Shape, shape: Shape) -> "IndexGroup | None":
-        index: Tensor | None = self.index
-        lengths = list(event)
-        for axis, new in enumerate(shape):
-            if index is not None and new != event[axis]:
-                stride = prod(lengths[axis + 1 :])
-                index = _relengthened(index, axis - len(event), event[axis], new, stride)
-                lengths[axis] = new
-        return None if index is None else replace(self, index=index)
-
     def to(self, device: torch.device) -> "IndexGroup":
         return replace(self, index=self.index.to(device))
-
-
-def _relengthened(index: Tensor, near: int, old: int, new: int, stride: int) -> Tensor | None:
-    """Indices in which an axis of the event has another length; None if it is not spanned.
-
-    The axis has a length and a stride in the event. The region's axis along it is sought from
-    `near` on, since axes of length 1 are all alike.
-    """
-    for axis in sorted(range(1 - index.ndim, 0), key=lambda axis: axis != near):
-        first = index.narrow(axis, 0, 1)
-        line = stride * torch.arange(max(old, new), device=index.device)
-        line = line.reshape(-1, *[1] * (-axis - 1))
-        spans = index.shape[axis] == old and not (first // stride % old).any()
-        if spans and torch.equal(index, first + line[:old]):
-            return first // (stride * old) * (stride * new) + first % stride + line[:new]
-    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,14 +203,6 @@ class AxisWindows:
         return np.bincount(self.places.ravel(), minlength=self.size)
 
 
-def _tables(axes: Sequence[AxisWindows]) -> tuple[Tensor, ...]:
-    """What the windows of each axis add to an element's number, `[windows, length]`."""
-    strides = np.cumprod([1, *[axis.size for axis in axes[:0:-1]]])[::-1]
-    return tuple(
-        torch.from_numpy(axis.places * stride) for axis, stride in zip(axes, strides, strict=True)
-    )
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class WindowGroup(RegionGroup):
     """Axis-aligned windows of a tensor: the product of per-axis windows, made by `product`.
@@ -275,10 +229,14 @@ class WindowGroup(RegionGroup):
     @classmethod
     def product(cls, axes: Sequence[AxisWindows]) -> "WindowGroup":
         """All combinations of one window per axis; their model id is their shape."""
+        strides = np.cumprod([1, *[axis.size for axis in axes[:0:-1]]])[::-1]
         n = prod(len(axis.starts) for axis in axes)
         return cls(
             axes=tuple(axes),
-            tables=_tables(axes),
+            tables=tuple(
+                torch.from_numpy(axis.places * stride)
+                for axis, stride in zip(axes, strides, strict=True)
+            ),
             rows=torch.arange(n),
             counts=np.full(n, prod(axis.count for axis in axes), np.int64),
             outer=np.full(n, all(axis.outer for axis in axes)),
@@ -334,16 +292,6 @@ class WindowGroup(RegionGroup):
             counts=self.counts[rows],
             outer=self.outer[rows],
         )
-
-    def over(self, event: Shape, shape: Shape) -> "WindowGroup | None":
-        axes = tuple(
-            axis if axis.size == size else replace(axis, size=size, length=size)
-            for axis, size in zip(self.axes, shape, strict=True)
-        )
-        for old, new in zip(self.axes, axes, strict=True):
-            if old is not new and (old.length < old.size or old.starts.any()):
-                return None
-        return replace(self, axes=axes, tables=_tables(axes)).to(self.rows.device)
 
     def resolved(self) -> RegionGroup:
         if len(self) * prod(self.shape) > CHUNK:

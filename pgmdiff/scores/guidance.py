@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_structure
 
-from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.scores.adapters import Score, Wrapped, beside
 from pgmdiff.scores.walls import called, copied, on_copies
 from pgmdiff.text import brief, described
@@ -51,11 +51,17 @@ class Guided(Wrapped):
                 f"guided: expected the conditions {sorted(self.null)}, got {sorted(condition)}. "
                 "Give every node all of them, and null= the same keywords."
             )
+        for key, value in condition.items():
+            if tree_structure(value) != tree_structure(self.null[key]):
+                raise ScoreError(
+                    f"guided: the null of {key!r} must be built as the condition, {brief(value)}, "
+                    f"a field if it is one; got {brief(self.null[key])}."
+                )
         guidance = self.guidance if guidance is None else guidance
         w = torch.as_tensor(guidance, dtype=x.dtype, device=x.device).expand(len(x))
         if (w == 1).all() and not hasattr(self.score, "memory"):  # a branch keeps its memory
             return called(self.score, x, sigma, **condition)
-        stacked = {key: _with_nulls(key, v, self.null[key]) for key, v in condition.items()}
+        stacked = {key: tree_map(_with_null, v, self.null[key]) for key, v in condition.items()}
         values = called(self.score, torch.cat([x, x]), torch.cat([sigma, sigma]), **stacked)
         conditional, unconditional = values.chunk(2)
         return unconditional + beside(w, x) * (conditional - unconditional)
@@ -70,8 +76,8 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
     Args:
         score: the score, which accepts the keywords of `null`.
         null: the empty condition, by keyword: a tensor without a batch axis (for crops of fields
-            of several sizes one that broadcasts, such as 0.0), a pytree of them, or another value.
-            Around a joint, that of a field is a field.
+            one that broadcasts, such as 0.0), a pytree of them, or another value. Around a joint,
+            the null of a field is a field.
         guidance: w where the caller gives none.
 
     Raises:
@@ -88,19 +94,6 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
     return Guided(score, copied(dict(null)), guidance)
 
 
-def _with_nulls(key: str, values: Any, nulls: Any) -> Any:
-    """The rows of a condition, which may be a pytree, followed by as many empty ones."""
-    try:
-        return tree_map(_with_null, values, nulls)
-    except PgmdiffError:
-        raise
-    except ValueError as error:  # a field is a tree of its tensor
-        raise ScoreError(
-            f"guided: the null of {key!r} must be built as the condition, {brief(values)}, a field "
-            f"if it is one, got {brief(nulls)}."
-        ) from error
-
-
 def _with_null(value: Any, null: Any) -> Any:
     """The rows of a condition, followed by as many empty ones."""
     if not isinstance(value, Tensor):
@@ -110,14 +103,14 @@ def _with_null(value: Any, null: Any) -> Any:
                 f"and {null!r}. Convert both to tensors."
             )
         return value
+    empty = torch.as_tensor(null).to(value)
     try:
-        empty = torch.as_tensor(null).to(value).expand(value.shape[1:])
-    except (RuntimeError, TypeError):
+        return torch.cat([value, empty.expand(value.shape[1:]).expand_as(value)])
+    except RuntimeError:
         raise ShapeError(
             f"guided: expected the null condition as {tuple(value.shape[1:])}, without a batch "
-            f"axis, or one that broadcasts to it, got {brief(null)}."
+            f"axis, or one that broadcasts to it, got {tuple(empty.shape)}."
         ) from None
-    return torch.cat([value, empty.expand_as(value)])
 
 
 @dataclass(frozen=True, eq=False)
