@@ -68,13 +68,10 @@ class Chunk:
         return rows.reshape(len(rows), self.stop - self.start, -1)
 
     def crop(self, event: Shape, like: Tensor, word: str, field: Field) -> Tensor:
-        """A field on the regions and samples: `[samples * regions, *channels, *shape]`.
+        """A placed field on these regions and samples: `[samples * regions, *channels, *shape]`.
 
-        Args:
-            event: the event shape of the state.
-            like: a tensor of the state's dtype.
-            word: the keyword of the field.
-            field: as `placed` makes it.
+        It depends on the event shape of the state and the dtype of another tensor; errors name its
+        keyword.
         """
         values, split = field.values, field.values.ndim - len(event)
         channels, shape = values.shape[1:split], tuple(values.shape[split:])

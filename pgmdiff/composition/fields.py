@@ -1,13 +1,11 @@
 """Fields: conditions over the whole state, cropped to each region when its model is called.
 
-A state of event shape E has fields of shape `[*batch, *channels, *F]`: F is E, and channels, if
-there are any, lie before it. On an axis that all regions span, F may have another length: the
-field has channels of its own there. Region r sees `[*channels, *shape of r]`, with
+A state of event shape E has fields f of shape `[*batch, *channels, *F]`. Region r sees
 
-    crop_r = f[..., A_r]      the elements of the region, in its own order and orientation,
+    f[..., A_r]      the elements of the region, in its own order and orientation.
 
-in which the spanned axis has the field's length. One field is stored once, however many regions
-see it, and indexed like the state.
+F is E, but for axes that all regions span: there it may have another length. A field is stored
+once, however many regions see it.
 """
 
 from dataclasses import dataclass

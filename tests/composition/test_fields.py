@@ -237,6 +237,30 @@ def test_gradients_reach_the_field(name: str, checkpoint: bool) -> None:
         torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["torus", "cubemap"])
+def test_gpu_agrees_with_cpu(name: str) -> None:
+    """A field is moved to the state, and once if it is given to `compose`."""
+    graph, u, sigma = case(name, 2)
+    for f in fields_of(name, 2).values():
+        expected = compose(graph, score)(u, sigma, f=field(f))
+        found = compose(graph, score, max_batch=7)(u.cuda(), sigma.cuda(), f=field(f))
+        torch.testing.assert_close(found.cpu(), expected)
+        joint = compose(graph, score, conditions={"f": field(f[0])})
+        torch.testing.assert_close(joint(u.cuda(), sigma.cuda()).cpu(), joint(u, sigma))
+        kept = joint._on(u.flatten(1).cuda())
+        assert len({batch.condition["f"].values.data_ptr() for batch in kept}) == 1
+
+
+def test_a_field_compiles() -> None:
+    graph, u, sigma = case("torus", 2)
+    f = fields_of("torus", 2)["own"]
+    joint = compose(graph, score)
+    expected = joint(u, sigma, f=field(f))
+    whole = torch.compile(lambda u, f: joint(u, sigma, f=field(f)), backend="eager", fullgraph=True)
+    torch.testing.assert_close(whole(u, f), expected)
+
+
 # ---------------------------------------------------------------- through what is around a joint
 
 SMOOTH, LAGS = graphs.chain(4), (torch.arange(4)[:, None] - torch.arange(4)).abs()
