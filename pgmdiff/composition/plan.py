@@ -221,6 +221,8 @@ def map_tensors(
     function: Callable[[Tensor], Tensor], tree: Condition, fields: EachField | None = None
 ) -> dict[str, Any]:
     """Applies a function to every tensor of a condition, and another one to every field."""
+    if not tree:
+        return {}
 
     def mapped(word: str, leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
