@@ -30,6 +30,7 @@ from pgmdiff.composition import (
     Marginal,
     Posterior,
     compose,
+    field,
 )
 from pgmdiff.diagnostics import advise, check_consistency, window_candidates
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
@@ -70,6 +71,7 @@ __all__ = [
     "composition",
     "conditioning",
     "diagnostics",
+    "field",
     "fit_covariances",
     "from_denoiser",
     "from_eps",

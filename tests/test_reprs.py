@@ -170,6 +170,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Joint": lambda: joint(),
     "FeynmanKac": lambda: FeynmanKac(joint("marginal")),
     "Remembering": lambda: joint().remembering(),
+    "Field": lambda: pgmdiff.field(torch.zeros(4, 1, 14, 16)),
     "Chunk": lambda: next(joint().evaluate(torch.zeros(1, N), torch.ones(1)))[0],
     "Batch": lambda: joint().batches[0],
     "Marginal": Marginal,

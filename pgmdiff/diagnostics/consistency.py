@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pgmdiff.composition.evaluate import flattened
+from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.local import checked_states, every_region, local_denoised
 from pgmdiff.composition.plan import Scores
@@ -144,10 +146,11 @@ def check_consistency(
     data: Tensor,
     sigmas: Iterable[float] | None = None,
     *,
-    conditions: Mapping[Any, Condition] | None = None,
+    conditions: Mapping[Any, Condition | Field] | None = None,
     generator: Generator = None,
     max_batch: int | None = None,
     progress: bool = False,
+    **condition: Any,
 ) -> Consistency:
     """Measures how far the models of pieces disagree with those of their overlaps, per σ.
 
@@ -159,12 +162,15 @@ def check_consistency(
             square of the elements' standard deviations.
         generator: the source of the noise, as for `sample`.
         progress: whether to show a progress bar over the noise levels.
+        condition: what the models receive with each state, `[n, ...]`, such as a `field`: as when
+            a joint is called.
 
     Raises:
         ShapeError: the data have another shape, or fewer than 2 states.
     """
     joint = every_region(graph, scores, conditions=conditions, max_batch=max_batch)
     clean = checked_states("check_consistency", data, joint)
+    _, _, condition = flattened(joint.event_shape, data, 1.0, condition)
     noise = Noise.of(generator, len(data))
     kinds = _pairs_by_kind(joint)
     if sigmas is None:
@@ -173,7 +179,7 @@ def check_consistency(
     rows = []
     for step, sigma in enumerate(tqdm(list(sigmas), disable=not progress, desc="consistency")):
         noisy = clean + sigma * noise(CONSISTENCY + step, clean)
-        denoised = local_denoised(joint, noisy, sigma)
+        denoised = local_denoised(joint, noisy, sigma, condition)
         for (piece, overlap), pairs in kinds.items():
             by_piece = torch.stack([denoised[p.piece][:, p.places] for p in pairs], dim=1)
             by_overlap = torch.stack([denoised[p.overlap] for p in pairs], dim=1)
