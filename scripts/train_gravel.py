@@ -14,7 +14,7 @@ from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
 from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image, untrained
 from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.training.loop import random_crops
+from pgmdiff.training import random_crops
 from scripts.training import Recipe, main
 
 RECIPE = Recipe(

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import trange
 
 from pgmdiff.models.unet import EDMDenoiser
-from pgmdiff.training.loop import denoising_loss, random_crops
+from pgmdiff.training import denoising_loss, random_crops
 
 __all__ = ["Denoiser", "Recipe", "main", "train"]
 

@@ -11,7 +11,7 @@ from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image, unt
 from pgmdiff.models.unet import EDMDenoiser, UNet
 from pgmdiff.samplers import DPMSolver2M, karras, sample
 from pgmdiff.scores.adapters import from_denoiser
-from pgmdiff.training.loop import random_crops
+from pgmdiff.training import random_crops
 
 
 def generator(seed: int = 0) -> torch.Generator:
