@@ -1,6 +1,6 @@
 """Trains the bundled gravel model on crops of one photograph.
 
-    python -m scripts.train_gravel [--steps N] [--out FOLDER] | --check
+    python -m scripts.train_gravel [--steps N] [--out FOLDER] [--run FOLDER] | --check
 
 scikit-image's `gravel` (CC0) is resized to 256 × 256 and scaled to [-1, 1].
 """

@@ -200,7 +200,7 @@ class States:
                     f"crops: expected labels {word!r} of as many entries as the data, a tensor, "
                     f"has states, got {brief(label)}. A Dataset gives pairs (state, labels)."
                 )
-        self.batches = self._endless()
+        self._batches = self._endless()
 
     def __repr__(self) -> str:
         return brief(self.data)
@@ -232,7 +232,7 @@ class States:
                 for word in pairs[0][1]
             }
             return [self.one(state) for state, _ in pairs], torch.arange(n), labels
-        state, given = _labelled(next(self.batches))
+        state, given = _labelled(next(self._batches))
         whole = self.one(state)
         rows = torch.arange(n) % len(whole)
         return whole, rows, {word: torch.as_tensor(label)[rows] for word, label in given.items()}

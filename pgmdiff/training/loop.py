@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from pgmdiff import store
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.graphs.regions import Condition
 from pgmdiff.noise import SECOND, START, Generator, Noise, seed_of, split_seed
@@ -174,8 +175,10 @@ def train(
 
     given = {"sampler": "training", "steps": steps, "batch": batch, "lr": lr, "warmup": warmup}
     given |= {"clip": clip, "ema": ema, "p_mean": p_mean, "p_std": p_std, "ranks": ranks}
-    given |= {"per_element": per_element, "network": str(denoiser), "crops": repr(crops)}
-    earlier = run.latest() if run is not None else None
+    given |= {"per_element": per_element, "network": str(denoiser)}
+    earlier = None
+    if run is not None:
+        earlier, given["data and conditions"] = run.latest(), store.fingerprint(crops)
     begin = 0
     if earlier is None:
         seed = _common(generator)
@@ -202,7 +205,8 @@ def train(
             if run is not None and run.due and rank == 0:
                 _check_finite(losses, step)
                 run.save(step, _tensors(denoiser, average, optimizer), {**facts, "step": step})
-            torch.manual_seed(noise.seeds(SECOND + step)[0])
+            home = torch.cuda if device.type == "cuda" else torch.default_generator
+            home.manual_seed(noise.seeds(SECOND + step)[0])
             stream = torch.Generator().manual_seed(noise.seeds(step)[0])
             crop = crops.draw(batch, stream).to(device)
             with torch.autocast("cuda", torch.bfloat16, enabled=bf16 and device.type == "cuda"):

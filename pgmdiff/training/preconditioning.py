@@ -61,7 +61,8 @@ class EDMDenoiser(nn.Module):
         who, noise = named(self.network), (sigma / self.unit).log() / 4
         value = received(self.network(c_in * centred, noise, **condition), x, who, cast=True)
         check_gradient(value, x, who)
-        return c_skip * centred + c_out * value + self.mean
+        denoised = c_skip * centred + c_out * value
+        return denoised + self.mean if self.mean else denoised
 
 
 def denoising_loss(
