@@ -1,6 +1,6 @@
 """Trains the models of the real-data benchmark on crops of a series and of a field.
 
-    python -m scripts.train_real sea | soft_gravel [--steps N] [--out FOLDER] [--run FOLDER] [--check]
+    python -m scripts.train_real sea | soft_gravel [--steps N] [--out FOLDER] [--check]
 
 The gate knows the held-out part only.
 """

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pgmdiff.models.unet import EDMDenoiser
-from pgmdiff.training import crops, denoising_loss, fit
+from pgmdiff.training import Crops, crops, denoising_loss, fit
 
 __all__ = ["Denoiser", "Recipe", "main", "train"]
 
@@ -52,7 +52,8 @@ class Recipe:
         self, pieces: Tensor, shape: Sequence[int], n: int, generator: torch.Generator
     ) -> Tensor:
         """`n` crops `[n, 1, *shape]` of pieces `[pieces, 1, *axes]`."""
-        return crops([(1, *shape)], pieces).draw(n, generator).clean
+        found: Crops = crops([(1, *shape)], pieces)
+        return found.draw(n, generator).clean
 
     def loss(self, model: Denoiser, clean: Tensor, generator: torch.Generator) -> Tensor:
         """The weighted denoising error of a model on clean crops."""

@@ -1,5 +1,7 @@
 """A small network for series of any length: residual convolutions of growing dilation."""
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,17 +11,17 @@ __all__ = ["SeriesNet"]
 
 
 class SeriesNet(Conditional):
-    """Residual convolutions over a series, with dilations 1, 2, 4, ...: each sees 2^depth steps.
+    """Residual convolutions over a series of any length, with dilations 1, 2, 4, ...
 
     It is called as `network(x, noise, label=, position=, field=)`, all conditions optional, for
-    series of any length, with an axis of channels `[batch, channels, n]` or, of one channel,
-    without, `[batch, n]`; the field has one. One set of weights evaluates windows and overlaps.
+    `[batch, channels, n]` or, of one channel, `[batch, n]`; the field has an axis of channels. One
+    set of weights evaluates windows and their overlaps.
 
     Args:
         channels: the number of channels of the series.
         width: the number of channels inside, a multiple of 8.
         depth: the number of blocks.
-        features, classes, position, field, noise_field: see `UNet`.
+        features, conditions: see `UNet`.
 
     Raises:
         ShapeError: a condition is given that the network was not made for.
@@ -31,13 +33,9 @@ class SeriesNet(Conditional):
         width: int = 32,
         depth: int = 4,
         features: int = 32,
-        *,
-        classes: int = 0,
-        position: int = 0,
-        field: int = 0,
-        noise_field: bool = False,
+        **conditions: Any,
     ) -> None:
-        super().__init__(channels, features, classes, position, field, noise_field)
+        super().__init__(channels, features, **conditions)
         self.channels = channels
         self.enter = nn.Conv1d(self.channels_in, width, 3, padding=1)
         self.blocks = nn.ModuleList(
@@ -46,16 +44,9 @@ class SeriesNet(Conditional):
         self.leave = nn.Conv1d(width, channels, 1)
         nn.init.zeros_(self.leave.weight)
 
-    def forward(
-        self,
-        x: Tensor,
-        noise: Tensor,
-        label: Tensor | None = None,
-        position: Tensor | None = None,
-        field: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, **condition: Tensor | None) -> Tensor:
         series = x.reshape(len(x), self.channels, -1)
-        hidden, embedding = self.entered(series, noise, label, position, field)
+        hidden, embedding = self.entered(series, noise, **condition)
         hidden = self.enter(hidden)
         for block in self.blocks:
             hidden = block(hidden, embedding)

@@ -7,6 +7,7 @@ EDM's preconditioning, `training.EDMDenoiser`, it is a denoiser.
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +16,9 @@ from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError
 from pgmdiff.linalg import beside
-from pgmdiff.text import brief
-from pgmdiff.training.preconditioning import EDMDenoiser
+from pgmdiff.training.preconditioning import EDMDenoiser as EDMDenoiser
 
-__all__ = ["EDMDenoiser", "UNet", "trained"]
+__all__ = ["UNet", "trained"]
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d}
@@ -55,61 +55,44 @@ class Embedding(nn.Module):
 
 
 class Conditional(nn.Module):
-    """What the networks share: conditions, as an embedding and as further channels of the input.
-
-    Args:
-        channels: the number of channels of the data.
-        features: the size of the embedding of the noise level and of conditions.
-        classes: the number of classes of `label` `[batch]`; label `classes`, as no label, is the
-            null class.
-        position: the number of entries of `position` `[batch, position]`.
-        field: the number of channels of `field` `[batch, field, *sides]`; without one it is 0.
-        noise_field: whether noise levels may differ between elements.
-    """
+    """What the networks share: conditions, as an embedding and as further channels of the input."""
 
     def __init__(
         self,
         channels: int,
         features: int,
-        classes: int,
-        position: int,
-        field: int,
-        noise_field: bool,
+        *,
+        classes: int = 0,
+        position: int = 0,
+        field: int = 0,
+        noise_field: bool = False,
     ) -> None:
         super().__init__()
-        self.field, self.noise_field = field, noise_field
+        self.sizes = {"label": classes, "position": position, "field": field}
+        self.noise_field = noise_field
         self.channels_in = channels * (1 + noise_field) + field
         self.embedding = Embedding(features, classes, position)
 
-    def entered(
-        self,
-        x: Tensor,
-        noise: Tensor,
-        label: Tensor | None,
-        position: Tensor | None,
-        field: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
+    def entered(self, x: Tensor, noise: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         """The input's channels and the embedding."""
-        given = {
-            "classes": (label, self.embedding.label is not None),
-            "position": (position, self.embedding.position is not None),
-            "field": (field, self.field > 0),
-            "noise_field": (noise if noise.ndim > 1 else None, self.noise_field),
-        }
-        for name, (value, known) in given.items():
-            if value is not None and not known:
-                raise ShapeError(
-                    f"{type(self).__name__}: expected no condition, or one noise level per sample, "
-                    f"got {brief(value)}. Make the network with {name}=."
-                )
-        parts = [x]
+        given = [name for name, value in condition.items() if value is not None]
+        unknown = [name for name in given if not self.sizes.get(name)]
+        if noise.ndim > 1 and not self.noise_field:
+            unknown.append("a noise level per element")
+        if unknown:
+            raise ShapeError(
+                f"{type(self).__name__}: got {unknown[0]}, for which it was not made. Give it "
+                "classes=, position=, field= or noise_field=."
+            )
+        parts, field = [x], self.sizes["field"]
         if self.noise_field:
             each = noise.reshape(x.shape) if noise.ndim > 1 else beside(noise, x).expand_as(x)
             parts, noise = [x, each], noise.reshape(len(x), -1).mean(dim=1)
-        if self.field:
-            parts.append(x.new_zeros(len(x), self.field, *x.shape[2:]) if field is None else field)
+        if field:
+            own = condition.get("field")
+            parts.append(x.new_zeros(len(x), field, *x.shape[2:]) if own is None else own)
         entered = torch.cat(parts, dim=1) if len(parts) > 1 else x
-        return entered, self.embedding(noise, label, position)
+        return entered, self.embedding(noise, condition.get("label"), condition.get("position"))
 
 
 class ResidualBlock(nn.Module):
@@ -148,11 +131,11 @@ class UNet(Conditional):
             the sides.
         features: the size of the embedding of the noise level and of conditions.
         axes: 2 for images `[batch, channels, height, width]`, 1 for series `[batch, channels, n]`.
-        classes: the number of classes of `label` `[batch]`; label `classes`, as no label, is the
-            null class.
-        position: the number of entries of `position` `[batch, position]`.
-        field: the number of channels of `field` `[batch, field, *sides]`; without one it is 0.
-        noise_field: whether noise levels may differ between elements.
+        conditions: `classes=`, the number of classes of `label` `[batch]` (label `classes`, as no
+            label, is the null class); `position=`, the number of entries of `position`
+            `[batch, position]`; `field=`, the number of channels of `field` `[batch, field,
+            *sides]`, which is 0 where none is given; `noise_field=True` for noise levels per
+            element.
 
     Raises:
         ShapeError: sides are no such multiples, or a condition is given that the network was not
@@ -165,13 +148,9 @@ class UNet(Conditional):
         widths: tuple[int, ...] = (32, 64, 64),
         features: int = 64,
         axes: int = 2,
-        *,
-        classes: int = 0,
-        position: int = 0,
-        field: int = 0,
-        noise_field: bool = False,
+        **conditions: Any,
     ) -> None:
-        super().__init__(channels, features, classes, position, field, noise_field)
+        super().__init__(channels, features, **conditions)
         self.axes = axes
         self.multiple = 2 ** (len(widths) - 1)
         self.enter = CONVOLUTIONS[axes](self.channels_in, widths[0], 3, padding=1)
@@ -187,20 +166,13 @@ class UNet(Conditional):
         self.leave = CONVOLUTIONS[axes](widths[0], channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
 
-    def forward(
-        self,
-        x: Tensor,
-        noise: Tensor,
-        label: Tensor | None = None,
-        position: Tensor | None = None,
-        field: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, **condition: Tensor | None) -> Tensor:
         if any(side % self.multiple for side in x.shape[2:]):
             raise ShapeError(
                 f"UNet: expected sides that are multiples of {self.multiple}, "
                 f"got an image of {tuple(x.shape[2:])}. Crop or pad it."
             )
-        x, embedding = self.entered(x, noise, label, position, field)
+        x, embedding = self.entered(x, noise, **condition)
         x = self.enter(x)
         skips = []
         for level, block in enumerate(self.down):

@@ -6,11 +6,10 @@ half of the batches hold overlaps (Zhang et al., "DiffCollage: parallel generati
 with diffusion models", 2023, Algorithms 1, 2 and 6).
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import networkx as nx
 import numpy as np
@@ -20,11 +19,11 @@ from torch import Tensor
 from pgmdiff.composition import compose
 from pgmdiff.composition.local import Everything
 from pgmdiff.composition.plan import Batch, map_tensors
-from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, shape_text
 from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.regions import Condition
-from pgmdiff.linalg import Ints, Shape
+from pgmdiff.linalg import Ints, Shape, beside
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.text import brief, by_field, counted, described
 
@@ -51,43 +50,27 @@ class CropBatch:
 
     __repr__ = by_field
 
-    def to(self, device: torch.device | str) -> "CropBatch":
-        """The same batch on a device."""
-        moved = map_tensors(lambda t: t.to(device), self.condition)
-        return CropBatch(self.clean.to(device), self.position.to(device), moved)
-
-
-class Kind(ABC):
-    """A kind of crops, which are cut together."""
-
-    @abstractmethod
-    def cut(
-        self, states: Tensor | list[Tensor], owners: Tensor, generator: torch.Generator
-    ) -> CropBatch:
-        """One crop for each of some states, given by their rows `[batch]`."""
-
 
 @dataclass(frozen=True, eq=False)
-class Regions(Kind):
-    """The regions of a graph that share a model, a shape and the structure of their conditions."""
+class Regions:
+    """Regions that share a model, a shape and the structure of their conditions."""
 
     batch: Batch
     rows: Ints
     event_shape: Shape
 
-    def cut(
-        self, states: Tensor | list[Tensor], owners: Tensor, generator: torch.Generator
-    ) -> CropBatch:
-        some = states[:1] if isinstance(states, Tensor) else states
-        found = {tuple(state.shape) for state in some}
+    def cut(self, states: Any, owners: Tensor, stream: torch.Generator) -> CropBatch:
+        """One crop for each of some states, given by their rows `[batch]`."""
+        together = isinstance(states, Tensor)
+        found = {tuple(each.shape) for each in (states[:1] if together else states)}
         if found != {self.event_shape}:
             raise ShapeError(
                 f"crops: expected states {shape_text('n', self.event_shape)}, as the graph's, got "
                 f"{', '.join(map(str, sorted(found)))}. For crops of larger data give the shapes "
                 "of regions in place of the graph."
             )
-        flat = (states if isinstance(states, Tensor) else torch.stack(states)).flatten(1)
-        chosen = torch.randint(len(self.rows), (len(owners),), generator=generator)
+        flat = (states if together else torch.stack(states)).flatten(1)
+        chosen = torch.randint(len(self.rows), (len(owners),), generator=stream)
         rows = torch.from_numpy(self.rows)[chosen]
         index = self.batch.group.select(rows.numpy()).flat().to(flat.device)
         clean = flat[owners.to(flat.device)[:, None], index]
@@ -99,16 +82,15 @@ class Regions(Kind):
 
 
 @dataclass(frozen=True, eq=False)
-class Windows(Kind):
+class Windows:
     """Windows of one shape, anywhere in states that may differ in size."""
 
     shape: Shape
 
-    def cut(
-        self, states: Tensor | list[Tensor], owners: Tensor, generator: torch.Generator
-    ) -> CropBatch:
-        clean, sizes = [], []
-        shares = torch.rand(len(owners), len(self.shape), generator=generator, dtype=torch.double)
+    def cut(self, states: Any, owners: Tensor, stream: torch.Generator) -> CropBatch:
+        """One crop for each of some states, given by their rows `[batch]`."""
+        clean, places = [], []
+        shares = torch.rand(len(owners), len(self.shape), generator=stream, dtype=torch.double)
         for owner, share in zip(owners.tolist(), shares.tolist(), strict=True):
             state = states[owner]
             if state.ndim != len(self.shape) or any(map(int.__gt__, self.shape, state.shape)):
@@ -117,12 +99,12 @@ class Windows(Kind):
                     f"axes, got one of {tuple(state.shape)}. Cut smaller crops; a crop has every "
                     "axis of a state, channels too."
                 )
-            free = [whole - part + 1 for whole, part in zip(state.shape, self.shape, strict=True)]
-            first = [int(s * n) for s, n in zip(share, free, strict=True)]
-            place = zip(first, self.shape, strict=True)
-            clean.append(state[tuple(slice(start, start + part) for start, part in place)])
-            sizes.append([a / whole for a, whole in zip(first, state.shape, strict=True)])
-        return CropBatch(torch.stack(clean), torch.tensor(sizes), {})
+            sides = [*zip(share, self.shape, state.shape, strict=True)]
+            first = [int(s * (whole - part + 1)) for s, part, whole in sides]
+            window = zip(first, self.shape, strict=True)
+            clean.append(state[tuple(slice(start, start + side) for start, side in window)])
+            places.append([a / whole for a, whole in zip(first, state.shape, strict=True)])
+        return CropBatch(torch.stack(clean), torch.tensor(places), {})
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,64 +115,46 @@ class Crops:
         states: the clean states.
         kinds: the kinds of crops.
         chances: how often each kind is drawn, `[kinds]`.
-        position: whether a condition `position` holds the crops' positions.
-        null_condition: what the model gets in place of its conditions, without a batch axis.
-        null_probability: how often it does.
+        position, null_condition, null_probability: see `crops`.
     """
 
     states: "States"
-    kinds: Sequence[Kind]
+    kinds: Sequence[Regions | Windows]
     chances: Tensor
-    position: bool = False
-    null_condition: Condition | None = None
-    null_probability: float = 0.0
+    position: bool
+    null_condition: Condition
+    null_probability: float
 
     def __repr__(self) -> str:
-        return described(self, counted(len(self.kinds), "kind"), f"of {self.states}")
+        return described(self, counted(len(self.kinds), "kind"), f"of {brief(self.states.data)}")
 
     def draw(self, n: int, generator: Generator = None) -> CropBatch:
-        """N crops of one kind, of states and at places drawn uniformly.
-
-        Args:
-            n: number of crops.
-            generator: the source of the choices, one stream for all.
+        """N crops of one kind, of states and at places drawn uniformly, from one stream for all.
 
         Raises:
             ShapeError: a state does not have the graph's shape, or is smaller than a crop.
             PgmdiffError: the data are empty or hold no floating-point tensors.
         """
-        generator = torch_generator(generator, "crops")
-        kind = self.kinds[int(torch.multinomial(self.chances, 1, generator=generator))]
-        states, owners, labels = self.states.draw(n, generator)
-        crop = kind.cut(states, owners, generator)
+        stream = torch_generator(generator, "crops")
+        kind = self.kinds[int(torch.multinomial(self.chances, 1, generator=stream))]
+        states, owners, labels = self.states.draw(n, stream)
+        crop = kind.cut(states, owners, stream)
         condition = {**crop.condition, **labels}
         if self.position:
             condition["position"] = crop.position
-        dropped = torch.rand(n, generator=generator) < self.null_probability
-        for word in condition.keys() & (self.null_condition or {}).keys():
+        dropped = torch.rand(n, generator=stream) < self.null_probability
+        for word in condition.keys() & self.null_condition.keys():
             value = condition[word]
-            mask = dropped.to(value.device).reshape(-1, *[1] * (value.ndim - 1))
-            null = torch.as_tensor((self.null_condition or {})[word]).to(value)
-            condition[word] = torch.where(mask, null, value)
+            null = torch.as_tensor(self.null_condition[word]).to(value)
+            condition[word] = torch.where(beside(dropped.to(value.device), value), null, value)
         return CropBatch(crop.clean, crop.position, condition)
 
 
 class States:
-    """Clean states, of which some are drawn at a time.
+    """Clean states, of which some are drawn at a time; see `crops` for the data and labels."""
 
-    Args:
-        data: see `crops`.
-        labels: tensors `[n, ...]` by keyword, one entry per state.
-        graph: the graph whose states they are, if any; it packs named variables.
-    """
-
-    def __init__(
-        self,
-        data: Any,
-        labels: Mapping[str, Tensor] | None,
-        graph: FactorGraph | RegionGraph | None = None,
-    ) -> None:
-        self.graph, self.labels = graph, dict(labels or {})
+    def __init__(self, data: Any, labels: Mapping[str, Tensor], pack: Any = None) -> None:
+        self.pack, self.labels = pack, dict(labels)
         self.data = self.one(data).contiguous() if isinstance(data, Mapping | Tensor) else data
         if isinstance(self.data, Tensor) and not self.data.isfinite().all():
             raise PgmdiffError("crops: expected finite data. Remove states that are not finite.")
@@ -202,13 +166,10 @@ class States:
                 )
         self._batches = self._endless()
 
-    def __repr__(self) -> str:
-        return brief(self.data)
-
     def one(self, state: Any) -> Tensor:
         """A state, or several, as a tensor."""
-        if isinstance(state, Mapping) and self.graph is not None:
-            state = self.graph.pack(state)
+        if isinstance(state, Mapping) and self.pack is not None:
+            state = self.pack(state)
         if not isinstance(state, Tensor) or not state.is_floating_point() or not state.numel():
             got = brief(state) if isinstance(state, Tensor) else type(state).__name__
             raise PgmdiffError(
@@ -218,51 +179,53 @@ class States:
         return state
 
     def draw(
-        self, n: int, generator: torch.Generator
+        self, n: int, stream: torch.Generator
     ) -> tuple[Tensor | list[Tensor], Tensor, dict[str, Tensor]]:
         """States, the rows of those that are drawn `[n]`, and their labels `[n, ...]`."""
+        rows, labels = torch.arange(n), cast(Mapping[str, Any], self.labels)
         if isinstance(self.data, Tensor):
-            rows = torch.randint(len(self.data), (n,), generator=generator)
-            return self.data, rows, {word: label[rows] for word, label in self.labels.items()}
-        if hasattr(self.data, "__getitem__") and hasattr(self.data, "__len__"):
-            numbers = torch.randint(len(self.data), (n,), generator=generator).tolist()
+            rows, states = torch.randint(len(self.data), (n,), generator=stream), self.data
+        elif hasattr(self.data, "__getitem__") and hasattr(self.data, "__len__"):
+            numbers = torch.randint(len(self.data), (n,), generator=stream).tolist()
             pairs = [_labelled(self.data[number]) for number in numbers]
             labels = {
                 word: torch.stack([torch.as_tensor(label[word]) for _, label in pairs])
                 for word in pairs[0][1]
             }
-            return [self.one(state) for state, _ in pairs], torch.arange(n), labels
-        state, given = _labelled(next(self._batches))
-        whole = self.one(state)
-        rows = torch.arange(n) % len(whole)
-        return whole, rows, {word: torch.as_tensor(label)[rows] for word, label in given.items()}
+            return [self.one(state) for state, _ in pairs], rows, labels
+        else:
+            batch, labels = _labelled(next(self._batches))
+            states = self.one(batch)
+            rows = rows % len(states)
+        return states, rows, {word: torch.as_tensor(x)[rows] for word, x in labels.items()}
 
     def _endless(self) -> Iterator[Any]:
         """The batches of a loader, epoch after epoch."""
-        while True:
-            empty = True
+        batches = [None]
+        while batches:
+            batches = []
             for batch in self.data:
-                empty = False
+                batches = [batch]
                 yield batch
-            if empty:
-                raise PgmdiffError(
-                    f"crops: {brief(self.data)} has no batches left. Give a DataLoader, which can "
-                    "be read again, and not an iterator."
-                )
+        raise PgmdiffError(
+            f"crops: {brief(self.data)} has no batches left. Give a DataLoader, which can be read "
+            "again, and not an iterator."
+        )
 
 
 def crops(
     where: Where,
     data: Any,
     *,
+    networks: Mapping[Any, Any] | None = None,
     half: float = 0.5,
     conditions: Mapping[Any, Condition] | None = None,
     labels: Mapping[str, Tensor] | None = None,
     position: bool = False,
     null_condition: Condition | None = None,
     null_probability: float = 0.1,
-) -> Crops:
-    """Random crops of clean states, for one network that is the model of all nodes.
+) -> Any:
+    """Random crops of clean states: `Crops`, for one network that is the model of all nodes.
 
     Args:
         where: a graph, whose counted regions are cut: its pieces, and their overlaps. Or the shapes
@@ -273,6 +236,8 @@ def crops(
             variable of the graph, `{variable: [n, *shape]}`; or a `Dataset` (or a list) of single
             states; or a `DataLoader` of batches of them. Those of the last two may be pairs
             `(state, labels)`, with labels by keyword, or one that is called `label`.
+        networks: a mapping from model id (of crops: from shape) to network, for a mapping from
+            model id to `Crops`; ids with the same network share their crops.
         half: how often overlaps are drawn in place of pieces.
         conditions: keyword arguments of nodes, on top of the graph's own; as for `compose`.
         labels: keyword arguments of states, a tensor `[n, ...]` each.
@@ -282,6 +247,7 @@ def crops(
 
     Raises:
         GraphError: a condition names no node.
+        ScoreError: a node or shape has no network.
         ShapeError: the data do not fit the graph, or labels do not fit the data.
         PgmdiffError: the data hold no finite floating-point tensors, or a share is not in [0, 1].
 
@@ -293,71 +259,53 @@ def crops(
         >>> crops(tiles((3, 16, 48), (3, 16, 16), (0, 0, 8)), image).draw(4, 0)
         CropBatch(clean=[4, 3, 16, 8] float32, position=[4, 3] float32, condition={})
     """
-    options = {"position": position, "null_condition": null_condition}
-    found = crops_of(where, data, None, half, conditions, labels, null_probability, **options)
-    return found[None]
-
-
-def crops_of(
-    where: Where,
-    data: Any,
-    networks: Mapping[Any, Any] | None,
-    half: float,
-    conditions: Mapping[Any, Condition] | None,
-    labels: Mapping[str, Tensor] | None,
-    null_probability: float,
-    **options: Any,
-) -> dict[Any, Crops]:
-    """Crops for every model id of a mapping from ids to networks, or, of None, for None alone.
-
-    Ids whose network is the same object share their crops.
-    """
     for name, share in (("half", half), ("null_probability", null_probability)):
         if not 0 <= share <= 1:
             raise PgmdiffError(f"crops: expected {name} from 0 to 1, got {share}.")
-    marks = {id(network): _mark() for network in (networks or {}).values()}
-    scores: Any = _mark() if networks is None else {k: marks[id(n)] for k, n in networks.items()}
-    cuts: list[tuple[Any, Kind, bool, float]] = []
+    null, conditions = dict(null_condition or {}), conditions or {}
+    shared = networks is None
+    networks = {None: None} if networks is None else networks
+    marks = {id(network): _mark() for network in networks.values()}
+    scores = {key: marks[id(network)] for key, network in networks.items()}
+    cuts: list[tuple[Any, Regions | Windows, bool, float]] = []
     if isinstance(where, FactorGraph | RegionGraph | nx.Graph):
         graph = graph_of(where, "crops")
-        words = {word for c in (conditions or {}).values() for word in c}
-        words |= {word for c in graph.regions.conditions.values() for word in c}
-        null = {k: v for k, v in (options["null_condition"] or {}).items() if k in words}
+        states = States(data, labels or {}, graph.pack)
+        given = [*conditions.values(), *graph.regions.conditions.values()]
         joint = compose(
-            graph, scores, rule=Everything(), conditions=conditions, null_condition=null
+            graph,
+            scores[None] if shared else scores,
+            rule=Everything(),
+            conditions=conditions,
+            null_condition={w: null[w] for w in null if any(w in each for each in given)},
         )
-        states = States(data, labels, graph)
         for batch in joint.batches:
             for outer in (True, False):
                 rows = np.flatnonzero(batch.group.outer == outer)
-                if len(rows):
-                    kind = Regions(batch, rows, joint.event_shape)
-                    cuts.append((batch.score, kind, outer, float(len(rows))))
+                kind = Regions(batch, rows, joint.event_shape)
+                cuts += [(batch.score, kind, outer, float(len(rows)))] if len(rows) else []
     else:
-        states = States(data, labels)
-        found = where.items() if isinstance(where, Mapping) else ((shape, 1.0) for shape in where)
-        for place, (shape, share) in enumerate(found):
-            mark = _network_of(scores, tuple(shape))
-            cuts.append((mark, Windows(tuple(shape)), not place, float(share)))
-    apart = not isinstance(where, Mapping)
-    result = dict[Any, Crops]()
-    for key, mark in ({None: scores} if networks is None else scores).items():
-        own = [(kind, outer, weight) for score, kind, outer, weight in cuts if score is mark]
+        states = States(data, labels or {})
+        for place, shape in enumerate(map(tuple, where)):
+            if not shared and shape not in scores:
+                raise ScoreError(
+                    f"crops: there is no network for crops of shape {shape}, only for "
+                    f"{', '.join(map(str, scores))}. Add it, or give one network for all shapes."
+                )
+            weight = where[shape] if isinstance(where, Mapping) else 1.0
+            cuts.append((scores[None if shared else shape], Windows(shape), not place, weight))
+    result = {}
+    for key, mark in scores.items():
+        own = [cut for cut in cuts if cut[0] is mark]
         if not own:
-            continue
-        pieces = torch.tensor([outer for _, outer, _ in own])
-        chances = torch.tensor([weight for *_, weight in own])
-        if apart and pieces.any() and not pieces.all():
+            continue  # a model of another graph
+        _, kinds, sides, weights = zip(*own, strict=True)
+        pieces, chances = torch.tensor(sides), torch.tensor(weights)
+        if not isinstance(where, Mapping) and pieces.any() and not pieces.all():
             chances[pieces] *= (1 - half) / chances[pieces].sum()
             chances[~pieces] *= half / chances[~pieces].sum()
-        result[key] = Crops(
-            states,
-            [kind for kind, *_ in own],
-            chances,
-            null_probability=null_probability,
-            **options,
-        )
-    return result
+        result[key] = Crops(states, kinds, chances, position, null, null_probability)
+    return result[None] if shared else result
 
 
 def positions(graph: GraphLike) -> dict[Hashable, dict[str, Tensor]]:
@@ -417,18 +365,6 @@ def random_crops(
 def _mark() -> Any:
     """Stands for a network where regions are sorted by network."""
     return lambda x, sigma: x
-
-
-def _network_of(scores: Any, shape: Shape) -> Any:
-    """The mark of the network of crops of a shape."""
-    if not isinstance(scores, Mapping):
-        return scores
-    if shape not in scores:
-        raise PgmdiffError(
-            f"crops: there is no network for crops of shape {shape}, only for "
-            f"{', '.join(map(str, scores))}. Add it, or give one network for all shapes."
-        )
-    return scores[shape]
 
 
 def _shares(elements: Tensor, event_shape: Shape) -> Tensor:

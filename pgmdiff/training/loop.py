@@ -5,6 +5,7 @@ and replaced: its parts are `crops`, `EDMDenoiser` and `denoising_loss`.
 """
 
 import copy
+import inspect
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,12 +19,12 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from pgmdiff import store
+from pgmdiff.composition.plan import map_tensors
 from pgmdiff.errors import PgmdiffError
-from pgmdiff.graphs.regions import Condition
 from pgmdiff.noise import SECOND, START, Generator, Noise, seed_of, split_seed
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_same
-from pgmdiff.training.data import Crops, Where, crops_of
-from pgmdiff.training.preconditioning import EDMDenoiser, denoising_losses
+from pgmdiff.training.data import Crops, Where, crops
+from pgmdiff.training.preconditioning import EDMDenoiser, denoising_loss
 
 __all__ = ["fit", "train"]
 
@@ -38,12 +39,6 @@ def fit(
     *,
     steps: int,
     sigma_data: float | None = None,
-    half: float = 0.5,
-    conditions: Mapping[Any, Condition] | None = None,
-    labels: Mapping[str, Tensor] | None = None,
-    position: bool = False,
-    null_condition: Condition | None = None,
-    null_probability: float = 0.1,
     run: Run | str | Path | None = None,
     generator: Generator = None,
     **options: Any,
@@ -55,8 +50,7 @@ def fit(
     further, with its own σ_d. What is given is not changed.
 
     Args:
-        where, data, half, conditions, labels, position, null_condition, null_probability: what is
-            cut from what, and what the networks get with it; see `crops`.
+        where, data: what is cut from what; see `crops`.
         network: one network for all nodes, or a mapping from model id (of crops: from shape) to
             network. Those are trained one after the other, each on its own nodes.
         steps: number of steps of every network.
@@ -65,7 +59,8 @@ def fit(
         run: a `Run`, or its folder, for checkpoints: the same call, made again after the process
             was killed, gives the same result bit for bit. Several networks have a folder each.
         generator: the source of all random choices, one stream for all.
-        options: `batch`, `lr` and others; see `train`.
+        options: `half`, `conditions`, `labels`, `position`, `null_condition`, `null_probability` of
+            `crops`; and `batch`, `lr`, `progress`, `device` and others of `train`.
 
     Returns:
         The averaged `EDMDenoiser`, in evaluation mode, for `from_denoiser`; or one per model id.
@@ -87,28 +82,37 @@ def fit(
         >>> denoiser(series[:, :8], torch.ones(100)).shape
         torch.Size([100, 8])
     """
-    networks = network if isinstance(network, Mapping) else None
-    null = {"position": position, "null_condition": null_condition}
-    found = crops_of(where, data, networks, half, conditions, labels, null_probability, **null)
-    several = networks is not None and len(found) > 1
+    networks = dict(network) if isinstance(network, Mapping) else {None: network}
+    known, shared = inspect.signature(train).parameters, not isinstance(network, Mapping)
+    cut = {name: options.pop(name) for name in [*options] if name not in known}
+    found = crops(where, data, networks=None if shared else networks, **cut)
+    found = {None: found} if shared else found
     run, seeds = Run.of(run), list[int | None]([None] * len(found))
     if generator is not None:
         seed = seed_of(generator, "fit")
-        seeds = [*Noise.of(seed, len(found)).seeds(0)] if several else [seed]
+        seeds = [*Noise.of(seed, len(found)).seeds(0)] if len(found) > 1 else [seed]
     trained: dict[int, EDMDenoiser] = {}
-    result = {}
-    for place, (name, cut) in enumerate(found.items()):
-        own = network if isinstance(network, nn.Module) else network[name]
-        if id(own) not in trained:
-            folder = run
-            if several and run is not None:
-                folder = Run(Path(run.folder) / f"{place:04d}", run.every)
-            denoiser = _preconditioned(own, cut, sigma_data, _common(seeds[place]))
-            trained[id(own)] = train(
-                denoiser, cut, steps=steps, run=folder, generator=seeds[place], **options
-            )
-        result[name] = trained[id(own)]
-    return result[None] if networks is None else result
+    for place, (name, own) in enumerate(found.items()):
+        each = networks[name]
+        if id(each) in trained:
+            continue
+        folder = run
+        if run is not None and len(found) > 1:
+            folder = Run(Path(run.folder) / f"{place:04d}", run.every)
+        if not isinstance(each, EDMDenoiser):
+            mean, scale = 0.0, sigma_data
+            if scale is None:
+                stream = torch.Generator().manual_seed(
+                    Noise((_common(seeds[place]),)).seeds(START)[0]
+                )
+                some = [own.draw(64, stream).clean.flatten().double() for _ in range(64)]
+                mean, scale = torch.cat(some).mean().item(), torch.cat(some).std().item()
+            each = EDMDenoiser(each, scale, mean, unit=scale)
+        trained[id(networks[name])] = train(
+            each, own, steps=steps, run=folder, generator=seeds[place], **options
+        )
+    result = {name: trained[id(networks[name])] for name in found}
+    return result[None] if shared else result
 
 
 def train(
@@ -162,108 +166,98 @@ def train(
             f"{len(parameters)} parameters, steps={steps} and batch={batch}."
         )
     warmup = min(200, steps // 10) if warmup is None else warmup
-    device = parameters[0].device if device is None else torch.device(device)
-    denoiser = copy.deepcopy(denoiser).to(device).train()
+    place = parameters[0].device if device is None else torch.device(device)
+    dtype, on_gpu = parameters[0].dtype, place.type == "cuda"
+    denoiser = copy.deepcopy(denoiser).to(place).train()
     if not any(p.requires_grad for p in parameters):
         denoiser.requires_grad_(True)
-    rank, ranks = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if _grouped() else (0, 1)
     model: nn.Module = denoiser
     if ranks > 1:  # a kind of crops may not use the parameters of another's conditions
         model = DistributedDataParallel(denoiser, find_unused_parameters=True)
     average = AveragedModel(denoiser)
+    averaged = cast(EDMDenoiser, average.module)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr)
 
+    facts: dict[str, Any] = {"scales": [denoiser.sigma_data, denoiser.mean, denoiser.unit]}
     given = {"sampler": "training", "steps": steps, "batch": batch, "lr": lr, "warmup": warmup}
     given |= {"clip": clip, "ema": ema, "p_mean": p_mean, "p_std": p_std, "ranks": ranks}
     given |= {"per_element": per_element, "network": str(denoiser)}
-    earlier = None
+    begin, seed, earlier = 0, _common(generator), None
     if run is not None:
         earlier, given["data and conditions"] = run.latest(), store.fingerprint(crops)
-    begin = 0
-    if earlier is None:
-        seed = _common(generator)
-        scales = [denoiser.sigma_data, denoiser.mean, denoiser.unit]
-    else:
+    if earlier is not None:
         tensors, facts = earlier
-        seed, scales, begin = facts["seed"], facts["scales"], facts["step"]
-        given |= {} if generator is None else {"seed": seed_of(generator, "fit")}
-        check_same(f"fit: {run}", {**facts["run"], "seed": seed}, given, ELSEWHERE)
+        begin, seed = facts["step"], facts["run"]["seed"] if generator is None else seed
+        check_same(f"fit: {run}", facts["run"], {**given, "seed": seed}, ELSEWHERE)
         _restore(tensors, denoiser, average, optimizer)
-    averaged = cast(EDMDenoiser, average.module)
     for each in (denoiser, averaged):
-        each.sigma_data, each.mean, each.unit = scales
-    given["seed"], noise = seed, Noise((split_seed(seed, ranks)[rank],))
-    facts = {"run": given, "seed": seed, "scales": scales}
+        each.sigma_data, each.mean, each.unit = facts["scales"]
+    facts = {**facts, "run": {**given, "seed": seed}}
+    noise = Noise((split_seed(seed, ranks)[rank],))
 
-    middle = math.log(0.6 * denoiser.sigma_data) if p_mean is None else p_mean
-    edges = torch.tensor([middle - 0.43 * p_std, middle + 0.43 * p_std], device=device)
-    losses, counts = torch.zeros(2, 3, device=device, dtype=torch.float64)
-    levels = {"sigma_data": denoiser.sigma_data, "p_mean": middle, "p_std": p_std}
+    p_mean = math.log(0.6 * denoiser.sigma_data) if p_mean is None else p_mean
+    edges = torch.tensor([p_mean - 0.43 * p_std, p_mean + 0.43 * p_std], device=place)
+    bands = torch.zeros(2, 3, device=place, dtype=torch.float64)  # of losses: sums and counts
+
+    def record(losses: Tensor, sigma: Tensor) -> None:
+        band = torch.bucketize(sigma.log().flatten(), edges)
+        values = losses.reshape(*sigma.shape, -1).mean(-1).flatten().double()
+        bands[0] += torch.bincount(band, values, 3)
+        bands[1] += torch.bincount(band, minlength=3)
+
+    def save(step: int, last: bool = False) -> None:
+        if run is not None and rank == 0 and (run.due or last):
+            _check_finite(bands, step)
+            tensors = _tensors(denoiser, average, optimizer)
+            run.save(step, tensors, {**facts, "step": step}, last=last)
+
     bar = tqdm(range(begin, steps), initial=begin, total=steps, disable=not progress or rank > 0)
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):  # for dropout
+    with torch.random.fork_rng([place] if on_gpu else []):  # for dropout
         for step in bar:
-            if run is not None and run.due and rank == 0:
-                _check_finite(losses, step)
-                run.save(step, _tensors(denoiser, average, optimizer), {**facts, "step": step})
-            home = torch.cuda if device.type == "cuda" else torch.default_generator
-            home.manual_seed(noise.seeds(SECOND + step)[0])
+            save(step)
             stream = torch.Generator().manual_seed(noise.seeds(step)[0])
-            crop = crops.draw(batch, stream).to(device)
-            with torch.autocast("cuda", torch.bfloat16, enabled=bf16 and device.type == "cuda"):
-                loss, sigma = denoising_losses(
+            home = torch.cuda if on_gpu else torch.default_generator
+            home.manual_seed(noise.seeds(SECOND + step)[0])
+            crop = crops.draw(batch, stream)
+            with torch.autocast("cuda", torch.bfloat16, enabled=bf16 and on_gpu):
+                loss = denoising_loss(
                     model,
-                    crop.clean.to(parameters[0].dtype),
-                    crop.condition,
+                    crop.clean.to(place, dtype),
+                    sigma_data=denoiser.sigma_data,
+                    p_mean=p_mean,
+                    p_std=p_std,
                     per_element=per_element,
                     generator=stream,
-                    **levels,
+                    record=record,
+                    **map_tensors(lambda t: t.to(place), crop.condition),
                 )
             optimizer.zero_grad()
-            loss.mean().backward()
+            loss.backward()
             nn.utils.clip_grad_norm_(denoiser.parameters(), clip)
-            for group in optimizer.param_groups:
-                fall = 0.5 * (1 + math.cos(math.pi * step / steps))
-                group["lr"] = lr * fall * min(1.0, (step + 1) / (warmup + 1))
+            fall = 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.param_groups[0]["lr"] = lr * fall * min(1.0, (step + 1) / (warmup + 1))
             optimizer.step()
             average.multi_avg_fn = get_ema_multi_avg_fn(min(ema, (step + 1) / (step + 10)))
             average.update_parameters(denoiser)
-
-            shown = loss.detach().reshape(*sigma.shape, -1).mean(-1).flatten().double()
-            band = torch.bucketize(sigma.log().flatten(), edges)
-            losses += torch.bincount(band, shown, 3)
-            counts += torch.bincount(band, minlength=3)
             if step % EVERY == EVERY - 1 or step == steps - 1:
-                _check_finite(losses, step)
-                names = zip(("low σ", "middle", "high σ"), (losses / counts).tolist(), strict=True)
-                bar.set_postfix({name: f"{value:.3f}" for name, value in names})
-                losses, counts = torch.zeros_like(losses), torch.zeros_like(counts)
-    if run is not None and rank == 0 and begin < steps:
-        run.save(steps, _tensors(denoiser, average, optimizer), {**facts, "step": steps}, last=True)
+                _check_finite(bands, step)
+                means = zip(("low σ", "middle", "high σ"), bands[0] / bands[1], strict=True)
+                bar.set_postfix({name: f"{mean.item():.3f}" for name, mean in means})
+                bands.zero_()
+    if begin < steps:
+        save(steps, last=True)
     return averaged.eval().requires_grad_(False)
 
 
-def _preconditioned(
-    network: nn.Module, crops: Crops, sigma_data: float | None, seed: int
-) -> EDMDenoiser:
-    """A network as a denoiser of crops, whose mean and standard deviation are measured."""
-    if isinstance(network, EDMDenoiser):
-        return network
-    mean = 0.0
-    if sigma_data is None:
-        stream = torch.Generator().manual_seed(Noise((seed,)).seeds(START)[0])
-        values = torch.cat([crops.draw(64, stream).clean.flatten().double() for _ in range(64)])
-        mean, sigma_data = values.mean().item(), values.std().item()
-    return EDMDenoiser(network, sigma_data, mean, unit=sigma_data)
-
-
-def _distributed() -> bool:
+def _grouped() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
 def _common(generator: Generator) -> int:
     """The seed that a generator gives, of all ranks that of the first."""
     box = [seed_of(generator, "fit")]
-    if _distributed():
+    if _grouped():
         dist.broadcast_object_list(box, 0)
     return box[0]
 
@@ -276,25 +270,15 @@ def _check_finite(losses: Tensor, step: int) -> None:
         )
 
 
-def _tensors(
-    denoiser: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """All that the next step depends on, by name."""
-    moments = optimizer.state_dict()["state"].items()
-    parts = {
-        "denoiser": denoiser.state_dict(),
-        "average": average.state_dict(),
-        "optimizer": {f"{i} {name}": x for i, state in moments for name, x in state.items()},
-    }
-    return {f"{part}/{name}": x for part, named in parts.items() for name, x in named.items()}
+def _tensors(*parts: Any) -> dict[str, Tensor]:
+    """All that the next step depends on, by name: of the denoiser, its average, the optimizer."""
+    denoiser, average, optimizer = (part.state_dict() for part in parts)
+    moments = {f"{n} {name}": x for n, x_n in optimizer["state"].items() for name, x in x_n.items()}
+    named = {"denoiser": denoiser, "average": average, "optimizer": moments}
+    return {f"{part}/{name}": x for part, own in named.items() for name, x in own.items()}
 
 
-def _restore(
-    tensors: Mapping[str, Tensor],
-    denoiser: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> None:
+def _restore(tensors: Mapping[str, Tensor], denoiser: Any, average: Any, optimizer: Any) -> None:
     """Puts back what `_tensors` gave."""
     parts: dict[str, dict[str, Tensor]] = {"denoiser": {}, "average": {}, "optimizer": {}}
     for key, value in tensors.items():

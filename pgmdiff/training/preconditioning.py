@@ -25,7 +25,7 @@ from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import named, received
 from pgmdiff.text import brief
 
-__all__ = ["EDMDenoiser", "denoising_loss", "denoising_losses"]
+__all__ = ["EDMDenoiser", "denoising_loss"]
 
 
 class EDMDenoiser(nn.Module):
@@ -74,6 +74,7 @@ def denoising_loss(
     p_std: float = 1.2,
     per_element: bool = False,
     generator: Generator = None,
+    record: Callable[[Tensor, Tensor], object] | None = None,
     **condition: Any,
 ) -> Tensor:
     """The weighted denoising error of a batch, averaged over its entries; see the module's formula.
@@ -89,56 +90,29 @@ def denoising_loss(
         generator: the source of the noise levels and the noise, one stream for the batch; see
             `pgmdiff.noise.Generator`. In a training loop give a `torch.Generator` or None: an
             integer would repeat the same noise at every step.
+        record: is called with the error of every entry, without a gradient, and with sigma.
         condition: keyword arguments of the denoiser.
 
     Raises:
         PgmdiffError: sigma_data is not positive, or the generator is a sequence.
     """
-    losses, _ = denoising_losses(
-        denoise,
-        clean,
-        condition,
-        sigma_data=sigma_data,
-        p_mean=p_mean,
-        p_std=p_std,
-        per_element=per_element,
-        generator=generator,
-    )
-    return losses.mean()
-
-
-def denoising_losses(
-    denoise: Callable[..., Tensor],
-    clean: Tensor,
-    condition: dict[str, Any],
-    *,
-    sigma_data: float,
-    p_mean: float | None = None,
-    p_std: float = 1.2,
-    per_element: bool = False,
-    generator: Generator = None,
-) -> tuple[Tensor, Tensor]:
-    """Each entry's weighted error, `[batch, *shape]`, and its noise level, as `denoise` got it.
-
-    The arguments and errors are those of `denoising_loss`.
-    """
     check_scale("denoising_loss", "sigma_data", sigma_data)
     p_mean = math.log(0.6 * sigma_data) if p_mean is None else p_mean
     generator = torch_generator(generator, "denoising_loss")
-
-    def levels() -> Tensor:
-        normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)
-        return (p_mean + p_std * normal).exp()
-
-    sigma = levels()
+    normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)
+    sigma = (p_mean + p_std * normal).exp()
     noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
     if per_element:
         share = beside(torch.rand(len(clean), generator=generator), clean)
+        other = (p_mean + p_std * torch.randn(len(clean), generator=generator)).exp().to(sigma)
         second = torch.rand(clean.shape, generator=generator) < share
-        sigma = torch.where(second, beside(levels(), clean), beside(sigma, clean))
+        sigma = torch.where(second, beside(other, clean), beside(sigma, clean))
     sigma = sigma.to(clean.device)
     s = sigma if per_element else beside(sigma, clean)
     weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
     noisy = clean + s * noise
     value = received(denoise(noisy, sigma, **condition), clean, lambda: brief(denoise), cast=True)
-    return weight * (value - clean) ** 2, sigma
+    losses: Tensor = weight * (value - clean) ** 2
+    if record is not None:
+        record(losses.detach(), sigma)
+    return losses.mean()

@@ -172,5 +172,5 @@ def test_wrong_input_is_named() -> None:
         crops(graph, torch.randn(5, 3), conditions={"f9": {"y": torch.zeros(())}})
     with pytest.raises(ScoreError, match="needs the model 'f1'"):
         fit(graph, {"f0": network, "x1": network}, torch.randn(5, 3), steps=1)
-    with pytest.raises(PgmdiffError, match=r"no network for crops of shape \(2,\)"):
+    with pytest.raises(ScoreError, match=r"no network for crops of shape \(2,\)"):
         fit([(3,), (2,)], {(3,): network}, torch.randn(5, 4), steps=1)
