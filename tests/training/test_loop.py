@@ -160,6 +160,21 @@ def test_a_run_goes_on_after_sigkill(tmp_path: Path) -> None:
         runs.trained(tmp_path, generator=4)
 
 
+def test_several_networks_have_a_folder_each(tmp_path: Path) -> None:
+    """Without a generator a run has its own seed; what is finished returns at once."""
+    graph, data = chain(3, shape=(1,), factor_model="pair", variable_model="one"), torch.randn(9, 3)
+    networks = {"pair": Affine(2), "one": Affine(1)}
+    first, again = (fit(graph, networks, data, steps=4, run=tmp_path) for _ in range(2))
+    for name in networks:
+        assert torch.equal(first[name].network.layer.weight, again[name].network.layer.weight)
+        assert first[name].sigma_data == again[name].sigma_data
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000", "0001"]
+    other = fit(graph, networks, data, steps=4)
+    assert not torch.equal(other["pair"].network.layer.weight, first["pair"].network.layer.weight)
+    with pytest.raises(PgmdiffError, match="another run: expected data and conditions"):
+        fit(graph, networks, 1 + data, steps=4, run=tmp_path)
+
+
 def test_two_ranks_average_their_gradients(tmp_path: Path) -> None:
     """DDP's result is that of one process that sums the losses of both ranks' crops."""
     command = [sys.executable, "-m", "tests.training.runs", str(tmp_path), "1"]
