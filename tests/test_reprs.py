@@ -61,6 +61,7 @@ from pgmdiff.scores.adapters import Timesteps, from_denoiser, from_flow
 from pgmdiff.scores.guidance import guided, scheduled
 from pgmdiff.testing import assert_lawful, laws, two_mode_chain
 from pgmdiff.text import Table
+from pgmdiff.training import crops
 
 SVG = "{http://www.w3.org/2000/svg}"
 KIKUCHI = [("a", "b", "c"), ("b", "c", "d"), ("c", "d", "e"), ("a", "d", "e")]
@@ -262,6 +263,9 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     ),
     "Curvature": lambda: measured(),
     "Extremes": lambda: Extremes(torch.zeros(500), torch.ones(500)),
+    # training
+    "CropBatch": lambda: crops([(N,)], torch.randn(9, N)).draw(8),
+    "Crops": lambda: crops([(N,)], torch.randn(9, N)),
     # reports
     "Advice": lambda: advise({"chain": chain(3), "cycle": cycle(3)}, gaussian(3)),
     "Prediction": lambda: advise({"chain": chain(3), "cycle": cycle(3)}, gaussian(3)).rows[0],
@@ -285,7 +289,7 @@ def consistency() -> Any:
 
 
 NOT_PRINTED = {
-    "UNet", "EDMDenoiser",  # torch's modules print their layers
+    "UNet", "SeriesNet", "EDMDenoiser",  # torch's modules print their layers
     "LinearOperator", "Evaluate", "Step",  # protocols, a dict
 }  # fmt: skip
 

@@ -39,10 +39,11 @@ from pgmdiff.composition import (
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.images import cube_to_equirectangular, equirectangular_to_cube
+from pgmdiff.models.series import SeriesNet
 from pgmdiff.precision import ComposedPrecision, solver_of
 from pgmdiff.scores import denoise, from_denoiser, from_eps, padded
 from pgmdiff.testing.oracles import markov_gaussian
-from pgmdiff.training import denoising_loss, random_crops
+from pgmdiff.training import EDMDenoiser, crops, denoising_loss, fit, random_crops
 from tests.helpers import ar1
 
 N = 5
@@ -288,6 +289,23 @@ def loss(t: Units) -> Any:
     return denoising_loss(score.denoise, clean, sigma_data=t.a, generator=0)
 
 
+def network(t: Units) -> SeriesNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SeriesNet(width=8, depth=1, features=8).to(t.dtype)
+
+
+def trained(t: Units) -> Any:
+    data = t.states(UNIT.sample(50, 3))
+    denoiser = fit(CHAIN, network(t), data, steps=3, batch=16, generator=0)
+    return t.back(denoiser(t.noisy, torch.full((4,), 0.7 * t.a, dtype=t.dtype)))
+
+
+def preconditioned(t: Units) -> Any:
+    denoiser = EDMDenoiser(network(t).requires_grad_(False), 2 * t.a, t.b, unit=t.a)
+    return t.back(denoiser(t.noisy, torch.full((4,), 0.7 * t.a, dtype=t.dtype)))
+
+
 def likelihood(t: Units) -> Any:
     last = t.gaussian(UNIT.noised(20.0))
     found = s.log_likelihood(t.q.score, t.noisy, 0.7 * t.a, 20 * t.a, prior=last.log_density)
@@ -500,7 +518,10 @@ LAWS: dict[str, Callable[[Units], Any]] = {
         t.a * from_eps(lambda x, sigma: -sigma[:, None] * t.q(x, sigma))(t.noisy, 0.7 * t.a)
     ),
     "scores.padded": lambda t: t.a * padded(t.q, (N,))(t.noisy[:, 1:4], 0.7 * t.a),
+    "training.EDMDenoiser": preconditioned,
+    "training.crops": lambda t: t.back(crops(WINDOWS, t.states(draw(4, 12))).draw(4, 0).clean),
     "training.denoising_loss": loss,
+    "training.fit": trained,
     "training.random_crops": lambda t: t.back(random_crops(image(t)[0], (3, 5), 4, generator=0)),
 }
 """By name: a function of the units that returns its results in units of 1, about 0."""
@@ -564,6 +585,8 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys((f"scores.{n}" for n in (
         "Timesteps", "from_flow", "from_vp_eps", "from_vp_sample", "from_vp_v")), NETWORK),
     "scores.Score": ABSTRACT,
+    "training.CropBatch": RESULT, "training.Crops": ENTRY + "crops",
+    "training.positions": "shares of axes", "training.train": ENTRY + "fit",
     **dict.fromkeys((f"scores.{n}" for n in ("guided", "interpolated", "scheduled", "slerp")),
         CONDITION),
 }  # fmt: skip

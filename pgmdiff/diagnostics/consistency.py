@@ -7,7 +7,9 @@ overlap. If the two models are marginals of one distribution, then (law of total
     E|D_o - u_0|² = E|D_f - u_0|² + E|D_f - D_o|²                           (Pythagoras)
 
 `check_consistency` measures both on noised data. Composition divides by the overlap's model, so
-that an inconsistency there shows as an error at the seams.
+that an inconsistency there shows as an error at the seams. Of D_f - D_o = (D_f - u_0) + (u_0 - D_o)
+neither part can be predicted from u_o where its model is right: the share of the second in what g
+predicts is the share of the overlap's model in the blame.
 """
 
 import math
@@ -56,6 +58,8 @@ class Agreement:
             that they work in different units or on different data.
         deviation: how far `excess` is above 0, in standard errors over the data.
         lag: how far `error_overlap - error_piece` is below 0, in standard errors.
+        blame: the share of the overlap's model in the excess: about 1 if it alone is at fault, 0 if
+            the piece's is; without meaning where there is no excess.
     """
 
     piece: str
@@ -67,6 +71,7 @@ class Agreement:
     excess: float
     deviation: float
     lag: float
+    blame: float
 
     def __post_init__(self) -> None:
         figures = [value for value in vars(self).values() if isinstance(value, float)]
@@ -91,13 +96,22 @@ class Agreement:
         apart = self.deviation > SIGNIFICANT and self.excess > NEGLIGIBLE
         return "not a marginal" if apart else "consistent"
 
+    @property
+    def longer(self) -> tuple[str, ...]:
+        """The models to train longer: the piece's, the overlap's, both or none."""
+        if self.verdict == "consistent":
+            return ()
+        if self.verdict == "piece lags" or self.blame < 0.25:
+            return (self.piece,)
+        return (self.overlap,) if self.blame > 0.75 else (self.piece, self.overlap)
+
 
 ADVICE = {
     "piece lags": "the piece's model, which sees more, denoises the overlap worse than the "
     "overlap's own model: train the piece's model further, or share one network, or check its "
     "adapter and units",
     "not a marginal": "the overlap's model is not a marginal of the piece's: train both on crops "
-    "of the same data in the same units (training.random_crops), or train longer, or share one "
+    "of the same data in the same units (training.fit), or train longer, or share one "
     "network, or refit the overlap's model",
 }
 
@@ -134,6 +148,10 @@ class Consistency:
         head = "piece / overlap", "σ", *errors, "excess (std. errors)", "verdict"
         verdicts = dict.fromkeys(row.verdict for row in self.rows)
         notes = [f"{v}: {ADVICE[v]}." for v in verdicts if v in ADVICE]
+        longer = Counter(name for row in self.rows for name in row.longer)
+        if longer:
+            often = (f"{name} ({counted(n, 'row')})" for name, n in longer.most_common())
+            notes.append(f"If they are networks, train longer, first of all: {', '.join(often)}.")
         return Table("Pieces against overlaps", rows, head, notes)
 
     def __str__(self) -> str:
@@ -238,6 +256,7 @@ def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreeme
     disagreement = (difference**2).mean().item()
     predicted = _cross_predicted(difference, torch.cat([noisy, by_overlap], dim=2))
     agreement = (difference * predicted).mean(dim=(1, 2))
+    explained, own = agreement.mean().item(), ((clean - by_overlap) * predicted).mean().item()
     return Agreement(
         piece,
         overlap,
@@ -245,9 +264,10 @@ def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreeme
         error_piece.mean().item(),
         error_overlap.mean().item(),
         disagreement,
-        agreement.mean().item() / disagreement if disagreement else 0.0,
+        explained / disagreement if disagreement else 0.0,
         _in_standard_errors(agreement),
         _in_standard_errors(error_piece - error_overlap),
+        own / explained if explained else 0.5,
     )
 
 
