@@ -31,7 +31,7 @@ from pgmdiff.models.gravel import gravel_denoiser, gravel_image
 from pgmdiff.samplers import Solver, karras, sample
 from pgmdiff.scores.adapters import from_denoiser
 from pgmdiff.text import Table
-from pgmdiff.training.loop import random_crops
+from pgmdiff.training import random_crops
 
 __all__ = ["CANDIDATES", "run", "tables"]
 

@@ -7,6 +7,7 @@ from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
 
 from pgmdiff import (
+    baselines,
     composition,
     conditioning,
     diagnostics,
@@ -29,6 +30,7 @@ from pgmdiff.composition import (
     Marginal,
     Posterior,
     compose,
+    field,
 )
 from pgmdiff.diagnostics import advise, check_consistency, window_candidates
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
@@ -62,12 +64,14 @@ __all__ = [
     "ScoreError",
     "ShapeError",
     "advise",
+    "baselines",
     "check_consistency",
     "cluster_variation",
     "compose",
     "composition",
     "conditioning",
     "diagnostics",
+    "field",
     "fit_covariances",
     "from_denoiser",
     "from_eps",

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.composition.composing import compose
+from pgmdiff.baselines import composed
 from pgmdiff.composition.rules import Average, Marginal, Rule
 from pgmdiff.diagnostics.metrics import seam_ratio
 from pgmdiff.graphs import tiles
 from pgmdiff.models.gravel import gravel_denoiser, gravel_image
-from pgmdiff.samplers import Heun, karras, sample
+from pgmdiff.samplers import Heun, karras
 from pgmdiff.scores.adapters import from_denoiser
 from pgmdiff.text import Table
 
@@ -45,18 +45,6 @@ class Row:
     network_patches: int = 0
 
 
-class Counted:
-    """A denoiser that counts the patches that it receives."""
-
-    def __init__(self, denoiser: Callable[..., Tensor]) -> None:
-        self.denoiser = denoiser
-        self.patches = 0
-
-    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        self.patches += len(x)
-        return self.denoiser(x, sigma)
-
-
 @dataclass(frozen=True)
 class Method:
     """A way to make an image: the overlap of its windows, the rule, and whether it is a ring."""
@@ -75,21 +63,19 @@ class Method:
         self, denoiser: Callable[..., Tensor], seed: int, width: int, steps: int
     ) -> tuple[Tensor, Row]:
         """Samples one image `[H, W]`, and measures it."""
-        counted = Counted(denoiser)
         graph = tiles(
             (1, HEIGHT, width),
             window=(1, WINDOW, WINDOW),
             overlap=(0, self.overlap, self.overlap),
             periodic=(False, False, self.ring),
         )
-        joint = compose(graph, from_denoiser(counted), rule=self.rule, max_batch=MAX_BATCH)
+        score, levels = from_denoiser(denoiser), karras(steps, SIGMA_MIN, SIGMA_MAX)
+        options: dict[str, Any] = {"max_batch": MAX_BATCH, "solver": Heun(), "generator": seed}
         start = time.perf_counter()
-        levels, shape = karras(steps, SIGMA_MIN, SIGMA_MAX), (1, *graph.event_shape)
-        image = sample(joint, levels, shape=shape, solver=Heun(), generator=seed)[0, 0]
-        seconds = time.perf_counter() - start
-        evaluations = counted.patches // sum(len(batch.group) for batch in joint.batches)
+        drawn = composed(score, graph, levels, rule=self.rule, **options)
+        seconds, image = time.perf_counter() - start, drawn.samples[0, 0]
         ratio = seam_ratio(image, self.seams(width), periodic=self.ring)
-        return image, Row(self.name, ratio, seconds, evaluations, counted.patches)
+        return image, Row(self.name, ratio, seconds, drawn.critical_path, drawn.evaluations)
 
 
 METHODS = (

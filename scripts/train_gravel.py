@@ -1,6 +1,6 @@
 """Trains the bundled gravel model on crops of one photograph.
 
-    python -m scripts.train_gravel [--steps N] [--out FOLDER] | --check
+    python -m scripts.train_gravel [--steps N] [--out FOLDER] [--run FOLDER] | --check
 
 scikit-image's `gravel` (CC0) is resized to 256 × 256 and scaled to [-1, 1].
 """
@@ -14,7 +14,7 @@ from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
 from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image, untrained
 from pgmdiff.models.unet import EDMDenoiser
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.training.loop import random_crops
+from pgmdiff.training import random_crops
 from scripts.training import Recipe, main
 
 RECIPE = Recipe(

@@ -53,7 +53,8 @@ from pgmdiff.samplers import (
 )
 from pgmdiff.samplers.correctors import WIDTH
 from pgmdiff.testing import two_mode_chain
-from pgmdiff.training import denoising_loss, random_crops
+from pgmdiff.training import crops as crops_of
+from pgmdiff.training import denoising_loss, fit, random_crops
 from tests.helpers import ar1
 from tests.samplers.cases import TARGET
 
@@ -318,6 +319,20 @@ def crops(generator: Generator) -> Tensor:
     return random_crops(torch.arange(900.0).reshape(1, 30, 30), (2, 2), 5, generator=generator)
 
 
+class Constant(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return self.value.expand_as(x)
+
+
+def fitted(generator: Generator) -> Tensor:
+    found: Tensor = fit([(2,)], Constant(), DATA, steps=2, generator=generator).network.value
+    return found
+
+
 def weighted(generator: Generator) -> Tensor:
     return sample_weighted(FeynmanKac(JOINT), SIGMAS[:-1], **RUN, generator=generator).x
 
@@ -349,6 +364,8 @@ ONE_STREAM: dict[str, Callable[[Generator], Tensor]] = {
     "GaussianMixture.sample": lambda g: MIXTURE.sample(4, g),
     "ModeChain.sample": lambda g: two_mode_chain(3).sample(4, g),
     "random_crops": crops,
+    "fit": fitted,
+    "crops": lambda g: crops_of([(2,)], DATA).draw(4, g).clean,
     "denoising_loss": lambda g: denoising_loss(lambda x, s: x, DATA, sigma_data=1.0, generator=g),
     "sliced_wasserstein": lambda g: torch.tensor(sliced_wasserstein(DATA, DATA + 1, generator=g)),
 }

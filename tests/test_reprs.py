@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 import pgmdiff
 from pgmdiff import Consistent, Marginal, Posterior, advise, check_consistency, compose
+from pgmdiff.baselines import Drawn
 from pgmdiff.composition import FeynmanKac
 from pgmdiff.conditioning import masks, matrices, moment_matching, replacement
 from pgmdiff.conditioning.matching import Composed, Isotropic, Tweedie
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import Linear, Stacked
+from pgmdiff.diagnostics.metrics import Interval
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.gaussian import distributions as gaussian_distributions
 from pgmdiff.graphs import (
@@ -59,6 +61,7 @@ from pgmdiff.scores.adapters import Timesteps, from_denoiser, from_flow
 from pgmdiff.scores.guidance import guided, scheduled
 from pgmdiff.testing import assert_lawful, laws, two_mode_chain
 from pgmdiff.text import Table
+from pgmdiff.training import crops
 
 SVG = "{http://www.w3.org/2000/svg}"
 KIKUCHI = [("a", "b", "c"), ("b", "c", "d"), ("c", "d", "e"), ("a", "d", "e")]
@@ -168,6 +171,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Joint": lambda: joint(),
     "FeynmanKac": lambda: FeynmanKac(joint("marginal")),
     "Remembering": lambda: joint().remembering(),
+    "Field": lambda: pgmdiff.field(torch.zeros(4, 1, 14, 16)),
     "Chunk": lambda: next(joint().evaluate(torch.zeros(1, N), torch.ones(1)))[0],
     "Batch": lambda: joint().batches[0],
     "Marginal": Marginal,
@@ -259,11 +263,16 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     ),
     "Curvature": lambda: measured(),
     "Extremes": lambda: Extremes(torch.zeros(500), torch.ones(500)),
+    # training
+    "CropBatch": lambda: crops([(N,)], torch.randn(9, N)).draw(8),
+    "Crops": lambda: crops([(N,)], torch.randn(9, N)),
     # reports
     "Advice": lambda: advise({"chain": chain(3), "cycle": cycle(3)}, gaussian(3)),
     "Prediction": lambda: advise({"chain": chain(3), "cycle": cycle(3)}, gaussian(3)).rows[0],
     "Consistency": lambda: consistency(),
     "Agreement": lambda: consistency().rows[0],
+    "Drawn": lambda: Drawn(torch.zeros(8, 3, 32, 512), 1240, 40),
+    "Interval": lambda: Interval(0.5, 0.4, 0.6),
     "Checked": lambda: assert_lawful(chain(3), only=list(pgmdiff.testing.LAWS)[:4]),
     "Subject": lambda: laws.Subject(chain(N)),
 }
@@ -280,7 +289,7 @@ def consistency() -> Any:
 
 
 NOT_PRINTED = {
-    "UNet", "EDMDenoiser",  # torch's modules print their layers
+    "UNet", "SeriesNet", "EDMDenoiser",  # torch's modules print their layers
     "LinearOperator", "Evaluate", "Step",  # protocols, a dict
 }  # fmt: skip
 

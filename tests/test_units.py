@@ -16,7 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import check_consistency, conditioning, diagnostics, fit_covariances, graphs, precision
+from pgmdiff import (
+    baselines,
+    check_consistency,
+    conditioning,
+    diagnostics,
+    fit_covariances,
+    graphs,
+    precision,
+)
 from pgmdiff import gaussian as gaussians
 from pgmdiff import samplers as s
 from pgmdiff.composition import (
@@ -31,10 +39,11 @@ from pgmdiff.composition import (
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.images import cube_to_equirectangular, equirectangular_to_cube
+from pgmdiff.models.series import SeriesNet
 from pgmdiff.precision import ComposedPrecision, solver_of
 from pgmdiff.scores import denoise, from_denoiser, from_eps, padded
 from pgmdiff.testing.oracles import markov_gaussian
-from pgmdiff.training import denoising_loss, random_crops
+from pgmdiff.training import EDMDenoiser, crops, denoising_loss, fit, random_crops
 from tests.helpers import ar1
 
 N = 5
@@ -229,12 +238,72 @@ def texture(t: Units) -> Any:
     return features[:, :60], features[:, 60], features[:, 61], features[:, 62]
 
 
+def features(t: Units) -> tuple[Tensor, Tensor]:
+    """Features of 20 images in their units, and of 20 others."""
+    images = t.states(0.3 * draw(40, 2, 8, 16).cumsum(-1))
+    return diagnostics.texture_features(images).chunk(2)
+
+
+def together(
+    metric: Callable[..., Any], *sets: Callable[[Units], Tensor]
+) -> Callable[[Units], Any]:
+    """A metric that has no unit."""
+    return lambda t: torch.as_tensor(metric(*(each(t) for each in sets)))
+
+
+def one(t: Units) -> Tensor:
+    return t.states(X)
+
+
+def other(t: Units) -> Tensor:
+    return t.states(Y)
+
+
+def floor(t: Units) -> Any:
+    found = diagnostics.with_floor(diagnostics.energy_distance, one(t), other(t), generator=0)
+    return torch.tensor(found) / t.a
+
+
+def drawn(method: Callable[..., Any], *more: Callable[[Units], Any]) -> Callable[[Units], Any]:
+    """Samples of a baseline, from windows of an AR(1) series."""
+
+    def law(t: Units) -> Any:
+        def score(x: Tensor, sigma: Tensor) -> Tensor:
+            return t.gaussian(ar1(x.shape[1], 0.8))(x, sigma)
+
+        options = {"batch": 3, "generator": 0, "dtype": t.dtype}
+        given = [each(t) for each in more]
+        return t.back(method(score, WINDOWS, [*t.sigmas(), 0.0], *given, **options).samples)
+
+    return law
+
+
+SEEN = torch.arange(12) % 5 == 0
+
+
 def loss(t: Units) -> Any:
     clean, variance = t.states(draw(50, 3)), t.a**2
     score = from_denoiser(
         lambda x, sigma: t.b + (x - t.b) * (variance / (variance + sigma**2))[:, None]
     )
     return denoising_loss(score.denoise, clean, sigma_data=t.a, generator=0)
+
+
+def network(t: Units) -> SeriesNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SeriesNet(width=8, depth=1, features=8).to(t.dtype)
+
+
+def trained(t: Units) -> Any:
+    data = t.states(UNIT.sample(50, 3))
+    denoiser = fit(CHAIN, network(t), data, steps=3, batch=16, generator=0)
+    return t.back(denoiser(t.noisy, torch.full((4,), 0.7 * t.a, dtype=t.dtype)))
+
+
+def preconditioned(t: Units) -> Any:
+    denoiser = EDMDenoiser(network(t).requires_grad_(False), 2 * t.a, t.b, unit=t.a)
+    return t.back(denoiser(t.noisy, torch.full((4,), 0.7 * t.a, dtype=t.dtype)))
 
 
 def likelihood(t: Units) -> Any:
@@ -330,6 +399,48 @@ LAWS: dict[str, Callable[[Units], Any]] = {
     "diagnostics.mean_and_error": seeds,
     "diagnostics.seam_ratio": lambda t: torch.tensor(diagnostics.seam_ratio(image(t), [4, 8])),
     "diagnostics.texture_features": texture,
+    "diagnostics.crop_features": lambda t: t.back(
+        diagnostics.crop_features(
+            image(t), (3, 5), 2, extractor=lambda x: x.flatten(1), generator=0
+        )
+    ),
+    "diagnostics.kernel_distance": lambda t: torch.tensor(
+        diagnostics.kernel_distance(*features(t))
+    ),
+    "diagnostics.manifold_precision": lambda t: torch.tensor(
+        [
+            diagnostics.frechet_distance(*features(t), relative=True),
+            diagnostics.manifold_precision(*features(t)),
+        ]
+    ),
+    "diagnostics.diversity": lambda t: torch.tensor(diagnostics.diversity(one(t)) / t.a),
+    "diagnostics.multimodal_distance": lambda t: torch.tensor(
+        diagnostics.multimodal_distance(one(t), other(t)) / t.a
+    ),
+    "diagnostics.r_precision": together(diagnostics.r_precision, one, other),
+    "diagnostics.autocorrelation": together(lambda x: diagnostics.autocorrelation(x, 3), one),
+    "diagnostics.autocorrelation_distance": together(
+        lambda a, b: diagnostics.autocorrelation_distance(a, b, 3), one, other
+    ),
+    "diagnostics.spectrum": lambda t: diagnostics.spectrum(image(t)) / t.a**2,
+    "diagnostics.spectrum_distance": together(diagnostics.spectrum_distance, one, other),
+    "diagnostics.with_floor": floor,
+    "diagnostics.crps": lambda t: torch.tensor(
+        diagnostics.crps(t.states(X.reshape(6, 10, N)), t.states(Y[:6])) / t.a
+    ),
+    "diagnostics.interval_coverage": together(
+        lambda x, y: diagnostics.interval_coverage(x.reshape(3, 20, N)[:, :19], y[:3]), one, other
+    ),
+    "diagnostics.rank_statistics": together(
+        lambda x, y: diagnostics.rank_statistics(x, y[:, 0])[1], one, other
+    ),
+    "baselines.concatenation": drawn(baselines.concatenation),
+    "baselines.naive": drawn(baselines.naive),
+    "baselines.composed": drawn(baselines.composed),
+    "baselines.outpainting": drawn(baselines.outpainting),
+    "baselines.split_and_inpaint": drawn(
+        baselines.split_and_inpaint, lambda t: t.states(draw(12)), lambda t: SEEN
+    ),
     "diagnostics.influence": lambda t: (
         t.a**2 * diagnostics.influence(t.joint(Marginal()), t.noisy, 0.7 * t.a, 1)
     ),
@@ -407,12 +518,16 @@ LAWS: dict[str, Callable[[Units], Any]] = {
         t.a * from_eps(lambda x, sigma: -sigma[:, None] * t.q(x, sigma))(t.noisy, 0.7 * t.a)
     ),
     "scores.padded": lambda t: t.a * padded(t.q, (N,))(t.noisy[:, 1:4], 0.7 * t.a),
+    "training.EDMDenoiser": preconditioned,
+    "training.crops": lambda t: t.back(crops(WINDOWS, t.states(draw(4, 12))).draw(4, 0).clean),
     "training.denoising_loss": loss,
+    "training.fit": trained,
     "training.random_crops": lambda t: t.back(random_crops(image(t)[0], (3, 5), 4, generator=0)),
 }
 """By name: a function of the units that returns its results in units of 1, about 0."""
 
 ABOUT_ZERO = {
+    **{f"baselines.{name}": "starts from N(0, σ²), as `sample` does" for name in baselines.__all__},
     "samplers.Curvature": "the pilot run starts from N(0, σ²)",
     "samplers.sample": "shape= draws a start from N(0, σ²), which the docstring says",
     "samplers.sample_weighted": "particles start from N(0, σ²), which the docstring says",
@@ -428,6 +543,7 @@ ENTRY = "numbers of another law here: "
 
 EXEMPT: dict[str, str] = {
     "composition.compose": ENTRY + "Marginal", "composition.Joint": ENTRY + "Marginal",
+    "composition.Field": CONDITION, "composition.field": CONDITION,
     "composition.Rule": ABSTRACT, "composition.RegionScores": ABSTRACT,
     "conditioning.moment_matching": ENTRY + "Composed",
     "conditioning.choose_covariance": "makes a choice",
@@ -438,7 +554,10 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys((f"conditioning.{n}" for n in (
         "LinearOperator", "Operator", "PosteriorCovariance")), ABSTRACT),
     **dict.fromkeys((f"diagnostics.{n}" for n in (
-        "Advice", "Agreement", "Consistency", "Prediction")), RESULT),
+        "Advice", "Agreement", "Consistency", "Interval", "Prediction")), RESULT),
+    "baselines.Drawn": RESULT,
+    "diagnostics.bootstrap": ENTRY + "with_floor",
+    "diagnostics.manifold_recall": ENTRY + "manifold_precision",
     "diagnostics.window_candidates": "cuts shapes",
     "gaussian.Distribution": ABSTRACT, "gaussian.NodeScores": ENTRY + "node_scores",
     "gaussian.NodeCovariances": ENTRY + "node_covariances",
@@ -466,12 +585,14 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys((f"scores.{n}" for n in (
         "Timesteps", "from_flow", "from_vp_eps", "from_vp_sample", "from_vp_v")), NETWORK),
     "scores.Score": ABSTRACT,
+    "training.CropBatch": RESULT, "training.Crops": ENTRY + "crops",
+    "training.positions": "shares of axes", "training.train": ENTRY + "fit",
     **dict.fromkeys((f"scores.{n}" for n in ("guided", "interpolated", "scheduled", "slerp")),
         CONDITION),
 }  # fmt: skip
 """By name: why a public object is not under the law."""
 
-ROOMS = "composition", "conditioning", "diagnostics", "gaussian", "images", "precision"
+ROOMS = "baselines", "composition", "conditioning", "diagnostics", "gaussian", "images", "precision"
 ROOMS += "samplers", "scores", "training"
 """Not among them: graphs (which hold no data), models and integrations (networks, other libraries'
 units), plotting and testing (their own data)."""

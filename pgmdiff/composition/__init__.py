@@ -3,6 +3,7 @@
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.consistent import Consistent
 from pgmdiff.composition.feynman_kac import FeynmanKac
+from pgmdiff.composition.fields import Field, field
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import RegionScores, Scores
 from pgmdiff.composition.posterior import Posterior
@@ -12,6 +13,7 @@ __all__ = [
     "Average",
     "Consistent",
     "FeynmanKac",
+    "Field",
     "Joint",
     "Marginal",
     "Posterior",
@@ -19,4 +21,5 @@ __all__ = [
     "Rule",
     "Scores",
     "compose",
+    "field",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import Batch, RegionScores, Scores, plan
 from pgmdiff.composition.rules import Marginal, Rule
@@ -27,7 +28,7 @@ def compose(
     scores: Scores,
     *,
     rule: Rule | None = None,
-    conditions: Mapping[Any, Condition] | None = None,
+    conditions: Mapping[Any, Condition | Field] | None = None,
     null_condition: Condition | None = None,
     max_batch: int | None = None,
     check_finite: bool = True,
@@ -45,7 +46,8 @@ def compose(
         rule: `Marginal()` (the paper's rule and the default), `Average()`, or, with covariances of
             the regions, `Consistent(covariances)` or `Posterior(covariances)`.
         conditions: node name to keyword arguments of its score, pytrees of tensors without a
-            batch axis; they add to the graph's own and override them.
+            batch axis; they add to the graph's own and override them. A `field` by its keyword,
+            `{"low": field(t)}`, reaches all nodes but those that receive this keyword otherwise.
         null_condition: what the nodes that are not pieces (variables, overlaps) receive, such as
             the embedding of an empty prompt, unless they have a condition of their own: in place
             of conditions given at call time, and beside pieces that have conditions here.
@@ -62,6 +64,7 @@ def compose(
     Raises:
         GraphError: it is no graph, its counting numbers are invalid, or a condition names no node.
         ScoreError: a node that must be evaluated has no score, or a score belongs to no node.
+        ShapeError: a field does not fit the state.
 
     Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
     models", 2023, Eqs. 5-7.
@@ -85,11 +88,13 @@ def compose(
     null = {} if null_condition is None else null_condition
     for what, given in (("conditions", conditions), ("null_condition", null)):
         check_mapping("compose", what, given, "Conditions are keyword arguments.")
-    regions = replace(regions, conditions=_merged(regions.conditions, conditions))
-    _check_null(null, regions.conditions)
+    fields = {word: value for word, value in conditions.items() if isinstance(value, Field)}
+    named = {name: each for name, each in conditions.items() if name not in fields}
+    regions = replace(regions, conditions=_merged(regions.conditions, named))
+    _check_null(null, {**regions.conditions, Field: fields})
     with torch.inference_mode(False):  # what is computed here must serve autograd later
         rule = rule.bind(regions)
-        batches = tuple(plan(regions, scores, rule.weights(regions), rule.precisions, null))
+        batches = tuple(plan(regions, scores, rule.weights(regions), rule.precisions, null, fields))
     _warn_in_train_mode(batches)
     return Joint(graph, regions, rule, batches, max_batch, check_finite, checkpoint)
 
@@ -125,9 +130,7 @@ def _check_null(null: Condition, conditions: Mapping[Any, Condition]) -> None:
             )
 
 
-def _merged(
-    own: Mapping[Any, Condition], given: Mapping[Any, Condition]
-) -> dict[Hashable, Condition]:
+def _merged(own: Mapping[Any, Condition], given: Mapping[Any, Any]) -> dict[Hashable, Condition]:
     """Per node, the keywords given on top of the graph's own."""
     both = {
         name: {**own[name], **given[name]}

@@ -1,15 +1,17 @@
 """Evaluating regions: what one model call sees, and how its values return to the state."""
 
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from pgmdiff.composition.fields import Field, placed, respaced
 from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.errors import ShapeError, shape_text
+from pgmdiff.graphs.groups import CHUNK
 from pgmdiff.graphs.regions import Condition
 from pgmdiff.linalg import Shape
 from pgmdiff.text import by_field
@@ -32,6 +34,7 @@ class Chunk:
     stop: int
     samples: slice
     index: Tensor
+    _respaced: dict[Shape, Tensor] = field(default_factory=dict, repr=False)
 
     __repr__ = by_field
 
@@ -63,6 +66,28 @@ class Chunk:
         """A_r u of the regions and samples, `[samples, regions, d]`, for u `[B, N]`."""
         rows = u[self.samples].index_select(1, self.index)
         return rows.reshape(len(rows), self.stop - self.start, -1)
+
+    def crop(self, event: Shape, like: Tensor, word: str, field: Field) -> Tensor:
+        """A placed field on these regions and samples: `[samples * regions, *channels, *shape]`.
+
+        It depends on the event shape of the state and the dtype of another tensor; errors name its
+        keyword.
+        """
+        values, split = field.values, field.values.ndim - len(event)
+        channels, shape = values.shape[1:split], tuple(values.shape[split:])
+        index = self._respaced.get(shape)
+        if index is None:
+            with torch.inference_mode(False):  # what is kept must serve autograd later
+                index = self.index.reshape(self.stop - self.start, *self.batch.group.shape)
+                index = respaced(f"Joint: the condition {word!r}", index, event, field)
+            if index.numel() <= CHUNK:
+                self._respaced[shape] = index
+        values = values if len(values) == 1 else values[self.samples]
+        rows = values.reshape(len(values) * prod(channels), -1).index_select(1, index.flatten())
+        rows = rows.reshape(len(values), prod(channels), len(index), -1).transpose(1, 2)
+        rows = rows.expand(self.samples.stop - self.samples.start, -1, -1, -1)
+        rows = rows.reshape(-1, *channels, *index.shape[1:])
+        return rows.to(like.dtype) if rows.is_floating_point() else rows
 
     def add(self, total: Tensor, values: Tensor) -> None:
         """Adds w_r A_rᵀ values_r to the samples of `total` `[B, N]`, in place.
@@ -100,7 +125,7 @@ def flattened(
         event: the event shape of the state.
         u: `[*batch, *event]`.
         sigma: one number, or of the batch shape.
-        condition: pytrees of tensors that start with the batch shape.
+        condition: pytrees of tensors and fields that start with the batch shape.
 
     Raises:
         ShapeError: one of them has another shape.
@@ -134,5 +159,9 @@ def flattened(
             )
         return leaf.reshape(prod(batch), *leaf.shape[n_batch:])
 
+    def flat_field(word: str, given: Field) -> Field:
+        made = placed(f"Joint: the condition {word!r}", given, event, tuple(batch))
+        return Field(made.values.to(u.device))
+
     state = u.reshape(prod(batch), prod(event))
-    return state, sigma.expand(batch).reshape(-1), map_tensors(flat, condition)
+    return state, sigma.expand(batch).reshape(-1), map_tensors(flat, condition, flat_field)

@@ -7,7 +7,7 @@ as `max_batch` allows. A call then only gathers, calls and scatters.
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Report
-from pgmdiff.linalg import Shape
+from pgmdiff.linalg import Shape, ordinary
 from pgmdiff.precision import ComposedPrecision, Solve
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import copied, copies, on_copies, received
@@ -43,8 +43,8 @@ class Joint:
 
     Made by `compose`. `u` has any batch shape before the graph's event shape; sigma is one number
     or has the batch shape; conditions given here start with the batch shape and reach every node
-    (except where `null_condition` replaces them). It works in the state's floating-point dtype and
-    on its device, under autograd or without.
+    (except where `null_condition` replaces them), a `field` cropped to it. It works in the state's
+    floating-point dtype and on its device, under autograd or without.
 
     Attributes:
         graph: the graph that was composed, as it was given.
@@ -73,7 +73,7 @@ class Joint:
         Args:
             u: `[*batch, *event_shape]`.
             sigma: one number, or of the batch shape.
-            condition: passed on to the models.
+            condition: passed on to the models; see `field` for those that are cropped.
 
         Raises:
             ShapeError: u, sigma or a condition does not fit the graph.
@@ -180,7 +180,7 @@ class Joint:
         density: bool = False,
         shift: Tensor | None = None,
     ) -> Iterator[tuple[Chunk, Tensor]]:
-        """Every model call and its scores; see `Evaluate`. Conditions are pytrees of `[B, ...]`."""
+        """Every model call and its scores; see `Evaluate`. Conditions are those of `flattened`."""
         for chunk in self._kept_chunks(u):
             yield chunk, self._call(chunk, u, sigma, condition or {}, density, shift)
 
@@ -232,10 +232,13 @@ class Joint:
             rows = leaf[start:stop].expand(n, regions, *leaf.shape[1:])
             return rows.reshape(n * regions, *leaf.shape[1:])
 
-        own = map_tensors(per_row, batch.condition)
+        crop = partial(chunk.crop, self.event_shape, x)
+        own = map_tensors(per_row, batch.condition, crop)
         if own and 1 in (n, regions) and not copies(batch.score):
             own = copied(own)  # others are copies already
-        per_sample = map_tensors(lambda t: t[samples].repeat_interleave(regions, dim=0), condition)
+        per_sample = map_tensors(
+            lambda t: t[samples].repeat_interleave(regions, dim=0), condition, crop
+        )
         given = {**per_sample, **own}
         function = _log_density(batch.score, chunk) if density else batch.score
         like = x.new_empty(len(x)) if density else x.detach()  # whatever is done to x
@@ -270,8 +273,10 @@ class Joint:
         key = (u.device, u.dtype)
         if key not in self._placed:
             _not_while_compiling()
-            with torch.inference_mode(False):  # what is kept must serve autograd later
-                batches = tuple(batch.to(*key) for batch in self.batches)
+            # What is kept must serve autograd later; a field is moved once.
+            moved = cache(lambda field: replace(field, values=ordinary(field.values.to(u.device))))
+            with torch.inference_mode(False), torch.enable_grad():
+                batches = tuple(batch.to(*key, lambda _, f: moved(f)) for batch in self.batches)
             for batch in batches:
                 _ = batch.weight
             self._placed[key] = batches

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.composition.composing import compose
+from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import Scores
 from pgmdiff.composition.rules import WeightedSum
@@ -23,7 +24,7 @@ def every_region(
     graph: GraphLike,
     scores: Scores,
     *,
-    conditions: Mapping[Any, Condition] | None = None,
+    conditions: Mapping[Any, Condition | Field] | None = None,
     max_batch: int | None = None,
 ) -> Joint:
     """A joint that evaluates every outer or counted region, for `local_denoised`; see `compose`."""
@@ -54,13 +55,18 @@ def checked_states(what: str, data: Tensor, joint: Joint) -> Tensor:
 
 
 @torch.no_grad()
-def local_denoised(joint: Joint, noisy: Tensor, sigma: float) -> dict[Hashable, Tensor]:
-    """The denoised values of the noisy states by every region's own model, `[n, d]`, by name."""
+def local_denoised(
+    joint: Joint, noisy: Tensor, sigma: float, condition: Condition
+) -> dict[Hashable, Tensor]:
+    """The denoised values of the noisy states by every region's own model, `[n, d]`, by name.
+
+    The condition is one per state, as `flattened` makes it.
+    """
     parts: dict[Hashable, list[Tensor]] = {}
     sigmas = noisy.new_full((len(noisy),), sigma)
-    for chunk, scores in joint.evaluate(noisy, sigmas):
+    for chunk, scores in joint.evaluate(noisy, sigmas, condition=condition):
         if not scores.isfinite().all():
-            joint.find_guilty(noisy, sigmas, {})
+            joint.find_guilty(noisy, sigmas, condition)
         denoised = chunk.gather(noisy) + sigma**2 * scores
         for row in range(chunk.stop - chunk.start):
             name = chunk.batch.group.name(chunk.start + row)

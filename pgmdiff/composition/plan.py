@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from math import prod
 from operator import itemgetter
 from types import MethodType
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from pgmdiff.composition.fields import Field, placed, respaced
 from pgmdiff.errors import ScoreError, nearest
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
@@ -50,7 +51,8 @@ class Batch:
         score: the callable.
         group: the regions.
         weights: float64 `[n]`, of the composition rule.
-        condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions.
+        condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions, and of
+            fields that they share.
         precisions: Σ_r⁻¹ of every region, for rules that use them.
         offset: where the regions' values begin in a list of the values of all batches.
     """
@@ -76,13 +78,13 @@ class Batch:
         first = self.weights[0]
         return first.item() if (self.weights == first).all() else None
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "Batch":
-        """The same batch, ready for states of a device and dtype."""
+    def to(self, device: torch.device, dtype: torch.dtype, fields: "EachField") -> "Batch":
+        """The same batch, ready for states of a device and dtype, with fields made of its own."""
         return replace(
             self,
             group=self.group.resolved().to(device),
             weights=ordinary(self.weights.to(device, dtype)),
-            condition=map_tensors(lambda t: ordinary(t.to(device)), self.condition),
+            condition=map_tensors(lambda t: ordinary(t.to(device)), self.condition, fields),
             precisions=None
             if self.precisions is None
             else self.precisions.to(device, torch.float64).map(ordinary),
@@ -95,21 +97,33 @@ def plan(
     weights: Sequence[Floats],
     precisions: Callable[[RegionGroup], RegionPrecisions | None],
     null_condition: Condition,
+    fields: Condition,
 ) -> Iterator[Batch]:
     """The batches of a graph; regions of weight 0 are left out.
 
-    The weights and precisions are those of a rule; see `compose` for the other arguments.
+    The weights and precisions are those of a rule, the fields those of all regions; see `compose`
+    for the other arguments.
 
     Raises:
         ScoreError: a region has no score.
+        ShapeError: a field does not fit the state.
     """
     if isinstance(scores, RegionScores):
         scores.check(graph)
     alike: dict[Any, list[Batch]] = {}
+    known: dict[int, Field] = {}
+
+    def for_all(word: str, given: Field) -> Field:
+        """A field for all states, the same one for all regions that share its tensor."""
+        who, event = f"compose: the condition {word!r}", graph.event_shape
+        made = known.setdefault(id(given.values), placed(who, given, event, None))
+        respaced(who, group.indices(0, 1), event, made)
+        return made
+
     for group, each in zip(graph.groups, weights, strict=True):
         needed = np.flatnonzero(each)
         for structure, rows, condition in _by_condition(
-            group, needed, graph.conditions, null_condition
+            group, needed, graph.conditions, null_condition, fields
         ):
             for score, places in _by_score(group, rows, scores):
                 chosen, index = rows[places], torch.from_numpy(places)
@@ -121,7 +135,7 @@ def plan(
                     score,
                     some,
                     torch.from_numpy(each[chosen]),
-                    {**map_tensors(itemgetter(index), condition), **own},
+                    {**map_tensors(itemgetter(index), condition, for_all), **own},
                     precisions(some),
                 )
                 # Windows stay windows: only index groups are worth merging.
@@ -140,17 +154,18 @@ def _by_condition(
     rows: Ints,
     conditions: Mapping[Any, Condition],
     null_condition: Condition,
+    fields: Condition,
 ) -> Iterator[tuple[Any, Ints, dict[str, Any]]]:
     """Splits rows by the structure of their conditions, and stacks these."""
     if len(rows) == 0:
         return
     if not conditions and not null_condition:
-        yield None, rows, {}
+        yield _structure(fields), rows, dict(fields)
         return
     kinds: dict[Any, list[tuple[int, Condition]]] = {}
     for row in rows.tolist():
         null = {} if group.outer[row] else null_condition
-        condition = {**null, **conditions.get(group.name(row), {})}
+        condition = {**fields, **null, **conditions.get(group.name(row), {})}
         kinds.setdefault(_structure(condition), []).append((row, condition))
     for structure, members in kinds.items():
         stacked = _combine(torch.stack, [condition for _, condition in members])
@@ -198,21 +213,36 @@ def _callable(score: Any, what: str) -> Score:
     return score  # type: ignore[no-any-return]
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], tree: Condition) -> dict[str, Any]:
-    """Applies a function to every tensor of a condition."""
+EachField = Callable[[str, Field], Any]
+"""A function of a keyword, and of a field in its condition."""
+
+
+def map_tensors(
+    function: Callable[[Tensor], Tensor], tree: Condition, fields: EachField | None = None
+) -> dict[str, Any]:
+    """Applies a function to every tensor of a condition, and another one to every field."""
     if not tree:
         return {}
-    mapped: dict[str, Any] = tree_map(
-        lambda leaf: function(leaf) if isinstance(leaf, Tensor) else leaf, dict(tree)
-    )
-    return mapped
+
+    def mapped(word: str, leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return function(leaf)
+        return fields(word, leaf) if fields and _is_field(leaf) else leaf
+
+    return {w: tree_map(partial(mapped, w), v, is_leaf=_is_field) for w, v in tree.items()}
+
+
+def _is_field(value: Any) -> bool:
+    return isinstance(value, Field)
 
 
 def _structure(condition: Condition) -> Any:
     """A key of conditions that can be stacked: alike but for the values of their tensors."""
-    leaves, spec = tree_flatten(dict(sorted(condition.items())))
+    leaves, spec = tree_flatten(dict(sorted(condition.items())), is_leaf=_is_field)
     signature = (
-        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, Tensor) else _identity(leaf)
+        (tuple(leaf.shape), leaf.dtype)
+        if isinstance(leaf, Tensor)
+        else _identity(leaf.values if isinstance(leaf, Field) else leaf)
         for leaf in leaves
     )
     return str(spec), tuple(signature)
@@ -232,7 +262,9 @@ def _combine(
     function: Callable[[list[Tensor]], Tensor], conditions: list[Condition]
 ) -> dict[str, Any]:
     """Stacks or concatenates conditions of one structure, tensor by tensor."""
-    flattened = [tree_flatten(dict(sorted(condition.items()))) for condition in conditions]
+    flattened = [
+        tree_flatten(dict(sorted(condition.items())), is_leaf=_is_field) for condition in conditions
+    ]
     leaves = zip(*(leaves for leaves, _ in flattened), strict=True)
     combined = [function(list(leaf)) if isinstance(leaf[0], Tensor) else leaf[0] for leaf in leaves]
     tree: dict[str, Any] = tree_unflatten(combined, flattened[0][1])

@@ -7,7 +7,9 @@ overlap. If the two models are marginals of one distribution, then (law of total
     E|D_o - u_0|² = E|D_f - u_0|² + E|D_f - D_o|²                           (Pythagoras)
 
 `check_consistency` measures both on noised data. Composition divides by the overlap's model, so
-that an inconsistency there shows as an error at the seams.
+that an inconsistency there shows as an error at the seams. Of D_f - D_o = (D_f - u_0) + (u_0 - D_o)
+neither part can be predicted from u_o where its model is right: the share of the second in what g
+predicts is the share of the overlap's model in the blame.
 """
 
 import math
@@ -20,6 +22,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pgmdiff.composition.evaluate import flattened
+from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.local import checked_states, every_region, local_denoised
 from pgmdiff.composition.plan import Scores
@@ -54,6 +58,8 @@ class Agreement:
             that they work in different units or on different data.
         deviation: how far `excess` is above 0, in standard errors over the data.
         lag: how far `error_overlap - error_piece` is below 0, in standard errors.
+        blame: the share of the overlap's model in the excess: about 1 if it alone is at fault, 0 if
+            the piece's is; without meaning where there is no excess.
     """
 
     piece: str
@@ -65,6 +71,7 @@ class Agreement:
     excess: float
     deviation: float
     lag: float
+    blame: float
 
     def __post_init__(self) -> None:
         figures = [value for value in vars(self).values() if isinstance(value, float)]
@@ -89,13 +96,22 @@ class Agreement:
         apart = self.deviation > SIGNIFICANT and self.excess > NEGLIGIBLE
         return "not a marginal" if apart else "consistent"
 
+    @property
+    def longer(self) -> tuple[str, ...]:
+        """The models to train longer: the piece's, the overlap's, both or none."""
+        if self.verdict == "consistent":
+            return ()
+        if self.verdict == "piece lags" or self.blame < 0.25:
+            return (self.piece,)
+        return (self.overlap,) if self.blame > 0.75 else (self.piece, self.overlap)
+
 
 ADVICE = {
     "piece lags": "the piece's model, which sees more, denoises the overlap worse than the "
     "overlap's own model: train the piece's model further, or share one network, or check its "
     "adapter and units",
     "not a marginal": "the overlap's model is not a marginal of the piece's: train both on crops "
-    "of the same data in the same units (training.random_crops), or train longer, or share one "
+    "of the same data in the same units (training.fit), or train longer, or share one "
     "network, or refit the overlap's model",
 }
 
@@ -132,6 +148,10 @@ class Consistency:
         head = "piece / overlap", "σ", *errors, "excess (std. errors)", "verdict"
         verdicts = dict.fromkeys(row.verdict for row in self.rows)
         notes = [f"{v}: {ADVICE[v]}." for v in verdicts if v in ADVICE]
+        longer = Counter(name for row in self.rows for name in row.longer)
+        if longer:
+            often = (f"{name} ({counted(n, 'row')})" for name, n in longer.most_common())
+            notes.append(f"If they are networks, train longer, first of all: {', '.join(often)}.")
         return Table("Pieces against overlaps", rows, head, notes)
 
     def __str__(self) -> str:
@@ -144,10 +164,11 @@ def check_consistency(
     data: Tensor,
     sigmas: Iterable[float] | None = None,
     *,
-    conditions: Mapping[Any, Condition] | None = None,
+    conditions: Mapping[Any, Condition | Field] | None = None,
     generator: Generator = None,
     max_batch: int | None = None,
     progress: bool = False,
+    **condition: Any,
 ) -> Consistency:
     """Measures how far the models of pieces disagree with those of their overlaps, per σ.
 
@@ -159,12 +180,15 @@ def check_consistency(
             square of the elements' standard deviations.
         generator: the source of the noise, as for `sample`.
         progress: whether to show a progress bar over the noise levels.
+        condition: what the models receive with each state, `[n, ...]`, such as a `field`: as when
+            a joint is called.
 
     Raises:
         ShapeError: the data have another shape, or fewer than 2 states.
     """
     joint = every_region(graph, scores, conditions=conditions, max_batch=max_batch)
     clean = checked_states("check_consistency", data, joint)
+    _, _, condition = flattened(joint.event_shape, data, 1.0, condition)
     noise = Noise.of(generator, len(data))
     kinds = _pairs_by_kind(joint)
     if sigmas is None:
@@ -173,7 +197,7 @@ def check_consistency(
     rows = []
     for step, sigma in enumerate(tqdm(list(sigmas), disable=not progress, desc="consistency")):
         noisy = clean + sigma * noise(CONSISTENCY + step, clean)
-        denoised = local_denoised(joint, noisy, sigma)
+        denoised = local_denoised(joint, noisy, sigma, condition)
         for (piece, overlap), pairs in kinds.items():
             by_piece = torch.stack([denoised[p.piece][:, p.places] for p in pairs], dim=1)
             by_overlap = torch.stack([denoised[p.overlap] for p in pairs], dim=1)
@@ -232,6 +256,7 @@ def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreeme
     disagreement = (difference**2).mean().item()
     predicted = _cross_predicted(difference, torch.cat([noisy, by_overlap], dim=2))
     agreement = (difference * predicted).mean(dim=(1, 2))
+    explained, own = agreement.mean().item(), ((clean - by_overlap) * predicted).mean().item()
     return Agreement(
         piece,
         overlap,
@@ -239,9 +264,10 @@ def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreeme
         error_piece.mean().item(),
         error_overlap.mean().item(),
         disagreement,
-        agreement.mean().item() / disagreement if disagreement else 0.0,
+        explained / disagreement if disagreement else 0.0,
         _in_standard_errors(agreement),
         _in_standard_errors(error_piece - error_overlap),
+        own / explained if explained else 0.5,
     )
 
 

@@ -1,4 +1,4 @@
-r"""Metrics of samples: distances between distributions, seams, and texture statistics.
+r"""Metrics of samples: distances between sets, seams, textures, curves, and their uncertainty.
 
 Distances between sets of samples:
 
@@ -10,20 +10,28 @@ two: E|a - b| is the mean of |a - b| and |a + b|. This is unbiased too, and free
 many samples happen to lie on either side (Székely and Rizzo, "Energy statistics", 2013; Bonneel,
 Rabin, Peyré, Pfister, "Sliced and Radon Wasserstein barycenters of measures", 2015).
 
-The Fréchet distance between two sets of feature vectors, taken as Gaussians, is
+Distances between sets of features `[n, d]`, or `[n, m, d]` of m crops of each of n samples:
 
-    d² = |m_a - m_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½)
+    Fréchet    |m_a - m_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½),     the sets taken as Gaussians
+    kernel     E k(a, a') + E k(b, b') - 2 E k(a, b),   k = (x · y / d + 1)³,     unbiased
+    precision  the share of a within the distance of some b from its k-th neighbour among b
 
-(Dowson and Landau, "The Fréchet distance between multivariate normal distributions", 1982). With
-the features below it is an "FD", not an FID.
+(Dowson and Landau, "The Fréchet distance between multivariate normal distributions", 1982;
+Bińkowski et al., "Demystifying MMD GANs", 2018; Kynkäänniemi et al., "Improved precision and recall
+metric", 2019.) An *extractor* is any function of crops to features; `texture_features` requires no
+download. Distances with another extractor than the standard Inception network are an "FD", not an
+FID. `with_floor` gives any metric its interval, and beside it real data against real data.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.stats import hypergeom
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError
@@ -31,12 +39,26 @@ from pgmdiff.linalg import is_finite
 from pgmdiff.noise import Generator, torch_generator
 
 __all__ = [
+    "Interval",
+    "autocorrelation",
+    "autocorrelation_distance",
+    "bootstrap",
+    "crop_features",
+    "diversity",
     "energy_distance",
     "frechet_distance",
+    "kernel_distance",
+    "manifold_precision",
+    "manifold_recall",
     "mean_and_error",
+    "multimodal_distance",
+    "r_precision",
     "seam_ratio",
     "sliced_wasserstein",
+    "spectrum",
+    "spectrum_distance",
     "texture_features",
+    "with_floor",
 ]
 
 CHUNK, DIRECTIONS = 2000, 64
@@ -129,18 +151,22 @@ def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     return found.mean().item(), error
 
 
-def seam_ratio(images: Tensor, seams: Iterable[int], *, periodic: bool = False) -> float:
+def seam_ratio(
+    images: Tensor, seams: Iterable[int], *, axis: int = -1, periodic: bool = False
+) -> float:
     """The average jump at seam columns divided by that at all others; above 1 if seams are visible.
 
     Args:
-        images: `[..., width]`.
-        seams: columns that begin a new piece; column 0 counts only on periodic images.
+        images: states with any axes; jumps are averaged over all but one.
+        seams: places on the axis that begin a new piece; 0 counts only on periodic images.
+        axis: the axis that the seams cross.
         periodic: whether the last column is next to the first.
 
     Raises:
         ShapeError: there is no seam, nothing but seams, or a seam outside the image.
     """
-    width, seams = images.shape[-1], list(seams)
+    images, seams = images.movedim(axis, -1), list(seams)
+    width = images.shape[-1]
     if not all(0 <= seam < width for seam in seams):
         raise ShapeError(f"seam_ratio: expected seams within 0 to {width - 1}, got {seams}.")
     steps = (images - images.roll(1, dims=-1)).abs().reshape(-1, width).mean(dim=0)
@@ -158,65 +184,395 @@ def seam_ratio(images: Tensor, seams: Iterable[int], *, periodic: bool = False) 
 
 
 def texture_features(images: Tensor) -> Tensor:
-    """Statistics of a grey texture: `[n, 1, height, width]` to `[n, 63]`.
+    """At most 127 fixed statistics of textures: `[n, channels, *sides]` to `[n, d]`, 63 if grey.
 
-    The features are, at full and at half resolution, the log mean and the log root mean square of
-    the absolute responses to the 15 oriented patterns of a 4 × 4 cosine basis; then mean, standard
-    deviation and skewness of the grey values. Logarithms are taken of values raised by 4e-4 of the
-    image's standard deviation, so that other units only shift them.
+    Channels are transformed to at most three cosine waves over them: their sum, and contrasts. Of
+    the sum the features are, at full and at half resolution, the log mean and the log root mean
+    square of the absolute responses to the oriented patterns of a cosine basis of 4 places a side,
+    and then mean, standard deviation and skewness; of each contrast the log root mean squares, mean
+    and standard deviation. Logarithms are taken of values raised by 4e-4 of the standard deviation,
+    so that other units only shift them. Where in the image something lies is not seen.
 
     Args:
-        images: `[n, 1, height, width]`, in any units; both sides are at least 8.
+        images: images or series, in any units; all sides are at least 8.
 
     Raises:
-        ShapeError: the images are not grey, or smaller than 8 × 8 pixels.
+        ShapeError: there are more than two sides, or they are too short.
     """
-    if images.ndim != 4 or images.shape[1] != 1 or min(images.shape[-2:]) < 8:
+    n_sides = images.ndim - 2
+    if n_sides not in (1, 2) or min(images.shape[2:]) < 8:
         raise ShapeError(
-            "texture_features: expected grey images [n, 1, height >= 8, width >= 8], got "
-            f"{tuple(images.shape)}."
+            "texture_features: expected images [n, channels, height >= 8, width >= 8] or series "
+            f"[n, channels, length >= 8], got {tuple(images.shape)}."
         )
-    wave = torch.arange(4, dtype=images.dtype, device=images.device)
-    rows = (math.pi / 4 * wave[:, None] * (wave + 0.5)).cos()
-    patterns = torch.einsum("ai,bj->abij", rows, rows).reshape(16, 1, 4, 4)[1:]
-    patterns = patterns / patterns.flatten(1).norm(dim=1)[:, None, None, None]
-    grey = images.flatten(1)
-    mean, std = grey.mean(dim=1, keepdim=True), grey.std(dim=1, keepdim=True)
-    tiny, features = torch.finfo(images.dtype).tiny, []
-    for scale in (images, F.avg_pool2d(images, 2)):
-        response = F.conv2d(scale, patterns).abs().flatten(2)
-        sizes = response.mean(dim=2), response.square().mean(dim=2).sqrt()
-        features += [(size + 4e-4 * std).clamp(min=tiny).log() for size in sizes]
-    skewness = (((grey - mean) / std.clamp(min=tiny)) ** 3).mean(dim=1, keepdim=True)
-    return torch.cat([*features, mean, std, skewness], dim=1)
+
+    def cosines(n: int) -> Tensor:
+        wave = torch.arange(n, dtype=images.dtype, device=images.device)
+        return (math.pi / n * wave[:, None] * (wave + 0.5)).cos()
+
+    convolve: Any = (F.conv1d, F.conv2d)[n_sides - 1]
+    pool: Any = (F.avg_pool1d, F.avg_pool2d)[n_sides - 1]
+    basis = cosines(4) if n_sides == 1 else torch.kron(cosines(4), cosines(4))
+    patterns = F.normalize(basis)[1:].reshape(-1, 1, *[4] * n_sides)
+    mixing = F.normalize(cosines(images.shape[1]))[:3]
+    waves = torch.einsum("kc,nc...->kn...", mixing, images)[:, :, None]
+    tiny, features, moments = torch.finfo(images.dtype).tiny, [], []
+    for number, wave in enumerate(waves):
+        flat = wave.flatten(1)
+        mean, std = flat.mean(dim=1, keepdim=True), flat.std(dim=1, keepdim=True)
+        moments += [mean, std]
+        if number == 0:
+            least = 4e-4 * std
+            moments.append((((flat - mean) / std.clamp(min=tiny)) ** 3).mean(dim=1, keepdim=True))
+        for scale in (wave, pool(wave, 2)):
+            response = convolve(scale, patterns).abs().flatten(2)
+            sizes = [response.mean(dim=2), response.square().mean(dim=2).sqrt()][number > 0 :]
+            features += [(size + least).clamp(min=tiny).log() for size in sizes]
+    return torch.cat([*features, *moments], dim=1)
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """The squared Fréchet distance d² of two sets of features, `[n, d]` and `[m, d]`.
+def crop_features(
+    content: Tensor,
+    shape: Sequence[int],
+    m: int = 1,
+    *,
+    extractor: Callable[[Tensor], Tensor] = texture_features,
+    generator: Generator = None,
+) -> Tensor:
+    """Features of m uniformly placed crops of every sample: `[n, m, d]`.
+
+    FD+ is the Fréchet distance between such features of long content and of real content.
+
+    Args:
+        content: `[n, *event]`.
+        shape: the sides of a crop on the last axes; other axes, such as channels, are kept.
+        m: number of crops of each sample.
+        extractor: `extractor(crops [batch, ...]) -> [batch, d]`, such as a pretrained network.
+        generator: the source of the places, one stream for all; see `pgmdiff.noise.Generator`.
+
+    Raises:
+        ShapeError: a crop is larger than the content.
+    """
+    free = [a - b + 1 for a, b in zip(content.shape[1:][-len(shape) :], shape, strict=False)]
+    if len(free) < len(shape) or min(free) < 1:
+        raise ShapeError(
+            f"crop_features: expected a crop no larger than {tuple(content.shape[1:])}, got "
+            f"{tuple(shape)}. Cut smaller crops."
+        )
+    stream, n = torch_generator(generator, "crop_features"), len(content)
+    starts = [torch.randint(k, (n * m,), generator=stream).tolist() for k in free]
+    crops = []
+    for k, start in enumerate(zip(*starts, strict=True)):
+        part: Any = [slice(a, a + b) for a, b in zip(start, shape, strict=True)]
+        crops.append(content[(k // m, ..., *part)])
+    parts = [extractor(torch.stack(crops[k : k + CHUNK])) for k in range(0, n * m, CHUNK)]
+    return torch.cat(parts).reshape(n, m, -1)
+
+
+def _features(who: str, *sets: Tensor) -> list[Tensor]:
+    """Features as `[n, m, d]` in float64."""
+    found = [(x[:, None] if x.ndim == 2 else x).double() for x in sets]
+    if any(x.ndim != 3 or len(x) < 2 or x.shape[2] != found[0].shape[2] for x in found):
+        raise ShapeError(
+            f"{who}: expected features [n >= 2, d] and [m >= 2, d], or with an axis of crops in "
+            f"the middle, got {' and '.join(str(tuple(x.shape)) for x in sets)}."
+        )
+    if not all(map(is_finite, found)):
+        raise PgmdiffError(
+            f"{who}: expected finite features, got NaN or infinity. Look at the samples."
+        )
+    return found
+
+
+def _relative(like: Tensor, *sets: Tensor) -> list[Tensor]:
+    """Features less the mean of some, and in units of their standard deviation."""
+    flat = like.flatten(0, -2)
+    mean, scale = flat.mean(dim=0), flat.std(dim=0) + 1e-13 * flat.abs().amax(dim=0)
+    return [(x - mean) / scale.clamp(min=torch.finfo(x.dtype).tiny) for x in sets]
+
+
+def frechet_distance(a: Tensor, b: Tensor, *, relative: bool = False) -> float:
+    """The squared Fréchet distance of two sets of features.
 
     It is biased upwards for finite sets: compare it with the distance between two equally large
     sets of real features.
 
     Args:
-        a, b: features `[n, d]` and `[m, d]`, n and m at least 2.
+        a, b: features, see the module; at least two of each.
+        relative: whether each feature is in units of its standard deviation in b, the real data, as
+            suits features of several units, such as `texture_features`.
 
     Raises:
         ShapeError: the sets have different dimensions, or fewer than two members.
         PgmdiffError: a feature is NaN or infinite.
     """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ShapeError(
-            f"frechet_distance: expected features [n >= 2, d] and [m >= 2, d], got "
-            f"{tuple(a.shape)} and {tuple(b.shape)}."
-        )
-    if not (is_finite(a) and is_finite(b)):
-        raise PgmdiffError(
-            "frechet_distance: expected finite features, got NaN or infinity. Look at the samples."
-        )
-    a_np, b_np = (x.double().cpu().numpy() for x in (a, b))
+    sets = _features("frechet_distance", a, b)
+    sets = _relative(sets[1], *sets) if relative else sets
+    a_np, b_np = (x.flatten(0, 1).cpu().numpy() for x in sets)
     cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a_np, b_np))
     values, vectors = np.linalg.eigh(cov_a)
     root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
     middle = np.linalg.eigvalsh(root @ cov_b @ root).clip(min=0)
     shift = ((a_np.mean(axis=0) - b_np.mean(axis=0)) ** 2).sum()
     return float(shift + np.trace(cov_a + cov_b) - 2 * np.sqrt(middle).sum())
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """The unbiased kernel distance of features, KID's MMD²; of mean 0 for equal distributions.
+
+    Each feature is in units of its standard deviation, and about its mean, in both sets together.
+    Crops of one sample are not compared with each other.
+
+    Args:
+        a, b: features, see the module; at least two of each.
+    """
+    a, b = _features("kernel_distance", a, b)
+    a, b = _relative(torch.cat([a.flatten(0, 1), b.flatten(0, 1)]), a, b)
+
+    def total(x: Tensor, y: Tensor) -> float:
+        """The sum of the kernel over all pairs."""
+        return sum(float(((p @ y.mT / y.shape[-1] + 1) ** 3).sum()) for p in x.split(CHUNK, -2))
+
+    def within(x: Tensor) -> float:
+        n, m, _ = x.shape
+        flat = x.flatten(0, 1)
+        return (total(flat, flat) - total(x, x)) / (n * (n - 1) * m**2)
+
+    one, other = a.flatten(0, 1), b.flatten(0, 1)
+    return within(a) + within(b) - 2 * total(one, other) / (len(one) * len(other))
+
+
+def manifold_precision(samples: Tensor, real: Tensor, *, k: int = 3) -> float:
+    """The share of samples that lie among real data: within its k-th neighbour's distance of one.
+
+    Each feature is in units of its standard deviation in both sets together.
+
+    Args:
+        samples, real: features, see the module; more real ones than k.
+        k: number of the neighbour.
+
+    Raises:
+        ShapeError: there are too few features.
+    """
+    a, b = (x.flatten(0, 1) for x in _features("manifold_precision", samples, real))
+    if not 1 <= k < len(b):
+        raise ShapeError(
+            f"manifold_precision: expected k from 1 to {len(b) - 1}, got {k}. Give more data."
+        )
+    a, b = _relative(torch.cat([a, b]), a, b)
+    near = [torch.cdist(part, b).topk(k + 1, largest=False).values for part in b.split(CHUNK)]
+    radii = torch.cat(near)[:, -1]
+    inside = [(torch.cdist(part, b) <= radii).any(dim=1) for part in a.split(CHUNK)]
+    return torch.cat(inside).double().mean().item()
+
+
+def manifold_recall(samples: Tensor, real: Tensor, *, k: int = 3) -> float:
+    """The share of real data that lies among samples: precision with the sets exchanged.
+
+    Args:
+        samples, real, k: as for `manifold_precision`.
+    """
+    return manifold_precision(real, samples, k=k)
+
+
+def diversity(embeddings: Tensor) -> float:
+    """The mean distance between different samples: over all pairs, where others draw some.
+
+    Args:
+        embeddings: `[n, d]`, n at least 2.
+    """
+    return _within(_states("diversity", embeddings)[0], mirrored=False)
+
+
+def multimodal_distance(samples: Tensor, conditions: Tensor) -> float:
+    """The mean distance of a sample's embedding from that of its condition.
+
+    Args:
+        samples, conditions: embeddings of both in one space, `[n, d]`, pair by pair.
+    """
+    return float((samples - conditions).double().norm(dim=1).mean())
+
+
+def r_precision(samples: Tensor, conditions: Tensor, *, top: int = 3, pool: int = 32) -> float:
+    """The chance that a sample's own condition is among the `top` nearest of a random pool.
+
+    A pool holds the own condition and pool - 1 of the others. With q of the n - 1 others nearer
+    than the own one the chance is hypergeometric, so that no pool has to be drawn; for embeddings
+    that know nothing of each other it is top / pool (Guo et al., "Generating diverse and natural
+    3D human motions from text", 2022).
+
+    Args:
+        samples, conditions: embeddings of both in one space, `[n, d]`, pair by pair.
+        top: the rank that counts as found.
+        pool: size of a pool.
+
+    Raises:
+        ShapeError: the embeddings are not pairs, or fewer than a pool.
+    """
+    n = len(samples)
+    if samples.ndim != 2 or samples.shape != conditions.shape or not top <= pool <= n:
+        raise ShapeError(
+            f"r_precision: expected pairs of embeddings [n >= pool, d] and top <= pool, got "
+            f"{tuple(samples.shape)} and {tuple(conditions.shape)}, top={top} and pool={pool}."
+        )
+    distances = torch.cdist(samples.double(), conditions.double())
+    nearer = (distances < distances.diagonal()[:, None]).sum(dim=1).cpu().numpy()
+    return float(hypergeom.cdf(top - 1, n - 1, nearer, pool - 1).mean())
+
+
+def autocorrelation(x: Tensor, longest: int, *, axis: int = -1) -> Tensor:
+    """The autocorrelation C(k) / C(0) of stationary data at lags 0 to `longest`, float64.
+
+    C(k) is the mean of products at distance k over samples, the axis and all other axes. The mean
+    over samples and the axis is subtracted, which costs short data a little correlation.
+
+    Args:
+        x: `[n, *event]`.
+        longest: the longest lag.
+        axis: the axis of x along which the data is stationary.
+
+    Raises:
+        ShapeError: the lag does not fit on the axis.
+    """
+    x = x.double().movedim(axis, -1)
+    x = x - x.mean(dim=(0, -1), keepdim=True)
+    length = x.shape[-1]
+    if not 0 <= longest < length:
+        raise ShapeError(f"autocorrelation: expected a lag below {length}, got {longest}.")
+    lags = range(longest + 1)
+    found = torch.stack([(x[..., : length - k] * x[..., k:]).mean() for k in lags])
+    return found / found[0]
+
+
+def spectrum(x: Tensor, bands: int = 24, *, axis: int = -1) -> Tensor:
+    """The mean power of stationary data in bands of frequencies of about equal ratios, float64.
+
+        P(f) = mean of |Σ_t w_t (x_t - m) e^{-2πi f t}|² / Σ_t w_t²,       w the Hann window
+
+    White noise has P = σ². The bands cover 1 to length / 2 periods per length.
+
+    Args:
+        x: `[n, *event]`, at least 4 long on the axis.
+        bands: the most bands; there are fewer where frequencies are few.
+        axis: the axis of x along which the data is stationary.
+    """
+    x = x.double().movedim(axis, -1)
+    x = x - x.mean(dim=(0, -1), keepdim=True)
+    length = x.shape[-1]
+    window = torch.hann_window(length, periodic=False, dtype=x.dtype, device=x.device)
+    power = torch.fft.rfft(x * window).abs() ** 2 / (window**2).sum()
+    mean = power.reshape(-1, power.shape[-1]).mean(dim=0)
+    edges = torch.logspace(0, math.log10(length // 2 + 1), bands + 1).round().int().unique()
+    return torch.stack([mean[a:b].mean() for a, b in pairwise(edges.tolist())])
+
+
+def autocorrelation_distance(a: Tensor, b: Tensor, longest: int, *, axis: int = -1) -> float:
+    """The root mean square difference of autocorrelations at lags 1 to `longest`.
+
+    Args:
+        a, b: `[n, *event]` and `[m, *event]`, of any lengths.
+        longest, axis: as for `autocorrelation`.
+    """
+    found, expected = (autocorrelation(x, longest, axis=axis)[1:] for x in (a, b))
+    return (found - expected).square().mean().sqrt().item()
+
+
+def spectrum_distance(a: Tensor, b: Tensor, bands: int = 24, *, axis: int = -1) -> float:
+    """The root mean square difference of spectra, in decibels.
+
+    Args:
+        a, b: `[n, *event]` and `[m, *event]`, of one length along the axis.
+        bands, axis: as for `spectrum`.
+    """
+    ratio = spectrum(a, bands, axis=axis) / spectrum(b, bands, axis=axis)
+    return (10 * ratio.log10()).square().mean().sqrt().item()
+
+
+class Interval(NamedTuple):
+    """A value and its confidence interval.
+
+    Attributes:
+        value, low, high: the metric of all samples, and the ends.
+    """
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    metric: Callable[..., float],
+    *sets: Tensor,
+    paired: bool = False,
+    level: float = 0.9,
+    resamples: int = 200,
+    generator: Generator = None,
+) -> Interval:
+    """A metric with its confidence interval over samples, from random halves of them.
+
+    A half is drawn without replacement: its deviations from the mean of all halves have the
+    variance that the whole has, and no sample meets itself, which would upset distances and
+    neighbours (Politis and Romano, "Large sample confidence regions based on subsamples", 1994).
+
+    Args:
+        metric: `metric(*sets)`, a number.
+        sets: tensors whose first axis is that of independent samples, at least four in each.
+        paired: whether the samples of all sets belong together and are drawn together.
+        level: the coverage of the interval.
+        resamples: number of halves.
+        generator: the source of the halves; see `pgmdiff.noise.Generator`.
+
+    Raises:
+        ShapeError: there are too few samples, or sets that are not pairs.
+
+    Example:
+        >>> import torch
+        >>> from pgmdiff.diagnostics import bootstrap
+        >>> x = torch.randn(400, generator=torch.Generator().manual_seed(0))
+        >>> value, low, high = bootstrap(lambda x: x.mean().item(), x, generator=0)
+        >>> low < value < high and 0.1 < high - low < 0.2  # 2 · 1.64 / √400
+        True
+    """
+    sizes = [len(x) for x in sets]
+    if min(sizes) < 4 or (paired and len(set(sizes)) > 1):
+        raise ShapeError(
+            f"bootstrap: expected at least four samples in every set, and equally many in pairs, "
+            f"got {sizes}."
+        )
+    stream, values = torch_generator(generator, "bootstrap"), []
+    for _ in range(resamples):
+        order = [torch.randperm(n, generator=stream)[: n // 2] for n in sizes]
+        order = order[:1] * len(sets) if paired else order
+        values.append(metric(*(x[o.to(x.device)] for x, o in zip(sets, order, strict=True))))
+    found, value = torch.tensor(values, dtype=torch.float64), float(metric(*sets))
+    outside = torch.tensor([(1 + level) / 2, (1 - level) / 2], dtype=torch.float64)
+    low, high = (value - (found - found.mean()).quantile(outside)).tolist()
+    return Interval(value, low, high)
+
+
+def with_floor(
+    metric: Callable[[Tensor, Tensor], float], samples: Tensor, real: Tensor, **options: Any
+) -> tuple[Interval, Interval]:
+    """A metric of samples against half of the real data, and its floor: that of the other half.
+
+    Both are sets of the same size, since most metrics depend on it: what is left over is not used.
+
+    Args:
+        metric: `metric(samples, real)`; for one of samples alone `lambda a, b: ...`.
+        samples, real: states or features, with equally many crops of each; features of single
+            crops may be grouped, `[n m, d]` to `[n, m, d]`.
+        options: level, resamples and generator, as for `bootstrap`.
+
+    Raises:
+        ShapeError: a sample has another shape than a real one.
+    """
+    if samples.shape[1:] != real.shape[1:]:
+        raise ShapeError(
+            f"with_floor: expected samples and real data of one shape, got {tuple(samples.shape)} "
+            f"and {tuple(real.shape)}. Give as many crops of each, or group them."
+        )
+    options["generator"] = stream = torch_generator(options.get("generator"), "with_floor")
+    one, other = real[torch.randperm(len(real), generator=stream).to(real.device)].chunk(2)
+    n = min(len(samples), len(other))
+    value, floor = (bootstrap(metric, x[:n], one, **options) for x in (samples, other))
+    return value, floor

@@ -1,5 +1,5 @@
 """Small networks, and bundled weights with their cards."""
 
-from pgmdiff.models import gravel, unet
+from pgmdiff.models import gravel, series, unet
 
-__all__ = ["gravel", "unet"]
+__all__ = ["gravel", "series", "unet"]

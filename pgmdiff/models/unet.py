@@ -1,15 +1,13 @@
-r"""A small convolutional U-Net and the EDM preconditioning that makes it a denoiser.
+"""A small convolutional U-Net.
 
-    D(x, σ) = c_skip x + c_out F(c_in x, ln σ / 4),
-    c_skip = σ_d² / (σ² + σ_d²),  c_out = σ σ_d / √(σ² + σ_d²),  c_in = 1 / √(σ² + σ_d²)
-
-with σ_d the standard deviation of the data (Karras, Aittala, Aila, Laine, "Elucidating the
-design space of diffusion-based generative models", 2022, Table 1). The network is fully
-convolutional, so that one set of weights evaluates windows and their overlaps.
+It is fully convolutional, so that one set of weights evaluates windows and their overlaps. Under
+EDM's preconditioning, `training.EDMDenoiser`, it is a denoiser.
 """
 
 import math
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,46 +15,101 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError
-from pgmdiff.scores.gradients import check_gradient
-from pgmdiff.scores.walls import named, received
+from pgmdiff.linalg import beside
+from pgmdiff.training.preconditioning import EDMDenoiser as EDMDenoiser
 
-__all__ = ["EDMDenoiser", "UNet", "trained"]
+__all__ = ["UNet", "trained"]
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d}
 
 
-class NoiseEmbedding(nn.Module):
-    """Fourier features of the noise level, followed by a small perceptron."""
+class Embedding(nn.Module):
+    """Fourier features of the noise level and of a position, and a vector for each class."""
 
     frequencies: Tensor
 
-    def __init__(self, features: int) -> None:
+    def __init__(self, features: int, classes: int = 0, position: int = 0) -> None:
         super().__init__()
+        self.classes = classes
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.linspace(-2, 4, features // 2))
         self.mlp = nn.Sequential(
             nn.Linear(features, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU()
         )
+        self.label = nn.Embedding(classes + 1, features) if classes else None
+        self.position = nn.Linear(position * features, features) if position else None
 
-    def forward(self, noise: Tensor) -> Tensor:
-        angles = noise[:, None] * self.frequencies
-        features: Tensor = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=1))
+    def forward(self, noise: Tensor, label: Tensor | None, position: Tensor | None) -> Tensor:
+        features: Tensor = self.mlp(self.fourier(noise[:, None]))
+        if self.label is not None:
+            missing = torch.full_like(noise, self.classes, dtype=torch.int64)
+            features = features + self.label(missing if label is None else label)
+        if self.position is not None and position is not None:
+            features = features + self.position(self.fourier(position.to(noise)))
         return features
+
+    def fourier(self, values: Tensor) -> Tensor:
+        """Sines and cosines of values `[batch, n]`: `[batch, n · features]`."""
+        angles = (values[..., None] * self.frequencies).flatten(1)
+        return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Conditional(nn.Module):
+    """What the networks share: conditions, as an embedding and as further channels of the input."""
+
+    def __init__(
+        self,
+        channels: int,
+        features: int,
+        *,
+        classes: int = 0,
+        position: int = 0,
+        field: int = 0,
+        noise_field: bool = False,
+    ) -> None:
+        super().__init__()
+        self.sizes = {"label": classes, "position": position, "field": field}
+        self.noise_field = noise_field
+        self.channels_in = channels * (1 + noise_field) + field
+        self.embedding = Embedding(features, classes, position)
+
+    def entered(self, x: Tensor, noise: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+        """The input's channels and the embedding."""
+        given = [name for name, value in condition.items() if value is not None]
+        unknown = [name for name in given if not self.sizes.get(name)]
+        if noise.ndim > 1 and not self.noise_field:
+            unknown.append("a noise level per element")
+        if unknown:
+            raise ShapeError(
+                f"{type(self).__name__}: got {unknown[0]}, for which it was not made. Give it "
+                "classes=, position=, field= or noise_field=."
+            )
+        parts, field = [x], self.sizes["field"]
+        if self.noise_field:
+            each = noise.reshape(x.shape) if noise.ndim > 1 else beside(noise, x).expand_as(x)
+            parts, noise = [x, each], noise.reshape(len(x), -1).mean(dim=1)
+        if field:
+            own = condition.get("field")
+            parts.append(x.new_zeros(len(x), field, *x.shape[2:]) if own is None else own)
+        entered = torch.cat(parts, dim=1) if len(parts) > 1 else x
+        return entered, self.embedding(noise, condition.get("label"), condition.get("position"))
 
 
 class ResidualBlock(nn.Module):
     """Two convolutions, between which the noise embedding scales and shifts the channels."""
 
-    def __init__(self, channels_in: int, channels_out: int, features: int, axes: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, features: int, axes: int, dilation: int = 1
+    ) -> None:
         super().__init__()
-        convolution = CONVOLUTIONS[axes]
+        convolution = partial(CONVOLUTIONS[axes], padding=dilation, dilation=dilation)
         self.norm_in = nn.GroupNorm(8, channels_in)
-        self.conv_in = convolution(channels_in, channels_out, 3, padding=1)
+        self.conv_in = convolution(channels_in, channels_out, 3)
         self.modulation = nn.Linear(features, 2 * channels_out)
         self.norm_out = nn.GroupNorm(8, channels_out)
-        self.conv_out = convolution(channels_out, channels_out, 3, padding=1)
+        self.conv_out = convolution(channels_out, channels_out, 3)
         alike = channels_in == channels_out
-        self.skip = nn.Identity() if alike else convolution(channels_in, channels_out, 1)
+        self.skip = nn.Identity() if alike else CONVOLUTIONS[axes](channels_in, channels_out, 1)
         nn.init.zeros_(self.conv_out.weight)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -67,15 +120,26 @@ class ResidualBlock(nn.Module):
         return out
 
 
-class UNet(nn.Module):
+class UNet(Conditional):
     """A convolutional U-Net for images or series whose sides are multiples of 2^(levels - 1).
+
+    It is called as `network(x, noise, label=, position=, field=)`, all conditions optional.
 
     Args:
         channels: the number of channels of an image or series.
         widths: the number of channels of each resolution level, a multiple of 8; each level halves
             the sides.
-        features: the size of the noise embedding.
+        features: the size of the embedding of the noise level and of conditions.
         axes: 2 for images `[batch, channels, height, width]`, 1 for series `[batch, channels, n]`.
+        conditions: `classes=`, the number of classes of `label` `[batch]` (label `classes`, as no
+            label, is the null class); `position=`, the number of entries of `position`
+            `[batch, position]`; `field=`, the number of channels of `field` `[batch, field,
+            *sides]`, which is 0 where none is given; `noise_field=True` for noise levels per
+            element.
+
+    Raises:
+        ShapeError: sides are no such multiples, or a condition is given that the network was not
+            made for.
     """
 
     def __init__(
@@ -84,12 +148,12 @@ class UNet(nn.Module):
         widths: tuple[int, ...] = (32, 64, 64),
         features: int = 64,
         axes: int = 2,
+        **conditions: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, features, **conditions)
         self.axes = axes
         self.multiple = 2 ** (len(widths) - 1)
-        self.embedding = NoiseEmbedding(features)
-        self.enter = CONVOLUTIONS[axes](channels, widths[0], 3, padding=1)
+        self.enter = CONVOLUTIONS[axes](self.channels_in, widths[0], 3, padding=1)
         above = (widths[0], *widths[:-1])
         self.down = nn.ModuleList(
             ResidualBlock(a, w, features, axes) for a, w in zip(above, widths, strict=True)
@@ -102,13 +166,13 @@ class UNet(nn.Module):
         self.leave = CONVOLUTIONS[axes](widths[0], channels, 3, padding=1)
         nn.init.zeros_(self.leave.weight)
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+    def forward(self, x: Tensor, noise: Tensor, **condition: Tensor | None) -> Tensor:
         if any(side % self.multiple for side in x.shape[2:]):
             raise ShapeError(
                 f"UNet: expected sides that are multiples of {self.multiple}, "
                 f"got an image of {tuple(x.shape[2:])}. Crop or pad it."
             )
-        embedding = self.embedding(noise)
+        x, embedding = self.entered(x, noise, **condition)
         x = self.enter(x)
         skips = []
         for level, block in enumerate(self.down):
@@ -120,32 +184,6 @@ class UNet(nn.Module):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest") if level else x
         out: Tensor = self.leave(F.silu(self.norm(x)))
         return out
-
-
-class EDMDenoiser(nn.Module):
-    """A network under EDM preconditioning, called as `denoise(x, sigma)`.
-
-    Args:
-        network: the network `F(x, noise)` of x `[batch, *shape]` and noise `[batch]`.
-        sigma_data: the standard deviation of the data, in the data's units. The data are assumed
-            to have mean 0: subtract it before training.
-    """
-
-    def __init__(self, network: nn.Module, sigma_data: float) -> None:
-        super().__init__()
-        self.network = network
-        self.sigma_data = sigma_data
-
-    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
-        s = sigma.reshape(-1, *[1] * (x.ndim - 1))
-        total = s**2 + self.sigma_data**2
-        c_skip = self.sigma_data**2 / total
-        c_out = s * self.sigma_data / total.sqrt()
-        c_in = total.rsqrt()
-        who = named(self.network)
-        value = received(self.network(c_in * x, sigma.log() / 4), x, who, cast=True)
-        check_gradient(value, x, who)
-        return c_skip * x + c_out * value
 
 
 def trained(model: EDMDenoiser, weights: Path) -> EDMDenoiser:

@@ -69,6 +69,11 @@ class Run:
         """A run, or that in a folder, or none."""
         return run if run is None or isinstance(run, Run) else cls(run)
 
+    @property
+    def due(self) -> bool:
+        """Whether the last save is long enough ago."""
+        return time.monotonic() >= self._due
+
     def latest(self) -> tuple[dict[str, Tensor], Facts] | None:
         """The tensors and facts of the latest file that is whole, or None."""
         self._began = time.time()
@@ -93,7 +98,7 @@ class Run:
         Raises:
             PgmdiffError: the folder cannot be written; the files in it are unchanged.
         """
-        if time.monotonic() < self._due and not last:
+        if not (self.due or last):
             return
         path = Path(self.folder) / FILES.replace("*", f"{step:08d}")
         store.save(path, tensors, facts)

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map, tree_structure
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.scores.adapters import Score, Wrapped, beside
@@ -51,6 +51,12 @@ class Guided(Wrapped):
                 f"guided: expected the conditions {sorted(self.null)}, got {sorted(condition)}. "
                 "Give every node all of them, and null= the same keywords."
             )
+        for key, value in condition.items():
+            if tree_structure(value) != tree_structure(self.null[key]):
+                raise ScoreError(
+                    f"guided: the null of {key!r} must be built as the condition, {brief(value)}, "
+                    f"a field if it is one; got {brief(self.null[key])}."
+                )
         guidance = self.guidance if guidance is None else guidance
         w = torch.as_tensor(guidance, dtype=x.dtype, device=x.device).expand(len(x))
         if (w == 1).all() and not hasattr(self.score, "memory"):  # a branch keeps its memory
@@ -69,8 +75,9 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
 
     Args:
         score: the score, which accepts the keywords of `null`.
-        null: the empty condition, by keyword: a tensor without a batch axis, a pytree of them, or
-            another value.
+        null: the empty condition, by keyword: a tensor without a batch axis (for crops of fields
+            one that broadcasts, such as 0.0), a pytree of them, or another value. Around a joint,
+            the null of a field is a field.
         guidance: w where the caller gives none.
 
     Raises:
@@ -97,12 +104,13 @@ def _with_null(value: Any, null: Any) -> Any:
             )
         return value
     empty = torch.as_tensor(null).to(value)
-    if empty.shape != value.shape[1:]:
+    try:
+        return torch.cat([value, empty.expand(value.shape[1:]).expand_as(value)])
+    except RuntimeError:
         raise ShapeError(
             f"guided: expected the null condition as {tuple(value.shape[1:])}, without a batch "
-            f"axis, got {tuple(empty.shape)}."
-        )
-    return torch.cat([value, empty.expand_as(value)])
+            f"axis, or one that broadcasts to it, got {tuple(empty.shape)}."
+        ) from None
 
 
 @dataclass(frozen=True, eq=False)

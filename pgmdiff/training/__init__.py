@@ -1,5 +1,17 @@
-"""Training the models of pieces: crops of data, and the denoising loss."""
+"""Training the models of pieces: crops of data, the denoising loss, and the loop."""
 
-from pgmdiff.training.loop import denoising_loss, random_crops
+from pgmdiff.training.data import CropBatch, Crops, crops, positions, random_crops
+from pgmdiff.training.loop import fit, train
+from pgmdiff.training.preconditioning import EDMDenoiser, denoising_loss
 
-__all__ = ["denoising_loss", "random_crops"]
+__all__ = [
+    "CropBatch",
+    "Crops",
+    "EDMDenoiser",
+    "crops",
+    "denoising_loss",
+    "fit",
+    "positions",
+    "random_crops",
+    "train",
+]

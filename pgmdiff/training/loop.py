@@ -1,90 +1,293 @@
-r"""Training the models of pieces: crops of data, and the denoising loss.
+"""The training loop: denoising of crops, for one network or one per model of a graph.
 
-A factor model and the models of its overlaps must be marginals of one distribution. DiffCollage's
-Algorithm 6 gets them from one network trained on crops of several sizes, cut from the same data:
-
-    L = E_{crop, σ, ε} [ λ(σ) ‖D(crop + σ ε, σ) - crop‖² ],   λ(σ) = (σ² + σ_d²) / (σ σ_d)²
-
-with ln σ ~ N(p_mean, p_std²), by default around 0.6 σ_d, and EDM's weighting λ, under which an
-untrained preconditioned network scores 1 (Zhang et al., "DiffCollage: parallel generation of large
-content with diffusion models", 2023, Algorithm 6; Karras et al., 2022, Table 1).
+`fit` cuts crops, preconditions networks and trains each with `train`, a plain loop that can be read
+and replaced: its parts are `crops`, `EDMDenoiser` and `denoising_loss`.
 """
 
+import copy
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
 
-from pgmdiff.errors import ShapeError, check_scale
-from pgmdiff.noise import Generator, torch_generator
-from pgmdiff.scores.adapters import beside
-from pgmdiff.scores.walls import received
-from pgmdiff.text import brief
+from pgmdiff import store
+from pgmdiff.composition.plan import map_tensors
+from pgmdiff.errors import PgmdiffError
+from pgmdiff.noise import SECOND, START, Generator, Noise, seed_of, split_seed
+from pgmdiff.samplers.store import ELSEWHERE, Run, check_same
+from pgmdiff.training.data import Crops, Where, crops
+from pgmdiff.training.preconditioning import EDMDenoiser, denoising_loss
 
-__all__ = ["denoising_loss", "random_crops"]
+__all__ = ["fit", "train"]
+
+EVERY = 50
+"""Steps after which the progress bar shows new losses."""
 
 
-def random_crops(
-    image: Tensor, shape: Sequence[int], n: int, *, generator: Generator = None
-) -> Tensor:
-    """Cuts `n` uniformly placed crops out of one image: `[n, channels, *shape]`.
+def fit(
+    where: Where,
+    network: nn.Module | Mapping[Any, nn.Module],
+    data: Any,
+    *,
+    steps: int,
+    sigma_data: float | None = None,
+    run: Run | str | Path | None = None,
+    generator: Generator = None,
+    **options: Any,
+) -> Any:
+    """Trains the models of a graph's nodes as denoisers of crops of data.
+
+    A network is called as `network(x, noise, **condition)`, x `[batch, *shape]` of about unit
+    variance, noise `[batch]`, and preconditioned by `EDMDenoiser`. An `EDMDenoiser` is trained
+    further, with its own σ_d. What is given is not changed.
 
     Args:
-        image: `[channels, height, width]`.
-        shape: `(height, width)` of a crop, in pixels.
-        n: number of crops.
-        generator: the source of the places, one stream for all; see `pgmdiff.noise.Generator`.
+        where, data: what is cut from what; see `crops`.
+        network: one network for all nodes, or a mapping from model id (of crops: from shape) to
+            network. Those are trained one after the other, each on its own nodes.
+        steps: number of steps of every network.
+        sigma_data: standard deviation of the data, in their units; if None, that of crops, which
+            gives the mean, too. With a value the mean is taken to be 0.
+        run: a `Run`, or its folder, for checkpoints: the same call, made again after the process
+            was killed, gives the same result bit for bit. Several networks have a folder each.
+        generator: the source of all random choices, one stream for all.
+        options: `half`, `conditions`, `labels`, `position`, `null_condition`, `null_probability` of
+            `crops`; and `batch`, `lr`, `progress`, `device` and others of `train`.
+
+    Returns:
+        The averaged `EDMDenoiser`, in evaluation mode, for `from_denoiser`; or one per model id.
 
     Raises:
-        ShapeError: a crop is larger than the image.
-        PgmdiffError: the generator is a sequence.
+        ScoreError: a node has no network, or a network returns another shape.
+        PgmdiffError: see `crops` and `train`.
+
+    Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion
+    models", 2023, Algorithms 1, 2 and 6.
+
+    Example:
+        >>> import torch
+        >>> from pgmdiff.graphs import tiles
+        >>> from pgmdiff.models.series import SeriesNet
+        >>> from pgmdiff.training import fit
+        >>> series = torch.randn(100, 32).cumsum(1)
+        >>> denoiser = fit(tiles((32,), 8, 4), SeriesNet(), series, steps=2, generator=0)
+        >>> denoiser(series[:, :8], torch.ones(100)).shape
+        torch.Size([100, 8])
     """
-    height, width = (side - crop + 1 for side, crop in zip(image.shape[-2:], shape, strict=True))
-    if height < 1 or width < 1:
-        raise ShapeError(
-            f"random_crops: expected a crop no larger than the image {tuple(image.shape[-2:])}, "
-            f"got {tuple(shape)}. Cut smaller crops."
+    networks = dict(network) if isinstance(network, Mapping) else {None: network}
+    known, shared = inspect.signature(train).parameters, not isinstance(network, Mapping)
+    cut = {name: options.pop(name) for name in [*options] if name not in known}
+    found = crops(where, data, networks=None if shared else networks, **cut)
+    found = {None: found} if shared else found
+    run, seeds = Run.of(run), list[int | None]([None] * len(found))
+    if generator is not None:
+        seed = seed_of(generator, "fit")
+        seeds = [*Noise.of(seed, len(found)).seeds(0)] if len(found) > 1 else [seed]
+    trained: dict[int, EDMDenoiser] = {}
+    for place, (name, own) in enumerate(found.items()):
+        each = networks[name]
+        if id(each) in trained:
+            continue
+        folder = run
+        if run is not None and len(found) > 1:
+            folder = Run(Path(run.folder) / f"{place:04d}", run.every)
+        if not isinstance(each, EDMDenoiser):
+            mean, scale = 0.0, sigma_data
+            if scale is None:
+                stream = torch.Generator().manual_seed(
+                    Noise((_common(seeds[place]),)).seeds(START)[0]
+                )
+                some = [own.draw(64, stream).clean.flatten().double() for _ in range(64)]
+                mean, scale = torch.cat(some).mean().item(), torch.cat(some).std().item()
+            each = EDMDenoiser(each, scale, mean, unit=scale)
+        trained[id(networks[name])] = train(
+            each, own, steps=steps, run=folder, generator=seeds[place], **options
         )
-    generator = torch_generator(generator, "random_crops")
-    top = torch.randint(height, (n,), generator=generator)
-    left = torch.randint(width, (n,), generator=generator)
-    rows = (top[:, None] + torch.arange(shape[0]))[:, :, None]
-    columns = (left[:, None] + torch.arange(shape[1]))[:, None, :]
-    return image[:, rows, columns].movedim(0, 1)
+    result = {name: trained[id(networks[name])] for name in found}
+    return result[None] if shared else result
 
 
-def denoising_loss(
-    denoise: Callable[[Tensor, Tensor], Tensor],
-    clean: Tensor,
+def train(
+    denoiser: EDMDenoiser,
+    crops: Crops,
     *,
-    sigma_data: float,
+    steps: int,
+    batch: int = 64,
+    lr: float = 1e-3,
+    warmup: int | None = None,
+    clip: float = 1.0,
+    ema: float = 0.9995,
     p_mean: float | None = None,
     p_std: float = 1.2,
+    per_element: bool = False,
+    run: Run | str | Path | None = None,
     generator: Generator = None,
-) -> Tensor:
-    """The weighted denoising error of a batch, averaged over its entries; see the module's formula.
+    device: torch.device | str | None = None,
+    bf16: bool = True,
+    progress: bool = False,
+) -> EDMDenoiser:
+    """Trains one denoiser on crops with Adam, and returns its exponential moving average.
+
+    Step k is a function of the seed, k and the state before it alone. Under an initialised process
+    group every rank draws its own crops, `batch` each, and gradients are averaged; rank 0 saves.
 
     Args:
-        denoise: `denoise(x, sigma)`, x `[batch, *shape]`, sigma `[batch]`.
-        clean: `[batch, *shape]`.
-        sigma_data: standard deviation σ_d of the data, in their units.
-        p_mean: mean of ln σ; if None, ln 0.6 σ_d, which is EDM's -1.2 for its σ_d of 0.5.
-        p_std: standard deviation of ln σ.
-        generator: the source of the noise levels and the noise, one stream for the batch; see
-            `pgmdiff.noise.Generator`. In a training loop give a `torch.Generator` or None: an
-            integer would repeat the same noise at every step.
+        denoiser: the denoiser, which is copied.
+        crops: what it is trained on.
+        steps, batch: number of steps, and of crops in each.
+        lr, warmup: learning rate, which rises linearly over the first steps (if None, a tenth of
+            all and at most 200), and falls to 0 at the last as half a cosine.
+        clip: largest norm of the gradient.
+        ema: decay of the average per step; it is at most (k + 1) / (k + 10) in step k.
+        p_mean, p_std, per_element: the noise levels; see `denoising_loss`.
+        run, generator: see `fit`. Crops of a `DataLoader` are in its own order, so that a resumed
+            run differs from an uninterrupted one.
+        device: where to train; if None, where the denoiser is.
+        bf16: whether the network computes in bfloat16 on a GPU, by autocast; never on a CPU.
+        progress: whether to show a progress bar, with the mean loss of the lower, middle and upper
+            third of the noise levels.
 
     Raises:
-        PgmdiffError: sigma_data is not positive, or the generator is a sequence.
+        PgmdiffError: the loss is not finite; the folder of the run belongs to another run; or the
+            denoiser has no parameters.
     """
-    check_scale("denoising_loss", "sigma_data", sigma_data)
-    p_mean = math.log(0.6 * sigma_data) if p_mean is None else p_mean
-    generator = torch_generator(generator, "denoising_loss")
-    normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)
-    sigma = (p_mean + p_std * normal).exp().to(clean.device)
-    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
-    s = beside(sigma, clean)
-    weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
-    value = received(denoise(clean + s * noise, sigma), clean, lambda: brief(denoise), cast=True)
-    return (weight * (value - clean) ** 2).mean()
+    run, parameters = Run.of(run), list(denoiser.parameters())
+    if not parameters or steps < 1 or batch < 1:
+        raise PgmdiffError(
+            f"fit: expected a network with parameters, and at least one step of one crop, got "
+            f"{len(parameters)} parameters, steps={steps} and batch={batch}."
+        )
+    warmup = min(200, steps // 10) if warmup is None else warmup
+    place = parameters[0].device if device is None else torch.device(device)
+    dtype, on_gpu = parameters[0].dtype, place.type == "cuda"
+    denoiser = copy.deepcopy(denoiser).to(place).train()
+    if not any(p.requires_grad for p in parameters):
+        denoiser.requires_grad_(True)
+    rank, ranks = (dist.get_rank(), dist.get_world_size()) if _grouped() else (0, 1)
+    model: nn.Module = denoiser
+    if ranks > 1:  # a kind of crops may not use the parameters of another's conditions
+        model = DistributedDataParallel(denoiser, find_unused_parameters=True)
+    average = AveragedModel(denoiser)
+    averaged = cast(EDMDenoiser, average.module)
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr)
+
+    facts: dict[str, Any] = {"scales": [denoiser.sigma_data, denoiser.mean, denoiser.unit]}
+    given = {"sampler": "training", "steps": steps, "batch": batch, "lr": lr, "warmup": warmup}
+    given |= {"clip": clip, "ema": ema, "p_mean": p_mean, "p_std": p_std, "ranks": ranks}
+    given |= {"per_element": per_element, "network": str(denoiser)}
+    begin, seed, earlier = 0, _common(generator), None
+    if run is not None:
+        earlier, given["data and conditions"] = run.latest(), store.fingerprint(crops)
+    if earlier is not None:
+        tensors, facts = earlier
+        begin, seed = facts["step"], facts["run"]["seed"] if generator is None else seed
+        check_same(f"fit: {run}", facts["run"], {**given, "seed": seed}, ELSEWHERE)
+        _restore(tensors, denoiser, average, optimizer)
+    for each in (denoiser, averaged):
+        each.sigma_data, each.mean, each.unit = facts["scales"]
+    facts = {**facts, "run": {**given, "seed": seed}}
+    noise = Noise((split_seed(seed, ranks)[rank],))
+
+    p_mean = math.log(0.6 * denoiser.sigma_data) if p_mean is None else p_mean
+    edges = torch.tensor([p_mean - 0.43 * p_std, p_mean + 0.43 * p_std], device=place)
+    bands = torch.zeros(2, 3, device=place, dtype=torch.float64)  # of losses: sums and counts
+
+    def record(losses: Tensor, sigma: Tensor) -> None:
+        band = torch.bucketize(sigma.log().flatten(), edges)
+        values = losses.reshape(*sigma.shape, -1).mean(-1).flatten().double()
+        bands[0] += torch.bincount(band, values, 3)
+        bands[1] += torch.bincount(band, minlength=3)
+
+    def save(step: int, last: bool = False) -> None:
+        if run is not None and rank == 0 and (run.due or last):
+            _check_finite(bands, step)
+            tensors = _tensors(denoiser, average, optimizer)
+            run.save(step, tensors, {**facts, "step": step}, last=last)
+
+    bar = tqdm(range(begin, steps), initial=begin, total=steps, disable=not progress or rank > 0)
+    with torch.random.fork_rng([place] if on_gpu else []):  # for dropout
+        for step in bar:
+            save(step)
+            stream = torch.Generator().manual_seed(noise.seeds(step)[0])
+            home = torch.cuda if on_gpu else torch.default_generator
+            home.manual_seed(noise.seeds(SECOND + step)[0])
+            crop = crops.draw(batch, stream)
+            with torch.autocast("cuda", torch.bfloat16, enabled=bf16 and on_gpu):
+                loss = denoising_loss(
+                    model,
+                    crop.clean.to(place, dtype),
+                    sigma_data=denoiser.sigma_data,
+                    p_mean=p_mean,
+                    p_std=p_std,
+                    per_element=per_element,
+                    generator=stream,
+                    record=record,
+                    **map_tensors(lambda t: t.to(place), crop.condition),
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(denoiser.parameters(), clip)
+            fall = 0.5 * (1 + math.cos(math.pi * step / steps))
+            optimizer.param_groups[0]["lr"] = lr * fall * min(1.0, (step + 1) / (warmup + 1))
+            optimizer.step()
+            average.multi_avg_fn = get_ema_multi_avg_fn(min(ema, (step + 1) / (step + 10)))
+            average.update_parameters(denoiser)
+            if step % EVERY == EVERY - 1 or step == steps - 1:
+                _check_finite(bands, step)
+                means = zip(("low σ", "middle", "high σ"), bands[0] / bands[1], strict=True)
+                bar.set_postfix({name: f"{mean.item():.3f}" for name, mean in means})
+                bands.zero_()
+    if begin < steps:
+        save(steps, last=True)
+    return averaged.eval().requires_grad_(False)
+
+
+def _grouped() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _common(generator: Generator) -> int:
+    """The seed that a generator gives, of all ranks that of the first."""
+    box = [seed_of(generator, "fit")]
+    if _grouped():
+        dist.broadcast_object_list(box, 0)
+    return box[0]
+
+
+def _check_finite(losses: Tensor, step: int) -> None:
+    if not losses.isfinite().all():
+        raise PgmdiffError(
+            f"fit: the loss is not finite before step {step}. Lower lr, or look for values of the "
+            "data or of the network that overflow."
+        )
+
+
+def _tensors(*parts: Any) -> dict[str, Tensor]:
+    """All that the next step depends on, by name: of the denoiser, its average, the optimizer."""
+    denoiser, average, optimizer = (part.state_dict() for part in parts)
+    moments = {f"{n} {name}": x for n, x_n in optimizer["state"].items() for name, x in x_n.items()}
+    named = {"denoiser": denoiser, "average": average, "optimizer": moments}
+    return {f"{part}/{name}": x for part, own in named.items() for name, x in own.items()}
+
+
+def _restore(tensors: Mapping[str, Tensor], denoiser: Any, average: Any, optimizer: Any) -> None:
+    """Puts back what `_tensors` gave."""
+    parts: dict[str, dict[str, Tensor]] = {"denoiser": {}, "average": {}, "optimizer": {}}
+    for key, value in tensors.items():
+        part, name = key.split("/", 1)
+        parts[part][name] = value
+    denoiser.load_state_dict(parts["denoiser"])
+    average.load_state_dict(parts["average"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in parts["optimizer"].items():
+        number, name = key.split(" ", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

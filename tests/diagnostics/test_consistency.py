@@ -52,6 +52,20 @@ def test_a_piece_that_lags_is_found() -> None:
     assert "train the piece's model further" in str(found)
 
 
+@pytest.mark.parametrize("guilty", [(4,), (2,)])
+def test_the_model_to_train_longer_is_named(guilty: tuple[int]) -> None:
+    """Only the guilty model's own errors can be predicted from the overlap."""
+    scores = {(4,): WINDOW.score, (2,): OVERLAP.score}
+    right = {(4,): WINDOW, (2,): OVERLAP}[guilty]
+    wrong = Gaussian(right.mean, 1.5 * right.covariance).score
+    graph = tiles((12,), 4, 2)
+    found = check_consistency(graph, scores | {guilty: wrong}, DATA, SIGMAS, generator=0)
+    assert not found.consistent
+    for row in found.rows:
+        assert row.longer == ((str(guilty),) if row.verdict != "consistent" else ())
+    assert f"train longer, first of all: {guilty} (" in str(found)
+
+
 def test_rows_name_models() -> None:
     scores = {(4,): WINDOW.score, (2,): OVERLAP.score}
     (row,) = check_consistency(tiles((12,), 4, 2), scores, DATA, (1.0,), generator=0).rows

@@ -8,10 +8,11 @@ import pgmdiff.models
 from pgmdiff import ShapeError
 from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
 from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image, untrained
+from pgmdiff.models.series import SeriesNet
 from pgmdiff.models.unet import EDMDenoiser, UNet
 from pgmdiff.samplers import DPMSolver2M, karras, sample
 from pgmdiff.scores.adapters import from_denoiser
-from pgmdiff.training.loop import random_crops
+from pgmdiff.training import random_crops
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -49,6 +50,44 @@ def test_preconditioning() -> None:
     torch.testing.assert_close(model(x, sigma), expected)
     with pytest.raises(ShapeError, match="multiples of 4, got an image of \\(8, 6\\)"):
         model(torch.zeros(1, 1, 8, 6), torch.ones(1))
+
+
+@pytest.mark.parametrize("kind", [UNet, SeriesNet])
+def test_networks_take_conditions(kind: type[UNet | SeriesNet]) -> None:
+    """Each condition counts; what is missing is the null class or a field of 0."""
+    conditions = {"classes": 3, "position": 2, "field": 1, "noise_field": True}
+    sizes = (8, 8) if kind is UNet else (9,)
+    network = kind(features=16, **conditions)
+    for parameter in network.parameters():  # the last layers are 0 at first
+        torch.nn.init.normal_(parameter, std=0.3)
+    x, noise = torch.randn(4, 1, *sizes), torch.randn(4)
+    given = {"label": torch.arange(4), "position": torch.rand(4, 2)}
+    given["field"] = torch.randn(4, 1, *sizes)
+    whole = network(x, noise, **given)
+    assert whole.shape == x.shape
+    for name in given:
+        without = network(x, noise, **{k: v for k, v in given.items() if k != name})
+        same = [torch.allclose(*pair, atol=1e-5) for pair in zip(whole, without, strict=True)]
+        assert same == [False, False, False, name == "label"], name
+    zeros = torch.zeros_like(given["field"])
+    torch.testing.assert_close(network(x, noise, field=zeros), network(x, noise))
+    each = noise.reshape(-1, *[1] * (x.ndim - 1)).expand_as(x)
+    torch.testing.assert_close(network(x, each), network(x, noise), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(network(x, each + torch.randn_like(x)), whole)
+    for name in given:
+        with pytest.raises(ShapeError, match=f"got {name}, for which it was not made"):
+            kind()(x, noise, **{name: given[name]})
+    with pytest.raises(ShapeError, match="got a noise level per element"):
+        kind()(x, each)
+
+
+def test_series_have_any_length_and_a_reach() -> None:
+    network = SeriesNet(width=8, depth=3)
+    torch.nn.init.normal_(network.leave.weight)
+    noise = torch.zeros(2)
+    assert [network(torch.randn(2, n), noise).shape[1] for n in (1, 2, 7)] == [1, 2, 7]
+    x = torch.randn(2, 7)
+    assert torch.equal(network(x[:, None], noise)[:, 0], network(x, noise))
 
 
 def test_samples_do_not_see_each_other() -> None:

@@ -1,11 +1,24 @@
-"""Crops are crops, and the loss of the best linear denoiser is 1."""
+"""The loss of the best linear denoiser is 1; training approaches exact denoisers, and resumes."""
+
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pgmdiff import ShapeError
-from pgmdiff.training import denoising_loss, random_crops
+from pgmdiff import PgmdiffError, ShapeError, from_denoiser
+from pgmdiff.gaussian import Gaussian
+from pgmdiff.graphs import FactorGraph, chain, tiles
+from pgmdiff.models.series import SeriesNet
+from pgmdiff.models.unet import UNet
+from pgmdiff.noise import Noise, split_seed
+from pgmdiff.training import crops, denoising_loss, fit, random_crops
+from tests.training import runs
 
 
 def test_random_crops_are_crops() -> None:
@@ -30,3 +43,170 @@ def test_denoising_loss() -> None:
     loss = denoising_loss(linear, clean, sigma_data=0.5, generator=1).item()
     assert loss == pytest.approx(1.0, abs=4 * (2 / clean.numel()) ** 0.5 * 3)
     assert denoising_loss(lambda x, s: clean, clean, sigma_data=0.5, generator=0) == 0
+
+
+def test_a_noise_level_per_element() -> None:
+    """λ(σ_i) weights every element by its own level; samples hold two of them."""
+    clean = torch.zeros(500, 6)
+    seen: list[Tensor] = []
+
+    def zero(x: Tensor, sigma: Tensor, unit: Tensor) -> Tensor:
+        seen.append(sigma)
+        return x.new_ones(()) * unit
+
+    given: Any = {"sigma_data": 2.0, "per_element": True, "generator": 0}
+    loss = denoising_loss(zero, clean, unit=torch.ones(500, 6), **given)
+    (sigma,) = seen
+    assert sigma.shape == clean.shape
+    assert {len(row.unique()) for row in sigma} == {1, 2}
+    torch.testing.assert_close(loss, ((sigma**2 + 4) / (2 * sigma) ** 2).mean())
+
+
+def exact(mean: Tensor, covariance: Tensor, x: Tensor, sigma: float) -> Tensor:
+    """E[u_0 | u_σ = x] = m + Σ (Σ + σ²)⁻¹ (x - m)."""
+    gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(len(covariance)))
+    return mean + (x - mean) @ gain.T
+
+
+class Affine(nn.Module):
+    """F(x, noise) = A x + b."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(size, size)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        assert noise.shape == x.shape[:1]
+        out: Tensor = self.layer(x)
+        return out
+
+
+@pytest.mark.parametrize("unit", [1.0, 1000.0])
+def test_affine_networks_learn_gaussians_in_any_units(unit: float) -> None:
+    """One network per model id: pairs and single values of a chain, each its own marginal."""
+    graph = chain(3, shape=(1,), factor_model="pair", variable_model="one")
+    covariance = unit**2 * 0.8 ** (torch.arange(3.0)[:, None] - torch.arange(3)).abs()
+    mean = torch.full((3,), 5 * unit)
+    data = Gaussian(mean, covariance).sample(20_000, 0)
+    torch.manual_seed(0)
+    networks = {"pair": Affine(2), "one": Affine(1)}
+    before = [parameter.clone() for parameter in networks["pair"].parameters()]
+    sigma = 0.7 * unit
+    level: Any = {"p_mean": math.log(sigma), "p_std": 0.0}
+    found = fit(graph, networks, data, steps=150, batch=512, lr=0.2, generator=0, **level)
+    noisy = mean + unit * 2 * torch.randn(200, 3)
+    for name, size in (("pair", 2), ("one", 1)):
+        x, at = noisy[:, :size], torch.full((200,), sigma)
+        right = exact(mean[:size], covariance[:size, :size], x, sigma)
+        wrong = found[name](x, at) - right
+        assert wrong.std() < 0.02 * right.std(), name
+        assert found[name].sigma_data == pytest.approx(unit, rel=0.03)
+        assert not found[name].training
+    assert all(map(torch.equal, before, networks["pair"].parameters())), "what is given stays"
+    further = fit(graph, found, data, steps=2, generator=0, **level)
+    assert further["pair"].sigma_data == found["pair"].sigma_data
+
+
+class Named(nn.Module):
+    """D = the mean that its condition names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(3, 1)
+
+    def forward(self, x: Tensor, noise: Tensor, y: Tensor) -> Tensor:
+        return self.table(y).expand_as(x)
+
+
+def test_conditions_reach_the_network() -> None:
+    """A shared network with a condition y[f] per node learns the mean of each node's data."""
+    graph = FactorGraph.from_scopes({f: (f"{f}0", f"{f}1") for f in "abc"})
+    means = torch.tensor([[1.0], [5.0], [-3.0]]).expand(3, 2)
+    data = means.flatten() + 0.01 * torch.randn(500, 6)
+    conditions = {f: {"y": torch.tensor(k)} for k, f in enumerate("abc")}
+    options: Any = {"steps": 250, "lr": 0.1, "generator": 0, "p_std": 0.1}
+    denoiser = fit(graph, Named(), data, half=0, conditions=conditions, **options)
+    sigma = torch.full((3,), 0.6 * denoiser.sigma_data)
+    found = from_denoiser(denoiser).denoise(means, sigma, y=torch.arange(3))
+    torch.testing.assert_close(found, means, atol=0.1, rtol=0)
+
+
+def test_an_image_and_tiles() -> None:
+    """Training on the tiles of a picture more than halves the loss on their overlaps."""
+    image = (torch.sin(0.7 * torch.arange(16.0))[:, None] * torch.ones(16))[None, None]
+    graph = tiles((1, 16, 16), (1, 8, 8), (0, 4, 4))
+    network = UNet(widths=(8, 8), features=16, position=3)
+    options: Any = {"steps": 60, "batch": 16, "lr": 0.01, "generator": 0}
+    denoiser = fit(graph, network, image, position=True, **options)
+    overlaps = crops(graph, image, half=1, position=True).draw(64, 1)
+    loss = denoising_loss(
+        denoiser, overlaps.clean, sigma_data=denoiser.sigma_data, generator=0, **overlaps.condition
+    )
+    assert loss < 0.5
+
+
+def test_a_run_goes_on_after_sigkill(tmp_path: Path) -> None:
+    """A process that dies in its twelfth step leaves what the same call ends bit for bit."""
+    command = [sys.executable, "-m", "tests.training.runs", str(tmp_path)]
+    assert subprocess.run(command).returncode == -signal.SIGKILL
+    expected, found = runs.trained(None), runs.trained(tmp_path)
+    assert [*found] == [*expected]
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    again = runs.trained(tmp_path)
+    assert all(torch.equal(again[name], expected[name]) for name in expected), "from the file"
+    with pytest.raises(PgmdiffError, match="another run: expected steps 30, got 31"):
+        runs.trained(tmp_path, steps=31)
+    with pytest.raises(PgmdiffError, match="another run: expected seed 3, got 4"):
+        runs.trained(tmp_path, generator=4)
+
+
+def test_several_networks_have_a_folder_each(tmp_path: Path) -> None:
+    """Without a generator a run has its own seed; what is finished returns at once."""
+    graph, data = chain(3, shape=(1,), factor_model="pair", variable_model="one"), torch.randn(9, 3)
+    networks = {"pair": Affine(2), "one": Affine(1)}
+    first, again = (fit(graph, networks, data, steps=4, run=tmp_path) for _ in range(2))
+    for name in networks:
+        assert torch.equal(first[name].network.layer.weight, again[name].network.layer.weight)
+        assert first[name].sigma_data == again[name].sigma_data
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000", "0001"]
+    other = fit(graph, networks, data, steps=4)
+    assert not torch.equal(other["pair"].network.layer.weight, first["pair"].network.layer.weight)
+    with pytest.raises(PgmdiffError, match="another run: expected data and conditions"):
+        fit(graph, networks, 1 + data, steps=4, run=tmp_path)
+
+
+def test_two_ranks_average_their_gradients(tmp_path: Path) -> None:
+    """DDP's result is that of one process that sums the losses of both ranks' crops."""
+    command = [sys.executable, "-m", "tests.training.runs", str(tmp_path), "1"]
+    other = subprocess.Popen(command)
+    first = runs.ranked(tmp_path, 0)
+    assert other.wait(60) == 0
+    second = torch.load(tmp_path / "1.pt")
+    cut, denoiser = runs.parts()
+    optimizer = torch.optim.Adam(denoiser.parameters(), 1e-2)
+    for step in range(3):
+        optimizer.zero_grad()
+        for key in split_seed(3, 2):
+            stream = torch.Generator().manual_seed(Noise((key,)).seeds(step)[0])
+            crop, scale = cut.draw(8, stream), denoiser.sigma_data
+            loss = denoising_loss(denoiser, crop.clean, sigma_data=scale, generator=stream)
+            (loss / 2).backward()
+        nn.utils.clip_grad_norm_(denoiser.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * step / 3))
+        optimizer.step()
+    for name, value in denoiser.state_dict().items():
+        assert torch.equal(first[name], second[name])
+        torch.testing.assert_close(first[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_wrong_options_are_named() -> None:
+    network = SeriesNet()
+    with pytest.raises(PgmdiffError, match="network with parameters, and at least one step"):
+        fit([(4,)], network, torch.randn(5, 8), steps=0)
+    with pytest.raises(PgmdiffError, match="expected a positive sigma_data"):
+        fit([(4,)], network, torch.zeros(5, 8), steps=1)
+    data = 1e30 * torch.randn(5, 8)
+    with pytest.raises(PgmdiffError, match="the loss is not finite before step 0"):
+        fit([(4,)], network, data, steps=1, sigma_data=1e-30, generator=0)
+    with pytest.raises(ShapeError, match="got position, for which it was not made"):
+        fit([(4,)], network, torch.randn(5, 8), steps=1, position=True)

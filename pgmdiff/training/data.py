@@ -1,0 +1,381 @@
+r"""Crops of data for training: the regions of a graph, or windows anywhere, with their conditions.
+
+The models of pieces and of their overlaps must be marginals of one distribution. DiffCollage's
+Algorithm 6 gets them from one network trained on crops of several shapes, cut from the same data:
+half of the batches hold overlaps (Zhang et al., "DiffCollage: parallel generation of large content
+with diffusion models", 2023, Algorithms 1, 2 and 6).
+"""
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, TypeAlias, cast
+
+import networkx as nx
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgmdiff.composition import compose
+from pgmdiff.composition.local import Everything
+from pgmdiff.composition.plan import Batch, map_tensors
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, shape_text
+from pgmdiff.graphs import FactorGraph, RegionGraph
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
+from pgmdiff.graphs.regions import Condition
+from pgmdiff.linalg import Ints, Shape, beside
+from pgmdiff.noise import Generator, torch_generator
+from pgmdiff.text import brief, by_field, counted, described
+
+__all__ = ["CropBatch", "Crops", "Where", "crops", "positions", "random_crops"]
+
+Where: TypeAlias = GraphLike | Sequence[Sequence[int]] | Mapping[tuple[int, ...], float]
+"""A graph, whose regions are cut; or the shapes of crops that are cut anywhere."""
+
+
+@dataclass(frozen=True, eq=False)
+class CropBatch:
+    """Crops of one shape.
+
+    Attributes:
+        clean: `[batch, *shape]`.
+        position: the place of each crop's first entry, as a share of each axis of the state:
+            `[batch, axes]`, from 0 to below 1.
+        condition: keyword arguments of the model, tensors `[batch, ...]`.
+    """
+
+    clean: Tensor
+    position: Tensor
+    condition: dict[str, Any]
+
+    __repr__ = by_field
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Regions that share a model, a shape and the structure of their conditions."""
+
+    batch: Batch
+    rows: Ints
+    event_shape: Shape
+
+    def cut(self, states: Any, owners: Tensor, stream: torch.Generator) -> CropBatch:
+        """One crop for each of some states, given by their rows `[batch]`."""
+        together = isinstance(states, Tensor)
+        found = {tuple(each.shape) for each in (states[:1] if together else states)}
+        if found != {self.event_shape}:
+            raise ShapeError(
+                f"crops: expected states {shape_text('n', self.event_shape)}, as the graph's, got "
+                f"{', '.join(map(str, sorted(found)))}. For crops of larger data give the shapes "
+                "of regions in place of the graph."
+            )
+        flat = (states if together else torch.stack(states)).flatten(1)
+        chosen = torch.randint(len(self.rows), (len(owners),), generator=stream)
+        rows = torch.from_numpy(self.rows)[chosen]
+        index = self.batch.group.select(rows.numpy()).flat().to(flat.device)
+        clean = flat[owners.to(flat.device)[:, None], index]
+        return CropBatch(
+            clean.reshape(len(owners), *self.batch.group.shape),
+            _shares(index[:, 0], self.event_shape),
+            map_tensors(itemgetter(rows), self.batch.condition),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Windows of one shape, anywhere in states that may differ in size."""
+
+    shape: Shape
+
+    def cut(self, states: Any, owners: Tensor, stream: torch.Generator) -> CropBatch:
+        """One crop for each of some states, given by their rows `[batch]`."""
+        clean, places = [], []
+        shares = torch.rand(len(owners), len(self.shape), generator=stream, dtype=torch.double)
+        for owner, share in zip(owners.tolist(), shares.tolist(), strict=True):
+            state = states[owner]
+            if state.ndim != len(self.shape) or any(map(int.__gt__, self.shape, state.shape)):
+                raise ShapeError(
+                    f"crops: expected states no smaller than a crop {self.shape}, with as many "
+                    f"axes, got one of {tuple(state.shape)}. Cut smaller crops; a crop has every "
+                    "axis of a state, channels too."
+                )
+            sides = [*zip(share, self.shape, state.shape, strict=True)]
+            first = [int(s * (whole - part + 1)) for s, part, whole in sides]
+            window = zip(first, self.shape, strict=True)
+            clean.append(state[tuple(slice(start, start + side) for start, side in window)])
+            places.append([a / whole for a, whole in zip(first, state.shape, strict=True)])
+        return CropBatch(torch.stack(clean), torch.tensor(places), {})
+
+
+@dataclass(frozen=True, eq=False)
+class Crops:
+    """Random crops of clean states for one network; `crops` makes them.
+
+    Attributes:
+        states: the clean states.
+        kinds: the kinds of crops.
+        chances: how often each kind is drawn, `[kinds]`.
+        position, null_condition, null_probability: see `crops`.
+    """
+
+    states: "States"
+    kinds: Sequence[Regions | Windows]
+    chances: Tensor
+    position: bool
+    null_condition: Condition
+    null_probability: float
+
+    def __repr__(self) -> str:
+        return described(self, counted(len(self.kinds), "kind"), f"of {brief(self.states.data)}")
+
+    def draw(self, n: int, generator: Generator = None) -> CropBatch:
+        """N crops of one kind, of states and at places drawn uniformly, from one stream for all.
+
+        Raises:
+            ShapeError: a state does not have the graph's shape, or is smaller than a crop.
+            PgmdiffError: the data are empty or hold no floating-point tensors.
+        """
+        stream = torch_generator(generator, "crops")
+        kind = self.kinds[int(torch.multinomial(self.chances, 1, generator=stream))]
+        states, owners, labels = self.states.draw(n, stream)
+        crop = kind.cut(states, owners, stream)
+        condition = {**crop.condition, **labels}
+        if self.position:
+            condition["position"] = crop.position
+        dropped = torch.rand(n, generator=stream) < self.null_probability
+        for word in condition.keys() & self.null_condition.keys():
+            value = condition[word]
+            null = torch.as_tensor(self.null_condition[word]).to(value)
+            condition[word] = torch.where(beside(dropped.to(value.device), value), null, value)
+        return CropBatch(crop.clean, crop.position, condition)
+
+
+class States:
+    """Clean states, of which some are drawn at a time; see `crops` for the data and labels."""
+
+    def __init__(self, data: Any, labels: Mapping[str, Tensor], pack: Any = None) -> None:
+        self.pack, self.labels = pack, dict(labels)
+        self.data = self.one(data).contiguous() if isinstance(data, Mapping | Tensor) else data
+        if isinstance(self.data, Tensor) and not self.data.isfinite().all():
+            raise PgmdiffError("crops: expected finite data. Remove states that are not finite.")
+        for word, label in self.labels.items():
+            if not isinstance(self.data, Tensor) or len(label) != len(self.data):
+                raise ShapeError(
+                    f"crops: expected labels {word!r} of as many entries as the data, a tensor, "
+                    f"has states, got {brief(label)}. A Dataset gives pairs (state, labels)."
+                )
+        self._batches = self._endless()
+
+    def one(self, state: Any) -> Tensor:
+        """A state, or several, as a tensor."""
+        if isinstance(state, Mapping) and self.pack is not None:
+            state = self.pack(state)
+        if not isinstance(state, Tensor) or not state.is_floating_point() or not state.numel():
+            got = brief(state) if isinstance(state, Tensor) else type(state).__name__
+            raise PgmdiffError(
+                f"crops: expected states as floating-point tensors, got {got}. Convert them; named "
+                "variables need the graph that has them."
+            )
+        return state
+
+    def draw(
+        self, n: int, stream: torch.Generator
+    ) -> tuple[Tensor | list[Tensor], Tensor, dict[str, Tensor]]:
+        """States, the rows of those that are drawn `[n]`, and their labels `[n, ...]`."""
+        rows, labels = torch.arange(n), cast(Mapping[str, Any], self.labels)
+        if isinstance(self.data, Tensor):
+            rows, states = torch.randint(len(self.data), (n,), generator=stream), self.data
+        elif hasattr(self.data, "__getitem__") and hasattr(self.data, "__len__"):
+            numbers = torch.randint(len(self.data), (n,), generator=stream).tolist()
+            pairs = [_labelled(self.data[number]) for number in numbers]
+            labels = {
+                word: torch.stack([torch.as_tensor(label[word]) for _, label in pairs])
+                for word in pairs[0][1]
+            }
+            return [self.one(state) for state, _ in pairs], rows, labels
+        else:
+            batch, labels = _labelled(next(self._batches))
+            states = self.one(batch)
+            rows = rows % len(states)
+        return states, rows, {word: torch.as_tensor(x)[rows] for word, x in labels.items()}
+
+    def _endless(self) -> Iterator[Any]:
+        """The batches of a loader, epoch after epoch."""
+        batches = [None]
+        while batches:
+            batches = []
+            for batch in self.data:
+                batches = [batch]
+                yield batch
+        raise PgmdiffError(
+            f"crops: {brief(self.data)} has no batches left. Give a DataLoader, which can be read "
+            "again, and not an iterator."
+        )
+
+
+def crops(
+    where: Where,
+    data: Any,
+    *,
+    networks: Mapping[Any, Any] | None = None,
+    half: float = 0.5,
+    conditions: Mapping[Any, Condition] | None = None,
+    labels: Mapping[str, Tensor] | None = None,
+    position: bool = False,
+    null_condition: Condition | None = None,
+    null_probability: float = 0.1,
+) -> Any:
+    """Random crops of clean states: `Crops`, for one network that is the model of all nodes.
+
+    Args:
+        where: a graph, whose counted regions are cut: its pieces, and their overlaps. Or the shapes
+            of crops, cut at any place of states that are at least as large, with channels: of a
+            sequence the first is the piece and the others are its overlaps; a mapping gives how
+            often each shape is drawn.
+        data: clean states `[n, *event_shape]`: images, a stack of images, series; or a tensor per
+            variable of the graph, `{variable: [n, *shape]}`; or a `Dataset` (or a list) of single
+            states; or a `DataLoader` of batches of them. Those of the last two may be pairs
+            `(state, labels)`, with labels by keyword, or one that is called `label`.
+        networks: a mapping from model id (of crops: from shape) to network, for a mapping from
+            model id to `Crops`; ids with the same network share their crops.
+        half: how often overlaps are drawn in place of pieces.
+        conditions: keyword arguments of nodes, on top of the graph's own; as for `compose`.
+        labels: keyword arguments of states, a tensor `[n, ...]` each.
+        position: whether the model gets the crops' positions, as `position=`; see `positions`.
+        null_condition, null_probability: what the model gets in place of its conditions, and how
+            often; overlaps without a condition of their own always get it, as from `compose`.
+
+    Raises:
+        GraphError: a condition names no node.
+        ScoreError: a node or shape has no network.
+        ShapeError: the data do not fit the graph, or labels do not fit the data.
+        PgmdiffError: the data hold no finite floating-point tensors, or a share is not in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from pgmdiff.graphs import tiles
+        >>> from pgmdiff.training import crops
+        >>> image = torch.rand(1, 3, 16, 48)
+        >>> crops(tiles((3, 16, 48), (3, 16, 16), (0, 0, 8)), image).draw(4, 0)
+        CropBatch(clean=[4, 3, 16, 8] float32, position=[4, 3] float32, condition={})
+    """
+    for name, share in (("half", half), ("null_probability", null_probability)):
+        if not 0 <= share <= 1:
+            raise PgmdiffError(f"crops: expected {name} from 0 to 1, got {share}.")
+    null, conditions = dict(null_condition or {}), conditions or {}
+    shared = networks is None
+    networks = {None: None} if networks is None else networks
+    marks = {id(network): _mark() for network in networks.values()}
+    scores = {key: marks[id(network)] for key, network in networks.items()}
+    cuts: list[tuple[Any, Regions | Windows, bool, float]] = []
+    if isinstance(where, FactorGraph | RegionGraph | nx.Graph):
+        graph = graph_of(where, "crops")
+        states = States(data, labels or {}, graph.pack)
+        given = [*conditions.values(), *graph.regions.conditions.values()]
+        joint = compose(
+            graph,
+            scores[None] if shared else scores,
+            rule=Everything(),
+            conditions=conditions,
+            null_condition={w: null[w] for w in null if any(w in each for each in given)},
+        )
+        for batch in joint.batches:
+            for outer in (True, False):
+                rows = np.flatnonzero(batch.group.outer == outer)
+                kind = Regions(batch, rows, joint.event_shape)
+                cuts += [(batch.score, kind, outer, float(len(rows)))] if len(rows) else []
+    else:
+        states = States(data, labels or {})
+        for place, shape in enumerate(map(tuple, where)):
+            if not shared and shape not in scores:
+                raise ScoreError(
+                    f"crops: there is no network for crops of shape {shape}, only for "
+                    f"{', '.join(map(str, scores))}. Add it, or give one network for all shapes."
+                )
+            weight = where[shape] if isinstance(where, Mapping) else 1.0
+            cuts.append((scores[None if shared else shape], Windows(shape), not place, weight))
+    result = {}
+    for key, mark in scores.items():
+        own = [cut for cut in cuts if cut[0] is mark]
+        if not own:
+            continue  # a model of another graph
+        _, kinds, sides, weights = zip(*own, strict=True)
+        pieces, chances = torch.tensor(sides), torch.tensor(weights)
+        if not isinstance(where, Mapping) and pieces.any() and not pieces.all():
+            chances[pieces] *= (1 - half) / chances[pieces].sum()
+            chances[~pieces] *= half / chances[~pieces].sum()
+        result[key] = Crops(states, kinds, chances, position, null, null_probability)
+    return result[None] if shared else result
+
+
+def positions(graph: GraphLike) -> dict[Hashable, dict[str, Tensor]]:
+    """The positions of a graph's regions as conditions for `compose`, `{name: {"position": p}}`.
+
+    They are what a model trained with `position=True` gets for these regions: the place of the
+    region's first entry as a share of each axis of the state, `[axes]`, from 0 to below 1.
+
+    Args:
+        graph: the graph; a list of a million positions takes seconds.
+
+    Example:
+        >>> from pgmdiff.graphs import tiles
+        >>> from pgmdiff.training import positions
+        >>> positions(tiles((8,), 4, 2))["[4:8]"]
+        {'position': tensor([0.5000])}
+    """
+    regions = graph_of(graph, "positions").regions
+    return {
+        name: {"position": share}
+        for group in regions.groups
+        for name, share in zip(
+            group.names, _shares(group.flat()[:, 0], regions.event_shape), strict=True
+        )
+    }
+
+
+def random_crops(
+    image: Tensor, shape: Sequence[int], n: int, *, generator: Generator = None
+) -> Tensor:
+    """Cuts `n` uniformly placed crops out of one image: `[n, channels, *shape]`.
+
+    Args:
+        image: `[channels, height, width]`.
+        shape: `(height, width)` of a crop, in pixels.
+        n: number of crops.
+        generator: the source of the places, one stream for all; see `pgmdiff.noise.Generator`.
+
+    Raises:
+        ShapeError: a crop is larger than the image.
+        PgmdiffError: the generator is a sequence.
+    """
+    height, width = (side - crop + 1 for side, crop in zip(image.shape[-2:], shape, strict=True))
+    if height < 1 or width < 1:
+        raise ShapeError(
+            f"random_crops: expected a crop no larger than the image {tuple(image.shape[-2:])}, "
+            f"got {tuple(shape)}. Cut smaller crops."
+        )
+    generator = torch_generator(generator, "random_crops")
+    top = torch.randint(height, (n,), generator=generator)
+    left = torch.randint(width, (n,), generator=generator)
+    rows = (top[:, None] + torch.arange(shape[0]))[:, :, None]
+    columns = (left[:, None] + torch.arange(shape[1]))[:, None, :]
+    return image[:, rows, columns].movedim(0, 1)
+
+
+def _mark() -> Any:
+    """Stands for a network where regions are sorted by network."""
+    return lambda x, sigma: x
+
+
+def _shares(elements: Tensor, event_shape: Shape) -> Tensor:
+    """Places of elements `[n]` as shares of the axes of the state, `[n, axes]`."""
+    places = torch.stack(torch.unravel_index(elements, event_shape), dim=1)
+    return places / torch.tensor(event_shape, device=places.device)
+
+
+def _labelled(item: Any) -> tuple[Any, Mapping[str, Any]]:
+    """A state, or several, and their labels by keyword, from an item of a Dataset or DataLoader."""
+    if not isinstance(item, tuple | list) or len(item) not in (1, 2):
+        return item, {}
+    labels = item[1] if len(item) == 2 else {}
+    return item[0], labels if isinstance(labels, Mapping) else {"label": labels}

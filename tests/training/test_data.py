@@ -1,0 +1,176 @@
+"""Crops are the regions of a graph in data, or windows anywhere, with the conditions of both."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from pgmdiff import GraphError, PgmdiffError, ScoreError, ShapeError
+from pgmdiff.graphs import FactorGraph, chain, cubemap, nested_cubemap, tiles
+from pgmdiff.training import crops, fit, positions
+
+PAIR = FactorGraph.from_scopes({"f": ("a", "b")}, {"a": (2,), "b": ()})
+GRAPHS = {
+    "open": tiles((2, 6, 8), (2, 4, 4), (0, 2, 2)),
+    "periodic": tiles((6, 8), (4, 4), (2, 2), periodic=(False, True)),
+    "series": tiles((12,), 4, 2),
+    "cube": cubemap(4, channels=2),
+    "nested cube": nested_cubemap(4),
+    "chain": chain(4, shape=(3,)),
+    "nested": PAIR.nest({"f": chain(3)}),
+}
+
+
+def numbered(n: int, shape: tuple[int, ...]) -> Tensor:
+    """States whose entries say which they are: 1000 times the state plus the element."""
+    states = torch.arange(torch.Size(shape).numel()).reshape(shape)
+    return 1000.0 * torch.arange(n).reshape(-1, *[1] * len(shape)) + states
+
+
+@pytest.mark.parametrize("kind", GRAPHS)
+def test_crops_are_the_regions_of_a_graph(kind: str) -> None:
+    """Every counted region is drawn, of every state, and nothing else is; half are overlaps."""
+    regions = GRAPHS[kind].regions
+    counted = [
+        (group.indices(row, row + 1)[0], bool(group.outer[row]))
+        for group in regions.groups
+        for row in range(len(group))
+        if group.counts[row] or group.outer[row]
+    ]
+    known = {tuple(elements.flatten().tolist()) for elements, _ in counted}
+    shapes = {tuple(elements.shape) for elements, _ in counted}
+    cut = crops(GRAPHS[kind], numbered(3, regions.event_shape))
+    generator = torch.Generator().manual_seed(0)
+    drawn = [cut.draw(100, generator) for _ in range(60)]
+    seen = set()
+    for crop in drawn:
+        flat = crop.clean.reshape(100, -1)
+        owner = flat[:, 0] // 1000
+        assert set(owner.tolist()) <= {0, 1, 2}
+        assert tuple(crop.clean.shape[1:]) in shapes
+        elements = (flat - 1000 * owner[:, None]).long()
+        seen |= {(*row, int(o)) for row, o in zip(elements.tolist(), owner, strict=True)}
+        axes = torch.tensor(regions.event_shape)
+        first = torch.stack(torch.unravel_index(elements[:, 0], regions.event_shape), 1)
+        torch.testing.assert_close(crop.position, first / axes)
+    assert seen == {(*region, owner) for region in known for owner in range(3)}
+
+
+def test_half_of_the_crops_are_overlaps() -> None:
+    data = torch.randn(2, 8, 8)
+    for half in (0.0, 0.3, 1.0):
+        cut = crops(tiles((8, 8), (4, 4), (2, 2)), data, half=half)
+        stream = torch.Generator().manual_seed(0)
+        shapes = Counter(tuple(cut.draw(1, stream).clean.shape[1:]) for _ in range(400))
+        assert shapes[4, 4] / 400 == pytest.approx(1 - half, abs=0.08 * (0 < half < 1))
+        assert shapes[2, 2] + shapes[4, 2] + shapes[2, 4] == 400 - shapes[4, 4]
+
+
+def test_windows_are_cut_anywhere_in_states_of_any_size() -> None:
+    data = [numbered(1, (1, 6, 7))[0], 1000 + numbered(1, (1, 9, 5))[0]]
+    cut = crops({(1, 4, 5): 0.9, (1, 2, 3): 0.1}, data)
+    seen = set()
+    stream, shapes = torch.Generator().manual_seed(0), Counter[tuple[int, ...]]()
+    for _ in range(300):
+        crop = cut.draw(8, stream)
+        shapes[tuple(crop.clean.shape[1:])] += 1
+        for clean, position in zip(crop.clean, crop.position, strict=True):
+            state = data[int(clean[0, 0, 0] // 1000)]
+            first = (position * torch.tensor(state.shape)).round().long().tolist()
+            window = zip(first, clean.shape, strict=True)
+            expected = state[tuple(slice(start, start + size) for start, size in window)]
+            assert torch.equal(clean, expected)
+            seen.add((tuple(clean.shape), int(clean[0, 0, 0])))
+    places = {n: 3 * 3 + 6 * 1 if n == 4 else 5 * 5 + 8 * 3 for n in (4, 2)}
+    assert Counter(shape[1] for shape, _ in seen) == places
+    assert shapes[1, 4, 5] / 300 == pytest.approx(0.9, abs=0.06)
+
+
+def test_named_variables_are_packed() -> None:
+    graph = PAIR
+    values = {"a": torch.randn(5, 2), "b": torch.randn(5)}
+    packed = crops(graph, graph.pack(values)).draw(7, 0).clean
+    assert torch.equal(crops(graph, values).draw(7, 0).clean, packed)
+    items = [{"a": values["a"][i], "b": values["b"][i]} for i in range(5)]
+    assert torch.equal(crops(graph, items).draw(7, 0).clean, packed)
+
+
+def test_datasets_and_loaders() -> None:
+    """They give the crops and labels of the tensors that they hold."""
+    data, label = torch.randn(6, 1, 8), torch.arange(6)
+    where = [(1, 4), (1, 2)]
+    expected = crops(where, data, labels={"label": label}).draw(4, 0)
+    found = crops(where, TensorDataset(data, label)).draw(4, 0)
+    assert torch.equal(found.clean, expected.clean)
+    assert torch.equal(found.condition["label"], expected.condition["label"])
+    loader = DataLoader(TensorDataset(data, label), batch_size=3)
+    cut = crops([(1, 8)], loader)
+    for rows in ([0, 1, 2], [3, 4, 5], [0, 1, 2]):
+        crop = cut.draw(3, 0)
+        assert torch.equal(crop.clean, data[rows])
+        assert crop.condition["label"].tolist() == rows
+    cut = crops([(1, 8)], iter([data]))
+    cut.draw(3)
+    with pytest.raises(PgmdiffError, match="no batches left"):
+        cut.draw(3)
+
+
+def test_conditions_of_nodes_and_states() -> None:
+    """A crop has its node's condition and its state's label; a null condition replaces them."""
+    graph = chain(3, shape=(2,), factor_model="pair", variable_model="one")
+    names = {"f0": 1.0, "f1": 2.0, "x0": 7.0, "x1": 3.0, "x2": 9.0}
+    conditions = {name: {"y": torch.tensor(value)} for name, value in names.items()}
+    data, label = numbered(4, (6,)), torch.arange(4)
+    options: Any = {"conditions": conditions, "labels": {"label": label}, "position": True}
+    crop = crops(graph, data, **options, half=0).draw(200, 0)
+    first = crop.clean[:, 0] % 1000
+    assert torch.equal(crop.condition["y"], 1 + first / 2)
+    assert torch.equal(crop.condition["label"], (crop.clean[:, 0] // 1000).long())
+    assert torch.equal(crop.condition["position"], first[:, None] / 6)
+    null = {"y": torch.tensor(-1.0), "label": 4}
+    options["conditions"] = {name: conditions[name] for name in ("f0", "f1")}
+    overlap = crops(graph, data, **options, half=1, null_condition=null, null_probability=0)
+    assert (overlap.draw(9, 0).condition["y"] == -1).all(), "as compose does"
+    crop = crops(graph, data, **options, half=0, null_condition=null, null_probability=0.3).draw(
+        2000, 0
+    )
+    dropped = crop.condition["y"] == -1
+    assert torch.equal(dropped, crop.condition["label"] == 4)
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert torch.equal(crop.condition["position"][:, 0] * 6, crop.clean[:, 0] % 1000)
+
+
+@pytest.mark.parametrize("kind", ["open", "cube", "nested"])
+def test_positions_are_those_of_training(kind: str) -> None:
+    graph = GRAPHS[kind]
+    known = {tuple(p["position"].tolist()) for p in positions(graph).values()}
+    crop = crops(graph, numbered(1, graph.regions.event_shape), half=0).draw(100, 0)
+    assert {tuple(p.tolist()) for p in crop.position} <= known
+    assert positions(graph).keys() == set(graph.regions.names)
+
+
+def test_wrong_input_is_named() -> None:
+    graph, network = chain(3), torch.nn.Linear(1, 1)
+    with pytest.raises(ShapeError, match=r"expected states \[n, 3\], as the graph's, got \(4,\)"):
+        crops(graph, torch.randn(5, 4)).draw(2)
+    with pytest.raises(ShapeError, match=r"no smaller than a crop \(5,\)"):
+        crops([(5,)], torch.randn(5, 4)).draw(2)
+    with pytest.raises(PgmdiffError, match=r"floating-point tensors, got \[5, 3\] uint8"):
+        crops(graph, torch.zeros(5, 3, dtype=torch.uint8))
+    with pytest.raises(PgmdiffError, match="expected finite data"):
+        crops(graph, torch.full((5, 3), torch.nan))
+    with pytest.raises(PgmdiffError, match="got dict"):
+        crops([(3,)], {"a": torch.randn(5, 3)})
+    with pytest.raises(ShapeError, match="expected labels 'label' of as many entries"):
+        crops(graph, torch.randn(5, 3), labels={"label": torch.zeros(4)})
+    with pytest.raises(PgmdiffError, match="expected half from 0 to 1, got 2"):
+        crops(graph, torch.randn(5, 3), half=2)
+    with pytest.raises(GraphError, match="'f9'"):
+        crops(graph, torch.randn(5, 3), conditions={"f9": {"y": torch.zeros(())}})
+    with pytest.raises(ScoreError, match="needs the model 'f1'"):
+        fit(graph, {"f0": network, "x1": network}, torch.randn(5, 3), steps=1)
+    with pytest.raises(ScoreError, match=r"no network for crops of shape \(2,\)"):
+        fit([(3,), (2,)], {(3,): network}, torch.randn(5, 4), steps=1)
