@@ -91,6 +91,9 @@ class Joint:
         """The composed score of `u`, where the rule reads and updates a memory; see `remembering`.
 
         It is a pure function if the memory is None.
+
+        Raises:
+            ScoreError: the memory belongs to another batch; or as for a call.
         """
         flat, sigmas, condition = flattened(self.event_shape, u, sigma, condition)
         evaluate = partial(self.evaluate, condition=condition)
