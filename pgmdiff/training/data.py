@@ -6,6 +6,7 @@ half of the batches hold overlaps (Zhang et al., "DiffCollage: parallel generati
 with diffusion models", 2023, Algorithms 1, 2 and 6).
 """
 
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.composition import compose
+from pgmdiff.composition.fields import Field, placed, respaced
 from pgmdiff.composition.local import Everything
 from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, shape_text
@@ -31,6 +33,7 @@ __all__ = ["CropBatch", "Crops", "Where", "crops", "positions", "random_crops"]
 
 Where: TypeAlias = GraphLike | Sequence[Sequence[int]] | Mapping[tuple[int, ...], float]
 """A graph, whose regions are cut; or the shapes of crops that are cut anywhere."""
+Fields: TypeAlias = Mapping[str, Field]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +62,10 @@ class Regions:
     rows: Ints
     event_shape: Shape
 
-    def cut(self, states: Any, owners: Tensor, stream: torch.Generator) -> CropBatch:
-        """One crop for each of some states, given by their rows `[batch]`."""
+    def cut(
+        self, states: Any, owners: Tensor, fields: Fields, stream: torch.Generator
+    ) -> CropBatch:
+        """One crop for each of some states, given by their rows `[batch]`, and of their fields."""
         together = isinstance(states, Tensor)
         found = {tuple(each.shape) for each in (states[:1] if together else states)}
         if found != {self.event_shape}:
@@ -71,13 +76,20 @@ class Regions:
             )
         flat = (states if together else torch.stack(states)).flatten(1)
         chosen = torch.randint(len(self.rows), (len(owners),), generator=stream)
-        rows = torch.from_numpy(self.rows)[chosen]
-        index = self.batch.group.select(rows.numpy()).flat().to(flat.device)
+        chosen = torch.from_numpy(self.rows)[chosen]
+        index = self.batch.group.select(chosen.numpy()).flat().to(flat.device)
         clean = flat[owners.to(flat.device)[:, None], index]
+        condition = map_tensors(itemgetter(chosen), self.batch.condition)
+        shaped = index.reshape(len(owners), *self.batch.group.shape)
+        for word, field in fields.items():
+            given = placed(f"crops: {word!r}", field, self.event_shape, field.values.shape[:1])
+            places = respaced(f"crops: {word!r}", shaped, self.event_shape, given)
+            values = given.values.flatten(-len(self.event_shape)).movedim(-1, 1)
+            rows, elements = (t.to(values.device) for t in (owners, places.flatten(1)))
+            part = values[rows[:, None], elements].movedim(1, -1)
+            condition[word] = part.reshape(*part.shape[:-1], *places.shape[1:])
         return CropBatch(
-            clean.reshape(len(owners), *self.batch.group.shape),
-            _shares(index[:, 0], self.event_shape),
-            map_tensors(itemgetter(rows), self.batch.condition),
+            clean.reshape(shaped.shape), _shares(index[:, 0], self.event_shape), condition
         )
 
 
@@ -87,9 +99,11 @@ class Windows:
 
     shape: Shape
 
-    def cut(self, states: Any, owners: Tensor, stream: torch.Generator) -> CropBatch:
-        """One crop for each of some states, given by their rows `[batch]`."""
-        clean, places = [], []
+    def cut(
+        self, states: Any, owners: Tensor, fields: Fields, stream: torch.Generator
+    ) -> CropBatch:
+        """One crop for each of some states, given by their rows `[batch]`, and of their fields."""
+        clean, places, parts = [], [], defaultdict(list)
         shares = torch.rand(len(owners), len(self.shape), generator=stream, dtype=torch.double)
         for owner, share in zip(owners.tolist(), shares.tolist(), strict=True):
             state = states[owner]
@@ -101,10 +115,24 @@ class Windows:
                 )
             sides = [*zip(share, self.shape, state.shape, strict=True)]
             first = [int(s * (whole - part + 1)) for s, part, whole in sides]
-            window = zip(first, self.shape, strict=True)
-            clean.append(state[tuple(slice(start, start + side) for start, side in window)])
+            window = [slice(a, a + side) for a, side in zip(first, self.shape, strict=True)]
+            clean.append(state[tuple(window)])
             places.append([a / whole for a, whole in zip(first, state.shape, strict=True)])
-        return CropBatch(torch.stack(clean), torch.tensor(places), {})
+            for word, field in fields.items():
+                own = field.values[owner]
+                axes = [
+                    *zip(window, self.shape, state.shape, own.shape[-state.ndim :], strict=False)
+                ]
+                if own.ndim < state.ndim or any(f != w > side for _, side, w, f in axes):
+                    expected = shape_text("n, *channels", tuple(state.shape))
+                    raise ShapeError(
+                        f"crops: expected the field {word!r} as {expected}, but for axes that "
+                        f"crops span, got {tuple(field.values.shape)}. Resize it to the states."
+                    )
+                spans = [cut if w == f else slice(None) for cut, _, w, f in axes]
+                parts[word].append(own[(..., *spans)])
+        condition = {word: torch.stack(part) for word, part in parts.items()}
+        return CropBatch(torch.stack(clean), torch.tensor(places), condition)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +166,10 @@ class Crops:
         stream = torch_generator(generator, "crops")
         kind = self.kinds[int(torch.multinomial(self.chances, 1, generator=stream))]
         states, owners, labels = self.states.draw(n, stream)
-        crop = kind.cut(states, owners, stream)
-        condition = {**crop.condition, **labels}
+        fields = {word: label for word, label in labels.items() if isinstance(label, Field)}
+        crop = kind.cut(states, owners, fields, stream)
+        plain = {word: label for word, label in labels.items() if not isinstance(label, Field)}
+        condition = {**crop.condition, **plain}
         if self.position:
             condition["position"] = crop.position
         dropped = torch.rand(n, generator=stream) < self.null_probability
@@ -153,13 +183,14 @@ class Crops:
 class States:
     """Clean states, of which some are drawn at a time; see `crops` for the data and labels."""
 
-    def __init__(self, data: Any, labels: Mapping[str, Tensor], pack: Any = None) -> None:
+    def __init__(self, data: Any, labels: Mapping[str, Tensor | Field], pack: Any = None) -> None:
         self.pack, self.labels = pack, dict(labels)
         self.data = self.one(data).contiguous() if isinstance(data, Mapping | Tensor) else data
         if isinstance(self.data, Tensor) and not self.data.isfinite().all():
             raise PgmdiffError("crops: expected finite data. Remove states that are not finite.")
         for word, label in self.labels.items():
-            if not isinstance(self.data, Tensor) or len(label) != len(self.data):
+            size = len(label.values if isinstance(label, Field) else label)
+            if not isinstance(self.data, Tensor) or size != len(self.data):
                 raise ShapeError(
                     f"crops: expected labels {word!r} of as many entries as the data, a tensor, "
                     f"has states, got {brief(label)}. A Dataset gives pairs (state, labels)."
@@ -180,8 +211,8 @@ class States:
 
     def draw(
         self, n: int, stream: torch.Generator
-    ) -> tuple[Tensor | list[Tensor], Tensor, dict[str, Tensor]]:
-        """States, the rows of those that are drawn `[n]`, and their labels `[n, ...]`."""
+    ) -> tuple[Tensor | list[Tensor], Tensor, dict[str, Tensor | Field]]:
+        """States, the rows of those that are drawn `[n]`, their labels `[n, ...]`, all fields."""
         rows, labels = torch.arange(n), cast(Mapping[str, Any], self.labels)
         if isinstance(self.data, Tensor):
             rows, states = torch.randint(len(self.data), (n,), generator=stream), self.data
@@ -189,15 +220,24 @@ class States:
             numbers = torch.randint(len(self.data), (n,), generator=stream).tolist()
             pairs = [_labelled(self.data[number]) for number in numbers]
             labels = {
-                word: torch.stack([torch.as_tensor(label[word]) for _, label in pairs])
-                for word in pairs[0][1]
+                word: Field(torch.stack([label[word].values for _, label in pairs]))
+                if isinstance(first, Field)
+                else torch.stack([torch.as_tensor(label[word]) for _, label in pairs])
+                for word, first in pairs[0][1].items()
             }
             return [self.one(state) for state, _ in pairs], rows, labels
         else:
             batch, labels = _labelled(next(self._batches))
             states = self.one(batch)
             rows = rows % len(states)
-        return states, rows, {word: torch.as_tensor(x)[rows] for word, x in labels.items()}
+        return (
+            states,
+            rows,
+            {
+                word: x if isinstance(x, Field) else torch.as_tensor(x)[rows]
+                for word, x in labels.items()
+            },
+        )
 
     def _endless(self) -> Iterator[Any]:
         """The batches of a loader, epoch after epoch."""
@@ -220,7 +260,7 @@ def crops(
     networks: Mapping[Any, Any] | None = None,
     half: float = 0.5,
     conditions: Mapping[Any, Condition] | None = None,
-    labels: Mapping[str, Tensor] | None = None,
+    labels: Mapping[str, Tensor | Field] | None = None,
     position: bool = False,
     null_condition: Condition | None = None,
     null_probability: float = 0.1,
@@ -240,7 +280,8 @@ def crops(
             model id to `Crops`; ids with the same network share their crops.
         half: how often overlaps are drawn in place of pieces.
         conditions: keyword arguments of nodes, on top of the graph's own; as for `compose`.
-        labels: keyword arguments of states, a tensor `[n, ...]` each.
+        labels: keyword arguments of states, a tensor `[n, ...]` each; or `field(t)`, with t of
+            `[n, *channels, *F]`, of which a crop of the state gets the same crop (see `field`).
         position: whether the model gets the crops' positions, as `position=`; see `positions`.
         null_condition, null_probability: what the model gets in place of its conditions, and how
             often; overlaps without a condition of their own always get it, as from `compose`.

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from pgmdiff import GraphError, PgmdiffError, ScoreError, ShapeError
+from pgmdiff import GraphError, PgmdiffError, ScoreError, ShapeError, compose, field
+from pgmdiff.composition.fields import placed
+from pgmdiff.composition.local import Everything
 from pgmdiff.graphs import FactorGraph, chain, cubemap, nested_cubemap, tiles
 from pgmdiff.training import crops, fit, positions
 
@@ -174,3 +176,54 @@ def test_wrong_input_is_named() -> None:
         fit(graph, {"f0": network, "x1": network}, torch.randn(5, 3), steps=1)
     with pytest.raises(ScoreError, match=r"no network for crops of shape \(2,\)"):
         fit([(3,), (2,)], {(3,): network}, torch.randn(5, 4), steps=1)
+
+
+FIELDS = {  # the shape of a field of `GRAPHS[kind]`; channels in front, and their own number
+    "open": (3, 6, 8),
+    "periodic": (5, 6, 8),
+    "series": (2, 12),
+    "cube": (2, *GRAPHS["cube"].regions.event_shape),
+    "chain": GRAPHS["chain"].regions.event_shape,
+}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+def test_fields_are_cropped_like_the_states(kind: str) -> None:
+    """As the joint crops them for the region of the graph that a crop is."""
+    graph, shape = GRAPHS[kind].regions, FIELDS[kind]
+    states, values = numbered(3, graph.event_shape), numbered(3, shape)
+    seen: dict[tuple[int, ...], Tensor] = {}
+
+    def score(x: Tensor, sigma: Tensor, low: Tensor) -> Tensor:
+        for crop, part in zip(x, low, strict=True):
+            seen[tuple(crop.flatten().long().tolist())] = part
+        return -x
+
+    joint = compose(graph, score, rule=Everything())
+    for _ in joint.evaluate(
+        states.reshape(3, -1),
+        torch.ones(3),
+        condition={"low": placed("", field(values), graph.event_shape, (3,))},
+    ):
+        pass
+    cut, generator = crops(graph, states, labels={"low": field(values)}), torch.Generator()
+    pairs = [(state, {"low": field(own)}) for state, own in zip(states, values, strict=True)]
+    of_list = crops(graph, pairs)
+    for _ in range(20):
+        for crop in (cut.draw(20, generator), of_list.draw(20, generator)):
+            for x, part in zip(crop.clean, crop.condition["low"], strict=True):
+                torch.testing.assert_close(part, seen[tuple(x.flatten().long().tolist())])
+
+
+def test_windows_anywhere_crop_fields_at_the_same_place() -> None:
+    states, maps = numbered(2, (3, 9, 10)), numbered(2, (1, 9, 10))
+    cut = crops([(3, 4, 4), (3, 4, 2)], states, labels={"map": field(maps)})
+    for k in range(10):
+        crop = cut.draw(5, k)
+        element = crop.clean[:, 0].long() % 1000  # channel 0 counts as the map does
+        owner = crop.clean[:, :1] // 1000
+        torch.testing.assert_close(crop.condition["map"], 1000 * owner + element[:, None])
+    with pytest.raises(ShapeError, match=r"the field 'map' as \[n, \*channels, 3, 9, 10\]"):
+        crops([(3, 4, 4)], states, labels={"map": field(maps[:, :, :8])}).draw(5, 0)
+    with pytest.raises(ShapeError, match="as many entries"):
+        crops([(3, 4, 4)], states, labels={"map": field(maps[:1])})
