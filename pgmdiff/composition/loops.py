@@ -17,6 +17,7 @@ where r runs over outer regions, whose models see x_r. For Gaussian data x = 0 a
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -64,19 +65,19 @@ class ClosedLoops:
         """The graph."""
         return self.precision.graph
 
-    @property
+    @cached_property
     def level(self) -> float:
         """The level at which a mean is measured: ten times the largest standard deviation."""
         return 10 * float(self.precision.variances.max().sqrt())
 
-    @property
+    @cached_property
     def n_outer(self) -> int:
         """Σ_r dim_r over the counted outer regions."""
         outer = ((group.outer & (group.counts != 0)).sum() for group in self.graph.groups)
         sizes = (prod(group.shape) for group in self.graph.groups)
         return sum(int(n) * size for n, size in zip(outer, sizes, strict=True))
 
-    @property
+    @cached_property
     def constant(self) -> float:
         """½ Σ_r c_r log det Σ_r + ½ log det K, which is 0 on junction trees."""
         total = self.solve.values.log().sum()
@@ -122,9 +123,7 @@ class ClosedLoops:
             return torch.zeros_like(level[:, 0, 0])
         outer, values, vectors = (t[chunk.start : chunk.stop] for t in known)
         x = chunk.gather(u) + level * eta
-        both = (
-            torch.cat([x.double(), scores.double()]).transpose(0, 1) @ vectors
-        )  # region by region
+        both = torch.cat([x.double(), scores.double()]).transpose(0, 1) @ vectors
         away, own = both.transpose(0, 1).tensor_split(2)
         variances = values + level
         terms: Tensor = (own + away / variances) ** 2 * (variances * outer)

@@ -116,12 +116,12 @@ class Closure(Rule, ABC):
                 "Give mean=, that of states without conditions."
             )
         whole = completed(graph, closure)
-        of_one = precision = ComposedPrecision(graph, Blocks(whole.covariance))
-        completion, composed = whole.precision, of_one.dense()
+        precision = ComposedPrecision(graph, Blocks(whole.covariance))
+        completion, composed = whole.precision, precision.dense()
         if self.prior is not None:  # K = P + (K_0 - P_0)
-            precision = ComposedPrecision(graph, given)
-            conditioned = precision.dense()
-            completion, composed = conditioned + (completion - composed), conditioned
+            gap, precision = completion - composed, ComposedPrecision(graph, given)
+            composed = precision.dense()
+            completion = composed + gap
         solve = Loops(completion, composed)
         loops = ClosedLoops(solve, precision, known, whole, fades=self.prior is None)
         return bound(self, precision=precision, loops=loops, solve=solve)

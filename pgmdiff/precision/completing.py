@@ -26,7 +26,7 @@ proportional scaling; Speed and Kiiveri, "Gaussian Markov distributions over fin
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -124,16 +124,16 @@ def completed(
     known, distance = _averaged(graph, covariances)
     deviations = known.diagonal().sqrt()
     scale = deviations[:, None] * deviations
+    known = known / scale
     if on_junction_tree(graph):
         k = torch.zeros_like(known)
         for _, index, counts in weighed(graph):
-            inverses = torch.linalg.inv(taken_blocks(known / scale, index))
+            inverses = torch.linalg.inv(taken_blocks(known, index))
             add_blocks(k, index, counts[:, None, None] * inverses)
         return Completion(k / scale, torch.linalg.inv(k) * scale, distance, 0)
-    regions = [row for _, index in _outer(graph) for row in index]
-    wide = sum(map(len, regions)) >= WIDE * len(regions)
-    find = _scaled if wide else _regressed
-    w, k, sweeps = find(graph, known / scale, tolerance, most_sweeps)
+    sizes = [len(row) for _, index in _outer(graph) for row in index]
+    find = _scaled if sum(sizes) >= WIDE * len(sizes) else _regressed
+    w, k, sweeps = find(graph, known, tolerance, most_sweeps)
     return Completion(k / scale, w * scale, distance, sweeps)
 
 
@@ -166,12 +166,7 @@ def _scaled(
             break
     gaps = [float((known[row[:, None], row] - w[row[:, None], row]).abs().max()) for row in regions]
     names = [name for group, index in _outer(graph) for name in group.names]
-    raise GraphError(
-        "Covariances: expected the covariances of one distribution, but no positive definite "
-        f"matrix with these blocks was found in {sweep} sweeps; a correlation of region "
-        f"{names[int(np.argmax(gaps))]!r} is off by {max(gaps):.3g}. Read all covariances off one "
-        "estimate (fit_covariances), or give them a larger ridge=."
-    )
+    raise _without(sweep, names[int(np.argmax(gaps))], max(gaps), "give them a larger ridge=")
 
 
 def _regressed(
@@ -351,9 +346,15 @@ def _unfit(graph: RegionGraph, w: Tensor, ridge: float, sweeps: int) -> GraphErr
             row = int(pull.argmax())
             most, name = float(pull[row]), group.name(row)
             misfit = float(apart[row].max()) * ridge / (1 + ridge)
+    remedy = f"raise all variances by {ridge:.2g} of themselves (ridge=)"
+    return _without(sweeps, name, misfit, remedy)
+
+
+def _without(sweeps: int, name: Hashable, misfit: float, remedy: str) -> GraphError:
+    """The error for covariances without a completion, of which those of a region fit worst."""
     return GraphError(
         "Covariances: expected the covariances of one distribution, but no positive definite "
         f"matrix with these blocks was found in {sweeps} sweeps; a correlation of region {name!r} "
         f"is off by {misfit:.3g}. Read all covariances off one estimate (fit_covariances), or "
-        f"raise all variances by {ridge:.2g} of themselves (ridge=)."
+        f"{remedy}."
     )

@@ -23,12 +23,11 @@ class ConjugateGradients(Solve):
     """Products with P only, preconditioned by its diagonal, on the state's device, in float64.
 
     Args:
-        precision: P, which is never assembled beyond `TESTED` elements.
+        precision: P, which is never assembled beyond `TESTED` elements: there an indefinite one
+            is found only while solving.
         most_steps: the largest number of iterations; a solve that has not converged then fails.
 
     Attributes:
-        tested: whether P was factorised at construction to test that it is definite. Beyond
-            `TESTED` elements an indefinite P is found only while solving.
         steps: the number of iterations of the latest call.
 
     Raises:
@@ -43,8 +42,8 @@ class ConjugateGradients(Solve):
         self.most_steps = most_steps
         self.steps = 0
         self._residual = 0.0
-        self.tested = precision.graph.n_elements <= TESTED
-        if self.tested and not positive_pivots(precision.sparse()):
+        tested = precision.graph.n_elements <= TESTED
+        if tested and not positive_pivots(precision.sparse()):
             raise indefinite(precision)
 
     @property

@@ -66,12 +66,14 @@ class Loops(Eigen):
             )
         self.gap = completion - composed
         self.completion = completion
+        diagonal = completion.diagonal()
+        self.one_unit = not len(diagonal) or bool(diagonal.max() < ONE_UNIT * diagonal.min())
         self._levels: dict[float, Level] = {}
 
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
         # Eigenvectors mix elements of different units; one step of refinement restores each.
-        found, diagonal = super().__call__(b, sigma), self.completion.diagonal()
-        if diagonal.max() < ONE_UNIT * diagonal.min():
+        found = super().__call__(b, sigma)
+        if self.one_unit:
             return found
         completion = self.placed(b, self.completion.to, "completion")
         left = b - found - sigma[:, None] ** 2 * (found @ completion)
