@@ -31,7 +31,7 @@ from pgmdiff.gaussian import Gaussian, node_covariances
 from pgmdiff.graphs import tiles
 from pgmdiff.noise import torch_generator
 from pgmdiff.samplers import Heun, karras, sample
-from pgmdiff.scores.adapters import from_denoiser
+from pgmdiff.scores.adapters import Score, from_denoiser
 from pgmdiff.text import Table
 
 __all__ = ["run", "tables"]
@@ -41,10 +41,8 @@ DIVERGED = 5.0
 """Distance from samples without messages, in standard deviations, that counts as divergence."""
 
 
-def imperfect(kind: str) -> tuple[Joint, Gaussian]:
-    """Windows of a Gaussian with denoisers of too large a Jacobian, see the module."""
-    graph, places = tiles((26,), (8,), (2,)), torch.arange(26)
-    q = Gaussian(torch.zeros(26).double(), 0.94 ** (places[:, None] - places).abs().double())
+def too_steep(kind: str, q: Gaussian) -> Score:
+    """Scores of windows whose denoisers have too large a Jacobian, see the module."""
 
     def score(x: Tensor, sigma: Tensor) -> Tensor:
         d, level = x.shape[1], float(sigma[0])
@@ -55,7 +53,14 @@ def imperfect(kind: str) -> tuple[Joint, Gaussian]:
         denoised: Tensor = (x @ vectors * gains) @ vectors.T
         return (denoised - x) / level**2
 
-    return compose(graph, score, rule=free(node_covariances(graph, q))), q
+    return score
+
+
+def imperfect(kind: str) -> tuple[Joint, Gaussian]:
+    """Windows of a Gaussian with denoisers of too large a Jacobian, see the module."""
+    graph, places = tiles((26,), (8,), (2,)), torch.arange(26)
+    q = Gaussian(torch.zeros(26).double(), 0.94 ** (places[:, None] - places).abs().double())
+    return compose(graph, too_steep(kind, q), rule=free(node_covariances(graph, q))), q
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
 
+from benchmarks.damping import too_steep
 from pgmdiff import compose, gaussian, graphs
 from pgmdiff.composition import Consistent
 from pgmdiff.composition.joint import Joint
@@ -25,16 +25,8 @@ def imperfect(kind: str, **options: float) -> Joint:
     It is 2 times too large at σ = 3 and 23 times at σ = 40. The network of the sea's temperatures
     errs in the first way, by as much: see `python -m benchmarks damping`.
     """
-
-    def score(x: Tensor, sigma: Tensor) -> Tensor:
-        d, level = x.shape[1], float(sigma[0])
-        variances, vectors = torch.linalg.eigh(Q.covariance[:d, :d])
-        wrong = (torch.arange(d) == d - 1) == (kind == "smooth")
-        excess = 2 * (level / 3) ** 0.943 if level >= 3 else 1.0
-        gains = variances / (variances + level**2) * torch.where(wrong, excess, 1.0)
-        return ((x @ vectors * gains) @ vectors.T - x) / level**2
-
-    return compose(GRAPH, score, rule=Consistent(gaussian.node_covariances(GRAPH, Q), **options))
+    rule = Consistent(gaussian.node_covariances(GRAPH, Q), **options)
+    return compose(GRAPH, too_steep(kind, Q), rule=rule)
 
 
 def sizes(joint: Joint, sigma: float, calls: int) -> list[float]:
