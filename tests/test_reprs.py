@@ -289,7 +289,7 @@ def consistency() -> Any:
 
 
 NOT_PRINTED = {
-    "UNet", "SeriesNet", "EDMDenoiser",  # torch's modules print their layers
+    "UNet", "SeriesNet", "EDMDenoiser", "WienerFilter",  # torch's modules print their layers
     "LinearOperator", "Evaluate", "Step",  # protocols, a dict
 }  # fmt: skip
 

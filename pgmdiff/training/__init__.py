@@ -2,12 +2,13 @@
 
 from pgmdiff.training.data import CropBatch, Crops, crops, positions, random_crops
 from pgmdiff.training.loop import fit, train
-from pgmdiff.training.preconditioning import EDMDenoiser, denoising_loss
+from pgmdiff.training.preconditioning import EDMDenoiser, WienerFilter, denoising_loss
 
 __all__ = [
     "CropBatch",
     "Crops",
     "EDMDenoiser",
+    "WienerFilter",
     "crops",
     "denoising_loss",
     "fit",

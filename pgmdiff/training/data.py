@@ -179,6 +179,16 @@ class Crops:
             condition[word] = torch.where(beside(dropped.to(value.device), value), null, value)
         return CropBatch(crop.clean, crop.position, condition)
 
+    def of_each_shape(self, n: int, generator: Generator = None) -> list[Tensor]:
+        """Clean crops of each shape, `[n, *shape]` or, of a shape with several kinds, more."""
+        stream, found = torch_generator(generator, "crops"), defaultdict(list)
+        for kind in self.kinds:
+            for size in torch.arange(n).split(64):
+                states, owners, _ = self.states.draw(len(size), stream)
+                clean = kind.cut(states, owners, {}, stream).clean
+                found[clean.shape[1:]].append(clean)
+        return [torch.cat(crops) for crops in found.values()]
+
 
 class States:
     """Clean states, of which some are drawn at a time; see `crops` for the data and labels."""

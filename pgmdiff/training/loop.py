@@ -24,7 +24,7 @@ from pgmdiff.errors import PgmdiffError
 from pgmdiff.noise import SECOND, START, Generator, Noise, seed_of, split_seed
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_same
 from pgmdiff.training.data import Crops, Where, crops
-from pgmdiff.training.preconditioning import EDMDenoiser, denoising_loss
+from pgmdiff.training.preconditioning import EDMDenoiser, WienerFilter, denoising_loss
 
 __all__ = ["fit", "train"]
 
@@ -39,6 +39,7 @@ def fit(
     *,
     steps: int,
     sigma_data: float | None = None,
+    wiener: bool = False,
     run: Run | str | Path | None = None,
     generator: Generator = None,
     **options: Any,
@@ -56,6 +57,8 @@ def fit(
         steps: number of steps of every network.
         sigma_data: standard deviation of the data, in their units; if None, that of crops, which
             gives the mean, too. With a value the mean is taken to be 0.
+        wiener: whether the denoiser begins as a Wiener filter, measured on 4,096 crops of every
+            shape, in place of EDM's c_skip: see `EDMDenoiser`. It learns correlated data sooner.
         run: a `Run`, or its folder, for checkpoints: the same call, made again after the process
             was killed, gives the same result bit for bit. Several networks have a folder each.
         generator: the source of all random choices, one stream for all.
@@ -100,14 +103,14 @@ def fit(
         if run is not None and len(found) > 1:
             folder = Run(Path(run.folder) / f"{place:04d}", run.every)
         if not isinstance(each, EDMDenoiser):
-            mean, scale = 0.0, sigma_data
+            mean, scale, filters = 0.0, sigma_data, list[WienerFilter]()
+            stream = torch.Generator().manual_seed(Noise((_common(seeds[place]),)).seeds(START)[0])
             if scale is None:
-                stream = torch.Generator().manual_seed(
-                    Noise((_common(seeds[place]),)).seeds(START)[0]
-                )
                 some = [own.draw(64, stream).clean.flatten().double() for _ in range(64)]
                 mean, scale = torch.cat(some).mean().item(), torch.cat(some).std().item()
-            each = EDMDenoiser(each, scale, mean, unit=scale)
+            if wiener:
+                filters = [WienerFilter.of(clean) for clean in own.of_each_shape(4096, stream)]
+            each = EDMDenoiser(each, scale, mean, unit=scale, filters=filters)
         trained[id(networks[name])] = train(
             each, own, steps=steps, run=folder, generator=seeds[place], **options
         )
@@ -179,7 +182,6 @@ def train(
     averaged = cast(EDMDenoiser, average.module)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr)
 
-    facts: dict[str, Any] = {"scales": [denoiser.sigma_data, denoiser.mean, denoiser.unit]}
     given = {"sampler": "training", "steps": steps, "batch": batch, "lr": lr, "warmup": warmup}
     given |= {"clip": clip, "ema": ema, "p_mean": p_mean, "p_std": p_std, "ranks": ranks}
     given |= {"per_element": per_element, "network": str(denoiser)}
@@ -191,9 +193,6 @@ def train(
         begin, seed = facts["step"], facts["run"]["seed"] if generator is None else seed
         check_same(f"fit: {run}", facts["run"], {**given, "seed": seed}, ELSEWHERE)
         _restore(tensors, denoiser, average, optimizer)
-    for each in (denoiser, averaged):
-        each.sigma_data, each.mean, each.unit = facts["scales"]
-    facts = {**facts, "run": {**given, "seed": seed}}
     noise = Noise((split_seed(seed, ranks)[rank],))
 
     p_mean = math.log(0.6 * denoiser.sigma_data) if p_mean is None else p_mean
@@ -210,7 +209,7 @@ def train(
         if run is not None and rank == 0 and (run.due or last):
             _check_finite(bands, step)
             tensors = _tensors(denoiser, average, optimizer)
-            run.save(step, tensors, {**facts, "step": step}, last=last)
+            run.save(step, tensors, {"run": {**given, "seed": seed}, "step": step}, last=last)
 
     bar = tqdm(range(begin, steps), initial=begin, total=steps, disable=not progress or rank > 0)
     with torch.random.fork_rng([place] if on_gpu else []):  # for dropout
@@ -230,6 +229,7 @@ def train(
                     per_element=per_element,
                     generator=stream,
                     record=record,
+                    linear_error=denoiser.linear_error,
                     **map_tensors(lambda t: t.to(place), crop.condition),
                 )
             optimizer.zero_grad()

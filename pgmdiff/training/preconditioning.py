@@ -9,30 +9,93 @@ with m and σ_d the mean and the standard deviation of the data, and ln σ ~ N(p
 default around 0.6 σ_d. Under this weighting a network of zeros scores 1 at every σ (Karras,
 Aittala, Aila, Laine, "Elucidating the design space of diffusion-based generative models", 2022,
 Table 1).
+
+The first term is the best linear denoiser of white data. With a *Wiener filter* it is that of data
+of mean image m and covariance B diag(v) Bᵀ, so that a network of zeros has the data's mean and
+covariance, and what is left for the network to learn is what is not Gaussian:
+
+    D(x, σ) = m + B diag(g) Bᵀ (x - m) + c_out F(c_in (x - m), ln(σ / σ_1) / 4),
+    g = v / (v + σ²),  c_out = σ √mean(g²),  λ(σ) = 1 / mean(g σ²)
+
+c_out is about σ where the data are seen, and vanishes with g where they are not. B has one factor
+per axis, the eigenvectors of the covariance along it; v are the variances in that basis. (EDM's
+c_out, the root of the linear denoiser's error, would leave errors at large σ, where there is
+nothing to learn.)
 """
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from pgmdiff.errors import check_scale
+from pgmdiff.errors import ShapeError, check_scale
+from pgmdiff.linalg import Shape
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import beside
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import named, received
 from pgmdiff.text import brief
 
-__all__ = ["EDMDenoiser", "denoising_loss"]
+__all__ = ["EDMDenoiser", "WienerFilter", "denoising_loss"]
+
+
+class WienerFilter(nn.Module):
+    """The best linear denoiser of states of one shape, in a basis with one factor per axis.
+
+    It is exact for covariances that are diagonal in such a basis: white, separable, or stationary
+    on a ring. For others it is the best filter that is diagonal in the eigenvectors along the axes.
+
+    Args:
+        shape: the shape of a state.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("variance", torch.ones(shape))
+        for axis, side in enumerate(shape, 1):
+            self.register_buffer(f"basis{axis}", torch.eye(side))
+
+    @classmethod
+    def of(cls, states: Tensor) -> Self:
+        """The filter of states `[n, *shape]`, in their dtype; computed in float64."""
+        result = cls(tuple(states.shape[1:])).to(torch.float64)
+        result.mean = states.double().mean(dim=0)
+        centred = states.double() - result.mean
+        for axis in range(1, states.ndim):
+            lines = centred.movedim(axis, -1).flatten(0, -2)
+            setattr(result, f"basis{axis}", torch.linalg.eigh(lines.mT @ lines / len(lines))[1])
+        result.variance = result.turned(centred).var(dim=0)
+        return result.to(states.dtype)
+
+    def turned(self, x: Tensor, back: bool = False) -> Tensor:
+        """States `[batch, *shape]` in the basis, Bᵀ x; or back from it."""
+        for axis in range(1, x.ndim):
+            basis = getattr(self, f"basis{axis}")
+            x = (x.movedim(axis, -1) @ (basis.mT if back else basis)).movedim(-1, axis)
+        return x
+
+    def gain(self, s: Tensor) -> Tensor:
+        """The gain g of every coefficient, for σ `[batch, 1, ...]`."""
+        return self.variance / (self.variance + s**2)
+
+    def forward(self, centred: Tensor, s: Tensor) -> Tensor:
+        """B diag(g) Bᵀ (x - m)."""
+        return self.turned(self.gain(s) * self.turned(centred), back=True)
 
 
 class EDMDenoiser(nn.Module):
     """A network under EDM preconditioning, called as `denoise(x, sigma, **condition)`.
 
     σ is one noise level per sample, `[batch]`, or per element, with the shape of x; the network
-    receives its logarithm in the same shape.
+    receives its logarithm in the same shape. `state_dict()` holds all that `load_state_dict` needs:
+    the weights, `sigma_data`, `mean` and `unit`, and the filters. (Files without these, older ones,
+    leave what the denoiser was made with.)
 
     Args:
         network: the network `F(x, noise, **condition)` of x `[batch, *shape]` and noise `[batch]`.
@@ -40,29 +103,83 @@ class EDMDenoiser(nn.Module):
         mean: the mean m of the data.
         unit: the noise level σ_1 at which the network's `noise` is 0. With σ_d it makes the
             network independent of units, as `training.fit` does; 1 is EDM's own.
+        filters: Wiener filters, one for each shape of x that has one. They take one noise level
+            per sample.
     """
 
     def __init__(
-        self, network: nn.Module, sigma_data: float, mean: float = 0.0, unit: float = 1.0
+        self,
+        network: nn.Module,
+        sigma_data: float,
+        mean: float = 0.0,
+        unit: float = 1.0,
+        filters: Iterable[WienerFilter] = (),
     ) -> None:
         super().__init__()
         check_scale("EDMDenoiser", "sigma_data", sigma_data)
         check_scale("EDMDenoiser", "unit", unit)
         self.network = network
         self.sigma_data, self.mean, self.unit = sigma_data, mean, unit
+        self.filters = nn.ModuleDict({_key(each.mean.shape): each for each in filters})
 
     def forward(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         s = sigma if sigma.shape == x.shape else beside(sigma, x)
         total = s**2 + self.sigma_data**2
-        c_skip = self.sigma_data**2 / total
-        c_out = s * self.sigma_data / total.sqrt()
-        c_in = total.rsqrt()
-        centred = x - self.mean if self.mean else x
+        own = self._filter(x.shape[1:], s)
+        mean = self.mean if own is None else own.mean
+        centred = x - mean if own is not None or mean else x
+        if own is None:
+            linear, c_out = self.sigma_data**2 / total * centred, s * self.sigma_data / total.sqrt()
+        else:
+            axes = tuple(range(1, x.ndim))
+            linear, c_out = own(centred, s), s * own.gain(s).square().mean(axes, True).sqrt()
         who, noise = named(self.network), (sigma / self.unit).log() / 4
-        value = received(self.network(c_in * centred, noise, **condition), x, who, cast=True)
+        given = total.rsqrt() * centred
+        value = received(self.network(given, noise, **condition), x, who, cast=True)
         check_gradient(value, x, who)
-        denoised = c_skip * centred + c_out * value
-        return denoised + self.mean if self.mean else denoised
+        denoised = linear + c_out * value
+        return denoised if centred is x else denoised + mean
+
+    def linear_error(self, shape: Shape, s: Tensor) -> Tensor:
+        """The expected squared error of the linear part per element, for σ `[batch, 1, ...]`."""
+        own = self._filter(shape, s)
+        if own is None:
+            return (s * self.sigma_data) ** 2 / (s**2 + self.sigma_data**2)
+        return (own.gain(s) * s**2).mean(tuple(range(1, s.ndim)), keepdim=True)
+
+    def _filter(self, shape: Shape, s: Tensor) -> WienerFilter | None:
+        if _key(shape) not in self.filters:
+            return None
+        if s.shape[1:].numel() > 1:
+            raise ShapeError(
+                f"EDMDenoiser: expected one noise level per sample, got {tuple(s.shape)}; a Wiener "
+                "filter has no other. Train with wiener=False for noise levels per element."
+            )
+        return cast(WienerFilter, self.filters[_key(shape)])
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.sigma_data, self.mean, self.unit], dtype=torch.float64)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.sigma_data, self.mean, self.unit = state.tolist()
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Makes room for the filters that a state has, before they are loaded."""
+        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
+        start = f"{prefix}filters."
+        keys = {
+            name[len(start) :].partition(".")[0] for name in state_dict if name.startswith(start)
+        }
+        like = next(self.network.parameters(), torch.ones(()))
+        filters = {
+            key: WienerFilter(tuple(map(int, key.split("x")))).to(like) for key in sorted(keys)
+        }
+        self.filters = nn.ModuleDict(filters)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _key(shape: Shape) -> str:
+    return "x".join(map(str, shape))
 
 
 def denoising_loss(
@@ -75,6 +192,7 @@ def denoising_loss(
     per_element: bool = False,
     generator: Generator = None,
     record: Callable[[Tensor, Tensor], object] | None = None,
+    linear_error: Callable[[Shape, Tensor], Tensor] | None = None,
     **condition: Any,
 ) -> Tensor:
     """The weighted denoising error of a batch, averaged over its entries; see the module's formula.
@@ -91,6 +209,8 @@ def denoising_loss(
             `pgmdiff.noise.Generator`. In a training loop give a `torch.Generator` or None: an
             integer would repeat the same noise at every step.
         record: is called with the error of every entry, without a gradient, and with sigma.
+        linear_error: 1 / λ as a function of the shape of a state and of σ `[batch, 1, ...]`; that
+            of white data if None. Of a denoiser with Wiener filters give `denoiser.linear_error`.
         condition: keyword arguments of the denoiser.
 
     Raises:
@@ -109,7 +229,10 @@ def denoising_loss(
         sigma = torch.where(second, beside(other, clean), beside(sigma, clean))
     sigma = sigma.to(clean.device)
     s = sigma if per_element else beside(sigma, clean)
-    weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
+    if linear_error is None:
+        weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
+    else:
+        weight = 1 / linear_error(clean.shape[1:], s)
     noisy = clean + s * noise
     value = received(denoise(noisy, sigma, **condition), clean, lambda: brief(denoise), cast=True)
     losses: Tensor = weight * (value - clean) ** 2

@@ -17,7 +17,14 @@ from pgmdiff.graphs import FactorGraph, chain, tiles
 from pgmdiff.models.series import SeriesNet
 from pgmdiff.models.unet import UNet
 from pgmdiff.noise import Noise, split_seed
-from pgmdiff.training import crops, denoising_loss, fit, random_crops
+from pgmdiff.training import (
+    EDMDenoiser,
+    WienerFilter,
+    crops,
+    denoising_loss,
+    fit,
+    random_crops,
+)
 from tests.training import runs
 
 
@@ -43,6 +50,69 @@ def test_denoising_loss() -> None:
     loss = denoising_loss(linear, clean, sigma_data=0.5, generator=1).item()
     assert loss == pytest.approx(1.0, abs=4 * (2 / clean.numel()) ** 0.5 * 3)
     assert denoising_loss(lambda x, s: clean, clean, sigma_data=0.5, generator=0) == 0
+
+
+@pytest.fixture(scope="module")
+def separable() -> Gaussian:
+    """Two rows of three numbers, far from 0, whose covariance has a factor per axis."""
+    rows, columns = torch.tensor([[2.0, 0.9], [0.9, 1.0]]), 3 * torch.eye(3) + torch.ones(3, 3)
+    return Gaussian(torch.arange(6.0) + 100, torch.kron(rows, columns))
+
+
+class Nothing(nn.Module):
+    """F = 0, with a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        return self.weight * x
+
+
+def test_a_wiener_filter_is_exact_for_separable_gaussians(separable: Gaussian) -> None:
+    """Without a network the denoiser is E[u | x]; its error is the posterior's variance."""
+    data = separable.sample(400_000, 0).reshape(-1, 2, 3)
+    denoise = EDMDenoiser(Nothing(), 3.0, 100.0, filters=[WienerFilter.of(data)])
+    covariance = separable.covariance.double()
+    for sigma in (0.1, 1.0, 30.0):
+        x = data[:100] + sigma * torch.randn(100, 2, 3)
+        right = exact(separable.mean, separable.covariance, x.flatten(1), sigma)
+        wrong = denoise(x, torch.full((100,), sigma)).flatten(1) - right
+        assert wrong.std() < 0.01 * (right - separable.mean).std(), sigma
+        gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(6))
+        error = denoise.linear_error((2, 3), torch.full((1, 1, 1), sigma)).item()
+        assert error == pytest.approx(sigma**2 * gain.trace().item() / 6, rel=0.01)
+    loss = denoising_loss(
+        denoise, data[:4000], sigma_data=3.0, linear_error=denoise.linear_error, generator=1
+    )
+    assert loss.item() == pytest.approx(1.0, abs=0.05), "1 at every σ without a network"
+    plain = EDMDenoiser(Nothing(), 3.0, 100.0)(x, torch.full((100,), 30.0)).flatten(1) - right
+    assert plain.std() > 0.1 * (right - separable.mean).std(), "EDM's c_skip does not suffice"
+    with pytest.raises(ShapeError, match="one noise level per sample"):
+        denoise(x, torch.ones_like(x))
+
+
+def test_a_state_dict_holds_all_of_a_denoiser(separable: Gaussian) -> None:
+    """Shapes with and without filters, scales and means; a state without them leaves them."""
+    data = separable.sample(500, 0).reshape(-1, 2, 3)
+    shapes = {(2, 3): 0.5, (2, 2): 0.5}
+    given: Any = {"steps": 2, "generator": 0, "wiener": True}
+    denoise = fit(shapes, Nothing(), data, **given)
+    assert {"2x3", "2x2"} == {*denoise.filters}
+    assert denoise.mean == pytest.approx(data.mean().item(), rel=0.01)
+    saved, copy = denoise.state_dict(), EDMDenoiser(Nothing(), 1.0)
+    assert all(isinstance(value, Tensor) for value in saved.values())
+    copy.load_state_dict(saved)
+    assert (copy.sigma_data, copy.mean, copy.unit) == (
+        denoise.sigma_data, denoise.mean, denoise.unit,
+    )  # fmt: skip
+    for x in (data, data[:, :, :2], data[:, :1]):
+        sigma = torch.full((500,), 2.0)
+        torch.testing.assert_close(copy(x, sigma), denoise(x, sigma), rtol=0, atol=0)
+    old = EDMDenoiser(Nothing(), 2.0, 3.0, unit=4.0)
+    old.load_state_dict({"network.weight": torch.ones(())})
+    assert (old.sigma_data, old.mean, old.unit, *old.filters) == (2.0, 3.0, 4.0)
 
 
 def test_a_noise_level_per_element() -> None:
