@@ -33,7 +33,8 @@ __all__ = ["CropBatch", "Crops", "Where", "crops", "positions", "random_crops"]
 
 Where: TypeAlias = GraphLike | Sequence[Sequence[int]] | Mapping[tuple[int, ...], float]
 """A graph, whose regions are cut; or the shapes of crops that are cut anywhere."""
-Fields: TypeAlias = Mapping[str, Field]
+Fields: TypeAlias = Mapping[str, Sequence[Tensor] | Tensor]
+"""The fields of states by keyword, `[n, *channels, *F]`, or a list where states differ in size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +82,8 @@ class Regions:
         clean = flat[owners.to(flat.device)[:, None], index]
         condition = map_tensors(itemgetter(chosen), self.batch.condition)
         shaped = index.reshape(len(owners), *self.batch.group.shape)
-        for word, field in fields.items():
+        for word, values in fields.items():
+            field = Field(values if isinstance(values, Tensor) else torch.stack([*values]))
             given = placed(f"crops: {word!r}", field, self.event_shape, field.values.shape[:1])
             places = respaced(f"crops: {word!r}", shaped, self.event_shape, given)
             values = given.values.flatten(-len(self.event_shape)).movedim(-1, 1)
@@ -118,8 +120,8 @@ class Windows:
             window = [slice(a, a + side) for a, side in zip(first, self.shape, strict=True)]
             clean.append(state[tuple(window)])
             places.append([a / whole for a, whole in zip(first, state.shape, strict=True)])
-            for word, field in fields.items():
-                own = field.values[owner]
+            for word, values in fields.items():
+                own = values[owner]
                 axes = [
                     *zip(window, self.shape, state.shape, own.shape[-state.ndim :], strict=False)
                 ]
@@ -127,7 +129,7 @@ class Windows:
                     expected = shape_text("n, *channels", tuple(state.shape))
                     raise ShapeError(
                         f"crops: expected the field {word!r} as {expected}, but for axes that "
-                        f"crops span, got {tuple(field.values.shape)}. Resize it to the states."
+                        f"crops span, got one of {tuple(own.shape)}. Resize it to the states."
                     )
                 spans = [cut if w == f else slice(None) for cut, _, w, f in axes]
                 parts[word].append(own[(..., *spans)])
@@ -165,11 +167,9 @@ class Crops:
         """
         stream = torch_generator(generator, "crops")
         kind = self.kinds[int(torch.multinomial(self.chances, 1, generator=stream))]
-        states, owners, labels = self.states.draw(n, stream)
-        fields = {word: label for word, label in labels.items() if isinstance(label, Field)}
+        states, owners, labels, fields = self.states.draw(n, stream)
         crop = kind.cut(states, owners, fields, stream)
-        plain = {word: label for word, label in labels.items() if not isinstance(label, Field)}
-        condition = {**crop.condition, **plain}
+        condition = {**crop.condition, **labels}
         if self.position:
             condition["position"] = crop.position
         dropped = torch.rand(n, generator=stream) < self.null_probability
@@ -184,7 +184,7 @@ class Crops:
         stream, found = torch_generator(generator, "crops"), defaultdict(list)
         for kind in self.kinds:
             for size in torch.arange(n).split(64):
-                states, owners, _ = self.states.draw(len(size), stream)
+                states, owners, *_ = self.states.draw(len(size), stream)
                 clean = kind.cut(states, owners, {}, stream).clean
                 found[clean.shape[1:]].append(clean)
         return [torch.cat(crops) for crops in found.values()]
@@ -221,33 +221,30 @@ class States:
 
     def draw(
         self, n: int, stream: torch.Generator
-    ) -> tuple[Tensor | list[Tensor], Tensor, dict[str, Tensor | Field]]:
+    ) -> tuple[Tensor | list[Tensor], Tensor, dict[str, Tensor], Fields]:
         """States, the rows of those that are drawn `[n]`, their labels `[n, ...]`, all fields."""
-        rows, labels = torch.arange(n), cast(Mapping[str, Any], self.labels)
-        if isinstance(self.data, Tensor):
-            rows, states = torch.randint(len(self.data), (n,), generator=stream), self.data
-        elif hasattr(self.data, "__getitem__") and hasattr(self.data, "__len__"):
-            numbers = torch.randint(len(self.data), (n,), generator=stream).tolist()
-            pairs = [_labelled(self.data[number]) for number in numbers]
-            labels = {
-                word: Field(torch.stack([label[word].values for _, label in pairs]))
-                if isinstance(first, Field)
-                else torch.stack([torch.as_tensor(label[word]) for _, label in pairs])
-                for word, first in pairs[0][1].items()
-            }
-            return [self.one(state) for state, _ in pairs], rows, labels
+        rows, labels, states = torch.arange(n), cast(Mapping[str, Any], self.labels), self.data
+        if isinstance(states, Tensor):
+            rows = torch.randint(len(states), (n,), generator=stream)
+        elif hasattr(states, "__getitem__") and hasattr(states, "__len__"):
+            numbers = torch.randint(len(states), (n,), generator=stream).tolist()
+            pairs = [_labelled(states[number]) for number in numbers]
+            states = [self.one(state) for state, _ in pairs]
+            labels = {word: [own[word] for _, own in pairs] for word in pairs[0][1]}
         else:
             batch, labels = _labelled(next(self._batches))
             states = self.one(batch)
             rows = rows % len(states)
-        return (
-            states,
-            rows,
-            {
-                word: x if isinstance(x, Field) else torch.as_tensor(x)[rows]
-                for word, x in labels.items()
-            },
-        )
+        plain, fields = dict[str, Tensor](), dict[str, Tensor | list[Tensor]]()
+        for word, label in labels.items():
+            some = label if isinstance(label, list) else [label]
+            if isinstance(some[0], Field):
+                values = [each.values for each in some]
+                fields[word] = values if some is label else values[0]
+            else:
+                own = [*map(torch.as_tensor, some)]
+                plain[word] = torch.stack(own) if some is label else own[0][rows]
+        return states, rows, plain, fields
 
     def _endless(self) -> Iterator[Any]:
         """The batches of a loader, epoch after epoch."""

@@ -223,6 +223,11 @@ def test_windows_anywhere_crop_fields_at_the_same_place() -> None:
         element = crop.clean[:, 0].long() % 1000  # channel 0 counts as the map does
         owner = crop.clean[:, :1] // 1000
         torch.testing.assert_close(crop.condition["map"], 1000 * owner + element[:, None])
+    pairs = [(state, {"map": field(own)}) for state, own in zip(states, maps, strict=True)]
+    longer = [each[0].repeat(1, 2, 1) for each in (states, maps)]
+    pairs += [(longer[0], {"map": field(longer[1])})]  # pictures of several sizes
+    crop = crops([(3, 4, 4)], pairs).draw(50, 0)
+    assert torch.equal(crop.condition["map"] % 1000, crop.clean[:, :1] % 1000)
     with pytest.raises(ShapeError, match=r"the field 'map' as \[n, \*channels, 3, 9, 10\]"):
         crops([(3, 4, 4)], states, labels={"map": field(maps[:, :, :8])}).draw(5, 0)
     with pytest.raises(ShapeError, match="as many entries"):
