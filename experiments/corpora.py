@@ -1,0 +1,146 @@
+"""Two colour corpora, and the models of their patches.
+
+    landscape  strips of panoramas: horizons, correlated far beyond a patch (scenes/scenes.md)
+    tissue     scikit-image's `immunohistochemistry`: a texture
+
+Strips have 32 rows, patches are 32 × 32, values lie in [-1, 1]. One network per corpus is the model
+of patches and of their overlaps. `python -m experiments.train NAME` trains it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgmdiff import field
+from pgmdiff.models import tissue
+from pgmdiff.models.unet import UNet, trained
+from pgmdiff.noise import Generator, torch_generator
+from pgmdiff.samplers import karras
+from pgmdiff.training import Crops, EDMDenoiser, crops, fit
+
+__all__ = ["CORPORA", "Corpus", "colour_map"]
+
+FOLDER = Path(__file__).parent
+LANDSCAPES = ("dawn", "night", "park", "sky", "sunrise", "venice")
+SIDE = 32
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus of colour pictures, and the trained model of its patches.
+
+    Attributes:
+        name, title: for files and for captions.
+        states: loads the pictures `[3, height, width]`.
+        shapes: how often each crop `(3, height, width)` is drawn in training, the patch first.
+        weights: the file of its trained weights.
+        field: the number of channels of the network's condition `field=`, 0 if it has none.
+    """
+
+    name: str
+    title: str
+    states: Callable[[], list[Tensor]]
+    shapes: dict[tuple[int, ...], float]
+    weights: Path
+    field: int = 0
+    side: int = SIDE
+
+    def network(self) -> UNet:
+        return UNet(channels=3, widths=(32, 48, 64), features=64, field=self.field)
+
+    def denoiser(self) -> EDMDenoiser:
+        """The trained denoiser, which needs sides that are multiples of 4."""
+        return trained(EDMDenoiser(self.network(), 1.0), self.weights)
+
+    def train(self, steps: int, **options: Any) -> EDMDenoiser:
+        """Trains the denoiser; half of all crops of pictures with a field have their colour map."""
+        states: list[Any] = [*self.states()]
+        conditions: dict[str, Any] = {}
+        if self.field:
+            states = [(state, {"field": field(colour_map(state))}) for state in states]
+            conditions = {"null_condition": {"field": torch.zeros(())}, "null_probability": 0.5}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = self.network()
+        found: EDMDenoiser = fit(
+            self.shapes, network, states, steps=steps, wiener=True, **conditions, **options
+        )
+        return found
+
+    def crops(self, shape: Sequence[int], n: int, generator: Generator = None) -> Tensor:
+        """Real crops `[n, 3, height, width]` of any size that the pictures have."""
+        found: Crops = crops([(3, *shape)], self.states())
+        return found.draw(n, torch_generator(generator, "crops")).clean
+
+    def levels(self, steps: int) -> list[float]:
+        """The noise levels of a run of some steps, within those of training."""
+        return karras(steps, 0.01, 40.0)
+
+
+def colour_map(picture: Tensor) -> Tensor:
+    """A picture's colours without its detail, and a channel of ones: `[4, height, width]`.
+
+    The picture, `[3, height, width]`, is averaged over about 8 × 8 pixels and interpolated back.
+    """
+    height, width = picture.shape[1:]
+    coarse = F.interpolate(picture[None], size=(-(-height // 8), -(-width // 8)), mode="area")
+    smooth = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)[0]
+    return torch.cat([smooth, torch.ones_like(smooth[:1])])
+
+
+@cache
+def landscapes() -> list[Tensor]:
+    """Strips of six panoramas, also mirrored: 7 heights of the horizon, 5 sizes of a pixel.
+
+    A pixel spans 2 to 2.8 degrees, so that a patch sees 64 to 90 of them, and a strip goes once
+    around, a patch more than all the way.
+    """
+    from PIL import Image
+
+    found = []
+    for name in LANDSCAPES:
+        image = np.asarray(Image.open(FOLDER / "scenes" / f"{name}.jpg"), dtype=np.float32)
+        picture = torch.from_numpy(image).movedim(2, 0) / 127.5 - 1
+        around = torch.cat([picture[:, :, -64:], picture, picture[:, :, :64]], dim=2)
+        for degrees in torch.linspace(2.0, 2.8, 5).tolist():
+            rows, columns = round(180 / degrees), round(360 / degrees)
+            size = (rows, round(columns * around.shape[2] / picture.shape[2]))
+            options: Any = {"mode": "bicubic", "antialias": True, "align_corners": False}
+            small = F.interpolate(around[None], size=size, **options)[0].clamp(-1, 1)
+            first = (size[1] - columns) // 2
+            ring = small[:, :, first : first + columns]
+            strip = torch.cat([ring, ring[:, :, : SIDE - 1]], dim=2)
+            for pitch in torch.linspace(-12, 12, 7).tolist():
+                top = round((rows - SIDE) / 2 + pitch / degrees)
+                part = strip[:, top : top + SIDE].contiguous()
+                found += [part, part.flip(2)]
+    return found
+
+
+CORPORA = {
+    each.name: each
+    for each in (
+        Corpus(
+            "landscape",
+            "landscapes",
+            landscapes,
+            {(3, SIDE, SIDE): 0.6, (3, SIDE, SIDE // 2): 0.4},
+            FOLDER / "weights" / "landscape.safetensors",
+            field=4,
+        ),
+        Corpus(
+            "tissue",
+            "stained tissue",
+            lambda: [tissue.tissue_image()],
+            {(3, SIDE, SIDE): 0.4, (3, SIDE, 16): 0.2, (3, 16, SIDE): 0.2, (3, 16, 16): 0.2},
+            Path(tissue.__file__).with_name("tissue.safetensors"),
+        ),
+    )
+}

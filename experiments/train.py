@@ -1,0 +1,55 @@
+"""Trains the model of a corpus: `python -m experiments.train NAME [--steps N] [--run FOLDER]`.
+
+The weights are written to `experiments/weights`, in bfloat16 but for the Wiener filters. The gate
+is part of the experiment: `python -m experiments infinite --parts gate`.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from experiments.corpora import CORPORA
+from pgmdiff.training import EDMDenoiser
+
+STEPS = 9000
+
+
+def main() -> None:
+    """Parses the command line, trains a model and writes its weights."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=CORPORA)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--run", type=Path, help="folder of checkpoints: the same call resumes")
+    parser.add_argument("--out", type=Path, help="weights to write, if not the corpus's own")
+    arguments = parser.parse_args()
+    corpus, start = CORPORA[arguments.name], time.process_time()
+    spread = torch.cat([state.flatten() for state in corpus.states()]).std().item()
+    denoiser = corpus.train(
+        arguments.steps,
+        batch=32,
+        lr=1.5e-3,
+        p_mean=math.log(spread),
+        p_std=1.6,
+        run=arguments.run,
+        generator=0,
+        progress=True,
+    )
+    save(denoiser, arguments.out or corpus.weights)
+    print(f"{time.process_time() - start:.0f} CPU-seconds")
+
+
+def save(denoiser: EDMDenoiser, path: Path) -> None:
+    """Writes a denoiser's state, the network's weights in bfloat16."""
+    state = {
+        name: value.bfloat16() if name.startswith("network.") else value
+        for name, value in denoiser.state_dict().items()
+    }
+    save_file({name: value.contiguous() for name, value in state.items()}, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The bundled colour model, trained on crops of a micrograph of stained tissue.
+
+Its weights are in `tissue.safetensors`, its card is `tissue.md`, and `python -m experiments.train
+tissue` trains it again.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import required
+from pgmdiff.models.unet import EDMDenoiser, UNet, trained
+
+__all__ = ["tissue_denoiser", "tissue_image", "untrained"]
+
+
+def tissue_image() -> Tensor:
+    """scikit-image's `immunohistochemistry`, resized to 256 × 256: `[3, 256, 256]` in [-1, 1].
+
+    Raises:
+        ImportError: scikit-image is not installed; `pip install 'pgmdiff[demo]'`.
+    """
+    data = required("skimage.data", "tissue_image", "demo")
+    transform = required("skimage.transform", "tissue_image", "demo")
+    picture = data.immunohistochemistry() / 255.0
+    colours = transform.resize(picture, (256, 256, 3), anti_aliasing=True)
+    return torch.from_numpy(np.asarray(2 * colours - 1, dtype=np.float32)).movedim(2, 0)
+
+
+def untrained() -> UNet:
+    """The network with random weights: about 400,000 parameters."""
+    return UNet(channels=3, widths=(32, 48, 64), features=64)
+
+
+def tissue_denoiser() -> EDMDenoiser:
+    """The trained denoiser of tissue, `denoise(x, sigma)` for x `[batch, 3, height, width]`.
+
+    It was trained on crops of 32 × 32, 32 × 16, 16 × 32 and 16 × 16 pixels with values in [-1, 1],
+    each shape with its Wiener filter, and is the model of windows and of their overlaps alike.
+    Sides must be multiples of 4. Sample from σ = 40 down to 0.01.
+
+    Example:
+        >>> from pgmdiff import Marginal, compose, from_denoiser
+        >>> from pgmdiff.graphs import tiles
+        >>> from pgmdiff.models.tissue import tissue_denoiser
+        >>> torus = tiles((3, 64, 64), (3, 32, 32), (0, 16, 16), periodic=(False, True, True))
+        >>> joint = compose(torus, from_denoiser(tissue_denoiser()), rule=Marginal())
+        >>> joint.event_shape
+        (3, 64, 64)
+    """
+    return trained(EDMDenoiser(untrained(), 1.0), Path(__file__).with_name("tissue.safetensors"))
