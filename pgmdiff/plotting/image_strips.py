@@ -17,6 +17,7 @@ def strips(
     *,
     seams: Mapping[str, Sequence[int]] = MappingProxyType({}),
     joins: Mapping[str, int] = MappingProxyType({}),
+    panels: Mapping[str, Tensor] = MappingProxyType({}),
     title: str = "",
 ) -> Figure:
     """Draws strips one under the other, each with red ticks where its pieces meet.
@@ -26,10 +27,11 @@ def strips(
             beyond [-1, 1] are clipped.
         seams: caption to the columns where a piece begins or ends.
         joins: caption to the column where the ends of a ring meet, which is marked in blue.
+        panels: caption to image of any size, magnified to one height in a row above the strips.
         title: the title of the figure.
 
     Returns:
-        The figure, with one pair of axes per strip.
+        The figure, with one pair of axes per panel and strip.
 
     Raises:
         ShapeError: there are no strips, or one has another shape.
@@ -43,7 +45,7 @@ def strips(
     """
     if not strips:
         raise ShapeError("strips: expected at least one strip, got none.")
-    for caption, strip in strips.items():
+    for caption, strip in (*strips.items(), *panels.items()):
         if strip.ndim not in (2, 3) or (strip.ndim == 3 and len(strip) not in (1, 3)):
             raise ShapeError(
                 f"{caption}: expected an image [H, W], [1, H, W] or [3, H, W], got "
@@ -52,10 +54,19 @@ def strips(
     width = max(strip.shape[-1] for strip in strips.values())
     scale = 13.0 / width
     rows = [strip.shape[-2] + 0.36 / scale for strip in strips.values()]
-    figure = Sheet(
-        figsize=(13.6, scale * sum(rows) + (0.5 if title else 0.1)), layout="constrained"
-    )
-    axes = figure.subplots(len(strips), 1, height_ratios=rows, squeeze=False)
+    sizes = [each.shape[-1] / each.shape[-2] for each in panels.values()]
+    above = 12.5 / (sum(sizes) + 0.1 * len(sizes)) + 0.6 if sizes else 0.0
+    below = scale * sum(rows) + (0.5 if title else 0.1)
+    figure = Sheet(figsize=(13.6, above + below), layout="constrained")
+    heights = [above, below] if sizes else [below]
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    if sizes:
+        tops = parts[0].subplots(1, len(sizes), width_ratios=sizes, squeeze=False)
+        for axis, (caption, panel) in zip(tops[0], panels.items(), strict=True):
+            axis.imshow(picture(panel), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_title(caption, loc="left", fontsize=12)
+            axis.set_axis_off()
+    axes = parts[-1].subplots(len(strips), 1, height_ratios=rows, squeeze=False)
     for axis, (caption, strip) in zip(axes[:, 0], strips.items(), strict=True):
         axis.imshow(picture(strip), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_xlim(-0.5, width - 0.5)
