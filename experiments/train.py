@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from experiments.corpora import CORPORA
-from pgmdiff.training import EDMDenoiser
+from pgmdiff.models.unet import save_weights
 
 STEPS = 9000
 
@@ -38,17 +37,8 @@ def main() -> None:
         generator=0,
         progress=True,
     )
-    save(denoiser, arguments.out or corpus.weights)
+    save_weights(denoiser, arguments.out or corpus.weights)
     print(f"{time.process_time() - start:.0f} CPU-seconds")
-
-
-def save(denoiser: EDMDenoiser, path: Path) -> None:
-    """Writes a denoiser's state, the network's weights in bfloat16."""
-    state = {
-        name: value.bfloat16() if name.startswith("network.") else value
-        for name, value in denoiser.state_dict().items()
-    }
-    save_file({name: value.contiguous() for name, value in state.items()}, path)
 
 
 if __name__ == "__main__":

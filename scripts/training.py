@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from pgmdiff.models.unet import EDMDenoiser
+from pgmdiff.models.unet import EDMDenoiser, save_weights
 from pgmdiff.training import Crops, crops, denoising_loss, fit
 
 __all__ = ["Denoiser", "Recipe", "main", "train"]
@@ -103,6 +102,6 @@ def main(
         start = time.process_time()
         model = train(recipe, arguments.steps or recipe.steps, arguments.run)
         folder = arguments.out or recipe.weights.parent
-        save_file(model.state_dict(), folder / recipe.weights.name)
+        save_weights(model, folder / recipe.weights.name)
         print(f"{time.process_time() - start:.0f} CPU-seconds")
     raise SystemExit(not gate(recipe, model))

@@ -18,7 +18,7 @@ from pgmdiff.errors import ShapeError
 from pgmdiff.linalg import beside
 from pgmdiff.training.preconditioning import EDMDenoiser as EDMDenoiser
 
-__all__ = ["UNet", "trained"]
+__all__ = ["UNet", "save_weights", "trained"]
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d}
@@ -197,3 +197,16 @@ def trained(model: EDMDenoiser, weights: Path) -> EDMDenoiser:
 
     model.load_state_dict(load_file(weights))
     return model.eval().requires_grad_(False)
+
+
+def save_weights(model: EDMDenoiser, weights: Path) -> None:
+    """Writes a file for `trained`: weights in bfloat16, buffers such as Wiener filters as they are.
+
+    Args:
+        model: a trained model.
+        weights: the path of a safetensors file.
+    """
+    from safetensors.torch import save_file
+
+    state, parameters = model.state_dict(), dict(model.named_parameters())
+    save_file({k: x.bfloat16() if k in parameters else x for k, x in state.items()}, weights)
