@@ -12,7 +12,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pgmdiff", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    command = commands.add_parser("demo", help="sample a long strip and a ring of gravel")
+    command = commands.add_parser("demo", help="sample a strip, a ring and a torus of tissue")
     command.add_argument("--out", type=Path, default=Path("out"), help="folder to write to")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=demo)
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def demo(arguments: argparse.Namespace) -> int:
-    """Samples images of gravel and prints a table of how they were made."""
+    """Samples images of tissue and prints a table of how they were made."""
     from pgmdiff.demo import run, table
 
     print(table(run(arguments.out, seed=arguments.seed)))

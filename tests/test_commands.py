@@ -11,21 +11,20 @@ from pgmdiff import demo
 
 
 def test_demo_writes_its_picture_and_figures(tmp_path: Path) -> None:
-    rows = demo.run(tmp_path / "new" / "out", width=128, steps=8)
+    rows = demo.run(tmp_path / "new" / "out", width=96, steps=8)
     report = json.loads((tmp_path / "new" / "out" / "demo.json").read_text())
     assert (tmp_path / "new" / "out" / "demo.png").stat().st_size > 20_000
     methods = [row["method"] for row in report["rows"]]
     assert methods[0] == "real"
     ratio = {row.method: row.seam_ratio for row in rows}
-    assert ratio["concatenation"] > 1.6
+    assert ratio["patches side by side"] > 2
     assert ratio["overlap averaging"] > 1.2
-    assert ratio["DiffCollage strip"] < 1.15
-    assert ratio["DiffCollage ring"] < 1.15
-    assert all(row.score_evaluations == 15 for row in rows[1:])
+    assert all(ratio[name] < 1.15 for name in ratio if "DiffCollage" in name)
+    assert all(row.score_evaluations == 8 for row in rows[1:])
     assert "seam ratio" in demo.table(rows)
 
 
-@pytest.mark.parametrize("module", ["pgmdiff", "benchmarks"])
+@pytest.mark.parametrize("module", ["pgmdiff", "benchmarks", "experiments"])
 def test_commands_explain_themselves(module: str) -> None:
     out = subprocess.run(
         [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True

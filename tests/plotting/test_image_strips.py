@@ -29,6 +29,15 @@ def test_what_is_no_image_is_refused(shape) -> None:
         strips({"batch": torch.zeros(shape)})
 
 
+def test_panels_are_shown_above_the_strips() -> None:
+    tall, wide = torch.zeros(3, 8, 4), torch.zeros(8, 64)
+    figure = strips({"strip": wide}, panels={"one": tall, "two": tall})
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["one", "two", "strip"]
+    assert figure.axes[0].images[0].get_array().shape == (8, 4, 3)
+    with pytest.raises(ShapeError, match="batch: expected an image"):
+        strips({"strip": wide}, panels={"batch": torch.zeros(2, 3, 8, 8)})
+
+
 def test_no_strips_are_refused() -> None:
     with pytest.raises(ShapeError, match="at least one"):
         strips({})
