@@ -25,7 +25,7 @@ def test_demo_writes_its_picture_and_figures(tmp_path: Path) -> None:
     assert "seam ratio" in demo.table(rows)
 
 
-@pytest.mark.parametrize("module", ["pgmdiff", "benchmarks"])
+@pytest.mark.parametrize("module", ["pgmdiff", "benchmarks", "experiments"])
 def test_commands_explain_themselves(module: str) -> None:
     out = subprocess.run(
         [sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=True

@@ -1,0 +1,1 @@
+"""The paper's experiments in miniature: `python -m experiments NAME`."""
