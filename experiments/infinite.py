@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.reports import Row, columns, points, settings, table
+from benchmarks.reports import Column, Row, columns, points, settings, table
 from experiments.corpora import CORPORA, Corpus
 from experiments.memory import nearest
-from experiments.strips import METHODS, OURS, Strips, cost, crops, patches_of, seams, strips
+from experiments.strips import METHODS, Strips, cost, crops, patches_of, seams, strips
 from pgmdiff.diagnostics import metrics
 from pgmdiff.samplers import EDM
 from pgmdiff.text import Table
@@ -34,6 +35,8 @@ __all__ = ["PARTS", "draw", "run", "tables"]
 
 REAL = "real"
 TIMED = ("replacement", "average", "DiffCollage")
+Cases = Mapping[str, tuple[str, dict[str, Any]]]
+"""By name a method and its own options."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +109,14 @@ def _gate(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
             drawn = patches[:n]
         features, *others = map(metrics.texture_features, (real, drawn, other))
         fd, floor = (metrics.frechet_distance(x, features, relative=True) for x in others)
-        row = {"shape": f"{shape[0]}×{shape[1]}", "n": n, "fd": fd, "floor": floor}
+        row: dict[str, Any] = {"shape": f"{shape[0]}×{shape[1]}", "n": n, "fd": fd, "floor": floor}
         row |= {"ratio": fd / floor, "passed": fd <= 3 * floor}
         row |= {"shift": (drawn.mean() - real.mean()).item(), **_looks(drawn, real)}
         rows.append(row)
     pictures = corpus.states()
     alike = [each for each in pictures if each.shape == pictures[0].shape]  # of one scale
     real = cut([patches.shape[1:]], alike).draw(sizes.near, torch.Generator().manual_seed(3)).clean
-    copies = {"data_std": real.std().item(), "n": sizes.near}
+    copies: dict[str, Any] = {"data_std": real.std().item(), "n": sizes.near}
     copies["drawn"] = nearest(patches[: sizes.near], pictures)
     copies["real"] = nearest(real, alike, apart=True)
     return {"rows": rows, "copies": [copies]}
@@ -185,7 +188,7 @@ class Ruler:
         row["spectrum"] = over_seeds(lambda x: float(_rms(decibels(x) - truth)))
         row["long_waves"] = over_seeds(lambda x: float((decibels(x) - truth)[:2].mean()))
         for lag in (side // 2, side, 2 * side, longest):
-            row[f"columns_{2 * lag // side}"] = over_seeds(lambda x, lag=lag: _columns(x, lag))
+            row[f"columns_{2 * lag // side}"] = over_seeds(partial(_columns, lag=lag))
         return row
 
     def interval(self, metric: Callable[..., float], *sets: Tensor) -> list[float]:
@@ -209,40 +212,45 @@ def _columns(x: Tensor, lag: int) -> float:
 
 
 def _drawn(
-    corpus: Corpus, methods: Sequence[str], wide: int, n: int, sizes: Sizes
+    corpus: Corpus, cases: Cases, wide: int, n: int, sizes: Sizes
 ) -> dict[str, list[Strips]]:
-    """Strips of every method and seed."""
-    jobs = [(method, seed) for seed in range(sizes.seeds) for method in methods]
-    found: dict[str, list[Strips]] = {method: [] for method in methods}
-    for method, seed in tqdm(jobs, desc=f"{corpus.name}, W/H = {wide}"):
-        width, options = wide * corpus.side, {"steps": sizes.steps, "device": sizes.device}
-        found[method].append(strips(corpus, method, width, n, seed, **options))
+    """Strips of every seed for each case, a method with options."""
+    jobs = [(name, seed) for seed in range(sizes.seeds) for name in cases]
+    found: dict[str, list[Strips]] = {name: [] for name in cases}
+    for name, seed in tqdm(jobs, desc=f"{corpus.name}, W/H = {wide}"):
+        method, more = cases[name]
+        options = {"steps": sizes.steps, "device": sizes.device, **more}
+        found[name].append(strips(corpus, method, wide * corpus.side, n, seed, **options))
     return found
 
 
 def _quality(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
     """Every method's strips against real ones."""
-    found = _drawn(corpus, METHODS, sizes.wide, sizes.strips, sizes)
+    cases: Cases = {method: (method, {}) for method in METHODS}
+    found = _drawn(corpus, cases, sizes.wide, sizes.strips, sizes)
     return {"rows": Ruler(corpus, sizes, sizes.strips).rows(found)}
 
 
 def _size(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
     """Costs for all widths, and quality against the distance from the middle of the widest."""
-    rows, side, n, alone = [], corpus.side, sizes.timed, replace(sizes, seeds=1)
+    rows: list[dict[str, Any]] = []
+    position: list[dict[str, Any]] = []
+    side, n, alone = corpus.side, sizes.timed, replace(sizes, seeds=1)
+    cases: Cases = {method: (method, {}) for method in TIMED}
     widest: dict[str, list[Strips]] = {}
     for wide in sizes.widths:
         last = wide == sizes.widths[-1]
-        widest = _drawn(corpus, TIMED, wide, n, sizes if last else alone)
+        widest = _drawn(corpus, cases, wide, n, sizes if last else alone)
         for method in METHODS:
             evaluations, path = cost(corpus, method, wide * side, sizes.steps)
-            row = {"method": method, "wide": wide, "evaluations": evaluations}
+            row: dict[str, Any] = {"method": method, "wide": wide, "evaluations": evaluations}
             row["critical_path"] = path
             if method in widest:
                 row["seconds"] = widest[method][0].seconds
                 row["over_average"] = row["seconds"] / widest["average"][0].seconds
             rows.append(row)
-    ruler, position = Ruler(corpus, sizes, n), []
-    ends = [0, *(wide / 2 for wide in sizes.widths if wide > 1)]
+    ruler = Ruler(corpus, sizes, n)
+    ends = [0.0, *(wide / 2 for wide in sizes.widths if wide > 1)]
     for method in TIMED:
         images = torch.cat([each.images for each in widest[method]])
         middle = images.shape[-1] // 2
@@ -259,19 +267,14 @@ def _size(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
 
 def _sampler(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
     """DiffCollage with our sampler, and with the paper's: EDM's, with churn."""
-    width, n, seeds = sizes.wide * corpus.side, sizes.stochastic, range(sizes.seeds)
-    cases = {
-        f"DPM-Solver++ 2M SDE, {sizes.steps} levels": (sizes.steps, OURS),
-        f"EDM stochastic, {sizes.slow} levels": (sizes.slow, EDM(sizes.slow)),
-    }
-    found: dict[str, list[Strips]] = {}
-    for name, (steps, solver) in cases.items():
-        options: dict[str, Any] = {"steps": steps, "solver": solver, "device": sizes.device}
-        found[name] = [
-            strips(corpus, "DiffCollage", width, n, seed, **options)
-            for seed in tqdm(seeds, desc=f"{corpus.name}, {name}")
-        ]
-    return {"rows": Ruler(corpus, sizes, n).rows(found)}
+    cases: Cases = {
+        f"DPM-Solver++ 2M SDE, {sizes.steps} levels": ("DiffCollage", {}),
+        f"EDM stochastic, {sizes.slow} levels": (
+            "DiffCollage", {"steps": sizes.slow, "solver": EDM(sizes.slow)},
+        ),
+    }  # fmt: skip
+    found = _drawn(corpus, cases, sizes.wide, sizes.stochastic, sizes)
+    return {"rows": Ruler(corpus, sizes, sizes.stochastic).rows(found)}
 
 
 MEASURED: dict[str, Callable[[Corpus, Sizes], dict[str, Any]]] = {
@@ -280,28 +283,45 @@ MEASURED: dict[str, Callable[[Corpus, Sizes], dict[str, Any]]] = {
 PARTS = {f"{corpus}-{part}": part for corpus in CORPORA for part in MEASURED}
 """The parts by name, such as `landscape-quality`."""
 
-GATE = "shape n fd:.4f floor:.4f ratio:.2f shift:.3f contrast:.3f step:.3f passed"
-QUALITY = (
-    "method fd[1]:.3f fd[0]:.3f fd[2]:.3f kid[1]:.4f precision[1]:.2f recall[1]:.2f "
-    "seam_ratio[0]:.2f contrast[0]:.2f autocorrelation[0]:.3f spectrum[0]:.2f long_waves[0]:.2f "
-    "columns_1[0]:.2f columns_2[0]:.2f columns_4[0]:.2f columns_8[0]:.2f evaluations seconds:.2f"
-)
-SIZE = "method wide evaluations critical_path seconds:.2f over_average:.2f"
-POSITION = "method from to kid[0]:.3f kid[1]:.3f kid[2]:.3f contrast:.2f step:.2f"
-COPIES = "n data_std:.3f drawn[0]:.3f drawn[1]:.3f real[0]:.3f real[1]:.3f"
-SHOWN = {
-    "gate": {"rows": GATE, "copies": COPIES}, "quality": {"rows": QUALITY},
-    "size": {"rows": SIZE, "position": POSITION}, "sampler": {"rows": QUALITY},
-}  # fmt: skip
+
+def _between(key: str, form: str) -> str:
+    return f"{{{key}[1]:{form}}} ({{{key}[0]:{form}}} to {{{key}[2]:{form}}})"
+
+
+COLUMNS: dict[str, dict[str, Column]] = {
+    "gate": columns("shape n fd:.4f floor:.4f ratio:.2f shift:.3f contrast:.3f step:.3f passed"),
+    "copies": {
+        "n": "{n}",
+        "data std": "{data_std:.3f}",
+        "drawn, smallest and mean": "{drawn[0]:.3f} {drawn[1]:.3f}",
+        "real, smallest and mean": "{real[0]:.3f} {real[1]:.3f}",
+    },
+    "quality": {
+        "method": "{method}",
+        "FD+": _between("fd", ".2f"),
+        "kernel distance": _between("kid", ".3f"),
+        **columns(
+            "precision[1]:.2f recall[1]:.2f seam_ratio[0]:.2f contrast[0]:.2f "
+            "autocorrelation[0]:.3f spectrum[0]:.2f long_waves[0]:.2f columns_1[0]:.2f "
+            "columns_2[0]:.2f columns_4[0]:.2f columns_8[0]:.2f evaluations seconds:.2f"
+        ),
+    },
+    "size": columns("method wide evaluations critical_path seconds:.2f over_average:.2f"),
+    "position": {
+        **columns("method from to contrast:.2f step:.2f"),
+        "kernel distance": _between("kid", ".3f"),
+    },
+}
+COLUMNS["sampler"] = COLUMNS["quality"]
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The tables of all parts that were run; more than one figure of a kind has the same head."""
+    """The tables of all parts that were run."""
     return [
-        table(f"{name}, {kind}", result[name][kind], columns(keys))
+        table(f"{name}, {kind}", rows, COLUMNS[part if kind == "rows" else kind])
         for name, part in PARTS.items()
-        if name in result
-        for kind, keys in SHOWN[part].items()
+        for kind, rows in result.get(name, {}).items()
+        if kind != "cpu_seconds"
     ]
 
 
@@ -319,17 +339,15 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     for name, corpus in CORPORA.items():
         if f"{name}-quality" in result:
             rows = {row["method"]: row for row in result[f"{name}-quality"]["rows"]}
-            shown, ticks = {}, {}
-            for method in (REAL, *METHODS):
-                width = (5 if method == REAL else sizes.wide) * corpus.side
-                if method == REAL:
-                    image = crops(corpus, width, 1, 1)[0]
-                else:
-                    n, options = sizes.strips, {"steps": sizes.steps, "device": sizes.device}
-                    image = strips(corpus, method, width, n, 0, **options).images[0]
+            real = crops(corpus, 5 * corpus.side, 1, 1)[0]
+            shown = {f"real, seam ratio {rows[REAL]['seam_ratio'][0]:.2f}": real}
+            width = sizes.wide * corpus.side
+            options: dict[str, Any] = {"steps": sizes.steps, "device": sizes.device}
+            ticks: dict[str, range] = {}
+            for method in METHODS:
                 caption = f"{method}, seam ratio {rows[method]['seam_ratio'][0]:.2f}"
-                shown[caption] = image
-                ticks[caption] = () if method == REAL else seams(corpus, method, width)
+                drawn = strips(corpus, method, width, sizes.strips, 0, **options)
+                shown[caption], ticks[caption] = drawn.images[0], seams(corpus, method, width)
             title = f"{corpus.title}: strips of {sizes.wide} patches, from a model of one patch"
             figure = draw_strips(shown, seams=ticks, title=title)
             figure.savefig(path / f"experiment_infinite_{name}.png", dpi=100)
