@@ -71,7 +71,7 @@ class Sizes:
     device: str = "cpu"
 
 
-SMOKE = Sizes(16, 32, 2, 2, 6, (1, 4), 96, 2, 2, 3, 3, 4, 4)
+SMOKE = Sizes(16, 24, 4, 1, 5, (1, 4), 96, 4, 4, 2, 2, 4, 4)
 FULL = Sizes()
 
 

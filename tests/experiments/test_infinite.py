@@ -14,13 +14,15 @@ from experiments.memory import nearest
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(strips, "FOLDER", tmp_path / "cache")
+    monkeypatch.setattr(strips, "FITTED", 40)
+    monkeypatch.setattr(strips, "RANK", 8)
     return tmp_path
 
 
 def test_smoke(folder: Path) -> None:
     parts = [name for name in infinite.PARTS if name.startswith("tissue")]
     result = infinite.run(smoke=True, parts=parts)
-    assert set(result) == {"settings", *parts}
+    assert set(result) == {"settings", "sizes", *parts}
     rows = {row["method"]: row for row in result["tissue-quality"]["rows"]}
     assert list(rows) == [infinite.REAL, *strips.METHODS]
     assert all(low < high for low, _, high in (row["fd"] for row in rows.values()))
