@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,14 @@ NAMES = (
 )
 
 
-def main() -> None:
-    """Parses the command line and runs a benchmark."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("name", choices=NAMES)
+def main(package: str = "benchmarks", names: Sequence[str] = NAMES) -> None:
+    """Parses the command line and runs one of a package's benchmarks, or experiments.
+
+    Parts are run one by one, and --out is written after each.
+    """
+    about = import_module(f"{package}.__main__").__doc__
+    parser = argparse.ArgumentParser(prog=f"python -m {package}", description=about)
+    parser.add_argument("name", choices=names)
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--smoke", action="store_true", help="run the smallest case only, once")
     parser.add_argument("--device", default="cpu")
@@ -29,24 +35,39 @@ def main() -> None:
         "--figure", type=Path, help="picture to write; a folder for benchmarks with several"
     )
     parser.add_argument(
-        "--parts", nargs="+", help="run only these parts, and keep the others in --out"
+        "--parts",
+        nargs="+",
+        help="run only these parts, and keep the others in --out; either word of a name such as "
+        "landscape-gate stands for all parts with it",
     )
+    parser.add_argument("--resume", action="store_true", help="run no part that --out holds")
     arguments = parser.parse_args()
-    benchmark = import_module(f"benchmarks.{arguments.name}")
-    known = getattr(benchmark, "PARTS", {})
-    if unknown := set(arguments.parts or ()) - set(known):
+    benchmark = import_module(f"{package}.{arguments.name}")
+    known, out = getattr(benchmark, "PARTS", {}), arguments.out
+    words = {name: {name, *name.split("-")} for name in known}
+    asked = set(arguments.parts or known)
+    if unknown := asked.difference(*words.values()):
         parser.error(f"{arguments.name} has the parts {list(known)}, not {sorted(unknown)}")
-    some = {"parts": arguments.parts} if arguments.parts else {}
-    result = benchmark.run(smoke=arguments.smoke, device=arguments.device, **some)
+    result = _read(out) if arguments.resume else {}
+    todo = [name for name in known if words[name] & asked and name not in result]
+    for some in [{"parts": [name]} for name in todo] if known else [{}]:
+        result |= benchmark.run(smoke=arguments.smoke, device=arguments.device, **some)
+        if out is not None:
+            kept = (_read(out) if arguments.parts or arguments.resume else {}) | result
+            if hasattr(benchmark, "targets"):
+                kept["targets"] = benchmark.targets(kept)
+            part = out.with_name(f"{out.name}.{os.getpid()}.part")
+            part.write_text(_json(kept) + "\n")
+            part.replace(out)
     print("\n\n".join(map(str, benchmark.tables(result))))
     if arguments.figure is not None and hasattr(benchmark, "draw"):
         benchmark.draw(result, arguments.figure)
-    if arguments.out is not None:
-        kept = json.loads(arguments.out.read_text()) if some and arguments.out.exists() else {}
-        kept |= result
-        if hasattr(benchmark, "targets"):
-            kept["targets"] = benchmark.targets(kept)
-        arguments.out.write_text(_json(kept) + "\n")
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """What a file holds; nothing if there is none."""
+    found: dict[str, Any] = json.loads(path.read_text()) if path and path.exists() else {}
+    return found
 
 
 def _json(value: Any, indent: str = "") -> str:

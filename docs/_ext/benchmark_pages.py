@@ -1,4 +1,4 @@
-"""Directives that fill pages from the committed results of benchmarks, when the site is built.
+"""Directives that fill pages from committed results when the site is built.
 
 ```{benchmark-table} exactness modes.rows        the table that the YAML inside describes
 ```{benchmark-settings} exactness                how and with what it was measured
@@ -6,7 +6,7 @@
 """
 
 import yaml
-from benchmark_tables import FOLDER, Table, TableError, figure, load, settings, table
+from benchmark_tables import Table, TableError, figure, file_of, load, settings, table
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective, SphinxRole
@@ -61,7 +61,7 @@ class BenchmarkFigure(SphinxRole):
 
 def note_dependency(env, name: str) -> None:
     """Makes the page again when the JSON changes."""
-    env.note_dependency(str(FOLDER / f"{name}.json"))
+    env.note_dependency(str(file_of(name)))
 
 
 def as_node(found: Table) -> nodes.table:

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "results"
+ROOT = Path(__file__).parents[2]
 MISSING = object()
 REDUCE: dict[str, Callable[[list[float]], float]] = {"max": max, "min": min, "median": median}
 TABLE_KEYS = {"where", "has", "columns", "spread", "caption"}
@@ -45,9 +45,15 @@ class Table:
     figures: list[bool]
 
 
-def load(name: str, folder: Path = FOLDER) -> dict[str, Any]:
-    """The result of a benchmark."""
-    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+def file_of(name: str) -> Path:
+    """The JSON of an experiment, if there is one of this name, or else of a benchmark."""
+    experiment = ROOT / "experiments" / "results" / f"{name}.json"
+    return experiment if experiment.exists() else ROOT / "benchmarks" / "results" / f"{name}.json"
+
+
+def load(name: str) -> dict[str, Any]:
+    """The result of a benchmark or an experiment."""
+    return json.loads(file_of(name).read_text(encoding="utf-8"))
 
 
 def at(value: Any, path: str) -> Any:
@@ -219,7 +225,7 @@ def _parsed(text: str) -> Any:
 LABELS = {
     "torch": "PyTorch", "machine": "Machine", "device": "Machine", "threads": "Threads",
     "seconds_per_case": "Seconds per case", "seeds": "Seeds", "samples": "Samples",
-    "strips": "Strips", "schedule": "Schedule", "quantiles": "Quantiles",
+    "strips": "Strips", "levels": "Levels", "schedule": "Schedule", "quantiles": "Quantiles",
     "gaussian": "Gaussian chain", "modes": "Two-mode chain", "date": "Date", "seed": "Seed",
     "processes": "Processes", "seconds": "Wall-clock seconds", "hypothesis": "Hypothesis",
     "python": "Python", "numpy": "NumPy", "scipy": "SciPy",

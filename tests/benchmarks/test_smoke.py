@@ -110,6 +110,10 @@ def test_parts_of_a_benchmark_are_run_again_one_by_one(
     assert after["cost"] == before["cost"]
     assert after["gaussians"]["rows"][0]["method"] == "exact score"
     assert len(after["targets"]["rows"]) == 4
+    monkeypatch.setattr(sys, "argv", [*command, "--resume"])
+    monkeypatch.setattr(exactness, "run", None)  # there is nothing to run
+    main()
+    assert json.loads(out.read_text()) == after
     assert "by levels of Heun" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["benchmarks", "speed", "--parts", "gaussians"])
     with pytest.raises(SystemExit):

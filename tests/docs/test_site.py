@@ -138,10 +138,16 @@ def raises(thing: Any) -> Iterator[str]:
                 yield raised
 
 
-RESULTS = sorted(path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json"))
-BENCHMARKS = [name for name in RESULTS if not name.startswith("gpu_")]
+FOLDERS = ("benchmarks", "experiments")
+RESULTS = {
+    path.stem: path for folder in FOLDERS for path in (ROOT / folder / "results").glob("*.json")
+}
+BENCHMARKS = sorted(name for name in RESULTS if not name.startswith("gpu_"))
 """Results that pages show; those of `scripts.gpu_check` are named after the card."""
 PAGES = {path.stem: path.read_text() for path in (DOCS / "benchmarks").glob("*.md")}
+EXPERIMENTS = {path.stem: path.read_text() for path in (DOCS / "experiments").glob("*.md")}
+INDEX = {"benchmarks": PAGES["index"], "experiments": EXPERIMENTS.pop("index")}
+PAGES |= EXPERIMENTS
 TABLE = re.compile(r"```\{benchmark-table\} (\S+) (\S+)\n(.*?)```", re.DOTALL)
 FIGURE = re.compile(r"\{benchmark\}`([^/`]+)/([^`]+)`")
 SETTINGS = re.compile(r"```\{benchmark-settings\} (\S+)\n```")
@@ -150,10 +156,11 @@ SETTINGS = re.compile(r"```\{benchmark-settings\} (\S+)\n```")
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_has_a_page(name: str) -> None:
     page = PAGES[name]
-    assert f"benchmarks/results/{name}.json" in page
+    folder = RESULTS[name].parents[1].name
+    assert f"{folder}/results/{name}.json" in page
     assert name in SETTINGS.findall(page)
     assert any(table[0] == name for table in TABLE.findall(page))
-    assert f"({name}.md)" in PAGES["index"]
+    assert f"({name}.md)" in INDEX[folder]
 
 
 def filled(name: str, result: Any) -> list[str]:
@@ -193,10 +200,10 @@ def test_cells_come_from_the_result(name: str) -> None:
     assert name == "fuzz" or len(set(before)) > len(same)
 
 
-@pytest.mark.parametrize("name", [*BENCHMARKS, "index"])
-def test_no_figure_is_typed(name: str) -> None:
+@pytest.mark.parametrize("page", [*PAGES.values(), *INDEX.values()], ids=[*PAGES, *INDEX])
+def test_no_figure_is_typed(page: str) -> None:
     """Outside of tables and code there is no decimal number: it would have been typed."""
-    text = re.sub(r"```.*?```|`[^`]*`|!\[.*?\)", "", PAGES[name], flags=re.DOTALL)
+    text = re.sub(r"```.*?```|`[^`]*`|!\[.*?\)", "", page, flags=re.DOTALL)
     assert not re.findall(r"(?<![\w.])\d*\.\d+", text)
 
 

@@ -1,0 +1,8 @@
+"""Runs one experiment, prints its tables, and writes its JSON and pictures."""
+
+from benchmarks.__main__ import main
+
+NAMES = ("infinite",)
+
+if __name__ == "__main__":
+    main("experiments", NAMES)

@@ -1,0 +1,170 @@
+"""Strips of a corpus by every method, each drawn once and kept in a folder.
+
+A drawing is found again by its network, schedule, solver, method, width, seed and number, so that a
+run that was cut off goes on where it was, and figures show the strips that tables measured.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from experiments.corpora import CORPORA, Corpus
+from pgmdiff import store
+from pgmdiff.baselines import Drawn, composed, concatenation, outpainting
+from pgmdiff.composition.consistent import Consistent
+from pgmdiff.composition.rules import Average
+from pgmdiff.conditioning import dps
+from pgmdiff.graphs import RegionGraph, tiles
+from pgmdiff.graphs.groups import RegionGroup
+from pgmdiff.precision import Covariances, LowRank, fit_covariances
+from pgmdiff.precision.forms import LowRankCovariances
+from pgmdiff.samplers import DPMSolver2M, Solver
+from pgmdiff.scores.adapters import Score, from_denoiser
+
+__all__ = ["METHODS", "OURS", "Strips", "cost", "crops", "patches_of", "seams", "strips"]
+
+METHODS = (
+    "concatenation", "replacement", "reconstruction", "average", "DiffCollage", "consistent",
+)  # fmt: skip
+OURS = DPMSolver2M(eta=1.0, rho=7.0)
+FOLDER = Path("out/experiments")
+MAX_BATCH = 64
+FITTED, RANK = 1000, 64
+"""Number of real crops behind the covariances, and the rank of these."""
+
+
+def crops(corpus: Corpus, width: int, n: int, seed: int, height: int | None = None) -> Tensor:
+    """Real crops `[n, channels, height, width]`, as high as a strip unless it is said."""
+    generator = torch.Generator().manual_seed(seed)
+    return corpus.crops((height or corpus.side, width), n, generator)
+
+
+@cache
+def _facts(name: str) -> tuple[int, float]:
+    """The number of channels, and the standard deviation of values."""
+    real = crops(CORPORA[name], CORPORA[name].side, 1000, 17)
+    return real.shape[1], real.std().item()
+
+
+def seams(corpus: Corpus, method: str, width: int) -> range:
+    """Columns where a piece begins or ends; those of overlapping pieces for real strips."""
+    stride = corpus.side if method == "concatenation" else corpus.side // 2
+    return range(stride, width, stride)
+
+
+@dataclass(frozen=True, eq=False)
+class Windows(Covariances):
+    """Covariances of one kind of window in strips of any width, and of its right part."""
+
+    fitted: LowRank
+
+    def of(self, group: RegionGroup) -> LowRankCovariances:
+        (factor,) = self.fitted.outer.values()
+        channels, height, width = group.shape
+        columns = factor.reshape(channels, height, -1, factor.shape[1])[:, :, -width:]
+        return LowRankCovariances(columns.flatten(0, 2)[None], self.fitted.floor)
+
+
+@cache
+def _covariances(name: str) -> tuple[Covariances, Tensor]:
+    """Covariances of windows, all places along a strip pooled, and the mean of every row."""
+    corpus = CORPORA[name]
+    width = 3 * corpus.side // 2
+    real = crops(corpus, width, FITTED, 18)
+    found = fit_covariances(_graph(corpus, width), real, form="low_rank", rank=RANK, shared=True)
+    assert isinstance(found, LowRank)
+    return Windows(found), real.mean(dim=(0, 3))[:, :, None]
+
+
+def _graph(corpus: Corpus, width: int, overlap: int | None = None) -> RegionGraph:
+    """Windows along a strip, with overlaps of half a window unless it is said."""
+    side, (channels, _) = corpus.side, _facts(corpus.name)
+    shared = side // 2 if overlap is None else overlap
+    return tiles((channels, side, width), (channels, side, side), (0, 0, shared))
+
+
+def _way(corpus: Corpus, method: str, width: int) -> Callable[..., Drawn]:
+    """A method as a function of the score, the noise levels and the options of sampling."""
+    if method == "concatenation":
+        return lambda score, *a, **k: concatenation(score, _graph(corpus, width, 0), *a, **k)
+    if method in ("replacement", "reconstruction"):
+        weight = None if method == "replacement" else dps(data_std=_facts(corpus.name)[1])
+        way: Callable[..., Drawn] = partial(outpainting, weight=weight)
+    elif method == "consistent":
+        covariances, mean = _covariances(corpus.name)
+        shape = _facts(corpus.name)[0], corpus.side, width
+        rule = Consistent(covariances, mean=mean.expand(shape))
+        way = partial(composed, rule=rule, max_batch=MAX_BATCH)
+    else:
+        rule_or_none = Average() if method == "average" else None
+        way = partial(composed, rule=rule_or_none, max_batch=MAX_BATCH)
+    return lambda score, *a, **k: way(score, _graph(corpus, width), *a, **k)
+
+
+def cost(corpus: Corpus, method: str, width: int, steps: int) -> tuple[int, int]:
+    """Evaluations of a strip, and those on the critical path, counted with a score of no cost."""
+    like = "DiffCollage" if method == "consistent" else method  # it evaluates the same regions
+    free: Score = lambda x, sigma: -x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)  # noqa: E731
+    drawn = _way(corpus, like, width)(free, corpus.levels(steps), generator=0, solver=OURS)
+    return drawn.evaluations, drawn.critical_path
+
+
+def patches_of(
+    corpus: Corpus, shape: Sequence[int], n: int, *, steps: int, device: str = "cpu"
+) -> Tensor:
+    """Samples of a single region of the shape `(channels, height, width)`."""
+    score = from_denoiser(corpus.denoiser().to(device))
+    options: dict[str, Any] = {"batch": n, "generator": 0, "solver": OURS, "device": device}
+    return composed(
+        score, tiles(shape, shape), corpus.levels(steps), max_batch=MAX_BATCH, **options
+    ).samples.cpu()
+
+
+@dataclass(frozen=True, eq=False)
+class Strips:
+    """Strips `[n, channels, side, width]` of one seed, and what one of them cost."""
+
+    images: Tensor
+    evaluations: int
+    critical_path: int
+    seconds: float
+
+
+def strips(
+    corpus: Corpus,
+    method: str,
+    width: int,
+    n: int,
+    seed: int,
+    *,
+    steps: int,
+    solver: Solver = OURS,
+    device: str = "cpu",
+) -> Strips:
+    """Draws n strips, or finds those that were drawn before.
+
+    The seconds are those of the CPU, which are what one quiet thread would take; wall-clock seconds
+    on another device.
+    """
+    denoiser, levels = corpus.denoiser(), corpus.levels(steps)
+    told = store.fingerprint([denoiser.state_dict(), levels, repr(solver), FITTED, RANK, device])
+    key = sha256(f"{told} {method} {width} {n} {seed}".encode()).hexdigest()[:16]
+    file = FOLDER / f"{corpus.name}_{method}_{width}_{seed}_{key}.safetensors"
+    if file.exists():
+        tensors, facts = store.load(file)
+        return Strips(tensors["images"], **facts)
+    way = _way(corpus, method, width)
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    start, score = clock(), from_denoiser(denoiser.to(device))
+    drawn = way(score, levels, batch=n, generator=seed, solver=solver, device=device)
+    images = drawn.samples.cpu()
+    found = Strips(images, drawn.evaluations, drawn.critical_path, (clock() - start) / n)
+    store.save(file, {"images": images}, {k: v for k, v in vars(found).items() if k != "images"})
+    return found
