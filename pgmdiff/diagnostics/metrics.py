@@ -183,18 +183,20 @@ def seam_ratio(
     return (seam.mean() / elsewhere.mean()).item()
 
 
-def texture_features(images: Tensor) -> Tensor:
+def texture_features(images: Tensor, *, least: float = 4e-4) -> Tensor:
     """At most 127 fixed statistics of textures: `[n, channels, *sides]` to `[n, d]`, 63 if grey.
 
     Channels are transformed to at most three cosine waves over them: their sum, and contrasts. Of
     the sum the features are, at full and at half resolution, the log mean and the log root mean
     square of the absolute responses to the oriented patterns of a cosine basis of 4 places a side,
     and then mean, standard deviation and skewness; of each contrast the log root mean squares, mean
-    and standard deviation. Logarithms are taken of values raised by 4e-4 of the standard deviation,
-    so that other units only shift them. Where in the image something lies is not seen.
+    and standard deviation. Logarithms are taken of values raised by a small share of the standard
+    deviation, so that other units only shift them. Where in the image something lies is not seen.
 
     Args:
         images: images or series, in any units; all sides are at least 8.
+        least: that share, below which responses hardly count. One level of 8 bits is about 0.02 of
+            the standard deviation of a picture.
 
     Raises:
         ShapeError: there are more than two sides, or they are too short.
@@ -222,12 +224,12 @@ def texture_features(images: Tensor) -> Tensor:
         mean, std = flat.mean(dim=1, keepdim=True), flat.std(dim=1, keepdim=True)
         moments += [mean, std]
         if number == 0:
-            least = 4e-4 * std
+            floor = least * std
             moments.append((((flat - mean) / std.clamp(min=tiny)) ** 3).mean(dim=1, keepdim=True))
         for scale in (wave, pool(wave, 2)):
             response = convolve(scale, patterns).abs().flatten(2)
             sizes = [response.mean(dim=2), response.square().mean(dim=2).sqrt()][number > 0 :]
-            features += [(size + least).clamp(min=tiny).log() for size in sizes]
+            features += [(size + floor).clamp(min=tiny).log() for size in sizes]
     return torch.cat([*features, *moments], dim=1)
 
 
