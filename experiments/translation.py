@@ -43,10 +43,10 @@ from pgmdiff.text import Table
 
 __all__ = ["PARTS", "Studio", "colour_map", "draw", "passage", "run", "tables"]
 
-CORPUS, LEVELS, BLOCK, ROWS = "landscape", 12, 8, 64
+CORPUS, LEVELS, BLOCK, ROWS = "landscape", 10, 8, 64
 PAIRS, SEEDS, REAL, PICTURES, DRAWS = 4, 3, 24, 8, 19
 SHARE, COARSE, NOISE = 0.1, 4, 0.01  # the noise is about one of 256 shades
-STATES, RANK, STEPS = 200, 64, 20
+STATES, RANK, STEPS = 200, 64, 10
 """Of the covariances: real strips, and rank. Steps of the solves with them."""
 FEW_STEPS, FEW_DRAWS = 3, 3
 """With Jacobians, which cost a gradient per step."""
@@ -222,7 +222,8 @@ def _restored(
     others: Mapping[str, tuple[Callable[[Tensor, int], Tensor], int]],
 ) -> dict[str, Any]:
     """Draws given y = H u + noise, by joints, by patches alone and by other functions of y."""
-    noise = torch.randn(operator.observed_shape, generator=torch.Generator().manual_seed(7))
+    shape, generator = operator.observed_shape, torch.Generator().manual_seed(7)
+    noise = torch.randn(len(truth), *shape, generator=generator)
     y, many, joint = operator.A(truth) + NOISE * noise, studio.few(DRAWS), studio.joint(4)
     whole, alone = studio.consistent(4), studio.consistent(4, overlap=False)
 
