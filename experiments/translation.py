@@ -165,12 +165,13 @@ def connect(studio: Studio) -> dict[str, Any]:
     free = ways.moment_matching(
         studio.joint(6), observed, seen, ways.Tweedie(), noise=NOISE, most_steps=FEW_STEPS
     )
-    bound: Score = partial(free, field=field(maps.to(studio.device)))
+    bound = partial(free, field=field(maps.to(studio.device)))
+    scores: dict[str, Score] = {"colours as conditions": bound, "no conditions": free}
     mirrored = [torch.cat(x * 3, dim=3) for x in ([left, left.flip(3)], [right.flip(3), right])]
     t = ((torch.arange(6 * side) - side + 1) / (gap + 1)).clamp(0, 1)
     found = {
         name: torch.cat([studio.draws(each, observed, k) for k in range(studio.few(SEEDS, 1))])
-        for name, each in {"colours as conditions": bound, "no conditions": free}.items()
+        for name, each in scores.items()
     }
     found["fade of pixels"] = (1 - t) * mirrored[0] + t * mirrored[1]
     rows: list[dict[str, Any]] = []
@@ -197,7 +198,7 @@ def inpaint(studio: Studio) -> dict[str, Any]:
     mask, pieces = kept.expand(truth.shape[1:]).clone(), studio.strip(4, overlap=False)
 
     def replaced(y: Tensor, seed: int) -> Tensor:
-        options = {"batch": len(y), "generator": seed, "device": device}
+        options: dict[str, Any] = {"batch": len(y), "generator": seed, "device": device}
         given = pieces, studio.levels, y, mask
         return baselines.split_and_inpaint(studio.score, *given, **options).samples.cpu()
 
@@ -229,7 +230,7 @@ def _restored(
 
     def by(joint: Joint, covariance: Any, steps: int) -> Callable[[Tensor, int], Tensor]:
         def drawn(y: Tensor, seed: int) -> Tensor:
-            options = {"noise": NOISE, "most_steps": steps}
+            options: dict[str, Any] = {"noise": NOISE, "most_steps": steps}
             guided = ways.moment_matching(joint, y, operator, covariance, **options)
             return studio.draws(guided, truth[:1].expand(len(y), -1, -1, -1), seed)
 
@@ -244,7 +245,8 @@ def _restored(
     }
     mask = operator.mask if isinstance(operator, ways.Mask) else torch.zeros_like(truth[0]) > 0
     places = range(studio.corpus.side, truth.shape[3], studio.corpus.side)
-    rows = [{"method": "the pictures themselves", **_means(seams=_seams(truth, places))}]
+    rows: list[dict[str, Any]] = []
+    rows.append({"method": "the pictures themselves", **_means(seams=_seams(truth, places))})
     strips = {"picture": truth[0], "observed": shown(y)[0]}
     for name, (method, m) in tqdm(methods.items(), desc="restoring"):
         u = torch.stack([method(each.expand(m, *each.shape), k) for k, each in enumerate(y)])
