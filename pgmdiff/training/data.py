@@ -205,7 +205,7 @@ class States:
                     f"crops: expected labels {word!r} of as many entries as the data, a tensor, "
                     f"has states, got {brief(label)}. A Dataset gives pairs (state, labels)."
                 )
-        self._batches = self._endless()
+        self._batches: Iterator[Any] | None = None
 
     def one(self, state: Any) -> Tensor:
         """A state, or several, as a tensor."""
@@ -232,6 +232,7 @@ class States:
             states = [self.one(state) for state, _ in pairs]
             labels = {word: [own[word] for _, own in pairs] for word in pairs[0][1]}
         else:
+            self._batches = self._batches or self._endless()
             batch, labels = _labelled(next(self._batches))
             states = self.one(batch)
             rows = rows % len(states)
@@ -313,7 +314,7 @@ def crops(
     null, conditions = dict(null_condition or {}), conditions or {}
     shared = networks is None
     networks = {None: None} if networks is None else networks
-    marks = {id(network): _mark() for network in networks.values()}
+    marks = {id(network): _Mark() for network in networks.values()}
     scores = {key: marks[id(network)] for key, network in networks.items()}
     cuts: list[tuple[Any, Regions | Windows, bool, float]] = []
     if isinstance(where, FactorGraph | RegionGraph | nx.Graph):
@@ -410,9 +411,11 @@ def random_crops(
     return image[:, rows, columns].movedim(0, 1)
 
 
-def _mark() -> Any:
+class _Mark:
     """Stands for a network where regions are sorted by network."""
-    return lambda x, sigma: x
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return x
 
 
 def _shares(elements: Tensor, event_shape: Shape) -> Tensor:

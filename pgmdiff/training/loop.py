@@ -7,7 +7,10 @@ and replaced: its parts are `crops`, `EDMDenoiser` and `denoising_loss`.
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,6 +43,7 @@ def fit(
     steps: int,
     sigma_data: float | None = None,
     wiener: bool = False,
+    processes: int = 1,
     run: Run | str | Path | None = None,
     generator: Generator = None,
     **options: Any,
@@ -53,12 +57,15 @@ def fit(
     Args:
         where, data: what is cut from what; see `crops`.
         network: one network for all nodes, or a mapping from model id (of crops: from shape) to
-            network. Those are trained one after the other, each on its own nodes.
+            network. Each is trained alone, on its own nodes.
         steps: number of steps of every network.
         sigma_data: standard deviation of the data, in their units; if None, that of crops, which
             gives the mean, too. With a value the mean is taken to be 0.
         wiener: whether the denoiser begins as a Wiener filter, measured on 4,096 crops of every
             shape, in place of EDM's c_skip: see `EDMDenoiser`. It learns correlated data sooner.
+        processes: how many networks are trained at once, each in a new process with its share of
+            the threads; networks and data must be picklable, and a script needs the usual
+            `if __name__ == "__main__":`. The result is the same.
         run: a `Run`, or its folder, for checkpoints: the same call, made again after the process
             was killed, gives the same result bit for bit. Several networks have a folder each.
         generator: the source of all random choices, one stream for all.
@@ -94,10 +101,10 @@ def fit(
     if generator is not None:
         seed = seed_of(generator, "fit")
         seeds = [*Noise.of(seed, len(found)).seeds(0)] if len(found) > 1 else [seed]
-    trained: dict[int, EDMDenoiser] = {}
+    jobs: dict[int, Callable[[], EDMDenoiser]] = {}
     for place, (name, own) in enumerate(found.items()):
         each = networks[name]
-        if id(each) in trained:
+        if id(each) in jobs:
             continue
         folder = run
         if run is not None and len(found) > 1:
@@ -111,11 +118,24 @@ def fit(
             if wiener:
                 filters = [WienerFilter.of(clean) for clean in own.of_each_shape(4096, stream)]
             each = EDMDenoiser(each, scale, mean, unit=scale, filters=filters)
-        trained[id(networks[name])] = train(
-            each, own, steps=steps, run=folder, generator=seeds[place], **options
+        jobs[id(networks[name])] = partial(
+            train, each, own, steps=steps, run=folder, generator=seeds[place], **options
         )
+    trained = dict(zip(jobs, _together([*jobs.values()], processes), strict=True))
     result = {name: trained[id(networks[name])] for name in found}
     return result[None] if shared else result
+
+
+def _together(jobs: Sequence[Callable[[], EDMDenoiser]], processes: int) -> list[EDMDenoiser]:
+    """The results of jobs, of which some are done at once in processes of their own."""
+    processes = min(processes, len(jobs))
+    if processes < 2:
+        return [job() for job in jobs]
+    threads = max(1, torch.get_num_threads() // processes)
+    with ProcessPoolExecutor(
+        processes, get_context("spawn"), torch.set_num_threads, (threads,)
+    ) as pool:
+        return [future.result() for future in [pool.submit(job) for job in jobs]]
 
 
 def train(

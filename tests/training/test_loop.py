@@ -76,10 +76,12 @@ def test_a_wiener_filter_is_exact_for_separable_gaussians(separable: Gaussian) -
     denoise = EDMDenoiser(Nothing(), 3.0, 100.0, filters=[WienerFilter.of(data)])
     covariance = separable.covariance.double()
     for sigma in (0.1, 1.0, 30.0):
-        x = data[:100] + sigma * torch.randn(100, 2, 3)
+        x = data[:100] + sigma * Gaussian(torch.zeros(6), torch.eye(6)).sample(100, 1).reshape(
+            -1, 2, 3
+        )
         right = exact(separable.mean, separable.covariance, x.flatten(1), sigma)
         wrong = denoise(x, torch.full((100,), sigma)).flatten(1) - right
-        assert wrong.std() < 0.01 * (right - separable.mean).std(), sigma
+        assert wrong.std() < 0.02 * (right - separable.mean).std(), sigma  # of 400,000 samples
         gain = covariance @ torch.linalg.inv(covariance + sigma**2 * torch.eye(6))
         error = denoise.linear_error((2, 3), torch.full((1, 1, 1), sigma)).item()
         assert error == pytest.approx(sigma**2 * gain.trace().item() / 6, rel=0.01)
@@ -175,6 +177,22 @@ def test_affine_networks_learn_gaussians_in_any_units(unit: float) -> None:
     assert all(map(torch.equal, before, networks["pair"].parameters())), "what is given stays"
     further = fit(graph, found, data, steps=2, generator=0, **level)
     assert further["pair"].sigma_data == found["pair"].sigma_data
+
+
+def test_networks_in_processes_of_their_own() -> None:
+    """They are what one process makes of them, bit for bit."""
+    graph = chain(3, shape=(1,), factor_model="pair", variable_model="one")
+    networks = {"pair": Affine(2), "one": Affine(1)}
+    options: Any = {"steps": 3, "generator": 0, "wiener": True}
+    alone, together = (
+        fit(graph, networks, torch.randn(64, 3, generator=torch.Generator().manual_seed(0)),
+            processes=processes, **options)
+        for processes in (1, 2)
+    )  # fmt: skip
+    for name in networks:
+        assert together[name].state_dict().keys() == alone[name].state_dict().keys()
+        for key, value in alone[name].state_dict().items():
+            assert torch.equal(together[name].state_dict()[key], value), key
 
 
 class Named(nn.Module):
