@@ -173,8 +173,7 @@ def from_vae(vae: Any) -> Callable[[Tensor], Tensor]:
 
     Raises:
         ShapeError: when called, the latents have other channels.
-        ScoreError: when called, the image is not finite though the latents are, or it is on another
-            device.
+        ScoreError: when called, the image is not finite, or the autoencoder on another device.
     """
 
     def known(name: str, default: float, like: Tensor) -> Tensor:

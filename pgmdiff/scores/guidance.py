@@ -65,7 +65,8 @@ class Guided(Wrapped):
             if isinstance(w, int | float) and w == 1:
                 return conditional
             unconditional = called(self.score, x, sigma, **empty)
-        return unconditional + w * (conditional - unconditional)
+        value: Tensor = unconditional + w * (conditional - unconditional)
+        return value
 
     def _null_on(self, device: torch.device) -> Any:
         """The null condition on a device, where it is kept: every copy there is waited for."""
