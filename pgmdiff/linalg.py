@@ -40,7 +40,11 @@ __all__ = [
     "magnitudes",
     "ordinary",
     "squared_norms",
+    "widest",
 ]
+
+WITHOUT_FLOAT64 = ("mps", "npu")
+"""Types of devices that have no float64."""
 
 Shape = tuple[int, ...]
 Ints = npt.NDArray[np.int64]
@@ -360,6 +364,11 @@ def magnitudes(a: Tensor) -> Tensor:
 def is_finite(a: Tensor) -> bool:
     """Whether no entry is NaN or infinite; a finite sum, which is found faster, proves it."""
     return bool(a.sum().isfinite()) or bool(a.isfinite().all())
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The widest real dtype of a device: float64, or float32 where there is none."""
+    return torch.float32 if device.type in WITHOUT_FLOAT64 else torch.float64
 
 
 def ordinary(tensor: Tensor) -> Tensor:

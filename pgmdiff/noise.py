@@ -42,6 +42,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.linalg import widest
 from pgmdiff.text import counted, described
 
 __all__ = ["Draw", "Generator", "Noise", "split_seed", "torch_generator"]
@@ -252,7 +253,7 @@ def _fill(out: Tensor, states: Tensor, one: Tensor, two: Tensor) -> None:
     if len(one) > len(states):  # the longer axis inside, which is faster
         out, states, one, two = out.transpose(0, 1), states[:, None], one.T, two.T
     z = _mixed(states + one, two)
-    wide = torch.float64 if out.device.type != "mps" else torch.float32  # u near 1 requires it
+    wide = widest(out.device)  # u near 1 requires it
     radius = _centred(_shifted(z, 24), 40, wide).log_().mul_(-2).to(out.dtype).sqrt_()
     angle = _centred(z.bitwise_and_((1 << 24) - 1), 24, out.dtype).mul_(2 * math.pi)
     torch.mul(radius, torch.cos(angle), out=out[..., 0])

@@ -1,9 +1,16 @@
 """Small things that many tests share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
-from pgmdiff import gaussian
+from pgmdiff import gaussian, linalg
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.precision import Solve
 
@@ -27,3 +34,30 @@ class Unsolved(Solve):
 
     def log_determinant(self, sigma: Tensor) -> Tensor:
         raise NotImplementedError
+
+
+def check_compiles_and_waits_for_nothing(score: Any, *given: Any, **condition: Any) -> None:
+    """The score is traced whole, and is computed where a tensor's value cannot be looked at."""
+    expected = score(*given, **condition)
+    torch.compiler.reset()
+    compiled = torch.compile(score, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*given, **condition), expected)
+    away = tree_map(lambda t: t.to("meta") if isinstance(t, Tensor) else t, (given, condition))
+    assert score(*away[0], **away[1]).shape == expected.shape
+
+
+class _Without64(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for t in tree_leaves(made):
+            if isinstance(t, Tensor) and t.device.type == "meta" and t.dtype == torch.float64:
+                raise TypeError("this device has no float64")
+        return made
+
+
+@contextmanager
+def meta_without_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The device "meta" stands for one that has no float64, as Apple's."""
+    monkeypatch.setattr(linalg, "WITHOUT_FLOAT64", ("meta",))
+    with _Without64():
+        yield

@@ -22,7 +22,7 @@ from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Report
-from pgmdiff.linalg import Shape, ordinary
+from pgmdiff.linalg import Shape, ordinary, widest
 from pgmdiff.precision import ComposedPrecision, Solve
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import copied, copies, on_copies, received
@@ -93,9 +93,15 @@ class Joint:
         It is a pure function if the memory is None.
 
         Raises:
-            ScoreError: the memory belongs to another batch; or as for a call.
+            ScoreError: the memory belongs to another batch, the rule has covariances and the device
+                no float64; or as for a call.
         """
         flat, sigmas, condition = flattened(self.event_shape, u, sigma, condition)
+        if self.precision is not None and widest(u.device) != torch.float64:
+            raise ScoreError(
+                f"Joint: {brief(self.rule)} computes in float64, which {u.device.type!r} does not "
+                "have. Keep the state on the CPU, and move x inside the networks."
+            )
         evaluate = partial(self.evaluate, condition=condition)
         before = None if memory is None else dict(memory)
         for name, values in (before or {}).items():
@@ -232,8 +238,8 @@ class Joint:
 
         def per_row(leaf: Tensor) -> Tensor:
             """`[regions, ...]` repeated for every sample: `[samples * regions, ...]`."""
-            rows = leaf[start:stop].expand(n, regions, *leaf.shape[1:])
-            return rows.reshape(n * regions, *leaf.shape[1:])
+            rows = leaf[start:stop]
+            return rows.expand(n, *rows.shape).reshape(n * regions, *rows.shape[1:])
 
         crop = partial(chunk.crop, self.event_shape, x)
         own = map_tensors(per_row, batch.condition, crop)

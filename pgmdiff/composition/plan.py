@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import accumulate
 from math import prod
-from operator import itemgetter
 from types import MethodType
 from typing import Any
 
@@ -44,6 +44,27 @@ Scores = Score | Mapping[Any, Score] | RegionScores
 
 
 @dataclass(frozen=True, eq=False)
+class _Shared:
+    """A tensor of the regions' conditions, `values[rows]`: what regions share is stored once."""
+
+    values: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> "_Shared":
+        """The tensors of regions, of which some may be the same object."""
+        distinct, place = {id(tensor): tensor for tensor in tensors}, dict[int, int]()
+        rows = [place.setdefault(id(tensor), len(place)) for tensor in tensors]
+        return cls(torch.stack([*distinct.values()]), torch.tensor(rows))
+
+    def __getitem__(self, chosen: slice | Tensor) -> Tensor:
+        return self.values[self.rows[chosen]]
+
+    def to(self, device: torch.device) -> "_Shared":
+        return _Shared(self.values.to(device), self.rows.to(device))
+
+
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Regions evaluated by the same calls: they share a callable, a shape and a kind of condition.
 
@@ -51,8 +72,8 @@ class Batch:
         score: the callable.
         group: the regions.
         weights: float64 `[n]`, of the composition rule.
-        condition: pytrees of tensors `[n, ...]`, row by row the regions' own conditions, and of
-            fields that they share.
+        condition: pytrees of what is indexed by region, the tensors `[n, ...]` of the regions' own
+            conditions, and of fields that they share.
         precisions: Σ_r⁻¹ of every region, for rules that use them.
         offset: where the regions' values begin in a list of the values of all batches.
     """
@@ -84,7 +105,11 @@ class Batch:
             self,
             group=self.group.resolved().to(device),
             weights=ordinary(self.weights.to(device, dtype)),
-            condition=map_tensors(lambda t: ordinary(t.to(device)), self.condition, fields),
+            condition=map_tensors(
+                lambda t: ordinary(t.to(device)) if isinstance(t, Tensor) else t.to(device),
+                self.condition,
+                fields,
+            ),
             precisions=None
             if self.precisions is None
             else self.precisions.to(device, torch.float64).map(ordinary),
@@ -122,12 +147,14 @@ def plan(
 
     for group, each in zip(graph.groups, weights, strict=True):
         needed = np.flatnonzero(each)
-        for structure, rows, condition in _by_condition(
+        for structure, rows, conditions in _by_condition(
             group, needed, graph.conditions, null_condition, fields
         ):
             for score, places in _by_score(group, rows, scores):
-                chosen, index = rows[places], torch.from_numpy(places)
+                chosen = rows[places]
                 some = group.select(chosen)
+                theirs = conditions if len(conditions) == 1 else [conditions[i] for i in places]
+                condition = map_tensors(lambda t: t, _combine(_Shared.of, theirs), for_all)
                 own: dict[str, Tensor] = {}
                 if isinstance(score, RegionScores):
                     score, own = score.bind(some)
@@ -135,7 +162,7 @@ def plan(
                     score,
                     some,
                     torch.from_numpy(each[chosen]),
-                    {**map_tensors(itemgetter(index), condition, for_all), **own},
+                    {**condition, **own},
                     precisions(some),
                 )
                 # Windows stay windows: only index groups are worth merging.
@@ -155,12 +182,12 @@ def _by_condition(
     conditions: Mapping[Any, Condition],
     null_condition: Condition,
     fields: Condition,
-) -> Iterator[tuple[Any, Ints, dict[str, Any]]]:
-    """Splits rows by the structure of their conditions, and stacks these."""
+) -> Iterator[tuple[Any, Ints, list[Condition]]]:
+    """Splits rows by the structure of their conditions: one per row, or one without tensors."""
     if len(rows) == 0:
         return
     if not conditions and not null_condition:
-        yield _structure(fields), rows, dict(fields)
+        yield _structure(fields), rows, [fields]
         return
     kinds: dict[Any, list[tuple[int, Condition]]] = {}
     for row in rows.tolist():
@@ -168,8 +195,7 @@ def _by_condition(
         condition = {**fields, **null, **conditions.get(group.name(row), {})}
         kinds.setdefault(_structure(condition), []).append((row, condition))
     for structure, members in kinds.items():
-        stacked = _combine(torch.stack, [condition for _, condition in members])
-        yield structure, np.array([row for row, _ in members]), stacked
+        yield structure, np.array([row for row, _ in members]), [each for _, each in members]
 
 
 def _by_score(
@@ -218,14 +244,14 @@ EachField = Callable[[str, Field], Any]
 
 
 def map_tensors(
-    function: Callable[[Tensor], Tensor], tree: Condition, fields: EachField | None = None
+    function: Callable[[Any], Any], tree: Condition, fields: EachField | None = None
 ) -> dict[str, Any]:
-    """Applies a function to every tensor of a condition, and another one to every field."""
+    """Applies a function to tensors of a condition (`_Shared`, too), and another one to fields."""
     if not tree:
         return {}
 
     def mapped(word: str, leaf: Any) -> Any:
-        if isinstance(leaf, Tensor):
+        if isinstance(leaf, Tensor | _Shared):
             return function(leaf)
         return fields(word, leaf) if fields and _is_field(leaf) else leaf
 
@@ -258,17 +284,25 @@ def _identity(value: Any) -> Any:
 SCALARS = (str, bytes, bool, int, float, type(None))
 
 
-def _combine(
-    function: Callable[[list[Tensor]], Tensor], conditions: list[Condition]
-) -> dict[str, Any]:
+def _combine(function: Callable[[list[Any]], Any], conditions: list[Condition]) -> dict[str, Any]:
     """Stacks or concatenates conditions of one structure, tensor by tensor."""
     flattened = [
         tree_flatten(dict(sorted(condition.items())), is_leaf=_is_field) for condition in conditions
     ]
     leaves = zip(*(leaves for leaves, _ in flattened), strict=True)
-    combined = [function(list(leaf)) if isinstance(leaf[0], Tensor) else leaf[0] for leaf in leaves]
+    kinds = Tensor | _Shared
+    combined = [function([*leaf]) if isinstance(leaf[0], kinds) else leaf[0] for leaf in leaves]
     tree: dict[str, Any] = tree_unflatten(combined, flattened[0][1])
     return tree
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Tensors, or shared ones, of several parts' regions."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(parts)
+    starts = accumulate((len(part.values) for part in parts), initial=0)
+    rows = [part.rows + start for part, start in zip(parts, starts, strict=False)]
+    return _Shared(torch.cat([part.values for part in parts]), torch.cat(rows))
 
 
 def _merged(parts: list[Batch]) -> Batch:
@@ -282,6 +316,6 @@ def _merged(parts: list[Batch]) -> Batch:
         first,
         group=IndexGroup.concatenate(index_groups),
         weights=torch.cat([part.weights for part in parts]),
-        condition=_combine(torch.cat, [part.condition for part in parts]),
+        condition=_combine(_joined, [part.condition for part in parts]),
         precisions=concatenated(known) if known else None,
     )

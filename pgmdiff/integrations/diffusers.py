@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 from tqdm import tqdm
 
 from pgmdiff.composition.plan import map_tensors
@@ -65,8 +66,8 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
     Timesteps are interpolated in log σ between those at which the network was trained, and never
     rounded; beyond them the nearest is used. Flow networks receive `num_train_timesteps` t, mostly
     1000 t, EDM networks the `precondition_noise` of their scheduler. Its `clip_sample` and
-    `thresholding` are ignored, because a score is not clipped. Of a network with learned variances
-    only the mean is used.
+    `thresholding` are ignored, because a score is not clipped. Of a network that returns twice the
+    channels, as one with learned variances does, the first half is used, which is the mean.
 
     The network and its conditions are in its own dtype (`model.dtype`), timesteps and the result in
     that of the state: `model.half()` with a float32 state works. Nothing is moved between devices.
@@ -85,7 +86,7 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
         ScoreError: the prediction type is unknown, there are no `alphas_cumprod` to interpolate, or
             flow times are inverted; when called, the model is on another device than the state.
     """
-    kind, half = _prediction_type(scheduler), _learns_variances(scheduler)
+    kind = _prediction_type(scheduler)
 
     def network(x_t: Tensor, timestep: Tensor, **condition: Any) -> Tensor:
         check_device(model, x_t)
@@ -93,7 +94,7 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
         cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
         output = model(x_t.to(dtype), timestep=timestep, **cast)
         values = output[0] if isinstance(output, tuple) and output else alone(output)
-        if half and isinstance(values, Tensor) and values.shape[1:2] == (2 * like.shape[1],):
+        if isinstance(values, Tensor) and values.shape[1:2] == (2 * like.shape[1:2].numel(),):
             values = values.chunk(2, dim=1)[0]
         return received(values, like, named(model), cast=True)
 
@@ -143,10 +144,6 @@ def _prediction_type(scheduler: Any) -> str:
     return str(kind)
 
 
-def _learns_variances(scheduler: Any) -> bool:
-    return str(_config(scheduler).get("variance_type")).startswith("learned")
-
-
 def _timesteps(scheduler: Any) -> Callable[[Tensor], Tensor]:
     """The map from σ to the timesteps of a variance-preserving network."""
     config = _config(scheduler)
@@ -162,25 +159,66 @@ def _timesteps(scheduler: Any) -> Callable[[Tensor], Tensor]:
 
 
 def from_vae(vae: Any) -> Callable[[Tensor], Tensor]:
-    """The decoder of an autoencoder for `latents.decode`: vae.decode(z / scale + shift).
+    """The decoder of an autoencoder for `latents.decode`: vae.decode(z · std / scale + mean).
 
     Group normalisation and attention in `AutoencoderKL` see the whole input, so that windows of it
-    can only be blended; see `latents`.
+    can only be blended; see `latents`. An autoencoder in float16 whose config has `force_upcast`,
+    as by default, would overflow, and decodes with copies of its weights in float32, made for the
+    call; `vae.register_to_config(force_upcast=False)` prevents this.
 
     Args:
-        vae: an autoencoder such as `AutoencoderKL`, whose config has `scaling_factor` and
-            `shift_factor`.
+        vae: an autoencoder such as `AutoencoderKL`, whose config may have `scaling_factor`,
+            `latents_std`, and `latents_mean` or in its place `shift_factor`, each one number or one
+            per channel; mean and standard deviation may also be buffers.
+
+    Raises:
+        ShapeError: when called, the latents have other channels.
+        ScoreError: when called, the image is not finite, or the autoencoder on another device.
     """
-    scale = vae.config.get("scaling_factor") or 1.0
-    shift = vae.config.get("shift_factor") or 0.0
+
+    def known(name: str, default: float, like: Tensor) -> Tensor:
+        value = vae.config.get(name)
+        value = getattr(vae, "_buffers", {}).get(name) if value is None else value
+        values = torch.as_tensor(default if value is None else value).flatten().to(like)
+        if len(values) not in (1, like.shape[1]):
+            raise ShapeError(
+                f"from_vae: expected latents of {len(values)} channels, as {name} has, got "
+                f"{tuple(like.shape)}."
+            )
+        return values.reshape(-1, *[1] * (like.ndim - 2))
 
     def decoder(latents: Tensor) -> Tensor:
         check_device(vae, latents)
         dtype = network_dtype(vae, latents.dtype)
-        image: Tensor = vae.decode((latents / scale + shift).to(dtype), return_dict=False)[0]
-        return image.to(latents.dtype)
+        spread = known("latents_std", 1.0, latents) / known("scaling_factor", 1.0, latents)
+        mean = known("latents_mean", vae.config.get("shift_factor") or 0.0, latents)
+        z = latents * spread + mean
+        if dtype == torch.float16 and vae.config.get("force_upcast"):
+            dtype, named = torch.float32, [*vae.named_parameters(), *vae.named_buffers()]
+            wide = {f"vae.{name}": t.float() for name, t in named if t.is_floating_point()}
+            image = functional_call(_Decoding(vae), wide, z.float())
+        else:
+            image = vae.decode(z.to(dtype), return_dict=False)[0]
+        image = image.to(latents.dtype)
+        if is_finite(latents) and not is_finite(image):
+            raise ScoreError(
+                f"from_vae: the image that {type(vae).__name__} made of finite latents in {dtype} "
+                "is not finite. Use vae.to(torch.float32) or torch.bfloat16, which do not overflow."
+            )
+        return image  # type: ignore[no-any-return]
 
     return decoder
+
+
+class _Decoding(torch.nn.Module):
+    """The decoding half of an autoencoder as a module, whose weights `functional_call` replaces."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, z: Tensor) -> Any:
+        return self.vae.decode(z, return_dict=False)[0]
 
 
 @torch.no_grad()
@@ -307,7 +345,7 @@ def _copy(scheduler: Any, steps: int | None) -> Any:
         )
     off = {key: False for key in ("clip_sample", "thresholding") if key in driven.config}
     driven.register_to_config(**off)
-    if _learns_variances(driven):
+    if str(_config(driven).get("variance_type")).startswith("learned"):
         driven.register_to_config(variance_type="fixed_small")
         driven.variance_type = "fixed_small"
     used = any(getattr(driven, name, None) for name in ("step_index", "counter"))

@@ -2,7 +2,7 @@
 
 Their call is `model(x, sigma, **extra_args) -> D(x, σ)` at variance-exploding noise (Karras et al.,
 "Elucidating the design space of diffusion-based generative models", 2022), as is our own call of a
-denoiser: only the dtype is converted. k-diffusion pins an old NumPy; nothing here imports it.
+denoiser: only dtypes are converted. k-diffusion pins an old NumPy; nothing here imports it.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,10 @@ __all__ = ["from_k_diffusion", "to_k_diffusion"]
 def from_k_diffusion(model: Callable[..., Tensor]) -> NetworkScore:
     """The score of a k-diffusion denoiser or an EDM network.
 
-    The network is called in its own dtype, and its result is returned in that of the state. The
-    wrappers of discrete models in k-diffusion (`CompVisDenoiser`, ...) round σ to a timestep unless
-    they are made with `quantize=False`.
+    The network is called in its own dtype (in half precision under `torch.autocast`, so that only
+    its layers round), and its result is returned in that of the state. The wrappers of discrete
+    models in k-diffusion (`CompVisDenoiser`, ...) round σ to a timestep unless they are made with
+    `quantize=False`.
 
     Args:
         model: `model(x, sigma, **condition) -> D`, such as `K.layers.Denoiser(...)` or an

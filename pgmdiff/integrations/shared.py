@@ -5,6 +5,7 @@ rises with t, bisection finds the time of a σ to rounding, for any schedule.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError
+from pgmdiff.linalg import widest
 from pgmdiff.scores.adapters import Score, begun, denoise
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import named, received
@@ -89,27 +91,38 @@ def network_dtype(model: Any, default: torch.dtype) -> torch.dtype:
 
 
 def in_own_dtype(model: Callable[..., Any], x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-    """What a network returns for x and σ in its own dtype, like x and in the dtype of x."""
+    """What a denoiser returns in its own dtype, like x and in the dtype of x.
+
+    In half precision only its layers round: the score (D - x) / σ² needs digits of x in D.
+    """
     check_device(model, x)
     dtype, like = network_dtype(model, x.dtype), x.detach()  # whatever is done to x
-    value = model(x.to(dtype), sigma.to(dtype), **condition)
+    wide = torch.promote_types(dtype, torch.float32)
+    half = torch.autocast(x.device.type, dtype) if dtype != wide else nullcontext()
+    with half:
+        value = model(x.to(wide), sigma.to(wide), **condition)
     return received(value, like, named(model), cast=True)
 
 
 def check_device(model: Any, x: Tensor) -> None:
     """A `ScoreError` if a network is on another device than its input; nothing is moved.
 
-    Networks that the library accelerate offloads are not checked, because it moves them itself.
+    Networks that accelerate or diffusers (group by group) offload may be anywhere: these libraries
+    move them when they are called.
     """
-    if not isinstance(model, torch.nn.Module) or hasattr(model, "_hf_hook"):
+    if not isinstance(model, torch.nn.Module):
         return
-    parameters = model.parameters()
-    device = next((p.device for p in parameters), x.device)
-    if device != x.device:
+    device = next((p.device for p in model.parameters()), x.device)
+    if device != x.device and not any(map(_is_offloaded, model.modules())):
         raise ScoreError(
             f"{type(model).__name__}: the network is on {device} and the state on {x.device}. Move "
             f"one of them: network.to({str(x.device)!r}), or sample(..., device={str(device)!r})."
         )
+
+
+def _is_offloaded(layer: torch.nn.Module) -> bool:
+    hooks = getattr(layer, "_diffusers_hook", None)
+    return hasattr(layer, "_hf_hook") or bool(hooks and hooks.get_hook("group_offloading"))
 
 
 def time_at(
@@ -119,10 +132,11 @@ def time_at(
 
     NaN if σ is NaN, or the ratio.
 
-    The ratio maps times `[batch]` from `first` to `last` to σ_t / α_t `[batch]`; times are float64.
-    They have no gradient: where one with respect to σ is required, it raises a `ScoreError`.
+    The ratio maps times `[batch]` from `first` to `last` to σ_t / α_t `[batch]`; times have the
+    widest dtype of their device. They have no gradient: where one with respect to σ is required, it
+    raises a `ScoreError`.
     """
-    wanted = sigma.detach().double()
+    wanted = sigma.detach().to(widest(sigma.device))
     low, high = torch.full_like(wanted, first), torch.full_like(wanted, last)
     for _ in range(BISECTIONS):
         middle = (low + high) / 2

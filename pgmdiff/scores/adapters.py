@@ -18,18 +18,18 @@ small number.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.linalg import beside as beside
+from pgmdiff.linalg import widest
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import called, copied
 from pgmdiff.text import brief, described, span
@@ -245,16 +245,23 @@ class Timesteps:
     """
 
     alphas_cumprod: Sequence[float]
+    _tables: dict[torch.device, Tensor] = field(default_factory=dict, init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        alphas = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64).cpu()
+        alphas = alphas[alphas > 0]
+        logs = 0.5 * ((-alphas).log1p() - alphas.log())
+        self._tables[logs.device] = torch.stack([torch.arange(len(logs)).to(logs), logs])
 
     def __repr__(self) -> str:
-        sigmas = np.exp(self._log_sigmas).tolist()
+        sigmas = self._on(torch.device("cpu"))[1].exp().tolist()
         return described(self, span(sigmas, "timestep", "σ = "))
 
-    @cached_property
-    def _log_sigmas(self) -> "np.ndarray":
-        alphas = np.asarray(self.alphas_cumprod, np.float64)
-        alphas = alphas[alphas > 0]
-        return np.asarray(0.5 * (np.log1p(-alphas) - np.log(alphas)))
+    def _on(self, device: torch.device) -> Tensor:
+        """The timesteps and their log σ, `[2, n]`, kept on a device in its widest dtype."""
+        if device not in self._tables:
+            self._tables[device] = self._on(torch.device("cpu")).to(device, widest(device))
+        return self._tables[device]
 
     def __call__(self, sigma: Tensor) -> Tensor:
         """The timesteps of σ, of any shape, in its dtype; they have no gradient.
@@ -262,19 +269,24 @@ class Timesteps:
         Raises:
             ScoreError: a gradient with respect to σ is required.
         """
-        wanted = sigma.detach().double().log().cpu().numpy()
-        steps = np.interp(wanted, self._log_sigmas, np.arange(len(self._log_sigmas)))
-        found = torch.from_numpy(np.asarray(steps)).to(sigma)
+        steps, logs = self._on(sigma.device)
+        found = _interpolated(sigma.detach().to(logs).log(), logs, steps).to(sigma)
         check_gradient(found, sigma, lambda: repr(self))
         return found
 
     def sigmas(self, timesteps: Tensor) -> Tensor:
         """The σ of timesteps, which need not be integers: the inverse within the range."""
-        wanted = timesteps.detach().double().cpu().numpy()
-        logs = np.interp(wanted, np.arange(len(self._log_sigmas)), self._log_sigmas)
-        found = torch.from_numpy(np.exp(np.asarray(logs))).to(timesteps)
+        steps, logs = self._on(timesteps.device)
+        found = _interpolated(timesteps.detach().to(logs), steps, logs).exp().to(timesteps)
         check_gradient(found, timesteps, lambda: repr(self))
         return found
+
+
+def _interpolated(x: Tensor, places: Tensor, values: Tensor) -> Tensor:
+    """Values at x, linear between ascending places and constant beyond, without a wait for x."""
+    right = torch.searchsorted(places, x.contiguous()).clamp(1, len(places) - 1)
+    share = (x - places[right - 1]) / (places[right] - places[right - 1])
+    return values[right - 1].lerp(values[right], share.clamp(0, 1))
 
 
 def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:

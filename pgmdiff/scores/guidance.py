@@ -14,12 +14,12 @@ nodes are given to `compose(conditions=)`; overlaps have none of their own and r
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map, tree_structure
+from torch.utils._pytree import tree_map, tree_map_only, tree_structure
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.scores.adapters import Score, Wrapped, beside
@@ -38,64 +38,95 @@ class Guided(Wrapped):
 
     null: Mapping[str, Any]
     guidance: float = 1.0
+    _nulls: dict[torch.device, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __repr__(self) -> str:
         conditions = f"null={sorted(self.null)}"
         return described(self, brief(self.score), conditions, f"guidance={self.guidance:g}")
 
     def __call__(
-        self, x: Tensor, sigma: Tensor, guidance: Tensor | float | None = None, **condition: Any
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        guidance: Tensor | float | None = None,
+        null: Mapping[str, Any] | None = None,
+        **condition: Any,
     ) -> Tensor:
-        if condition.keys() != self.null.keys():
-            raise ScoreError(
-                f"guided: expected the conditions {sorted(self.null)}, got {sorted(condition)}. "
-                "Give every node all of them, and null= the same keywords."
-            )
-        for key, value in condition.items():
-            if tree_structure(value) != tree_structure(self.null[key]):
-                raise ScoreError(
-                    f"guided: the null of {key!r} must be built as the condition, {brief(value)}, "
-                    f"a field if it is one; got {brief(self.null[key])}."
-                )
-        guidance = self.guidance if guidance is None else guidance
-        w = torch.as_tensor(guidance, dtype=x.dtype, device=x.device).expand(len(x))
-        if (w == 1).all() and not hasattr(self.score, "memory"):  # a branch keeps its memory
-            return called(self.score, x, sigma, **condition)
-        stacked = {key: tree_map(_with_null, v, self.null[key]) for key, v in condition.items()}
-        values = called(self.score, torch.cat([x, x]), torch.cat([sigma, sigma]), **stacked)
-        conditional, unconditional = values.chunk(2)
-        return unconditional + beside(w, x) * (conditional - unconditional)
+        empty = _emptied(_emptied(condition, self._null_on(x.device), False), null or {}, True)
+        w: Any = self.guidance if guidance is None else guidance
+        if not isinstance(w, int | float):
+            w = beside(torch.as_tensor(w).to(x).expand(len(x)), x)
+        if hasattr(self.score, "memory"):  # each branch has its rows
+            cat = lambda a, b: torch.cat([a, b]) if isinstance(a, Tensor) else a  # noqa: E731
+            x, sigma, both = tree_map(cat, (x, sigma, condition), (x, sigma, empty))
+            conditional, unconditional = called(self.score, x, sigma, **both).chunk(2)
+        else:
+            conditional = called(self.score, x, sigma, **condition)
+            if isinstance(w, int | float) and w == 1:
+                return conditional
+            unconditional = called(self.score, x, sigma, **empty)
+        value: Tensor = unconditional + w * (conditional - unconditional)
+        return value
+
+    def _null_on(self, device: torch.device) -> Any:
+        """The null condition on a device, where it is kept: every copy there is waited for."""
+        if device not in self._nulls:
+            self._nulls[device] = tree_map_only(torch.Tensor, lambda t: t.to(device), self.null)
+        return self._nulls[device]
 
 
 def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> Guided:
-    """Classifier-free guidance as a score with one more condition, `guidance`: w, `[batch]`.
+    """Classifier-free guidance as a score with two more conditions.
 
-    Both evaluations are made in one call with twice the batch. If all w are 1, only the conditional
-    one is made.
+    These are `guidance`, w as one number or `[batch]`, and `null`, the empty conditions of rows, by
+    keyword tensors `[batch, ...]`: per node, a scale and a negative prompt. The two evaluations are
+    two calls with the batch given, of which the number 1 as w requires the first only; around a
+    joint with memory they are one.
 
     Args:
         score: the score, which accepts the keywords of `null`.
         null: the empty condition, by keyword: a tensor without a batch axis (for crops of fields
-            one that broadcasts, such as 0.0), a pytree of them, or another value. Around a joint,
-            the null of a field is a field.
+            one that broadcasts, such as 0.0), a pytree of them, or another value. What it does not
+            name, in a mapping inside it, too, is the same in both evaluations. Around a joint, the
+            null of a field is a field.
         guidance: w where the caller gives none.
 
     Raises:
-        ScoreError: the keywords given differ from those of `null`.
+        ScoreError: a keyword of `null` is not given, or is built in another way.
+        ShapeError: a null condition does not broadcast to the condition.
 
     Example:
-        Two nodes share a model; the first follows its condition more closely::
+        Two nodes share a model; the first follows its condition more closely, the second avoids
+        what it should not show::
 
             compose(graph, guided(network_score, {"text": empty}),
                     conditions={"f0": {"text": sea, "guidance": torch.tensor(7.0)},
-                                "f1": {"text": sky, "guidance": torch.tensor(2.0)}},
+                                "f1": {"text": sky, "guidance": torch.tensor(2.0),
+                                       "null": {"text": clouds}}},
                     null_condition={"text": empty})
     """
     return Guided(score, copied(dict(null)), guidance)
 
 
-def _with_null(value: Any, null: Any) -> Any:
-    """The rows of a condition, followed by as many empty ones."""
+def _emptied(value: Any, null: Any, per_row: bool, word: str = "") -> Any:
+    """A condition with what its null names replaced by it: by one null, or row by row."""
+    if isinstance(value, Mapping) and isinstance(null, Mapping):
+        if not null.keys() <= value.keys():
+            raise ScoreError(
+                f"guided: expected the conditions {sorted(null)}, got {sorted(value)}. Give every "
+                "node those that null= names; others are the same with and without guidance."
+            )
+        return {**value, **{k: _emptied(value[k], null[k], per_row, k) for k in null}}
+    if tree_structure(value) != tree_structure(null):
+        raise ScoreError(
+            f"guided: the null of {word!r} must be built as the condition, {brief(value)}, "
+            f"a field if it is one; got {brief(null)}."
+        )
+    return tree_map(lambda one, empty: _expanded(one, empty, per_row), value, null)
+
+
+def _expanded(value: Any, null: Any, per_row: bool) -> Any:
+    """The null of a tensor `[batch, ...]`, in its shape."""
     if not isinstance(value, Tensor):
         if value != null:
             raise ScoreError(
@@ -103,13 +134,16 @@ def _with_null(value: Any, null: Any) -> Any:
                 f"and {null!r}. Convert both to tensors."
             )
         return value
-    empty = torch.as_tensor(null).to(value)
+    number = isinstance(null, int | float)  # which need not be copied to a device
+    empty = value.new_full((1,), null) if number else torch.as_tensor(null).to(value)
+    empty = empty if per_row or number else empty[None]
     try:
-        return torch.cat([value, empty.expand(value.shape[1:]).expand_as(value)])
+        ones = [1] * (value.ndim - empty.ndim)
+        return empty.reshape(len(empty), *ones, *empty.shape[1:]).expand_as(value)
     except RuntimeError:
         raise ShapeError(
             f"guided: expected the null condition as {tuple(value.shape[1:])}, without a batch "
-            f"axis, or one that broadcasts to it, got {tuple(empty.shape)}."
+            f"axis, or one that broadcasts to it, got {tuple(empty.shape[1:])}."
         ) from None
 
 
@@ -142,7 +176,8 @@ def scheduled(score: Score, schedules: Mapping[str, Callable[[Any, Tensor], Any]
             that returns the condition for the score. Guidance within an interval of noise levels
             (Kynkäänniemi et al., "Applying guidance in a limited interval improves sample and
             distribution quality in diffusion models", 2024) is
-            `{"guidance": lambda w, s: torch.where((s > 0.3) & (s < 5), w, 1.0)}`.
+            `{"guidance": lambda w, s: torch.where((s > 0.3) & (s < 5), w, 1.0)}`. Where such a
+            function returns the number 1, `guided` saves an evaluation.
 
     Raises:
         ScoreError: a scheduled condition is not given.

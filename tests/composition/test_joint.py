@@ -12,15 +12,16 @@ from pgmdiff import (
     GraphError,
     Marginal,
     PgmdiffError,
+    Posterior,
     ScoreError,
     ShapeError,
     compose,
 )
-from pgmdiff.gaussian import Gaussian, node_scores
+from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, tiles
 from pgmdiff.testing import markov_gaussian
 from pgmdiff.testing.strategies import factor_graphs
-from tests.helpers import ar1
+from tests.helpers import ar1, meta_without_float64
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -257,6 +258,48 @@ def test_conditions_follow_their_rows_through_chunks() -> None:
     for max_batch in (1, 2, 4, 7):
         chunked = compose(chain(6), shifted, conditions=conditions, max_batch=max_batch)
         torch.testing.assert_close(chunked(u, 1.0), whole)
+
+
+def test_conditions_that_regions_share_are_stored_once() -> None:
+    """One row per tensor that was given, for windows and for parts of two models that merge."""
+    sea, sky, empty = torch.randn(3, 2, generator=generator(5))
+    scopes = {f"f{i}": (f"x{i}", f"x{i + 1}") for i in range(6)}
+    models = {f: "ab"[i % 2] for i, f in enumerate(scopes)} | {f"x{i}": "a" for i in range(7)}
+    loose = FactorGraph.from_scopes(scopes, models=models)
+    for graph, rows in ((tiles((1, 8, 8), (1, 4, 4), (0, 2, 2)), 2), (loose, 4)):
+        pieces = enumerate(graph.regions.pieces)
+        given = {
+            name: {"text": (sea, sky)[i // 2 % 2], "scale": torch.tensor(1.0 + i)}
+            for i, name in pieces
+        }
+        null = {"text": empty, "scale": torch.tensor(0.5)}
+
+        def network(x: Tensor, sigma: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+            value = (scale * text.sum(dim=1)).reshape(-1, *[1] * (x.ndim - 1))
+            text.zero_()
+            return value * torch.ones_like(x)
+
+        u, scores = torch.zeros(2, *graph.regions.event_shape), network
+        if graph is loose:
+            scores = {"a": network, "b": network}
+        apart = {name: {w: t.clone() for w, t in each.items()} for name, each in given.items()}
+        expected = compose(graph, scores, conditions=apart, null_condition=null)(u, 1.0)
+        for max_batch in (None, 1, 3):
+            options = {"null_condition": null, "max_batch": max_batch}
+            joint = compose(graph, scores, conditions=given, **options)
+            for _ in range(2):
+                torch.testing.assert_close(joint(u, 1.0), expected)
+        stored = [len(batch.condition["text"].values) for batch in joint.batches]
+        assert stored == [rows, *[1] * (len(stored) - 1)]
+
+
+def test_rules_with_covariances_name_a_device_without_float64(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    graph, q = chain(3), ar1(3, 0.5, torch.float32)
+    joint = compose(graph, node_scores(graph, q), rule=Posterior(node_covariances(graph, q)))
+    with meta_without_float64(monkeypatch), pytest.raises(ScoreError, match="'meta' does not have"):
+        joint(torch.zeros(2, 3, device="meta"), 1.0)
 
 
 def test_a_condition_for_no_node_is_named() -> None:

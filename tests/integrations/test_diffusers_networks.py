@@ -8,6 +8,7 @@ from pgmdiff import ScoreError, ShapeError, compose
 from pgmdiff.graphs import tiles
 from pgmdiff.images.latents import decode, receptive_margin
 from pgmdiff.integrations.diffusers import from_diffusers, from_vae
+from pgmdiff.integrations.shared import check_device
 from pgmdiff.samplers import karras, sample
 from pgmdiff.scores.adapters import Timesteps, denoise
 from pgmdiff.scores.guidance import guided
@@ -185,6 +186,25 @@ def test_every_region_follows_its_own_prompt() -> None:
     torch.testing.assert_close(free(u, sigma), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_twice_the_channels_are_known_by_the_output() -> None:
+    """A scheduler made for sampling need not say that variances were learned."""
+    unet, x = small_unet(out_channels=2), torch.randn(2, 1, 16, 16)
+    score = from_diffusers(unet, schedulers.DDIMScheduler())
+    first = from_diffusers(lambda *g, **c: unet(*g, **c).sample[:, :1], schedulers.DDIMScheduler())
+    assert torch.equal(score(x, torch.ones(2)), first(x, torch.ones(2)))
+    with pytest.raises(ScoreError, match=r"got shape \(2, 3, 16, 16\)"):
+        from_diffusers(small_unet(out_channels=3), schedulers.DDIMScheduler())(x, torch.ones(2))
+
+
+def test_a_network_that_diffusers_offloads_by_groups() -> None:
+    hooks = pytest.importorskip("diffusers.hooks")
+    unet, x = small_unet(), torch.zeros(2, 1, 16, 16, device="meta")
+    with pytest.raises(ScoreError, match="is on cpu"):
+        check_device(unet, x)
+    hooks.apply_group_offloading(unet, torch.device("cpu"), offload_type="leaf_level")
+    check_device(unet, x)
+
+
 def test_a_diffusion_transformer_with_learned_variances() -> None:
     dit = (
         diffusers.DiTTransformer2DModel(
@@ -284,21 +304,51 @@ def test_what_cannot_be_adapted_is_named() -> None:
             call()
 
 
-def test_an_autoencoder_decodes_and_says_that_it_sees_everything() -> None:
-    vae = (
-        diffusers.AutoencoderKL(
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            norm_num_groups=4,
-            latent_channels=4,
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            scaling_factor=0.5,
-            shift_factor=0.1,
-        )
-        .eval()
-        .requires_grad_(False)
+def small_vae(**options: object) -> torch.nn.Module:
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        scaling_factor=0.5,
+        **options,
     )
+    return vae.eval().requires_grad_(False)
+
+
+def test_latents_are_scaled_by_their_mean_and_deviation() -> None:
+    mean, std = (1.0, -2.0, 3.0, 0.5), (2.0, 1.0, 0.5, 3.0)
+    latents = torch.randn(2, 4, 8, 8)
+    m, s = (torch.tensor(each)[:, None, None] for each in (mean, std))
+    plain, buffered = small_vae(), small_vae()
+    expected = plain.decode(latents * s / 0.5 + m).sample
+    buffered._buffers |= {"latents_mean": m.flatten(), "latents_std": s.flatten()}  # as of LTX
+    for vae in (small_vae(latents_mean=mean, latents_std=std), buffered):
+        vae.load_state_dict(plain.state_dict(), strict=False)
+        torch.testing.assert_close(from_vae(vae)(latents), expected)
+        with pytest.raises(ShapeError, match="expected latents of 4 channels, as latents_std"):
+            from_vae(vae)(latents[:, :3])
+
+
+def test_an_autoencoder_in_half_precision_does_not_overflow() -> None:
+    """Where diffusers would decode in float32, so does the decoder, and the weights stay half."""
+    vae = small_vae()
+    vae.decoder.conv_in.weight.mul_(3e5)
+    latents, half = torch.randn(1, 4, 8, 8), vae.half()
+    expected = half.float().decode(latents / 0.5).sample
+    half = vae.half()
+    assert half.decode((latents / 0.5).half()).sample.isnan().any()
+    torch.testing.assert_close(from_vae(half)(latents), expected)
+    assert {p.dtype for p in half.parameters()} == {torch.float16}
+    half.register_to_config(force_upcast=False)
+    with pytest.raises(ScoreError, match=r"AutoencoderKL .* torch.float16 is not finite. Use vae"):
+        from_vae(half)(latents)
+
+
+def test_an_autoencoder_decodes_and_says_that_it_sees_everything() -> None:
+    vae = small_vae(shift_factor=0.1)
     latents = torch.randn(1, 4, 8, 24)
     decoder = from_vae(vae)
     whole = vae.decode(latents / 0.5 + 0.1).sample

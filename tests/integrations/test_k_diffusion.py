@@ -13,8 +13,8 @@ from pgmdiff import ScoreError, compose, gaussian
 from pgmdiff.graphs import chain
 from pgmdiff.integrations.k_diffusion import from_k_diffusion, to_k_diffusion
 from pgmdiff.samplers import DPMSolver2M, Euler, Heun, Solver, karras, sample
-from pgmdiff.scores.adapters import denoise
-from tests.helpers import ar1
+from pgmdiff.scores.adapters import denoise, from_denoiser
+from tests.helpers import ar1, relative
 
 Q = ar1(3, 0.7)
 U = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -134,3 +134,32 @@ def test_k_diffusions_own_samplers(name: str, solver: Solver) -> None:
     torch.testing.assert_close(
         theirs, sample(joint, sigmas, x=x, solver=solver), rtol=1e-9, atol=1e-9
     )
+
+
+class Preconditioned(nn.Module):
+    """A denoiser of the form of k-diffusion's, around layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner_model = nn.Sequential(nn.Linear(4, 16), nn.SiLU(), nn.Linear(16, 3))
+        for parameter in self.parameters():  # so that no error is one of rounded weights
+            parameter.data = parameter.data.bfloat16().float()
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        s = sigma[:, None]
+        seen = torch.cat([x / (1 + s**2).sqrt(), s.log() / 4], dim=1)
+        return x / (1 + s**2) + self.inner_model(seen) * s / (1 + s**2).sqrt()
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.1, 1.0])
+def test_only_the_layers_of_a_network_in_half_precision_round(sigma: float) -> None:
+    """Rounding x, and D next to x, errs in the score by |x| / (256 σ): a third at σ = 0.01."""
+    level, x = torch.full((5,), sigma), U.float()
+    exact = from_denoiser(Preconditioned())(x, level)
+    model = Preconditioned().bfloat16()
+    found = from_k_diffusion(model)(x, level)
+    assert found.dtype == torch.float32
+    assert relative(found, exact) < 0.02
+    whole = from_denoiser(lambda x, s: model(x.bfloat16(), s.bfloat16()).to(x))(x, level)
+    assert (relative(whole, exact) > 0.3) == (sigma == 0.01)

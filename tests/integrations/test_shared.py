@@ -1,11 +1,14 @@
 """Dtypes, devices and times, which the adapters share."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from pgmdiff import ScoreError
 from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at
+from tests.helpers import meta_without_float64
 
 
 def test_times_are_found_to_rounding() -> None:
@@ -20,6 +23,11 @@ def test_times_are_found_to_rounding() -> None:
     torch.testing.assert_close(ratio(single).float(), ratio(t).float(), rtol=1e-6, atol=0)
     ends = time_at(ratio, torch.tensor([1e-9, 1e9]), 0.2, 0.8)
     torch.testing.assert_close(ends, torch.tensor([0.2, 0.8], dtype=torch.float64))
+
+
+def test_times_need_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    with meta_without_float64(monkeypatch):
+        assert time_at(torch.exp, torch.ones(3, device="meta")).dtype == torch.float32
 
 
 def test_states_are_scaled_to_the_noise_a_network_knows() -> None:
@@ -41,3 +49,12 @@ def test_networks_say_their_dtype_and_device() -> None:
         check_device(layer.to("meta"), torch.zeros(1))
     layer._hf_hook = object()  # accelerate marks offloaded networks so
     check_device(layer, torch.zeros(1))
+    outer = nn.Sequential(nn.Identity(), nn.Linear(2, 2).to("meta"))
+    for names in ((), ("layerwise_casting",), ("layerwise_casting", "group_offloading")):
+        found = SimpleNamespace(get_hook=dict.fromkeys(names, object()).get)
+        outer[1]._diffusers_hook = found  # diffusers marks layers so
+        if names[1:]:
+            check_device(outer, torch.zeros(1))
+        else:
+            with pytest.raises(ScoreError, match="is on meta"):
+                check_device(outer, torch.zeros(1))

@@ -136,6 +136,7 @@ def by_hand(
             left.append(dict(memory))
             return joint.call(x, sigma, condition, left[-1])
 
+        frozen.memory = memory  # it has one, whose rows guidance must not part
         inside = wrapped(frozen, 4)
 
         def score(x, sigma, *, inside=inside):

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from pgmdiff.scores.adapters import (
     from_vp_v,
     padded,
 )
-from tests.helpers import ar1
+from tests.helpers import ar1, check_compiles_and_waits_for_nothing, meta_without_float64
 
 Q = ar1(3, 0.7)
 U = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -137,6 +138,40 @@ def test_timesteps_and_back() -> None:
     endless = Timesteps([*alphas.tolist(), 0.0])  # zero terminal signal
     assert endless(torch.tensor([1e9])).item() == 999.0
     torch.testing.assert_close(endless(sigma), t)
+
+
+def test_timesteps_are_those_of_numpys_interpolation() -> None:
+    alphas = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), dim=0)
+    timesteps = Timesteps(alphas.tolist())
+    sigma = torch.cat([torch.logspace(-4, 4, 301), torch.tensor([0.0, torch.inf, torch.nan])])
+    logs, steps = (0.5 * ((1 - alphas) / alphas).log()).numpy(), np.arange(1000)
+    for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, 1e-4)):
+        wanted = sigma.to(dtype)
+        expected = np.interp(wanted.double().log().numpy(), logs, steps)
+        options = {"rtol": 0, "atol": tolerance, "equal_nan": True}
+        torch.testing.assert_close(timesteps(wanted), torch.tensor(expected).to(dtype), **options)
+    t = torch.linspace(-3, 1003, 401).double()
+    back = torch.tensor(np.exp(np.interp(t.numpy(), steps, logs)))
+    torch.testing.assert_close(timesteps.sigmas(t), back, rtol=1e-10, atol=0)
+    assert timesteps == Timesteps(alphas.tolist())
+
+
+VP = Timesteps((1 - torch.linspace(1e-3, 0.05, 200)).cumprod(0).tolist())
+
+
+@pytest.mark.parametrize("adapt", [from_vp_eps, from_vp_v])
+def test_adapters_compile_whole_and_wait_for_nothing(adapt: Callable) -> None:
+    score = adapt(lambda x, t, y: x.sin() / (1 + t[:, None]) + y, VP)
+    x, sigma = U.float(), SIGMA.float()
+    check_compiles_and_waits_for_nothing(score, x, sigma, y=x.cos())
+
+
+def test_adapters_need_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    score = from_vp_eps(bent, Timesteps([0.99, 0.5, 0.1]))
+    sigma = SIGMA.float().to("meta")
+    with meta_without_float64(monkeypatch):
+        assert score(U.float().to("meta"), sigma).shape == U.shape
+        assert score.denoise(U.float().to("meta"), sigma).dtype == torch.float32
 
 
 def test_conditions_pass_through_adapters() -> None:

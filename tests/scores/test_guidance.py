@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from pgmdiff import ScoreError, ShapeError, compose
-from pgmdiff.graphs import chain
+from pgmdiff.graphs import chain, tiles
 from pgmdiff.scores.guidance import guided, interpolated, scheduled, slerp
+from tests.helpers import check_compiles_and_waits_for_nothing
 
 EMPTY = torch.zeros(2)
 X, SIGMA = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.ones(3)
@@ -29,7 +30,7 @@ def test_guidance_extrapolates_each_row_by_its_own_scale() -> None:
 
     guided(counted, {"text": EMPTY})(X, SIGMA, text=text)
     guided(counted, {"text": EMPTY}, guidance=2.0)(X, SIGMA, text=text)
-    assert calls == [3, 6]
+    assert calls == [3, 3, 3], "one without guidance, two with it, never more rows than given"
 
 
 def test_every_node_has_its_own_scale() -> None:
@@ -46,6 +47,71 @@ def test_every_node_has_its_own_scale() -> None:
     right = towards(u[:, 1:], torch.ones(4), torch.tensor([0.0, 7.0]))
     expected = torch.stack([left[:, 0], left[:, 1] + right[:, 0] + u[:, 1] / 2, right[:, 1]], dim=1)
     torch.testing.assert_close(joint(u, 1.0), expected)
+
+
+def test_conditions_that_null_does_not_name_are_in_both_branches() -> None:
+    def network(x, sigma, text, hint, added):
+        return towards(x, sigma, text + 2 * hint) * (1 + added["size"]) + added["style"]
+
+    text, hint, size, style = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(2))
+    given = {"text": text, "hint": hint, "added": {"size": size, "style": style}}
+    null = {"text": EMPTY + 0.5, "added": {"style": torch.tensor([1.0, -1.0])}}
+    found = guided(network, null, guidance=3.0)(X, SIGMA, **given)
+    without = network(X, SIGMA, null["text"], hint, {"size": size, **null["added"]})
+    torch.testing.assert_close(found, without + 3 * (network(X, SIGMA, **given) - without))
+
+
+def test_every_row_and_every_node_may_have_a_null_of_its_own() -> None:
+    text, other = torch.randn(2, 3, 2, generator=torch.Generator().manual_seed(3))
+    score = guided(towards, {"text": EMPTY}, guidance=3.0)
+    expected = 3 * towards(X, SIGMA, text) - 2 * towards(X, SIGMA, other)
+    torch.testing.assert_close(score(X, SIGMA, text=text, null={"text": other}), expected)
+    one = score(X, SIGMA, text=text, null={"text": other[:, 0]})
+    torch.testing.assert_close(one, score(X, SIGMA, text=text, null={"text": other[:, :1]}))
+    conditions = {
+        name: {"text": text[i], "null": {"text": other[i]}} for i, name in enumerate(("f0", "f1"))
+    }
+    null, u = {"text": EMPTY}, torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    scores = {"f0": score, "f1": score, "x1": lambda x, sigma, text: -x / (1 + sigma**2)}
+    expected = torch.zeros(4, 3)
+    for i in (0, 1):
+        part, ones = u[:, i : i + 2], torch.ones(4)
+        own = 3 * towards(part, ones, text[i]) - 2 * towards(part, ones, other[i])
+        expected[:, i : i + 2] += own
+    expected[:, 1] += u[:, 1] / 2
+    for max_batch in (None, 1, 3):
+        joint = compose(
+            chain(3), scores, conditions=conditions, null_condition=null, max_batch=max_batch
+        )
+        torch.testing.assert_close(joint(u, 1.0), expected)
+
+
+@pytest.mark.parametrize("max_batch", [1, 2, 3, 8])
+def test_no_call_has_more_rows_than_max_batch(max_batch: int) -> None:
+    rows, strip = [], tiles((1, 2, 10), (1, 2, 4), (0, 0, 2))
+
+    def network(x, sigma, text):
+        rows.append(len(x))
+        return x * text[:, :1, None, None] - x
+
+    followed = {"text": torch.full((2,), 0.5), "guidance": torch.tensor(3.0)}
+    given = dict.fromkeys(strip.pieces, followed)
+    options = {"conditions": given, "null_condition": {"text": EMPTY}}
+    score, u = guided(network, {"text": EMPTY}), torch.ones(2, 1, 2, 10)
+    expected = compose(strip, score, **options)(u, 1.0)
+    rows.clear()
+    torch.testing.assert_close(
+        compose(strip, score, **options, max_batch=max_batch)(u, 1.0), expected
+    )
+    assert max(rows) <= max_batch
+
+
+@pytest.mark.parametrize("guidance", [2.0, torch.tensor([0.0, 1.0, 5.0])])
+def test_guidance_compiles_whole_and_waits_for_nothing(guidance: float | torch.Tensor) -> None:
+    network = lambda x, sigma, text, grey: towards(x, sigma, text) + grey  # noqa: E731
+    score = guided(network, {"text": EMPTY, "grey": 0.0})
+    given = {"text": X.cos(), "grey": X.sin(), "guidance": guidance}
+    check_compiles_and_waits_for_nothing(score, X, SIGMA, **given, null={"text": X.tan()})
 
 
 def test_conditions_follow_sigma() -> None:
@@ -93,6 +159,8 @@ def test_bad_conditions_are_named() -> None:
     for call, error, message in [
         (lambda: guide(X, SIGMA), ScoreError, r"expected the conditions \['text'\], got \[\]"),
         (lambda: guide(X, SIGMA, text=torch.ones(3, 4)), ShapeError, r"null condition as \(4,\)"),
+        (lambda: guide(X, SIGMA, text=text, null={"text": torch.ones(2, 2)}), ShapeError, "null"),
+        (lambda: guide(X, SIGMA, text=text, null={"txt": text}), ScoreError, r"\['txt'\], got"),
         (lambda: guide(X, SIGMA, text="sea"), ScoreError, "must be a tensor"),
         (lambda: scheduled(guide, {"w": max})(X, SIGMA, text=text), ScoreError, "condition 'w'"),
         (lambda: slerp(EMPTY, torch.zeros(3), 0.5), ShapeError, "one shape"),
