@@ -151,6 +151,9 @@ class Ruler:
             crops(corpus, 5 * corpus.side, 2 * n * sizes.seeds, seed) for seed in (1, 2)
         )
         self.features = self.of_real(self.real)
+        shape = self.real.shape[1], corpus.side, corpus.side
+        own = patches_of(corpus, shape, sizes.many, steps=sizes.steps, device=sizes.device)
+        self.own = FEATURES(own)[:, None]
 
     def of_real(self, real: Tensor) -> Tensor:
         half = real[..., : self.sizes.wide * self.corpus.side // 2]
@@ -164,6 +167,8 @@ class Ruler:
     def rows(self, found: Mapping[str, Sequence[Strips]]) -> list[dict[str, Any]]:
         """A row of figures for real strips, the floor, and for each method's, seed by seed."""
         rows = [self.row(REAL, self.floor.chunk(self.sizes.seeds), self.of_real(self.floor))]
+        halves = self.own.chunk(2)  # of which each is as good as the other
+        rows[0]["fd_own_floor"] = self.interval(_fd, *halves)
         for name, drawn in tqdm(found.items(), desc=f"{self.corpus.name}, measures"):
             groups = [each.images for each in drawn]
             row = self.row(name, groups, self.of(torch.cat(groups), self.crops))
@@ -176,6 +181,7 @@ class Ruler:
         row: dict[str, Any] = {"method": name, "crops": features.shape[0] * features.shape[1]}
         few = (features[:, :16], self.features[:, :16])
         row["fd"] = self.interval(_fd, features, self.features)
+        row["fd_own"] = self.interval(_fd, features, self.own)
         row["kid"] = self.interval(metrics.kernel_distance, *few)
         row["precision"] = self.interval(metrics.manifold_precision, *few)
         row["recall"] = self.interval(metrics.manifold_recall, *few)
@@ -310,6 +316,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
     "quality": {
         "method": "{method}",
         "FD+": _between("fd", ".2f"),
+        "FD+ to patches": _between("fd_own", ".2f"),
         "kernel distance": _between("kid", ".3f"),
         **columns(
             "precision[1]:.2f recall[1]:.2f seam_ratio[0]:.2f contrast[0]:.2f "
@@ -346,7 +353,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
 
     path.mkdir(parents=True, exist_ok=True)
     sizes = Sizes(**result["sizes"])
-    charts = []
+    charts: list[Panel] = []
     for name, corpus in CORPORA.items():
         if f"{name}-quality" in result:
             rows = {row["method"]: row for row in result[f"{name}-quality"]["rows"]}

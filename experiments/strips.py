@@ -119,12 +119,22 @@ def cost(corpus: Corpus, method: str, width: int, steps: int) -> tuple[int, int]
 def patches_of(
     corpus: Corpus, shape: Sequence[int], n: int, *, steps: int, device: str = "cpu"
 ) -> Tensor:
-    """Samples of a single region of the shape `(channels, height, width)`."""
-    score = from_denoiser(corpus.denoiser().to(device))
-    options: dict[str, Any] = {"batch": n, "generator": 0, "solver": OURS, "device": device}
-    return composed(
-        score, tiles(shape, shape), corpus.levels(steps), max_batch=MAX_BATCH, **options
-    ).samples.cpu()
+    """Samples of a single region of the shape `(channels, height, width)`, or those found."""
+    denoiser, levels = corpus.denoiser(), corpus.levels(steps)
+    made = denoiser.state_dict(), levels, OURS, device
+    file = _file(made, f"{corpus.name}_patches", f"{tuple(shape)} {n}")
+    if not file.exists():
+        options: dict[str, Any] = {"batch": n, "generator": 0, "solver": OURS, "device": device}
+        score, graph = from_denoiser(denoiser.to(device)), tiles(shape, shape)
+        drawn = composed(score, graph, levels, max_batch=MAX_BATCH, **options)
+        store.save(file, {"images": drawn.samples.cpu()}, {})
+    return store.load(file)[0]["images"]
+
+
+def _file(made: Sequence[Any], name: str, rest: str) -> Path:
+    """Where a drawing is kept: its name depends on all that it was made with."""
+    told = store.fingerprint([*made[:2], *map(repr, made[2:3]), FITTED, RANK, *made[3:]])
+    return FOLDER / f"{name}_{sha256(f'{told} {rest}'.encode()).hexdigest()[:16]}.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,9 +164,8 @@ def strips(
     on another device.
     """
     denoiser, levels = corpus.denoiser(), corpus.levels(steps)
-    told = store.fingerprint([denoiser.state_dict(), levels, repr(solver), FITTED, RANK, device])
-    key = sha256(f"{told} {method} {width} {n} {seed}".encode()).hexdigest()[:16]
-    file = FOLDER / f"{corpus.name}_{method}_{width}_{seed}_{key}.safetensors"
+    made = denoiser.state_dict(), levels, solver, device
+    file = _file(made, f"{corpus.name}_{method}_{width}_{seed}", f"{method} {width} {n} {seed}")
     if file.exists():
         tensors, facts = store.load(file)
         return Strips(tensors["images"], **facts)
