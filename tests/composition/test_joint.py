@@ -1,5 +1,7 @@
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,12 +16,14 @@ from pgmdiff import (
     GraphError,
     Marginal,
     PgmdiffError,
+    Posterior,
     ScoreError,
     ShapeError,
     compose,
 )
+from pgmdiff.composition import Joint
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
-from pgmdiff.graphs import FactorGraph, RegionGraph, chain, tiles
+from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, tiles
 from pgmdiff.testing import markov_gaussian
 from pgmdiff.testing.strategies import factor_graphs
 from tests.helpers import ar1
@@ -321,6 +325,21 @@ def test_what_a_joint_keeps_is_bounded_and_left_out_of_copies() -> None:
     assert not again._kept
     assert not again._placed
     assert all(torch.equal(again(torch.ones(n, 4), 1.0), s) for n, s in results.items())
+
+
+def test_threads_share_a_joint() -> None:
+    """More batch sizes and noise levels than are kept, on a graph with loops, bit for bit."""
+    graph, q = cycle(4), Gaussian(torch.zeros(4), torch.eye(4) + 0.3)
+    rule = Posterior(node_covariances(graph, q))
+    jobs = [(n, 0.5 + 0.1 * k) for k in range(8) for n in range(1, 13)]
+
+    def called(joint: Joint, job: tuple[int, float]) -> Tensor:
+        return joint(torch.ones(job[0], 4), job[1])
+
+    expected = list(map(partial(called, compose(graph, nonlinear, rule=rule)), jobs))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(partial(called, compose(graph, nonlinear, rule=rule)), jobs))
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
