@@ -9,7 +9,7 @@ fixed points x = x + r(x, θ) that Anderson's extrapolation finds, dx = -(∂r/�
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ __all__ = [
     "inner",
     "is_finite",
     "iterate_conjugate_gradients",
+    "keep",
     "magnitudes",
     "ordinary",
     "squared_norms",
@@ -50,6 +51,7 @@ Shape = tuple[int, ...]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+T = TypeVar("T")
 
 
 def conjugate_gradients(
@@ -375,6 +377,14 @@ def ordinary(tensor: Tensor) -> Tensor:
     """The tensor, or a copy that autograd may save if it was made in inference mode."""
     with torch.inference_mode(False):
         return tensor.clone() if tensor.is_inference() else tensor
+
+
+def keep(kept: dict[Any, T], key: object, value: T, most: int) -> T:
+    """The value, added to the latest few that are kept; other threads may do so, too."""
+    kept[key] = value
+    for old in list(kept)[:-most]:
+        kept.pop(old, None)
+    return value
 
 
 def correlations(covariances: Tensor) -> tuple[Tensor, Tensor]:

@@ -220,6 +220,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Circulant": lambda: Circulant(ring_precision(), (8,)),
     "SmallSpace": lambda: SmallSpace(ring_precision("low_rank", rank=2)),
     "SparseFactors": lambda: SparseFactors(joint().precision),
+    "Factors": lambda: SparseFactors(joint().precision).factors,
     "ConjugateGradients": lambda: ConjugateGradients(joint().precision),
     "Solution": lambda: Solution(torch.zeros(8, N), 1e-9, 3, True),
     # conditioning

@@ -5,7 +5,7 @@ shape and the structure of their condition are one *batch* of the `plan`, evalua
 as `max_batch` allows. A call then only gathers, calls and scatters.
 """
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -22,7 +22,7 @@ from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Report
-from pgmdiff.linalg import Shape, ordinary, widest
+from pgmdiff.linalg import Shape, keep, ordinary, widest
 from pgmdiff.precision import ComposedPrecision, Solve
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import copied, copies, on_copies, received
@@ -32,6 +32,9 @@ __all__ = ["Joint", "Remembering"]
 
 KEPT_CALLS = 4096
 """Most model calls of a joint call whose indices are sliced once and kept."""
+
+KEPT_BATCHES = 8
+"""Batch sizes, dtypes and devices, the latest, whose indices are kept."""
 
 LISTED = 12
 """Batches that `Joint.table` lists."""
@@ -44,7 +47,7 @@ class Joint:
     Made by `compose`. `u` has any batch shape before the graph's event shape; sigma is one number
     or has the batch shape; conditions given here start with the batch shape and reach every node
     (except where `null_condition` replaces them), a `field` cropped to it. It works in the state's
-    floating-point dtype and on its device, under autograd or without.
+    floating-point dtype and on its device, under autograd or without, in several threads at once.
 
     Attributes:
         graph: the graph that was composed, as it was given.
@@ -112,7 +115,8 @@ class Joint:
                 )
         total = self.rule.score(evaluate, flat, sigmas, memory)
         if self.check_finite and not torch.compiler.is_compiling() and not total.isfinite().all():
-            self.find_guilty(flat, sigmas, condition, before)
+            again = partial(self.rule.score, partial(evaluate, finite=True), flat, sigmas, before)
+            self.find_guilty(again, ~total.isfinite(), flat, sigmas)
         return total.reshape(u.shape)
 
     def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
@@ -137,7 +141,8 @@ class Joint:
         evaluate = partial(self.evaluate, condition=condition)
         total = self.rule.log_density(evaluate, flat, sigmas)
         if self.check_finite and total.isnan().any():
-            self.find_guilty(flat, sigmas, condition)
+            again = partial(self.rule.log_density, partial(evaluate, finite=True), flat, sigmas)
+            self.find_guilty(again, total.isnan(), flat, sigmas)
         return total.reshape(u.shape[: u.ndim - len(self.event_shape)])
 
     def remembering(self, memory: Memory | None = None) -> "Remembering":
@@ -166,7 +171,11 @@ class Joint:
         return self.rule.solve
 
     def validate(self) -> Report:
-        """The exactness report of the graph, with what the rule found of its covariances."""
+        """The exactness report of the graph, with what the rule found of its covariances.
+
+        Where P stands for a completion, it makes a solve for two regions of every kind, at a noise
+        level of their own: it takes as long as a call or two of the joint, and the memory.
+        """
         findings, warning = self.rule.findings()
         return replace(self.regions.validate(), findings=(*findings,), own_warning=warning)
 
@@ -188,22 +197,38 @@ class Joint:
         condition: Condition | None = None,
         density: bool = False,
         shift: Tensor | None = None,
+        finite: bool = False,
     ) -> Iterator[tuple[Chunk, Tensor]]:
-        """Every model call and its scores; see `Evaluate`. Conditions are those of `flattened`."""
+        """Every model call and its scores; see `Evaluate`. Conditions are those of `flattened`.
+
+        Raises:
+            ScoreError: they are to be `finite` and are not; the node, σ and batch entry are named.
+        """
         for chunk in self._kept_chunks(u):
-            yield chunk, self._call(chunk, u, sigma, condition or {}, density, shift)
+            values = self._call(chunk, u, sigma, condition or {}, density, shift)
+            fine = values.isfinite().reshape(*values.shape[:2], -1).all(dim=2) if finite else None
+            if fine is not None and not fine.all():
+                sample, row = (~fine).nonzero()[0].tolist()
+                entry, kind = chunk.samples.start + sample, "log-density" if density else "score"
+                where = "" if shift is None else ", where its message shifts its input"
+                raise ScoreError(
+                    f"Joint: the {kind} of node {chunk.batch.group.name(chunk.start + row)!r} "
+                    f"is not finite at σ = {sigma[entry].item():g}, batch entry {entry}{where}. "
+                    "Call it alone on this input; a denoiser has no score at σ = 0."
+                )
+            yield chunk, values
 
     def _kept_chunks(self, u: Tensor) -> Iterable[Chunk]:
-        """The chunks, made once and kept on small graphs, where every operation counts."""
+        """The chunks; on small graphs, where every operation counts, the latest few are kept."""
         batches, key = self._on(u), (u.device, u.dtype, len(u))
         calls = len(u) * sum(len(batch.group) for batch in batches)
         if calls > KEPT_CALLS or not all(isinstance(b.group, IndexGroup) for b in batches):
             return self._chunks(u)
-        if key not in self._kept:
-            _not_while_compiling()
-            with torch.inference_mode(False):
-                self._kept[key] = tuple(self._chunks(u))
-        return self._kept[key]
+        if (found := self._kept.get(key)) is not None:
+            return found
+        _not_while_compiling()
+        with torch.inference_mode(False):
+            return keep(self._kept, key, tuple(self._chunks(u)), KEPT_BATCHES)
 
     def _chunks(self, u: Tensor) -> Iterator[Chunk]:
         """Shares `max_batch` between regions and samples; one index serves all samples."""
@@ -251,6 +276,10 @@ class Joint:
         given = {**per_sample, **own}
         function = _log_density(batch.score, chunk) if density else batch.score
         like = x.new_empty(len(x)) if density else x.detach()  # whatever is done to x
+
+        def where() -> str:
+            return f"at σ = {sigma[0].item():g}, batch entry {samples.start} on"
+
         try:
             if self.checkpoint and torch.is_grad_enabled():
                 value = repeated_later(on_copies, function, x, sigmas, use_reentrant=False, **given)
@@ -261,18 +290,15 @@ class Joint:
                 several = "" if regions == 1 else f" and of {counted(regions - 1, 'other')}"
                 error.add_note(
                     f"pgmdiff: while the score of node {chunk.name!r}{several} was called on x of "
-                    f"{tuple(x.shape)}."
+                    f"{tuple(x.shape)} {where()}."
                 )
             raise
         kind = "log-density" if density else "score"
 
         def who() -> str:
             name, last = (repr(batch.group.name(row)) for row in (start, stop - 1))
-            return (
-                f"Joint: the {kind} of node {name}"
-                f"{f' to {last}' if regions > 1 else ''} at σ = {sigma[0].item():g}, batch entry "
-                f"{samples.start} on,"
-            )
+            several = f" to {last}" if regions > 1 else ""
+            return f"Joint: the {kind} of node {name}{several} {where()},"
 
         values = received(value, like, who)
         check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")
@@ -292,14 +318,14 @@ class Joint:
         return self._placed[key]
 
     def find_guilty(
-        self, u: Tensor, sigma: Tensor, condition: Condition, memory: Memory | None = None
+        self, again: Callable[[], Tensor], wrong: Tensor, u: Tensor, sigma: Tensor
     ) -> None:
         """Raises a `ScoreError` that names the node, σ and batch entry of a NaN or infinity.
 
-        The rule makes its call again, from the memory given.
+        The call is made `again`; `wrong` `[B, ...]` is where its result was not finite.
 
         Raises:
-            ScoreError: always; it says that the sum overflows if every node is finite.
+            ScoreError: always; it says so if every node is finite, and if the call is, made again.
         """
         broken = ~u.isfinite().all(dim=1)
         if broken.any():
@@ -310,30 +336,24 @@ class Joint:
                 "start that does not fit σ."
             )
 
-        def checked(
-            u: Tensor, sigma: Tensor, *, density: bool = False, shift: Tensor | None = None
-        ) -> Iterator[tuple[Chunk, Tensor]]:
-            for chunk, values in self.evaluate(
-                u, sigma, condition=condition, density=density, shift=shift
-            ):
-                fine = values.isfinite().all(dim=2)
-                if not fine.all():
-                    sample, row = (~fine).nonzero()[0].tolist()
-                    entry = chunk.samples.start + sample
-                    where = "" if shift is None else ", where its message shifts its input"
-                    raise ScoreError(
-                        f"Joint: the score of node {chunk.batch.group.name(chunk.start + row)!r} "
-                        f"is not finite at σ = {sigma[entry].item():g}, batch entry {entry}"
-                        f"{where}. Call it alone on this input; a denoiser has no score at σ = 0."
-                    )
-                yield chunk, values
-
         with torch.no_grad():
-            self.rule.score(checked, u, sigma, memory)
+            found = again()
+        entry = int(wrong.reshape(len(u), -1).any(dim=1).nonzero()[0])
+        where = f"at σ = {sigma[entry].item():g}, batch entry {entry}"
+        if found[entry].isfinite().all():
+            raise ScoreError(
+                f"Joint: the result was not finite {where}, and is finite when the same call is "
+                "made again: a model depends on more than its arguments. Call it in eval mode, "
+                "without memory that it or other threads change."
+            )
         raise ScoreError(
-            "Joint: every node's score is finite but their weighted sum overflows "
-            f"{u.dtype}. Use a wider dtype or a smaller state."
+            f"Joint: every node's score is finite, but their weighted sum overflows {u.dtype} "
+            f"{where}. Use a wider dtype or a smaller state."
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles hold: nothing that is made again when it is needed."""
+        return {**vars(self), "_kept": {}, "_placed": {}}
 
     def __repr__(self) -> str:
         return described(self, repr(self.graph), *(f"{k}={v}" for k, v in self._made_of.items()))

@@ -64,9 +64,7 @@ def local_denoised(
     """
     parts: dict[Hashable, list[Tensor]] = {}
     sigmas = noisy.new_full((len(noisy),), sigma)
-    for chunk, scores in joint.evaluate(noisy, sigmas, condition=condition):
-        if not scores.isfinite().all():
-            joint.find_guilty(noisy, sigmas, condition)
+    for chunk, scores in joint.evaluate(noisy, sigmas, condition=condition, finite=True):
         denoised = chunk.gather(noisy) + sigma**2 * scores
         for row in range(chunk.stop - chunk.start):
             name = chunk.batch.group.name(chunk.start + row)

@@ -55,8 +55,9 @@ AMPLIFIED = 30.0
 """Growth of an error above which trained scores count as not accurate enough. For windows of a
 smooth process whose denoisers are off by 3 %, the spread of samples is 0.99, 1.06 and 2.5 at a
 growth of 23, 83 and 617."""
-PROBES = 8
-"""Outer regions of a group in which P is compared with the completion."""
+PROBES = 2
+"""Outer regions of a group in which P is compared with the completion; each costs as much as a
+sample of a call at a noise level of its own."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,6 +9,7 @@ r"""Acyclicity of graphs: Berge-acyclic, α-acyclic, and junction trees. `report
 
 from collections import Counter
 from dataclasses import dataclass
+from math import comb
 
 import networkx as nx
 import numpy as np
@@ -106,6 +107,13 @@ def is_junction_tree(graph: RegionGraph) -> bool | None:
 def acyclicity(graph: RegionGraph) -> tuple[bool | None, bool | None]:
     """Whether a graph is α-acyclic, and a junction tree; None if too large to determine."""
     outer = {e.tobytes(): e for group in graph.groups for e in _sorted(group)[group.outer]}
+    larger, maximal = Counter[int](), 0  # a set of t elements contains (t choose s) sets of s
+    for size, n in sorted(Counter(map(len, outer.values())).items(), reverse=True):
+        if n > larger.total():
+            maximal += max(0, n - sum(m * comb(t, size) for t, m in larger.items()))
+        larger[size] = n
+    if maximal > graph.n_elements:  # an acyclic graph has at most one clique per element
+        return False, False
     forest = clique_forest(list(outer.values()), graph.n_elements)
     if forest is None:
         return None, None

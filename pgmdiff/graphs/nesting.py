@@ -11,7 +11,7 @@ paths to identical leaves (same elements in the same order, same model, same con
 
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
 from typing import TYPE_CHECKING, Any
@@ -127,6 +127,7 @@ def _leaves(
     outer: bool,
     path: Path,
     keep: Collection[Hashable],
+    lost: Hashable | None = None,
 ) -> Iterator[Leaf]:
     """The leaves of a graph whose state is `elements` of the whole state."""
     nested: Mapping[Hashable, Any] = {} if isinstance(graph, RegionGraph) else graph.nested
@@ -139,13 +140,12 @@ def _leaves(
             total = count * Fraction(int(group.counts[row]), nodes.denominator)
             is_outer = outer and bool(group.outer[row])
             if name in nested and not (name in keep or here in keep):
-                inner = _leaves(nested[name], region.ravel(), total, is_outer, here, keep)
-                lost = name if nodes.conditions.get(name) else None
-                yield from (replace(leaf, lost=lost or leaf.lost) for leaf in inner)
+                below = name if lost is None and nodes.conditions.get(name) else lost
+                yield from _leaves(nested[name], region.ravel(), total, is_outer, here, keep, below)
             else:
                 model = name if group.model is None else group.model
                 condition = nodes.conditions.get(name)
-                yield Leaf(here, region, total, is_outer, model, condition)
+                yield Leaf(here, region, total, is_outer, model, condition, lost)
 
 
 def _names(merged: list[list[Leaf]]) -> list[Hashable]:

@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_flatten
 
 from pgmdiff.errors import GraphError, nearest
 from pgmdiff.graphs.containment import regions_around
-from pgmdiff.graphs.groups import AxisWindows, IndexGroup, RegionGroup, WindowGroup
+from pgmdiff.graphs.groups import CHUNK, AxisWindows, IndexGroup, RegionGroup, WindowGroup
 from pgmdiff.graphs.names import check_known, check_mapping, check_names
 from pgmdiff.graphs.variables import Variables
 from pgmdiff.linalg import Ints, Shape
@@ -275,11 +275,18 @@ class RegionGraph:
         zero = np.zeros(self.n_elements, np.int64)
         return sum((g.scatter_sum(g.counts, self.n_elements) for g in self.groups), zero)
 
+    @property
+    def tiled(self) -> bool:
+        """Whether windows count every element once, as is told without a list of elements."""
+        windows = [g for g in self.groups if isinstance(g, WindowGroup) and g.uniform]
+        if not windows or len(windows) < len(self.groups):
+            return False
+        sums = _window_sums(windows)
+        return sums is not None and bool((sums == self.denominator).all())
+
     def unbalanced(self) -> tuple[Ints, Ints]:
         """Elements whose counts do not sum to 1, and their sums as numerators."""
-        windows = [g for g in self.groups if isinstance(g, WindowGroup) and g.uniform]
-        only_windows = windows and len(windows) == len(self.groups)
-        if only_windows and (_window_sums(windows) == self.denominator).all():
+        if self.tiled:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         sums = self.element_sums()
         elements = np.flatnonzero(sums != self.denominator)
@@ -306,14 +313,17 @@ class RegionGraph:
         )
 
 
-def _window_sums(groups: Sequence[WindowGroup]) -> Ints:
-    """Sums of counts over elements, one per kind of element.
+def _window_sums(groups: Sequence[WindowGroup]) -> Ints | None:
+    """Sums of counts over elements, one per kind of element; None if there are too many kinds.
 
     Places of an axis that every group covers equally often are of one kind, so that the sums of a
     million windows are those of a few combinations of kinds.
     """
     kinds = [_kinds([group.axes[a] for group in groups]) for a in range(len(groups[0].axes))]
-    total = np.zeros([axis.shape[1] for axis in kinds], np.int64)
+    shape = [axis.shape[1] for axis in kinds]
+    if prod(shape) > CHUNK:
+        return None
+    total = np.zeros(shape, np.int64)
     for g, group in enumerate(groups):
         total += reduce(np.multiply.outer, (axis[g] for axis in kinds), group.counts[0])
     return total

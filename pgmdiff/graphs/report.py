@@ -298,13 +298,20 @@ def report_factor_graph(graph: FactorGraph) -> Report:
     where the outer graph is, and every inner one that is counted.
     """
     if graph.nested:
-        outer, counts = replace(graph, nested={}).validate(), graph.counting_numbers()
-        inner = (g.validate() for name, g in graph.nested.items() if counts[name])
-        exact = bool(outer.junction_tree) and all(r.junction_tree or r.nested_exact for r in inner)
-        return replace(report(flatten(graph, (), to_compose=False)), nested_exact=exact)
+        flat = report(flatten(graph, (), to_compose=False))
+        return replace(flat, nested_exact=_nested_exact(graph))
     berge_acyclic, distinct = forest_of(graph)
     tree = True if berge_acyclic and distinct else None
     return report(graph.regions, berge_acyclic=berge_acyclic, junction_tree=tree)
+
+
+def _nested_exact(graph: FactorGraph | RegionGraph) -> bool:
+    """Whether a graph and those nested in it, where they are counted, are all junction trees."""
+    if isinstance(graph, RegionGraph) or not graph.nested:
+        return bool(graph.validate().junction_tree)
+    counts, outer = graph.counting_numbers(), replace(graph, nested={})
+    inner = (each for name, each in graph.nested.items() if counts[name])
+    return _nested_exact(outer) and all(map(_nested_exact, inner))
 
 
 def check_counts(graph: RegionGraph) -> None:

@@ -32,6 +32,10 @@ __all__ = [
 ]
 
 
+MAX_AXES = 32
+"""Number of axes that arrays may have."""
+
+
 class Numbered(tuple[Hashable, ...]):
     """Names that the library made of numbers, known to be unique without a check."""
 
@@ -85,10 +89,10 @@ def checked_shape(variable: Hashable, shape: Sequence[int]) -> Shape:
             f"FactorGraph: the shape of variable {variable!r} must be a tuple of integers, got "
             f"{shape!r}. Write ({shape!r},) for a vector."
         ) from None
-    if any(side < 1 for side in sides):
+    if any(side < 1 for side in sides) or len(sides) > MAX_AXES:
         raise GraphError(
             f"FactorGraph: variable {variable!r} has shape {sides}; every side must be at least 1. "
-            "Remove a variable without elements."
+            f"Remove a variable without elements, and give it at most {MAX_AXES} axes."
         )
     return sides
 

@@ -9,7 +9,10 @@ graph (positions, colours) is not stored.
 import base64
 import hashlib
 import json
-from collections.abc import Hashable, Mapping
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from itertools import accumulate
 from math import prod
 from typing import Any
 
@@ -21,20 +24,25 @@ from pgmdiff.errors import GraphError, PgmdiffError
 from pgmdiff.graphs.factor_graph import FactorGraph, GraphLike, graph_of
 from pgmdiff.graphs.groups import AxisWindows, IndexGroup, RegionGroup, WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
-from pgmdiff.graphs.scopes import checked_shape
+from pgmdiff.graphs.scopes import MAX_AXES, checked_shape
 from pgmdiff.graphs.variables import Variables
 
 __all__ = ["fingerprint", "from_json", "to_json"]
 
 VERSION = 1
 MAX_CHARACTERS = 1 << 28
-MAX_REGIONS = 1 << 27
-"""Number of windows that a few numbers may stand for; more counts as an attack on the memory."""
+MAX_DEPTH = 600
+"""Number of brackets within each other that are written: Python reads them by recursion."""
 
-MAX_ELEMENTS = 1 << 28
-"""Number of elements of a factor graph's state and regions together: their indices are stored."""
+MAX_ELEMENTS = 1 << 25
+"""Number of elements that a few numbers may stand for: of a factor graph's state and regions, whose
+indices are stored, or windows and their places along the axes."""
 MAX_STATE = 1 << 34
-"""Number of elements of a state whose regions are listed, or windows."""
+"""Number of elements of a state of windows that count each of them once."""
+FEW_ELEMENTS = 1 << 22
+"""Number of elements that any state of regions may have, listed or not."""
+MAX_ALIKE = 64
+"""Number of names with one hash, which dicts and sets compare in pairs."""
 NAMES_OF_DTYPES = ("float32", "float64", "float16", "int64", "int32", "uint8", "bool")
 DTYPES = {name: getattr(torch, name) for name in NAMES_OF_DTYPES}
 
@@ -48,13 +56,26 @@ def to_json(graph: GraphLike) -> str:
         graph: a factor graph or a region graph, with conditions and nested graphs.
 
     Raises:
-        GraphError: it is no graph; a name, a model id or a condition is nothing that JSON can hold.
+        GraphError: it is no graph; a name, a model id or a condition is nothing that JSON can hold;
+            it is so large or so deeply nested that `from_json` would refuse it.
     """
+    document, text = _written(graph)
+    _check_size(len(text), MAX_CHARACTERS, "characters")
+    _check_size(_demand(document), MAX_ELEMENTS)
+    return text
+
+
+def _written(graph: GraphLike) -> tuple[dict[str, Any], str]:
+    """A graph as JSON of any size, and its text."""
     try:
         document = {"pgmdiff": VERSION, **_from_graph(graph_of(graph, "to_json"))}
-        return json.dumps(document, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+        brackets = re.sub(r'"(?:[^"\\]|\\.)*"|[^][{}"]+', "", text)
+        if max(accumulate(1 if each in "[{" else -1 for each in brackets)) > MAX_DEPTH:
+            raise RecursionError
     except RecursionError:
         raise GraphError("to_json: this graph is nested too deeply for JSON. Flatten it.") from None
+    return document, text
 
 
 def fingerprint(graph: GraphLike) -> str:
@@ -66,7 +87,7 @@ def fingerprint(graph: GraphLike) -> str:
     Raises:
         GraphError: a name, a model id or a condition holds something that JSON cannot.
     """
-    return hashlib.sha256(to_json(graph).encode()).hexdigest()
+    return hashlib.sha256(_written(graph)[1].encode()).hexdigest()
 
 
 def from_json(text: str) -> Graph:
@@ -75,7 +96,8 @@ def from_json(text: str) -> Graph:
     Args:
         text: may be untrusted: it is parsed, checked and never executed. Counting numbers are
             taken as given, and so is the claim that they are a junction tree's; `validate` checks
-            it (but not on thousands of regions).
+            it (but not on thousands of regions). Time and memory are bounded by its length, and by
+            those of 33 million indices.
 
     Raises:
         GraphError: the text is not JSON, truncated, of another version, too large, or no graph.
@@ -89,11 +111,7 @@ def from_json(text: str) -> Graph:
         raise GraphError(
             f"from_json: expected text, got a {type(text).__name__}. Give what to_json returned."
         )
-    if len(text) > MAX_CHARACTERS:
-        raise GraphError(
-            f"from_json: expected at most {MAX_CHARACTERS} characters, got {len(text)}. "
-            "Build so large a graph from arrays or tiles."
-        )
+    _check_size(len(text), MAX_CHARACTERS, "characters")
     try:
         document = json.loads(text, parse_constant=_refused)
     except (ValueError, RecursionError) as error:
@@ -110,6 +128,7 @@ def from_json(text: str) -> Graph:
             "Update pgmdiff, or write the graph again."
         )
     try:
+        _check_size(_demand(document), MAX_ELEMENTS)
         return _to_graph(document)
     except PgmdiffError:
         raise
@@ -125,13 +144,51 @@ def _refused(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
+# ---------------------------------------------------------------- limits
+
+
+def _check_size(n: int, most: int, what: str = "elements") -> None:
+    if n > most:
+        raise GraphError(
+            f"JSON: expected at most {most} {what}, got {n}. Build so large a graph in code."
+        )
+
+
+def _check_state(graph: RegionGraph) -> None:
+    """Checks or scores of a state take time and memory like its elements, unless it is tiled."""
+    listed = sum(group.index.numel() for group in graph.groups if isinstance(group, IndexGroup))
+    if graph.n_elements > max(FEW_ELEMENTS, listed) and not graph.tiled:
+        what = "elements of a state neither listed nor counted once by windows"
+        _check_size(graph.n_elements, FEW_ELEMENTS, what)
+
+
+def _demand(document: Any) -> int:
+    """The number of elements that a graph stores beyond those listed, nested ones included."""
+    if not isinstance(document, dict):
+        raise _unexpected("a graph", document)
+    if document.get("kind") == "FactorGraph":
+        sizes = [
+            prod(map(_natural, shape)) if isinstance(shape, list) else 0  # named by from_scopes
+            for shape in document["shapes"]
+        ]
+        scopes = sum(sizes[_natural(v)] for scope in document["scopes"] for v in scope)
+        return sum(sizes) + scopes + sum(_demand(inner) for _, inner in document.get("nested", []))
+    if document.get("kind") != "RegionGraph":
+        raise _unexpected("a kind of ['FactorGraph', 'RegionGraph']", document.get("kind"))
+    total = 0
+    for axes in (group["windows"] for group in document["groups"] if "windows" in group):
+        total += prod(len(axis["starts"]) for axis in axes)
+        places = (len(axis["starts"]) * _natural(axis["length"]) for axis in axes)
+        total += sum(places) + sum(8 * _natural(axis["size"]) for axis in axes)
+    return total
+
+
 # ---------------------------------------------------------------- writing
 
 
 def _from_graph(graph: Graph) -> dict[str, Any]:
     if isinstance(graph, FactorGraph):
         number = {name: v for v, name in enumerate(graph.variables)}
-        _check_elements(graph.n_elements + int(graph.sizes[graph._scope].sum()))
         nodes = [*graph.variables, *graph.factors]
         nested = [[_plain(n), _from_graph(graph.nested[n])] for n in nodes if n in graph.nested]
         return {
@@ -147,6 +204,7 @@ def _from_graph(graph: Graph) -> dict[str, Any]:
             "conditions": _pairs(graph.conditions, nodes),
             **({"nested": nested} if nested else {}),
         }
+    _check_state(graph)
     named = graph.variables
     blocks = zip(named.names, named.shapes, strict=True) if named else ()
     variables = [[_plain(name), list(shape)] for name, shape in blocks]
@@ -184,14 +242,6 @@ def _pairs(values: Mapping[Hashable, Any], order: list[Hashable]) -> list[list[A
     return [[_plain(name), _plain(values[name])] for name in order if name in values]
 
 
-def _check_elements(n: int, most: int | None = None) -> None:
-    most = MAX_ELEMENTS if most is None else most
-    if n > most:
-        raise GraphError(
-            f"JSON: expected at most {most} elements, got {n}. Build so large a graph in code."
-        )
-
-
 def _plain(value: Any) -> Any:
     """A value as JSON; containers and tensors are tagged by a dict of one key."""
     if value is None or isinstance(value, bool | int | str):
@@ -220,62 +270,54 @@ def _plain(value: Any) -> Any:
 # ---------------------------------------------------------------- reading
 
 
-def _to_graph(document: Any) -> Graph:
-    if not isinstance(document, dict):
-        raise _unexpected("a graph", document)
-    kind = document.get("kind")
-    if kind == "FactorGraph":
-        return _to_factor_graph(document)
-    if kind == "RegionGraph":
-        return _to_region_graph(document)
-    raise _unexpected("a kind of ['FactorGraph', 'RegionGraph']", kind)
+def _to_graph(document: dict[str, Any]) -> Graph:
+    factors = document["kind"] == "FactorGraph"
+    return _to_factor_graph(document) if factors else _to_region_graph(document)
 
 
 def _to_factor_graph(document: dict[str, Any]) -> FactorGraph:
-    variables = [_name(value) for value in document["variables"]]
-    factors = [_name(value) for value in document["factors"]]
+    variables, factors = _names(document["variables"]), _names(document["factors"])
     scopes = [[variables[_natural(v)] for v in scope] for scope in document["scopes"]]
     shapes = dict(zip(variables, document["shapes"], strict=True))
-    sizes = {
-        v: prod(map(_natural, shape)) if isinstance(shape, list) else 0  # named by from_scopes
-        for v, shape in shapes.items()
-    }
-    _check_elements(sum(sizes.values()) + sum(sizes[v] for scope in scopes for v in scope))
     axis = document["axis"]
     if len(shapes) < len(variables) or len(set(factors)) < len(factors):
         raise GraphError("from_json: a variable or a factor is listed twice. Rename one.")
-    nested = {_name(k): _to_graph(inner) for k, inner in document.get("nested", [])}
+    models = document["models"]
     graph = FactorGraph.from_scopes(
         dict(zip(factors, scopes, strict=True)),
         shapes,
         axis=axis if axis is None else _integer(axis),
-        models={_name(k): _name(v) for k, v in document["models"]},
-        conditions={_name(k): _value(v) for k, v in document["conditions"]},
+        models=dict(zip(_names(k for k, _ in models), _names(v for _, v in models), strict=True)),
+        conditions=_mapping(document["conditions"]),
         factor_model=_name(document["factor_model"]),
         variable_model=_name(document["variable_model"]),
     )
-    return graph.nest(nested) if nested else graph
+    return graph.nest(_mapping(document["nested"], _to_graph)) if "nested" in document else graph
 
 
 def _to_region_graph(document: dict[str, Any]) -> RegionGraph:
-    event_shape = tuple(_natural(side) for side in document["event_shape"])
-    _check_elements(prod(event_shape), MAX_STATE)
+    event_shape = _shape(document["event_shape"])
+    _check_size(prod(event_shape), MAX_STATE)
     known = document["junction_tree"]
     if known not in (None, True, False):
         raise _unexpected("junction_tree true, false or null", known)
-    blocks = [(_name(name), shape) for name, shape in document.get("variables", [])]
-    shapes = {name: checked_shape(name, shape) for name, shape in blocks}
+    shapes = _mapping(document.get("variables", []), lambda shape: shape)
+    shapes = {name: checked_shape(name, shape) for name, shape in shapes.items()}
+    groups = document["groups"]
+    listed = [group for group in groups if "windows" not in group]
+    names = _names(name for group in listed for name in group["names"])
+    if len(set(names)) < len(names):
+        raise GraphError("from_json: two regions share a name. Rename one.")
+    _names(group["model"] for group in listed)
     graph = RegionGraph(
         event_shape,
-        tuple(_to_group(group, event_shape) for group in document["groups"]),
+        tuple(_to_group(group, event_shape) for group in groups),
         _integer(document["denominator"]),
-        {_name(k): _value(v) for k, v in document["conditions"]},
+        _mapping(document["conditions"]),
         known,
         Variables(tuple(shapes), tuple(shapes.values())) if shapes else None,
     )
-    listed = [name for g in graph.groups if isinstance(g, IndexGroup) for name in g.names]
-    if len(set(listed)) < len(listed):
-        raise GraphError("from_json: two regions share a name. Rename one.")
+    _check_state(graph)
     return graph
 
 
@@ -283,7 +325,7 @@ def _to_group(content: dict[str, Any], event_shape: tuple[int, ...]) -> RegionGr
     if "windows" in content:
         return _to_windows(content["windows"], event_shape)
     names = tuple(_name(value) for value in content["names"])
-    shape = tuple(_natural(side) for side in content["shape"])
+    shape = _shape(content["shape"])
     index = np.array([_natural(e) for e in content["index"]], np.int64)
     index = index.reshape(len(names), *shape)
     ordered = np.sort(index.reshape(len(names), prod(shape)), axis=1)
@@ -314,9 +356,6 @@ def _to_windows(content: list[dict[str, Any]], event_shape: tuple[int, ...]) -> 
     for number, axis in enumerate(axes):
         if not 1 <= axis.length <= axis.size or (axis.starts >= axis.size).any():
             raise _unexpected(f"windows that fit the size of axis {number}", axis)
-    n = prod(len(axis.starts) for axis in axes)
-    if n > MAX_REGIONS:
-        raise _unexpected(f"at most {MAX_REGIONS} windows", n)
     return WindowGroup.product(axes)
 
 
@@ -329,17 +368,18 @@ def _value(plain: Any) -> Any:
     ((tag, content),) = plain.items()
     if tag == "float":
         return float.fromhex(content)
-    if tag in ("list", "tuple", "frozenset"):
-        make = {"list": list, "tuple": tuple, "frozenset": frozenset}[tag]
-        return make(_value(each) for each in content)
+    if tag in ("list", "tuple"):
+        return (list if tag == "list" else tuple)(map(_value, content))
+    if tag == "frozenset":
+        return frozenset(_names(content))
     if tag == "dict":
-        return {_name(k): _value(v) for k, v in content}
+        return _mapping(content)
     if tag == "tensor":
         dtype, shape, data = content
         if not isinstance(dtype, str) or dtype not in DTYPES:
             raise _unexpected(f"a tensor with a dtype of {list(DTYPES)}", dtype)
         array = np.frombuffer(base64.b64decode(data, validate=True), dtype)
-        return torch.from_numpy(array.reshape([_natural(side) for side in shape]).copy())
+        return torch.from_numpy(array.reshape(_shape(shape)).copy())
     raise _unexpected("a known tag", tag)
 
 
@@ -349,6 +389,23 @@ def _name(plain: Any) -> Any:
         raise _unexpected("a name", value)
     hash(value)  # a tuple may hold a list
     return value
+
+
+def _names(plain: Iterable[Any]) -> list[Any]:
+    """Names that may become keys: refused if many have one hash, as only hostile ones do."""
+    given = list(plain)
+    names = [_name(each) for each in given]
+    if max(Counter(map(hash, names)).values(), default=0) > MAX_ALIKE:
+        distinct = dict(zip(map(json.dumps, given), names, strict=True)).values()
+        if max(Counter(map(hash, distinct)).values()) > MAX_ALIKE:
+            raise _unexpected(f"at most {MAX_ALIKE} names with one hash", names[0])
+    return names
+
+
+def _mapping(pairs: Any, value: Callable[[Any], Any] | None = None) -> dict[Any, Any]:
+    """What `_pairs` stored, with a function of the values; `_value` if None."""
+    names = _names(name for name, _ in pairs)
+    return dict(zip(names, ((value or _value)(v) for _, v in pairs), strict=True))
 
 
 def _integer(value: Any) -> int:
@@ -361,6 +418,12 @@ def _natural(value: Any) -> int:
     if _integer(value) < 0:
         raise _unexpected("no negative number", value)
     return int(value)
+
+
+def _shape(plain: list[Any]) -> tuple[int, ...]:
+    if len(plain) > MAX_AXES:
+        raise _unexpected(f"a shape of at most {MAX_AXES} axes", len(plain))
+    return tuple(map(_natural, plain))
 
 
 def _flag(value: Any) -> bool:

@@ -393,7 +393,10 @@ def _outer(graph: RegionGraph, shared: bool) -> Outer:
 
 
 def _parents(graph: RegionGraph, outer: Outer) -> dict[Hashable, Place]:
-    """For every counted or outer region its place in itself, or the first outer one around it."""
+    """For every counted or outer region its place in itself, or in an outer one around it.
+
+    Of the regions of a kind it is the last place, so that regions alike have one place in a ring.
+    """
     around = [(kind, row) for kind, regions in outer.items() for row in regions]
     sets = [frozenset(row.tolist()) for _, row in around]
     on: defaultdict[int, list[int]] = defaultdict(list)
@@ -411,8 +414,10 @@ def _parents(graph: RegionGraph, outer: Outer) -> dict[Hashable, Place]:
                     f"fit_covariances: region {name!r} lies inside no outer region. Give its "
                     "covariance by name: Posterior({...})."
                 )
-            same = (n for n in parents if torch.equal(around[n][1], elements))
-            kind, row = around[next(same, parents[0])]
-            order = row.argsort()
-            found[name] = Place(kind, order[torch.searchsorted(row[order], elements)])
+            same = [n for n in parents if torch.equal(around[n][1], elements)]
+            kind = around[(same or parents)[0]][0]
+            rows = [around[n][1] for n in same[:1] or parents if around[n][0] == kind]
+            orders = ((row, row.argsort()) for row in rows)
+            places = (order[torch.searchsorted(row[order], elements)] for row, order in orders)
+            found[name] = Place(kind, max(places, key=Tensor.tolist))
     return found

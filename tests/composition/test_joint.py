@@ -1,4 +1,7 @@
+import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from torch import Tensor
 
 from pgmdiff import (
     Average,
+    Consistent,
     GraphError,
     Marginal,
     PgmdiffError,
@@ -17,8 +21,9 @@ from pgmdiff import (
     ShapeError,
     compose,
 )
+from pgmdiff.composition import Joint
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
-from pgmdiff.graphs import FactorGraph, RegionGraph, chain, tiles
+from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, tiles
 from pgmdiff.testing import markov_gaussian
 from pgmdiff.testing.strategies import factor_graphs
 from tests.helpers import ar1, meta_without_float64
@@ -318,6 +323,67 @@ def poisoned(node_value: float, bad: float):
     return score
 
 
+class Faulty:
+    """A standard normal score whose first log-densities, or scores, are NaN for some samples."""
+
+    def __init__(self, kind: str, calls: int = 10**6) -> None:
+        self.kind, self.left = kind, calls
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.spoiled("score", x, -x / (1 + sigma**2).reshape(-1, *[1] * (x.ndim - 1)))
+
+    def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.spoiled("log-density", x, -x.square().reshape(len(x), -1).sum(dim=1))
+
+    def spoiled(self, kind: str, x: Tensor, found: Tensor) -> Tensor:
+        self.left -= kind == self.kind
+        if kind == self.kind and self.left >= 0:
+            found[(x > 5).reshape(len(x), -1).any(dim=1)] = float("nan")
+        return found
+
+
+@pytest.mark.parametrize("kind", ["score", "log-density"])
+def test_a_nan_that_is_seen_once_is_no_overflow(kind: str) -> None:
+    """The models are called again to find the guilty one, and then all of them are finite."""
+    graph, q = chain(3), Gaussian(torch.zeros(3), torch.eye(3))
+    u, levels = torch.ones(3, 3), torch.tensor([1.0, 2.0, 3.0])
+    u[2, 2] = 6.0
+    for calls, message in (
+        (1, r"not finite at σ = 3, batch entry 2, and is finite when the same call"),
+        (9, rf"{kind} of node 'f1' is not finite at σ = 3, batch entry 2"),
+    ):
+        faulty = {name: Faulty(kind, calls if name == "f1" else 0) for name in graph.regions.names}
+        rule = Marginal() if kind == "score" else Consistent(node_covariances(graph, q))
+        joint = compose(graph, faulty, rule=rule)
+        with pytest.raises(ScoreError, match=message):
+            (joint if kind == "score" else joint.log_density)(u, levels)
+
+
+def test_what_a_joint_keeps_is_bounded_and_left_out_of_copies() -> None:
+    joint = compose(chain(4), Gaussian(torch.zeros(2), torch.eye(2)), rule=Average())
+    results = {n: joint(torch.ones(n, 4), 1.0) for n in range(1, 40)}
+    assert len(joint._kept) <= 8
+    again = pickle.loads(pickle.dumps(joint))
+    assert not again._kept
+    assert not again._placed
+    assert all(torch.equal(again(torch.ones(n, 4), 1.0), s) for n, s in results.items())
+
+
+def test_threads_share_a_joint() -> None:
+    """More batch sizes and noise levels than are kept, on a graph with loops, bit for bit."""
+    graph, q = cycle(4), Gaussian(torch.zeros(4), torch.eye(4) + 0.3)
+    rule = Posterior(node_covariances(graph, q))
+    jobs = [(n, 0.5 + 0.1 * k) for k in range(8) for n in range(1, 13)]
+
+    def called(joint: Joint, job: tuple[int, float]) -> Tensor:
+        return joint(torch.ones(job[0], 4), job[1])
+
+    expected = list(map(partial(called, compose(graph, nonlinear, rule=rule)), jobs))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(partial(called, compose(graph, nonlinear, rule=rule)), jobs))
+    assert all(map(torch.equal, found, expected))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("max_batch", [None, 2])
 def test_nan_names_node_sigma_and_batch_entry(bad: float, max_batch: int | None) -> None:
@@ -432,7 +498,7 @@ def test_what_a_model_raises_names_the_node() -> None:
         joint(torch.zeros(5, 3), 1.0)
     (note,) = raised.value.__notes__
     assert "node 'f1'" in note
-    assert "(5, 2)" in note
+    assert "(5, 2) at σ = 1, batch entry 0 on" in note
     with pytest.raises(RuntimeError) as raised:
         compose(chain(3), broken, max_batch=None)(torch.zeros(5, 3), 1.0)
     (note,) = raised.value.__notes__

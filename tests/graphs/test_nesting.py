@@ -13,8 +13,10 @@ from pgmdiff.graphs import (
     fingerprint,
     from_json,
     repeated_observations,
+    report,
     to_json,
 )
+from pgmdiff.graphs.nesting import flatten
 from pgmdiff.testing import assert_lawful
 from tests.helpers import ar1, relative
 
@@ -212,3 +214,21 @@ def test_nesting_too_deep_is_named() -> None:
         graph.flatten()
     with pytest.raises(GraphError, match="nested too deeply"):
         to_json(graph)
+
+
+def test_a_report_flattens_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It also asks whether every level is exact, for which nothing is flattened."""
+    flattened = []
+
+    def counting(*given, **options):
+        flattened.append(given)
+        return flatten(*given, **options)
+
+    monkeypatch.setattr(report, "flatten", counting)
+    for inner, exact in ((chain(3), True), (cycle(3), False)):
+        graph = inner
+        for _ in range(10):
+            graph = FactorGraph.from_scopes({"f": ("a",)}, {"a": (3,)}).nest({"f": graph})
+        flattened.clear()
+        assert graph.validate().nested_exact == exact
+        assert len(flattened) == 1

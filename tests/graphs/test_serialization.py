@@ -3,6 +3,8 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
+from itertools import product
 
 import pytest
 import torch
@@ -210,6 +212,92 @@ def test_a_small_file_cannot_ask_for_a_huge_graph() -> None:
     }  # fmt: skip
     with pytest.raises(GraphError, match="at most"):
         from_json(json.dumps(document))
+
+
+BARE = {"pgmdiff": 1, "kind": "RegionGraph", "event_shape": [3], "denominator": 1,
+        "junction_tree": None, "conditions": [], "groups": []}  # fmt: skip
+PAIR = json.loads(to_json(FactorGraph.from_scopes({"f": ("a", "b")})))
+ALONE = {**PAIR, "factors": [], "scopes": []}
+
+
+def axis(size: int, length: int, starts: list[int]) -> dict:
+    return {"size": size, "length": length, "starts": starts, "count": 1, "outer": True}
+
+
+def deep(depth: int) -> dict:
+    return (
+        {**PAIR, "nested": [["f", deep(depth - 1)]]} if depth else {**PAIR, "shapes": [[2**23]] * 2}
+    )
+
+
+def named(names: list) -> dict:
+    return {**ALONE, "variables": names, "shapes": [[]] * len(names)}
+
+
+ALIKE = [k * (2**61 - 1) for k in range(200)]
+SIGNS = [{"tuple": list(signs)} for signs in product([-1, -2], repeat=7)]
+HOSTILE = {
+    "a state without regions": ({**BARE, "event_shape": [2**28]}, "neither listed nor"),
+    "a window of everything": (
+        {**BARE, "event_shape": [2**28], "groups": [{"windows": [axis(2**28, 2**28, [0])]}]},
+        "expected at most",
+    ),
+    "long windows": (
+        {**BARE, "event_shape": [2**21], "groups": [
+            {"windows": [axis(2**21, 2**21, list(range(50)))]}]},
+        "expected at most",
+    ),
+    "many groups": (
+        {**BARE, "event_shape": [2**20], "groups": [{"windows": [axis(2**20, 2**20, [0])]}] * 9},
+        "expected at most",
+    ),
+    "two large variables": ({**PAIR, "shapes": [[2**26], [2**26]]}, "expected at most"),
+    "nested graphs together": (deep(3), "expected at most"),
+    "axes of a state": ({**BARE, "event_shape": [1] * 70}, "at most 32 axes"),
+    "axes of a variable": (named(["x"]) | {"shapes": [[1] * 70]}, "at most 32 axes"),
+    "integers with one hash": (named(ALIKE), "names with one hash"),
+    "tuples with one hash": (named(SIGNS), "names with one hash"),
+    "model ids with one hash": (
+        named([*"ab"]) | {"models": [["a", each] for each in ALIKE]}, "names with one hash"
+    ),
+    "a set of names with one hash": (named([{"frozenset": ALIKE}]), "names with one hash"),
+    "keys with one hash": (
+        {**PAIR, "conditions": [["f", {"dict": [["y", {"dict": [[k, 0] for k in ALIKE]}]]}]]},
+        "names with one hash",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_what_a_small_file_asks_for_is_refused_before_it_is_made(kind: str) -> None:
+    document, message = HOSTILE[kind]
+    text = json.dumps(document)
+    tracemalloc.start()
+    try:
+        with pytest.raises(GraphError, match=message):
+            from_json(text)
+        assert tracemalloc.get_traced_memory()[1] < 1e6 + 100 * len(text)
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_nodes_may_share_a_model() -> None:
+    graph = FactorGraph.from_scopes(
+        {k: (("x", k),) for k in range(300)}, models=dict.fromkeys(range(300), ALIKE[5])
+    )
+    assert same(from_json(to_json(graph)), graph)
+
+
+@pytest.mark.parametrize("depth", [150, 320])
+def test_nested_graphs_that_are_written_are_read(depth: int) -> None:
+    graph = chain(2)
+    for _ in range(depth):
+        graph = FactorGraph.from_scopes({"f": ("a",)}, {"a": (2,)}).nest({"f": graph})
+    if depth < 200:
+        assert fingerprint(from_json(to_json(graph))) == fingerprint(graph)
+    else:
+        with pytest.raises(GraphError, match="nested too deeply"):
+            to_json(graph)
 
 
 @given(st.data())

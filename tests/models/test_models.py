@@ -1,3 +1,4 @@
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,17 @@ def test_bundled_weights_are_small_and_have_a_card() -> None:
         card = path.with_suffix(".md").read_text()
         assert all(word in card for word in ("Data", "Training", "Gate", "Licence"))
         assert "CC0" in card or "used and redistributed for free" in card
+
+
+def test_cards_have_the_hashes_of_their_weights() -> None:
+    root = Path(pgmdiff.models.__file__).parents[2]
+    weights = [
+        *root.glob("pgmdiff/models/*.safetensors"),
+        *root.glob("benchmarks/**/*.safetensors"),
+    ]
+    assert len(weights) >= 3
+    for path in weights:
+        assert sha256(path.read_bytes()).hexdigest() in path.with_suffix(".md").read_text()
 
 
 def test_the_photograph(photograph: Tensor) -> None:

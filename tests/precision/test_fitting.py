@@ -20,6 +20,7 @@ from pgmdiff.precision import (
     SparseFactors,
     fit_covariances,
 )
+from pgmdiff.precision.solves.circulant import shifts
 from tests.helpers import ar1, relative
 from tests.precision.examples import low_rank, states
 
@@ -197,3 +198,21 @@ def test_empty_batches_and_groups_of_one_model() -> None:
         assert relative(split.form(outer).variances(), whole) < 1e-9
     with pytest.raises(ShapeError, match="at least 2 states, got 0"):
         fit_covariances(graph, [data[:0]])
+
+
+def test_windows_that_share_an_estimate_are_solved_by_fourier_transforms_on_a_ring() -> None:
+    """The overlap across the border has the place in a window that all others have."""
+    for graph in (
+        tiles((24,), 6, 2, periodic=True),
+        tiles((8, 12), (4, 6), (2, 3), periodic=True),
+        tiles((2, 15), (2, 5), (0, 2), periodic=(False, True)),
+    ):
+        data = states(graph.n_elements, batch=50).reshape(50, *graph.event_shape)
+        fitted = fit_covariances(graph, data, shared=True, ridge=0.5)
+        precision = ComposedPrecision(graph, fitted)
+        periods = shifts(precision)
+        assert periods is not None
+        levels, b = torch.full((4,), 0.3, dtype=torch.float64), states(graph.n_elements)
+        matrix = torch.eye(graph.n_elements) + 0.09 * precision.dense()
+        expected = torch.linalg.solve(matrix, b.T).T
+        assert relative(Circulant(precision, periods)(b, levels), expected) < 1e-9

@@ -1,5 +1,6 @@
 """Every solve against dense linear algebra, on the structures that it is for."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -18,6 +19,7 @@ from pgmdiff.precision import (
     Covariances,
     Dense,
     Eigen,
+    Loops,
     LowRank,
     Separable,
     SmallSpace,
@@ -183,6 +185,37 @@ def test_low_rank_with_several_floors_is_not_solved_as_if_it_had_one() -> None:
     b, eye = states(800), torch.eye(800, dtype=torch.float64)
     expected = torch.linalg.solve(eye + precision.dense(), b.T).T
     assert relative(solver_of(precision)(b, torch.ones(4).double()), expected) < 1e-9
+
+
+def test_solves_are_pickled_after_a_call() -> None:
+    windows, around = tiles((56,), 20, 8), tiles((24,), 6, 2, periodic=True)
+    low = ComposedPrecision(windows, low_rank(windows, 4, 0.3)[0])
+    wide = ComposedPrecision(windows, Custom())
+    periodic = ComposedPrecision(around, ring((24,), 0.7))
+    solves = [
+        Eigen(wide), SparseFactors(wide), ConjugateGradients(wide), SmallSpace(low),
+        Circulant(periodic, shifts(periodic)), Loops(wide.dense(), wide.dense()),
+    ]  # fmt: skip
+    for solve in solves:
+        b = states(24 if isinstance(solve, Circulant) else 56)
+        solved = solve(b, SIGMA)
+        assert torch.equal(pickle.loads(pickle.dumps(solve))(b, SIGMA), solved)
+
+
+def test_noise_levels_that_are_kept_are_bounded_whoever_asks() -> None:
+    """Another thread may ask for a level while one is computed: here by the same thread."""
+    solve = Loops(2 * torch.eye(3).double(), torch.eye(3).double())
+    computed = solve._computed
+
+    def interrupted(sigma: float):
+        if sigma < 100:
+            solve.level(sigma + 100)
+        return computed(sigma)
+
+    solve._computed = interrupted
+    for sigma in range(1, 60):
+        assert torch.equal(solve.level(float(sigma)).inverse, computed(float(sigma)).inverse)
+    assert len(solve._levels) <= 32
 
 
 def test_empty_batches_are_solved() -> None:

@@ -83,6 +83,9 @@ class Solve(ABC):
         kept: T = self._placed[key]
         return kept
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_placed"}
+
     def __repr__(self) -> str:
         return described(self)
 

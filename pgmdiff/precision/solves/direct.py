@@ -1,8 +1,6 @@
 """Solves by factors: an eigendecomposition of P, or sparse factors along a junction tree."""
 
 from abc import abstractmethod
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,16 +9,17 @@ from scipy import sparse
 from scipy.sparse import linalg
 from torch import Tensor
 
-from pgmdiff.linalg import Floats
+from pgmdiff.linalg import Floats, keep
 from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import KEPT_FACTORS, Solve, indefinite, symmetric
+from pgmdiff.text import counted, described
 
 __all__ = [
     "Eigen",
+    "Factors",
     "LevelByLevel",
     "SparseFactors",
     "UNPIVOTED",
-    "kept_factors",
     "positive_pivots",
 ]
 
@@ -56,9 +55,24 @@ class Eigen(Solve):
         return found
 
 
-def kept_factors(a: Any, b: Any, **options: Any) -> Callable[[float], Any]:
+class Factors:
     """Maps w to sparse LU factors of A + w B, kept for the latest few w; options are of `splu`."""
-    return lru_cache(KEPT_FACTORS)(lambda w: linalg.splu((a + w * b).tocsc(), **options))
+
+    def __init__(self, a: Any, b: Any, **options: Any) -> None:
+        self.a, self.b, self.options = a, b, options
+        self._kept: dict[float, Any] = {}
+
+    def __call__(self, w: float) -> Any:
+        found = self._kept.get(w)
+        if found is None:
+            found = linalg.splu((self.a + w * self.b).tocsc(), **self.options)
+        return keep(self._kept, w, found, KEPT_FACTORS)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_kept": {}}  # SuperLU's cannot be pickled
+
+    def __repr__(self) -> str:
+        return described(self, counted(self.a.shape[0], "row"))
 
 
 class LevelByLevel(Solve):
@@ -104,7 +118,7 @@ class SparseFactors(LevelByLevel):
     def __init__(self, precision: ComposedPrecision) -> None:
         matrix = precision.sparse()
         eye = sparse.eye_array(matrix.shape[0], format="csc")
-        self.factors = kept_factors(eye, matrix, **UNPIVOTED)
+        self.factors = Factors(eye, matrix, **UNPIVOTED)
         if not positive_pivots(matrix):
             raise indefinite(precision)
 

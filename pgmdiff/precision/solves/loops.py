@@ -14,6 +14,7 @@ from scipy.sparse import linalg
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError
+from pgmdiff.linalg import keep
 from pgmdiff.precision.solves.base import IndefiniteError
 from pgmdiff.precision.solves.direct import Eigen
 from pgmdiff.text import by_field
@@ -81,11 +82,8 @@ class Loops(Eigen):
 
     def level(self, sigma: float) -> Level:
         """What a noise level requires, kept for the latest few."""
-        if sigma not in self._levels:
-            if len(self._levels) == KEPT_LEVELS:
-                del self._levels[next(iter(self._levels))]
-            self._levels[sigma] = self._computed(sigma)
-        return self._levels[sigma]
+        found = self._levels.get(sigma) or self._computed(sigma)
+        return keep(self._levels, sigma, found, KEPT_LEVELS)
 
     def _computed(self, sigma: float) -> Level:
         n, gap = len(self.gap), sigma**2 * self.gap

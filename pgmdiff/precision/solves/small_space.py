@@ -14,7 +14,7 @@ from pgmdiff.linalg import Floats
 from pgmdiff.precision.forms import LowRankPrecisions
 from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import indefinite
-from pgmdiff.precision.solves.direct import UNPIVOTED, LevelByLevel, kept_factors
+from pgmdiff.precision.solves.direct import UNPIVOTED, Factors, LevelByLevel
 
 __all__ = ["SmallSpace", "common_floor"]
 
@@ -50,7 +50,7 @@ class SmallSpace(LevelByLevel):
             signs.append(block.counts.sign().repeat_interleave(k).numpy())
         self.w = sparse.hstack(columns, format="csc")
         inertia, gram = np.concatenate(signs), (self.w.T @ self.w).tocsc()
-        self.factors = kept_factors(
+        self.factors = Factors(
             sparse.diags_array(inertia), gram, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.1
         )
         # P ≻ 0 if and only if S - WᵀW has as many negative eigenvalues as S (Haynsworth).
