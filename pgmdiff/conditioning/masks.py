@@ -34,7 +34,7 @@ class InPlace(Operator):
             raise ShapeError(
                 f"{who}: expected a boolean mask, got {mask.dtype}. Use torch.as_tensor(mask) > 0."
             )
-        lead = mask.shape[: max(mask.ndim - len(event), 0)]
+        lead: Shape = tuple(mask.shape[: max(mask.ndim - len(event), 0)])
         try:
             mask = ordinary(mask.clone()).expand(*lead, *event)  # the caller may change theirs
         except RuntimeError:
