@@ -3,6 +3,9 @@
 A chain of n variables, a random tree of n variables, and a grid of √n × √n tiles (windows of
 16 × 16 pixels, overlap 8), from the array constructors. Each case runs in a process of its own, so
 that the peak of its resident memory above the imports is its own.
+
+Setting up other graphs is measured in seconds of the processor: their cluster variation and their
+junction tree, and composing a score, or a condition, for each node of a chain.
 """
 
 import json
@@ -11,22 +14,42 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from math import isqrt
+from math import isqrt, log10
 from pathlib import Path
 from typing import Any
 
+import networkx as nx
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from benchmarks.reports import columns, points, settings, table
 from pgmdiff.composition.composing import compose
-from pgmdiff.graphs import FactorGraph, RegionGraph, chain, tiles
+from pgmdiff.graphs import (
+    FactorGraph,
+    RegionGraph,
+    chain,
+    cluster_variation,
+    junction_tree,
+    markov_random_field,
+    star,
+    tiles,
+)
 from pgmdiff.text import Table
 
 __all__ = ["KINDS", "draw", "run", "tables"]
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 KINDS = ("chain", "random tree", "grid of tiles")
+SET_UP = (
+    *(
+        f"{what} of a {kind}"
+        for what in ("cluster variation", "junction tree")
+        for kind in ("chain", "star", "sparse graph")
+    ),
+    "a score for each node",
+    "a condition for each node",
+)
 
 
 def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
@@ -35,13 +58,27 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
     context, per_process = multiprocessing.get_context("spawn"), None if smoke else 1
     with context.Pool(1, maxtasksperchild=per_process) as pool:
         rows = list(tqdm(pool.imap(_measure, cases), desc="scale", total=len(cases)))
-    return {"settings": settings(), "rows": rows}
+        others = [(kind, n) for kind in SET_UP for n in (SIZES[:1] if smoke else SIZES[:3])]
+        seconds = dict(zip(others, pool.imap(_set_up, others), strict=True))
+    return {"settings": settings(), "rows": rows, "set_up": set_up_rows(seconds)}
+
+
+def set_up_rows(seconds: Mapping[tuple[str, int], float]) -> list[dict[str, Any]]:
+    """Seconds by kind and size, with the exponent of their growth since a tenth of the size."""
+    rows: list[dict[str, Any]] = []
+    for (kind, n), found in seconds.items():
+        rows.append({"kind": kind, "n": n, "seconds": found})
+        if before := seconds.get((kind, n // 10)):
+            rows[-1]["exponent"] = round(log10(found / before), 2)
+    return rows
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """The times and the memory of all cases."""
     shown = columns("kind n:, build:.2f validate:.2f compile:.2f seconds:.2f megabytes:.0f")
-    return [table("Seconds to build, validate and compile graphs", result["rows"], shown)]
+    found = [table("Seconds to build, validate and compile graphs", result["rows"], shown)]
+    shown = columns("kind n:, seconds:.2f exponent")
+    return [*found, table("Seconds of set-up", result["set_up"], shown)]
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
@@ -92,6 +129,29 @@ def _measure(case: tuple[str, int]) -> dict[str, Any]:
         "seconds": round(marks[-1] - marks[0], 4),
         "megabytes": round(_peak_megabytes() - before, 1),
     }
+
+
+def _set_up(case: tuple[str, int]) -> float:
+    """Seconds of the processor."""
+    kind, n = case
+    graph = star(n) if kind.endswith("star") else chain(n)
+    if kind.endswith("sparse graph"):
+        graph = markov_random_field(nx.gnm_random_graph(n, n // 2, seed=0))
+    nodes = (*graph.factors, *graph.variables)
+    scores: Any = lambda x, sigma, **condition: -x  # noqa: E731
+    conditions = {}
+    if kind.startswith("a score"):
+        scores = {name: partial(lambda x, sigma, name: -x, name=name) for name in nodes}
+    elif kind.startswith("a condition"):
+        conditions = {name: {"text": torch.zeros(4)} for name in nodes}
+    start = time.process_time()
+    if kind.startswith("cluster"):
+        cluster_variation(graph)
+    elif kind.startswith("junction"):
+        junction_tree(graph, max_clique=20)
+    else:
+        compose(graph, scores, conditions=conditions)
+    return round(time.process_time() - start, 4)
 
 
 def _peak_megabytes() -> float:

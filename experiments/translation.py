@@ -132,7 +132,8 @@ def _detail(u: Tensor) -> Tensor:
 def _jump(u: Tensor) -> Tensor:
     """The largest difference of the mean colours of neighbouring blocks of columns, `[n]`."""
     colours = F.avg_pool2d(u, (u.shape[2], BLOCK))[:, :, 0]
-    return colours.diff(dim=2).norm(dim=1).amax(dim=1)
+    found: Tensor = colours.diff(dim=2).norm(dim=1).amax(dim=1)
+    return found
 
 
 def _rms(difference: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from pgmdiff.errors import PgmdiffError
-from pgmdiff.text import by_field
+from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.text import brief, by_field
 
 __all__ = [
     "Bools",
@@ -41,6 +41,7 @@ __all__ = [
     "magnitudes",
     "ordinary",
     "squared_norms",
+    "tensor_of",
     "widest",
 ]
 
@@ -385,6 +386,19 @@ def keep(kept: dict[Any, T], key: object, value: T, most: int) -> T:
     for old in list(kept)[:-most]:
         kept.pop(old, None)
     return value
+
+
+def tensor_of(who: str, what: str, value: Any) -> Tensor:
+    """A tensor, or one of numbers, lists or a NumPy array; `ShapeError` for anything else."""
+    if isinstance(value, Tensor):
+        return value
+    try:
+        return torch.from_numpy(np.array(value))
+    except (TypeError, ValueError):
+        raise ShapeError(
+            f"{who}: expected {what} as a tensor, an array or a list of numbers, got "
+            f"{brief(value)}."
+        ) from None
 
 
 def correlations(covariances: Tensor) -> tuple[Tensor, Tensor]:

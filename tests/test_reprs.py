@@ -33,7 +33,6 @@ from pgmdiff.graphs import (
     nested_cubemap,
     tiles,
 )
-from pgmdiff.graphs.acyclicity import CliqueForest
 from pgmdiff.graphs.groups import AxisWindows
 from pgmdiff.linalg import FixedPoint, Residual, Solution
 from pgmdiff.precision import ComposedPrecision, forms, solver_of
@@ -164,7 +163,6 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "WindowGroup": lambda: windows().groups[0],
     "AxisWindows": lambda: AxisWindows(4000, 16, np.arange(1000) * 4, 1, True),
     "Variables": lambda: chain(1000).regions.variables,
-    "CliqueForest": lambda: CliqueForest([np.arange(500)] * 300, [(0, 1)] * 299, True),
     "Report": lambda: tiles((400,), 16, 4).validate(),
     "Proxy": lambda: cycle(5).validate().proxy,
     # joints and what they are made of

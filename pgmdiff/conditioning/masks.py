@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pgmdiff.conditioning.operators import Operator
-from pgmdiff.errors import ShapeError
-from pgmdiff.linalg import Shape, ordinary
+from pgmdiff.errors import ShapeError, shape_text
+from pgmdiff.linalg import Shape, ordinary, tensor_of
 from pgmdiff.text import described
 
 __all__ = ["Crop", "FourierMask", "Mask"]
@@ -24,17 +24,36 @@ class InPlace(Operator):
     """Observations that keep their places in the state: y is 0 where the mask is false."""
 
     mask: Tensor
+    event_shape: Any = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        mask: Any = self.mask
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            got = f"tensor of {mask.dtype}" if isinstance(mask, Tensor) else type(mask).__name__
+        who = type(self).__name__
+        mask = tensor_of(who, "a boolean mask", self.mask)
+        event = tuple(mask.shape if self.event_shape is None else self.event_shape)
+        if mask.dtype != torch.bool:
             raise ShapeError(
-                f"{type(self).__name__}: expected a boolean mask as a tensor, got a {got}. Use "
-                "torch.as_tensor(mask) > 0."
+                f"{who}: expected a boolean mask, got {mask.dtype}. Use torch.as_tensor(mask) > 0."
             )
-        self._set(mask=ordinary(mask.clone()))  # the caller may change theirs
-        self._set(event_shape=tuple(mask.shape), observed_shape=tuple(mask.shape))
+        lead: Shape = tuple(mask.shape[: max(mask.ndim - len(event), 0)])
+        try:
+            mask = ordinary(mask.clone()).expand(*lead, *event)  # the caller may change theirs
+        except RuntimeError:
+            lead = (0, 0)
+        if len(lead) > 1:
+            raise ShapeError(
+                f"{who}: expected a mask that broadcasts to the state {event}, or one for each "
+                f"sample, {shape_text('n', event)}, got {tuple(mask.shape)}."
+            )
+        self._set(mask=mask, event_shape=event, observed_shape=event)
+
+    def kept(self, x: Tensor) -> Tensor:
+        """The values x `[batch, *event]` where the mask is true; 0 elsewhere."""
+        if self.mask.ndim > len(self.event_shape) and len(self.mask) not in (1, len(x)):
+            raise ShapeError(
+                f"{type(self).__name__}: there is a mask for each of {len(self.mask)} samples, got "
+                f"{len(x)} samples. Make them as many."
+            )
+        return x.where(self.mask.to(x.device), 0)
 
     @property
     def _shown(self) -> tuple[str, str]:
@@ -50,14 +69,16 @@ class Mask(InPlace):
     """The elements where a mask is true, in their places; the rest of y is 0.
 
     Args:
-        mask: a boolean tensor `[*event]`, such as `graph.mask(["x3", "x7"])` for named variables.
+        mask: booleans `[*event]`, such as `graph.mask(["x3", "x7"])` for named variables.
+        event_shape: the shape of a state, if it is not the mask's: the mask then broadcasts to it
+            (one `[height, width]` to all channels), or is `[n, ...]`, one for each sample.
 
     Raises:
-        ShapeError: the mask is not a boolean tensor.
+        ShapeError: the mask is not boolean, or does not broadcast to the state.
     """
 
     def A(self, x: Tensor) -> Tensor:
-        return x.where(self.mask.to(x.device), 0)
+        return self.kept(x)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         return self.A(y)
@@ -109,13 +130,15 @@ class FourierMask(InPlace):
     convolution with symbol (m(k) + m(-k)) / 2, by which H⁺ divides.
 
     Args:
-        mask: a boolean tensor `[*event]` over the frequencies of `torch.fft.fftn`.
+        mask: booleans `[*event]` over the frequencies of `torch.fft.fftn`.
         axes: the axes of the event that are transformed; None for all.
+        event_shape: as for `Mask`.
 
     Raises:
-        ShapeError: the mask is not a boolean tensor, or an axis is not one of the event's.
+        ShapeError: as for `Mask`; or an axis is not one of the event's.
     """
 
+    is_complex = True
     axes: tuple[int, ...] | None = None
     dims: list[int] = field(init=False)
 
@@ -124,10 +147,11 @@ class FourierMask(InPlace):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        axes = range(self.mask.ndim) if self.axes is None else self.axes
-        if len(set(axes)) < len(axes) or not all(0 <= axis < self.mask.ndim for axis in axes):
+        ndim = len(self.event_shape)
+        axes = range(ndim) if self.axes is None else self.axes
+        if len(set(axes)) < len(axes) or not all(0 <= axis < ndim for axis in axes):
             raise ShapeError(
-                f"FourierMask: expected distinct axes of the event's {self.mask.ndim}, counted "
+                f"FourierMask: expected distinct axes of the event's {ndim}, counted "
                 f"from 0, got {self.axes}."
             )
         self._set(dims=[axis + 1 for axis in axes])
@@ -135,18 +159,16 @@ class FourierMask(InPlace):
     @cached_property
     @torch.inference_mode(False)
     def _symbol(self) -> Tensor:
-        flipped = self.mask.double()
+        flipped, before = self.mask.double(), len(self.event_shape) + 1
         for dim in self.dims:
-            flipped = flipped.flip(dim - 1).roll(1, dim - 1)
+            flipped = flipped.flip(dim - before).roll(1, dim - before)
         return (self.mask + flipped) / 2
 
     def A(self, x: Tensor) -> Tensor:
-        waves: Tensor = torch.fft.fftn(x, dim=self.dims, norm="ortho")
-        return waves.where(self.mask.to(x.device), 0)
+        return self.kept(torch.fft.fftn(x, dim=self.dims, norm="ortho"))
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        seen = y.where(self.mask.to(y.device), 0)
-        back: Tensor = torch.fft.ifftn(seen, dim=self.dims, norm="ortho").real
+        back: Tensor = torch.fft.ifftn(self.kept(y), dim=self.dims, norm="ortho").real
         return back
 
     def A_dagger(self, y: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ r"""Conditioning by matched moments: u_0 given u_σ is treated as N(D, V), obser
     D_y = D + V Hᵀ (H V Hᵀ + σ_y² I)⁻¹ (y - H D)
 
 This is exact for Gaussian data at every σ, with noise or without, if V is the posterior covariance.
-There are three choices of V:
+Noise of covariance R has R in place of σ_y² I. There are three choices of V:
 
     `Composed`    V = σ² (I + σ² K)⁻¹ of a joint with covariances, without gradients
     `Tweedie`     V = σ² Jᵀ with the denoiser's own Jacobian J = ∂D/∂u (Rozet, Andry, Lanusse,
@@ -31,13 +31,13 @@ import torch
 from torch import Tensor
 from torch.autograd.functional import jvp, vjp
 
-from pgmdiff.conditioning.observations import Observation, observing
+from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.errors import PgmdiffError, check_scale
 from pgmdiff.linalg import inner, magnitudes, squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
-from pgmdiff.scores.walls import on_copies
+from pgmdiff.scores.walls import on_copies, received
 from pgmdiff.text import brief, described
 
 __all__ = [
@@ -199,7 +199,7 @@ def moment_matching(
     operator: LinearOperator | Tensor | Callable[[Tensor], Tensor],
     covariance: PosteriorCovariance | None = None,
     *,
-    noise: float = 0.0,
+    noise: Noise = 0.0,
     tolerance: float | None = None,
     most_steps: int | None = None,
 ) -> NetworkScore:
@@ -212,14 +212,18 @@ def moment_matching(
             (Gauss-Newton).
         covariance: the choice of V: `Composed(joint)`, `Tweedie()` or `Isotropic(data_std)`; None
             for that of `choose_covariance`.
-        noise: σ_y, the standard deviation of the noise; 0 for a noiseless observation.
+        noise: σ_y, the standard deviation of the noise; 0 for a noiseless observation. It may be
+            one number, one for each observed value `[*observed]`, or of a `Stacked` operator a list
+            of one for each of its operators. Correlated noise is given by its covariance matrix R,
+            `[*observed, *observed]`, in place of deviations. Of complex values, real and imaginary
+            part each have this noise, independent of the other.
         tolerance: the relative residual at which the solve with H V Hᵀ + σ_y² I stops; None for
             1e-10 in float64 and 1e-5 in float32.
         most_steps: the number of its steps after which it stops; None for 10 with `Tweedie`, where
             a step costs a gradient, and 100 with others.
 
     Raises:
-        ShapeError: the observation is not finite or has another shape.
+        ShapeError: the observation is not finite, or it or the noise has another shape.
         PgmdiffError: the noise is negative or not finite, or there is none and no state gives this
             observation; when the score is called, the data is too smooth for `Isotropic`.
         ScoreError: when called, the score or the operator lacks a gradient that is needed.
@@ -235,7 +239,8 @@ def moment_matching(
             f"{covariance!r}."
         )
     steps = covariance.most_steps if most_steps is None else most_steps
-    observation = Observation.of("moment_matching", observed, operator, noiseless=noise == 0)
+    observation = Observation.of("moment_matching", observed, operator, noise)
+    largest = observation.noise or 0.0
 
     def conditioned(score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
@@ -246,18 +251,27 @@ def moment_matching(
         misfit = observation.misfit(known.denoised)
         gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
         usual = 1e-10 if x.dtype == torch.float64 else 1e-5
+        units = observation.units(gap)
+
+        def adjoint(v: Tensor) -> Tensor:
+            seen = on_copies(h.A_adjoint, v / units)
+            return received(seen, x, lambda: f"moment_matching: A_adjoint of {brief(h)}")
+
         # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
         with torch.no_grad():
-            size = magnitudes(on_copies(h.A_adjoint, gap.sgn())).clamp(min=noise)
-        level = beside((noise / size) ** 2, gap)
+            size = magnitudes(adjoint(gap.sgn())).clamp(min=largest)
+        level = beside((largest / size) ** 2, gap)
+
+        def product(v: Tensor) -> Tensor:
+            seen = h.A(known.inner(back(v))) / beside(size, v)
+            return (seen + level * observation.correlate(v / units)) / units
 
         def back(v: Tensor) -> Tensor:
-            seen: Tensor = on_copies(h.A_adjoint, v)
-            return seen / beside(size, x)
+            return adjoint(v) / beside(size, x)
 
         weights = conjugate_residuals(
-            lambda v: h.A(known.inner(back(v))) / beside(size, v) + level * v,
-            gap / beside(size, gap),
+            product,
+            gap / beside(size, gap) / units,
             tolerance=usual if tolerance is None else tolerance,
             most_steps=steps,
             kept=1 if covariance.symmetric else steps,
@@ -268,7 +282,7 @@ def moment_matching(
         return known.denoised + update
 
     conditioned.__qualname__ = f"moment_matching({brief(covariance)}{why})"  # for the repr
-    return observing(conditioned, observation, score, noise=noise, remedy=REMEDY)
+    return observing(conditioned, observation, score, remedy=REMEDY)
 
 
 def _refuse_overshoot(seen: Tensor, gap: Tensor, sigma: Tensor) -> None:

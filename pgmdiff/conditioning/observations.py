@@ -1,25 +1,29 @@
 """Observations: whether an operator could have made them, and how far a state is from them."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pgmdiff.conditioning.masks import InPlace, Mask
-from pgmdiff.conditioning.operators import LinearOperator, Operator, asked
+from pgmdiff.conditioning.operators import LinearOperator, Operator, Stacked, asked
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
-from pgmdiff.linalg import squared_norms
+from pgmdiff.linalg import Shape, squared_norms, tensor_of
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.text import brief, by_field, counted
 
-__all__ = ["Observation", "observing"]
+__all__ = ["Noise", "Observation", "observing"]
 
+Noise = float | Tensor | Sequence[Any]
+"""The noise of an observation, see `moment_matching`."""
+ONE = torch.ones((), dtype=torch.float64)
 MISSED = 0.01
 """The share of its variation that a noiseless observation may be missed by."""
 IN_PLACE = " Values stand in their places in the whole state; those not seen may be anything."
@@ -34,36 +38,42 @@ class Observation:
         y: the observation, `[n or 1, *observed]`; of a function also `[*observed]`.
         function: the map x to H x, for batches.
         operator: H, where it is linear.
+        noise: the largest standard deviation of a value's noise; None if it is not known.
+        relative: the deviations, divided by it, which broadcast to y.
+        covariance: of correlated noise R / noise², `[m, m]`.
     """
 
     what: str
     y: Tensor
     function: Callable[[Tensor], Tensor]
     operator: LinearOperator | None = None
+    noise: float | None = None
+    relative: Tensor = ONE
+    covariance: Tensor | None = None
 
     __repr__ = by_field
 
     @classmethod
-    def of(cls, what: str, y: Any, operator: Any, *, noiseless: bool) -> "Observation":
+    def of(
+        cls, what: str, y: Any, operator: Any, noise: Any, *, project: bool = True
+    ) -> "Observation":
         """A checked observation `[*observed]` or `[batch, *observed]`; of a mask also one number.
 
         A noiseless one of an operator must lie in the range of H, and becomes H H⁺ y: rounding
-        moves most out of the range, and no solve could meet that part of them.
+        moves most out of the range, and no solve could meet that part of them. Without `project`
+        that is left out, and the noise may be None.
         """
-        h: Any = Mask(operator) if isinstance(operator, Tensor) else operator
+        is_mask = isinstance(operator, Tensor | np.ndarray | list | tuple)
+        h: Any = Mask(operator) if is_mask else operator
         linear = h if isinstance(h, LinearOperator) else None
         if linear is None and not callable(h):
             raise PgmdiffError(
                 f"{what}: expected an operator or a function, got {type(h).__name__}. See "
                 "pgmdiff.conditioning for operators."
             )
-        if not isinstance(y, Tensor):
-            raise ShapeError(
-                f"{what}: expected the observation as a tensor, got {type(y).__name__}. Convert "
-                "it with torch.as_tensor."
-            )
+        y = tensor_of(what, "the observation", y)
         if isinstance(h, Mask) and y.ndim == 0:
-            y = y.expand(h.mask.shape)
+            y = y.expand(h.event_shape)
         shape = getattr(linear, "observed_shape", None)
         if shape is not None:
             y = y[None] if tuple(y.shape) == tuple(shape) else y
@@ -77,10 +87,13 @@ class Observation:
         if not y.isfinite().all():
             raise ShapeError(f"{what}: an observed value is not finite. Mask what is missing.")
         y = y.clone()  # the caller may change theirs
+        known: Any = ()
+        if project or noise is not None:
+            known = _spread(what, noise, h, shape, y)
         if linear is None:
-            return cls(what, y, partial(asked, what, h))
-        y = _in_range(what, y, linear) if noiseless and y.numel() else y
-        return cls(what, y, partial(asked, what, linear.A), linear)
+            return cls(what, y, partial(asked, what, h), None, *known)
+        y = _in_range(what, y, linear) if project and known[0] == 0 and y.numel() else y
+        return cls(what, y, partial(asked, what, linear.A), linear, *known)
 
     def seen(self, x: Tensor) -> Tensor:
         """H x, with a gradient where one is required."""
@@ -102,7 +115,7 @@ class Observation:
                 f"{self.what}: the operator returns {seen.dtype} for states of {denoised.dtype}. "
                 "Convert inside it."
             )
-        y = self.y[None] if self.y.ndim == seen.ndim - 1 else self.y
+        y = self.batched(seen)
         if y.shape[1:] != seen.shape[1:] or len(y) not in (1, len(seen)):
             raise ShapeError(
                 f"{self.what}: expected one observation {list(seen.shape[1:])}, or one for each of "
@@ -115,35 +128,43 @@ class Observation:
             )
         return y.to(seen) - seen
 
+    def batched(self, like: Tensor) -> Tensor:
+        """The observation `[n or 1, *observed]`."""
+        return self.y[None] if self.y.ndim == like.ndim - 1 else self.y
+
+    def units(self, like: Tensor) -> Tensor:
+        """Units of the observed values in which noise is alike, up to a factor of 100."""
+        return self.relative.clamp(min=0.01).to(like.real)
+
+    def correlate(self, v: Tensor) -> Tensor:
+        """R v / noise², for weights v `[batch, *observed]`."""
+        if self.covariance is None:
+            return self.relative.to(v.real) ** 2 * v
+        flat = v.reshape(len(v), -1, 1)
+        return (self.covariance.to(v) @ flat).reshape(v.shape)
+
 
 def observing(
     denoiser: Callable[..., Tensor],
     observation: Observation,
     score: Score,
     *,
-    noise: float | None = 0.0,
     remedy: str,
 ) -> NetworkScore:
     """The score of a conditioned denoiser, whose `finish` warns if samples miss the observation.
 
-        ‖y - H u‖ > max(‖y - H ū‖, ‖H u - H ū‖) / 100 + 10 σ_y √n + rounding
+        ‖y - H u‖ > max(‖y - H ū‖, ‖H u - H ū‖) / 100 + 10 √(tr R) + rounding
 
-    n is the number of observed values, and ū is constant: the mean of a sample over its elements,
+    R is the covariance of the noise, and ū is constant: the mean of a sample over its elements,
     so that what is missed is measured by how much it varies, whatever its units and offset. With
     exact moments at most 6e-6 of the variation was missed, in float32 and by five solvers.
 
     Args:
         denoiser: `denoiser(score, x, sigma, **condition)`, D_y of a score.
-        observation: y and H.
+        observation: y, H and R; if its noise is not known, nothing is checked.
         score: the score that is conditioned; if it has a `finish` too, that is called first.
-        noise: σ_y; None if it is not known, and nothing is checked.
         remedy: the end of the warning.
     """
-    if noise is not None and not 0 <= noise < torch.inf:
-        raise PgmdiffError(
-            f"{observation.what}: expected finite noise of at least 0, got {noise}. Give its "
-            "standard deviation."
-        )
 
     def norms(v: Tensor) -> Tensor:
         return squared_norms(v.abs().cpu().double()).sqrt()  # float32 squares may underflow
@@ -152,14 +173,15 @@ def observing(
         inner = getattr(score, "finish", None)
         if inner is not None:
             inner(u)
-        if noise is None or not u.numel():
+        if observation.noise is None or not u.numel():
             return
         constant = beside(u.reshape(len(u), -1).mean(dim=1), u).expand_as(u)
         missed, still = observation.misfit(u), observation.misfit(constant)
-        residual, size = norms(missed), norms(observation.y.to(missed))
+        residual, size = norms(missed), norms(observation.batched(missed).to(missed))
         varies = torch.maximum(norms(still), norms(still - missed))
         rounding = 100 * torch.finfo(u.dtype).eps * (size + varies)
-        allowed = MISSED * varies + 10 * noise * prod(missed.shape[1:]) ** 0.5 + rounding
+        noise = observation.noise * norms(observation.relative.expand_as(missed))
+        allowed = MISSED * varies + 10 * noise + rounding
         far = residual > allowed
         if far.any():
             worst = int(residual.argmax())
@@ -176,16 +198,81 @@ def observing(
         return found
 
     def made(other: Score) -> NetworkScore:
-        return observing(denoiser, observation, other, noise=noise, remedy=remedy)
+        return observing(denoiser, observation, other, remedy=remedy)
 
     return replace(from_denoiser(conditioned), finish=finish, score=score, made=made)
+
+
+def _spread(
+    what: str, noise: Any, h: Any, shape: Shape | None, y: Tensor
+) -> tuple[float, Tensor, Tensor | None]:
+    """The noise of an observation as its three attributes, from deviations or a covariance."""
+    if isinstance(h, Stacked) and isinstance(noise, list | tuple):
+        if len(noise) != len(h.operators):
+            raise ShapeError(
+                f"{what}: expected noise for each of {len(h.operators)} operators, got "
+                f"{len(noise)}. Give one deviation each, or one for all."
+            )
+        each = zip(noise, h.operators, strict=True)
+        parts = [_deviations(what, part, operator.observed_shape) for part, operator in each]
+        noise = torch.cat([part.flatten() for part in parts])
+    value = tensor_of(what, "the noise", noise).detach()
+    given = value.real.double().cpu()
+    if shape is None:
+        inner = tuple(y.shape[1:])
+        shape = inner if tuple(given.shape) in (inner, inner * 2) else tuple(y.shape)
+    covariance = None
+    if given.ndim and tuple(given.shape) == tuple(shape) * 2:
+        covariance = given.reshape(prod(shape), prod(shape))
+        given = covariance.diagonal().reshape(shape)
+    elif given.ndim:
+        given = _deviations(what, given, shape)
+    if isinstance(h, InPlace) and given.ndim:
+        mask = h.mask.cpu()
+        given = given.where(mask, 0)
+        if covariance is not None:
+            flat = mask.reshape(-1, len(covariance))
+            covariance = covariance.where(flat[:, :, None] & flat[:, None], 0)
+    sound = not value.is_complex() and bool((given >= 0).all() and given.isfinite().all())
+    if sound and covariance is not None and covariance.numel():
+        low = torch.linalg.eigvalsh(covariance).min() if covariance.isfinite().all() else -torch.inf
+        size = 1e-6 * covariance.abs().max()
+        sound = bool(low >= -size and ((covariance - covariance.mT).abs() <= size).all())
+    if not sound:
+        raise PgmdiffError(
+            f"{what}: expected finite noise of at least 0, got {brief(noise)}. Give its standard "
+            "deviation, or a real, symmetric and positive semi-definite covariance matrix."
+        )
+    deviations = given if covariance is None else given.sqrt()
+    largest = deviations.max().item() if deviations.numel() else 0.0
+    if largest == 0:
+        return 0.0, ONE, None
+    return largest, deviations / largest, None if covariance is None else covariance / largest**2
+
+
+def _deviations(what: str, noise: Any, shape: Shape) -> Tensor:
+    """One deviation for each of an observation's values."""
+    given = tensor_of(what, "the noise", noise)
+    if given.ndim and tuple(given.shape) != tuple(shape):
+        raise ShapeError(
+            f"{what}: expected noise as one number, one for each observed value {list(shape)}, or "
+            f"a covariance matrix {[*shape, *shape]}, got {brief(noise)}."
+        )
+    return given.double().expand(shape)
 
 
 def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:
     """H H⁺ y, if that is y to 1e-3 of each sample's largest value."""
     if isinstance(operator, Operator):
         y = y.to(torch.promote_types(y.dtype, operator.widest))
-    nearest = operator.A(asked(what, operator.A_dagger, y))
+    try:
+        back = asked(what, operator.A_dagger, y)
+    except Exception:  # it may need a batch axis, without telling its shape
+        if hasattr(operator, "observed_shape"):
+            raise
+        y = y[None]
+        back = asked(what, operator.A_dagger, y)
+    nearest = operator.A(back)
     gap, scale = (v.abs().reshape(len(v), -1).amax(dim=1) for v in (nearest - y, y))
     worst = int((gap - 1e-3 * scale).argmax())
     if gap[worst] > 1e-3 * scale[worst].clamp(min=1e-30):

@@ -65,11 +65,13 @@ class Operator(LinearOperator):
         event_shape: the shape of a state.
         observed_shape: the shape of an observation.
         widest: the widest dtype of states that the maps accept.
+        is_complex: whether observations are complex.
     """
 
     event_shape: Shape
     observed_shape: Shape
     widest: torch.dtype = torch.float64
+    is_complex: bool = False
 
     def _set(self, **attributes: Any) -> None:
         """Sets attributes that follow from the fields of a frozen dataclass."""
@@ -139,14 +141,14 @@ class ByIteration(Operator):
 
 @dataclass(frozen=True, eq=False)
 class Stacked(ByIteration):
-    """Several observations of one state, flattened and concatenated.
+    """Several observations of one state, flattened and concatenated; complex if one of them is.
 
     Args:
         operators: the operators, of one event shape.
         tolerance, most_steps: the limits of the conjugate gradients of the pseudo-inverse.
 
     Raises:
-        ShapeError: there is no operator, or the event shapes differ.
+        ShapeError: there is no operator, one has no shapes, or the event shapes differ.
     """
 
     operators: tuple[Operator, ...]
@@ -158,6 +160,7 @@ class Stacked(ByIteration):
         return described(self, self._shapes, f"operators=({kinds}{more})")
 
     def __post_init__(self) -> None:
+        _check_shapes("Stacked", self.operators)
         shapes = {tuple(operator.event_shape) for operator in self.operators}
         if len(shapes) != 1:
             raise ShapeError(
@@ -166,19 +169,25 @@ class Stacked(ByIteration):
             )
         sizes = [prod(operator.observed_shape) for operator in self.operators]
         self._set(event_shape=shapes.pop(), observed_shape=(sum(sizes),), sizes=sizes)
-        self._set(widest=_narrowest(self.operators))
+        self._set(widest=_narrowest(self.operators), is_complex=_any_complex(self.operators))
 
     def A(self, x: Tensor) -> Tensor:
         parts = []
         for operator, size in zip(self.operators, self.sizes, strict=True):
             part = on_copies(operator.A, x)
             check_gradient(part, x, partial(repr, operator))
+            if part.is_complex() and not operator.is_complex:
+                raise ShapeError(
+                    f"Stacked: {brief(operator)} returns complex values. Let it say so by an "
+                    "attribute is_complex = True."
+                )
             parts.append(part.reshape(len(x), size).clone())
         return torch.cat(parts, dim=1)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         total: Tensor = y.real.new_zeros(len(y), *self.event_shape)
         for operator, part in zip(self.operators, y.split(self.sizes, dim=1), strict=True):
+            part = part if operator.is_complex else part.real  # the adjoint over the reals
             shaped = part.reshape(len(part), *operator.observed_shape)
             total = total + on_copies(operator.A_adjoint, shaped)
         return total
@@ -205,6 +214,7 @@ class Composition(ByIteration):
         return described(self, self._shapes, f"outer={outer}", f"inner={inner}")
 
     def __post_init__(self) -> None:
+        _check_shapes("Composition", (self.outer, self.inner))
         if tuple(self.outer.event_shape) != tuple(self.inner.observed_shape):
             raise ShapeError(
                 f"Composition: the outer operator accepts {tuple(self.outer.event_shape)}, the "
@@ -214,6 +224,7 @@ class Composition(ByIteration):
             event_shape=tuple(self.inner.event_shape),
             observed_shape=tuple(self.outer.observed_shape),
             widest=_narrowest((self.outer, self.inner)),
+            is_complex=_any_complex((self.outer, self.inner)),
         )
 
     def A(self, x: Tensor) -> Tensor:
@@ -225,6 +236,19 @@ class Composition(ByIteration):
 
 def _narrowest(operators: Sequence[Operator]) -> torch.dtype:
     return min((operator.widest for operator in operators), key=lambda dtype: dtype.itemsize)
+
+
+def _any_complex(operators: Sequence[Operator]) -> bool:
+    return any(operator.is_complex for operator in operators)
+
+
+def _check_shapes(who: str, operators: Sequence[Any]) -> None:
+    for each in operators:
+        if not isinstance(each, Operator):
+            raise ShapeError(
+                f"{who}: expected operators that know their shapes, got {brief(each)}. Make one of "
+                "a function of batches by conditioning.Linear(function, event_shape)."
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,7 +280,7 @@ class Linear(ByIteration):
         with torch.no_grad():
             values = self.A(x)
             mixed = self.A((x[:1] + 3 * x[1:]) * 10.0)
-        self._set(observed_shape=tuple(values.shape[1:]))
+        self._set(observed_shape=tuple(values.shape[1:]), is_complex=values.is_complex())
         gap = (mixed - 10.0 * (values[:1] + 3 * values[1:])).abs().max()
         if not gap <= 1e-5 * mixed.abs().max().clamp(min=1e-30):
             raise PgmdiffError(

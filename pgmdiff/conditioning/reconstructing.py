@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from pgmdiff.conditioning.observations import Observation, observing
+from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.errors import check_scale
 from pgmdiff.linalg import ordinary, squared_norms
@@ -62,7 +62,7 @@ def reconstruction(
     operator: LinearOperator | Tensor | Callable[[Tensor], Tensor],
     weight: Weight,
     *,
-    noise: float | None = None,
+    noise: Noise | None = None,
 ) -> NetworkScore:
     """A score that descends ‖y - H D(u, σ)‖², at the cost of a gradient through the score.
 
@@ -75,15 +75,15 @@ def reconstruction(
         operator: H; a boolean mask `[*event]` as for `replacement`; or a differentiable function
             of batches.
         weight: λ: `dps(scale, data_std=...)`, or another function of σ and ‖r‖.
-        noise: the standard deviation of the observation's noise. Only if it is given, `sample`
-            warns where the result misses the observation by far more.
+        noise: the noise, as for `moment_matching`. Only if it is given, `sample` warns where the
+            result misses the observation by far more.
 
     Raises:
         ShapeError: the observation is not finite or has another shape.
         PgmdiffError: the noise is negative or not finite.
         ScoreError: the score, or the operator, has no gradient; the weight is not `[batch]`.
     """
-    observation = Observation.of("reconstruction", observed, operator, noiseless=False)
+    observation = Observation.of("reconstruction", observed, operator, noise, project=False)
 
     def conditioned(score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
@@ -99,7 +99,7 @@ def reconstruction(
         return total if differentiate else total.detach()
 
     remedy = "Change the weight, such as dps(scale), or use moment_matching."
-    return observing(conditioned, observation, score, noise=noise, remedy=remedy)
+    return observing(conditioned, observation, score, remedy=remedy)
 
 
 def differentiable(

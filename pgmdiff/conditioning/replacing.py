@@ -19,6 +19,8 @@ from pgmdiff.conditioning.observations import Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.scores.adapters import NetworkScore, Score, denoise
+from pgmdiff.scores.walls import on_copies, received
+from pgmdiff.text import brief
 
 __all__ = ["replacement"]
 
@@ -36,7 +38,7 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
         ShapeError: the observation is not finite or has another shape; the mask is not boolean.
         PgmdiffError: H is not an operator, or no state gives this observation.
     """
-    observation = Observation.of("replacement", observed, operator, noiseless=True)
+    observation = Observation.of("replacement", observed, operator, 0.0)
     h = observation.operator
     if h is None:
         raise PgmdiffError(
@@ -47,7 +49,8 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
 
     def conditioned(score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         denoised = denoise(score, x, sigma, **condition)
-        return denoised + h.A_dagger(observation.misfit(denoised))
+        moved = on_copies(h.A_dagger, observation.misfit(denoised))
+        return denoised + received(moved, denoised, lambda: f"replacement: A_dagger of {brief(h)}")
 
     remedy = "Condition last: a score around this one, such as guidance, moves it away again."
     return observing(conditioned, observation, score, remedy=remedy)

@@ -1,15 +1,14 @@
 r"""Acyclicity of graphs: Berge-acyclic, α-acyclic, and junction trees. `report` says what follows.
 
 - *Berge-acyclic*: the bipartite graph of distinct factors is a forest.
-- *α-acyclic*: the outer regions can be joined into a tree with running intersection; equivalently,
-  a maximum spanning forest of the regions, weighted by the sizes of their intersections, has the
-  weight Σ|C| - |∪C| (Bernstein and Goodman, "Power of natural semijoins", 1981).
+- *α-acyclic*: the outer regions can be joined into a forest with running intersection: what two of
+  them share is in all regions between them.
 - *Junction tree*: α-acyclic, and the counts are +1 per clique, -1 per separator of that forest.
 """
 
-from collections import Counter
-from dataclasses import dataclass
-from math import comb
+from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
+from heapq import heapify, heappop, heappush
 
 import networkx as nx
 import numpy as np
@@ -24,10 +23,8 @@ from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.scopes import by_arity
 from pgmdiff.linalg import Ints
-from pgmdiff.text import counted, described
 
 __all__ = [
-    "CliqueForest",
     "acyclicity",
     "clique_forest",
     "diameter",
@@ -37,14 +34,11 @@ __all__ = [
     "is_junction_tree",
 ]
 
-FEW_SETS, FEW_ELEMENTS = 64, 1024
-"""Numbers of sets and of elements up to which plain integers are faster than sparse matrices."""
+LARGE = 16
+"""Mean number of elements of a region above which its atoms are searched in their place."""
 
 NODE_LIMIT = 2_000
 """Number of regions and distinct elements beyond which no diameter is computed."""
-
-PAIR_LIMIT = 50_000_000
-"""Number of pairs of overlapping regions beyond which α-acyclicity is left undetermined."""
 
 
 def is_berge_acyclic(graph: "FactorGraph | nx.Graph") -> bool:
@@ -87,8 +81,8 @@ def forest_of(graph: FactorGraph) -> tuple[bool, bool]:
     return joined.shape[1] == n - n_components, n_factors == len(graph.factors)
 
 
-def is_alpha_acyclic(graph: GraphLike) -> bool | None:
-    """Whether the outer regions have running intersection; None if there are too many overlaps.
+def is_alpha_acyclic(graph: GraphLike) -> bool:
+    """Whether the outer regions have running intersection.
 
     Args:
         graph: of any kind; of a factor graph the regions are used.
@@ -99,31 +93,28 @@ def is_alpha_acyclic(graph: GraphLike) -> bool | None:
     return acyclicity(graph_of(graph, "is_alpha_acyclic").regions)[0]
 
 
-def is_junction_tree(graph: RegionGraph) -> bool | None:
-    """Whether regions and counts are those of a junction tree; None if too large to determine."""
+def is_junction_tree(graph: RegionGraph) -> bool:
+    """Whether regions and counts are those of a junction tree."""
     return acyclicity(graph)[1]
 
 
-def acyclicity(graph: RegionGraph) -> tuple[bool | None, bool | None]:
-    """Whether a graph is α-acyclic, and a junction tree; None if too large to determine."""
-    outer = {e.tobytes(): e for group in graph.groups for e in _sorted(group)[group.outer]}
-    larger, maximal = Counter[int](), 0  # a set of t elements contains (t choose s) sets of s
-    for size, n in sorted(Counter(map(len, outer.values())).items(), reverse=True):
-        if n > larger.total():
-            maximal += max(0, n - sum(m * comb(t, size) for t, m in larger.items()))
-        larger[size] = n
-    if maximal > graph.n_elements:  # an acyclic graph has at most one clique per element
-        return False, False
-    forest = clique_forest(list(outer.values()), graph.n_elements)
+def acyclicity(graph: RegionGraph) -> tuple[bool, bool]:
+    """Whether a graph is α-acyclic, and a junction tree."""
+    distinct = {e.tobytes(): e for group in graph.groups for e in _sorted(group)[group.outer]}
+    outer = list(distinct.values())
+    sets = outer
+    if sum(map(len, outer)) > LARGE * len(outer):
+        labels = atoms(outer, graph.n_elements)
+        sets = [np.unique(labels[each]) for each in outer]
+    forest = clique_forest([each.tolist() for each in sets])
     if forest is None:
-        return None, None
-    if not forest.running_intersection:
         return False, False
+    cliques, edges = forest
     missing = Counter[bytes]()  # from the graph, of the junction tree's counts
-    for clique in forest.cliques:
-        missing[clique.tobytes()] += graph.denominator
-    for a, b in forest.edges:
-        separator = np.intersect1d(forest.cliques[a], forest.cliques[b], assume_unique=True)
+    for k in cliques:
+        missing[outer[k].tobytes()] += graph.denominator
+    for a, b in edges:
+        separator = np.intersect1d(outer[a], outer[b], assume_unique=True)
         missing[separator.tobytes()] -= graph.denominator
     for group in graph.groups:
         for elements, count in zip(_sorted(group), group.counts.tolist(), strict=True):
@@ -132,74 +123,56 @@ def acyclicity(graph: RegionGraph) -> tuple[bool | None, bool | None]:
     return True, not any(missing.values())
 
 
-@dataclass(frozen=True)
-class CliqueForest:
-    """Maximal outer regions as sorted element arrays, joined by a maximum spanning forest."""
-
-    cliques: list[Ints]
-    edges: list[tuple[int, int]]
-    running_intersection: bool
-
-    def __repr__(self) -> str:
-        return described(
-            self,
-            counted(len(self.cliques), "clique"),
-            counted(len(self.edges), "edge"),
-            f"running_intersection={self.running_intersection}",
-        )
-
-
 def _sorted(group: RegionGroup) -> Ints:
     """int64 `[n, d]`: the sorted elements of every region of a group."""
     return np.sort(group.flat().numpy(), axis=1)
 
 
-def clique_forest(sets: list[Ints], n_elements: int) -> CliqueForest | None:
-    """The maximal ones of distinct sorted sets, joined; None beyond `PAIR_LIMIT` overlaps."""
-    if len(sets) <= FEW_SETS and n_elements <= FEW_ELEMENTS:
-        return _small_forest(sets)
-    contains = incidence(sets, n_elements)
-    if (contains.sum(axis=0) ** 2).sum() > PAIR_LIMIT:
-        return None
-    overlap = (contains @ contains.T).tocoo()
-    sizes = np.array([len(r) for r in sets])
-    contained = (overlap.data == sizes[overlap.row]) & (overlap.row != overlap.col)
-    maximal = np.ones(len(sets), bool)
-    maximal[overlap.row[contained]] = False
-    weights = overlap.tocsr()[maximal][:, maximal]
-    weights.setdiag(0)
-    weights.eliminate_zeros()
-    tree = csgraph.minimum_spanning_tree(-weights).tocoo()
-    edges = list(zip(tree.row.tolist(), tree.col.tolist(), strict=True))
-    cliques = [r for r, keep in zip(sets, maximal, strict=True) if keep]
-    return _joined(cliques, edges, int(-tree.data.sum()))
+def clique_forest(
+    sets: Sequence[Collection[int]],
+) -> tuple[list[int], list[tuple[int, int]]] | None:
+    """The maximal ones of distinct sets, joined into a forest; None without running intersection.
 
+    Maximum cardinality search visits next the set with the most members in those visited, the
+    largest of these first. Of an α-acyclic hypergraph these old members lie in one visited set, the
+    last that brought one of them. Sets that bring no member are not maximal.
 
-def _small_forest(sets: list[Ints]) -> CliqueForest:
-    """The same for few sets, by Prim's algorithm on bit masks: no sparse matrices to set up."""
-    masks = [sum(1 << element for element in elements.tolist()) for elements in sets]
-    kept = [
-        k for k, m in enumerate(masks) if not any(m != other and m & other == m for other in masks)
-    ]
-    edges, weight = [], 0
-    nearest = dict.fromkeys(range(len(kept)), (-1, 0))
-    while nearest:
-        k = max(nearest, key=lambda each: nearest[each][1])
-        neighbour, shared = nearest.pop(k)
-        if shared:
-            edges.append((neighbour, k))
-            weight += shared
-        for other, (_, best) in nearest.items():
-            overlap = (masks[kept[k]] & masks[kept[other]]).bit_count()
-            if overlap > best:
-                nearest[other] = (k, overlap)
-    return _joined([sets[k] for k in kept], edges, weight)
+    Source: Tarjan and Yannakakis, "Simple linear-time algorithms to test chordality of graphs, test
+    acyclicity of hypergraphs, and selectively reduce acyclic hypergraphs", 1984.
 
-
-def _joined(cliques: list[Ints], edges: list[tuple[int, int]], weight: int) -> CliqueForest:
-    """Running intersection holds iff the separators have the weight Σ|C| - |∪C|."""
-    everything = np.concatenate([np.zeros(0, np.int64), *cliques])
-    return CliqueForest(cliques, edges, weight == len(everything) - len(np.unique(everything)))
+    Returns:
+        The numbers of the maximal sets, and edges between them.
+    """
+    members = list(map(frozenset, sets))
+    holders: defaultdict[int, list[int]] = defaultdict(list)
+    for k, each in enumerate(members):
+        for member in each:
+            holders[member].append(k)
+    n_old = [0] * len(members)
+    brought: dict[int, int] = {}  # old member to the time at which it was new
+    visited: list[int] = []
+    edges: list[tuple[int, int]] = []
+    heap = [(0, -len(each), k) for k, each in enumerate(members)]
+    heapify(heap)
+    while heap:
+        negative, _, k = heappop(heap)
+        if -negative < n_old[k]:
+            continue  # it comes again, with more old members
+        old = [member for member in members[k] if member in brought]
+        if old:
+            around = visited[max(brought[member] for member in old)]
+            if not members[around].issuperset(old):
+                return None
+            if len(old) == len(members[k]):
+                continue
+            edges.append((around, k))
+        new = members[k].difference(old)
+        brought |= dict.fromkeys(new, len(visited))
+        visited.append(k)
+        for holder in (holder for member in new for holder in holders[member]):
+            n_old[holder] += 1
+            heappush(heap, (-n_old[holder], -len(members[holder]), holder))
+    return sorted(visited), edges
 
 
 def diameter(graph: RegionGraph) -> int | None:

@@ -5,9 +5,9 @@ largest region down, c_r = 1 - Σ_{s ⊋ r} c_s (Yedidia, Freeman, Weiss, "Const
 approximations and generalized belief propagation algorithms", 2005). Equivalently, by
 inclusion-exclusion over the maximal scopes, c_R = Σ_{S : ∩S = R} (-1)^{|S|-1}.
 
-A *junction tree* counts +1 per clique and -1 per separator, one for every edge of a maximum
-spanning forest of cliques. Scopes without running intersection are triangulated first. Both agree
-on α-acyclic scopes.
+A *junction tree* counts +1 per clique and -1 per separator, one for every edge of a forest of
+cliques with running intersection. Scopes that have none are triangulated first. Both agree on
+α-acyclic scopes.
 
 Pieces given as index arrays are counted as scopes of their `atoms`.
 """
@@ -15,17 +15,15 @@ Pieces given as index arrays are counted as scopes of their `atoms`.
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
+from heapq import heapify, heappop, heappush
 from itertools import combinations
 from typing import Any
 
 import networkx as nx
-import numpy as np
-from networkx.algorithms.approximation import treewidth_min_fill_in
 
 from pgmdiff.errors import GraphError
-from pgmdiff.graphs.acyclicity import CliqueForest, clique_forest
+from pgmdiff.graphs.acyclicity import clique_forest
 from pgmdiff.graphs.containment import regions_around
-from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.pieces import (
     Disconnected,
     Region,
@@ -40,7 +38,11 @@ from pgmdiff.graphs.regions import RegionGraph
 __all__ = ["cluster_variation", "junction_tree"]
 
 MAX_REGIONS = 100_000
-"""Number of regions at which closing scopes under intersection is given up."""
+"""Number of regions, besides ten per scope, at which closing under intersection is given up."""
+MAX_CLIQUE = 300
+"""Size of a clique at which triangulation is given up, unless a larger one is allowed."""
+HUB = 64
+"""Number of regions on a variable above which it is a hub."""
 
 
 def cluster_variation(
@@ -84,8 +86,8 @@ def cluster_variation(
             neighbours in a piece's array, variables when they are in a scope's order.
 
     Raises:
-        GraphError: a scope is not to be absorbed, there are more than `MAX_REGIONS` intersections,
-            or elements in no piece; and whatever `FactorGraph.from_scopes` raises.
+        GraphError: a scope is not to be absorbed, there are too many intersections (see
+            `MAX_REGIONS`), or elements in no piece; and whatever `FactorGraph.from_scopes` raises.
 
     Example:
         >>> from pgmdiff.graphs import cluster_variation
@@ -100,7 +102,7 @@ def cluster_variation(
     for region, around in zip(regions, regions_around(regions, regions), strict=True):
         larger = (regions[number] for number in around if regions[number] != region)
         counts[region] = 1 - sum(counts[each] for each in larger)
-    return pieces.region_graph(outer, counts)
+    return pieces.region_graph(set(outer), counts)
 
 
 def junction_tree(
@@ -138,72 +140,110 @@ def junction_tree(
     pieces = pieces_of(scopes, shapes, event_shape, "one", models)
     graph = pieces.graph
     outer = maximal(graph, absorb)
-    forest = _forest(graph, outer)
-    if not forest.running_intersection:
-        triangulated = _triangulated(graph, outer, max_clique)
-        kept = set(triangulated)
-        for factor, scope in graph.scopes.items():
-            if frozenset(scope) not in kept and has_its_own(graph, factor):
-                raise GraphError(
-                    f"junction_tree: triangulation puts factor {factor!r} inside a larger clique, "
-                    "and it has a model or a condition of its own, which would be lost. Remove it, "
-                    "and give the clique's model by the clique's name."
-                )
-        forest = _forest(graph, triangulated)
-    cliques = [frozenset(graph.variables[v] for v in clique) for clique in forest.cliques]
-    counts = Counter(cliques)
-    for a, b in forest.edges:
+    listed = numbered(graph, outer)
+    forest = clique_forest(listed)
+    triangulated = forest is None
+    if forest is None:
+        listed = _triangulated(listed, max_clique)
+        forest = clique_forest(listed)
+        assert forest is not None, "cliques of a chordal graph"
+    numbers, edges = forest
+    cliques = {k: frozenset(graph.variables[v] for v in listed[k]) for k in numbers}
+    counts = Counter(cliques.values())
+    for factor, scope in graph.scopes.items() if triangulated else ():
+        if frozenset(scope) not in counts and has_its_own(graph, factor):
+            raise GraphError(
+                f"junction_tree: triangulation puts factor {factor!r} inside a larger clique, "
+                "and it has a model or a condition of its own, which would be lost. Remove it, "
+                "and give the clique's model by the clique's name."
+            )
+    for a, b in edges:
         counts[cliques[a] & cliques[b]] -= 1
-    return replace(pieces.region_graph(cliques, counts), junction_tree=True)
+    return replace(pieces.region_graph(set(cliques.values()), counts), junction_tree=True)
 
 
 def _closed(outer: list[Region], touching: "nx.Graph | None") -> set[Region]:
-    """All nonempty intersections of regions or, where parts touch others, their connected parts."""
+    """All nonempty intersections of regions or, where parts touch others, their connected parts.
+
+    What a region shares with others through hubs, variables of many regions, is read off the sets
+    of hubs that occur, and how often they do: pairs of regions on a hub are too many.
+    """
     on: defaultdict[Hashable, list[Region]] = defaultdict(list)
     for region in outer:
         for variable in region:
             on[variable].append(region)
+    hubs = frozenset(variable for variable, regions in on.items() if len(regions) > HUB)
+    kinds = {hub: Counter(region & hubs for region in on[hub]) for hub in hubs}
+    most = MAX_REGIONS + 10 * len(outer)
     closed, new = set(outer), set(outer)
     while new:
-        found = {r & m for r in new for v in r for m in on[v] if not r <= m}
+        found: set[Region] = set()
+        for r in new:
+            near = {m for variable in r - hubs for m in on[variable]}
+            known = Counter(m & hubs for m in near)
+            far = {k for hub in r & hubs for k, n in kinds[hub].items() if n > known[k]}
+            found |= set(map(r.__and__, near | far)) - {r}
         if touching is not None:
             parts = (nx.connected_components(touching.subgraph(region)) for region in found)
             found = {frozenset(part) for each in parts for part in each}
         new = found - closed
         closed |= new
-        if len(closed) > MAX_REGIONS:
+        if len(closed) > most:
             raise GraphError(
-                f"cluster_variation: more than {MAX_REGIONS} intersections of {len(outer)} "
+                f"cluster_variation: more than {most} intersections of {len(outer)} "
                 "scopes. Use tiles for windows of a tensor, or the Bethe counts of a FactorGraph."
             )
     return closed
 
 
-def _forest(graph: FactorGraph, regions: list[Region]) -> CliqueForest:
-    sets = [np.array(numbers, np.int64) for numbers in numbered(graph, regions)]
-    forest = clique_forest(sets, len(graph.variables))
-    if forest is None:
-        raise GraphError(
-            f"junction_tree: {len(regions)} scopes have too many overlaps to join into a tree. "
-            "Merge variables that always occur together."
-        )
-    return forest
+def _triangulated(scopes: list[list[int]], max_clique: int | None) -> list[list[int]]:
+    """Cliques of a chordal graph that contains every scope, by the min-fill heuristic.
 
-
-def _triangulated(
-    graph: FactorGraph, regions: list[Region], max_clique: int | None
-) -> list[Region]:
-    """Cliques of a chordal graph that contains every region, by the min-fill heuristic."""
-    primal = nx.Graph()  # of numbers, whose order does not depend on hashes
-    for numbers in numbered(graph, regions):
-        primal.add_nodes_from(numbers)
-        primal.add_edges_from(combinations(numbers, 2))
-    width, bags = treewidth_min_fill_in(primal)
-    if max_clique is None or width + 1 > max_clique:
+    The variable goes next whose neighbours miss the fewest edges, and these are added.
+    """
+    around: defaultdict[int, set[int]] = defaultdict(set)
+    for scope in scopes:
+        for v in scope:
+            around[v].update(scope)
+    for v, near in around.items():
+        near.discard(v)
+    missing = {
+        v: (len(near) * (len(near) - 1) - sum(len(near & around[w]) for w in near)) // 2
+        for v, near in around.items()
+    }
+    heap = [(missing[v], len(near), v) for v, near in around.items()]
+    heapify(heap)
+    cliques: list[list[int]] = []
+    largest, most = 0, max(MAX_CLIQUE, max_clique or 0)
+    while heap and largest <= most:
+        fill, degree, v = heappop(heap)
+        if v not in around or (fill, degree) != (missing[v], len(around[v])):
+            continue
+        near = around.pop(v)
+        cliques.append([v, *near])
+        largest = max(largest, 1 + len(near))
+        changed = set(near)
+        for w in near:
+            around[w].discard(v)
+            missing[w] -= len(around[w]) - len(around[w] & near)
+        for a, b in combinations(near, 2) if fill else ():
+            if b not in around[a]:
+                both = around[a] & around[b]
+                missing[a] += len(around[a]) - len(both)
+                missing[b] += len(around[b]) - len(both)
+                for c in both:
+                    missing[c] -= 1
+                around[a].add(b)
+                around[b].add(a)
+                changed |= both
+        for w in changed:
+            heappush(heap, (missing[w], len(around[w]), w))
+    if max_clique is None or largest > max_clique:
+        up_to = "up to" if largest <= most else "at least"
         raise GraphError(
             "junction_tree: the scopes are not α-acyclic, and triangulating them makes cliques of "
-            f"up to {width + 1} variables (treewidth {width} by min-fill; the largest scope has "
-            f"{max(map(len, regions))}). Pass max_clique={width + 1} if you have models of such "
+            f"{up_to} {largest} variables (treewidth {largest - 1} by min-fill; the largest scope "
+            f"has {max(map(len, scopes))}). Pass max_clique={largest} if you have models of such "
             "cliques, or use cluster_variation."
         )
-    return [frozenset(graph.variables[v] for v in bag) for bag in bags]
+    return cliques

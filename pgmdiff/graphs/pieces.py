@@ -61,7 +61,7 @@ class Pieces(ABC):
     touching: "nx.Graph | None"
 
     @abstractmethod
-    def region_graph(self, outer: Collection[Region], counts: Mapping[Region, int]) -> RegionGraph:
+    def region_graph(self, outer: Set[Region], counts: Mapping[Region, int]) -> RegionGraph:
         """The regions of nonzero count."""
 
     def _largest_first(self, counts: Mapping[Region, int]) -> list[Region]:
@@ -75,7 +75,7 @@ class Pieces(ABC):
 class ScopePieces(Pieces):
     """Scopes of variables."""
 
-    def region_graph(self, outer: Collection[Region], counts: Mapping[Region, int]) -> RegionGraph:
+    def region_graph(self, outer: Set[Region], counts: Mapping[Region, int]) -> RegionGraph:
         """Regions list their variables in declaration order.
 
         A scope whose model is given keeps its own order, as that model expects.
@@ -171,7 +171,7 @@ class ArrayPieces(Pieces):
             beside.add_edges_from((known[a], known[b]) for a, b in touching(pieces, labels).T)
         return cls(graph, beside, source, arrays, labels)
 
-    def region_graph(self, outer: Collection[Region], counts: Mapping[Region, int]) -> RegionGraph:
+    def region_graph(self, outer: Set[Region], counts: Mapping[Region, int]) -> RegionGraph:
         ordered = self._largest_first(counts)
         scopes = [frozenset(scope) for scope in self.graph.scopes.values()]
         pieces = list(self.graph.scopes)
@@ -323,9 +323,14 @@ def maximal(graph: FactorGraph, absorb: bool) -> list[Region]:
     """Distinct scopes inside no other, and isolated variables."""
     factors = list(graph.scopes)
     scopes = [frozenset(scope) for scope in graph.scopes.values()]
+    first: dict[Region, Hashable] = {}
+    for factor, scope in zip(factors, scopes, strict=True):
+        first.setdefault(scope, factor)
+    distinct = list(first)
+    around = dict(zip(distinct, regions_around(distinct, distinct), strict=True))
     kept: dict[Region, Hashable] = {}
-    for factor, scope, around in zip(factors, scopes, regions_around(scopes, scopes), strict=True):
-        larger = (factors[number] for number in around if scope < scopes[number])
+    for factor, scope in zip(factors, scopes, strict=True):
+        larger = (first[distinct[k]] for k in around[scope] if scope != distinct[k])
         holder = next(larger, kept.get(scope))
         if holder is None:
             kept[scope] = factor

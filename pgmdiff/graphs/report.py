@@ -40,7 +40,7 @@ class Report:
         sums: their sums, times `denominator`.
         denominator: of all counting numbers.
         berge_acyclic: None if the graph has no factors and variables.
-        alpha_acyclic: None if not determined: too large, or tiles that form no tree.
+        alpha_acyclic: None for large tilings that form no tree, where it is not determined.
         junction_tree: whether the marginal rule is exact at σ = 0 for data Markov to the graph.
         graph: the region graph, for the properties that are determined on demand.
         nested_exact: whether this is a nested graph that is exact level by level.
@@ -58,7 +58,7 @@ class Report:
     denominator: int
     berge_acyclic: bool | None
     alpha_acyclic: bool | None
-    junction_tree: bool | None
+    junction_tree: bool
     graph: RegionGraph = field(repr=False)
     nested_exact: bool = False
     findings: tuple[str, ...] = ()
@@ -104,8 +104,6 @@ class Report:
                 "graph, and whose nested marginals are Markov with respect to the inner graphs: "
                 f"all are junction trees. An approximation at σ > 0. {laws}"
             )
-        if self.junction_tree is None:
-            return f"Too large to determine whether it is a junction tree. {laws}"
         why = {
             None: "regions form loops, or an overlap of two regions is counted in parts",
             True: "counts differ from the junction tree's (an overlap counted in parts, such as "
@@ -255,8 +253,7 @@ def report(
     if known is None:
         known, alpha_acyclic = graph.junction_tree, True if graph.junction_tree else alpha_acyclic
         if known is None or graph.n_regions <= NODE_LIMIT:  # what is claimed is checked
-            found = acyclicity(graph)
-            alpha_acyclic, known = (alpha_acyclic, known) if found == (None, None) else found
+            alpha_acyclic, known = acyclicity(graph)
     uncovered = unbalanced  # of which a valid graph has none
     if len(unbalanced):
         times = np.zeros(graph.n_elements, np.int64)

@@ -257,7 +257,11 @@ def sample_weighted(
             x, score = (_gathered(each, chosen, components) for each in (x, score))
             rates, log_weights = rates.gather(0, chosen), torch.where(low, 0, log_weights)
             if remembering is not None:
-                active = remembering({n: t[chosen[:, 0]] for n, t in active.memory.items()})
+                # Guidance calls with [x, x], whose memory has rows for each half.
+                branches = {n: t.unflatten(0, (-1, len(x))) for n, t in active.memory.items()}
+                active = remembering(
+                    {n: t[:, chosen[:, 0]].flatten(0, 1) for n, t in branches.items()}
+                )
                 evaluate, _ = _by_component(active, like)
             n_resampled += int(low.sum())
         save(step + 1)

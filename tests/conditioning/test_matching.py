@@ -281,8 +281,9 @@ def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
             with pytest.raises(ShapeError, match=message):
                 guided(states, torch.ones(states.shape[:-1], dtype=torch.float64))
     for make in (replacement, lambda *given: reconstruction(*given, DPS)):
-        with pytest.raises(ShapeError, match="as a tensor, got list"):
-            make(joint, [0.0] * N, h)
+        with pytest.raises(ShapeError, match=r"as a tensor, .* got 'y'"):
+            make(joint, "y", h)
+        assert torch.equal(make(joint, [0.5] * N, h)(u, 1.0), make(joint, 0.5, h)(u, 1.0))
     with pytest.raises(ShapeError, match=r"returns torch\.float16 for states of torch\.float64"):
         reconstruction(joint, torch.zeros(2), lambda x: x[:, :2].half(), DPS)(u, 1.0)
     with pytest.raises(PgmdiffError, match="a function, got str"):

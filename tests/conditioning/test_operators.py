@@ -52,6 +52,7 @@ OPERATORS: dict[str, Operator] = {
     "frequencies of one axis": FourierMask(random(2, 7) > 0, axes=(1,)),
     "composition": channel_mix((3, 2, 4), GREY) @ COARSE,
     "stack": Stacked((COARSE, Crop((3, 4, 8), (slice(1),)))),
+    "complex and real": Stacked((FourierMask(random(5) > 0), DenseOperator(random(2, 5), (5,)))),
     "function": Linear(lambda x: x.cumsum(-1)[:, ::2], (6,)),
 }
 
@@ -120,9 +121,7 @@ def test_functions_serve_in_inference_mode_and_in_their_own_dtype() -> None:
     both = Stacked((single, Crop((1, 8), (slice(None), slice(2)))))
     assert (single @ Mask(torch.ones(1, 8) > 0)).widest == both.widest == torch.float32
     y = both.A(random(2, 1, 8).float()).detach()
-    torch.testing.assert_close(
-        Observation.of("f", y, both, noiseless=True).y, y, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(Observation.of("f", y, both, noise=0.0).y, y, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -140,21 +139,19 @@ def test_gradients_of_pseudo_inverses(name: str) -> None:
 def test_noiseless_observations_are_put_into_the_range() -> None:
     operator = DenseOperator(torch.tensor([[1.0, 0.0], [2.0, 0.0]]).double(), (2,))
     y = torch.tensor([[1.0, 2.0 + 1e-7], [1e6, 2e6]]).double()
-    inside = Observation.of("f", y, operator, noiseless=True).y
+    inside = Observation.of("f", y, operator, noise=0.0).y
     assert (inside[:, 1] - 2 * inside[:, 0]).abs().max() < 1e-9
     y[0, 1] = 5.0  # every sample has its own scale
     with pytest.raises(PgmdiffError, match=r"y by 1\.2 \(y up to 5\)"):
-        Observation.of("f", y, operator, noiseless=True)
+        Observation.of("f", y, operator, noise=0.0)
 
 
 def test_bad_operators_are_named() -> None:
     for make, message in [
-        (lambda: Mask(torch.ones(3).numpy()), "as a tensor, got a ndarray"),
-        (lambda: Mask(torch.ones(3)), r"boolean mask .*, got a tensor of torch\.float32"),
-        (
-            lambda: FourierMask(torch.ones(3)),
-            r"boolean mask .*, got a tensor of torch\.float32",
-        ),
+        (lambda: Mask(torch.ones(3).numpy()), r"boolean mask, got torch\.float32"),
+        (lambda: Mask("seen"), "a boolean mask as a tensor, .*, got 'seen'"),
+        (lambda: Mask(torch.ones(3)), r"boolean mask, got torch\.float32"),
+        (lambda: FourierMask(torch.ones(3)), r"boolean mask, got torch\.float32"),
         (lambda: Crop((4,), (slice(4, 4),)), "selects nothing"),
         (lambda: Crop((4,), (slice(1), slice(1))), "selects nothing"),
         (lambda: PerAxis((4,), {1: torch.eye(4)}), "for axis 1"),
@@ -181,13 +178,14 @@ def test_bad_observations_are_named() -> None:
     operator = DenseOperator(torch.tensor([[1.0, 0.0], [2.0, 0.0]]), (2,))
     for y, error, message in [
         (torch.ones(3), ShapeError, r"expected an observation \[2\].*got \(3,\)"),
-        ([1.0, 2.0], ShapeError, "as a tensor, got list"),
+        ("y", ShapeError, "the observation as a tensor, .*, got 'y'"),
+        ([[1.0, 2.0], [1.0]], ShapeError, "the observation as a tensor"),
         (torch.tensor([1.0, float("nan")]), ShapeError, "not finite"),
         (torch.tensor([1.0, 5.0]), PgmdiffError, "no state gives this observation"),
     ]:
         with pytest.raises(error, match=message):
-            Observation.of("f", y, operator, noiseless=True)
-    noisy = Observation.of("f", torch.tensor([1.0, 5.0]), operator, noiseless=False)
+            Observation.of("f", y, operator, noise=0.0)
+    noisy = Observation.of("f", torch.tensor([1.0, 5.0]), operator, noise=1.0)
     assert noisy.y.shape == (1, 2)
 
 

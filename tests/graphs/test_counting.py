@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networkx.algorithms.approximation import treewidth_min_fill_in
 
 from pgmdiff import GraphError, compose
 from pgmdiff.gaussian import bethe_entropy, composed_precision, node_scores
@@ -18,6 +19,7 @@ from pgmdiff.graphs import (
     RegionGraph,
     chain,
     cluster_variation,
+    counting,
     cycle,
     grid,
     is_alpha_acyclic,
@@ -91,6 +93,15 @@ def test_cluster_variation_oracle(oracle: dict) -> None:
 def test_cluster_variation_is_inclusion_exclusion(scopes: list) -> None:
     expected = oracles.inclusion_exclusion(map(frozenset, scopes))
     assert counts_of(cluster_variation(scopes)) == expected
+
+
+@settings(max_examples=100)
+@given(hypergraphs(), st.integers(0, 3))
+def test_intersections_through_hubs_are_all_intersections(scopes: list, hub: int) -> None:
+    expected = oracles.inclusion_exclusion(map(frozenset, scopes))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "HUB", hub)
+        assert counts_of(cluster_variation(scopes)) == expected
 
 
 @settings(max_examples=100)
@@ -228,6 +239,31 @@ def test_a_long_chain_is_counted_quickly() -> None:
     counts = Counter(counts_of(cluster_variation(scopes)).values())
     assert counts == {1: 2000, -1: 1999}
     assert Counter(counts_of(junction_tree(scopes)).values()) == counts
+
+
+def test_large_stars_and_many_scopes_are_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = star(12_000)
+    for make in (cluster_variation, junction_tree):
+        assert Counter(counts_of(make(hub)).values()) == {1: 12_000, -11_999: 1}
+    report = hub.regions.validate()
+    assert is_alpha_acyclic(hub)
+    assert report.alpha_acyclic
+    assert report.junction_tree
+    monkeypatch.setattr(counting, "MAX_REGIONS", 100)
+    assert Counter(counts_of(cluster_variation(chain(200))).values()) == {1: 199, -1: 198}
+    with pytest.raises(GraphError, match=r"more than \d+ intersections of 12 scopes"):
+        cluster_variation([[j for j in range(12) if j != i] for i in range(12)])
+
+
+def test_min_fill_adds_as_few_edges_as_networkx(monkeypatch: pytest.MonkeyPatch) -> None:
+    for n, seed in ((12, 0), (20, 1), (30, 2)):
+        sparse = nx.gnm_random_graph(n, 2 * n, seed=seed)
+        width = treewidth_min_fill_in(sparse)[0]
+        tree = junction_tree(markov_random_field(sparse), max_clique=width + 2)
+        assert tree.validate().junction_tree
+    monkeypatch.setattr(counting, "MAX_CLIQUE", 3)
+    with pytest.raises(GraphError, match=r"makes cliques of at least \d+ variables"):
+        junction_tree(markov_random_field(sparse))
 
 
 def test_cycles_of_cliques_are_triangulated() -> None:

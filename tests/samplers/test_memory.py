@@ -430,7 +430,7 @@ class Weighted:
         self.memory, self.fail_at = dict(memory or {}), fail_at
 
     def remembering(self, memory: dict[str, Tensor]) -> "Weighted":
-        return Weighted(memory, self.fail_at)
+        return type(self)(memory, self.fail_at)
 
     def __call__(self, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         if sigma[0] <= self.fail_at:
@@ -444,11 +444,20 @@ class Weighted:
         return score, 2 * u.sin().sum(dim=1) / sigma**2
 
 
+class Twice(Weighted):
+    """It calls as guidance does, so that its memory has rows for both halves."""
+
+    def __call__(self, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        score, rates = super().__call__(torch.cat([u, u]), torch.cat([sigma, sigma]))
+        return score[: len(u)], rates[: len(u)]
+
+
 def test_smc_resamples_the_memory_together_with_its_particles(tmp_path: Path) -> None:
     """Without noise every state is known from the memory; a killed run continues bit for bit."""
     sigmas, options = karras(12, 0.1, 8.0)[:-1], {"shape": (50, 3), "generator": 0, "eta": 0.0}
     whole = sample_weighted(Weighted(), sigmas, **options)
     assert whole.n_resampled > 2, whole.effective
+    assert torch.equal(sample_weighted(Twice(), sigmas, **options).x, whole.x)
     options["run"] = Run(tmp_path, every=0)
     with pytest.raises(RuntimeError, match="killed"):
         sample_weighted(Weighted(fail_at=1.0), sigmas, **options)

@@ -1,0 +1,189 @@
+"""What users give as observations, noise and masks, against dense Gaussian posteriors."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff import PgmdiffError, Posterior, ScoreError, ShapeError, compose
+from pgmdiff.conditioning import (
+    Composed,
+    Composition,
+    Crop,
+    DenseOperator,
+    FourierMask,
+    Mask,
+    Operator,
+    Stacked,
+    Tweedie,
+    block_average,
+    dps,
+    moment_matching,
+    reconstruction,
+    replacement,
+)
+from pgmdiff.gaussian import node_covariances, node_scores
+from pgmdiff.graphs import chain
+from tests.helpers import ar1, relative
+
+N = 6
+Q = ar1(N, 0.8)
+GRAPH = chain(N)
+JOINT = compose(GRAPH, node_scores(GRAPH, Q), rule=Posterior(node_covariances(GRAPH, Q)))
+SEEN = torch.tensor([True, False, True, True, False, True])
+MASK, BLOCKS = Mask(SEEN), block_average((N,), 2)
+WAVES = FourierMask(torch.tensor([True, True, True, False, False, False]))
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def covariance(n: int) -> Tensor:
+    root = random(n, n, seed=3) / n
+    return root @ root.mT + 0.05 * torch.eye(n).double()
+
+
+def real(y: Tensor) -> Tensor:
+    """Values `[batch, ...]` as real ones, `[batch, m]`: real parts, then imaginary ones."""
+    parts = [y.real, y.imag] if y.is_complex() else [y]
+    return torch.cat([part.reshape(len(y), -1) for part in parts], dim=1)
+
+
+def posterior_mean(h: Operator, u: Tensor, sigma: float, y: Tensor, r: Tensor) -> Tensor:
+    """E[u_0 | u_σ = u, y] for noise of covariance r, real and imaginary parts independent."""
+    y = y.expand(len(u), *y.shape[1:])
+    matrix, seen = real(h.A(torch.eye(N, dtype=torch.float64))).T, real(y)
+    mask = getattr(h, "mask", torch.ones(len(r)) > 0)  # elsewhere nothing is observed, not 0
+    kept = mask.repeat(len(matrix) // len(r))
+    r = torch.block_diag(*[r] * (len(matrix) // len(r)))
+    gain = torch.linalg.solve(r[kept][:, kept], matrix[kept]).T
+    clean = torch.linalg.inv(Q.covariance)
+    precision = clean + torch.eye(N) / sigma**2 + gain @ matrix[kept]
+    right = clean @ Q.mean + u / sigma**2 + seen[:, kept] @ gain.T
+    return torch.linalg.solve(precision, right.T).T
+
+
+EACH = torch.linspace(0.05, 2.0, N).double()
+BOTH = Stacked((MASK, BLOCKS))
+MIXED = Stacked((WAVES, Crop((N,), (slice(2),))))
+CASES = {
+    "one number": (MASK, 0.3, 0.09 * torch.eye(N)),
+    "each of a mask": (MASK, EACH.where(SEEN, torch.nan), EACH.square().diag()),
+    "each of blocks": (BLOCKS, EACH[:3].numpy(), EACH[:3].square().diag()),
+    "each of a stack's operators": (
+        BOTH,
+        (0.1, EACH[:3]),
+        torch.cat([torch.full((N,), 0.01), EACH[:3].square()]).double().diag(),
+    ),
+    "a matrix": (BLOCKS, covariance(3), covariance(3)),
+    "a matrix of a mask": (MASK, covariance(N), covariance(N)),
+    "a dense operator's list": (
+        DenseOperator(random(2, N), (N,)),
+        [0.1, 3.0],
+        torch.tensor([0.01, 9.0]).double().diag(),
+    ),
+    "complex": (WAVES, 0.3, 0.09 * torch.eye(N)),
+    "complex, a matrix": (WAVES, covariance(N), covariance(N)),
+    "complex and real": (
+        MIXED,
+        (0.2, 0.5),
+        torch.tensor([0.04] * N + [0.25] * 2).double().diag(),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_noise_of_every_kind_is_exact(name: str) -> None:
+    h, noise, r = CASES[name]
+    y = h.A(random(1, N, seed=1)) + 0.1 * h.A(random(1, N, seed=2))
+    u = random(3, N)
+    for sigma in (0.1, 1.0, 20.0):
+        expected = posterior_mean(h, u, sigma, y, r.double())
+        for moments in (Composed(JOINT), Tweedie()):
+            found = moment_matching(JOINT, y, h, moments, noise=noise, most_steps=60)
+            assert relative(found.denoise(u, sigma), expected) < 1e-7, (sigma, moments)
+
+
+def test_functions_and_operators_without_shapes_have_noise_for_each_value() -> None:
+    class Halves:  # another library's
+        A = staticmethod(lambda x: x[:, :3])
+        A_adjoint = staticmethod(lambda y: torch.cat([y, 0 * y], dim=1))
+        A_dagger = A_adjoint
+
+    u, y = random(3, N), random(3, seed=1)
+    crop = moment_matching(JOINT, y, Crop((N,), (slice(3),)), noise=EACH[:3])(u, 1.0)
+    for seen in (Halves(), Halves.A):
+        for observed in (y, y[None], y.tolist()):
+            found = moment_matching(JOINT, observed, seen, noise=EACH[:3])
+            torch.testing.assert_close(found(u, 1.0), crop)
+    exact = moment_matching(JOINT, y, Halves())
+    with pytest.warns(UserWarning, match="3 of 3 samples miss the observation"):
+        exact.finish(u)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exact.finish(torch.cat([y.expand(3, 3), u[:, 3:]], dim=1))
+
+
+def test_masks_for_each_sample_and_for_all_channels() -> None:
+    shape = (2, 3)
+    each = random(4, 3) > 0
+    u, y = random(4, *shape, seed=1), random(*shape, seed=2)
+    score = lambda x, sigma: -x / (1 + sigma.reshape(-1, 1, 1) ** 2)  # noqa: E731
+    per_sample = Mask(each[:, None], event_shape=shape)
+    for noise in (0.0, 0.3, random(*shape, seed=3).abs()):
+        whole = moment_matching(score, y, per_sample, noise=noise)(u, 1.0)
+        for k in range(4):
+            for one in (each[k], each[k].tolist(), each[k].numpy()):
+                alone = moment_matching(score, y, Mask(one, event_shape=shape), noise=noise)
+                torch.testing.assert_close(alone(u[k : k + 1], 1.0), whole[k : k + 1])
+    everything = Mask(True, event_shape=shape)
+    assert torch.equal(everything.A(u), u)
+    waves = FourierMask(each[:, None], axes=(1,), event_shape=shape)
+    alone = [FourierMask(each[k].expand(shape), axes=(1,)) for k in range(4)]
+    seen = waves.A(u)
+    back = torch.cat([h.A_dagger(seen[k : k + 1]) for k, h in enumerate(alone)])
+    torch.testing.assert_close(waves.A_dagger(seen), back)
+    full = each[0].expand(shape)
+    assert torch.equal(
+        replacement(score, y.tolist(), full.tolist())(u, 1.0), replacement(score, y, full)(u, 1.0)
+    )
+    with pytest.raises(ShapeError, match="a mask for each of 4 samples, got 2 samples"):
+        per_sample.A(u[:2])
+    for bad in (each[0, :2], each[None, :, None]):
+        with pytest.raises(ShapeError, match=r"broadcasts to the state \(2, 3\), or one for each"):
+            Mask(bad, event_shape=shape)
+
+
+class Broken:
+    """An operator whose adjoint returns what it was given."""
+
+    A = staticmethod(lambda x: x[:, :2])
+    A_adjoint = A_dagger = staticmethod(lambda y: y)
+
+
+def test_noise_and_operators_that_do_not_fit_are_named() -> None:
+    y, u = torch.zeros(N).double(), random(1, N)
+    for noise, message in [
+        (-0.1, "at least 0, got -0.1"),
+        (torch.nan, "at least 0, got nan"),
+        ("a", "a list of numbers, got 'a'"),
+        (None, "a list of numbers, got None"),
+        (torch.ones(2), r"each observed value \[6\].*matrix \[6, 6\], got \[2\]"),
+        (-torch.eye(N), "positive semi-definite"),
+        (torch.ones(N, N).tril(), "symmetric"),
+        (torch.eye(N) * 1j, "a real, symmetric"),
+    ]:
+        with pytest.raises(PgmdiffError, match=message):
+            moment_matching(JOINT, y, MASK, noise=noise)
+    with pytest.raises(ShapeError, match="for each of 2 operators, got 3"):
+        moment_matching(JOINT, torch.zeros(N + 3), BOTH, noise=(1, 1, 1))
+    for make in (lambda: Stacked((MASK, Broken())), lambda: Composition(Broken(), MASK)):
+        with pytest.raises(ShapeError, match="know their shapes, got Broken"):
+            make()
+    with pytest.raises(ScoreError, match=r"A_adjoint of Broken must return .*\(1, 6\)"):
+        moment_matching(JOINT, y[:2], Broken(), noise=0.1)(u, 1.0)
+    with pytest.raises(PgmdiffError, match=r"each observed value \[6\]"):
+        reconstruction(JOINT, y, MASK, dps(data_std=1.0), noise=torch.ones(3))
