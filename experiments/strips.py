@@ -19,6 +19,7 @@ from experiments.corpora import CORPORA, Corpus
 from pgmdiff import store
 from pgmdiff.baselines import Drawn, composed, concatenation, outpainting
 from pgmdiff.composition.consistent import Consistent
+from pgmdiff.composition.posterior import Posterior
 from pgmdiff.composition.rules import Average
 from pgmdiff.conditioning import dps
 from pgmdiff.graphs import RegionGraph, tiles
@@ -31,11 +32,14 @@ from pgmdiff.scores.adapters import Score, from_denoiser
 __all__ = ["METHODS", "OURS", "Strips", "cost", "crops", "patches_of", "seams", "strips"]
 
 METHODS = (
-    "concatenation", "replacement", "reconstruction", "average", "DiffCollage", "consistent",
+    "concatenation", "replacement", "reconstruction", "average", "DiffCollage", "posterior",
+    "consistent",
 )  # fmt: skip
 OURS = DPMSolver2M(eta=1.0, rho=7.0)
 FOLDER = Path("out/experiments")
 MAX_BATCH = 64
+SCALE = 10.0
+"""ζ of reconstruction: of 1, 3, 10, 30 and 100 that with the smallest seam ratio of landscapes."""
 FITTED, RANK = 1000, 64
 """Number of real crops behind the covariances, and the rank of these."""
 
@@ -95,12 +99,13 @@ def _way(corpus: Corpus, method: str, width: int) -> Callable[..., Drawn]:
     if method == "concatenation":
         return lambda score, *a, **k: concatenation(score, _graph(corpus, width, 0), *a, **k)
     if method in ("replacement", "reconstruction"):
-        weight = None if method == "replacement" else dps(data_std=_facts(corpus.name)[1])
+        weight = None if method == "replacement" else dps(SCALE, data_std=_facts(corpus.name)[1])
         way: Callable[..., Drawn] = partial(outpainting, weight=weight)
-    elif method == "consistent":
+    elif method in ("posterior", "consistent"):
         covariances, mean = _covariances(corpus.name)
         shape = _facts(corpus.name)[0], corpus.side, width
-        rule = Consistent(covariances, mean=mean.expand(shape))
+        kind = Consistent if method == "consistent" else Posterior
+        rule = kind(covariances, mean=mean.expand(shape))
         way = partial(composed, rule=rule, max_batch=MAX_BATCH)
     else:
         rule_or_none = Average() if method == "average" else None
@@ -110,7 +115,7 @@ def _way(corpus: Corpus, method: str, width: int) -> Callable[..., Drawn]:
 
 def cost(corpus: Corpus, method: str, width: int, steps: int) -> tuple[int, int]:
     """Evaluations of a strip, and those on the critical path, counted with a score of no cost."""
-    like = "DiffCollage" if method == "consistent" else method  # it evaluates the same regions
+    like = "DiffCollage" if method in ("posterior", "consistent") else method  # the same regions
     free: Score = lambda x, sigma: -x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)  # noqa: E731
     drawn = _way(corpus, like, width)(free, corpus.levels(steps), generator=0, solver=OURS)
     return drawn.evaluations, drawn.critical_path
@@ -165,7 +170,8 @@ def strips(
     """
     denoiser, levels = corpus.denoiser(), corpus.levels(steps)
     made = denoiser.state_dict(), levels, solver, device
-    file = _file(made, f"{corpus.name}_{method}_{width}_{seed}", f"{method} {width} {n} {seed}")
+    told = method + f" {SCALE}" * (method == "reconstruction") + f" {width} {n} {seed}"
+    file = _file(made, f"{corpus.name}_{method}_{width}_{seed}", told)
     if file.exists():
         tensors, facts = store.load(file)
         return Strips(tensors["images"], **facts)
