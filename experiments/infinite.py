@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.reports import Column, Row, columns, points, settings, table
+from benchmarks.reports import Column, columns, points, settings, table
 from experiments.corpora import CORPORA, Corpus
 from experiments.memory import nearest
 from experiments.strips import METHODS, Strips, cost, crops, patches_of, seams, strips
@@ -344,7 +344,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
-    """Draws a figure of strips for each corpus, and one of costs and positions, into a folder.
+    """Draws a figure of strips for each corpus, and one of costs, into a folder.
 
     The strips are the first of the first seed, as they were measured.
     """
@@ -369,18 +369,13 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             title = f"{corpus.title}: strips of {sizes.wide} patches, from a model of one patch"
             figure = draw_strips(shown, seams=ticks, title=title)
             figure.savefig(path / f"experiment_infinite_{name}.png", dpi=100)
-        if f"{name}-size" in result:
-            part = result[f"{name}-size"]
-            if not charts:
-                for key, label in (
-                    ("critical_path", "evaluations in a row"), ("evaluations", "evaluations"),
-                ):  # fmt: skip
-                    lines = points(part["rows"], "method", METHODS, "wide", key)
-                    charts.append(Panel(lines, "W/H", label, f"Cost: {label}"))
-            flat: list[Row] = [{**row, "kid": row["kid"][1]} for row in part["position"]]
-            lines = points(flat, "method", TIMED, "distance", "kid")
-            title = f"{corpus.title}: quality along the strip"
-            charts.append(Panel(lines, "patches from the middle", "kernel distance", title, log=""))
+        if f"{name}-size" in result and not charts:
+            rows_of_all = result[f"{name}-size"]["rows"]
+            for key, label in (
+                ("critical_path", "evaluations in a row"), ("evaluations", "evaluations"),
+            ):  # fmt: skip
+                lines = points(rows_of_all, "method", METHODS, "wide", key)
+                charts.append(Panel(lines, "W/H", label, f"Cost: {label}"))
     if charts:
         figure = panels(charts, "Strips of 1 to 32 patches", columns=2)
         figure.savefig(path / "experiment_infinite_size.png", dpi=100)

@@ -43,10 +43,10 @@ from pgmdiff.text import Table
 
 __all__ = ["PARTS", "Studio", "colour_map", "draw", "passage", "run", "tables"]
 
-CORPUS, LEVELS, BLOCK, ROWS = "landscape", 10, 8, 64
+CORPUS, LEVELS, BLOCK, ROWS = "landscape", 16, 8, 64
 PAIRS, SEEDS, REAL, PICTURES, DRAWS = 4, 3, 24, 8, 19
 SHARE, COARSE, NOISE = 0.1, 4, 0.01  # the noise is about one of 256 shades
-STATES, RANK, STEPS = 200, 64, 10
+STATES, RANK, STEPS = 200, 64, 15
 """Of the covariances: real strips, and rank. Steps of the solves with them."""
 FEW_STEPS, FEW_DRAWS = 3, 3
 """With Jacobians, which cost a gradient per step."""
