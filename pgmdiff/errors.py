@@ -172,10 +172,9 @@ def _refusal(who: str, function: Callable[..., Any], documented: Any, args: Any,
         hints = {}
     several = {name for name, each in signature.parameters.items() if "VAR" in each.kind.name}
     shown = [name for name in values if name not in ("self", "cls")]
+    wrong = [n for n in shown if n not in several and not _fits(values[n], hints.get(n))]
     parts = []
-    for name in [
-        n for n in shown if n not in several and not _fits(values[n], hints.get(n))
-    ] or shown:
+    for name in wrong or shown:
         kind = inspect.formatannotation(hints[name]) if name in hints else ""
         words = f"expected {name}" + re.sub(r"\b\w+\.", "", f" as {kind}") * bool(kind)
         words += f" ({sentences[name]})" if name in sentences else ""
@@ -201,11 +200,11 @@ def _shown(value: object) -> str:
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value has an annotated type, as far as that can be told."""
-    kind = get_origin(hint) or hint
+    kind: Any = get_origin(hint) or hint
     if kind in (Union, UnionType):
         return any(_fits(value, each) for each in get_args(hint))
     if kind is Literal:
-        return value in get_args(hint)
+        return isinstance(value, Hashable) and value in get_args(hint)
     if kind is Any or not isinstance(kind, type):
         return True
     if kind is Callable or getattr(kind, "_is_protocol", False):
