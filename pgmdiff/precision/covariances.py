@@ -99,8 +99,9 @@ class Dense(Covariances):
         matrix = torch.as_tensor(given).detach() if real else torch.zeros(0)
         if tuple(matrix.shape) != (d, d) or matrix.is_complex():
             raise ShapeError(
-                f"Covariances: expected the covariance of {name!r} as real numbers [{d}, {d}], got "
-                f"{brief(given)}. Flatten the region in the order its model sees."
+                f"Covariances: expected the covariance of {name!r} as [{d}, {d}], got "
+                f"{tuple(matrix.shape) if real else brief(given)}, {matrix.dtype}. Flatten the "
+                "region in the order its model sees, and give real numbers."
             )
         if float((matrix - matrix.T).abs().max()) > 1e-5 * float(matrix.abs().max()):
             raise ShapeError(
