@@ -34,6 +34,7 @@ from pgmdiff.composition import (
 )
 from pgmdiff.diagnostics import advise, check_consistency, window_candidates
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
+from pgmdiff.errors import in_words as _in_words
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph, RegionGraph, cluster_variation, junction_tree, tiles
 from pgmdiff.precision import fit_covariances
@@ -97,6 +98,8 @@ __all__ = [
 ]
 
 notebook.attach()
+_in_words(__name__)
+_in_words("pgmdiff.store")
 
 
 def __getattr__(name: str) -> _ModuleType:

@@ -1,13 +1,22 @@
 """Exceptions of the library, parts of their messages, and optional libraries.
 
-Every message names the object, what was expected, what was received, and the remedy.
+Every message names the object, what was expected, what was received, and the remedy. Where no
+check knows what is wrong, and Python, PyTorch or NumPy stumbles over an argument, `in_words` makes
+the message of what is written already: the annotations, and the docstring's sentences.
 """
 
-from collections.abc import Hashable, Iterable
+import inspect
+import re
+import reprlib
+import sys
+from collections.abc import Callable, Hashable, Iterable
 from difflib import get_close_matches
+from functools import wraps
 from importlib import import_module
 from math import inf
-from typing import Any
+from numbers import Integral, Real
+from types import TracebackType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 __all__ = [
     "GraphError",
@@ -15,6 +24,7 @@ __all__ = [
     "ScoreError",
     "ShapeError",
     "check_scale",
+    "in_words",
     "nearest",
     "required",
     "shape_text",
@@ -82,3 +92,124 @@ def required(module: str, who: str, extra: str) -> Any:
             f"{who} needs {library}, which is not installed. Run: pip install 'pgmdiff[{extra}]'",
             name=library,
         ) from error
+
+
+RAW = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a wrong argument raises where nothing looks at it."""
+FULL = re.compile("(out of|enough|allocate) memory")
+OURS = {*["matplotlib", "networkx", "numpy", "pgmdiff", "scipy", "torch"], *sys.stdlib_module_names}
+"""Modules whose errors are about the arguments; those of others, and of networks, pass."""
+
+
+def in_words(package: str) -> None:
+    """Makes the public functions and classes of a package name the arguments they cannot use.
+
+    Constructors, class methods and functions raise a `PgmdiffError` in place of a raw error, with
+    the raw one as its cause. Errors within functions and networks that the user gave pass
+    unchanged. A call that succeeds costs one more Python frame.
+
+    Args:
+        package: its name. What it lists in `__all__` is public, as are modules listed there.
+    """
+    names = vars(sys.modules[package])
+    for name in names["__all__"]:
+        thing = names.get(name)
+        if inspect.ismodule(thing):
+            in_words(thing.__name__)
+        elif inspect.isfunction(thing):
+            home = vars(sys.modules[thing.__module__])
+            names[name] = home[name] = _worded(home[name], name, thing)
+        elif inspect.isclass(thing) and not issubclass(thing, BaseException):
+            for method, value in list(vars(thing).items()):
+                if isinstance(value, classmethod) and not method.startswith("_"):
+                    worded = _worded(value.__func__, f"{name}.{method}", value.__func__)
+                    setattr(thing, method, classmethod(worded))
+                elif method == "__init__" and not getattr(thing, "_is_protocol", False):
+                    setattr(thing, method, _worded(value, name, thing))
+
+
+def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable[..., Any]:
+    """The function, whose raw errors name the arguments that it could not use."""
+    if hasattr(function, "in_words"):
+        return function
+
+    @wraps(function)
+    def worded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except RAW as error:
+            if isinstance(error, PgmdiffError | RecursionError) or FULL.search(str(error)):
+                raise
+            caller = sys._getframe(1).f_globals.get("__name__", "")
+            within = caller.startswith("pgmdiff.")  # the call from outside names its own arguments
+            if within or _passes(error.__traceback__ and error.__traceback__.tb_next):
+                raise
+            text = _refusal(who, function, documented, args, kwargs)
+            first = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise PgmdiffError(f"{text} It failed with {first:.200}") from error
+
+    vars(worded)["in_words"] = True
+    return worded
+
+
+def _passes(trace: TracebackType | None) -> bool:
+    """Whether an error was raised by the call itself, or within what the user gave."""
+    ours = False
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+        called = trace.tb_frame.f_code.co_name == "_call_impl"  # of a network
+        if called or module not in OURS:
+            return True
+        ours, trace = ours or module == "pgmdiff", trace.tb_next
+    return not ours
+
+
+def _refusal(who: str, function: Callable[..., Any], documented: Any, args: Any, kw: Any) -> str:
+    """The arguments of a wrong type, or all of them if each has the right one."""
+    signature, sentences = inspect.signature(function), dict(_sentences(documented))
+    values = signature.bind(*args, **kw).arguments
+    try:
+        hints = get_type_hints(function)
+    except NameError:  # a type that is known to type checkers only
+        hints = {}
+    several = {name for name, each in signature.parameters.items() if "VAR" in each.kind.name}
+    shown = [name for name in values if name not in ("self", "cls")]
+    wrong = [n for n in shown if n not in several and not _fits(values[n], hints.get(n))]
+    parts = []
+    for name in wrong or shown:
+        kind = inspect.formatannotation(hints[name]) if name in hints else ""
+        words = f"expected {name}" + re.sub(r"\b\w+\.", "", f" as {kind}") * bool(kind)
+        words += f" ({sentences[name]})" if name in sentences else ""
+        parts.append(f"{words}, got {_shown(values[name])}")
+    return f"{who}: {'; '.join(parts)}. See help({who})."
+
+
+def _sentences(documented: Any) -> Iterable[tuple[str, str]]:
+    """Each argument with the first sentence on it, from the docstring's section "Args:"."""
+    _, _, text = (inspect.getdoc(documented) or "").partition("\nArgs:\n")
+    for entry in re.findall(r"^ {4}(\w.*(?:\n {5,}.*)*)", text.partition("\n\n")[0], re.M):
+        names, _, sentence = entry.partition(": ")
+        for name in names.split(", "):
+            yield name, re.split(r"[;.](?:\s|$)", " ".join(sentence.split()))[0]
+
+
+def _shown(value: object) -> str:
+    """A tensor by shape and dtype, anything else by a short repr."""
+    if hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type):
+        return f"{type(value).__name__} {list(value.shape)} {value.dtype}"
+    return " ".join(reprlib.repr(value).split())
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value has an annotated type, as far as that can be told."""
+    kind: Any = get_origin(hint) or hint
+    if kind in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    if kind is Literal:
+        return isinstance(value, Hashable) and value in get_args(hint)
+    if kind is Any or not isinstance(kind, type):
+        return True
+    if kind is Callable or getattr(kind, "_is_protocol", False):
+        return callable(value)
+    kind = {int: Integral, float: Real}.get(kind, kind)
+    return isinstance(value, kind) and (kind is str or not isinstance(value, str))

@@ -1,10 +1,13 @@
-"""Runs the property tests of graphs on very many random examples: `python -m scripts.fuzz`.
+"""Runs the property tests of graphs, and near misses of public calls: `python -m scripts.fuzz`.
 
     python -m scripts.fuzz [--times N] [--seed S] [--processes P] [--out JSON] [TEST ...]
 
 Each test draws N times as many examples as in an ordinary test run. They depend on the seed alone,
 whatever the number of processes. A failing example is made as small as possible and printed with
 the seed; then the exit code is 1.
+
+Then N calls with a wrong argument (`--misses N`) are made, of which 99 % of those that are refused
+must be refused in words (`tests/near_misses.py`); there are none where tests are named.
 
 This file is also the pytest plugin that does so: `pytest -p scripts.fuzz --times N`.
 """
@@ -16,6 +19,7 @@ import re
 import secrets
 import time
 from datetime import datetime, timezone
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -64,6 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.fuzz", description=__doc__)
     parser.add_argument("tests", nargs="*", default=TESTS, metavar="TEST")
     parser.add_argument("--times", type=int, default=50)
+    parser.add_argument("--misses", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
@@ -75,6 +80,12 @@ def main(arguments: list[str] | None = None) -> None:
     width = max(map(len, counts.laws), default=0)
     print("\n".join(f"{law:<{width}} {n:>9,}" for law, n in sorted(counts.laws.items())))
     print(f"{sum(counts.laws.values()):,} examples in {seconds:.0f} s, seed {given.seed}")
+    misses = {}
+    if code == 0 and tuple(given.tests) == TESTS:
+        near = import_module("tests.near_misses")
+        misses = near.summary(near.measured(given.misses, given.seed, longest=0.05))
+        print("\n".join(f"{what}: {found}" for what, found in misses.items()))
+        code = int(misses["share"] < 0.99)
     if code == 0 and given.out is not None:
         figures = {
             "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -88,6 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
                 **{package: version(package) for package in PACKAGES},
             },
             "laws": dict(sorted(counts.laws.items())),
+            **({"near_misses": misses} if misses else {}),
         }
         given.out.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n")
     raise SystemExit(int(code))

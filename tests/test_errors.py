@@ -1,6 +1,13 @@
-import pytest
+import math
+from collections.abc import Callable
 
-from pgmdiff.errors import required
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pgmdiff import FactorGraph, Posterior, RegionGraph, compose, graphs, karras, sample, samplers
+from pgmdiff.diagnostics import spectrum
+from pgmdiff.errors import PgmdiffError, required
 from pgmdiff.integrations.azula import to_azula
 
 
@@ -20,3 +27,61 @@ def test_a_library_that_fails_by_itself_says_so(
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="a_part_that_is_missing"):
         required("broken_library", "this test", "none")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: graphs.chain("3"), r"chain: expected n as int \(number of variables\), got '3'"),
+        (lambda: karras(4, 0.1, 9.0, rho="7"), r"karras: expected rho as float \(ρ\), got '7'"),
+        (lambda: samplers.SDE(None), r"SDE: expected eta as float \(strength of the noise\)"),
+        (lambda: spectrum(torch.ones(4, 1)), r"spectrum: expected x as Tensor .*\[4, 1\]"),
+        (lambda: graphs.grid(2, "3"), r"grid: expected sizes as int"),
+    ],
+)
+def test_raw_errors_name_the_argument(call: Callable[[], object], words: str) -> None:
+    with pytest.raises(PgmdiffError, match=words) as raised:
+        call()
+    assert raised.value.__cause__ is not None
+    assert "See help(" in str(raised.value)
+
+
+def test_errors_within_what_the_user_gave_pass() -> None:
+    def broken(x: Tensor, sigma: Tensor) -> Tensor:
+        raise AttributeError("my own")
+
+    class Broken(nn.Linear):
+        forward = nn.Linear.forward
+
+    with pytest.raises(AttributeError, match=r"^my own$"):
+        sample(broken, [2.0, 1.0], shape=(3, 2))
+    network = Broken(5, 5)
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"):
+        sample(lambda x, sigma: network(x), [2.0, 1.0], shape=(3, 2))
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'n'"):
+        graphs.chain()
+
+
+def eye(n: int) -> Tensor:
+    return torch.eye(n)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(lambda s=s: RegionGraph.from_regions({"a": [0, 1]}, event_shape=s)
+          for s in [(math.nan,), (2.5,), (-2, -1)]),
+        lambda: FactorGraph.from_arrays([[0, 1]], variables={"a", "b"}),
+        lambda: karras(4, 0.1, 9.0, rho=math.nan),
+        lambda: samplers.cosine(4, 0.1, 9.0, s=math.nan),
+        lambda: samplers.variance_preserving(4, 0.1, 9.0, beta_min=math.nan),
+        lambda: samplers.time_travel([4.0, math.nan, 0.0], 1),
+        *(lambda wrong=wrong: compose(graphs.chain(2), lambda x, s: -x,
+              rule=Posterior({"f0": wrong, "x0": eye(1), "x1": eye(1)}))
+          for wrong in ("text", eye(2).to(torch.complex64), torch.ones(2, 2).tril())),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_not_accepted(call: Callable[[], object]) -> None:
+    with pytest.raises(PgmdiffError, match=r"expected|symmetric") as raised:
+        call()
+    assert raised.value.__cause__ is None  # a check of its own, rather than a raw error

@@ -155,5 +155,5 @@ def _warn_in_train_mode(batches: Iterable[Batch]) -> None:
             f"mode ({', '.join(sorted(layers))}): their results are random or depend on the batch. "
             "Call network.eval() before you compose.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

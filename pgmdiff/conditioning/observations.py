@@ -189,7 +189,7 @@ def observing(
                 f"{observation.what}: {int(far.sum())} of {counted(len(u), 'sample')} miss "
                 f"the observation, ‖H u - y‖ is up to {residual[worst]:.3g} for ‖y‖ = "
                 f"{size.expand_as(residual)[worst]:.3g}. {remedy}",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     @wraps(denoiser)

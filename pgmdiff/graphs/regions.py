@@ -68,6 +68,11 @@ class RegionGraph:
     variables: Variables | None = None
 
     def __post_init__(self) -> None:
+        if not all(isinstance(side, int | np.integer) and side >= 0 for side in self.event_shape):
+            raise GraphError(
+                f"RegionGraph: expected event_shape as integers of at least 0, got "
+                f"{self.event_shape}. Write (3, 16, 16)."
+            )
         if not isinstance(self.denominator, int | np.integer) or self.denominator < 1:
             raise GraphError(
                 f"RegionGraph: expected a positive integer as denominator, got "

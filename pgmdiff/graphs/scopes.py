@@ -128,6 +128,10 @@ def names_of(
     """Given names, counted; where there are none, a letter and a number each."""
     if names is None:
         return Numbered([f"{letter}{i}" for i in range(n)])
+    if isinstance(names, Set | str):
+        raise GraphError(
+            f"FactorGraph: expected {argument}= in an order, got {names!r}. Give a list of names."
+        )
     given = names if isinstance(names, Numbered) else tuple(names)
     if not isinstance(given, Numbered):
         check_names("FactorGraph", given)

@@ -121,6 +121,8 @@ def completed(
         GraphError: the covariances have no completion, or it was not found. The error names a
             region that does not fit.
     """
+    if most_sweeps < 1:
+        raise GraphError(f"completed: expected most_sweeps >= 1, got {most_sweeps}. Allow more.")
     known, distance = _averaged(graph, covariances)
     deviations = known.diagonal().sqrt()
     scale = deviations[:, None] * deviations

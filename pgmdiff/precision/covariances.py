@@ -94,11 +94,14 @@ class Dense(Covariances):
                 f"Covariances: region {name!r} has no covariance. Give one by its name or model "
                 "id; that of a sub-region can be read off a region around it, or fit_covariances."
             )
-        matrix = torch.as_tensor(self.matrices[key]).detach()
-        if tuple(matrix.shape) != (d, d):
+        given = self.matrices[key]
+        real = isinstance(given, Tensor | np.ndarray | list | tuple)
+        matrix = torch.as_tensor(given).detach() if real else torch.zeros(0)
+        if tuple(matrix.shape) != (d, d) or matrix.is_complex():
             raise ShapeError(
                 f"Covariances: expected the covariance of {name!r} as [{d}, {d}], got "
-                f"{tuple(matrix.shape)}. Flatten the region in the order its model sees."
+                f"{tuple(matrix.shape) if real else brief(given)}, {matrix.dtype}. Flatten the "
+                "region in the order its model sees, and give real numbers."
             )
         if float((matrix - matrix.T).abs().max()) > 1e-5 * float(matrix.abs().max()):
             raise ShapeError(

@@ -244,7 +244,7 @@ class _Components(_Estimate):
                 f"fit_covariances: form='low_rank' takes one unexplained variance δ = {floor:.3g} "
                 f"for all elements, more than ten times the whole variance of {small} of them. "
                 "Divide elements by their standard deviations, or use form='dense'.",
-                stacklevel=3,
+                stacklevel=4,
             )
         factors = {
             kind: part.vectors[:, :most] * (variances[kind] - floor).clamp(min=0).sqrt()

@@ -199,7 +199,7 @@ def _check_hidden(denoised: Tensor, sigma: float) -> None:
             f"sample: the start from N(0, {sigma:.3g}²) does not hide the data: the mean of the "
             f"first denoised values is {size:.3g} from 0. Begin at a larger sigmas[0], or train on "
             "centred data.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -216,6 +216,8 @@ def time_travel(sigmas: Sequence[float], length: int, times: int = 1) -> list[fl
             f"time_travel: expected length >= 1 and times >= 0, got {length} and {times}."
         )
     levels = [float(sigma) for sigma in sigmas]
+    if not all(map(math.isfinite, levels)):
+        raise PgmdiffError(f"time_travel: expected finite sigmas, got {levels[:4]}. See `karras`.")
     travelled = levels[:1]
     for first in range(0, len(levels) - 1, length):
         stretch = levels[first : first + length + 1]
@@ -242,6 +244,11 @@ def _ended(levels: "np.ndarray", sigma_min: float, sigma_max: float) -> list[flo
     if len(sigmas) > 1:
         sigmas[-1] = float(sigma_min)
     sigmas[0] = float(sigma_max)
+    if not all(a > b for a, b in pairwise([*sigmas, 0.0])):  # which no NaN is
+        raise PgmdiffError(
+            f"schedule: expected options that give falling levels, got {sigmas[:4]}. Leave out "
+            "rho=, s=, beta_min= and beta_max=, or choose others, and fewer steps."
+        )
     return [*sigmas, 0.0]
 
 
