@@ -43,7 +43,7 @@ from pgmdiff.models.series import SeriesNet
 from pgmdiff.precision import ComposedPrecision, solver_of
 from pgmdiff.scores import denoise, from_denoiser, from_eps, padded
 from pgmdiff.testing.oracles import markov_gaussian
-from pgmdiff.training import EDMDenoiser, crops, denoising_loss, fit, random_crops
+from pgmdiff.training import EDMDenoiser, WienerFilter, crops, denoising_loss, fit, random_crops
 from tests.helpers import ar1
 
 N = 5
@@ -306,6 +306,12 @@ def preconditioned(t: Units) -> Any:
     return t.back(denoiser(t.noisy, torch.full((4,), 0.7 * t.a, dtype=t.dtype)))
 
 
+def filtered(t: Units) -> Any:
+    filters = [WienerFilter.of(t.noisy)]
+    denoiser = EDMDenoiser(network(t).requires_grad_(False), 2 * t.a, t.b, t.a, filters)
+    return t.back(denoiser(t.noisy, torch.full((4,), 0.7 * t.a, dtype=t.dtype)))
+
+
 def likelihood(t: Units) -> Any:
     last = t.gaussian(UNIT.noised(20.0))
     found = s.log_likelihood(t.q.score, t.noisy, 0.7 * t.a, 20 * t.a, prior=last.log_density)
@@ -519,6 +525,7 @@ LAWS: dict[str, Callable[[Units], Any]] = {
     ),
     "scores.padded": lambda t: t.a * padded(t.q, (N,))(t.noisy[:, 1:4], 0.7 * t.a),
     "training.EDMDenoiser": preconditioned,
+    "training.WienerFilter": filtered,
     "training.crops": lambda t: t.back(crops(WINDOWS, t.states(draw(4, 12))).draw(4, 0).clean),
     "training.denoising_loss": loss,
     "training.fit": trained,
