@@ -8,7 +8,7 @@ two processes at once, and what was drawn is not drawn again.
 
 FD is the Fréchet distance of `texture_features` in units of the real features; it is no FID. As
 when pictures are stored, what is weaker than one level of 8 bits hardly counts; the gate says what
-FD is without this (`fine`), where it sees how far the colours of a JPEG fall below 0.002.
+FD is without this (`fine`), where it sees the finest colours of a JPEG, which are weaker.
 """
 
 import json

@@ -48,7 +48,7 @@ PAIRS, SEEDS, REAL, PICTURES, DRAWS = 4, 3, 24, 8, 19
 SHARE, COARSE, NOISE = 0.1, 4, 0.01  # the noise is about one of 256 shades
 STATES, RANK, STEPS = 200, 64, 15
 """Of the covariances: real strips, and rank. Steps of the solves with them."""
-FEW_STEPS, FEW_DRAWS = 3, 3
+FEW_STEPS, FEW_DRAWS = 12, 3
 """With Jacobians, which cost a gradient per step."""
 STRENGTHS = (0.3, 0.7, 1.5)
 """Noise levels of paintings."""
