@@ -64,7 +64,7 @@ class Corpus:
         states: list[Any] = [*self.states()]
         conditions: dict[str, Any] = {}
         if self.field:
-            states = [(state, {"field": field(colour_map(state))}) for state in states]
+            states = [(state, {"field": field(colour_map(state[None])[0])}) for state in states]
             conditions = {"null_condition": {"field": torch.zeros(())}, "null_probability": 0.5}
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -84,15 +84,15 @@ class Corpus:
         return karras(steps, 0.01, 40.0)
 
 
-def colour_map(picture: Tensor) -> Tensor:
-    """A picture's colours without its detail, and a channel of ones: `[4, height, width]`.
+def colour_map(pictures: Tensor) -> Tensor:
+    """Colours of pictures without their detail, and a channel of ones: `[n, 4, height, width]`.
 
-    The picture, `[3, height, width]`, is averaged over about 8 × 8 pixels and interpolated back.
+    Pictures, `[n, 3, height, width]`, are averaged over about 8 × 8 pixels and interpolated back.
     """
-    height, width = picture.shape[1:]
-    coarse = F.interpolate(picture[None], size=(-(-height // 8), -(-width // 8)), mode="area")
-    smooth = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)[0]
-    return torch.cat([smooth, torch.ones_like(smooth[:1])])
+    sides = pictures.shape[2:]
+    coarse = F.interpolate(pictures, size=[-(-side // 8) for side in sides], mode="area")
+    smooth = F.interpolate(coarse, size=sides, mode="bilinear", align_corners=False)
+    return torch.cat([smooth, torch.ones_like(smooth[:, :1])], dim=1)
 
 
 @cache

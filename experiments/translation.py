@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.reports import columns, plus_minus, settings, table
-from experiments.corpora import CORPORA, Corpus
+from experiments.corpora import CORPORA, Corpus, colour_map
 from pgmdiff import baselines, field
 from pgmdiff import conditioning as ways
 from pgmdiff.composition import Consistent, Joint, compose
@@ -96,13 +96,6 @@ class Studio:
         """Samples, as many and as large as these states."""
         shape, device = like.shape, self.device
         return sample(score, self.levels, shape=shape, generator=seed, device=device).cpu()
-
-
-def colour_map(pictures: Tensor) -> Tensor:
-    """The colours of pictures `[n, 3, *sides]` with linear interpolation between, and ones."""
-    means = F.avg_pool2d(pictures, BLOCK)
-    smooth = F.interpolate(means, pictures.shape[2:], mode="bilinear", align_corners=False)
-    return torch.cat([smooth, torch.ones_like(smooth[:, :1])], dim=1)
 
 
 def passage(left: Tensor, right: Tensor, gap: int) -> Tensor:
