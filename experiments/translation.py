@@ -48,7 +48,7 @@ PAIRS, SEEDS, REAL, PICTURES, DRAWS = 4, 3, 24, 8, 19
 SHARE, COARSE, NOISE = 0.1, 4, 0.01  # the noise is about one of 256 shades
 STATES, RANK, STEPS = 200, 64, 15
 """Of the covariances: real strips, and rank. Steps of the solves with them."""
-FEW_STEPS, FEW_DRAWS = 12, 3
+MORE_STEPS, FEW_STEPS, FEW_DRAWS = 12, 3, 3
 """With Jacobians, which cost a gradient per step."""
 STRENGTHS = (0.3, 0.7, 1.5)
 """Noise levels of paintings."""
@@ -157,7 +157,7 @@ def connect(studio: Studio) -> dict[str, Any]:
     seen[..., side:-side] = False
     maps, real = passage(left, right, gap), studio.real(5, studio.few(REAL), 3)
     free = ways.moment_matching(
-        studio.joint(6), observed, seen, ways.Tweedie(), noise=NOISE, most_steps=FEW_STEPS
+        studio.joint(6), observed, seen, ways.Tweedie(), noise=NOISE, most_steps=MORE_STEPS
     )
     bound = partial(free, field=field(maps.to(studio.device)))
     scores: dict[str, Score] = {"colours as conditions": bound, "no conditions": free}
