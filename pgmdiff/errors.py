@@ -193,9 +193,9 @@ def _sentences(documented: Any) -> Iterable[tuple[str, str]]:
             yield name, re.split(r"[;.](?:\s|$)", " ".join(sentence.split()))[0]
 
 
-def _shown(value: object) -> str:
+def _shown(value: Any) -> str:
     """A tensor by shape and dtype, anything else by a short repr."""
-    if hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type):
+    if isinstance(getattr(value, "shape", None), tuple) and hasattr(value, "dtype"):
         return f"{type(value).__name__} {list(value.shape)} {value.dtype}"
     return " ".join(reprlib.repr(value).split())
 

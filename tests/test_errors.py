@@ -62,6 +62,14 @@ def test_errors_within_what_the_user_gave_pass() -> None:
         graphs.chain()
 
 
+def test_an_argument_with_an_odd_shape_is_shown() -> None:
+    class Odd:
+        shape = dtype = None
+
+    with pytest.raises(PgmdiffError, match=r"chain: expected n as int .*, got <.*Odd"):
+        graphs.chain(Odd())
+
+
 def eye(n: int) -> Tensor:
     return torch.eye(n)
 

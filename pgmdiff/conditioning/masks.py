@@ -6,6 +6,7 @@ places, and 0 elsewhere.
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -29,14 +30,20 @@ class InPlace(Operator):
     def __post_init__(self) -> None:
         who = type(self).__name__
         mask = tensor_of(who, "a boolean mask", self.mask)
-        event = tuple(mask.shape if self.event_shape is None else self.event_shape)
+        event: Any = mask.shape if self.event_shape is None else self.event_shape
+        if not isinstance(event, list | tuple) or not all(isinstance(n, Integral) for n in event):
+            raise ShapeError(
+                f"{who}: expected event_shape as a tuple of integers, got {event!r}. Write (n,) "
+                "for a vector."
+            )
+        event = tuple(event)
         if mask.dtype != torch.bool:
             raise ShapeError(
                 f"{who}: expected a boolean mask, got {mask.dtype}. Use torch.as_tensor(mask) > 0."
             )
         lead: Shape = tuple(mask.shape[: max(mask.ndim - len(event), 0)])
         try:
-            mask = ordinary(mask.clone()).expand(*lead, *event)  # the caller may change theirs
+            mask = ordinary(mask.clone()).expand(lead + event)  # the caller may change theirs
         except RuntimeError:
             lead = (0, 0)
         if len(lead) > 1:

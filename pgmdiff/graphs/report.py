@@ -305,7 +305,7 @@ def report_factor_graph(graph: FactorGraph) -> Report:
 def _nested_exact(graph: FactorGraph | RegionGraph) -> bool:
     """Whether a graph and those nested in it, where they are counted, are all junction trees."""
     if isinstance(graph, RegionGraph) or not graph.nested:
-        return bool(graph.validate().junction_tree)
+        return graph.validate().junction_tree
     counts, outer = graph.counting_numbers(), replace(graph, nested={})
     inner = (each for name, each in graph.nested.items() if counts[name])
     return _nested_exact(outer) and all(map(_nested_exact, inner))

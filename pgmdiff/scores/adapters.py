@@ -215,7 +215,16 @@ def from_denoiser(denoiser: Callable[..., Tensor]) -> NetworkScore:
         ScoreError: the denoiser is not callable.
     """
     _check_callable("from_denoiser", denoiser)
-    return NetworkScore(denoiser, lambda x, sigma, **c: (called(denoiser, x, sigma, **c), None))
+    return NetworkScore(denoiser, partial(_denoised, denoiser))
+
+
+# Predictions are functions of the module, so that the scores of networks can be pickled.
+def _denoised(network: Score, x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, None]:
+    return called(network, x, sigma, **condition), None
+
+
+def _noise(network: Score, x: Tensor, sigma: Tensor, **condition: Any) -> tuple[None, Tensor]:
+    return None, called(network, x, sigma, **condition)
 
 
 def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
@@ -229,7 +238,7 @@ def from_eps(eps: Callable[..., Tensor]) -> NetworkScore:
         ScoreError: the network is not callable.
     """
     _check_callable("from_eps", eps)
-    return NetworkScore(eps, lambda x, sigma, **c: (None, called(eps, x, sigma, **c)))
+    return NetworkScore(eps, partial(_noise, eps))
 
 
 @dataclass(frozen=True)
@@ -301,9 +310,7 @@ def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor
     Raises:
         ScoreError: one of them is not callable.
     """
-    return _variance_preserving(
-        "from_vp_eps", eps, timesteps, lambda alpha, sigma_t, x_t, eps: (None, eps)
-    )
+    return _variance_preserving("from_vp_eps", eps, timesteps)
 
 
 def from_vp_sample(
@@ -318,9 +325,7 @@ def from_vp_sample(
     Raises:
         ScoreError: one of them is not callable.
     """
-    return _variance_preserving(
-        "from_vp_sample", sample, timesteps, lambda alpha, sigma_t, x_t, sample: (sample, None)
-    )
+    return _variance_preserving("from_vp_sample", sample, timesteps)
 
 
 def from_vp_v(v: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:
@@ -335,30 +340,24 @@ def from_vp_v(v: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -
     Raises:
         ScoreError: one of them is not callable.
     """
-    return _variance_preserving(
-        "from_vp_v",
-        v,
-        timesteps,
-        lambda alpha, sigma_t, x_t, v: (alpha * x_t - sigma_t * v, sigma_t * x_t + alpha * v),
-    )
+    return _variance_preserving("from_vp_v", v, timesteps)
 
 
-def _variance_preserving(
-    who: str,
-    network: Callable[..., Tensor],
-    timesteps: Callable[[Tensor], Tensor],
-    read: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Any, Any]],
-) -> NetworkScore:
-    """The score of a network at x_t = α x, whose prediction is read as (D, ε)."""
+def _variance_preserving(who: str, network: Score, timesteps: Score) -> NetworkScore:
+    """The score of a network at x_t = α x."""
     _check_callable(who, network, timesteps)
+    return NetworkScore(network, partial(_preserved, who, network, timesteps))
 
-    def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Any, Any]:
-        alpha = (1 + beside(sigma, x) ** 2).rsqrt()
-        sigma_t, x_t = alpha * beside(sigma, x), alpha * x
-        t = timesteps(copied(sigma))
-        return read(alpha, sigma_t, x_t, called(network, x_t, t, **condition))
 
-    return NetworkScore(network, predict)
+def _preserved(
+    who: str, network: Score, timesteps: Score, x: Tensor, sigma: Tensor, **condition: Any
+) -> tuple[Tensor | None, Tensor | None]:
+    alpha = (1 + beside(sigma, x) ** 2).rsqrt()
+    sigma_t, x_t = alpha * beside(sigma, x), alpha * x
+    found = called(network, x_t, timesteps(copied(sigma)), **condition)
+    if who == "from_vp_v":
+        return alpha * x_t - sigma_t * found, sigma_t * x_t + alpha * found
+    return (None, found) if who == "from_vp_eps" else (found, None)
 
 
 def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
@@ -376,14 +375,14 @@ def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:
         ScoreError: the network is not callable.
     """
     _check_callable("from_flow", velocity)
+    return NetworkScore(velocity, partial(_flowed, velocity))
 
-    def predict(x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
-        alpha, t = 1 / (1 + beside(sigma, x)), beside(sigma / (1 + sigma), x)
-        x_t = alpha * x
-        v = called(velocity, x_t, sigma / (1 + sigma), **condition)
-        return x_t - t * v, x_t + alpha * v
 
-    return NetworkScore(velocity, predict)
+def _flowed(velocity: Score, x: Tensor, sigma: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
+    alpha, t = 1 / (1 + beside(sigma, x)), beside(sigma / (1 + sigma), x)
+    x_t = alpha * x
+    v = called(velocity, x_t, sigma / (1 + sigma), **condition)
+    return x_t - t * v, x_t + alpha * v
 
 
 def padded(score: Score, shape: Sequence[int], mode: str = "reflect") -> Score:

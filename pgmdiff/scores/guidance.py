@@ -55,7 +55,13 @@ class Guided(Wrapped):
         empty = _emptied(_emptied(condition, self._null_on(x.device), False), null or {}, True)
         w: Any = self.guidance if guidance is None else guidance
         if not isinstance(w, int | float):
-            w = beside(torch.as_tensor(w).to(x).expand(len(x)), x)
+            w = torch.as_tensor(w).to(x)
+            if w.shape not in ((), (1,), x.shape[:1]):
+                raise ShapeError(
+                    f"guided: expected guidance as one number or one for each of {len(x)} rows, "
+                    f"got {tuple(w.shape)}."
+                )
+            w = beside(w.expand(len(x)), x)
         if hasattr(self.score, "memory"):  # each branch has its rows
             cat = lambda a, b: torch.cat([a, b]) if isinstance(a, Tensor) else a  # noqa: E731
             x, sigma, both = tree_map(cat, (x, sigma, condition), (x, sigma, empty))
@@ -141,9 +147,11 @@ def _expanded(value: Any, null: Any, per_row: bool) -> Any:
         ones = [1] * (value.ndim - empty.ndim)
         return empty.reshape(len(empty), *ones, *empty.shape[1:]).expand_as(value)
     except RuntimeError:
+        shape, got = (tuple(t.shape[0 if per_row else 1 :]) for t in (value, empty))
+        rows = "one for each row" if per_row else "without a batch axis"
         raise ShapeError(
-            f"guided: expected the null condition as {tuple(value.shape[1:])}, without a batch "
-            f"axis, or one that broadcasts to it, got {tuple(empty.shape[1:])}."
+            f"guided: expected the null condition as {shape}, {rows}, or one that broadcasts to "
+            f"it, got {got}."
         ) from None
 
 

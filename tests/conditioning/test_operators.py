@@ -203,3 +203,10 @@ def test_conjugate_gradients_say_when_they_fail() -> None:
         lambda v: v, torch.zeros(2, 3), tolerance=1e-5, most_steps=3, what="x"
     )
     assert zero.abs().max() == 0
+
+
+def test_masks_say_which_event_shapes_they_accept() -> None:
+    assert Mask(torch.tensor(True)).A(torch.ones(3)).tolist() == [1, 1, 1]
+    for wrong in (2, "ab", (2.0,)):
+        with pytest.raises(ShapeError, match="expected event_shape as a tuple of integers"):
+            Mask(torch.tensor([True, False]), event_shape=wrong)

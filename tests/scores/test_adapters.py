@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -6,8 +7,9 @@ import torch
 from torch import Tensor
 
 from pgmdiff import ScoreError, ShapeError, compose, from_denoiser, from_eps
-from pgmdiff.graphs import tiles
+from pgmdiff.graphs import chain, tiles
 from pgmdiff.scores.adapters import (
+    NetworkScore,
     Timesteps,
     denoise,
     from_flow,
@@ -21,6 +23,28 @@ from tests.helpers import ar1, check_compiles_and_waits_for_nothing, meta_withou
 Q = ar1(3, 0.7)
 U = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 SIGMA = torch.tensor([0.1, 0.5, 1.0, 3.0, 10.0], dtype=torch.float64)
+
+
+def decayed(x: Tensor, t: Tensor) -> Tensor:
+    return x / (2 + t.reshape(-1, *[1] * (x.ndim - 1)))
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        from_denoiser(decayed),
+        from_eps(decayed),
+        from_flow(decayed),
+        *(
+            f(decayed, Timesteps((0.99, 0.5, 0.01)))
+            for f in (from_vp_eps, from_vp_sample, from_vp_v)
+        ),
+    ],
+)
+def test_scores_of_networks_can_be_pickled(score: NetworkScore) -> None:
+    joint = compose(chain(3), score)
+    again = pickle.loads(pickle.dumps(joint))
+    assert torch.equal(again(U, SIGMA), joint(U, SIGMA))
 
 
 def test_from_denoiser() -> None:

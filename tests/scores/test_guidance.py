@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -173,3 +174,16 @@ def test_bad_conditions_are_named() -> None:
     ]:
         with pytest.raises(error, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"guidance": torch.ones(3)}, r"one for each of 5 rows, got \(3,\)"),
+        ({"null": {"text": torch.ones(3, 4)}}, r"as \(5, 4\), one for each row.*got \(3, 4\)"),
+    ],
+)
+def test_guidance_and_nulls_for_other_rows_are_refused(given: dict[str, Any], words: str) -> None:
+    score = guided(lambda x, sigma, text: -x, {"text": 0.0}, guidance=2.0)
+    with pytest.raises(ShapeError, match=words):
+        score(torch.ones(5, 2), torch.ones(5), text=torch.ones(5, 4), **given)
