@@ -21,7 +21,7 @@ from torch import Tensor
 from pgmdiff import field
 from pgmdiff.models import tissue
 from pgmdiff.models.unet import UNet, trained
-from pgmdiff.noise import Generator, torch_generator
+from pgmdiff.noise import Generator
 from pgmdiff.samplers import karras
 from pgmdiff.training import Crops, EDMDenoiser, crops, fit
 
@@ -77,7 +77,7 @@ class Corpus:
     def crops(self, shape: Sequence[int], n: int, generator: Generator = None) -> Tensor:
         """Real crops `[n, 3, height, width]` of any size that the pictures have."""
         found: Crops = crops([(3, *shape)], self.states())
-        return found.draw(n, torch_generator(generator, "crops")).clean
+        return found.draw(n, generator).clean
 
     def levels(self, steps: int) -> list[float]:
         """The noise levels of a run of some steps, within those of training."""

@@ -128,7 +128,8 @@ def _gate(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
 
 def _apart(extractor: Callable[[Tensor], Tensor], real: Tensor, *others: Tensor) -> list[float]:
     """The Fréchet distance of each of the others from real crops."""
-    return [_fd(extractor(x), extractor(real)) for x in others]
+    features = extractor(real)
+    return [_fd(extractor(x), features) for x in others]
 
 
 def _looks(drawn: Tensor, real: Tensor) -> dict[str, float]:

@@ -12,7 +12,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from experiments.corpora import CORPORA, Corpus
@@ -46,8 +45,7 @@ FITTED, RANK = 1000, 64
 
 def crops(corpus: Corpus, width: int, n: int, seed: int, height: int | None = None) -> Tensor:
     """Real crops `[n, channels, height, width]`, as high as a strip unless it is said."""
-    generator = torch.Generator().manual_seed(seed)
-    return corpus.crops((height or corpus.side, width), n, generator)
+    return corpus.crops((height or corpus.side, width), n, seed)
 
 
 @cache

@@ -6,11 +6,9 @@ trains it again.
 
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from pgmdiff.errors import required
+from pgmdiff.models.pictures import picture
 from pgmdiff.models.unet import EDMDenoiser, UNet, trained
 
 __all__ = ["SIGMA_DATA", "gravel_denoiser", "gravel_image", "untrained"]
@@ -25,10 +23,7 @@ def gravel_image() -> Tensor:
     Raises:
         ImportError: scikit-image is not installed; `pip install 'pgmdiff[demo]'`.
     """
-    data = required("skimage.data", "gravel_image", "demo")
-    transform = required("skimage.transform", "gravel_image", "demo")
-    grey = transform.resize(data.gravel() / 255.0, (256, 256), anti_aliasing=True)
-    return torch.from_numpy(np.asarray(2 * grey - 1, dtype=np.float32))[None]
+    return picture("gravel", "gravel_image")
 
 
 def untrained() -> EDMDenoiser:

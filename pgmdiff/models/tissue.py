@@ -6,11 +6,9 @@ tissue` trains it again.
 
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from pgmdiff.errors import required
+from pgmdiff.models.pictures import picture
 from pgmdiff.models.unet import EDMDenoiser, UNet, trained
 
 __all__ = ["tissue_denoiser", "tissue_image", "untrained"]
@@ -22,11 +20,7 @@ def tissue_image() -> Tensor:
     Raises:
         ImportError: scikit-image is not installed; `pip install 'pgmdiff[demo]'`.
     """
-    data = required("skimage.data", "tissue_image", "demo")
-    transform = required("skimage.transform", "tissue_image", "demo")
-    picture = data.immunohistochemistry() / 255.0
-    colours = transform.resize(picture, (256, 256, 3), anti_aliasing=True)
-    return torch.from_numpy(np.asarray(2 * colours - 1, dtype=np.float32)).movedim(2, 0)
+    return picture("immunohistochemistry", "tissue_image")
 
 
 def untrained() -> UNet:

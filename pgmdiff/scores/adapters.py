@@ -310,7 +310,7 @@ def from_vp_eps(eps: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor
     Raises:
         ScoreError: one of them is not callable.
     """
-    return _variance_preserving("from_vp_eps", eps, timesteps)
+    return _variance_preserving("from_vp_eps", eps, timesteps, _read_eps)
 
 
 def from_vp_sample(
@@ -325,7 +325,7 @@ def from_vp_sample(
     Raises:
         ScoreError: one of them is not callable.
     """
-    return _variance_preserving("from_vp_sample", sample, timesteps)
+    return _variance_preserving("from_vp_sample", sample, timesteps, _read_sample)
 
 
 def from_vp_v(v: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -> NetworkScore:
@@ -340,24 +340,37 @@ def from_vp_v(v: Callable[..., Tensor], timesteps: Callable[[Tensor], Tensor]) -
     Raises:
         ScoreError: one of them is not callable.
     """
-    return _variance_preserving("from_vp_v", v, timesteps)
+    return _variance_preserving("from_vp_v", v, timesteps, _read_v)
 
 
-def _variance_preserving(who: str, network: Score, timesteps: Score) -> NetworkScore:
+Read = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Any, Any]]
+"""What a network at x_t predicts, as (D, ε): of α, σ_t = α σ, x_t and the prediction."""
+
+
+def _read_eps(alpha: Tensor, sigma_t: Tensor, x_t: Tensor, eps: Tensor) -> tuple[None, Tensor]:
+    return None, eps
+
+
+def _read_sample(alpha: Tensor, sigma_t: Tensor, x_t: Tensor, sample: Tensor) -> tuple[Any, None]:
+    return sample, None
+
+
+def _read_v(alpha: Tensor, sigma_t: Tensor, x_t: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    return alpha * x_t - sigma_t * v, sigma_t * x_t + alpha * v
+
+
+def _variance_preserving(who: str, network: Score, timesteps: Score, read: Read) -> NetworkScore:
     """The score of a network at x_t = α x."""
     _check_callable(who, network, timesteps)
-    return NetworkScore(network, partial(_preserved, who, network, timesteps))
+    return NetworkScore(network, partial(_preserved, network, timesteps, read))
 
 
 def _preserved(
-    who: str, network: Score, timesteps: Score, x: Tensor, sigma: Tensor, **condition: Any
-) -> tuple[Tensor | None, Tensor | None]:
+    network: Score, timesteps: Score, read: Read, x: Tensor, sigma: Tensor, **condition: Any
+) -> tuple[Any, Any]:
     alpha = (1 + beside(sigma, x) ** 2).rsqrt()
     sigma_t, x_t = alpha * beside(sigma, x), alpha * x
-    found = called(network, x_t, timesteps(copied(sigma)), **condition)
-    if who == "from_vp_v":
-        return alpha * x_t - sigma_t * found, sigma_t * x_t + alpha * found
-    return (None, found) if who == "from_vp_eps" else (found, None)
+    return read(alpha, sigma_t, x_t, called(network, x_t, timesteps(copied(sigma)), **condition))
 
 
 def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:

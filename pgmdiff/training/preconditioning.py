@@ -64,9 +64,9 @@ class WienerFilter(nn.Module):
     @classmethod
     def of(cls, states: Tensor) -> Self:
         """The filter of states `[n, *shape]`, in their dtype; computed in float64."""
-        result = cls(tuple(states.shape[1:])).to(torch.float64)
-        result.mean = states.double().mean(dim=0)
-        centred = states.double() - result.mean
+        result, wide = cls(tuple(states.shape[1:])).to(torch.float64), states.double()
+        result.mean = wide.mean(dim=0)
+        centred = wide - result.mean
         for axis in range(1, states.ndim):
             lines = centred.movedim(axis, -1).flatten(0, -2)
             setattr(result, f"basis{axis}", torch.linalg.eigh(lines.mT @ lines / len(lines))[1])
@@ -84,9 +84,9 @@ class WienerFilter(nn.Module):
         """The gain g of every coefficient, for σ `[batch, 1, ...]`."""
         return self.variance / (self.variance + s**2)
 
-    def forward(self, centred: Tensor, s: Tensor) -> Tensor:
+    def forward(self, centred: Tensor, gain: Tensor) -> Tensor:
         """B diag(g) Bᵀ (x - m)."""
-        return self.turned(self.gain(s) * self.turned(centred), back=True)
+        return self.turned(gain * self.turned(centred), back=True)
 
 
 class EDMDenoiser(nn.Module):
@@ -131,8 +131,8 @@ class EDMDenoiser(nn.Module):
         if own is None:
             linear, c_out = self.sigma_data**2 / total * centred, s * self.sigma_data / total.sqrt()
         else:
-            axes = tuple(range(1, x.ndim))
-            linear, c_out = own(centred, s), s * own.gain(s).square().mean(axes, True).sqrt()
+            gain, axes = own.gain(s), tuple(range(1, x.ndim))
+            linear, c_out = own(centred, gain), s * gain.square().mean(axes, True).sqrt()
         who, noise = named(self.network), (sigma / self.unit).log() / 4
         given = total.rsqrt() * centred
         value = received(self.network(given, noise, **condition), x, who, cast=True)
@@ -144,7 +144,7 @@ class EDMDenoiser(nn.Module):
         """The expected squared error of the linear part per element, for σ `[batch, 1, ...]`."""
         own = self._filter(shape, s)
         if own is None:
-            return (s * self.sigma_data) ** 2 / (s**2 + self.sigma_data**2)
+            return _white_error(s, self.sigma_data)
         return (own.gain(s) * s**2).mean(tuple(range(1, s.ndim)), keepdim=True)
 
     def _filter(self, shape: Shape, s: Tensor) -> WienerFilter | None:
@@ -176,6 +176,11 @@ class EDMDenoiser(nn.Module):
         }
         self.filters = nn.ModuleDict(filters)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _white_error(s: Tensor, sigma_data: float) -> Tensor:
+    """1 / λ: the error of the best linear denoiser of white data."""
+    return (s * sigma_data) ** 2 / (s**2 + sigma_data**2)
 
 
 def _key(shape: Shape) -> str:
@@ -229,13 +234,10 @@ def denoising_loss(
         sigma = torch.where(second, beside(other, clean), beside(sigma, clean))
     sigma = sigma.to(clean.device)
     s = sigma if per_element else beside(sigma, clean)
-    if linear_error is None:
-        weight = (s**2 + sigma_data**2) / (s * sigma_data) ** 2
-    else:
-        weight = 1 / linear_error(clean.shape[1:], s)
+    error = linear_error(clean.shape[1:], s) if linear_error else _white_error(s, sigma_data)
     noisy = clean + s * noise
     value = received(denoise(noisy, sigma, **condition), clean, lambda: brief(denoise), cast=True)
-    losses: Tensor = weight * (value - clean) ** 2
+    losses: Tensor = (value - clean) ** 2 / error
     if record is not None:
         record(losses.detach(), sigma)
     return losses.mean()
