@@ -66,11 +66,12 @@ class Conditional(nn.Module):
         position: int = 0,
         field: int = 0,
         noise_field: bool = False,
+        whitened: bool = False,
     ) -> None:
         super().__init__()
-        self.sizes = {"label": classes, "position": position, "field": field}
-        self.noise_field = noise_field
-        self.channels_in = channels * (1 + noise_field) + field
+        self.sizes = {"label": classes, "position": position, "field": field, "residual": whitened}
+        self.noise_field, self.whitened = noise_field, whitened
+        self.channels_in = channels * (1 + noise_field + whitened) + field
         self.embedding = Embedding(features, classes, position)
 
     def entered(self, x: Tensor, noise: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
@@ -82,12 +83,19 @@ class Conditional(nn.Module):
         if unknown:
             raise ShapeError(
                 f"{type(self).__name__}: got {unknown[0]}, for which it was not made. Give it "
-                "classes=, position=, field= or noise_field=."
+                "classes=, position=, field=, noise_field= or whitened=."
+            )
+        if self.whitened and "residual" not in given:
+            raise ShapeError(
+                f"{type(self).__name__}: made with whitened=True, but called without residual=. "
+                "Call it through an EDMDenoiser."
             )
         parts, field = [x], self.sizes["field"]
         if self.noise_field:
             each = noise.reshape(x.shape) if noise.ndim > 1 else beside(noise, x).expand_as(x)
             parts, noise = [x, each], noise.reshape(len(x), -1).mean(dim=1)
+        if self.whitened:
+            parts.append(condition["residual"].reshape(x.shape))
         if field:
             own = condition.get("field")
             parts.append(x.new_zeros(len(x), field, *x.shape[2:]) if own is None else own)
@@ -135,7 +143,8 @@ class UNet(Conditional):
             label, is the null class); `position=`, the number of entries of `position`
             `[batch, position]`; `field=`, the number of channels of `field` `[batch, field,
             *sides]`, which is 0 where none is given; `noise_field=True` for noise levels per
-            element.
+            element; `whitened=True` for uncorrelated channels and the
+            residual of a linear denoiser, which `EDMDenoiser` gives.
 
     Raises:
         ShapeError: sides are no such multiples, or a condition is given that the network was not

@@ -116,7 +116,9 @@ def fit(
                 some = [own.draw(64, stream).clean.flatten().double() for _ in range(64)]
                 mean, scale = torch.cat(some).mean().item(), torch.cat(some).std().item()
             if wiener:
-                filters = [WienerFilter.of(clean) for clean in own.of_each_shape(4096, stream)]
+                for clean in own.of_each_shape(4096, stream):
+                    same = filters and getattr(each, "whitened", False) and clean.ndim > 2
+                    filters.append(WienerFilter.of(clean, filters[0] if same else None))
             each = EDMDenoiser(each, scale, mean, unit=scale, filters=filters)
         jobs[id(networks[name])] = partial(
             train, each, own, steps=steps, run=folder, generator=seeds[place], **options

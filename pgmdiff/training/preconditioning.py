@@ -21,10 +21,17 @@ c_out is about σ where the data are seen, and vanishes with g where they are no
 per axis, the eigenvectors of the covariance along it; v are the variances in that basis. (EDM's
 c_out, the root of the linear denoiser's error, would leave errors at large σ, where there is
 nothing to learn.)
+
+At small σ the noise hides below the data in c_in (x - m), and contrasts of colour below the light.
+A network with `whitened=True` sees and returns channels in their eigenvectors, each with its own
+c_in and c_out, and receives beside them what the filter takes away, B diag(1 - g) Bᵀ (x - m), over
+its root mean square σ √mean(1 - g), which is nearly white at every σ. States of a whitened network
+need a filter for their shape; their first axis is that of channels if they have several.
 """
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Self, cast
 
 import torch
@@ -53,6 +60,7 @@ class WienerFilter(nn.Module):
 
     mean: Tensor
     variance: Tensor
+    basis1: Tensor
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -62,20 +70,27 @@ class WienerFilter(nn.Module):
             self.register_buffer(f"basis{axis}", torch.eye(side))
 
     @classmethod
-    def of(cls, states: Tensor) -> Self:
-        """The filter of states `[n, *shape]`, in their dtype; computed in float64."""
+    def of(cls, states: Tensor, like: Self | None = None) -> Self:
+        """The filter of states `[n, *shape]`, in their dtype; computed in float64.
+
+        Args:
+            states: the states.
+            like: another filter, whose basis of the first axis is taken.
+        """
         result, wide = cls(tuple(states.shape[1:])).to(torch.float64), states.double()
         result.mean = wide.mean(dim=0)
         centred = wide - result.mean
         for axis in range(1, states.ndim):
             lines = centred.movedim(axis, -1).flatten(0, -2)
             setattr(result, f"basis{axis}", torch.linalg.eigh(lines.mT @ lines / len(lines))[1])
+        if like is not None:
+            result.basis1 = like.basis1.double()
         result.variance = result.turned(centred).var(dim=0)
         return result.to(states.dtype)
 
-    def turned(self, x: Tensor, back: bool = False) -> Tensor:
-        """States `[batch, *shape]` in the basis, Bᵀ x; or back from it."""
-        for axis in range(1, x.ndim):
+    def turned(self, x: Tensor, back: bool = False, axes: Iterable[int] = ()) -> Tensor:
+        """States `[batch, *shape]` in the basis, Bᵀ x, along all or some axes; or back from it."""
+        for axis in axes or range(1, x.ndim):
             basis = getattr(self, f"basis{axis}")
             x = (x.movedim(axis, -1) @ (basis.mT if back else basis)).movedim(-1, axis)
         return x
@@ -98,7 +113,8 @@ class EDMDenoiser(nn.Module):
     leave what the denoiser was made with.)
 
     Args:
-        network: the network `F(x, noise, **condition)` of x `[batch, *shape]` and noise `[batch]`.
+        network: the network `F(x, noise, **condition)` of x `[batch, *shape]` and noise `[batch]`;
+            one with an attribute `whitened` that is true gets `residual=`, of x's shape, too.
         sigma_data: the standard deviation σ_d of the data, in the data's units.
         mean: the mean m of the data.
         unit: the noise level σ_1 at which the network's `noise` is 0. With σ_d it makes the
@@ -119,6 +135,7 @@ class EDMDenoiser(nn.Module):
         check_scale("EDMDenoiser", "sigma_data", sigma_data)
         check_scale("EDMDenoiser", "unit", unit)
         self.network = network
+        self.whitened: bool = getattr(network, "whitened", False)
         self.sigma_data, self.mean, self.unit = sigma_data, mean, unit
         self.filters = nn.ModuleDict({_key(each.mean.shape): each for each in filters})
 
@@ -128,16 +145,24 @@ class EDMDenoiser(nn.Module):
         own = self._filter(x.shape[1:], s)
         mean = self.mean if own is None else own.mean
         centred = x - mean if own is not None or mean else x
+        c_in, turned = total.rsqrt(), _same
         if own is None:
             linear, c_out = self.sigma_data**2 / total * centred, s * self.sigma_data / total.sqrt()
         else:
-            gain, axes = own.gain(s), tuple(range(1, x.ndim))
+            gain, by_channel = own.gain(s), self.whitened and x.ndim > 2
+            axes = tuple(range(1 + by_channel, x.ndim))
             linear, c_out = own(centred, gain), s * gain.square().mean(axes, True).sqrt()
+            if by_channel:
+                c_in = (own.variance[None].mean(axes, True) + s**2).rsqrt()
+                turned = partial(own.turned, axes=[1])
+            if self.whitened:
+                lost = (s**2 / (own.variance + s**2)).mean(axes, True)
+                condition["residual"] = turned(centred - linear) / (s * lost.sqrt())
         who, noise = named(self.network), (sigma / self.unit).log() / 4
-        given = total.rsqrt() * centred
-        value = received(self.network(given, noise, **condition), x, who, cast=True)
+        value = self.network(c_in * turned(centred), noise, **condition)
+        value = received(value, x, who, cast=True)
         check_gradient(value, x, who)
-        denoised = linear + c_out * value
+        denoised = linear + turned(c_out * value, back=True)
         return denoised if centred is x else denoised + mean
 
     def linear_error(self, shape: Shape, s: Tensor) -> Tensor:
@@ -149,6 +174,12 @@ class EDMDenoiser(nn.Module):
 
     def _filter(self, shape: Shape, s: Tensor) -> WienerFilter | None:
         if _key(shape) not in self.filters:
+            if self.whitened:
+                raise ShapeError(
+                    f"EDMDenoiser: got states of {tuple(shape)}, but the network is whitened, and "
+                    f"there are filters for {', '.join(self.filters) or 'no shapes'} only. Train "
+                    "with wiener=True and crops of this shape."
+                )
             return None
         if s.shape[1:].numel() > 1:
             raise ShapeError(
@@ -176,6 +207,10 @@ class EDMDenoiser(nn.Module):
         }
         self.filters = nn.ModuleDict(filters)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _same(x: Tensor, back: bool = False) -> Tensor:
+    return x
 
 
 def _white_error(s: Tensor, sigma_data: float) -> Tensor:

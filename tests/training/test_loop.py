@@ -95,6 +95,52 @@ def test_a_wiener_filter_is_exact_for_separable_gaussians(separable: Gaussian) -
         denoise(x, torch.ones_like(x))
 
 
+class Whitened(Nothing):
+    """Returns what it is given beside x, and keeps both."""
+
+    whitened = True
+
+    def forward(self, x: Tensor, noise: Tensor, *, residual: Tensor) -> Tensor:
+        self.seen = x, residual
+        return residual + self.weight
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 30.0])
+def test_a_whitened_network_sees_uncorrelated_channels(separable: Gaussian, sigma: float) -> None:
+    """Of unit variance, beside a residual of unit variance; what it returns is turned back."""
+    data = separable.sample(20_000, 0).reshape(-1, 2, 3)
+    filters = [own := WienerFilter.of(data)]
+    filters.append(WienerFilter.of(data[..., :2], own))
+    assert torch.equal(filters[1].basis1, own.basis1), "one basis for the channels of all shapes"
+    denoise = EDMDenoiser(network := Whitened(), 3.0, filters=filters)
+    for shape in ((2, 3), (2, 2)):
+        own = denoise.filters["x".join(map(str, shape))]
+        x = data[..., : shape[1]] + sigma * torch.randn(len(data), *shape)
+        found = denoise(x, torch.full((len(x),), sigma))
+        residual = network.seen[1]
+        for each in network.seen:
+            channels = each.movedim(1, 0).flatten(1)
+            torch.testing.assert_close(channels.cov(), torch.eye(2), atol=0.06, rtol=0)
+        gain = own.gain(torch.full((1, 1, 1), sigma))
+        c_out = sigma * gain.square().mean(2, keepdim=True).sqrt()
+        expected = own.mean + own(x - own.mean, gain) + own.basis1 @ (c_out * residual)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
+    with pytest.raises(ShapeError, match=r"states of \(2, 1\).*2x3, 2x2 only.*wiener=True"):
+        denoise(x[..., :1], torch.ones(len(x)))
+    with pytest.raises(ShapeError, match="made with whitened=True"):
+        UNet(whitened=True)(torch.zeros(1, 1, 8, 8), torch.ones(1))
+
+
+def test_whitened_networks_are_trained() -> None:
+    """Both networks, whose filters of images share the basis of their channels."""
+    images, series = torch.randn(9, 3, 8, 8).cumsum(1).cumsum(3), torch.randn(9, 12).cumsum(1)
+    given: Any = {"steps": 2, "batch": 2, "generator": 0, "wiener": True}
+    shapes = {(3, 8, 8): 0.5, (3, 8, 4): 0.5}
+    unet = fit(shapes, UNet(3, widths=(8, 8), features=16, whitened=True), images, **given)
+    assert torch.equal(*(own.basis1 for own in unet.filters.values()))
+    fit([(12,), (8,)], SeriesNet(width=8, whitened=True), series, **given)
+
+
 def test_a_state_dict_holds_all_of_a_denoiser(separable: Gaussian) -> None:
     """Shapes with and without filters, scales and means; a state without them leaves them."""
     data = separable.sample(500, 0).reshape(-1, 2, 3)
