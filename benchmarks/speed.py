@@ -7,6 +7,10 @@ turn by turn, the time of
 - the joint score: the floor and everything that pgmdiff adds to it;
 - a loop per view: code written by hand, with one call per window and per overlap.
 
+With models that cost nothing (elementwise ones), the joint score is compared with the lines that an
+expert writes by hand: cut by `unfold`, call, and add by views; and with the calls alone. This shows
+what composing itself costs, at sizes from 256 to a million elements.
+
 For noise, the time of `samplers.Noise` relative to that of `torch.randn`.
 
 Only ratios of neighbouring turns are compared: machines are shared and noisy.
@@ -38,21 +42,30 @@ LOOPS = 7
 """Turns of the loop per view, which is slow."""
 SECONDS = 20.0
 """Spent on each case, so that short calls are repeated more often."""
+LINES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
+    "small series": ((256,), (16,), 8),
+    "series": ((1_000_032,), (64,), 32),
+    "chain of a million": ((1_000_000,), (2,), 1),
+    "latent panorama": ((4, 64, 544), (4, 64, 64), 32),
+    "strip of pictures": ((3, 32, 8208), (3, 32, 32), 16),
+}
+"""Whole states, windows and their overlaps on the last axis."""
 SHAPES = ((100, 10), (10_000, 10), (1, 1_000_000))
 """Batches of states for which noise is drawn."""
 
 
 def run(
-    *, smoke: bool = False, device: str = "cpu", parts: Iterable[str] = ("rows", "noise")
+    *, smoke: bool = False, device: str = "cpu", parts: Iterable[str] = ("rows", "lines", "noise")
 ) -> dict[str, Any]:
     """Times all cases, or with `smoke` only the smallest ones, briefly.
 
     Returns:
-        `settings`, `rows` and `noise`, with times in seconds and the quartiles of the ratios.
+        `settings`, and of every part the times in seconds and the quartiles of the ratios.
     """
     first, seconds = slice(1 if smoke else None), 0.1 if smoke else SECONDS
     cases: dict[str, list[tuple[Any, ...]]] = {
         "rows": [(n, max_batch) for n in TILES for max_batch in MAX_BATCHES],
+        "lines": [(name,) for name in LINES],
         "noise": [(*shape, threads) for threads in (1, 2) for shape in SHAPES],
     }
     return {
@@ -82,6 +95,12 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         "joint over floor": ratio,
         **columns("loop_over_floor[1]:.2f"),
     }
+    lines = {
+        **columns("state elements turns"),
+        "joint, ms": lambda row: f"{1e3 * row['joint_seconds']:.2f}",
+        "joint over hand-written": ratio.replace("floor", "hand"),
+        **columns("joint_over_calls[1]:.2f hand_over_calls[1]:.2f"),
+    }
     noise = {
         **columns("samples elements threads turns"),
         "ns per element": lambda row: f"{1e9 * row['noise_seconds'] / _size(row):.2f}",
@@ -89,6 +108,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     }
     shown_by_part = {
         "rows": ("One score of a strip of tiles", shown),
+        "lines": ("Models that cost nothing", lines),
         "noise": ("Standard normal noise", noise),
     }
     return [
@@ -150,6 +170,56 @@ def _row(n: int, max_batch: int | None, device: torch.device, seconds: float) ->
     }
 
 
+def _elementwise(x: Tensor, sigma: Tensor) -> Tensor:
+    return x / (-1 - sigma.reshape(-1, *[1] * (x.ndim - 1)) ** 2)
+
+
+@torch.no_grad()
+def _lines(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
+    shape, window, overlap = LINES[name]
+    length, stride = window[-1], window[-1] - overlap
+    joint = compose(tiles(shape, window, (*[0] * (len(shape) - 1), overlap)), _elementwise)
+    u = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    n, one = (shape[-1] - overlap) // stride, torch.ones(1, device=device)
+
+    def cut(x: Tensor, size: int, step: int) -> Tensor:
+        return x.unfold(-1, size, step).movedim(-2, 1)
+
+    def inputs() -> list[Tensor]:
+        pieces = cut(u, length, stride), cut(u[..., stride : n * stride], overlap, stride)
+        return [x.reshape(-1, *x.shape[2:]) for x in pieces]
+
+    def calls(given: list[Tensor]) -> list[Tensor]:
+        return [_elementwise(x, one.expand(len(x))) for x in given]
+
+    def hand() -> Tensor:
+        windows, overlaps = calls(inputs())
+        total, every = torch.zeros_like(u), -(-length // stride)
+        for first in range(every):
+            cut(total[..., first * stride :], length, every * stride).add_(windows[first::every])
+        cut(total[..., stride : n * stride], overlap, stride).sub_(overlaps)
+        return total
+
+    known = inputs()
+    turns = {"calls": lambda: calls(known), "joint": lambda: joint(u, 1.0), "hand": hand}
+    difference = (joint(u, 1.0) - hand()).abs().max().item()
+    assert difference < 1e-4, f"joint and hand-written lines disagree by {difference}"
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times["hand"]) < 5:
+        for each, turn in turns.items():
+            times[each].append(_timed(turn, device))
+    return {
+        "state": name,
+        "elements": u.numel(),
+        "turns": len(times["hand"]),
+        **{f"{each}_seconds": statistics.median(t) for each, t in times.items()},
+        "joint_over_hand": _quartiles(times["joint"], times["hand"]),
+        "joint_over_calls": _quartiles(times["joint"], times["calls"]),
+        "hand_over_calls": _quartiles(times["hand"], times["calls"]),
+    }
+
+
 @torch.no_grad()
 def _noise(
     samples: int, elements: int, threads: int, device: torch.device, seconds: float
@@ -178,7 +248,11 @@ def _noise(
     }
 
 
-PARTS: dict[str, Callable[..., dict[str, Any]]] = {"rows": _row, "noise": _noise}
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "rows": _row,
+    "lines": _lines,
+    "noise": _noise,
+}
 """What is timed, by its key in the result."""
 
 

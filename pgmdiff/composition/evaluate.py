@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import CHUNK
 from pgmdiff.graphs.regions import Condition
+from pgmdiff.graphs.runs import Runs
 from pgmdiff.linalg import Shape
 from pgmdiff.text import by_field
 
@@ -26,17 +28,23 @@ class Chunk:
     Attributes:
         batch, start, stop: the regions are rows start to stop of `batch.group`.
         samples: which samples.
-        index: int64 `[regions * d]`, the elements of the regions.
+        runs: the regions as windows at equal distances, if they are.
     """
 
     batch: Batch
     start: int
     stop: int
     samples: slice
-    index: Tensor
+    runs: Runs | None = None
     _respaced: dict[Shape, Tensor] = field(default_factory=dict, repr=False)
 
     __repr__ = by_field
+
+    @cached_property
+    def index(self) -> Tensor:
+        """The elements of the regions, int64 `[regions * d]`."""
+        with torch.inference_mode(False):
+            return self.batch.group.indices(self.start, self.stop).reshape(-1)
 
     @property
     def name(self) -> Hashable:
@@ -64,8 +72,10 @@ class Chunk:
 
     def gather(self, u: Tensor) -> Tensor:
         """A_r u of the regions and samples, `[samples, regions, d]`, for u `[B, N]`."""
-        rows = u[self.samples].index_select(1, self.index)
-        return rows.reshape(len(rows), self.stop - self.start, -1)
+        rows = u if self.samples.stop - self.samples.start == len(u) else u[self.samples]
+        if self.runs is not None and not u.requires_grad:  # vmap of its gradient is slow
+            return self.runs.gather(rows)
+        return rows.index_select(1, self.index).reshape(len(rows), self.stop - self.start, -1)
 
     def crop(self, event: Shape, like: Tensor, word: str, field: Field) -> Tensor:
         """A placed field on these regions and samples: `[samples * regions, *channels, *shape]`.
@@ -94,11 +104,16 @@ class Chunk:
 
         The values are those of the regions, `[samples, regions, d]`.
         """
-        rows = total if len(values) == len(total) else total[self.samples]
-        if self.batch.weight is not None:
-            rows.index_add_(1, self.index, values.flatten(1), alpha=self.batch.weight)
+        rows, weight = (total if len(values) == len(total) else total[self.samples]), 1.0
+        if self.batch.weight is None:
+            values = values * self.weights[:, None]
         else:
-            rows.index_add_(1, self.index, (values * self.weights[:, None]).flatten(1))
+            weight = self.batch.weight
+        if self.runs is not None and not values.requires_grad:
+            self.runs.add(rows, values, weight)
+        else:  # with alpha index_add_ is slow
+            values = values if weight == 1 else weight * values
+            rows.index_add_(1, self.index, values.flatten(1))
 
 
 class Evaluate(Protocol):

@@ -8,6 +8,7 @@ as `max_batch` allows. A call then only gathers, calls and scatters.
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from math import prod
 from typing import Any
 
 import torch
@@ -114,7 +115,7 @@ class Joint:
                     f"{name!r} has, got {len(flat)}. Begin another run: joint.remembering()."
                 )
         total = self.rule.score(evaluate, flat, sigmas, memory)
-        if self.check_finite and not torch.compiler.is_compiling() and not total.isfinite().all():
+        if self.check_finite and not torch.compiler.is_compiling() and not _finite(total.detach()):
             again = partial(self.rule.score, partial(evaluate, finite=True), flat, sigmas, before)
             self.find_guilty(again, ~total.isfinite(), flat, sigmas)
         return total.reshape(u.shape)
@@ -231,7 +232,7 @@ class Joint:
             return keep(self._kept, key, tuple(self._chunks(u)), KEPT_BATCHES)
 
     def _chunks(self, u: Tensor) -> Iterator[Chunk]:
-        """Shares `max_batch` between regions and samples; one index serves all samples."""
+        """Shares `max_batch` between regions and samples."""
         n_samples = len(u)
         for batch in self._on(u) if n_samples else ():
             limit = self.max_batch or n_samples * len(batch.group)
@@ -239,10 +240,12 @@ class Joint:
             height = limit // width
             for start in range(0, len(batch.group), height):
                 stop = min(start + height, len(batch.group))
-                index = batch.group.indices(start, stop).reshape(-1)
+                runs = batch.runs and batch.runs.part(start, stop)
+                if runs and not runs.pay((stop - start) * width * prod(batch.group.shape)):
+                    runs = None
                 for first in range(0, n_samples, width):
                     samples = slice(first, min(first + width, n_samples))
-                    yield Chunk(batch, start, stop, samples, index)
+                    yield Chunk(batch, start, stop, samples, runs)
 
     def _call(
         self,
@@ -255,8 +258,8 @@ class Joint:
     ) -> Tensor:
         start, stop, samples, batch = chunk.start, chunk.stop, chunk.samples, chunk.batch
         n, regions = samples.stop - samples.start, stop - start
-        u, sigma = (u, sigma) if n == len(u) else (u[samples], sigma[samples])
-        x = u.index_select(1, chunk.index).reshape(n * regions, *batch.group.shape)
+        sigma = sigma if n == len(sigma) else sigma[samples]
+        x = chunk.gather(u).reshape(n * regions, *batch.group.shape)
         if shift is not None:
             x = x + chunk.own(shift).reshape(x.shape)
         sigmas = sigma.expand(regions).clone() if n == 1 else sigma.repeat_interleave(regions)
@@ -439,6 +442,11 @@ def _log_density(score: Any, chunk: Chunk) -> Any:
             "is not known. Give a score that has a method log_density(x, sigma, **condition)."
         )
     return known
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether all are finite: in one pass if so, for their sum is finite only then."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 def _not_while_compiling() -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pgmdiff.graphs.runs import Run, Runs
 from pgmdiff.linalg import Bools, Ints, Shape
 from pgmdiff.text import brief, counted, described
 
@@ -78,6 +79,13 @@ class RegionGroup(ABC):
     @abstractmethod
     def select(self, rows: Ints) -> "RegionGroup":
         """The group of some of the regions, in the order given."""
+
+    def runs(self, n_elements: int) -> Runs | None:
+        """The form that is fastest to gather with, if the regions have it: see `Runs`.
+
+        It depends on the number of elements of the state.
+        """
+        return None
 
     def resolved(self) -> "RegionGroup":
         """The form that is fastest to gather with: windows become at most `CHUNK` indices."""
@@ -156,6 +164,9 @@ class IndexGroup(RegionGroup):
 
     def indices(self, start: int, stop: int) -> Tensor:
         return self.index[start:stop]
+
+    def runs(self, n_elements: int) -> Runs | None:
+        return Runs.of(self.index, n_elements)
 
     def select(self, rows: Ints) -> "IndexGroup":
         return replace(
@@ -284,6 +295,12 @@ class WindowGroup(RegionGroup):
             between = [1] * (index.ndim - 1)
             index = index[..., None] + table[place].reshape(len(rows), *between, table.shape[1])
         return index
+
+    def runs(self, n_elements: int) -> Runs | None:
+        axes = [Run.of(axis.size, axis.length, axis.starts) for axis in self.axes]
+        if not self.whole or any(run is None for run in axes):
+            return None
+        return Runs(tuple(run for run in axes if run is not None))
 
     def select(self, rows: Ints) -> "WindowGroup":
         return replace(

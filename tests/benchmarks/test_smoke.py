@@ -30,6 +30,7 @@ def test_speed() -> None:
     assert result["noise"][0]["noise_over_randn"][1] > 0
     assert "joint over floor" in printed(speed, result)
     assert "noise over randn" in printed(speed, result)
+    assert "joint over hand-written" in printed(speed, result)
     assert set(speed.run(smoke=True, parts=["noise"])) == {"settings", "noise"}
 
 
