@@ -34,6 +34,7 @@ from pgmdiff.graphs import (
     tiles,
 )
 from pgmdiff.graphs.groups import AxisWindows
+from pgmdiff.graphs.spaced import Spaced, SpacedWindows
 from pgmdiff.linalg import FixedPoint, Residual, Solution
 from pgmdiff.precision import ComposedPrecision, forms, solver_of
 from pgmdiff.precision import covariances as providers
@@ -161,6 +162,8 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "RegionGraph": windows,
     "IndexGroup": lambda: chain(N).regions.groups[0],
     "WindowGroup": lambda: windows().groups[0],
+    "Spaced": lambda: Spaced(4000, 16, 0, 4, 996),
+    "SpacedWindows": lambda: SpacedWindows((Spaced(4000, 16, 0, 4, 996),)),
     "AxisWindows": lambda: AxisWindows(4000, 16, np.arange(1000) * 4, 1, True),
     "Variables": lambda: chain(1000).regions.variables,
     "Report": lambda: tiles((400,), 16, 4).validate(),

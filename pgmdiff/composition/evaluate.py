@@ -14,7 +14,7 @@ from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import CHUNK
 from pgmdiff.graphs.regions import Condition
-from pgmdiff.graphs.runs import Runs
+from pgmdiff.graphs.spaced import SpacedWindows
 from pgmdiff.linalg import Shape
 from pgmdiff.text import by_field
 
@@ -28,14 +28,14 @@ class Chunk:
     Attributes:
         batch, start, stop: the regions are rows start to stop of `batch.group`.
         samples: which samples.
-        runs: the regions as windows at equal distances, if they are.
+        spaced: the regions as windows at equal distances, if they are.
     """
 
     batch: Batch
     start: int
     stop: int
     samples: slice
-    runs: Runs | None = None
+    spaced: SpacedWindows | None = None
     _respaced: dict[Shape, Tensor] = field(default_factory=dict, repr=False)
 
     __repr__ = by_field
@@ -73,8 +73,8 @@ class Chunk:
     def gather(self, u: Tensor) -> Tensor:
         """A_r u of the regions and samples, `[samples, regions, d]`, for u `[B, N]`."""
         rows = u if self.samples.stop - self.samples.start == len(u) else u[self.samples]
-        if self.runs is not None and not u.requires_grad:  # vmap of its gradient is slow
-            return self.runs.gather(rows)
+        if self.spaced is not None and not u.requires_grad:  # vmap of its gradient is slow
+            return self.spaced.gather(rows)
         return rows.index_select(1, self.index).reshape(len(rows), self.stop - self.start, -1)
 
     def crop(self, event: Shape, like: Tensor, word: str, field: Field) -> Tensor:
@@ -109,8 +109,8 @@ class Chunk:
             values = values * self.weights[:, None]
         else:
             weight = self.batch.weight
-        if self.runs is not None and not values.requires_grad:
-            self.runs.add(rows, values, weight)
+        if self.spaced is not None and not values.requires_grad:
+            self.spaced.add(rows, values, weight)
         else:  # with alpha index_add_ is slow
             values = values if weight == 1 else weight * values
             rows.index_add_(1, self.index, values.flatten(1))

@@ -240,12 +240,12 @@ class Joint:
             height = limit // width
             for start in range(0, len(batch.group), height):
                 stop = min(start + height, len(batch.group))
-                runs = batch.runs and batch.runs.part(start, stop)
-                if runs and not runs.pay((stop - start) * width * prod(batch.group.shape)):
-                    runs = None
+                spaced = batch.spaced and batch.spaced.part(start, stop)
+                if spaced and not spaced.pay((stop - start) * width * prod(batch.group.shape)):
+                    spaced = None
                 for first in range(0, n_samples, width):
                     samples = slice(first, min(first + width, n_samples))
-                    yield Chunk(batch, start, stop, samples, runs)
+                    yield Chunk(batch, start, stop, samples, spaced)
 
     def _call(
         self,

@@ -18,7 +18,7 @@ from pgmdiff.composition.fields import Field, placed, respaced
 from pgmdiff.errors import ScoreError, nearest
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
-from pgmdiff.graphs.runs import Runs
+from pgmdiff.graphs.spaced import SpacedWindows
 from pgmdiff.linalg import Floats, Ints, ordinary
 from pgmdiff.precision import RegionPrecisions
 from pgmdiff.precision.forms import concatenated
@@ -77,7 +77,7 @@ class Batch:
             conditions, and of fields that they share.
         precisions: Σ_r⁻¹ of every region, for rules that use them.
         offset: where the regions' values begin in a list of the values of all batches.
-        runs: the regions as windows at equal distances, if they are.
+        spaced: the regions as windows at equal distances, if they are.
     """
 
     score: Score
@@ -86,7 +86,7 @@ class Batch:
     condition: dict[str, Any]
     precisions: RegionPrecisions | None = None
     offset: int = 0
-    runs: Runs | None = None
+    spaced: SpacedWindows | None = None
 
     def __repr__(self) -> str:
         return described(
@@ -175,7 +175,7 @@ def plan(
     offset = 0
     for parts in alike.values():
         batch = replace(_merged(parts), offset=offset)
-        batch = replace(batch, runs=batch.group.runs(prod(graph.event_shape)))
+        batch = replace(batch, spaced=batch.group.spaced(prod(graph.event_shape)))
         offset += len(batch.group) * prod(batch.group.shape)
         yield batch
 

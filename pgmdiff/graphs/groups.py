@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pgmdiff.graphs.runs import Run, Runs
+from pgmdiff.graphs.spaced import Spaced, SpacedWindows
 from pgmdiff.linalg import Bools, Ints, Shape
 from pgmdiff.text import brief, counted, described
 
@@ -80,8 +80,8 @@ class RegionGroup(ABC):
     def select(self, rows: Ints) -> "RegionGroup":
         """The group of some of the regions, in the order given."""
 
-    def runs(self, n_elements: int) -> Runs | None:
-        """The form that is fastest to gather with, if the regions have it: see `Runs`.
+    def spaced(self, n_elements: int) -> SpacedWindows | None:
+        """The form that is fastest to gather with, if the regions have it: see `SpacedWindows`.
 
         It depends on the number of elements of the state.
         """
@@ -165,8 +165,8 @@ class IndexGroup(RegionGroup):
     def indices(self, start: int, stop: int) -> Tensor:
         return self.index[start:stop]
 
-    def runs(self, n_elements: int) -> Runs | None:
-        return Runs.of(self.index, n_elements)
+    def spaced(self, n_elements: int) -> SpacedWindows | None:
+        return SpacedWindows.of(self.index, n_elements)
 
     def select(self, rows: Ints) -> "IndexGroup":
         return replace(
@@ -296,11 +296,11 @@ class WindowGroup(RegionGroup):
             index = index[..., None] + table[place].reshape(len(rows), *between, table.shape[1])
         return index
 
-    def runs(self, n_elements: int) -> Runs | None:
-        axes = [Run.of(axis.size, axis.length, axis.starts) for axis in self.axes]
+    def spaced(self, n_elements: int) -> SpacedWindows | None:
+        axes = [Spaced.of(axis.size, axis.length, axis.starts) for axis in self.axes]
         if not self.whole or any(run is None for run in axes):
             return None
-        return Runs(tuple(run for run in axes if run is not None))
+        return SpacedWindows(tuple(run for run in axes if run is not None))
 
     def select(self, rows: Ints) -> "WindowGroup":
         return replace(

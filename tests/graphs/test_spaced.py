@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pgmdiff import Marginal, compose
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.graphs.groups import AxisWindows, IndexGroup, WindowGroup
-from pgmdiff.graphs.runs import Runs
+from pgmdiff.graphs.spaced import SpacedWindows
 
 
 @st.composite
@@ -29,17 +29,17 @@ def test_views_are_the_windows(axes: list[AxisWindows], data: st.DataObject) -> 
     size = int(torch.tensor([axis.size for axis in axes]).prod())
     start = data.draw(st.integers(0, len(group) - 1))
     stop = data.draw(st.integers(start + 1, len(group)))
-    runs = group.runs(size)
-    assert runs is not None
-    if (runs := runs.part(start, stop)) is None:  # no product of runs
+    spaced = group.spaced(size)
+    assert spaced is not None
+    if (spaced := spaced.part(start, stop)) is None:  # no product
         assert sum(len(axis.starts) > 1 for axis in axes) > 1
         return
     index = group.indices(start, stop).flatten()
     u = torch.randn(2, size, dtype=torch.float64)
     expected = u[:, index].reshape(2, stop - start, -1)
-    assert torch.equal(runs.gather(u), expected)
+    assert torch.equal(spaced.gather(u), expected)
     values, total, other = torch.randn_like(expected), u.clone(), u.clone()
-    runs.add(total, values, -1.5)
+    spaced.add(total, values, -1.5)
     other.index_add_(1, index, -1.5 * values.flatten(1))
     torch.testing.assert_close(total, other)
 
@@ -49,14 +49,14 @@ def test_which_regions_are_runs() -> None:
     for graph in (tiles((3, 20, 32), (3, 8, 8), (0, 4, 4), (False, False, True)), chain(9)):
         regions = graph.regions
         size = int(torch.tensor(regions.event_shape).prod())
-        assert all(group.runs(size) for group in regions.groups if len(group))
+        assert all(group.spaced(size) for group in regions.groups if len(group))
     group = tiles((20,), 8, 4).groups[0]
-    assert group.select(torch.tensor([0, 2]).numpy()).runs(20) is None, "a part of a tiling"
+    assert group.select(torch.tensor([0, 2]).numpy()).spaced(20) is None, "a part of a tiling"
     for index in ([[0, 2], [1, 3]], [[0, 1], [2, 3], [3, 4]], [[1, 2], [0, 1]]):
-        assert Runs.of(torch.tensor(index), 9) is None
+        assert SpacedWindows.of(torch.tensor(index), 9) is None
     one = torch.tensor([[4, 5]])
-    assert Runs.of(one, 9) is not None
-    assert Runs.of(one[:0], 9) is None
+    assert SpacedWindows.of(one, 9) is not None
+    assert SpacedWindows.of(one[:0], 9) is None
 
 
 @pytest.mark.parametrize("max_batch", [None, 1, 3, 7])
@@ -72,5 +72,5 @@ def test_joints_do_not_depend_on_views(
 
     found = compose(graph, score, rule=Marginal(), max_batch=max_batch)(u, 1.0)
     for kind in (IndexGroup, WindowGroup):
-        monkeypatch.setattr(kind, "runs", lambda *_: None)
+        monkeypatch.setattr(kind, "spaced", lambda *_: None)
     torch.testing.assert_close(found, compose(graph, score, rule=Marginal())(u, 1.0))
