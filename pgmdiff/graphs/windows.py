@@ -20,7 +20,7 @@ from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import AxisWindows, IndexGroup, RegionGroup, WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
 
-__all__ = ["per_axis", "product", "tiles", "time_by_parts"]
+__all__ = ["product", "tiles", "time_by_parts"]
 
 Remainder = Literal["error", "shift"]
 
@@ -74,13 +74,18 @@ def tiles(
             f"tiles: expected a shape with at least one axis and remainder 'error' or 'shift', "
             f"got shape={tuple(shape)} and remainder={remainder!r}. Correct them."
         )
-    lengths, overlaps, closed = (
-        per_axis("tiles", name, value, n)
-        for name, value in (("window", window), ("overlap", overlap), ("periodic", periodic))
-    )
+    per_axis = []
+    for name, value in (("window", window), ("overlap", overlap), ("periodic", periodic)):
+        values = tuple(value) if isinstance(value, Sequence) else (value,) * n
+        if len(values) != n or not all(isinstance(v, int | np.integer) for v in values):
+            raise GraphError(
+                f"tiles: expected one integer {name} or one for each of the {n} axes, got "
+                f"{value!r}. Give a tuple of {n}."
+            )
+        per_axis.append(values)
     axes = [
         _axis(number, size, w, o, bool(p), remainder)
-        for number, (size, w, o, p) in enumerate(zip(shape, lengths, overlaps, closed, strict=True))
+        for number, (size, w, o, p) in enumerate(zip(shape, *per_axis, strict=True))
     ]
     # A junction tree overlaps along one axis at the most, which is not closed into a loop.
     overlapping = [parts for parts in axes if len(parts) > 1]
@@ -93,17 +98,6 @@ def tiles(
         tuple(WindowGroup.product(parts) for parts in combinations(*axes)),
         junction_tree=len(overlapping) <= 1 and not any(loops),
     )
-
-
-def per_axis(who: str, name: str, value: Any, n: int) -> tuple[int, ...]:
-    """One integer for each of n axes, of one for all or one for each, or a `GraphError`."""
-    values = tuple(value) if isinstance(value, Sequence) else (value,) * n
-    if len(values) != n or not all(isinstance(v, int | np.integer) for v in values):
-        raise GraphError(
-            f"{who}: expected one integer {name} or one for each of the {n} axes, got "
-            f"{value!r}. Give a tuple of {n}."
-        )
-    return values
 
 
 def _axis(

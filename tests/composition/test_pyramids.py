@@ -10,7 +10,7 @@ from pgmdiff.graphs import Pyramid, pyramid
 from pgmdiff.samplers import sample
 from pgmdiff.scores import in_pixels, of_levels
 from pgmdiff.testing.oracles import markov_gaussian
-from tests.graphs.test_pyramids import COLOUR, FLAT, ONE, RING, THREE, TWO, basis, means_of
+from tests.graphs.test_pyramids import COLOUR, FLAT, ONE, THREE, TWO, basis, means_of
 from tests.helpers import relative
 
 SIGMAS = torch.tensor([1e-3, 1e-2, 0.1, 1.0, 10.0, 80.0]).double()
@@ -52,7 +52,7 @@ def exact(x: Gaussian, u: Tensor, sigma: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("arguments", "rule"),
     [(ONE, Consistent), (TWO, Consistent), (TWO, Posterior), (THREE, Posterior),
-     (FLAT, Consistent), (COLOUR, Posterior), (RING, Consistent)],
+     (FLAT, Consistent), (COLOUR, Posterior)],
 )  # fmt: skip
 def test_pixel_and_mean_models_make_the_exact_score(arguments, rule) -> None:
     p = pyramid(*arguments)
@@ -124,20 +124,9 @@ def test_densities_are_those_of_coefficients_and_of_pixels() -> None:
     assert not hasattr(in_pixels(p, gaussian_model), "log_density")
 
 
-def test_models_may_differ_between_shapes_and_must_be_complete() -> None:
-    p = pyramid(*ONE)
-
-    def plain(v: Tensor, sigma: Tensor) -> Tensor:
-        return -v / (1 + sigma[:, None] ** 2)
-
-    shapes = {(8,): plain, (2,): plain, (1,): plain}
-    u = torch.randn(3, 16)
-    joint = compose(p.graph, of_levels(p, plain, shapes))
-    assert torch.equal(joint(u, 1.0), compose(p.graph, of_levels(p, plain, plain))(u, 1.0))
+def test_there_is_a_model_for_each_level() -> None:
     with pytest.raises(ScoreError, match="expected 2 models, of pixels and of the means"):
-        of_levels(p, plain)
-    with pytest.raises(ScoreError, match=r"level 1 have none for the shape \(1,\)"):
-        of_levels(p, plain, {(8,): plain, (2,): plain})
+        of_levels(pyramid(*ONE), gaussian_model)
 
 
 def test_fields_are_cropped_as_pixels_are() -> None:
