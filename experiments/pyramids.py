@@ -225,16 +225,16 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     """Correlation by lag, of both series and of samples: `experiment_pyramids.png`."""
     from pgmdiff.plotting import Panel, panels
 
-    drawn = []
+    drawn: list[Panel] = []
     for data in series() if "samples" in result else ():
         curves = [row for row in result["samples"]["curves"] if row["data"] == data]
         lines = {
-            row["graph"]: ([*range(len(row["correlation"]))], row["correlation"])
+            row["graph"]: ([*range(0, len(row["correlation"]), 2)], row["correlation"][::2])
             for row in curves
             if row["graph"] in ("exact", "windows of 16", "windows of 24, overlap 8",
                                 "pyramid, tiles of 8")
         }  # fmt: skip
-        drawn.append(Panel(lines, "lag", "" if drawn else "correlation", data))
+        drawn.append(Panel(lines, "lag", "" if drawn else "correlation", data, log=""))
     if drawn:
         path.mkdir(parents=True, exist_ok=True)
         figure = panels(drawn, "Correlations of samples under the rule Consistent")

@@ -92,13 +92,11 @@ class Pyramid:
         for level in levels:
             at: Any = (..., *(slice(None, None, t**level) for t in self.tile))
             first: Any = (..., *[slice(None), slice(1)] * n)
-            part = turned[at]
-            blocks = self._blocks(part, 1)
+            blocks = self._blocks(turned[at], 1)
             coarse = blocks.sum(dim=[*range(1 - 2 * n, 0, 2)], keepdim=True) / root
-            mirror = x.new_full([side for t in self.tile for side in (1, t)], -1 / root)
-            mirror[(0,) * 2 * n] += 1
-            change = coarse - blocks[first]
-            part += (change / (1 - 1 / root) * mirror).reshape(part.shape)
+            details = blocks + (blocks[first] - coarse) / (root - 1)
+            details[first] = coarse
+            turned[at] = details.reshape(turned[at].shape)
         return turned
 
 
@@ -114,7 +112,8 @@ def pyramid(
     They are counted by cluster variation. For one level, windows w and the coarse region C count
     +1, w ∩ w' and w ∩ C -1, and w ∩ w' ∩ C +1: models of parts of C are needed too. Regions form
     loops: `Consistent` and `Posterior`, which complete the covariances (fit them on
-    `pyramid.to_coefficients(data)`), are exact for Gaussian data Markov to the graph.
+    `pyramid.to_coefficients(data)`), are exact for Gaussian data Markov to the graph, up to 2,000
+    elements. Beyond, P stands for the completion, and that of a pyramid is in general indefinite.
 
     Args:
         shape: event shape of the tensor, channels included.
@@ -165,13 +164,12 @@ def pyramid(
     counted = cluster_variation(pieces, event_shape=shape, models=kinds)
     arrays: dict[tuple[int, str], Ints] = {}
     counts: dict[tuple[int, str], tuple[int, bool]] = {}
+    old: Any
     for old, count in counted.counting_numbers().items():
         array = counted.elements(old).numpy()
-        at = np.stack(np.unravel_index(array, shape)).reshape(len(shape), -1)
-        level = levels  # the coarsest whose places these are
-        while (at % (units := np.array(sides)[:, None] ** level)).any():
-            level -= 1
-        ends = zip((at[:, 0] // units[:, 0]).tolist(), array.shape, strict=True)
+        level = max(k for k, _ in ([old] if old in pieces else old))
+        corner = zip(np.unravel_index(array.flat[0], shape), sides, array.shape, strict=True)
+        ends = [(int(first) // t**level, side) for first, t, side in corner]
         name = level, f"[{', '.join(f'{start}:{start + side}' for start, side in ends)}]"
         arrays[name], counts[name] = array, (count, name in pieces)
     models = {name: (name[0], array.shape) for name, array in arrays.items()}
