@@ -30,6 +30,7 @@ class Turned(Wrapped):
     """A score of x = Bᵀ z / a as the score of z; see the module.
 
     Attributes:
+        score: that of x.
         to_z, to_x: B and Bᵀ.
         scale: a.
     """
