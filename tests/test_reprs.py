@@ -31,6 +31,7 @@ from pgmdiff.graphs import (
     chain,
     cycle,
     nested_cubemap,
+    pyramid,
     tiles,
 )
 from pgmdiff.graphs.groups import AxisWindows
@@ -59,6 +60,7 @@ from pgmdiff.samplers.base import State
 from pgmdiff.samplers.curvature import Extremes
 from pgmdiff.scores.adapters import Timesteps, from_denoiser, from_flow
 from pgmdiff.scores.guidance import guided, scheduled
+from pgmdiff.scores.pyramids import in_pixels
 from pgmdiff.testing import assert_lawful, laws, two_mode_chain
 from pgmdiff.text import Table
 from pgmdiff.training import crops
@@ -165,6 +167,8 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Spaced": lambda: Spaced(4000, 16, 0, 4, 996),
     "SpacedWindows": lambda: SpacedWindows((Spaced(4000, 16, 0, 4, 996),)),
     "AxisWindows": lambda: AxisWindows(4000, 16, np.arange(1000) * 4, 1, True),
+    "Pyramid": lambda: pyramid((3, 64, 64), (1, 4, 4), 1, (3, 16, 16), (0, 8, 8)),
+    "Turned": lambda: in_pixels(pyramid((128,), 8, 1, 16, 8), joint()),
     "Variables": lambda: chain(1000).regions.variables,
     "Report": lambda: tiles((400,), 16, 4).validate(),
     "Proxy": lambda: cycle(5).validate().proxy,

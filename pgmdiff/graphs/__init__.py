@@ -17,6 +17,7 @@ from pgmdiff.graphs.families import (
     tree,
 )
 from pgmdiff.graphs.groups import RegionGroup
+from pgmdiff.graphs.pyramids import Pyramid, pyramid
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import Report
 from pgmdiff.graphs.serialization import fingerprint, from_json, to_json
@@ -24,6 +25,7 @@ from pgmdiff.graphs.windows import product, tiles, time_by_parts
 
 __all__ = [
     "FactorGraph",
+    "Pyramid",
     "RegionGraph",
     "RegionGroup",
     "Report",
@@ -43,6 +45,7 @@ __all__ = [
     "nested_cubemap",
     "repeated_observations",
     "product",
+    "pyramid",
     "star",
     "tiles",
     "time_by_parts",

@@ -13,6 +13,7 @@ from pgmdiff.scores.adapters import (
     padded,
 )
 from pgmdiff.scores.guidance import guided, interpolated, scheduled, slerp
+from pgmdiff.scores.pyramids import in_pixels, of_levels
 
 __all__ = [
     "Score",
@@ -25,7 +26,9 @@ __all__ = [
     "from_vp_sample",
     "from_vp_v",
     "guided",
+    "in_pixels",
     "interpolated",
+    "of_levels",
     "padded",
     "scheduled",
     "slerp",
