@@ -218,4 +218,5 @@ def save_weights(model: EDMDenoiser, weights: Path) -> None:
     from safetensors.torch import save_file
 
     state, parameters = model.state_dict(), dict(model.named_parameters())
-    save_file({k: x.bfloat16() if k in parameters else x for k, x in state.items()}, weights)
+    made = {k: x.bfloat16() if k in parameters else x for k, x in state.items()}
+    save_file({k: x.contiguous() for k, x in made.items()}, weights)
