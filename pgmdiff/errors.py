@@ -99,19 +99,22 @@ RAW = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, Va
 FULL = re.compile("(out of|enough|allocate) memory")
 OURS = {*["matplotlib", "networkx", "numpy", "pgmdiff", "scipy", "torch"], *sys.stdlib_module_names}
 """Modules whose errors are about the arguments; those of others, and of networks, pass."""
+CALLED = ("__init__", "__call__", "forward")
+"""Methods that are called by the name of their object."""
 
 
 def in_words(package: str) -> None:
-    """Makes the public functions and classes of a package name the arguments they cannot use.
+    """Makes the public functions and objects of a package name the arguments they cannot use.
 
-    Constructors, class methods and functions raise a `PgmdiffError` in place of a raw error, with
+    Functions, constructors and public methods raise a `PgmdiffError` in place of a raw error, with
     the raw one as its cause. Errors within functions and networks that the user gave pass
     unchanged. A call that succeeds costs one more Python frame.
 
     Args:
-        package: its name. What it lists in `__all__` is public, as are modules listed there.
+        package: its name. What it lists in `__all__` is public, as are modules listed there; of
+            classes also those that the modules of public names use, as their functions return them.
     """
-    names = vars(sys.modules[package])
+    names, homes = vars(sys.modules[package]), set()
     for name in names["__all__"]:
         thing = names.get(name)
         if inspect.ismodule(thing):
@@ -119,13 +122,26 @@ def in_words(package: str) -> None:
         elif inspect.isfunction(thing):
             home = vars(sys.modules[thing.__module__])
             names[name] = home[name] = _worded(home[name], name, thing)
-        elif inspect.isclass(thing) and not issubclass(thing, BaseException):
-            for method, value in list(vars(thing).items()):
-                if isinstance(value, classmethod) and not method.startswith("_"):
-                    worded = _worded(value.__func__, f"{name}.{method}", value.__func__)
-                    setattr(thing, method, classmethod(worded))
-                elif method == "__init__" and not getattr(thing, "_is_protocol", False):
-                    setattr(thing, method, _worded(value, name, thing))
+        homes.add(getattr(thing, "__module__", package))
+    for thing in {t for home in homes for t in vars(sys.modules[home]).values() if _is_own(t)}:
+        for method, value in list(vars(thing).items()):
+            who = thing.__name__ if method in CALLED else f"{thing.__name__}.{method}"
+            if isinstance(value, classmethod) and not method.startswith("_"):
+                setattr(thing, method, classmethod(_worded(value.__func__, who, value.__func__)))
+            elif method == "__init__":
+                setattr(thing, method, _worded(value, who, thing))
+            elif inspect.isfunction(value) and (method in CALLED or not method.startswith("_")):
+                setattr(thing, method, _worded(value, who, value))
+
+
+def _is_own(thing: Any) -> bool:
+    """Whether something is a class of this library that users construct or call."""
+    return (
+        inspect.isclass(thing)
+        and thing.__module__.startswith("pgmdiff.")
+        and not issubclass(thing, BaseException)
+        and not getattr(thing, "_is_protocol", False)
+    )
 
 
 def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable[..., Any]:
@@ -140,8 +156,11 @@ def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable
         except RAW as error:
             if isinstance(error, PgmdiffError | RecursionError) or FULL.search(str(error)):
                 raise
-            caller = sys._getframe(1).f_globals.get("__name__", "")
-            within = caller.startswith("pgmdiff.")  # the call from outside names its own arguments
+            frame, own = sys._getframe(1), "pgmdiff."
+            while frame.f_code.co_name.endswith("_call_impl") and frame.f_back:  # of a network
+                frame, own = frame.f_back, "pgmdiff.models."
+            # The call from outside names its own arguments.
+            within = frame.f_globals.get("__name__", "").startswith(own)
             if within or _passes(error.__traceback__ and error.__traceback__.tb_next):
                 raise
             text = _refusal(who, function, documented, args, kwargs)
@@ -154,14 +173,16 @@ def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable
 
 def _passes(trace: TracebackType | None) -> bool:
     """Whether an error was raised by the call itself, or within what the user gave."""
-    ours = False
+    own = ""  # the latest module of this library
     while trace is not None:
-        module = trace.tb_frame.f_globals.get("__name__", "").partition(".")[0]
+        module = trace.tb_frame.f_globals.get("__name__", "")
         called = trace.tb_frame.f_code.co_name == "_call_impl"  # of a network
-        if called or module not in OURS:
+        if (called and not own.startswith("pgmdiff.models.")) or module.partition(".")[
+            0
+        ] not in OURS:
             return True
-        ours, trace = ours or module == "pgmdiff", trace.tb_next
-    return not ours
+        own, trace = module if module.startswith("pgmdiff") else own, trace.tb_next
+    return not own
 
 
 def _refusal(who: str, function: Callable[..., Any], documented: Any, args: Any, kw: Any) -> str:

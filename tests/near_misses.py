@@ -1,7 +1,9 @@
-"""Near misses: valid calls of every public function and class, each with one argument made wrong.
+"""Near misses: valid calls of all that is public, each with one argument made wrong.
 
-Valid calls are those that the laws of units, the objects of the tests of reprs and the examples of
-docstrings make; they are recorded while these run. A call with a wrong argument may be accepted (a
+Functions and classes are called, and objects: those of public classes, and those that public
+functions return, with their public methods. Valid calls are those that the laws of units, the
+objects of the tests of reprs and the examples of docstrings make; they are recorded while these
+run. A call with a wrong argument may be accepted (a
 list where a tensor is expected, say), but what is refused must be refused in words: by an exception
 of this library, by a TypeError or ValueError that its own code raises, or by Python's own words
 about missing and unknown arguments.
@@ -32,7 +34,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff import conditioning, diagnostics, graphs, samplers, scores, testing
+from pgmdiff import (
+    Posterior,
+    compose,
+    conditioning,
+    diagnostics,
+    gaussian,
+    graphs,
+    models,
+    samplers,
+    scores,
+    testing,
+    training,
+)
 from pgmdiff.errors import PgmdiffError
 
 ROOT = Path(__file__).parents[1]
@@ -78,9 +92,27 @@ def public() -> dict[str, Any]:
     return found
 
 
+METHODS = ("__call__", "forward")
+"""Methods that are called without their names."""
+
+
+def objects() -> dict[Any, tuple[str, Any]]:
+    """The names of methods of the library's objects, by the code that Python runs for them."""
+    found: dict[Any, tuple[str, Any]] = {}
+    modules = [m for name, m in sys.modules.items() if name.startswith("pgmdiff.")]
+    things = {id(each): each for m in modules for each in vars(m).values()}
+    for each in things.values():
+        if not (inspect.isclass(each) and each.__module__.startswith("pgmdiff.")):
+            continue
+        for method, value in vars(each).items():
+            if inspect.isfunction(value) and (method in METHODS or not method.startswith("_")):
+                found[inspect.unwrap(value).__code__] = (f".{method}", value)
+    return found
+
+
 def codes() -> dict[Any, tuple[str, Any]]:
     """Names and functions by the code that Python runs for them."""
-    found: dict[Any, tuple[str, Any]] = {}
+    found = objects()
     for name, thing in public().items():
         if inspect.isclass(thing):
             found[getattr(inspect.unwrap(thing.__init__), "__code__", None)] = ("", None)
@@ -108,10 +140,38 @@ def half(x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x / 2
 
 
+LEVELS = torch.tensor([2.0, 1.0, 0.5, 0.3])
+MASK = torch.tensor([True, False, True, True, False, False])
+JOINT = compose(
+    graphs.chain(6),
+    half,
+    rule=Posterior(gaussian.node_covariances(graphs.chain(6), gaussian.ar1(6, 0.5))),
+)
+
+
 OTHER_CALLS: list[Callable[[], Any]] = [
     lambda: scores.from_vp_eps(half, scores.Timesteps([0.9, 0.5, 0.1])),
     lambda: scores.from_vp_v(half, scores.Timesteps([0.9, 0.5, 0.1])),
     lambda: scores.from_vp_sample(half, scores.Timesteps([0.9, 0.5, 0.1])),
+    lambda: JOINT(NUMBERS, LEVELS),
+    lambda: JOINT.denoise(NUMBERS, 1.5),
+    lambda: JOINT.log_density(NUMBERS, LEVELS),
+    lambda: JOINT.pack(JOINT.unpack(NUMBERS)),
+    lambda: JOINT.validate(),
+    lambda: JOINT.remembering()(NUMBERS, LEVELS),
+    lambda: JOINT.remembering().remembering({}),
+    lambda: scores.guided(half, {"c": 0.0})(NUMBERS, LEVELS, guidance=3.0, c=NUMBERS),
+    lambda: scores.scheduled(half, {"c": half})(NUMBERS, LEVELS, c=NUMBERS),
+    lambda: scores.padded(half, (8,))(NUMBERS, LEVELS),
+    lambda: scores.Timesteps([0.9, 0.5, 0.1])(LEVELS),
+    lambda: scores.Timesteps([0.9, 0.5, 0.1]).sigmas(LEVELS),
+    lambda: training.EDMDenoiser(half, 1.0)(NUMBERS, LEVELS),
+    lambda: models.series.SeriesNet()(NUMBERS[:, None, :4], LEVELS),
+    lambda: conditioning.moment_matching(JOINT, torch.ones(6), MASK)(NUMBERS, LEVELS),
+    lambda: conditioning.reconstruction(half, torch.ones(6), MASK, conditioning.dps(data_std=1.0))(
+        NUMBERS, LEVELS
+    ),
+    lambda: conditioning.replacement(half, torch.ones(6), MASK).denoise(NUMBERS, LEVELS),
     lambda: graphs.grid(2, 3),
     lambda: graphs.torus(3, 3),
     lambda: graphs.star(3),
@@ -157,18 +217,28 @@ def sources(quick: bool) -> Iterator[Callable[[], Any]]:
 
 
 def recorded(kept: int = 2, quick: bool = False) -> list[Call]:
-    """The first valid calls of every public function and class, from different sources."""
+    """The first valid calls of functions, classes, and methods of objects that users hold."""
     known, classes = codes(), {thing: name for name, thing in public().items()}
     found: dict[str, dict[int, Call]] = {}
-    number = 0
+    held, number = set(classes), 0
+    owners: dict[str, Any] = {}
 
-    def note(frame: Any, event: str, _: Any) -> None:
-        if event != "call" or frame.f_code not in known:
+    def note(frame: Any, event: str, result: Any) -> None:
+        if event not in ("call", "return") or frame.f_code not in known:
             return
         name, function = known[frame.f_code]
         given = inspect.getargvalues(frame)
         values = {key: given.locals[key] for key in given.args}
-        if not name:
+        if event == "return":
+            if not name.startswith(".") or type(values[given.args[0]]) in held:
+                held.add(type(result))
+            return
+        if name.startswith("."):
+            this = values.pop(given.args[0])
+            function = this if name[1:] in METHODS else getattr(this, name[1:])
+            name = f"{type(this).__name__}{name}"
+            owners[name] = type(this)
+        elif not name:
             function = type(values.pop(given.args[0]))
             name = classes.get(function, "")
         elif "cls" in values:
@@ -193,6 +263,8 @@ def recorded(kept: int = 2, quick: bool = False) -> list[Call]:
                 sys.setprofile(None)
     good = []
     for call in (call for calls in found.values() for call in calls.values()):
+        if call.name in owners and held.isdisjoint(owners[call.name].__mro__[:-1]):
+            continue
         start = time.process_time()
         if classified(call)[0] == "accepted":
             good.append(call._replace(seconds=time.process_time() - start))

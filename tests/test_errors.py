@@ -5,10 +5,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pgmdiff import FactorGraph, Posterior, RegionGraph, compose, graphs, karras, sample, samplers
+from pgmdiff import (
+    FactorGraph,
+    Posterior,
+    RegionGraph,
+    compose,
+    from_eps,
+    graphs,
+    karras,
+    sample,
+    samplers,
+)
+from pgmdiff.conditioning import moment_matching
 from pgmdiff.diagnostics import spectrum
 from pgmdiff.errors import PgmdiffError, required
 from pgmdiff.integrations.azula import to_azula
+from pgmdiff.models.series import SeriesNet
+from pgmdiff.samplers import Noise
+from pgmdiff.scores import guided, padded
+from pgmdiff.training import EDMDenoiser
+
+X, S = torch.ones(4, 3), torch.ones(4)
+LINE = compose(graphs.chain(3), lambda x, sigma, **condition: -x)
 
 
 def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,6 +55,21 @@ def test_a_library_that_fails_by_itself_says_so(
         (lambda: samplers.SDE(None), r"SDE: expected eta as float \(strength of the noise\)"),
         (lambda: spectrum(torch.ones(4, 1)), r"spectrum: expected x as Tensor .*\[4, 1\]"),
         (lambda: graphs.grid(2, "3"), r"grid: expected sizes as int"),
+        (
+            lambda: guided(LINE, {"c": 0.0})(X, S, guidance="3", c=X),
+            r"Guided: expected guidance as Tensor \| float \| None, got '3'",
+        ),
+        (lambda: LINE(X, {"σ": 1.0}), r"Joint: expected sigma as Tensor \| float"),
+        (
+            lambda: LINE.denoise(X, "1"),
+            r"Joint.denoise: expected sigma as Tensor \| float, got '1'",
+        ),
+        (lambda: LINE.rule.weights("graph"), r"Marginal.weights: expected graph as RegionGraph"),
+        (lambda: LINE.graph.pack(3), r"FactorGraph.pack: expected values as Mapping.*, got 3"),
+        (lambda: EDMDenoiser(LINE, 1.0)(X, "1"), r"EDMDenoiser: expected sigma as Tensor, got '1'"),
+        (lambda: from_eps(LINE)(None, S), r"NetworkScore: expected x as Tensor, got None"),
+        (lambda: Noise.of(0, 1)("start", X[:1]), r"Noise: expected number as int .*, got 'start'"),
+        (lambda: SeriesNet()(X[:, None], S[:3]), r"SeriesNet: expected x as Tensor.* \[4, 1, 3\]"),
     ],
 )
 def test_raw_errors_name_the_argument(call: Callable[[], object], words: str) -> None:
@@ -46,9 +79,32 @@ def test_raw_errors_name_the_argument(call: Callable[[], object], words: str) ->
     assert "See help(" in str(raised.value)
 
 
+def broken(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+    raise AttributeError("my own")
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        compose(graphs.chain(3), broken),
+        compose(graphs.chain(3), broken).denoise,
+        compose(graphs.chain(3), broken).remembering(),
+        guided(broken, {"c": 0.0}),
+        from_eps(broken),
+        EDMDenoiser(broken, 1.0),
+        moment_matching(broken, torch.ones(3), torch.tensor([True, False, True])),
+        padded(broken, (5,)),
+    ],
+    ids=str,
+)
+def test_errors_of_a_score_that_is_called_pass(score: Callable[..., Tensor]) -> None:
+    with pytest.raises(AttributeError, match=r"^my own") as raised:
+        score(X, S, c=X)
+    assert raised.value.__cause__ is None
+    assert raised.traceback[-1].name == "broken"
+
+
 def test_errors_within_what_the_user_gave_pass() -> None:
-    def broken(x: Tensor, sigma: Tensor) -> Tensor:
-        raise AttributeError("my own")
 
     class Broken(nn.Linear):
         forward = nn.Linear.forward

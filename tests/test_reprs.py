@@ -371,6 +371,6 @@ def test_reprs_say_what_things_are() -> None:
     mask = masks.Mask(torch.tensor([True, False, True]))
     assert repr(mask) == "Mask(event_shape=(3,), 2 of 3 observed)"
     conditioned = replacement(joint("marginal", 3), torch.ones(3), mask)
-    assert repr(conditioned) == "NetworkScore(replacement.conditioned)"
+    assert repr(conditioned) == "NetworkScore(replacement)"
     posterior = moment_matching(gaussian(3).score, torch.ones(3), mask, Tweedie(), noise=0.1)
     assert repr(posterior) == "NetworkScore(moment_matching(Tweedie()))"

@@ -175,7 +175,8 @@ class Joint:
         """The exactness report of the graph, with what the rule found of its covariances.
 
         Where P stands for a completion, it makes a solve for two regions of every kind, at a noise
-        level of their own: it takes as long as a call or two of the joint, and the memory.
+        level of their own: it takes as long as a call or two of the joint, and the memory, and
+        shows its progress after three seconds.
         """
         findings, warning = self.rule.findings()
         return replace(self.regions.validate(), findings=(*findings,), own_warning=warning)

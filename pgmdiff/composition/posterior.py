@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.loops import ClosedLoops, state_mean
@@ -275,7 +276,7 @@ def _residual(precision: ComposedPrecision, solve: Solve) -> float:
     """
     worst, variances = 0.0, precision.variances
     level = 1e4 * variances.max().sqrt()
-    for group in precision.graph.groups:
+    for group in tqdm(precision.graph.groups, desc="validate", delay=3, leave=False):
         rows = np.flatnonzero(group.outer & (group.counts != 0))
         if not len(rows):
             continue

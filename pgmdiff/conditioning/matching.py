@@ -240,10 +240,28 @@ def moment_matching(
         )
     steps = covariance.most_steps if most_steps is None else most_steps
     observation = Observation.of("moment_matching", observed, operator, noise)
-    largest = observation.noise or 0.0
+    name = f"moment_matching({brief(covariance)}{why})"
+    matched = Matched(observation, covariance, tolerance, steps, name)
+    return observing(matched, observation, score, remedy=REMEDY)
 
-    def conditioned(score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """The denoiser of matched moments; `name` is its repr."""
+
+    observation: Observation
+    covariance: PosteriorCovariance
+    tolerance: float | None
+    most_steps: int
+    name: str
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __call__(self, score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
+        observation, covariance = self.observation, self.covariance
+        largest = observation.noise or 0.0
         known = covariance.moments(score, x, sigma, condition)
         h: LinearOperator | Linearised | None = observation.operator
         if h is None:
@@ -272,17 +290,14 @@ def moment_matching(
         weights = conjugate_residuals(
             product,
             gap / beside(size, gap) / units,
-            tolerance=usual if tolerance is None else tolerance,
-            most_steps=steps,
-            kept=1 if covariance.symmetric else steps,
+            tolerance=usual if self.tolerance is None else self.tolerance,
+            most_steps=self.most_steps,
+            kept=1 if covariance.symmetric else self.most_steps,
         )
         update = known.outer(back(weights))
         if known.outer is not known.inner:
             _refuse_overshoot(on_copies(h.A, update), gap, sigma)
         return known.denoised + update
-
-    conditioned.__qualname__ = f"moment_matching({brief(covariance)}{why})"  # for the repr
-    return observing(conditioned, observation, score, remedy=REMEDY)
 
 
 def _refuse_overshoot(seen: Tensor, gap: Tensor, sigma: Tensor) -> None:

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, wraps
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -82,6 +82,8 @@ class Observation:
                     f"{what}: expected an observation {list(shape)}, or a batch of them, got "
                     f"{tuple(y.shape)}.{IN_PLACE if isinstance(h, InPlace) else ''}"
                 )
+        elif linear is not None and y.ndim < 2:
+            y = y.reshape(1, -1)  # one vector; what has more axes has a batch axis, too
         if isinstance(h, InPlace):
             y = y.where(h.mask.to(y.device), 0)  # values that are not seen may be anything
         if not y.isfinite().all():
@@ -151,7 +153,15 @@ def observing(
     *,
     remedy: str,
 ) -> NetworkScore:
-    """The score of a conditioned denoiser, whose `finish` warns if samples miss the observation.
+    """The score of a conditioned denoiser; arguments: see `Conditioned`."""
+    network = Conditioned(denoiser, observation, score, remedy)
+    made = partial(observing, denoiser, observation, remedy=remedy)
+    return replace(from_denoiser(network), finish=network.finish, score=score, made=made)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Conditioned:
+    """A conditioned denoiser, whose `finish` warns if samples miss the observation.
 
         ‖y - H u‖ > max(‖y - H ū‖, ‖H u - H ū‖) / 100 + 10 √(tr R) + rounding
 
@@ -166,21 +176,30 @@ def observing(
         remedy: the end of the warning.
     """
 
-    def norms(v: Tensor) -> Tensor:
-        return squared_norms(v.abs().cpu().double()).sqrt()  # float32 squares may underflow
+    denoiser: Callable[..., Tensor]
+    observation: Observation
+    score: Score
+    remedy: str
 
-    def finish(u: Tensor) -> None:
-        inner = getattr(score, "finish", None)
+    def __repr__(self) -> str:
+        own = isinstance(self.denoiser, partial)
+        return self.observation.what if own else brief(self.denoiser, 180)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        return self.denoiser(self.score, x, sigma, **condition)
+
+    def finish(self, u: Tensor) -> None:
+        observation, inner = self.observation, getattr(self.score, "finish", None)
         if inner is not None:
             inner(u)
         if observation.noise is None or not u.numel():
             return
         constant = beside(u.reshape(len(u), -1).mean(dim=1), u).expand_as(u)
         missed, still = observation.misfit(u), observation.misfit(constant)
-        residual, size = norms(missed), norms(observation.batched(missed).to(missed))
-        varies = torch.maximum(norms(still), norms(still - missed))
+        residual, size = _norms(missed), _norms(observation.batched(missed).to(missed))
+        varies = torch.maximum(_norms(still), _norms(still - missed))
         rounding = 100 * torch.finfo(u.dtype).eps * (size + varies)
-        noise = observation.noise * norms(observation.relative.expand_as(missed))
+        noise = observation.noise * _norms(observation.relative.expand_as(missed))
         allowed = MISSED * varies + 10 * noise + rounding
         far = residual > allowed
         if far.any():
@@ -188,19 +207,13 @@ def observing(
             warnings.warn(
                 f"{observation.what}: {int(far.sum())} of {counted(len(u), 'sample')} miss "
                 f"the observation, ‖H u - y‖ is up to {residual[worst]:.3g} for ‖y‖ = "
-                f"{size.expand_as(residual)[worst]:.3g}. {remedy}",
+                f"{size.expand_as(residual)[worst]:.3g}. {self.remedy}",
                 stacklevel=5,
             )
 
-    @wraps(denoiser)
-    def conditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        found: Tensor = denoiser(score, x, sigma, **condition)
-        return found
 
-    def made(other: Score) -> NetworkScore:
-        return observing(denoiser, observation, other, remedy=remedy)
-
-    return replace(from_denoiser(conditioned), finish=finish, score=score, made=made)
+def _norms(v: Tensor) -> Tensor:
+    return squared_norms(v.abs().cpu().double()).sqrt()  # float32 squares may underflow
 
 
 def _spread(
@@ -265,14 +278,7 @@ def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:
     """H H⁺ y, if that is y to 1e-3 of each sample's largest value."""
     if isinstance(operator, Operator):
         y = y.to(torch.promote_types(y.dtype, operator.widest))
-    try:
-        back = asked(what, operator.A_dagger, y)
-    except Exception:  # it may need a batch axis, without telling its shape
-        if hasattr(operator, "observed_shape"):
-            raise
-        y = y[None]
-        back = asked(what, operator.A_dagger, y)
-    nearest = operator.A(back)
+    nearest = operator.A(asked(what, operator.A_dagger, y))
     gap, scale = (v.abs().reshape(len(v), -1).amax(dim=1) for v in (nearest - y, y))
     worst = int((gap - 1e-3 * scale).argmax())
     if gap[worst] > 1e-3 * scale[worst].clamp(min=1e-30):

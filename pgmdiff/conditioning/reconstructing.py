@@ -10,6 +10,7 @@ differentiable function.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,8 +43,13 @@ def dps(scale: float = 1.0, *, data_std: float) -> Weight:
         PgmdiffError: the standard deviation is not positive.
     """
     check_scale("dps", "data_std", data_std)
+    return partial(_dps_weight, scale, data_std)
+
+
+# Weights and denoisers are functions of the module, so that scores can be pickled.
+def _dps_weight(scale: float, data_std: float, sigma: Tensor, norm: Tensor) -> Tensor:
     # Where there is no error there is no slope, whatever its weight.
-    return lambda sigma, norm: scale * data_std / (sigma**2 * norm.where(norm > 0, data_std))
+    return scale * data_std / (sigma**2 * norm.where(norm > 0, data_std))
 
 
 def matched(variance: Callable[[Tensor], Tensor], noise: float = 0.0) -> Weight:
@@ -53,7 +59,14 @@ def matched(variance: Callable[[Tensor], Tensor], noise: float = 0.0) -> Weight:
         variance: the map from σ `[batch]` to H V Hᵀ, the variance of H u_0 given u_σ.
         noise: σ_y, the standard deviation of the noise.
     """
-    return lambda sigma, norm: 0.5 / (variance(sigma) + noise**2)
+    return partial(_matched_weight, variance, noise)
+
+
+def _matched_weight(
+    variance: Callable[[Tensor], Tensor], noise: float, sigma: Tensor, norm: Tensor
+) -> Tensor:
+    weight: Tensor = 0.5 / (variance(sigma) + noise**2)
+    return weight
 
 
 def reconstruction(
@@ -71,7 +84,8 @@ def reconstruction(
 
     Args:
         score: the score of states `[batch, *event]`, differentiable.
-        observed: y, `[*observed]` or one per sample.
+        observed: y, `[*observed]` or one per sample. For an operator without `observed_shape`, of
+            another library, it is one vector, or has a batch axis.
         operator: H; a boolean mask `[*event]` as for `replacement`; or a differentiable function
             of batches.
         weight: λ: `dps(scale, data_std=...)`, or another function of σ and ‖r‖.
@@ -84,22 +98,29 @@ def reconstruction(
         ScoreError: the score, or the operator, has no gradient; the weight is not `[batch]`.
     """
     observation = Observation.of("reconstruction", observed, operator, noise, project=False)
-
-    def conditioned(score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        sigma = per_sample(sigma, x)
-        differentiate = torch.is_grad_enabled() and x.requires_grad
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf, denoised = differentiable(score, x, sigma, condition)
-            squares = squared_norms(observation.misfit(denoised))
-            (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
-        value = on_copies(weight, sigma, squares.sqrt())
-        weights = received(value, sigma, lambda: f"The weight {brief(weight)}", cast=True)
-        descent = beside(weights, x) * slope
-        total = denoised - beside(sigma, x) ** 2 * descent
-        return total if differentiate else total.detach()
-
     remedy = "Change the weight, such as dps(scale), or use moment_matching."
-    return observing(conditioned, observation, score, remedy=remedy)
+    return observing(partial(_descended, observation, weight), observation, score, remedy=remedy)
+
+
+def _descended(
+    observation: Observation,
+    weight: Weight,
+    score: Score,
+    x: Tensor,
+    sigma: Tensor,
+    **condition: Any,
+) -> Tensor:
+    sigma = per_sample(sigma, x)
+    differentiate = torch.is_grad_enabled() and x.requires_grad
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf, denoised = differentiable(score, x, sigma, condition)
+        squares = squared_norms(observation.misfit(denoised))
+        (slope,) = torch.autograd.grad(squares.sum(), leaf, create_graph=differentiate)
+    value = on_copies(weight, sigma, squares.sqrt())
+    weights = received(value, sigma, lambda: f"The weight {brief(weight)}", cast=True)
+    descent = beside(weights, x) * slope
+    total = denoised - beside(sigma, x) ** 2 * descent
+    return total if differentiate else total.detach()
 
 
 def differentiable(

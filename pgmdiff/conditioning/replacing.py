@@ -11,6 +11,7 @@ again carries it further (Lugmayr et al., "RePaint", 2022); `samplers.sample` ad
 rises.
 """
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -39,18 +40,20 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
         PgmdiffError: H is not an operator, or no state gives this observation.
     """
     observation = Observation.of("replacement", observed, operator, 0.0)
-    h = observation.operator
-    if h is None:
+    if observation.operator is None:
         raise PgmdiffError(
             "replacement: expected an operator with A, A_adjoint and A_dagger, got a "
             f"{type(operator).__name__}. Make one of a function by conditioning.Linear(function, "
             "event_shape)."
         )
-
-    def conditioned(score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        denoised = denoise(score, x, sigma, **condition)
-        moved = on_copies(h.A_dagger, observation.misfit(denoised))
-        return denoised + received(moved, denoised, lambda: f"replacement: A_dagger of {brief(h)}")
-
     remedy = "Condition last: a score around this one, such as guidance, moves it away again."
-    return observing(conditioned, observation, score, remedy=remedy)
+    return observing(partial(_replaced, observation), observation, score, remedy=remedy)
+
+
+def _replaced(
+    observation: Observation, score: Score, x: Tensor, sigma: Tensor, **condition: Any
+) -> Tensor:
+    h: Any = observation.operator
+    denoised = denoise(score, x, sigma, **condition)
+    moved = on_copies(h.A_dagger, observation.misfit(denoised))
+    return denoised + received(moved, denoised, lambda: f"replacement: A_dagger of {brief(h)}")

@@ -5,6 +5,8 @@ posterior whose mean is E[x_0 | x_t]: D at σ = σ_t / α_t on x_t / α_t. The t
 bisection and not rounded.
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -32,29 +34,29 @@ def from_azula(denoiser: Any) -> NetworkScore:
         ScoreError: when called, σ differs within the batch and the denoiser accepts only one time
             (`GaussianDenoiser`), or it is on another device than the state.
     """
-    schedule = denoiser.schedule
+    _ = denoiser.schedule
+    return replace(from_denoiser(partial(_denoised, denoiser)), network=denoiser)
 
+
+def _denoised(denoiser: Any, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
     def ratio(times: Tensor) -> Tensor:
-        alpha, sigma_t = schedule(times)
+        alpha, sigma_t = denoiser.schedule(times)
         return sigma_t / alpha  # type: ignore[no-any-return]
 
-    def network(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        check_device(denoiser, x)
-        t = time_at(ratio, sigma)
-        alpha, sigma_t = (value.to(x) for value in schedule(t))
-        x_t = x * beside(as_seen(alpha, sigma_t, sigma), x)
-        if bool((t == t[0]).all()):
-            t = t[0]  # every azula denoiser accepts one time for the batch
-        elif type(denoiser).__name__ == "GaussianDenoiser":
-            raise ScoreError(
-                "from_azula: GaussianDenoiser accepts one time for a batch, got several σ. Call it "
-                "with one σ, or use pgmdiff.gaussian.Gaussian."
-            )
-        posterior = denoiser(x_t, t, **condition)
-        mean = posterior if isinstance(posterior, Tensor) else getattr(posterior, "mean", posterior)
-        return received(mean, x, lambda: f"The denoiser {brief(denoiser)}", cast=True)
-
-    return from_denoiser(network)
+    check_device(denoiser, x)
+    t = time_at(ratio, sigma)
+    alpha, sigma_t = (value.to(x) for value in denoiser.schedule(t))
+    x_t = x * beside(as_seen(alpha, sigma_t, sigma), x)
+    if bool((t == t[0]).all()):
+        t = t[0]  # every azula denoiser accepts one time for the batch
+    elif type(denoiser).__name__ == "GaussianDenoiser":
+        raise ScoreError(
+            "from_azula: GaussianDenoiser accepts one time for a batch, got several σ. Call it "
+            "with one σ, or use pgmdiff.gaussian.Gaussian."
+        )
+    posterior = denoiser(x_t, t, **condition)
+    mean = posterior if isinstance(posterior, Tensor) else getattr(posterior, "mean", posterior)
+    return received(mean, x, lambda: f"The denoiser {brief(denoiser)}", cast=True)
 
 
 def to_azula(joint: Score, schedule: Any, *, evaluations: int = 1) -> Any:
@@ -85,5 +87,8 @@ def to_azula(joint: Score, schedule: Any, *, evaluations: int = 1) -> Any:
             x = x_t / beside(alpha, x_t) if alpha.ndim else x_t / alpha
             mean = self.runs(x, sigma_t / alpha, **condition)
             return azula.DiracPosterior(mean=mean)
+
+        def __reduce__(self) -> Any:  # a class made here cannot be pickled by name
+            return partial(to_azula, joint, schedule, evaluations=evaluations), ()
 
     return JointDenoiser()

@@ -10,13 +10,15 @@ imports deepinv.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError
 from pgmdiff.integrations.shared import in_own_dtype
-from pgmdiff.scores.adapters import NetworkScore, from_denoiser
+from pgmdiff.scores.adapters import NetworkScore, Score, from_denoiser
 
 __all__ = ["from_deepinv"]
 
@@ -39,8 +41,10 @@ def from_deepinv(
     span = high - low
     if not span > 0:
         raise ScoreError(f"from_deepinv: expected low < high, got {low} and {high}. Swap them.")
+    return replace(from_denoiser(partial(_scaled, denoiser, low, span)), network=denoiser)
 
-    def network(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        return low + span * in_own_dtype(denoiser, (x - low) / span, sigma / span, **condition)
 
-    return from_denoiser(network)
+def _scaled(
+    denoiser: Score, low: float, span: float, x: Tensor, sigma: Tensor, **condition: Any
+) -> Tensor:
+    return low + span * in_own_dtype(denoiser, (x - low) / span, sigma / span, **condition)

@@ -15,6 +15,8 @@ imports diffusers.
 import inspect
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,32 +89,41 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
             flow times are inverted; when called, the model is on another device than the state.
     """
     kind = _prediction_type(scheduler)
-
-    def network(x_t: Tensor, timestep: Tensor, **condition: Any) -> Tensor:
-        check_device(model, x_t)
-        dtype, like = network_dtype(model, x_t.dtype), x_t.detach()  # whatever is done to x_t
-        cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
-        output = model(x_t.to(dtype), timestep=timestep, **cast)
-        values = output[0] if isinstance(output, tuple) and output else alone(output)
-        if isinstance(values, Tensor) and values.shape[1:2] == (2 * like.shape[1:2].numel(),):
-            values = values.chunk(2, dim=1)[0]
-        return received(values, like, named(model), cast=True)
-
-    def preconditioned(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        s = beside(sigma, x)
-        seen, noise = scheduler.precondition_inputs(x, s), scheduler.precondition_noise(sigma)
-        value = network(seen, noise, **condition)
-        check_gradient(value, x, named(model))  # x itself is added
-        denoised: Tensor = scheduler.precondition_outputs(x, value, s)
-        return denoised
-
     if hasattr(scheduler, "precondition_outputs"):
-        return from_denoiser(preconditioned)
-    if kind == "flow_prediction":
+        score = from_denoiser(partial(_preconditioned, model, scheduler))
+    elif kind == "flow_prediction":
         n = _config(scheduler)["num_train_timesteps"]
-        return from_flow(lambda x_t, t, **condition: network(x_t, n * t, **condition))
-    adapters = {"epsilon": from_vp_eps, "sample": from_vp_sample, "v_prediction": from_vp_v}
-    return adapters[kind](network, _timesteps(scheduler))
+        score = from_flow(partial(_predicted, model, n))
+    else:
+        adapters = {"epsilon": from_vp_eps, "sample": from_vp_sample, "v_prediction": from_vp_v}
+        score = adapters[kind](partial(_predicted, model, 1), _timesteps(scheduler))
+    return replace(score, network=model)
+
+
+# What networks predict are functions of the module, so that their scores can be pickled.
+def _predicted(
+    model: Callable[..., Any], n: float, x_t: Tensor, t: Tensor, **condition: Any
+) -> Tensor:
+    """The prediction of a network whose timesteps are n t."""
+    check_device(model, x_t)
+    dtype, like = network_dtype(model, x_t.dtype), x_t.detach()  # whatever is done to x_t
+    cast = map_tensors(lambda c: c.to(dtype) if c.is_floating_point() else c, condition)
+    output = model(x_t.to(dtype), timestep=n * t, **cast)
+    values = output[0] if isinstance(output, tuple) and output else alone(output)
+    if isinstance(values, Tensor) and values.shape[1:2] == (2 * like.shape[1:2].numel(),):
+        values = values.chunk(2, dim=1)[0]
+    return received(values, like, named(model), cast=True)
+
+
+def _preconditioned(
+    model: Callable[..., Any], scheduler: Any, x: Tensor, sigma: Tensor, **condition: Any
+) -> Tensor:
+    s = beside(sigma, x)
+    seen, noise = scheduler.precondition_inputs(x, s), scheduler.precondition_noise(sigma)
+    value = _predicted(model, 1, seen, noise, **condition)
+    check_gradient(value, x, named(model))  # x itself is added
+    denoised: Tensor = scheduler.precondition_outputs(x, value, s)
+    return denoised
 
 
 def _config(scheduler: Any) -> dict[str, Any]:
@@ -148,7 +159,7 @@ def _timesteps(scheduler: Any) -> Callable[[Tensor], Tensor]:
     """The map from σ to the timesteps of a variance-preserving network."""
     config = _config(scheduler)
     if config.get("timestep_type") == "continuous" and config["prediction_type"] == "v_prediction":
-        return lambda sigma: 0.25 * sigma.log()
+        return _quarter_of_log
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None:
         raise ScoreError(
@@ -156,6 +167,10 @@ def _timesteps(scheduler: Any) -> Callable[[Tensor], Tensor]:
             "pgmdiff.scores.from_vp_eps, from_vp_v or from_vp_sample with timesteps of your own."
         )
     return Timesteps(torch.as_tensor(alphas).double().tolist())
+
+
+def _quarter_of_log(sigma: Tensor) -> Tensor:
+    return 0.25 * sigma.log()
 
 
 def from_vae(vae: Any) -> Callable[[Tensor], Tensor]:
@@ -175,7 +190,10 @@ def from_vae(vae: Any) -> Callable[[Tensor], Tensor]:
         ShapeError: when called, the latents have other channels.
         ScoreError: when called, the image is not finite, or the autoencoder on another device.
     """
+    return partial(_decoded, vae)
 
+
+def _decoded(vae: Any, latents: Tensor) -> Tensor:
     def known(name: str, default: float, like: Tensor) -> Tensor:
         value = vae.config.get(name)
         value = getattr(vae, "_buffers", {}).get(name) if value is None else value
@@ -187,27 +205,24 @@ def from_vae(vae: Any) -> Callable[[Tensor], Tensor]:
             )
         return values.reshape(-1, *[1] * (like.ndim - 2))
 
-    def decoder(latents: Tensor) -> Tensor:
-        check_device(vae, latents)
-        dtype = network_dtype(vae, latents.dtype)
-        spread = known("latents_std", 1.0, latents) / known("scaling_factor", 1.0, latents)
-        mean = known("latents_mean", vae.config.get("shift_factor") or 0.0, latents)
-        z = latents * spread + mean
-        if dtype == torch.float16 and vae.config.get("force_upcast"):
-            dtype, named = torch.float32, [*vae.named_parameters(), *vae.named_buffers()]
-            wide = {f"vae.{name}": t.float() for name, t in named if t.is_floating_point()}
-            image = functional_call(_Decoding(vae), wide, z.float())
-        else:
-            image = vae.decode(z.to(dtype), return_dict=False)[0]
-        image = image.to(latents.dtype)
-        if is_finite(latents) and not is_finite(image):
-            raise ScoreError(
-                f"from_vae: the image that {type(vae).__name__} made of finite latents in {dtype} "
-                "is not finite. Use vae.to(torch.float32) or torch.bfloat16, which do not overflow."
-            )
-        return image  # type: ignore[no-any-return]
-
-    return decoder
+    check_device(vae, latents)
+    dtype = network_dtype(vae, latents.dtype)
+    spread = known("latents_std", 1.0, latents) / known("scaling_factor", 1.0, latents)
+    mean = known("latents_mean", vae.config.get("shift_factor") or 0.0, latents)
+    z = latents * spread + mean
+    if dtype == torch.float16 and vae.config.get("force_upcast"):
+        dtype, named = torch.float32, [*vae.named_parameters(), *vae.named_buffers()]
+        wide = {f"vae.{name}": t.float() for name, t in named if t.is_floating_point()}
+        image = functional_call(_Decoding(vae), wide, z.float())
+    else:
+        image = vae.decode(z.to(dtype), return_dict=False)[0]
+    image = image.to(latents.dtype)
+    if is_finite(latents) and not is_finite(image):
+        raise ScoreError(
+            f"from_vae: the image that {type(vae).__name__} made of finite latents in {dtype} "
+            "is not finite. Use vae.to(torch.float32) or torch.bfloat16, which do not overflow."
+        )
+    return image  # type: ignore[no-any-return]
 
 
 class _Decoding(torch.nn.Module):

@@ -6,7 +6,8 @@ denoiser: only dtypes are converted. k-diffusion pins an old NumPy; nothing here
 """
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -31,11 +32,7 @@ def from_k_diffusion(model: Callable[..., Tensor]) -> NetworkScore:
     Raises:
         ScoreError: when called, the model is on another device than the state.
     """
-
-    def denoiser(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        return in_own_dtype(model, x, sigma, **condition)
-
-    return from_denoiser(denoiser)
+    return replace(from_denoiser(partial(in_own_dtype, model)), network=model)
 
 
 def to_k_diffusion(joint: Score, *, evaluations: int = 1) -> Callable[..., Tensor]:

@@ -16,6 +16,7 @@ This module never imports sbi.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,33 +61,33 @@ def from_sbi(estimator: Any) -> Score:
             "from_sbi: the estimator standardises its parameters (compose_standardization=True). "
             "Train without it, on parameters that you standardise yourself."
         )
+    return partial(_scored, estimator)
 
+
+def _scored(estimator: Any, theta: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
     def ratio(times: Tensor) -> Tensor:
         levels: Tensor = estimator.std_fn(times) / estimator.mean_t_fn(times)
         return levels.reshape(times.shape)
 
-    def score(theta: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
-        check_device(estimator, theta)
-        dtype = network_dtype(estimator, theta.dtype)
-        t = time_at(ratio, sigma, float(estimator.t_min), float(estimator.t_max))
-        mean = estimator.mean_t_fn(t).reshape(t.shape).to(theta)
-        std = estimator.std_fn(t).reshape(t.shape).to(theta)
-        m = beside(as_seen(mean, std, sigma), theta)
-        theta_t, condition, t = (m * theta).to(dtype), condition.to(dtype), t.to(dtype)
-        # One call per time: not all estimators accept one time per row.
-        places = [(t == time).nonzero()[:, 0] for time in t.unique()]
-        scores = [
-            received(
-                estimator.score(theta_t[rows], condition[rows], t[rows[:1]]),
-                theta[rows],
-                lambda: f"The estimator {brief(estimator)}",
-                cast=True,
-            )
-            for rows in places
-        ]
-        return m * torch.cat(scores)[torch.cat(places).argsort()]
-
-    return score
+    check_device(estimator, theta)
+    dtype = network_dtype(estimator, theta.dtype)
+    t = time_at(ratio, sigma, float(estimator.t_min), float(estimator.t_max))
+    mean = estimator.mean_t_fn(t).reshape(t.shape).to(theta)
+    std = estimator.std_fn(t).reshape(t.shape).to(theta)
+    m = beside(as_seen(mean, std, sigma), theta)
+    theta_t, condition, t = (m * theta).to(dtype), condition.to(dtype), t.to(dtype)
+    # One call per time: not all estimators accept one time per row.
+    places = [(t == time).nonzero()[:, 0] for time in t.unique()]
+    scores = [
+        received(
+            estimator.score(theta_t[rows], condition[rows], t[rows[:1]]),
+            theta[rows],
+            lambda: f"The estimator {brief(estimator)}",
+            cast=True,
+        )
+        for rows in places
+    ]
+    return m * torch.cat(scores)[torch.cat(places).argsort()]
 
 
 def tall_data(

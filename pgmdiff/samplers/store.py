@@ -82,7 +82,7 @@ class Run:
                 found = store.load(path)
             except PgmdiffError as error:
                 if path.exists():  # another process has not just removed it
-                    warnings.warn(f"{self}: {error} The run goes on from before.", stacklevel=4)
+                    warnings.warn(f"{self}: {error} The run goes on from before.", stacklevel=5)
             else:
                 found[1]["run"] = {"sampler": None, **found[1].get("run", {})}
                 self._before, self._due = path, time.monotonic() + self.every

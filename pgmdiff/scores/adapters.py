@@ -32,7 +32,7 @@ from pgmdiff.linalg import beside as beside
 from pgmdiff.linalg import widest
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import called, copied
-from pgmdiff.text import brief, described, span
+from pgmdiff.text import brief, by_field, described, span
 
 __all__ = [
     "Score",
@@ -177,7 +177,7 @@ class NetworkScore(Around):
         return self.made(score)
 
     def __repr__(self) -> str:
-        return described(self, brief(self.network))
+        return described(self, brief(self.network, 180))
 
     def __call__(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
@@ -398,7 +398,37 @@ def _flowed(velocity: Score, x: Tensor, sigma: Tensor, **condition: Any) -> tupl
     return x_t - t * v, x_t + alpha * v
 
 
-def padded(score: Score, shape: Sequence[int], mode: str = "reflect") -> Score:
+@dataclass(frozen=True, eq=False)
+class Padded:
+    """The score of crops by a model that accepts one size only; see `padded`."""
+
+    score: Score
+    shape: tuple[int, ...]
+    mode: str
+    copies = True
+
+    __repr__ = by_field
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+        event, shape, mode = tuple(x.shape[1:]), self.shape, self.mode
+        missing = [whole - part for whole, part in zip(shape, event, strict=True)]
+        if min(missing) < 0 or (len(shape) > 1 and missing[0]):
+            raise ShapeError(
+                f"padded: expected x no larger than {shape} and equal to it on the first "
+                f"axis, got {event}. Use a model of that size."
+            )
+        if mode == "reflect" and any(m > 2 * (n - 1) for m, n in zip(missing, event, strict=True)):
+            raise ShapeError(
+                f"padded: {event} is too narrow to be reflected up to {shape}: reflection "
+                "adds less than a side's own length at either end. Use mode='replicate'."
+            )
+        spatial = missing[1:] or missing  # torch reflects no others
+        pads = [side for m in reversed(spatial) for side in (m // 2, m - m // 2)]
+        whole = called(self.score, F.pad(x, pads, mode=mode), sigma, **condition)
+        return F.pad(whole, [-side for side in pads])
+
+
+def padded(score: Score, shape: Sequence[int], mode: str = "reflect") -> Padded:
     """The score of crops by a model that accepts one size only: pad, evaluate, crop.
 
     This is a stand-in for the missing model of an overlap: x is centred in `shape` by padding, and
@@ -415,23 +445,4 @@ def padded(score: Score, shape: Sequence[int], mode: str = "reflect") -> Score:
         ShapeError: x is larger than `shape` on some axis, has other channels, or is too narrow to
             be reflected.
     """
-
-    def cropped(x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        event = tuple(x.shape[1:])
-        missing = [whole - part for whole, part in zip(shape, event, strict=True)]
-        if min(missing) < 0 or (len(shape) > 1 and missing[0]):
-            raise ShapeError(
-                f"padded: expected x no larger than {tuple(shape)} and equal to it on the first "
-                f"axis, got {event}. Use a model of that size."
-            )
-        if mode == "reflect" and any(m > 2 * (n - 1) for m, n in zip(missing, event, strict=True)):
-            raise ShapeError(
-                f"padded: {event} is too narrow to be reflected up to {tuple(shape)}: reflection "
-                "adds less than a side's own length at either end. Use mode='replicate'."
-            )
-        spatial = missing[1:] or missing  # torch reflects no others
-        pads = [side for m in reversed(spatial) for side in (m // 2, m - m // 2)]
-        whole = called(score, F.pad(x, pads, mode=mode), sigma, **condition)
-        return F.pad(whole, [-side for side in pads])
-
-    return cropped
+    return Padded(score, tuple(shape), mode)

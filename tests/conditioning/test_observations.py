@@ -187,3 +187,40 @@ def test_noise_and_operators_that_do_not_fit_are_named() -> None:
         moment_matching(JOINT, y[:2], Broken(), noise=0.1)(u, 1.0)
     with pytest.raises(PgmdiffError, match=r"each observed value \[6\]"):
         reconstruction(JOINT, y, MASK, dps(data_std=1.0), noise=torch.ones(3))
+
+
+def test_exact_values_among_noisy_ones() -> None:
+    """Where R is singular, a dense oracle must not contain its inverse: moments of (u_σ, y)."""
+    noise = torch.tensor([0.0, 0.3, 0.5, 0.0, 0.2, 0.7]).double()
+    matrix, u, y = random(N, N, seed=1), random(3, N, seed=2), random(1, N, seed=4)
+    for h in (Mask(torch.ones(N) > 0), DenseOperator(matrix, (N,))):
+        seen = torch.cat([torch.eye(N).double(), h.A(torch.eye(N).double()).T])
+        for sigma in (0.1, 1.0, 20.0):
+            spread = torch.cat([torch.full((N,), sigma).double(), noise]).square().diag()
+            gap = torch.cat([u, y.expand(3, N)], dim=1) - Q.mean @ seen.T
+            gain = torch.linalg.solve(seen @ Q.covariance @ seen.T + spread, seen @ Q.covariance)
+            for moments in (Composed(JOINT), Tweedie()):
+                found = moment_matching(JOINT, y, h, moments, noise=noise, most_steps=60)
+                error = relative(found.denoise(u, sigma), Q.mean + gap @ gain)
+                assert error < 1e-7, (sigma, moments)
+
+
+class Counted:
+    """Another library's operator, of images, whose pseudo-inverse fails; it counts its calls."""
+
+    A = A_adjoint = staticmethod(lambda x: x)
+    calls = 0
+
+    def A_dagger(self, y: Tensor) -> Tensor:
+        self.calls += 1
+        raise NotImplementedError(f"only images, not {tuple(y.shape)}")
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (2, 3, 3)])
+def test_a_fault_of_an_operator_is_reported_as_it_is(shape: tuple[int, ...]) -> None:
+    operator = Counted()
+    with pytest.raises(NotImplementedError, match="only images") as raised:
+        moment_matching(JOINT, torch.ones(shape), operator)
+    assert operator.calls == 1
+    assert raised.value.__context__ is None
+    assert raised.traceback[-1].name == "A_dagger"
