@@ -29,11 +29,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.functional import jvp, vjp
 
+from pgmdiff.conditioning.informing import Known, informed
 from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstructing import differentiable
+from pgmdiff.conditioning.solving import Product, carried_back, operator_at, usual
 from pgmdiff.errors import PgmdiffError, check_scale
 from pgmdiff.linalg import inner, magnitudes, squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
@@ -48,8 +49,6 @@ __all__ = [
     "choose_covariance",
     "moment_matching",
 ]
-
-Product = Callable[[Tensor], Tensor]
 
 OVERSHOT = 5.0
 """The ratio of H of an update to the misfit above which moments are refused.
@@ -240,48 +239,34 @@ def moment_matching(
         )
     steps = covariance.most_steps if most_steps is None else most_steps
     observation = Observation.of("moment_matching", observed, operator, noise)
-    largest = observation.noise or 0.0
+    name = f"moment_matching({brief(covariance)}{why})"  # for the repr
+    if isinstance(covariance, Composed) and covariance.joint is score:
+        known = informed(score, observation, tolerance, steps)
+        return observing(Known(observation, name), observation, known, remedy=REMEDY)
 
     def conditioned(score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
         known = covariance.moments(score, x, sigma, condition)
-        h: LinearOperator | Linearised | None = observation.operator
-        if h is None:
-            h = Linearised(observation.seen, known.denoised)
+        h = operator_at(observation, known.denoised)
         misfit = observation.misfit(known.denoised)
         gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
-        usual = 1e-10 if x.dtype == torch.float64 else 1e-5
-        units = observation.units(gap)
-
-        def adjoint(v: Tensor) -> Tensor:
-            seen = on_copies(h.A_adjoint, v / units)
-            return received(seen, x, lambda: f"moment_matching: A_adjoint of {brief(h)}")
-
-        # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
-        with torch.no_grad():
-            size = magnitudes(adjoint(gap.sgn())).clamp(min=largest)
-        level = beside((largest / size) ** 2, gap)
-
-        def product(v: Tensor) -> Tensor:
-            seen = h.A(known.inner(back(v))) / beside(size, v)
-            return (seen + level * observation.correlate(v / units)) / units
-
-        def back(v: Tensor) -> Tensor:
-            return adjoint(v) / beside(size, x)
-
-        weights = conjugate_residuals(
-            product,
-            gap / beside(size, gap) / units,
-            tolerance=usual if tolerance is None else tolerance,
+        update = carried_back(
+            observation,
+            h,
+            gap,
+            sigma,
+            known.inner,
+            known.outer,
+            like=x,
+            tolerance=usual(x.dtype) if tolerance is None else tolerance,
             most_steps=steps,
             kept=1 if covariance.symmetric else steps,
         )
-        update = known.outer(back(weights))
         if known.outer is not known.inner:
             _refuse_overshoot(on_copies(h.A, update), gap, sigma)
         return known.denoised + update
 
-    conditioned.__qualname__ = f"moment_matching({brief(covariance)}{why})"  # for the repr
+    conditioned.__qualname__ = name
     return observing(conditioned, observation, score, remedy=REMEDY)
 
 
@@ -297,62 +282,6 @@ def _refuse_overshoot(seen: Tensor, gap: Tensor, sigma: Tensor) -> None:
             "smooth, its covariance far from a multiple of I, or data_std is not its standard "
             "deviation. Leave out covariance=, or use Tweedie() or Composed(joint)."
         )
-
-
-def conjugate_residuals(
-    product: Product, b: Tensor, *, tolerance: float, most_steps: int, kept: int
-) -> Tensor:
-    """The x for which M x comes near to b, sample by sample: ‖b - M x‖ is never above ‖b‖.
-
-    Each step adds the direction p = r, made such that M p is orthogonal to those of the directions
-    before it, and the share of p that makes the residual r smallest. It is differentiable.
-
-    Args:
-        product: maps v to M v, both `[batch, ...]`; M need not be symmetric.
-        b: `[batch, ...]`.
-        tolerance: the relative residual at which a sample is done.
-        most_steps: the largest number of steps.
-        kept: the number of earlier directions that are kept: 1 suffices for a symmetric M.
-    """
-    x, r = torch.zeros_like(b), b
-    directions: list[tuple[Tensor, Tensor]] = []
-    goal = tolerance**2 * squared_norms(b)
-    for _ in range(most_steps):
-        rr = squared_norms(r)
-        active = ~(rr <= goal)  # NaN is not convergence
-        if not active.any():
-            break
-        p = r / beside(rr.where(active, 1).sqrt(), r)
-        q = product(p)
-        for p_before, q_before in directions:
-            share = beside(inner(q_before, q), q)
-            p, q = p - share * p_before, q - share * q_before
-        qq = squared_norms(q)
-        length = beside(qq.where(qq > 0, 1).sqrt(), q)
-        p, q = p / length, q / length
-        step = beside(inner(q, r).where(active, 0), r)
-        x, r = x + step * p, r - step * q
-        directions = [*directions, (p, q)][-kept:]
-    return x
-
-
-class Linearised:
-    """The derivative of a function of batches at a point, as an operator."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor], at: Tensor) -> None:
-        self.function, self.at = function, at
-
-    def A(self, x: Tensor) -> Tensor:
-        return self._times(jvp, x)
-
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        return self._times(vjp, y)
-
-    def _times(self, product: Callable[..., Any], v: Tensor) -> Tensor:
-        again = torch.is_grad_enabled()
-        with torch.inference_mode(False):
-            value: Tensor = product(self.function, self.at.clone(), v, create_graph=again)[1]
-        return value
 
 
 def _with_pull(

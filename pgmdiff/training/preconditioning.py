@@ -40,6 +40,10 @@ from pgmdiff.text import brief
 
 __all__ = ["EDMDenoiser", "WienerFilter", "denoising_loss"]
 
+SEEN = 0.005
+"""Noise level, in σ_d, below which a network is told this one where it is given one per element:
+smaller ones are rare in training, and exact observations have none."""
+
 
 class WienerFilter(nn.Module):
     """The best linear denoiser of states of one shape, in a basis with one factor per axis.
@@ -93,7 +97,8 @@ class EDMDenoiser(nn.Module):
     """A network under EDM preconditioning, called as `denoise(x, sigma, **condition)`.
 
     σ is one noise level per sample, `[batch]`, or per element, with the shape of x; the network
-    receives its logarithm in the same shape. `state_dict()` holds all that `load_state_dict` needs:
+    receives its logarithm in the same shape. It is `per_element` if its network says that it accepts
+    these (`noise_field = True`) and there are no filters. `state_dict()` holds all that `load_state_dict` needs:
     the weights, `sigma_data`, `mean` and `unit`, and the filters. (Files without these, older ones,
     leave what the denoiser was made with.)
 
@@ -123,7 +128,7 @@ class EDMDenoiser(nn.Module):
         self.filters = nn.ModuleDict({_key(each.mean.shape): each for each in filters})
 
     def forward(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        s = sigma if sigma.shape == x.shape else beside(sigma, x)
+        s = beside(sigma, x)
         total = s**2 + self.sigma_data**2
         own = self._filter(x.shape[1:], s)
         mean = self.mean if own is None else own.mean
@@ -133,12 +138,18 @@ class EDMDenoiser(nn.Module):
         else:
             gain, axes = own.gain(s), tuple(range(1, x.ndim))
             linear, c_out = own(centred, gain), s * gain.square().mean(axes, True).sqrt()
-        who, noise = named(self.network), (sigma / self.unit).log() / 4
+        who, least = named(self.network), SEEN * self.sigma_data if sigma.ndim > 1 else 0
+        noise = (sigma.clamp(min=least) / self.unit).log() / 4
         given = total.rsqrt() * centred
         value = received(self.network(given, noise, **condition), x, who, cast=True)
         check_gradient(value, x, who)
         denoised = linear + c_out * value
         return denoised if centred is x else denoised + mean
+
+    @property
+    def per_element(self) -> bool:
+        """Whether it accepts a noise level per element."""
+        return not self.filters and getattr(self.network, "noise_field", False) is True
 
     def linear_error(self, shape: Shape, s: Tensor) -> Tensor:
         """The expected squared error of the linear part per element, for σ `[batch, 1, ...]`."""

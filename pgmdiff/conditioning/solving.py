@@ -1,0 +1,131 @@
+"""The solve of matched moments, (H V Hᵀ + R) w = y - H D, and what carries w back to the state."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.functional import jvp, vjp
+
+from pgmdiff.conditioning.observations import Observation
+from pgmdiff.conditioning.operators import LinearOperator
+from pgmdiff.linalg import inner, magnitudes, squared_norms
+from pgmdiff.scores.adapters import beside
+from pgmdiff.scores.walls import on_copies, received
+from pgmdiff.text import brief
+
+__all__ = ["Product", "carried_back", "conjugate_residuals", "operator_at", "usual"]
+
+Product = Callable[[Tensor], Tensor]
+
+
+def operator_at(observation: Observation, denoised: Tensor) -> "LinearOperator | Linearised":
+    """H, or of a function its derivative at D."""
+    h = observation.operator
+    return Linearised(observation.seen, denoised) if h is None else h
+
+
+def usual(dtype: torch.dtype) -> float:
+    """The relative residual at which the solve stops, unless one is given."""
+    return 1e-10 if dtype == torch.float64 else 1e-5
+
+
+def carried_back(
+    observation: Observation,
+    h: "LinearOperator | Linearised",
+    gap: Tensor,
+    sigma: Tensor,
+    inside: Product,
+    outside: Product,
+    *,
+    like: Tensor,
+    tolerance: float,
+    most_steps: int,
+    kept: int,
+) -> Tensor:
+    """V Hᵀ w with (H V Hᵀ + R) w = gap, where V stands inside and outside of the solve.
+
+    The gap is `[batch, *observed]`, `like` a state; see `conjugate_residuals` for the rest.
+    """
+    units, largest = observation.units(gap), observation.noise or 0.0
+
+    def adjoint(v: Tensor) -> Tensor:
+        seen = on_copies(h.A_adjoint, v / units)
+        return received(seen, like, lambda: f"moment_matching: A_adjoint of {brief(h)}")
+
+    # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
+    with torch.no_grad():
+        size = magnitudes(adjoint(gap.sgn())).clamp(min=largest)
+    level = beside((largest / size) ** 2, gap)
+
+    def product(v: Tensor) -> Tensor:
+        seen = h.A(inside(back(v))) / beside(size, v)
+        return (seen + level * observation.correlate(v / units)) / units
+
+    def back(v: Tensor) -> Tensor:
+        return adjoint(v) / beside(size, like)
+
+    weights = conjugate_residuals(
+        product,
+        gap / beside(size, gap) / units,
+        tolerance=tolerance,
+        most_steps=most_steps,
+        kept=kept,
+    )
+    return outside(back(weights))
+
+
+def conjugate_residuals(
+    product: Product, b: Tensor, *, tolerance: float, most_steps: int, kept: int
+) -> Tensor:
+    """The x for which M x comes near to b, sample by sample: ‖b - M x‖ is never above ‖b‖.
+
+    Each step adds the direction p = r, made such that M p is orthogonal to those of the directions
+    before it, and the share of p that makes the residual r smallest. It is differentiable.
+
+    Args:
+        product: maps v to M v, both `[batch, ...]`; M need not be symmetric.
+        b: `[batch, ...]`.
+        tolerance: the relative residual at which a sample is done.
+        most_steps: the largest number of steps.
+        kept: the number of earlier directions that are kept: 1 suffices for a symmetric M.
+    """
+    x, r = torch.zeros_like(b), b
+    directions: list[tuple[Tensor, Tensor]] = []
+    goal = tolerance**2 * squared_norms(b)
+    for _ in range(most_steps):
+        rr = squared_norms(r)
+        active = ~(rr <= goal)  # NaN is not convergence
+        if not active.any():
+            break
+        p = r / beside(rr.where(active, 1).sqrt(), r)
+        q = product(p)
+        for p_before, q_before in directions:
+            share = beside(inner(q_before, q), q)
+            p, q = p - share * p_before, q - share * q_before
+        qq = squared_norms(q)
+        length = beside(qq.where(qq > 0, 1).sqrt(), q)
+        p, q = p / length, q / length
+        step = beside(inner(q, r).where(active, 0), r)
+        x, r = x + step * p, r - step * q
+        directions = [*directions, (p, q)][-kept:]
+    return x
+
+
+class Linearised:
+    """The derivative of a function of batches at a point, as an operator."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], at: Tensor) -> None:
+        self.function, self.at = function, at
+
+    def A(self, x: Tensor) -> Tensor:
+        return self._times(jvp, x)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self._times(vjp, y)
+
+    def _times(self, product: Callable[..., Any], v: Tensor) -> Tensor:
+        again = torch.is_grad_enabled()
+        with torch.inference_mode(False):
+            value: Tensor = product(self.function, self.at.clone(), v, create_graph=again)[1]
+        return value
