@@ -76,8 +76,9 @@ class Update:
         d = denoised.to(torch.promote_types(own, sigma.dtype))
         h, misfit = operator_at(self.observation, d), self.observation.misfit(d)
         if replaced is not None and self.part is not None:
-            seen = self.part.A(replaced.to(d)).reshape(len(d), -1)
-            left = misfit[0].numel() - self.start - seen.shape[1]
+            size = prod(self.part.observed_shape)
+            left = misfit.shape[1:].numel() - self.start - size
+            seen = self.part.A(replaced.to(d)).reshape(len(d), size)
             misfit = misfit + F.pad(seen, (self.start, left)).reshape(misfit.shape)
         gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
         return carried_back(

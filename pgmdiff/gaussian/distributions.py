@@ -43,17 +43,20 @@ __all__ = [
 class Distribution(ABC):
     """A distribution q of states with closed-form scores, densities and marginals.
 
-    Its score and denoiser accept a noise level per element, too. It is itself a score, `q(u, sigma)`, with a `log_density`: `compose` accepts it as a model.
+    It is itself a score, `q(u, sigma)`, with a `log_density`: `compose` accepts it as a model.
 
     Attributes:
         mean: `[*event]`.
         covariance: `[N, N]` over the flattened event.
+        per_element: whether score and denoiser accept a noise level per element, σ like u.
     """
 
     mean: Tensor
     covariance: Tensor
     copies = True
-    per_element = True
+    per_element = False
+    _stack: "Stack"
+    """The whole state as the one region of a stack, if `per_element`."""
 
     @property
     @abstractmethod
@@ -90,7 +93,8 @@ class Distribution(ABC):
         Raises:
             ShapeError: u or sigma does not fit.
         """
-        if isinstance(sigma, Tensor) and sigma.ndim > 1 and sigma.shape == u.shape:
+        uneven = isinstance(sigma, Tensor) and sigma.ndim > 1 and sigma.shape == u.shape
+        if self.per_element and uneven:
             self._levels(u, 1.0)
             x, levels = (t.reshape(len(u), 1, -1) for t in (u, sigma))
             return self._stack.like(x).score(x, levels).reshape(u.shape).to(u.dtype)
@@ -107,11 +111,6 @@ class Distribution(ABC):
             ShapeError: u or sigma does not fit.
         """
         return self._log_density(u, self._levels(u, sigma))
-
-    @property
-    @abstractmethod
-    def _stack(self) -> "Stack":
-        """The whole state as the one region of a stack."""
 
     @abstractmethod
     def _score(self, u: Tensor, sigma: Tensor) -> Tensor: ...
@@ -154,6 +153,7 @@ class Gaussian(Distribution):
 
     mean: Tensor
     covariance: Tensor
+    per_element = True
 
     def __repr__(self) -> str:
         return described(self, *_size_and_dtype(self.mean))
@@ -225,7 +225,7 @@ class Gaussian(Distribution):
         return values, vectors
 
     @property
-    def _stack(self) -> "Stack":
+    def _stack(self) -> "Stack":  # type: ignore[override]
         whole = self.mean.reshape(1, 1, -1), *(part[None, None] for part in self._eigen)
         return Stack(torch.zeros(1, 1), *whole)
 
@@ -321,6 +321,7 @@ class GaussianMixture(Distribution):
 
     weights: Tensor
     components: Sequence[Gaussian]
+    per_element = True
 
     def __repr__(self) -> str:
         size = _size_and_dtype(self.components[0].mean)
