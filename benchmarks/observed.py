@@ -9,7 +9,7 @@ observations, 39 draws for each, by 40 steps of the SDE; the p-value is that of 
 """
 
 from collections.abc import Callable, Mapping
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ def joint_of(
 
 def modes(signs: list[tuple[float, ...]]) -> GaussianMixture:
     """Independent variables around ±2 given their signs, which are those of a Markov chain."""
-    kept = [[a == b for a, b in zip(s, s[1:], strict=False)] for s in signs]
+    kept = [[a == b for a, b in pairwise(s)] for s in signs]
     weights = [torch.tensor([STAY if k else 1 - STAY for k in row]).double() for row in kept]
     spread = SPREAD * torch.eye(len(signs[0])).double()
     parts = [Gaussian(2 * torch.tensor(s).double(), spread) for s in signs]
@@ -70,9 +70,7 @@ def all_signs(n: int) -> list[tuple[float, ...]]:
     return list(product((-1.0, 1.0), repeat=n))
 
 
-def posterior_mean(
-    q: GaussianMixture, u: Tensor, sigma: float, y: Tensor, seen: Tensor
-) -> Tensor:
+def posterior_mean(q: GaussianMixture, u: Tensor, sigma: float, y: Tensor, seen: Tensor) -> Tensor:
     """E[u_0 | u_σ = u, y], exactly: an observation is a noisy state of another level."""
     share = torch.where(seen, NOISE**2 / (sigma**2 + NOISE**2), 1).double()
     return q.denoise(share * u + (1 - share) * y, (sigma * share.sqrt()).expand_as(u))
@@ -131,7 +129,5 @@ def calibration(*, smoke: bool = False) -> list[dict[str, Any]]:
             dtype=torch.float64,
         )
         ranks, p = rank_statistics(steepness(u.reshape(sets, draws, n)), steepness(truth))
-        rows.append(
-            {"method": method, "p": p, "mean_rank": ranks.double().mean().item() / draws}
-        )
+        rows.append({"method": method, "p": p, "mean_rank": ranks.double().mean().item() / draws})
     return rows

@@ -1,4 +1,4 @@
-r"""Observations y = H u_0 + N(0, R) in joints with covariances: in local posteriors, or in the solve.
+r"""Observations y = H u_0 + N(0, R) in joints with covariances: in local posteriors or the solve.
 
 An element observed with independent noise R_i multiplies the posterior of every region that holds
 it, like the noisy state itself: both are one noisy state of one level per element,
@@ -20,7 +20,7 @@ with D_0 and V = (σ⁻² I + K)⁻¹ those of the composition without observati
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch

@@ -9,7 +9,6 @@ solve, in the same call:
 z is y, but for elements that local posteriors know already what these say of them together.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any

@@ -36,9 +36,9 @@ from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.conditioning.solving import Product, carried_back, operator_at, usual
 from pgmdiff.errors import PgmdiffError, check_scale
-from pgmdiff.linalg import inner, magnitudes, squared_norms
+from pgmdiff.linalg import squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
-from pgmdiff.scores.walls import on_copies, received
+from pgmdiff.scores.walls import on_copies
 from pgmdiff.text import brief, described
 
 __all__ = [

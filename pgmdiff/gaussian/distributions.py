@@ -458,7 +458,9 @@ class Stack:
         """The score Σ_k p(k | x) s_k(x): `[batch, n, d]`."""
         if sigma.ndim == 3:  # one row per sample and region, whose covariances hold the noise
             own = self._noised(sigma)
-            flat = own.score(x.reshape(1, -1, x.shape[2]), torch.zeros_like(own.mean[None, :, 0, 0]))
+            flat = own.score(
+                x.reshape(1, -1, x.shape[2]), torch.zeros_like(own.mean[None, :, 0, 0])
+            )
             return flat.reshape(x.shape)
         rotated, variances = self._rotated(x, sigma)
         if self.mean.shape[1] > 1:
