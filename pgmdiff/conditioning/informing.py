@@ -35,8 +35,8 @@ class Known:
     name: str
     copies = True
 
-    def __repr__(self) -> str:
-        return self.name
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "__qualname__", self.name)
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         self.observation.check(x)

@@ -97,10 +97,10 @@ class EDMDenoiser(nn.Module):
     """A network under EDM preconditioning, called as `denoise(x, sigma, **condition)`.
 
     σ is one noise level per sample, `[batch]`, or per element, with the shape of x; the network
-    receives its logarithm in the same shape. It is `per_element` if its network says that it accepts
-    these (`noise_field = True`) and there are no filters. `state_dict()` holds all that `load_state_dict` needs:
-    the weights, `sigma_data`, `mean` and `unit`, and the filters. (Files without these, older ones,
-    leave what the denoiser was made with.)
+    receives its logarithm in the same shape. It says that it is `per_element` if its network has
+    `noise_field = True` and there are no filters. `state_dict()` holds all that `load_state_dict`
+    needs: the weights, `sigma_data`, `mean` and `unit`, and the filters. (Files without these,
+    older ones, leave what the denoiser was made with.)
 
     Args:
         network: the network `F(x, noise, **condition)` of x `[batch, *shape]` and noise `[batch]`.
@@ -138,7 +138,8 @@ class EDMDenoiser(nn.Module):
         else:
             gain, axes = own.gain(s), tuple(range(1, x.ndim))
             linear, c_out = own(centred, gain), s * gain.square().mean(axes, True).sqrt()
-        who, least = named(self.network), SEEN * self.sigma_data if sigma.ndim > 1 else 0
+        each = self.per_element and sigma.shape == x.shape
+        who, least = named(self.network), SEEN * self.sigma_data if each else 0
         noise = (sigma.clamp(min=least) / self.unit).log() / 4
         given = total.rsqrt() * centred
         value = received(self.network(given, noise, **condition), x, who, cast=True)
