@@ -20,8 +20,7 @@ from torch import Tensor
 from pgmdiff.conditioning.masks import Crop, Mask
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import Operator
-from pgmdiff.conditioning.solving import Product, carried_back, operator_at, usual
-from pgmdiff.linalg import beside
+from pgmdiff.conditioning.solving import Product, carried_back
 from pgmdiff.scores.adapters import Score, denoise
 
 __all__ = ["Known", "informed"]
@@ -73,25 +72,14 @@ class Update:
         """
         own = getattr(self.observation.operator, "widest", sigma.dtype)
         d = denoised.to(torch.promote_types(own, sigma.dtype))
-        h, misfit = operator_at(self.observation, d), self.observation.misfit(d)
+        misfit, limits = self.observation.misfit(d), (self.tolerance, self.most_steps, 1)
         if replaced is not None and self.part is not None:
             size = prod(self.part.observed_shape)
             left = misfit.shape[1:].numel() - self.start - size
             seen = self.part.A(replaced.to(d)).reshape(len(d), size)
             misfit = misfit + F.pad(seen, (self.start, left)).reshape(misfit.shape)
-        gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
-        return carried_back(
-            self.observation,
-            h,
-            gap,
-            sigma,
-            product,
-            product,
-            like=d,
-            tolerance=usual(sigma.dtype) if self.tolerance is None else self.tolerance,
-            most_steps=self.most_steps,
-            kept=1,
-        ).double()
+        both = product, product
+        return carried_back(self.observation, d, misfit, sigma, both, limits).double()
 
 
 def informed(
@@ -100,14 +88,17 @@ def informed(
     """A joint whose rule knows an observation; arguments are those of `moment_matching`."""
     h, y = observation.operator, observation.y
     update, parts = Update(observation, tolerance, most_steps), getattr(h, "operators", (h,))
+    known: Score
     for part in parts if observation.covariance is None and not y.is_complex() else ():
         if isinstance(part, Mask | Crop):
             if tuple(part.event_shape) == tuple(joint.event_shape):
                 update = replace(update, part=part)
-                return joint.observing(update, *_in_place(observation, part, update.start))
+                known = joint.observing(update, *_in_place(observation, part, update.start))
+                return known
             break
         update = replace(update, start=update.start + prod(getattr(part, "observed_shape", ())))
-    return joint.observing(update)
+    known = joint.observing(update)
+    return known
 
 
 def _in_place(observation: Observation, part: Operator, start: int) -> tuple[Tensor, Tensor]:

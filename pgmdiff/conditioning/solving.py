@@ -8,50 +8,47 @@ from torch import Tensor
 from torch.autograd.functional import jvp, vjp
 
 from pgmdiff.conditioning.observations import Observation
-from pgmdiff.conditioning.operators import LinearOperator
+from pgmdiff.errors import PgmdiffError
 from pgmdiff.linalg import inner, magnitudes, squared_norms
 from pgmdiff.scores.adapters import beside
 from pgmdiff.scores.walls import on_copies, received
 from pgmdiff.text import brief
 
-__all__ = ["Product", "carried_back", "conjugate_residuals", "operator_at", "usual"]
+__all__ = ["Product", "carried_back", "conjugate_residuals"]
 
 Product = Callable[[Tensor], Tensor]
 
 
-def operator_at(observation: Observation, denoised: Tensor) -> "LinearOperator | Linearised":
-    """H, or of a function its derivative at D."""
-    h = observation.operator
-    return Linearised(observation.seen, denoised) if h is None else h
+OVERSHOT = 5.0
+"""The ratio of H of an update to the misfit above which moments are refused.
 
-
-def usual(dtype: torch.dtype) -> float:
-    """The relative residual at which the solve stops, unless one is given."""
-    return 1e-10 if dtype == torch.float64 else 1e-5
+On a chain of two modes, where samples are right, 0.2 % of the ratios exceed 2, and none 4.6; on
+smooth data they are 7 to 265."""
 
 
 def carried_back(
     observation: Observation,
-    h: "LinearOperator | Linearised",
-    gap: Tensor,
+    denoised: Tensor,
+    misfit: Tensor,
     sigma: Tensor,
-    inside: Product,
-    outside: Product,
-    *,
-    like: Tensor,
-    tolerance: float,
-    most_steps: int,
-    kept: int,
+    products: tuple[Product, Product],
+    limits: tuple[float | None, int, int],
 ) -> Tensor:
-    """V Hᵀ w with (H V Hᵀ + R) w = gap, where V stands inside and outside of the solve.
+    """V Hᵀ w with (H V Hᵀ + R) w = misfit, for D `[batch, *event]`; 0 at σ = 0.
 
-    The gap is `[batch, *observed]`, `like` a state; see `conjugate_residuals` for the rest.
+    The products are those with V inside and outside of the solve, the limits the tolerance of
+    `moment_matching`, the most steps and the directions kept, see `conjugate_residuals`.
     """
+    (inside, outside), (tolerance, most_steps, kept) = products, limits
+    known = observation.operator
+    h = Linearised(observation.seen, denoised) if known is None else known
+    gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
+    usual = 1e-10 if sigma.dtype == torch.float64 else 1e-5
     units, largest = observation.units(gap), observation.noise or 0.0
 
     def adjoint(v: Tensor) -> Tensor:
         seen = on_copies(h.A_adjoint, v / units)
-        return received(seen, like, lambda: f"moment_matching: A_adjoint of {brief(h)}")
+        return received(seen, denoised, lambda: f"moment_matching: A_adjoint of {brief(h)}")
 
     # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
     with torch.no_grad():
@@ -63,16 +60,33 @@ def carried_back(
         return (seen + level * observation.correlate(v / units)) / units
 
     def back(v: Tensor) -> Tensor:
-        return adjoint(v) / beside(size, like)
+        return adjoint(v) / beside(size, denoised)
 
     weights = conjugate_residuals(
         product,
         gap / beside(size, gap) / units,
-        tolerance=tolerance,
+        tolerance=usual if tolerance is None else tolerance,
         most_steps=most_steps,
         kept=kept,
     )
-    return outside(back(weights))
+    update = outside(back(weights))
+    if outside is not inside:
+        _refuse_overshoot(on_copies(h.A, update), gap, sigma)
+    return update
+
+
+def _refuse_overshoot(seen: Tensor, gap: Tensor, sigma: Tensor) -> None:
+    """An error if H of the update is far larger than the misfit, which then grows."""
+    moved, before = (squared_norms(v.detach()).sqrt() for v in (seen, gap))
+    ratios = (moved / before).nan_to_num(0.0)
+    if (ratios > OVERSHOT).any():
+        worst = int(ratios.argmax())
+        raise PgmdiffError(
+            f"Isotropic: at σ = {sigma[worst]:.3g} the update is {ratios[worst]:.3g} times as "
+            "large as the misfit that it should remove, and samples would explode: the data is "
+            "smooth, its covariance far from a multiple of I, or data_std is not its standard "
+            "deviation. Leave out covariance=, or use Tweedie() or Composed(joint)."
+        )
 
 
 def conjugate_residuals(

@@ -93,10 +93,9 @@ class Distribution(ABC):
         Raises:
             ShapeError: u or sigma does not fit.
         """
-        uneven = isinstance(sigma, Tensor) and sigma.ndim > 1 and sigma.shape == u.shape
-        if self.per_element and uneven:
+        if self.per_element and isinstance(sigma, Tensor) and sigma.shape == u.shape != u.shape[:1]:
             self._levels(u, 1.0)
-            x, levels = (t.reshape(len(u), 1, -1) for t in (u, sigma))
+            x, levels = (t.reshape(len(u), 1, self.mean.numel()) for t in (u, sigma))
             return self._stack.like(x).score(x, levels).reshape(u.shape).to(u.dtype)
         return self._score(u, self._levels(u, sigma))
 
