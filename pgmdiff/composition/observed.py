@@ -39,6 +39,8 @@ __all__ = ["Folded", "Observed", "foldable"]
 
 LEAST = 1e-6
 """Least noise level with which a score is called, in standard deviations of an element."""
+KNOWN = 0.01
+"""Level, in standard deviations, below which an observed element counts as known in the fade."""
 
 
 class Folded(NamedTuple):
@@ -48,16 +50,27 @@ class Folded(NamedTuple):
         x, levels: x̃ and σ̃, in the dtype of u.
         shares: σ̃² / σ², float64.
         pulls: (x̃ - u) / σ², float64.
+        exact: which elements are known to `KNOWN`.
     """
 
     x: Tensor
     levels: Tensor
     shares: Tensor
     pulls: Tensor
+    exact: Tensor
 
     def local(self, chunk: Chunk, tilted: Tensor) -> Tensor:
         """(D_r - A_r u) / σ² of what a region says at (x̃, σ̃), η_r + s_r."""
         return chunk.gather(self.pulls) + chunk.gather(self.shares) * tilted
+
+    def known(
+        self, chunk: Chunk, scores: Tensor, tilted: Tensor, centred: Tensor, sigma: Tensor
+    ) -> Tensor:
+        """The scores, those of Gaussians for elements known to `KNOWN`, where D - x̃ is rounding."""
+        assert chunk.batch.precisions is not None, "the plan holds those of a bound rule"
+        away = chunk.gather(centred) + sigma[chunk.samples, None, None] ** 2 * tilted
+        expected = -chunk.batch.precisions.rows(chunk.start, chunk.stop).times(away)
+        return scores.where(~chunk.gather(self.exact), expected)
 
     def gains(self, chunk: Chunk) -> Tensor:
         """σ² / R of the regions' elements; 0 without noise, where local means agree already."""
@@ -95,8 +108,12 @@ class Observed:
         total = (squared + noise).clamp(min=1e-300)
         shares = (noise / total).where(noise < inf, 1)
         pulls = ((y - u) / total).where(squared + noise > 0, 0)
-        levels = torch.maximum(sigma[:, None] * shares.sqrt(), self.least.to(u.device))
-        return Folded((u + squared * pulls).to(u), levels.to(u), shares, pulls)
+        least = self.least.to(u.device)
+        levels = torch.maximum(sigma[:, None] * shares.sqrt(), least)
+        exact = levels < KNOWN / LEAST * least
+        return Folded(
+            (u + squared * pulls).to(u), levels.to(u), shares, pulls, exact & (noise < inf)
+        )
 
     def joined(
         self, u: Tensor, sigma: Tensor, score: Tensor, means: Tensor | None, solve: Solve

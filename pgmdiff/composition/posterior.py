@@ -168,17 +168,20 @@ class Closure(Rule, ABC):
         start = torch.zeros_like(u) if self.solve.uses_start else None
         means = None if seen is None else torch.zeros_like(total)
         for chunk, scores in evaluate(x, noise, tilt=messages):
-            eta = tilt = torch.zeros_like(scores) if messages is None else chunk.own(messages)
+            eta = torch.zeros_like(scores) if messages is None else chunk.own(messages)
             tilted = scores.double() + eta
             if seen is not None and means is not None:
                 tilted = seen.local(chunk, tilted)
                 chunk.add(means, tilted)
-                tilt = tilted - scores  # an observation is a message, too
             chunk.add(total, sharpened(tilted, chunk, sigma) - eta)
             if start is not None:  # the marginal rule's score
                 chunk.add(start, (scores if seen is None else tilted).detach())
             if loops is not None and loops.fades:
-                misfit[chunk.samples] += loops.misfit(chunk, centred, tilt, scores, levels)
+                tilt, own = eta, scores
+                if seen is not None:  # an observation is a message, too
+                    own = seen.known(chunk, scores, tilted, centred, levels)
+                    tilt = tilted - own
+                misfit[chunk.samples] += loops.misfit(chunk, centred, tilt, own, levels)
             if local is not None:
                 local.append((chunk, tilted, eta))
         if loops is None:

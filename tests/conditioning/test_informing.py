@@ -266,6 +266,33 @@ def test_networks_are_told_a_noise_level_per_element(noise: float) -> None:
     )
 
 
+class Denoiser:
+    """The denoiser of a Gaussian, with a noise level per element."""
+
+    per_element = True
+
+    def __init__(self, q: Gaussian) -> None:
+        self.q = q
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self.q.denoise(x, sigma)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+def test_the_fade_is_1_for_gaussians_that_are_observed_exactly(noise: float) -> None:
+    """Although the scores of observed elements, (D - x) / σ̃², are rounding in float32."""
+    graph, q = GRAPHS["ring"], markov(GRAPHS["ring"], 0.9, seed=3)
+    scores = {
+        name: from_denoiser(Denoiser(q.marginal(graph.regions.elements(name))))
+        for name in graph.regions.names
+    }
+    joint = compose(graph, scores, rule=Consistent(node_covariances(graph, q), mean=q.mean))
+    y, u, r = random(N, seed=3), q.noised(2.0).sample(5, generator=1), torch.zeros(4, 4).double()
+    found = moment_matching(joint, y.float(), MASK, noise=noise).remembering()
+    expected = conditioned(q, u, 2.0, EYE[SEEN], y[SEEN], r)
+    assert relative(found.denoise(u.float(), 2.0).double() - q.mean, expected - q.mean) < 1e-3
+
+
 def test_a_conditioned_joint_is_a_pure_function_a_run_and_a_pickle() -> None:
     pair = mixture(signs(2))
     models = {"pair": pair, "single": pair.marginal(torch.tensor(0))}
