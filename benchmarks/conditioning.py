@@ -9,6 +9,7 @@ posterior varies.
 posterior samples (importance resampling of ancestral ones), mean and standard error over seeds.
 
 *Smooth data* (`benchmarks.smooth_fields`): Gaussian fields and a photograph with a hole.
+*Errors* and *calibration* (`benchmarks.observed`): observations in local posteriors or the solve.
 
 The requirements are those of one score: evaluations of every region, gradients, and the bytes that
 autograd holds for them.
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import smooth_fields
+from benchmarks import observed, smooth_fields
 from benchmarks.exactness.distributions import two_mode_chain
 from benchmarks.problems import Counter, gaussian_problem
 from benchmarks.reports import columns, plus_minus, settings, spread, table
@@ -39,7 +40,7 @@ from pgmdiff.samplers import SDE, Heun, Solver, karras, sample, time_travel
 from pgmdiff.scores.adapters import Score
 from pgmdiff.text import Table
 
-__all__ = ["METHODS", "run", "tables"]
+__all__ = ["METHODS", "PARTS", "run", "tables"]
 
 N, SEEN, RHO = 12, (1, 7), 0.9
 NOISES = (0.0, 0.5)
@@ -105,60 +106,97 @@ METHODS: dict[str, Method] = {
 """All ways of conditioning that are compared."""
 
 
-def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
-    """Measures all methods, or with `smoke` two of them with one noise level and one seed."""
-    names = list(METHODS)[: 2 if smoke else None]
-    noises = NOISES[:1] if smoke else NOISES
+def run(
+    *, smoke: bool = False, device: str = "cpu", parts: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Measures the parts given, or all; with `smoke` two methods, one noise level and one seed."""
     seeds, n = (1, 200) if smoke else (SEEDS, SAMPLES)
+    made = {name: PARTS[name](smoke) for name in parts or PARTS}
     return {
         "settings": settings(
             gaussian=f"Heun, Karras 80 → 0.002, {LEVELS} levels",
             modes=f"SDE η = 1, Karras 20 → 0.01, {LEVELS} steps, {seeds} seeds × {n} samples",
             smooth=f"Heun, Karras 80 → 0.002 standard deviations, {smooth_fields.LEVELS} levels, "
             f"{smooth_fields.SEEDS} observations × {smooth_fields.SAMPLES} samples",
+            calibration="SDE η = 1, Karras 20 → 0.01, 40 steps, 300 data sets × 39 draws",
         ),
-        "needs": [_needs(name) for name in names],
-        "gaussian": [
-            _gaussian_row(name, noise) for name in tqdm(names, desc="Gaussians") for noise in noises
-        ],
-        "modes": [_modes_row(name, seeds, n) for name in tqdm(names, desc="two modes")],
-        "smooth": smooth_fields.rows(smoke=smoke),
+        **made,
     }
 
 
+def _names(smoke: bool) -> list[str]:
+    return list(METHODS)[: 2 if smoke else None]
+
+
+def _gaussian(smoke: bool) -> list[dict[str, Any]]:
+    noises, names = NOISES[:1] if smoke else NOISES, tqdm(_names(smoke), desc="Gaussians")
+    return [_gaussian_row(name, noise) for name in names for noise in noises]
+
+
+def _modes(smoke: bool) -> list[dict[str, Any]]:
+    sizes = (1, 200) if smoke else (SEEDS, SAMPLES)
+    return [_modes_row(name, *sizes) for name in tqdm(_names(smoke), desc="two modes")]
+
+
+PARTS: dict[str, Callable[[bool], list[dict[str, Any]]]] = {
+    "needs": lambda smoke: [_needs(name) for name in _names(smoke)],
+    "gaussian": _gaussian,
+    "modes": _modes,
+    "smooth": lambda smoke: smooth_fields.rows(smoke=smoke),
+    "errors": lambda smoke: observed.errors(smoke=smoke),
+    "calibration": lambda smoke: observed.calibration(smoke=smoke),
+}
+"""What is measured, by the key of its rows."""
+
+
 def tables(result: Mapping[str, Any]) -> list[Table]:
-    """The losses on the Gaussian chain, and distances on the two-mode chain with requirements."""
-    both = zip(result["modes"], result["needs"], strict=True)
-    title = "Gaussian chain: KL from the posterior, nats per direction, by noise of the observation"
-    return [
-        spread(title, result["gaussian"], columns("method"), "noise", "{loss:.3g}"),
-        table(
-            "Two-mode chain: energy distance to the posterior; requirements of one score",
-            [{**modes, **needs} for modes, needs in both],
-            {
-                "method": "{method}",
-                "two modes": lambda row: (
-                    plus_minus((row["mean"], row["standard_error"]))
-                    if row["mean"] is not None
-                    else "fails"
-                ),
-                **columns("evaluations:g gradients bytes:,"),
-            },
-        ),
-        table(
-            "Smooth data with a hole: error of the mean and spread, in posterior deviations",
-            result["smooth"],
-            {
-                **columns("problem noise method"),
-                "mean error": lambda row: (
-                    "refused"
-                    if row["mean_error"] is None
-                    else plus_minus((row["mean_error"], row["standard_error"]), ".2f")
-                ),
-                **columns("spread:.2f misfit:.1e"),
-            },
-        ),
-    ]
+    """The losses on the Gaussian chain, distances and requirements, and what observations need."""
+    method, made = columns("method"), []
+    if "gaussian" in result:
+        title = (
+            "Gaussian chain: KL from the posterior, nats per direction, by noise of the observation"
+        )
+        made.append(spread(title, result["gaussian"], method, "noise", "{loss:.3g}"))
+    if "modes" in result and "needs" in result:
+        both = zip(result["modes"], result["needs"], strict=True)
+        shown = {
+            **method,
+            "two modes": lambda row: (
+                plus_minus((row["mean"], row["standard_error"]))
+                if row["mean"] is not None
+                else "fails"
+            ),
+            **columns("evaluations:g gradients bytes:,"),
+        }
+        title = "Two-mode chain: energy distance to the posterior; requirements of one score"
+        made.append(table(title, [{**modes, **needs} for modes, needs in both], shown))
+    if "smooth" in result:
+        shown = {
+            **columns("problem noise method"),
+            "mean error": lambda row: (
+                "refused"
+                if row["mean_error"] is None
+                else plus_minus((row["mean_error"], row["standard_error"]), ".2f")
+            ),
+            **columns("spread:.2f misfit:.1e"),
+        }
+        title = "Smooth data with a hole: error of the mean and spread, in posterior deviations"
+        made.append(table(title, result["smooth"], shown))
+    if "errors" in result:
+        title = "Chain of 8 modes, three observed: relative error of D, by σ"
+        made.append(
+            spread(
+                title,
+                result["errors"],
+                method,
+                "sigma",
+                lambda row: "fails" if row["error"] is None else f"{row['error']:.3f}",
+            )
+        )
+    if "calibration" in result:
+        title = "Two-mode chain, three observed: uniform ranks of Σ|steps|"
+        made.append(table(title, result["calibration"], method | columns("p:.2g mean_rank:.3f")))
+    return made
 
 
 def _gaussian_row(name: str, noise: float) -> dict[str, Any]:

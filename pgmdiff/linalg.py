@@ -420,5 +420,8 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 
 def beside(values: Tensor, like: Tensor) -> Tensor:
-    """Values `[batch]`, such as σ, as `[batch, 1, ...]`, so that they multiply `like`."""
-    return values.reshape(-1, *[1] * (like.ndim - 1))
+    """Values `[batch]`, such as σ, as `[batch, 1, ...]`, so that they multiply `like`.
+
+    Values that have the shape of `like` stay as they are.
+    """
+    return values if values.shape == like.shape else values.reshape(-1, *[1] * (like.ndim - 1))

@@ -112,10 +112,16 @@ class Consistent(Closure):
             return self.converged(evaluate, u, sigma).score.to(u)
         mean, messages = self.known_mean(evaluate, u, memory), memory.get(MESSAGES)
         capped = memory.get(CAPPED, torch.zeros_like(sigma))
+        seen = None if self.observed is None else self.observed.at(u, sigma)
         for _ in range(self.iterations):
             score, _, answers = self.heard(evaluate, u, sigma, mean, messages)
             moved = [(each.eta + self.damping * each.move).detach() for each in answers]
-            rms = sigma * _largest_rms(u, answers, moved)
+            if seen is None:
+                rms = sigma * _largest_rms(u, answers, moved)
+            else:
+                pairs = zip(answers, moved, strict=True)
+                scaled = [each.chunk.gather(seen.levels) * own for each, own in pairs]
+                rms = _largest_rms(u, answers, scaled)
             within = (self.trust / rms.clamp(min=1e-300)).clamp(max=1)
             messages = (_collected(u, answers, moved) * within[:, None]).to(u)
             capped = capped + (within < 1)
@@ -134,10 +140,13 @@ class Consistent(Closure):
         """The score and the fade for given messages, as `joined`, and what regions answer."""
         local: list[tuple[Chunk, Tensor, Tensor]] = []
         score, fade = self.joined(evaluate, u, sigma, mean, messages, local)
+        seen = None if self.observed is None else self.observed.at(u, sigma)
         answers = []
         for chunk, tilted, eta in local:
             gap = chunk.gather(score) - tilted
-            answers.append(Answer(chunk, eta, gap, sharpened(gap, chunk, sigma)))
+            move = sharpened(gap, chunk, sigma)
+            move = move if seen is None else move + seen.gains(chunk) * gap
+            answers.append(Answer(chunk, eta, gap, move))
         return score, fade, answers
 
     def converged(self, evaluate: Evaluate, u: Tensor, sigma: Tensor) -> "Agreement":
@@ -152,7 +161,9 @@ class Consistent(Closure):
         rounding = ROUNDING * torch.finfo(u.dtype).eps
         levels = sigma.detach().double().clamp(min=1e-30)[:, None]
         # Deviations of every element's posterior, if it were alone: messages have their inverse.
-        units = (levels**-2 + 1 / self.precision.variances.to(u.device)).rsqrt()
+        seen = None if self.observed is None else self.observed.at(u, sigma)
+        own = levels if seen is None else seen.levels.double().clamp(min=1e-30)
+        units = (own**-2 + 1 / self.precision.variances.to(u.device)).rsqrt()
 
         def residual(messages: Tensor | None) -> Residual:
             """The undamped update of the messages, and how far local means are apart."""
@@ -208,7 +219,7 @@ class Consistent(Closure):
         def pull(gradient: Tensor, u: Tensor) -> tuple[Tensor]:
             return (gradient[:, None] * self.converged(evaluate, u, sigma).score.to(u),)
 
-        if not self.trust:
+        if not self.trust or self.observed is not None:
             return super().log_density(evaluate, u, sigma)  # its error
         with torch.no_grad():
             found = self._value(evaluate, u, sigma)
@@ -235,8 +246,7 @@ class Consistent(Closure):
             away = u - point.mean.to(u.device) + squared * point.score
             total = total + self.loops.constant
             total = total - 0.5 * (away @ self.loops.solve.gap.to(away) * away).sum(dim=1)
-        shift = (point.messages * squared).to(u)
-        for chunk, densities in evaluate(u, sigma, density=True, shift=shift):
+        for chunk, densities in evaluate(u, sigma, density=True, tilt=point.messages):
             eta = chunk.own(point.messages)
             tilt = eta * (0.5 * eta - chunk.gather(point.score))
             own = densities + squared[chunk.samples] * tilt.sum(dim=2)
@@ -251,7 +261,8 @@ class Answer(NamedTuple):
         chunk: the regions and samples.
         eta: η_r.
         gap: A_r s - d_r.
-        move: (I + σ² Σ_r⁻¹) gap, the undamped update of the messages.
+        move: (I + σ² Σ_r⁻¹) gap, the undamped update of the messages; if elements are folded, with
+            σ² / R added to Σ_r⁻¹.
     """
 
     chunk: Chunk

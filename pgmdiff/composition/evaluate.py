@@ -120,11 +120,13 @@ class Evaluate(Protocol):
     """Calls the models of a joint's regions, a chunk at a time."""
 
     def __call__(
-        self, u: Tensor, sigma: Tensor, *, density: bool = False, shift: Tensor | None = None
+        self, u: Tensor, sigma: Tensor, *, density: bool = False, tilt: Tensor | None = None
     ) -> Iterator[tuple[Chunk, Tensor]]:
-        """Every chunk with its scores s_r(A_r u + shift_r, σ), for u `[B, N]` and sigma `[B]`.
+        """Every chunk with its scores s_r(A_r u + σ² tilt_r, σ), for u `[B, N]`.
 
-        The shift is `[B, M]`, region after region, see `Chunk.own`; 0 if None.
+        Sigma is `[B]`, or `[B, N]`, of which scores that are not `per_element` receive the first
+        element's of a region. The tilt is `[B, M]`, region after region, see `Chunk.own`; 0 if
+        None.
 
         Scores are `[samples, regions, d]`. With `density` their place is taken by the log-densities
         log q_σ(A_r u), `[samples, regions]`.

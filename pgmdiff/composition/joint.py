@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as repeated_later
 
 from pgmdiff.composition.evaluate import Chunk, flattened
+from pgmdiff.composition.observed import LEAST, Observed, foldable
 from pgmdiff.composition.plan import Batch, map_tensors
-from pgmdiff.composition.rules import Memory, Rule
+from pgmdiff.composition.rules import Memory, Rule, bound
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import IndexGroup
@@ -25,6 +26,7 @@ from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Report
 from pgmdiff.linalg import Shape, keep, ordinary, widest
 from pgmdiff.precision import ComposedPrecision, Solve
+from pgmdiff.scores.adapters import beside, per_element
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import copied, copies, on_copies, received
 from pgmdiff.text import Table, brief, counted, described
@@ -154,6 +156,24 @@ class Joint:
         """
         return Remembering(self, dict(memory or {}))
 
+    def observing(
+        self,
+        update: Callable[..., Tensor],
+        values: Tensor | None = None,
+        variances: Tensor | None = None,
+    ) -> "Joint":
+        """The same joint, whose rule knows observations; see `Observed`.
+
+        Args:
+            update: how the solve is updated.
+            values, variances: observed elements and R, infinite for others: `[n or 1, N]`.
+        """
+        assert self.precision is not None, "only rules with covariances know observations"
+        known = variances if variances is None else foldable(self.batches, variances)
+        least = LEAST * self.precision.variances.sqrt()
+        observed = Observed(update, self.event_shape, least, values, known)
+        return replace(self, rule=bound(self.rule, observed=observed))
+
     # ---------------------------------------------------------------- the graph
 
     @property
@@ -198,7 +218,7 @@ class Joint:
         *,
         condition: Condition | None = None,
         density: bool = False,
-        shift: Tensor | None = None,
+        tilt: Tensor | None = None,
         finite: bool = False,
     ) -> Iterator[tuple[Chunk, Tensor]]:
         """Every model call and its scores; see `Evaluate`. Conditions are those of `flattened`.
@@ -207,15 +227,15 @@ class Joint:
             ScoreError: they are to be `finite` and are not; the node, σ and batch entry are named.
         """
         for chunk in self._kept_chunks(u):
-            values = self._call(chunk, u, sigma, condition or {}, density, shift)
+            values = self._call(chunk, u, sigma, condition or {}, density, tilt)
             fine = values.isfinite().reshape(*values.shape[:2], -1).all(dim=2) if finite else None
             if fine is not None and not fine.all():
                 sample, row = (~fine).nonzero()[0].tolist()
                 entry, kind = chunk.samples.start + sample, "log-density" if density else "score"
-                where = "" if shift is None else ", where its message shifts its input"
+                where = "" if tilt is None else ", where its message shifts its input"
                 raise ScoreError(
                     f"Joint: the {kind} of node {chunk.batch.group.name(chunk.start + row)!r} "
-                    f"is not finite at σ = {sigma[entry].item():g}, batch entry {entry}{where}. "
+                    f"is not finite at σ = {sigma[entry].max():g}, batch entry {entry}{where}. "
                     "Call it alone on this input; a denoiser has no score at σ = 0."
                 )
             yield chunk, values
@@ -255,15 +275,20 @@ class Joint:
         sigma: Tensor,
         condition: Condition,
         density: bool,
-        shift: Tensor | None,
+        tilt: Tensor | None,
     ) -> Tensor:
         start, stop, samples, batch = chunk.start, chunk.stop, chunk.samples, chunk.batch
         n, regions = samples.stop - samples.start, stop - start
         sigma = sigma if n == len(sigma) else sigma[samples]
         x = chunk.gather(u).reshape(n * regions, *batch.group.shape)
-        if shift is not None:
-            x = x + chunk.own(shift).reshape(x.shape)
-        sigmas = sigma.expand(regions).clone() if n == 1 else sigma.repeat_interleave(regions)
+        if sigma.ndim == 2:  # per element of the state
+            sigmas = sigma.index_select(1, chunk.index).reshape(x.shape)
+            if not per_element(batch.score):
+                sigmas = sigmas.reshape(len(x), -1)[:, 0].clone()
+        else:
+            sigmas = sigma.expand(regions).clone() if n == 1 else sigma.repeat_interleave(regions)
+        if tilt is not None:
+            x = x + (chunk.own(tilt).reshape(x.shape) * beside(sigmas, x) ** 2).to(x)
 
         def per_row(leaf: Tensor) -> Tensor:
             """`[regions, ...]` repeated for every sample: `[samples * regions, ...]`."""
@@ -282,7 +307,7 @@ class Joint:
         like = x.new_empty(len(x)) if density else x.detach()  # whatever is done to x
 
         def where() -> str:
-            return f"at σ = {sigma[0].item():g}, batch entry {samples.start} on"
+            return f"at σ = {sigma[0].max():g}, batch entry {samples.start} on"
 
         try:
             if self.checkpoint and torch.is_grad_enabled():

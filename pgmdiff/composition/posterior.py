@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.loops import ClosedLoops, state_mean
+from pgmdiff.composition.observed import Observed
 from pgmdiff.composition.rules import Marginal, Memory, Rule, bound
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.groups import RegionGroup
@@ -69,6 +70,7 @@ class Closure(Rule, ABC):
     mean: Tensor | Mapping[Any, Tensor] | None = field(default=None, kw_only=True)
     prior: Mapping[Any, Tensor] | Covariances | None = field(default=None, kw_only=True)
     loops: ClosedLoops | None = field(default=None, init=False, compare=False)
+    observed: Observed | None = field(default=None, init=False, compare=False)
 
     def __repr__(self) -> str:
         return described(self, *self._options)
@@ -78,7 +80,8 @@ class Closure(Rule, ABC):
         given = self.covariances
         several = counted(len(given), "covariance") if isinstance(given, Mapping) else ""
         prior = "" if self.prior is None else f"prior={type(self.prior).__name__}"
-        return [several or type(given).__name__, prior]
+        seen = "" if self.observed is None else "with observations"
+        return [several or type(given).__name__, prior, seen]
 
     def weights(self, graph: RegionGraph) -> list[Floats]:
         return Marginal().weights(graph)
@@ -153,29 +156,43 @@ class Closure(Rule, ABC):
         """The score, float64 `[B, N]`, and the fade `[B]`, for messages η `[B, M]` (0 if None).
 
         With η_r the regions contribute (I + σ² Σ_r⁻¹) d_r - η_r, d_r = η_r + s_r(A_r u + σ² η_r).
-        To `local` is added, for every chunk, what its regions said: d_r and η_r.
+        To `local` is added, for every chunk, what its regions said: d_r and η_r. With observations
+        d_r = (D_r - A_r u) / σ², see `observed`.
         """
         assert self.solve is not None, "compose binds it"
         levels, loops = sigma.double(), self.loops
         centred = u if mean is None else u - mean.to(u.device)
-        shift = None if messages is None else (messages * sigma[:, None] ** 2).to(u)
+        seen = None if self.observed is None else self.observed.at(u, sigma)
+        x, noise = (u, sigma) if seen is None else (seen.x, seen.levels)
         # Sharpening by I + σ² Σ_r⁻¹ and the solve undo each other up to rounding: in float64.
         total, misfit = torch.zeros_like(u, dtype=torch.float64), torch.zeros_like(levels)
         start = torch.zeros_like(u) if self.solve.uses_start else None
-        for chunk, scores in evaluate(u, sigma, shift=shift):
+        means = None if seen is None else torch.zeros_like(total)
+        for chunk, scores in evaluate(x, noise, tilt=messages):
             eta = torch.zeros_like(scores) if messages is None else chunk.own(messages)
             tilted = scores.double() + eta
+            if seen is not None and means is not None:
+                tilted = seen.local(chunk, tilted)
+                chunk.add(means, tilted)
             chunk.add(total, sharpened(tilted, chunk, sigma) - eta)
             if start is not None:  # the marginal rule's score
-                chunk.add(start, scores.detach())
+                chunk.add(start, (scores if seen is None else tilted).detach())
             if loops is not None and loops.fades:
-                misfit[chunk.samples] += loops.misfit(chunk, centred, eta, scores, levels)
+                tilt, own = eta, scores
+                if seen is not None:  # an observation is a message, too
+                    own = seen.known(chunk, scores, tilted, centred, levels)
+                    tilt = tilted - own
+                misfit[chunk.samples] += loops.misfit(chunk, centred, tilt, own, levels)
             if local is not None:
                 local.append((chunk, tilted, eta))
         if loops is None:
-            return self.solve(total, levels, start), torch.ones_like(levels)
-        fade = loops.fade(misfit)
-        return loops.solve.faded(total, centred.double(), fade, levels), fade
+            score, fade = self.solve(total, levels, start), torch.ones_like(levels)
+        else:
+            fade = loops.fade(misfit)
+            score = loops.solve.faded(total, centred.double(), fade, levels)
+        if self.observed is not None:
+            score = self.observed.joined(u, sigma, score, means, self.solve)
+        return score, fade
 
     def findings(self) -> tuple[list[str], str | None]:
         precision, solve = self.precision, self.solve

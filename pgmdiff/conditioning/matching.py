@@ -6,7 +6,7 @@ r"""Conditioning by matched moments: u_0 given u_σ is treated as N(D, V), obser
 This is exact for Gaussian data at every σ, with noise or without, if V is the posterior covariance.
 Noise of covariance R has R in place of σ_y² I. There are three choices of V:
 
-    `Composed`    V = σ² (I + σ² K)⁻¹ of a joint with covariances, without gradients
+    `Composed`    V = σ² (I + σ² K)⁻¹ of a joint with covariances, without gradients (`informing`)
     `Tweedie`     V = σ² Jᵀ with the denoiser's own Jacobian J = ∂D/∂u (Rozet, Andry, Lanusse,
                   Louppe, "Learning diffusion priors from observations by expectation maximization",
                   2024): the exact moments, with one vector-Jacobian product per step of the solve
@@ -29,15 +29,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.functional import jvp, vjp
 
+from pgmdiff.conditioning.informing import Known, informed
 from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstructing import differentiable
+from pgmdiff.conditioning.solving import Product, carried_back
+from pgmdiff.conditioning.solving import conjugate_residuals as conjugate_residuals
 from pgmdiff.errors import PgmdiffError, check_scale
-from pgmdiff.linalg import inner, magnitudes, squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
-from pgmdiff.scores.walls import on_copies, received
 from pgmdiff.text import brief, described
 
 __all__ = [
@@ -49,13 +49,6 @@ __all__ = [
     "moment_matching",
 ]
 
-Product = Callable[[Tensor], Tensor]
-
-OVERSHOT = 5.0
-"""The ratio of H of an update to the misfit above which moments are refused.
-
-On a chain of two modes, where samples are right, 0.2 % of the ratios exceed 2, and none 4.6; on
-smooth data they are 7 to 265."""
 REMEDY = (
     "The covariance does not fit the data: leave out covariance=, give the solve more steps, "
     "most_steps=, or the observation a noise level, noise=."
@@ -207,6 +200,12 @@ def moment_matching(
 
     Its denoiser, for σ ≥ 0, is `.denoise`; its repr tells which covariance is used.
 
+    A joint under `Consistent` or `Posterior` knows the observation itself, and messages carry it.
+    Elements that a mask or crop observes with independent noise enter local posteriors, exactly for
+    any data, if the scores are `per_element`, or all elements of regions that overlap are observed
+    with one σ_y. The rest is left to the solve, exact for Gaussian data Markov to the graph, at
+    every σ; for other data, linearised functions and composition remain approximations.
+
     Args:
         score, observed, operator: as for `reconstruction`; a function is linearised at D
             (Gauss-Newton).
@@ -241,6 +240,9 @@ def moment_matching(
     steps = covariance.most_steps if most_steps is None else most_steps
     observation = Observation.of("moment_matching", observed, operator, noise)
     name = f"moment_matching({brief(covariance)}{why})"
+    if isinstance(covariance, Composed) and covariance.joint is score:
+        known = informed(score, observation, tolerance, steps)
+        return observing(Known(observation, name), observation, known, remedy=REMEDY)
     matched = Matched(observation, covariance, tolerance, steps, name)
     return observing(matched, observation, score, remedy=REMEDY)
 
@@ -260,114 +262,13 @@ class Matched:
 
     def __call__(self, score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         sigma = per_sample(sigma, x)
-        observation, covariance = self.observation, self.covariance
-        largest = observation.noise or 0.0
-        known = covariance.moments(score, x, sigma, condition)
-        h: LinearOperator | Linearised | None = observation.operator
-        if h is None:
-            h = Linearised(observation.seen, known.denoised)
-        misfit = observation.misfit(known.denoised)
-        gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
-        usual = 1e-10 if x.dtype == torch.float64 else 1e-5
-        units = observation.units(gap)
-
-        def adjoint(v: Tensor) -> Tensor:
-            seen = on_copies(h.A_adjoint, v / units)
-            return received(seen, x, lambda: f"moment_matching: A_adjoint of {brief(h)}")
-
-        # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
-        with torch.no_grad():
-            size = magnitudes(adjoint(gap.sgn())).clamp(min=largest)
-        level = beside((largest / size) ** 2, gap)
-
-        def product(v: Tensor) -> Tensor:
-            seen = h.A(known.inner(back(v))) / beside(size, v)
-            return (seen + level * observation.correlate(v / units)) / units
-
-        def back(v: Tensor) -> Tensor:
-            return adjoint(v) / beside(size, x)
-
-        weights = conjugate_residuals(
-            product,
-            gap / beside(size, gap) / units,
-            tolerance=usual if self.tolerance is None else self.tolerance,
-            most_steps=self.most_steps,
-            kept=1 if covariance.symmetric else self.most_steps,
+        known = self.covariance.moments(score, x, sigma, condition)
+        misfit = self.observation.misfit(known.denoised)
+        kept = 1 if self.covariance.symmetric else self.most_steps
+        products, limits = (known.inner, known.outer), (self.tolerance, self.most_steps, kept)
+        return known.denoised + carried_back(
+            self.observation, known.denoised, misfit, sigma, products, limits
         )
-        update = known.outer(back(weights))
-        if known.outer is not known.inner:
-            _refuse_overshoot(on_copies(h.A, update), gap, sigma)
-        return known.denoised + update
-
-
-def _refuse_overshoot(seen: Tensor, gap: Tensor, sigma: Tensor) -> None:
-    """An error if H of the update is far larger than the misfit, which then grows."""
-    moved, before = (squared_norms(v.detach()).sqrt() for v in (seen, gap))
-    ratios = (moved / before).nan_to_num(0.0)
-    if (ratios > OVERSHOT).any():
-        worst = int(ratios.argmax())
-        raise PgmdiffError(
-            f"Isotropic: at σ = {sigma[worst]:.3g} the update is {ratios[worst]:.3g} times as "
-            "large as the misfit that it should remove, and samples would explode: the data is "
-            "smooth, its covariance far from a multiple of I, or data_std is not its standard "
-            "deviation. Leave out covariance=, or use Tweedie() or Composed(joint)."
-        )
-
-
-def conjugate_residuals(
-    product: Product, b: Tensor, *, tolerance: float, most_steps: int, kept: int
-) -> Tensor:
-    """The x for which M x comes near to b, sample by sample: ‖b - M x‖ is never above ‖b‖.
-
-    Each step adds the direction p = r, made such that M p is orthogonal to those of the directions
-    before it, and the share of p that makes the residual r smallest. It is differentiable.
-
-    Args:
-        product: maps v to M v, both `[batch, ...]`; M need not be symmetric.
-        b: `[batch, ...]`.
-        tolerance: the relative residual at which a sample is done.
-        most_steps: the largest number of steps.
-        kept: the number of earlier directions that are kept: 1 suffices for a symmetric M.
-    """
-    x, r = torch.zeros_like(b), b
-    directions: list[tuple[Tensor, Tensor]] = []
-    goal = tolerance**2 * squared_norms(b)
-    for _ in range(most_steps):
-        rr = squared_norms(r)
-        active = ~(rr <= goal)  # NaN is not convergence
-        if not active.any():
-            break
-        p = r / beside(rr.where(active, 1).sqrt(), r)
-        q = product(p)
-        for p_before, q_before in directions:
-            share = beside(inner(q_before, q), q)
-            p, q = p - share * p_before, q - share * q_before
-        qq = squared_norms(q)
-        length = beside(qq.where(qq > 0, 1).sqrt(), q)
-        p, q = p / length, q / length
-        step = beside(inner(q, r).where(active, 0), r)
-        x, r = x + step * p, r - step * q
-        directions = [*directions, (p, q)][-kept:]
-    return x
-
-
-class Linearised:
-    """The derivative of a function of batches at a point, as an operator."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor], at: Tensor) -> None:
-        self.function, self.at = function, at
-
-    def A(self, x: Tensor) -> Tensor:
-        return self._times(jvp, x)
-
-    def A_adjoint(self, y: Tensor) -> Tensor:
-        return self._times(vjp, y)
-
-    def _times(self, product: Callable[..., Any], v: Tensor) -> Tensor:
-        again = torch.is_grad_enabled()
-        with torch.inference_mode(False):
-            value: Tensor = product(self.function, self.at.clone(), v, create_graph=again)[1]
-        return value
 
 
 def _with_pull(

@@ -105,12 +105,7 @@ class Observation:
 
     def misfit(self, denoised: Tensor) -> Tensor:
         """The misfit y - H D of states D `[batch, *event]`, in their dtype."""
-        event = getattr(self.operator, "event_shape", None)
-        if event is not None and tuple(denoised.shape[1:]) != tuple(event):
-            raise ShapeError(
-                f"{self.what}: the operator observes states {shape_text('batch', event)}, got "
-                f"{tuple(denoised.shape)}. Make it for this shape; flatten several batch axes."
-            )
+        self.check(denoised)
         seen = self.seen(denoised)
         if seen.real.dtype != denoised.dtype:
             raise ShapeError(
@@ -129,6 +124,15 @@ class Observation:
                 "Give its real part."
             )
         return y.to(seen) - seen
+
+    def check(self, states: Tensor) -> None:
+        """Raises `ShapeError` unless the operator observes states of this shape."""
+        event = getattr(self.operator, "event_shape", None)
+        if event is not None and tuple(states.shape[1:]) != tuple(event):
+            raise ShapeError(
+                f"{self.what}: the operator observes states {shape_text('batch', event)}, got "
+                f"{tuple(states.shape)}. Make it for this shape; flatten several batch axes."
+            )
 
     def batched(self, like: Tensor) -> Tensor:
         """The observation `[n or 1, *observed]`."""

@@ -48,11 +48,15 @@ class Distribution(ABC):
     Attributes:
         mean: `[*event]`.
         covariance: `[N, N]` over the flattened event.
+        per_element: whether score and denoiser accept a noise level per element, σ like u.
     """
 
     mean: Tensor
     covariance: Tensor
     copies = True
+    per_element = False
+    _stack: "Stack"
+    """The whole state as the one region of a stack, if `per_element`."""
 
     @property
     @abstractmethod
@@ -84,11 +88,15 @@ class Distribution(ABC):
         return self.score(u, sigma)
 
     def score(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """∇ log q_σ(u) for u `[batch, *event]`, sigma a number or `[batch]`.
+        """∇ log q_σ(u) for u `[batch, *event]`, sigma a number, `[batch]` or like u.
 
         Raises:
             ShapeError: u or sigma does not fit.
         """
+        if self.per_element and isinstance(sigma, Tensor) and sigma.shape == u.shape != u.shape[:1]:
+            self._levels(u, 1.0)
+            x, levels = (t.reshape(len(u), 1, self.mean.numel()) for t in (u, sigma))
+            return self._stack.like(x).score(x, levels).reshape(u.shape).to(u.dtype)
         return self._score(u, self._levels(u, sigma))
 
     def denoise(self, u: Tensor, sigma: Tensor | float) -> Tensor:
@@ -144,6 +152,7 @@ class Gaussian(Distribution):
 
     mean: Tensor
     covariance: Tensor
+    per_element = True
 
     def __repr__(self) -> str:
         return described(self, *_size_and_dtype(self.mean))
@@ -213,6 +222,11 @@ class Gaussian(Distribution):
     def _eigen(self) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(self.covariance)
         return values, vectors
+
+    @property
+    def _stack(self) -> "Stack":  # type: ignore[override]
+        whole = self.mean.reshape(1, 1, -1), *(part[None, None] for part in self._eigen)
+        return Stack(torch.zeros(1, 1), *whole)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -306,6 +320,7 @@ class GaussianMixture(Distribution):
 
     weights: Tensor
     components: Sequence[Gaussian]
+    per_element = True
 
     def __repr__(self) -> str:
         size = _size_and_dtype(self.components[0].mean)
@@ -367,8 +382,7 @@ class GaussianMixture(Distribution):
 
     @cached_property
     @torch.inference_mode(False)
-    def _stack(self) -> "Stack":
-        """The whole state as the one region of a stack."""
+    def _stack(self) -> "Stack":  # type: ignore[override]
         parts = [(c.mean.reshape(1, -1), *(e[None] for e in c._eigen)) for c in self.components]
         means, values, vectors = (torch.stack(part, dim=1) for part in zip(*parts, strict=True))
         return Stack(self.weights.to(means).log()[None], means, values, vectors)
@@ -401,7 +415,8 @@ def _weighted(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
 class Stack:
     """One mixture of K Gaussians on each of n regions of d elements, all evaluated at once.
 
-    The methods accept x `[batch, n, d]` and sigma `[batch, n]` of the stack's dtype.
+    The methods accept x `[batch, n, d]` and sigma `[batch, n]` of the stack's dtype; the score also
+    sigma `[batch, n, d]`.
 
     Args:
         log_weights: `[n, K]`.
@@ -440,11 +455,32 @@ class Stack:
 
     def score(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The score Σ_k p(k | x) s_k(x): `[batch, n, d]`."""
+        if sigma.ndim == 3:  # one row per sample and region, whose covariances hold the noise
+            own = self._noised(sigma)
+            flat = own.score(
+                x.reshape(1, -1, x.shape[2]), torch.zeros_like(own.mean[None, :, 0, 0])
+            )
+            return flat.reshape(x.shape)
         rotated, variances = self._rotated(x, sigma)
         if self.mean.shape[1] > 1:
             responsibilities = self._log_joint(rotated, variances).softmax(dim=2)
             rotated = responsibilities[..., None] * rotated
         return -torch.einsum("bnke,nkde->bnd", rotated / variances, self.eigenvectors)
+
+    def _noised(self, sigma: Tensor) -> "Stack":
+        """The mixtures with covariances Σ_k + diag(σ²), `[batch * n]` rows, for σ `[batch, n, d]`.
+
+        With Σ_k + diag(σ²) = U diag(v) Uᵀ, U triangular, v and U⁻ᵀ stand for the eigenvalues and
+        the eigenvectors: they diagonalise it, too.
+        """
+        covariance = (self.eigenvectors * self.eigenvalues[:, :, None]) @ self.eigenvectors.mT
+        noisy = covariance + (sigma**2)[:, :, None].diag_embed()
+        factor = torch.linalg.cholesky(noisy.flatten(0, 1))
+        pivots = factor.diagonal(dim1=2, dim2=3)
+        eye = torch.eye(sigma.shape[2]).to(factor)
+        vectors = torch.linalg.solve_triangular(factor / pivots[:, :, None], eye, upper=False).mT
+        rows = self.log_weights.repeat(len(sigma), 1), self.mean.repeat(len(sigma), 1, 1)
+        return Stack(*rows, pivots**2, vectors)
 
     def _rotated(self, x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """In the eigenbasis of Σ_k: x - m_k, and the variances Σ_k + σ² I; `[batch, n, K, d]`."""
@@ -457,17 +493,18 @@ class Stack:
 
 
 class _RowsScore:
-    """The score of rows x `[rows, *shape]`, each with its own mixture; sigma is `[rows]`.
+    """The score of rows x `[rows, *shape]`, each with its own mixture; sigma `[rows]` or like x.
 
     The mixtures are given by the fields of a `Stack`, one row per row of x. Values are computed in
     the wider dtype of x and them, and returned in that of x.
     """
 
-    copies = True
+    copies = per_element = True
 
     def __call__(self, x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
         flat = x.reshape(1, len(x), -1)
-        return Stack(**stack).like(x).score(flat, sigma[None]).reshape(x.shape).to(x.dtype)
+        levels = sigma[None] if sigma.ndim == 1 else sigma.reshape(flat.shape)
+        return Stack(**stack).like(x).score(flat, levels).reshape(x.shape).to(x.dtype)
 
     def log_density(self, x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
         """Log q_σ(x), `[rows]`, in nats."""

@@ -75,6 +75,11 @@ def per_sample(sigma: Tensor | float, x: Tensor) -> Tensor:
     return sigma.expand(x.shape[0]) if sigma.ndim == 0 else sigma
 
 
+def per_element(score: Any) -> bool:
+    """Whether a score says, by an attribute of this name, that it accepts σ like x, too."""
+    return getattr(getattr(score, "__self__", score), "per_element", False) is True
+
+
 class Around:
     """A score around another, `score`, whose memory and observation are its own as well."""
 
@@ -171,6 +176,11 @@ class NetworkScore(Around):
     score: Score | None = None
     made: "Callable[[Score], NetworkScore] | None" = None
     copies = True
+
+    @property
+    def per_element(self) -> bool:
+        """Whether the network accepts a noise level per element, as it says by this name."""
+        return self.score is None and per_element(self.network)
 
     def around(self, score: Score) -> "NetworkScore":
         assert self.made is not None, "a score inside comes with it"

@@ -47,6 +47,10 @@ from pgmdiff.text import brief
 
 __all__ = ["EDMDenoiser", "WienerFilter", "denoising_loss"]
 
+SEEN = 0.005
+"""Noise level, in σ_d, below which a network is told this one where it is given one per element:
+smaller ones are rare in training, and exact observations have none."""
+
 
 class WienerFilter(nn.Module):
     """The best linear denoiser of states of one shape, in a basis with one factor per axis.
@@ -108,9 +112,10 @@ class EDMDenoiser(nn.Module):
     """A network under EDM preconditioning, called as `denoise(x, sigma, **condition)`.
 
     σ is one noise level per sample, `[batch]`, or per element, with the shape of x; the network
-    receives its logarithm in the same shape. `state_dict()` holds all that `load_state_dict` needs:
-    the weights, `sigma_data`, `mean` and `unit`, and the filters. (Files without these, older ones,
-    leave what the denoiser was made with.)
+    receives its logarithm in the same shape. It says that it is `per_element` if its network has
+    `noise_field = True` and there are no filters. `state_dict()` holds all that `load_state_dict`
+    needs: the weights, `sigma_data`, `mean` and `unit`, and the filters. (Files without these,
+    older ones, leave what the denoiser was made with.)
 
     Args:
         network: the network `F(x, noise, **condition)` of x `[batch, *shape]` and noise `[batch]`;
@@ -140,7 +145,7 @@ class EDMDenoiser(nn.Module):
         self.filters = nn.ModuleDict({_key(each.mean.shape): each for each in filters})
 
     def forward(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        s = sigma if sigma.shape == x.shape else beside(sigma, x)
+        s = beside(sigma, x)
         total = s**2 + self.sigma_data**2
         own = self._filter(x.shape[1:], s)
         mean = self.mean if own is None else own.mean
@@ -158,12 +163,19 @@ class EDMDenoiser(nn.Module):
             if self.whitened:
                 lost = (s**2 / (own.variance + s**2)).mean(axes, True)
                 condition["residual"] = turned(centred - linear) / (s * lost.sqrt())
-        who, noise = named(self.network), (sigma / self.unit).log() / 4
+        each = self.per_element and sigma.shape == x.shape
+        who, least = named(self.network), SEEN * self.sigma_data if each else 0
+        noise = (sigma.clamp(min=least) / self.unit).log() / 4
         value = self.network(c_in * turned(centred), noise, **condition)
         value = received(value, x, who, cast=True)
         check_gradient(value, x, who)
         denoised = linear + turned(c_out * value, back=True)
         return denoised if centred is x else denoised + mean
+
+    @property
+    def per_element(self) -> bool:
+        """Whether it accepts a noise level per element."""
+        return not self.filters and getattr(self.network, "noise_field", False) is True
 
     def linear_error(self, shape: Shape, s: Tensor) -> Tensor:
         """The expected squared error of the linear part per element, for σ `[batch, 1, ...]`."""
