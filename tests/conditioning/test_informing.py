@@ -306,7 +306,7 @@ def test_a_conditioned_joint_is_a_pure_function_a_run_and_a_pickle() -> None:
     for _ in range(200):
         last = run(u, 2.0)
     torch.testing.assert_close(last, guided(u, 2.0), rtol=1e-5, atol=1e-6)
-    for part in (guided.score, guided.network.__wrapped__):
+    for part in (guided.score, guided.network):
         again = pickle.loads(pickle.dumps(part))
         assert fingerprint(again) == fingerprint(part)
     assert torch.equal(pickle.loads(pickle.dumps(guided.score))(u, 2.0), guided.score(u, 2.0))
