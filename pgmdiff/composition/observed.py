@@ -35,7 +35,7 @@ from pgmdiff.precision import Solve
 from pgmdiff.scores.adapters import per_element
 from pgmdiff.text import by_field
 
-__all__ = ["Folded", "Observed", "foldable"]
+__all__ = ["foldable"]
 
 LEAST = 1e-6
 """Least noise level with which a score is called, in standard deviations of an element."""

@@ -23,7 +23,7 @@ from pgmdiff.conditioning.operators import Operator
 from pgmdiff.conditioning.solving import Product, carried_back
 from pgmdiff.scores.adapters import Score, denoise
 
-__all__ = ["Known", "informed"]
+__all__ = ["informed"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,13 @@ class Update:
 def informed(
     joint: Any, observation: Observation, tolerance: float | None, most_steps: int
 ) -> Score:
-    """A joint whose rule knows an observation; arguments are those of `moment_matching`."""
+    """A joint whose rule knows an observation.
+
+    Args:
+        joint: the joint, under a rule with covariances.
+        observation: y, H and R.
+        tolerance, most_steps: see `moment_matching`.
+    """
     h, y = observation.operator, observation.y
     update, parts = Update(observation, tolerance, most_steps), getattr(h, "operators", (h,))
     known: Score

@@ -14,7 +14,7 @@ from pgmdiff.scores.adapters import beside
 from pgmdiff.scores.walls import on_copies, received
 from pgmdiff.text import brief
 
-__all__ = ["Product", "carried_back", "conjugate_residuals"]
+__all__ = ["carried_back", "conjugate_residuals"]
 
 Product = Callable[[Tensor], Tensor]
 
@@ -34,10 +34,15 @@ def carried_back(
     products: tuple[Product, Product],
     limits: tuple[float | None, int, int],
 ) -> Tensor:
-    """V Hᵀ w with (H V Hᵀ + R) w = misfit, for D `[batch, *event]`; 0 at σ = 0.
+    """V Hᵀ w with (H V Hᵀ + R) w = misfit; 0 at σ = 0.
 
-    The products are those with V inside and outside of the solve, the limits the tolerance of
-    `moment_matching`, the most steps and the directions kept, see `conjugate_residuals`.
+    Args:
+        observation: H, which is linearised if it is a function, and R.
+        denoised: where it is, `[batch, *event]`.
+        misfit: `[batch, *observed]`.
+        sigma: `[batch]`.
+        products: those with V inside and outside of the solve.
+        limits: the tolerance (None for the usual one), the most steps, and the directions kept.
     """
     (inside, outside), (tolerance, most_steps, kept) = products, limits
     known = observation.operator

@@ -287,10 +287,13 @@ def test_the_fade_is_1_for_gaussians_that_are_observed_exactly(noise: float) -> 
         for name in graph.regions.names
     }
     joint = compose(graph, scores, rule=Consistent(node_covariances(graph, q), mean=q.mean))
-    y, u, r = random(N, seed=3), q.noised(2.0).sample(5, generator=1), torch.zeros(4, 4).double()
-    found = moment_matching(joint, y.float(), MASK, noise=noise).remembering()
-    expected = conditioned(q, u, 2.0, EYE[SEEN], y[SEEN], r)
-    assert relative(found.denoise(u.float(), 2.0).double() - q.mean, expected - q.mean) < 1e-3
+    y, u = q.mean + 2 * random(N, seed=3), q.noised(2.0).sample(5, generator=1)
+    known = moment_matching(joint, y.float(), MASK, noise=noise).score
+    sigma = torch.full((5,), 2.0)
+    score, fade = known.rule.joined(known.evaluate, u.float(), sigma, q.mean)
+    torch.testing.assert_close(fade, torch.ones_like(fade), rtol=0, atol=1e-3)
+    expected = conditioned(q, u, 2.0, EYE[SEEN], y[SEEN], torch.zeros(4, 4).double())
+    assert relative(u + 4 * score - q.mean, expected - q.mean) < 1e-4
 
 
 def test_a_conditioned_joint_is_a_pure_function_a_run_and_a_pickle() -> None:
