@@ -7,6 +7,7 @@ Strips have 32 rows, patches are 32 × 32, values lie in [-1, 1]. One network pe
 of patches and of their overlaps. `python -m experiments.train NAME` trains it.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +43,9 @@ class Corpus:
         shapes: how often each crop `(3, height, width)` is drawn in training, the patch first.
         weights: the file of its trained weights.
         field: the number of channels of the network's condition `field=`, 0 if it has none.
+        whitened: of the network, see `UNet`.
+        lowest: the lowest noise level of sampling.
+        training: options of `fit`, for `python -m experiments.train`.
     """
 
     name: str
@@ -49,18 +53,26 @@ class Corpus:
     states: Callable[[], list[Tensor]]
     shapes: dict[tuple[int, ...], float]
     weights: Path
+    training: dict[str, Any]
+    lowest: float
     field: int = 0
+    whitened: bool = False
     side: int = SIDE
 
     def network(self) -> UNet:
-        return UNet(channels=3, widths=(32, 48, 64), features=64, field=self.field)
+        options = {"field": self.field, "whitened": self.whitened}
+        return UNet(channels=3, widths=(32, 48, 64), features=64, **options)
 
     def denoiser(self) -> EDMDenoiser:
         """The trained denoiser, which needs sides that are multiples of 4."""
         return trained(EDMDenoiser(self.network(), 1.0), self.weights)
 
-    def train(self, steps: int, **options: Any) -> EDMDenoiser:
-        """Trains the denoiser; half of all crops of pictures with a field have their colour map."""
+    def train(self, **options: Any) -> EDMDenoiser:
+        """Trains the denoiser; half of all crops of pictures with a field have their colour map.
+
+        Args:
+            options: those of `fit`.
+        """
         states: list[Any] = [*self.states()]
         conditions: dict[str, Any] = {}
         if self.field:
@@ -69,9 +81,7 @@ class Corpus:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             network = self.network()
-        found: EDMDenoiser = fit(
-            self.shapes, network, states, steps=steps, wiener=True, **conditions, **options
-        )
+        found: EDMDenoiser = fit(self.shapes, network, states, wiener=True, **conditions, **options)
         return found
 
     def crops(self, shape: Sequence[int], n: int, generator: Generator = None) -> Tensor:
@@ -81,7 +91,7 @@ class Corpus:
 
     def levels(self, steps: int) -> list[float]:
         """The noise levels of a run of some steps, within those of training."""
-        return karras(steps, 0.01, 40.0)
+        return karras(steps, self.lowest, 40.0)
 
 
 def colour_map(pictures: Tensor) -> Tensor:
@@ -133,7 +143,10 @@ CORPORA = {
             landscapes,
             {(3, SIDE, SIDE): 0.6, (3, SIDE, SIDE // 2): 0.4},
             FOLDER / "weights" / "landscape.safetensors",
+            {"steps": 13000, "lr": 2e-3, "p_mean": math.log(0.1994), "p_std": 1.8},
+            lowest=0.003,
             field=4,
+            whitened=True,
         ),
         Corpus(
             "tissue",
@@ -141,6 +154,8 @@ CORPORA = {
             lambda: [tissue.tissue_image()],
             {(3, SIDE, SIDE): 0.4, (3, SIDE, 16): 0.2, (3, 16, SIDE): 0.2, (3, 16, 16): 0.2},
             Path(tissue.__file__).with_name("tissue.safetensors"),
+            {"steps": 9000, "lr": 1.5e-3, "p_mean": math.log(0.4111), "p_std": 1.6},
+            lowest=0.01,
         ),
     )
 }

@@ -5,38 +5,24 @@ is part of the experiment: `python -m experiments infinite --parts gate`.
 """
 
 import argparse
-import math
 import time
 from pathlib import Path
 
-import torch
-
 from experiments.corpora import CORPORA
 from pgmdiff.models.unet import save_weights
-
-STEPS = 9000
 
 
 def main() -> None:
     """Parses the command line, trains a model and writes its weights."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=CORPORA)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--steps", type=int, help="fewer steps, to try it")
     parser.add_argument("--run", type=Path, help="folder of checkpoints: the same call resumes")
     parser.add_argument("--out", type=Path, help="weights to write, if not the corpus's own")
     arguments = parser.parse_args()
     corpus, start = CORPORA[arguments.name], time.process_time()
-    spread = torch.cat([state.flatten() for state in corpus.states()]).std().item()
-    denoiser = corpus.train(
-        arguments.steps,
-        batch=32,
-        lr=1.5e-3,
-        p_mean=math.log(spread),
-        p_std=1.6,
-        run=arguments.run,
-        generator=0,
-        progress=True,
-    )
+    options = corpus.training | ({"steps": arguments.steps} if arguments.steps else {})
+    denoiser = corpus.train(batch=32, run=arguments.run, generator=0, progress=True, **options)
     save_weights(denoiser, arguments.out or corpus.weights)
     print(f"{time.process_time() - start:.0f} CPU-seconds")
 
