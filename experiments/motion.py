@@ -1,0 +1,330 @@
+"""Long motion from a model of short clips (DiffCollage's Tables 3 and 4, Fig. 8, in miniature).
+
+One network knows clips of 24 frames (1.9 s) and their halves, each with the label of an action.
+From it, with 50 steps of DDIM:
+
+    gate    single clips against real ones, whether they are copies, and what the measures can tell
+    long    motions four clips long, of one action each, by five methods; 20 repetitions
+    loops   motions that end where they began: a cycle of windows
+    order   three actions in a row: labels on windows, and no label on their overlaps
+
+FD, R-precision, multimodal distance and diversity are in the space of a `Recogniser` trained here.
+The label of a window is also read by another recogniser, of another size and seed.
+`python -m experiments.motion_model` trains the model; see `clips` for the data.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.reports import Column, columns, plus_minus, settings, table
+from experiments.clips import Clips, opened
+from experiments.motion_model import (
+    CHANNELS,
+    CLASSES,
+    LONG,
+    RING,
+    STRIDE,
+    WEIGHTS,
+    WINDOW,
+    Sizes,
+    Studio,
+    strip,
+    windows,
+)
+from experiments.stick import animate, poses
+from pgmdiff.composition import Consistent, compose
+from pgmdiff.diagnostics import metrics
+from pgmdiff.graphs import tiles
+from pgmdiff.plotting.style import Sheet
+from pgmdiff.samplers import Euler, sample
+from pgmdiff.scores.adapters import from_denoiser
+from pgmdiff.text import Table
+
+__all__ = ["PARTS", "draw", "run", "tables"]
+
+METHODS = ("naive", "replacement", "reconstruction", "DiffCollage", "Consistent")
+ORDER = (0, 0, 1, 1, 1, 2, 2)
+"""Which of three actions each of seven windows shows."""
+
+
+SMOKE = Sizes(2, 2, 1, 2, 2, 1, 1, 1, 2, 2, 5, 52)
+FULL = Sizes()
+
+
+def spread(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """The mean and the standard deviation of every figure."""
+    found = {key: torch.tensor([row[key] for row in rows]).double() for key in rows[0]}
+    return {key: [x.mean().item(), x.std().item()] for key, x in found.items()}
+
+
+def nearest(clips: Tensor, real: Clips, places: Sequence[tuple[int, int]] = ()) -> Tensor:
+    """The root mean square distance from the nearest real crop at any place, `[n]`.
+
+    With the recordings and starts of real clips, crops that overlap them are left out.
+    """
+    best = torch.full((len(clips),), torch.inf)
+    for state, source in zip(real.states, real.sources, strict=True):
+        crops = state.unfold(1, WINDOW, 1).movedim(1, 0).flatten(1)
+        apart = torch.cdist(clips.flatten(1), crops) / crops.shape[1] ** 0.5
+        for row, (own, start) in enumerate(places):
+            if own == source:
+                apart[row, max(0, start - WINDOW) : start + WINDOW + 1] = torch.inf
+        best = best.minimum(apart.amin(dim=1))
+    return best
+
+
+def gate(studio: Studio) -> dict[str, Any]:
+    """Single clips against real ones; whether they are copies; what the other reader recognises."""
+    clips, one = studio.clips, tiles((CHANNELS, WINDOW), (CHANNELS, WINDOW))
+    drawn, labels = studio.motions(studio.joint(one), studio.sizes.single)
+    shuffled = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(3))]
+    floor, model = clips.crops(WINDOW, len(drawn), 2), (drawn, labels)
+    sets = {"real": floor, "model": model, "model, labels shuffled": (drawn, shuffled)}
+    rows: list[dict[str, Any]] = [
+        {"clips": name, "n": len(x), **studio.row(x, k), **studio.smoothness(x)}
+        for name, (x, k) in sets.items()
+    ]
+    rows[1]["ratio"] = rows[1]["fd"] / rows[0]["fd"]
+    rows[1]["passed"] = rows[1]["ratio"] <= 3
+    stream, some, places = torch.Generator().manual_seed(4), list[Tensor](), []
+    for _ in range(len(drawn)):
+        chosen = int(torch.randint(len(clips.states), (), generator=stream))
+        free = clips.states[chosen].shape[1] - WINDOW + 1
+        start = int(torch.randint(free, (), generator=stream))
+        some.append(clips.states[chosen][:, start : start + WINDOW])
+        places.append((clips.sources[chosen], start))
+    apart = {"model": nearest(drawn, clips), "real": nearest(torch.stack(some), clips, places)}
+    low = apart["real"].quantile(0.05)
+    copies = [
+        {"clips": name, "smallest": x.min().item(), "median": x.median().item(),
+         "close": (x < low).double().mean().item()}
+        for name, x in apart.items()
+    ]  # fmt: skip
+    return {"rows": rows, "copies": copies, "unseen": _unseen(studio)}
+
+
+def _unseen(studio: Studio) -> list[dict[str, Any]]:
+    """The share of recognised clips of recordings that the reader has not seen, label by label."""
+    clips, own = studio.clips, dict[int, set[int]]()
+    for label, source in zip(clips.labels, clips.sources, strict=True):
+        own.setdefault(label, set()).add(source)
+    held = {max(sources) for sources in own.values() if len(sources) > 1}
+    reader = studio.reader(frozenset(clips.sources) - held)
+    x, labels = clips.crops(WINDOW, studio.sizes.real, 6, held)
+    right = reader.named(x) == labels
+    return [
+        {"label": clips.names[k], "recognised": right[labels == k].double().mean().item()}
+        for k in sorted(set(labels.tolist()))
+    ]
+
+
+def long(studio: Studio) -> dict[str, Any]:
+    """Motions of one action, four clips long, by every method; repetition by repetition."""
+    sizes, clips = studio.sizes, studio.clips
+    n, stream = len(clips.known), torch.Generator().manual_seed(8)
+    many = n * sizes.part * sizes.crops
+    reals = [clips.crops(WINDOW, many, 10 + k) for k in range(sizes.repetitions)]
+    own = [{**studio.row(*real), **studio.smoothness(real[0])} for real in reals]
+    rows: list[dict[str, Any]] = [{"method": "real", **spread(own)}]
+    shown = {}
+    for name, way in tqdm(studio.ways().items(), desc="long"):
+        start = time.process_time()
+        motions, labels = studio.motions(way, sizes.each)
+        seconds = (time.process_time() - start) / len(motions)
+        found = []
+        for k in range(sizes.repetitions):
+            ranks = torch.rand(sizes.each, n, generator=stream).argsort(dim=0)[: sizes.part]
+            chosen = (ranks * n + torch.arange(n)).flatten()
+            x, several = motions[chosen], labels[chosen].repeat_interleave(sizes.crops)
+            row = studio.row(windows(x, sizes.crops, 20 + k), several)
+            found.append(row | studio.smoothness(x, range(STRIDE, LONG, STRIDE)))
+        rows.append({"method": name, "motions": len(motions), "seconds": seconds, **spread(found)})
+        shown[name] = {clips.names[k]: studio.shown(motions[labels == k][0]) for k in _few(clips)}
+    return {"rows": rows, "shown": shown}
+
+
+def _few(clips: Clips) -> list[int]:
+    """Labels of which motions are shown."""
+    wanted = [k for k in clips.known if clips.names[k] in ("walk forward", "jog in a left arc")]
+    return wanted or clips.known[:1]
+
+
+def loops(studio: Studio) -> dict[str, Any]:
+    """Motions two clips long that end where they began, on a cycle; beside them open ones."""
+    n, ring = studio.sizes.loops, strip(RING, periodic=True)
+    cases = {
+        "DiffCollage, open": (studio.joint(strip(RING)), False),
+        "DiffCollage": (studio.joint(ring), True),
+    }
+    rows, shown = list[dict[str, Any]](), {}
+    for name, (way, closed) in cases.items():
+        x, labels = studio.motions(way, n)
+        cut = windows(x, studio.sizes.crops, 30, periodic=closed)
+        row = studio.row(cut, labels.repeat_interleave(studio.sizes.crops))
+        ends = metrics.seam_ratio(x, [0], periodic=True)
+        steps = torch.cat([x, x[..., :2]], dim=2).diff(dim=2)
+        changes = steps.diff(dim=2).abs().mean(dim=(0, 1))
+        turn = (changes[-2:].mean() / changes[:-2].mean()).item()
+        rows.append({"method": name, "n": len(x), **row, "ends": ends, "ends_acceleration": turn})
+        shown[name] = {
+            studio.clips.names[k]: studio.shown(x[labels == k][0].repeat(1, 2))
+            for k in _few(studio.clips)
+        }
+    return {"rows": rows, "shown": shown}
+
+
+def order(studio: Studio) -> dict[str, Any]:
+    """Three actions in a row: one label per window, none on overlaps."""
+    sizes, clips, graph = studio.sizes, studio.clips, strip(LONG)
+    stream = torch.Generator().manual_seed(7)
+    orders = [
+        [clips.known[k] for k in torch.randperm(len(clips.known), generator=stream)[:3].tolist()]
+        for _ in range(sizes.orders)
+    ]
+    score, names = from_denoiser(studio.denoiser), graph.names
+    rule = Consistent(studio.covariances(graph, within=False))
+    pieces = [name for name, count in graph.counting_numbers().items() if count > 0]
+    overlaps = [name for name in names if name not in pieces]
+    largest = max(x.diff(dim=1).square().mean(dim=0).sqrt().max().item() for x in clips.states)
+
+    def joined(labels: Sequence[int], seed: int, *, rule: Any = None, same: bool = False) -> Tensor:
+        own = [labels[k] for k in ORDER]
+        given = {name: {"label": torch.tensor(k)} for name, k in zip(pieces, own, strict=True)}
+        for name, (a, b) in zip(overlaps, pairwise(own), strict=True):
+            given[name] = {"label": torch.tensor(a if same and a == b else CLASSES)}
+        joint = compose(graph, score, rule=rule, conditions=given)
+        shape = (sizes.draws, *graph.event_shape)
+        return sample(joint, studio.levels, shape=shape, generator=seed, solver=Euler())
+
+    def apart(labels: Sequence[int], seed: int) -> Tensor:
+        """Every action alone, one after another."""
+        parts = []
+        for number, (k, n) in enumerate(zip(labels, (36, 24, 36), strict=True)):
+            alike = torch.full((sizes.draws,), k)
+            parts.append(studio.joint(strip(n))(alike, seed + 1000 * number))
+        return torch.cat(parts, dim=2)
+
+    cases: dict[str, Callable[[Sequence[int], int], Tensor]] = {
+        "one after another": apart,
+        "DiffCollage": joined,
+        "DiffCollage, labels within actions": partial(joined, same=True),
+        "Consistent": partial(joined, rule=rule),
+    }
+    rows, shown = list[dict[str, Any]](), {}
+    for name, case in cases.items():
+        found = list[dict[str, float]]()
+        for number, labels in enumerate(tqdm(orders, desc=f"order, {name}")):
+            x = case(labels, number)
+            if not number:
+                title = ", then ".join(clips.names[k] for k in labels)
+                shown[name] = {title: studio.shown(x[0])}
+            read = [studio.judge.named(x[..., s : s + WINDOW]) for s in (0, 36, 72)]
+            right = torch.stack([r == k for r, k in zip(read, labels, strict=True)], dim=1)
+            jumps = x.diff(dim=2).square().mean(dim=1).sqrt().amax(dim=1)
+            figures = {"in_order": right.all(dim=1).double().mean().item()}
+            figures["windows"] = right.double().mean().item()
+            figures["jump"] = (jumps / largest).mean().item()
+            found.append(figures | studio.smoothness(x))
+        means = {key: metrics.mean_and_error([row[key] for row in found]) for key in found[0]}
+        rows.append({"method": name, "orders": len(orders), **means})
+    real = studio.row(*studio.real)["recognised"]
+    rows.append({"method": "real clips", "windows": [real, None]})
+    return {"rows": rows, "shown": shown}
+
+
+PARTS: dict[str, Callable[[Studio], dict[str, Any]]] = {
+    "gate": gate, "long": long, "loops": loops, "order": order,
+}  # fmt: skip
+"""The parts of the experiment, by name."""
+
+
+def run(
+    *, smoke: bool = False, device: str = "cpu", parts: Sequence[str] = tuple(PARTS)
+) -> dict[str, Any]:
+    """Runs the parts, or with `smoke` a little of each; always on the CPU."""
+    studio = _studio(smoke)
+    sampler = f"DDIM, {studio.sizes.levels} steps from σ = {studio.levels[0]:g}"
+    about = settings(sampler=sampler, repetitions=studio.sizes.repetitions)
+    result: dict[str, Any] = {"settings": about}
+    for name in parts:
+        start = time.process_time()
+        found = _rounded(PARTS[name](studio))
+        result[name] = {"cpu_seconds": round(time.process_time() - start, 1), **found}
+    return result
+
+
+@cache
+def _studio(smoke: bool) -> Studio:
+    """Parts that are run one by one share the recognisers."""
+    if smoke:
+        return Studio(opened(), SMOKE, WEIGHTS.with_name("smoke.safetensors"))
+    return Studio(opened(), FULL)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _estimate(key: str, row: Mapping[str, Any]) -> str:
+    value = row[key]
+    return plus_minus(value, ".3f") if isinstance(value, list) else f"{value:.3f}"
+
+
+def _columns(index: str, keys: str) -> dict[str, Column]:
+    return columns(index) | {key.replace("_", " "): partial(_estimate, key) for key in keys.split()}
+
+
+QUALITY = "r_precision fd distance diversity recognised"
+COLUMNS: dict[tuple[str, str], dict[str, Column]] = {
+    ("gate", "rows"): _columns("clips n", f"{QUALITY} velocity acceleration ratio"),
+    ("gate", "copies"): _columns("clips", "smallest median close"),
+    ("gate", "unseen"): _columns("label", "recognised"),
+    ("long", "rows"): _columns(
+        "method", f"{QUALITY} seam seam_acceleration velocity acceleration seconds"
+    ),
+    ("loops", "rows"): _columns("method n", f"{QUALITY} ends ends_acceleration"),
+    ("order", "rows"): _columns("method", "in_order windows jump velocity acceleration"),
+}
+
+
+def tables(result: Mapping[str, Any]) -> list[Table]:
+    """The tables of all parts that were run."""
+    return [
+        table(f"{part}: {rows}", result[part][rows], own)
+        for (part, rows), own in COLUMNS.items()
+        if part in result
+    ]
+
+
+def draw(result: Mapping[str, Any], folder: Path) -> None:
+    """Draws into a folder: animations of each part, and a figure of poses of all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    strips: list[tuple[str, str]] = []
+    for part in PARTS:
+        shown = result.get(part, {}).get("shown", {})
+        titles = list(dict.fromkeys(title for own in shown.values() for title in own))
+        for title in titles:
+            own = {name: motions[title] for name, motions in shown.items()}
+            stem = "" if part == "order" else "_" + title.replace(" ", "_")
+            animate(own, folder / f"experiment_motion_{part}{stem}.gif")
+            if title == titles[0]:
+                strips += [(f"{title}: {name}", text) for name, text in own.items()]
+    if strips:
+        figure = Sheet(figsize=(7, 0.9 * len(strips)), layout="constrained")
+        axes = figure.subplots(len(strips), 1, squeeze=False)[:, 0]
+        for ax, (caption, text) in zip(axes, strips, strict=True):
+            poses(ax, text)
+            ax.set_title(caption, fontsize=8, loc="left", pad=1)
+        figure.savefig(folder / "experiment_motion.png", dpi=100)
