@@ -147,6 +147,11 @@ def flattened(
     Raises:
         ShapeError: one of them has another shape.
     """
+    if not isinstance(u, Tensor):
+        raise ShapeError(
+            f"Joint: expected the state as a tensor, got {type(u).__name__}. Convert it with "
+            "torch.as_tensor."
+        )
     n_batch = u.ndim - len(event)
     if n_batch < 0 or tuple(u.shape[n_batch:]) != event or not u.is_floating_point():
         raise ShapeError(

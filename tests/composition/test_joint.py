@@ -163,7 +163,7 @@ def test_states_that_do_not_fit_are_named() -> None:
         joint(torch.zeros(2, 4), torch.ones(3))
     with pytest.raises(ShapeError, match="start with the batch shape"):
         joint(torch.zeros(2, 4), 1.0, y=torch.ones(3, 1))
-    with pytest.raises(ShapeError, match="expected u as Tensor"):
+    with pytest.raises(ShapeError, match="as a tensor, got list"):
         joint([0.0] * 4, 1.0)
     with pytest.raises(ScoreError, match="Make an instance"):
         compose(chain(4), nonlinear, rule=Marginal)  # type: ignore[arg-type]

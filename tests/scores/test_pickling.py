@@ -30,6 +30,7 @@ Q = gaussian.ar1(6, 0.5)
 COVARIANCES = gaussian.node_covariances(CHAIN, Q)
 JOINT = compose(CHAIN, gaussian.node_scores(CHAIN, Q), rule=Consistent(COVARIANCES))
 EVERYWHERE = {"c": field(torch.ones(6))}
+PYRAMID = graphs.pyramid((6,), tile=2, levels=1, window=4, overlap=2)
 STEPS = scores.Timesteps([0.9, 0.5, 0.1])
 LAYER = nn.Linear(6, 6)
 
@@ -153,6 +154,11 @@ SCORES: dict[str, Callable[[], list[Any]]] = {
         ),
         FeynmanKac(compose(CHAIN, network)),
     ],
+    "scores.in_pixels": lambda: [
+        scores.in_pixels(
+            PYRAMID, compose(PYRAMID.graph, scores.of_levels(PYRAMID, network, network))
+        )
+    ],
     "scores.padded": lambda: [scores.padded(network, (9,))],
     "scores.guided": lambda: [scores.guided(linear, {}, guidance=2.0), Q, Q.score],
     "scores.scheduled": lambda: [scores.scheduled(network, {})],
@@ -192,7 +198,8 @@ def names() -> set[str]:
         module, _, last = f"pgmdiff.{name}".rpartition(".")
         thing = getattr(import_module(module), last)
         if inspect.isfunction(inspect.unwrap(thing)):
-            kind = get_type_hints(inspect.unwrap(thing)).get("return")
+            known = {"Pyramid": graphs.pyramids.Pyramid}
+            kind = get_type_hints(inspect.unwrap(thing), localns=known).get("return")
             called = inspect.isclass(kind) and "__call__" in dir(kind)
             called &= not (called and issubclass(kind, Distribution | Solve | ModeChain))
             if get_origin(kind) is get_origin(Callable[..., int]) or called:
