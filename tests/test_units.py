@@ -41,7 +41,7 @@ from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_s
 from pgmdiff.images import cube_to_equirectangular, equirectangular_to_cube
 from pgmdiff.models.series import SeriesNet
 from pgmdiff.precision import ComposedPrecision, solver_of
-from pgmdiff.scores import denoise, from_denoiser, from_eps, padded
+from pgmdiff.scores import denoise, from_denoiser, from_eps, in_pixels, of_levels, padded
 from pgmdiff.testing.oracles import markov_gaussian
 from pgmdiff.training import EDMDenoiser, WienerFilter, crops, denoising_loss, fit, random_crops
 from tests.helpers import ar1
@@ -51,6 +51,8 @@ CHAIN, RING, WINDOWS = graphs.chain(N), graphs.cycle(N), graphs.tiles((12,), 4, 
 ROUND = graphs.tiles((12,), 4, 2, periodic=True)
 UNIT = markov_gaussian(CHAIN.regions, 3)
 UNIT = Gaussian(torch.linspace(-1, 1, N).double(), UNIT.covariance)
+PYRAMID = graphs.pyramid((6,), tile=2, levels=1, window=4, overlap=2)
+PIXELS = torch.linspace(-2, 2, 18).double().reshape(3, 6)
 LEVELS = [20.0, 3.0, 0.5, 0.05]
 MASK = torch.tensor([True, False, False, True, False])
 
@@ -301,6 +303,11 @@ def trained(t: Units) -> Any:
     return t.back(denoiser(t.noisy, torch.full((4,), 0.7 * t.a, dtype=t.dtype)))
 
 
+def white(t: Units) -> Callable[..., Tensor]:
+    """The score of white data about 0, of the unit's variance."""
+    return lambda x, sigma: -x / (t.a**2 + sigma.reshape(-1, 1) ** 2)
+
+
 def preconditioned(t: Units) -> Any:
     denoiser = EDMDenoiser(network(t).requires_grad_(False), 2 * t.a, t.b, unit=t.a)
     return t.back(denoiser(t.noisy, torch.full((4,), 0.7 * t.a, dtype=t.dtype)))
@@ -522,6 +529,13 @@ LAWS: dict[str, Callable[[Units], Any]] = {
     "scores.from_denoiser": lambda t: t.a * from_denoiser(t.q.denoise)(t.noisy, 0.7 * t.a),
     "scores.from_eps": lambda t: (
         t.a * from_eps(lambda x, sigma: -sigma[:, None] * t.q(x, sigma))(t.noisy, 0.7 * t.a)
+    ),
+    "scores.in_pixels": lambda t: t.a * in_pixels(PYRAMID, white(t))(t.a * PIXELS, 0.7 * t.a),
+    "scores.of_levels": lambda t: torch.cat(
+        [
+            t.a * score(t.a * PIXELS[:, :2], torch.full((3,), 0.7 * t.a).double())
+            for score in of_levels(PYRAMID, white(t), white(t)).values()
+        ]
     ),
     "scores.padded": lambda t: t.a * padded(t.q, (N,))(t.noisy[:, 1:4], 0.7 * t.a),
     "training.EDMDenoiser": preconditioned,

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ def blocks(x: Tensor) -> Tensor:
     return F.interpolate(F.avg_pool2d(x, 8), x.shape[2:], mode="nearest")
 
 
+@dataclass
 class Coarse:
-    title, side = "blocks", 16
+    title: str = "blocks"
+    side: int = 16
+    lowest: float = 0.02
 
     def crops(self, shape: tuple[int, int], n: int, generator: torch.Generator) -> Tensor:
         fine = DETAILS**0.5 * torch.randn(n, 3, *shape, generator=generator)
@@ -46,7 +50,7 @@ class Coarse:
         return Blocks()
 
     def levels(self, steps: int) -> list[float]:
-        return karras(steps, 0.02, 10.0)
+        return karras(steps, self.lowest, 10.0)
 
 
 def test_a_passage_turns_the_columns_of_colours_at_a_constant_rate() -> None:
