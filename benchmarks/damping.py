@@ -8,7 +8,6 @@ the sea's network, and with linear denoisers of AR(1) windows whose Jacobian is 
 those of `policies`.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -23,7 +22,7 @@ from benchmarks.exactness.fields import FIELDS
 from benchmarks.exactness.real import CASES, Ruler
 from benchmarks.policies import POLICIES, Messages, Policy, free, inverses
 from benchmarks.problems import Problem
-from benchmarks.reports import columns, plus_minus, settings, table
+from benchmarks.reports import columns, plus_minus, rounded, settings, table
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.joint import Joint
 from pgmdiff.diagnostics.metrics import energy_distance, mean_and_error
@@ -95,9 +94,7 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
         ],
         "jacobians": _jacobians(sea, (10.0,) if smoke else (0.3, 1.0, 3.0, 10.0, 20.0)),
     }
-    text = json.dumps(found)
-    rows = json.loads(text, parse_float=lambda figure: float(f"{float(figure):.6g}"))
-    return {"settings": settings(threads=torch.get_num_threads()), **rows}
+    return {"settings": settings(threads=torch.get_num_threads()), **rounded(found, 6)}
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:

@@ -1,6 +1,8 @@
 """The report of a benchmark: its settings, and tables of its rows."""
 
+import json
 import platform
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,7 +10,18 @@ import torch
 
 from pgmdiff.text import Table
 
-__all__ = ["Column", "Row", "columns", "plus_minus", "points", "settings", "spread", "table"]
+__all__ = [
+    "Column",
+    "Row",
+    "columns",
+    "measured",
+    "plus_minus",
+    "points",
+    "rounded",
+    "settings",
+    "spread",
+    "table",
+]
 
 Row = Mapping[str, Any]
 Column = str | Callable[[Row], str]
@@ -18,6 +31,25 @@ Column = str | Callable[[Row], str]
 def settings(**more: Any) -> dict[str, Any]:
     """PyTorch's version, the kind of machine, and what else was set, as the JSON records them."""
     return {"torch": torch.__version__, "machine": platform.machine(), **more}
+
+
+def rounded(value: Any, digits: int) -> Any:
+    """The value as a JSON holds it, with floats of so many significant digits."""
+    return json.loads(
+        json.dumps(value), parse_float=lambda figure: float(f"{float(figure):.{digits}g}")
+    )
+
+
+def measured(
+    names: Iterable[str], measure: Callable[[str], Mapping[str, Any]], digits: int
+) -> dict[str, Any]:
+    """What is measured of every part, rounded, and the CPU seconds that it took."""
+    result: dict[str, Any] = {}
+    for name in names:
+        start = time.process_time()
+        found = rounded(measure(name), digits)
+        result[name] = {"cpu_seconds": round(time.process_time() - start, 1), **found}
+    return result
 
 
 def columns(keys: str) -> dict[str, Column]:

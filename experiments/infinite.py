@@ -11,8 +11,6 @@ when pictures are stored, what is weaker than one level of 8 bits hardly counts;
 FD is without this (`fine`), where it sees the finest colours of a JPEG, which are weaker.
 """
 
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -24,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.reports import Column, columns, points, settings, table
+from benchmarks.reports import Column, columns, measured, points, settings, table
 from experiments.corpora import CORPORA, Corpus
 from experiments.memory import nearest
 from experiments.strips import METHODS, Strips, cost, crops, patches_of, seams, strips
@@ -87,15 +85,13 @@ def run(
     about = settings(
         threads=torch.get_num_threads(), seeds=sizes.seeds, strips=sizes.strips, levels=sizes.steps
     )
-    result: dict[str, Any] = {"settings": about, "sizes": asdict(sizes)}
-    for name in parts or PARTS:
-        start = time.process_time()
+
+    def measure(name: str) -> dict[str, Any]:
         corpus, _, part = name.partition("-")
-        found = MEASURED[part](CORPORA[corpus], sizes)
-        text = json.dumps(found)
-        rounded = json.loads(text, parse_float=lambda figure: float(f"{float(figure):.5g}"))
-        result[name] = {"cpu_seconds": round(time.process_time() - start, 1), **rounded}
-    return result
+        return MEASURED[part](CORPORA[corpus], sizes)
+
+    found = measured(parts or PARTS, measure, 5)
+    return {"settings": about, "sizes": asdict(sizes), **found}
 
 
 def _gate(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:

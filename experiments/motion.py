@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.reports import Column, columns, plus_minus, settings, table
+from benchmarks.reports import Column, columns, measured, plus_minus, settings, table
 from experiments.clips import Clips, opened
 from experiments.motion_model import (
     CHANNELS,
@@ -253,12 +253,7 @@ def run(
     studio = _studio(smoke)
     sampler = f"DDIM, {studio.sizes.levels} steps from σ = {studio.levels[0]:g}"
     about = settings(sampler=sampler, repetitions=studio.sizes.repetitions)
-    result: dict[str, Any] = {"settings": about}
-    for name in parts:
-        start = time.process_time()
-        found = _rounded(PARTS[name](studio))
-        result[name] = {"cpu_seconds": round(time.process_time() - start, 1), **found}
-    return result
+    return {"settings": about, **measured(parts, lambda name: PARTS[name](studio), 4)}
 
 
 @cache
@@ -267,14 +262,6 @@ def _studio(smoke: bool) -> Studio:
     if smoke:
         return Studio(opened(), SMOKE, WEIGHTS.with_name("smoke.safetensors"))
     return Studio(opened(), FULL)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(each) for each in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _estimate(key: str, row: Mapping[str, Any]) -> str:

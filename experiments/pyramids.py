@@ -10,7 +10,6 @@ plus AR(1) with correlation 0.9.
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.reports import columns, settings, table
+from benchmarks.reports import columns, measured, settings, table
 from pgmdiff.composition import Consistent, Marginal, compose
 from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import Gaussian, kl_divergence, node_covariances
@@ -189,21 +188,8 @@ def run(
     *, smoke: bool = False, device: str = "cpu", parts: Sequence[str] = tuple(PARTS)
 ) -> dict[str, Any]:
     """Measures the parts, or with `smoke` fewer graphs and steps; always on the CPU, in float64."""
-    result: dict[str, Any] = {"settings": settings(threads=torch.get_num_threads())}
-    for name in parts:
-        start = time.process_time()
-        found = PARTS[name](smoke)
-        result[name] = {"cpu_seconds": round(time.process_time() - start, 1), **_rounded(found)}
-    return result
-
-
-def _rounded(value: Any) -> Any:
-    """The same with floats of four digits."""
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_rounded(each) for each in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    found = measured(parts, lambda name: PARTS[name](smoke), 4)
+    return {"settings": settings(threads=torch.get_num_threads()), **found}
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:

@@ -7,8 +7,6 @@ Every row says what was measured, how, and over how many seeds: 0, 1, ... for th
 101, ... for exact samples. *targets* says which aims are reached, and lists what fails.
 """
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.exactness import cost, gaussians, modes, real, sensors
-from benchmarks.reports import columns, settings, table
+from benchmarks.reports import columns, measured, settings, table
 from pgmdiff.text import Table
 
 __all__ = ["PARTS", "draw", "run", "tables", "targets"]
@@ -31,13 +29,8 @@ def run(
     *, smoke: bool = False, device: str = "cpu", parts: Sequence[str] = tuple(PARTS)
 ) -> dict[str, Any]:
     """Measures the parts, or with `smoke` one small case of each kind; always on the CPU."""
-    result: dict[str, Any] = {"settings": settings(threads=torch.get_num_threads())}
-    for name in parts:
-        start = time.process_time()
-        text = json.dumps(PARTS[name].rows(smoke=smoke))
-        rows = json.loads(text, parse_float=lambda figure: float(f"{float(figure):.5g}"))
-        result[name] = {"cpu_seconds": round(time.process_time() - start, 1), "rows": rows}
-    return result
+    found = measured(parts, lambda name: {"rows": PARTS[name].rows(smoke=smoke)}, 5)
+    return {"settings": settings(threads=torch.get_num_threads()), **found}
 
 
 def targets(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -112,7 +112,7 @@ class Consistent(Closure):
             return self.converged(evaluate, u, sigma).score.to(u)
         mean, messages = self.known_mean(evaluate, u, memory), memory.get(MESSAGES)
         capped = memory.get(CAPPED, torch.zeros_like(sigma))
-        seen = None if self.observed is None else self.observed.at(u, sigma)
+        seen = self.seen(u, sigma)
         for _ in range(self.iterations):
             score, _, answers = self.heard(evaluate, u, sigma, mean, messages)
             moved = [(each.eta + self.damping * each.move).detach() for each in answers]
@@ -140,7 +140,7 @@ class Consistent(Closure):
         """The score and the fade for given messages, as `joined`, and what regions answer."""
         local: list[tuple[Chunk, Tensor, Tensor]] = []
         score, fade = self.joined(evaluate, u, sigma, mean, messages, local)
-        seen = None if self.observed is None else self.observed.at(u, sigma)
+        seen = self.seen(u, sigma)
         answers = []
         for chunk, tilted, eta in local:
             gap = chunk.gather(score) - tilted
@@ -161,7 +161,7 @@ class Consistent(Closure):
         rounding = ROUNDING * torch.finfo(u.dtype).eps
         levels = sigma.detach().double().clamp(min=1e-30)[:, None]
         # Deviations of every element's posterior, if it were alone: messages have their inverse.
-        seen = None if self.observed is None else self.observed.at(u, sigma)
+        seen = self.seen(u, sigma)
         own = levels if seen is None else seen.levels.double().clamp(min=1e-30)
         units = (own**-2 + 1 / self.precision.variances.to(u.device)).rsqrt()
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.loops import ClosedLoops, state_mean
-from pgmdiff.composition.observed import Observed
+from pgmdiff.composition.observed import Folded, Observed
 from pgmdiff.composition.rules import Marginal, Memory, Rule, bound
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.groups import RegionGroup
@@ -144,6 +144,10 @@ class Closure(Rule, ABC):
             memory[MEAN] = self.loops.measured_mean(evaluate, u).detach()
         return memory[MEAN]
 
+    def seen(self, u: Tensor, sigma: Tensor) -> Folded | None:
+        """What local posteriors see in place of (u, σ), or None if it is just that."""
+        return None if self.observed is None else self.observed.at(u, sigma)
+
     def joined(
         self,
         evaluate: Evaluate,
@@ -162,7 +166,7 @@ class Closure(Rule, ABC):
         assert self.solve is not None, "compose binds it"
         levels, loops = sigma.double(), self.loops
         centred = u if mean is None else u - mean.to(u.device)
-        seen = None if self.observed is None else self.observed.at(u, sigma)
+        seen = self.seen(u, sigma)
         x, noise = (u, sigma) if seen is None else (seen.x, seen.levels)
         # Sharpening by I + σ² Σ_r⁻¹ and the solve undo each other up to rounding: in float64.
         total, misfit = torch.zeros_like(u, dtype=torch.float64), torch.zeros_like(levels)

@@ -35,7 +35,6 @@ from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.conditioning.solving import Product, carried_back
-from pgmdiff.conditioning.solving import conjugate_residuals as conjugate_residuals
 from pgmdiff.errors import PgmdiffError, check_scale
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
 from pgmdiff.text import brief, described

@@ -297,10 +297,9 @@ class WindowGroup(RegionGroup):
         return index
 
     def spaced(self, n_elements: int) -> SpacedWindows | None:
-        axes = [Spaced.of(axis.size, axis.length, axis.starts) for axis in self.axes]
-        if not self.whole or any(run is None for run in axes):
-            return None
-        return SpacedWindows(tuple(run for run in axes if run is not None))
+        found = (Spaced.of(axis.size, axis.length, axis.starts) for axis in self.axes)
+        axes = tuple(axis for axis in found if axis is not None)
+        return SpacedWindows(axes) if self.whole and len(axes) == len(self.axes) else None
 
     def select(self, rows: Ints) -> "WindowGroup":
         return replace(

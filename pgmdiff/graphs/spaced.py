@@ -1,6 +1,6 @@
 """Windows at equal distances, which are read and added as views of the state, without indices."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import prod
 
@@ -92,9 +92,8 @@ class SpacedWindows:
         if len(varying) != 1:
             return None
         axes, each = [*self.axes], self.axes[varying[0]]
-        axes[varying[0]] = Spaced(
-            each.size, each.length, each.start + start * each.step, each.step, stop - start
-        )
+        first = each.start + start * each.step
+        axes[varying[0]] = replace(each, start=first, count=stop - start)
         return SpacedWindows(tuple(axes))
 
     def pay(self, n_values: int) -> bool:

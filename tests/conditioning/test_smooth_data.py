@@ -19,7 +19,7 @@ from pgmdiff.conditioning import (
     choose_covariance,
     moment_matching,
 )
-from pgmdiff.conditioning.matching import conjugate_residuals
+from pgmdiff.conditioning.solving import conjugate_residuals
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.linalg import squared_norms

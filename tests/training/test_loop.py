@@ -15,7 +15,7 @@ from pgmdiff import PgmdiffError, ShapeError, from_denoiser
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import FactorGraph, chain, tiles
 from pgmdiff.models.series import SeriesNet
-from pgmdiff.models.unet import UNet
+from pgmdiff.models.unet import UNet, save_weights, trained
 from pgmdiff.noise import Noise, split_seed
 from pgmdiff.training import (
     EDMDenoiser,
@@ -131,7 +131,7 @@ def test_a_whitened_network_sees_uncorrelated_channels(separable: Gaussian, sigm
         UNet(whitened=True)(torch.zeros(1, 1, 8, 8), torch.ones(1))
 
 
-def test_whitened_networks_are_trained() -> None:
+def test_whitened_networks_are_trained_and_saved(tmp_path: Path) -> None:
     """Both networks, whose filters of images share the basis of their channels."""
     images, series = torch.randn(9, 3, 8, 8).cumsum(1).cumsum(3), torch.randn(9, 12).cumsum(1)
     given: Any = {"steps": 2, "batch": 2, "generator": 0, "wiener": True}
@@ -139,6 +139,11 @@ def test_whitened_networks_are_trained() -> None:
     unet = fit(shapes, UNet(3, widths=(8, 8), features=16, whitened=True), images, **given)
     assert torch.equal(*(own.basis1 for own in unet.filters.values()))
     fit([(12,), (8,)], SeriesNet(width=8, whitened=True), series, **given)
+    save_weights(unet, tmp_path / "weights.safetensors")  # bases have other strides
+    again = EDMDenoiser(UNet(3, widths=(8, 8), features=16, whitened=True), 1.0)
+    again = trained(again, tmp_path / "weights.safetensors")
+    x, sigma = images[..., :4], torch.ones(9)
+    torch.testing.assert_close(again(x, sigma), unet(x, sigma), atol=0.05, rtol=0)  # in bfloat16
 
 
 def test_a_state_dict_holds_all_of_a_denoiser(separable: Gaussian) -> None:
