@@ -31,7 +31,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import hypergeom
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError
@@ -419,6 +418,8 @@ def r_precision(samples: Tensor, conditions: Tensor, *, top: int = 3, pool: int 
         )
     distances = torch.cdist(samples.double(), conditions.double())
     nearer = (distances < distances.diagonal()[:, None]).sum(dim=1).cpu().numpy()
+    from scipy.stats import hypergeom  # slow to import
+
     return float(hypergeom.cdf(top - 1, n - 1, nearer, pool - 1).mean())
 
 
