@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgmdiff.errors import GraphError
+from pgmdiff.graphs.containment import regions_around
 from pgmdiff.graphs.regions import Condition, RegionGraph, condition_key
 from pgmdiff.linalg import Ints
 
@@ -106,12 +107,15 @@ def flatten(
     named = dict(zip(_names(list(merged.values())), merged.values(), strict=True))
     counts = {n: sum((leaf.count for leaf in ls), Fraction(0)) for n, ls in named.items()}
     denominator = lcm(*(count.denominator for count in counts.values()))
+    outer = {name for name, leaves in named.items() if any(leaf.outer for leaf in leaves)}
+    if graph.nested:  # a node may have lost what contained it: its factors are smaller now
+        sets = {name: {*leaves[0].elements.flat} for name, leaves in named.items()}
+        bare = [name for name, count in counts.items() if count and name not in outer]
+        around = regions_around([sets[name] for name in bare], [sets[name] for name in outer])
+        outer |= {name for name, found in zip(bare, around, strict=True) if not found}
     return RegionGraph.grouped(
         {name: leaves[0].elements for name, leaves in named.items()},
-        {
-            name: (int(counts[name] * denominator), any(leaf.outer for leaf in leaves))
-            for name, leaves in named.items()
-        },
+        {name: (int(count * denominator), name in outer) for name, count in counts.items()},
         (graph.n_elements,),
         models={name: ls[0].model for name, ls in named.items() if ls[0].model != name},
         conditions={n: ls[0].condition for n, ls in named.items() if ls[0].condition is not None},

@@ -209,8 +209,8 @@ def _regressed(
 
 
 def _outer(graph: RegionGraph) -> Iterator[tuple[RegionGroup, Tensor]]:
-    """The outer regions, group by group, and their elements, int64 `[n, d]`."""
-    for group, index, _ in weighed(graph, [g.outer.astype(np.float64) for g in graph.groups]):
+    """The counted outer regions, group by group, and their elements, int64 `[n, d]`."""
+    for group, index, _ in weighed(graph, [np.where(g.outer, g.counts, 0.0) for g in graph.groups]):
         yield group, index
 
 

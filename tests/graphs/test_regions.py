@@ -101,12 +101,20 @@ def test_pieces_are_the_outer_regions() -> None:
 
 @settings(max_examples=40)
 @given(region_graphs())
-def test_regions_are_pieces_or_inside_some(graph: RegionGraph) -> None:
-    pieces = set(graph.pieces)
+def test_counted_regions_are_pieces_or_inside_some(graph: RegionGraph) -> None:
+    pieces, counts = set(graph.pieces), graph.counting_numbers()
     sets = {name: frozenset(graph.elements(name).reshape(-1).tolist()) for name in graph.names}
     assert pieces <= sets.keys()
-    for region in sets.values():
-        assert any(region <= sets[piece] for piece in pieces)
+    for name, region in sets.items():
+        assert counts[name] == 0 or any(region <= sets[piece] for piece in pieces)
+
+
+def test_a_node_whose_factors_are_nested_becomes_a_piece() -> None:
+    parts = FactorGraph.from_scopes({}, {"part": (), "rest": ()})
+    twice = FactorGraph.from_scopes({"f": ("v",), "g": ("v",)}, {"v": (2,)})
+    assert twice.nest({"f": parts, "g": parts}).regions.pieces == ["part", "rest", "v"]
+    once = FactorGraph.from_scopes({"f": ("v",)}, {"v": (2,)}).nest({"f": parts})
+    assert once.regions.pieces == ["part", "rest"]  # v counts 0
 
 
 @pytest.mark.parametrize("make", [lambda g: g.nodes, lambda g: g.regions, cluster_variation,

@@ -102,6 +102,15 @@ def test_random_nested_graphs_are_lawful(graph: FactorGraph) -> None:
     assert_lawful(graph)
 
 
+def test_a_graph_with_a_piece_that_counts_nothing_is_lawful() -> None:
+    one = FactorGraph.from_scopes({}, {"whole": ()})
+    graph = FactorGraph.from_scopes(
+        {"f": ("a",), "g": ("b", "c"), "h": ("a", "b", "c")}, dict.fromkeys("abc", ())
+    ).nest({"f": one, "a": one})
+    assert graph.regions.counting_numbers()["whole"] == 0
+    assert_lawful(graph)
+
+
 @settings(max_examples=30)
 @given(strategies.region_graphs())
 def test_random_region_graphs_are_lawful(graph: RegionGraph) -> None:
