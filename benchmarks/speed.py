@@ -11,6 +11,9 @@ With models that cost nothing (elementwise ones), the joint score is compared wi
 expert writes by hand: cut by `unfold`, call, and add by views; and with the calls alone. This shows
 what composing itself costs, at sizes from 256 to a million elements.
 
+For `max_batch="auto"`, the time of a call relative to that with the best of many fixed sizes, and
+how many such calls the first one takes, which measures the sizes.
+
 For noise, the time of `samplers.Noise` relative to that of `torch.randn`.
 
 Only ratios of neighbouring turns are compared: machines are shared and noisy.
@@ -20,7 +23,8 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -55,7 +59,10 @@ SHAPES = ((100, 10), (10_000, 10), (1, 1_000_000))
 
 
 def run(
-    *, smoke: bool = False, device: str = "cpu", parts: Iterable[str] = ("rows", "lines", "noise")
+    *,
+    smoke: bool = False,
+    device: str = "cpu",
+    parts: Iterable[str] = ("rows", "auto", "lines", "noise"),
 ) -> dict[str, Any]:
     """Times all cases, or with `smoke` only the smallest ones, briefly.
 
@@ -65,6 +72,7 @@ def run(
     first, seconds = slice(1 if smoke else None), 0.1 if smoke else SECONDS
     cases: dict[str, list[tuple[Any, ...]]] = {
         "rows": [(n, max_batch) for n in TILES for max_batch in MAX_BATCHES],
+        "auto": [(n,) for n in TILES],
         "lines": [(name,) for name in LINES],
         "noise": [(*shape, threads) for threads in (1, 2) for shape in SHAPES],
     }
@@ -80,7 +88,7 @@ def run(
                 PARTS[part](*case, torch.device(device), seconds)
                 for case in tqdm(cases[part][first], desc=f"speed, {part}")
             ]
-            for part in parts
+            for part in parts or PARTS
         },
     }
 
@@ -95,6 +103,14 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         "joint over floor": ratio,
         **columns("loop_over_floor[1]:.2f"),
     }
+    auto: dict[str, Column] = {
+        **columns("tiles turns"),
+        "best size": lambda row: str(row["best"]),
+        "sizes measured": lambda row: ", ".join(map(str, row["measured"])),
+        "auto over best": ratio.replace("joint_over_floor", "auto_over_best"),
+        "worst over best": "{worst_over_best[1]:.2f}",
+        "first call, in calls": "{first_call:.0f}",
+    }
     lines = {
         **columns("state elements turns"),
         "joint, ms": lambda row: f"{1e3 * row['joint_seconds']:.2f}",
@@ -108,6 +124,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     }
     shown_by_part = {
         "rows": ("One score of a strip of tiles", shown),
+        "auto": ('Rows of a call with max_batch="auto"', auto),
         "lines": ("Models that cost nothing", lines),
         "noise": ("Standard normal noise", noise),
     }
@@ -167,6 +184,34 @@ def _row(n: int, max_batch: int | None, device: torch.device, seconds: float) ->
         **{f"{name}_seconds": statistics.median(t) for name, t in times.items()},
         "joint_over_floor": _quartiles(times["joint"], times["floor"]),
         "loop_over_floor": _quartiles(times["loop"], beside_loop),
+    }
+
+
+@torch.no_grad()
+def _auto(n: int, device: torch.device, seconds: float) -> dict[str, Any]:
+    graph = tiles((1, 16, 8 * n + 8), (1, 16, 16), (0, 0, 8))
+    score = from_denoiser(gravel_denoiser().to(device))
+    sizes = [2**k for k in range(n.bit_length())]
+    limits: tuple[int | Literal["auto"], ...] = (*sizes, "auto")
+    joints = {limit: compose(graph, score, max_batch=limit) for limit in limits}
+    u = torch.randn(1, *graph.event_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    first = _timed(lambda: joints["auto"](u, 1.0), device)
+    times: dict[int | str, list[float]] = {limit: [] for limit in joints}
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times["auto"]) < 5:
+        for limit, joint in joints.items():
+            times[limit].append(_timed(partial(joint, u, 1.0), device))
+    middle = {limit: statistics.median(times[limit]) for limit in sizes}
+    best, worst = min(sizes, key=middle.__getitem__), max(sizes, key=middle.__getitem__)
+    return {
+        "tiles": n,
+        "turns": len(times["auto"]),
+        "best": best,
+        "measured": [limit for limit, _ in joints["auto"]._limits.values()],
+        "seconds": {str(limit): statistics.median(each) for limit, each in times.items()},
+        "auto_over_best": _quartiles(times["auto"], times[best]),
+        "worst_over_best": _quartiles(times[worst], times[best]),
+        "first_call": first / statistics.median(times["auto"]),
     }
 
 
@@ -250,6 +295,7 @@ def _noise(
 
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "rows": _row,
+    "auto": _auto,
     "lines": _lines,
     "noise": _noise,
 }

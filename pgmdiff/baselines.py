@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pgmdiff.composition.batching import MaxBatch
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.rules import Rule
 from pgmdiff.conditioning.reconstructing import Weight, reconstruction
@@ -112,7 +113,7 @@ def composed(
     sigmas: Levels,
     *,
     rule: Rule | None = None,
-    max_batch: int | None = None,
+    max_batch: MaxBatch = None,
     **options: Any,
 ) -> Drawn:
     """Samples of a joint score, in the form of the baselines; overlap averaging is one of them.

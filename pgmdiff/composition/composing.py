@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgmdiff.composition.batching import MaxBatch
 from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import Batch, RegionScores, Scores, plan
@@ -30,7 +31,7 @@ def compose(
     rule: Rule | None = None,
     conditions: Mapping[Any, Condition | Field] | None = None,
     null_condition: Condition | None = None,
-    max_batch: int | None = None,
+    max_batch: MaxBatch = None,
     check_finite: bool = True,
     checkpoint: bool = False,
 ) -> Joint:
@@ -52,7 +53,9 @@ def compose(
             the embedding of an empty prompt, unless they have a condition of their own: in place
             of conditions given at call time, and beside pieces that have conditions here.
         max_batch: most rows of one model call; None if there is no limit. It bounds the memory;
-            which size is fastest depends on the machine and the model.
+            which size is fastest depends on the machine and the model. "auto" measures it in the
+            first call, which costs some calls more, once; where memory is too small for a call,
+            it is halved, with a warning. Results depend on it by rounding only.
         check_finite: whether each call checks its result for NaN and infinity (one reduction,
             which on a GPU waits for the result), and then finds the guilty node.
         checkpoint: whether, under autograd, model calls are repeated in the backward pass instead
@@ -77,9 +80,11 @@ def compose(
             f"compose: expected a rule such as Marginal() or Average(), got {rule!r}. "
             "Make an instance of it, such as Posterior(covariances)."
         )
-    if max_batch is not None and not (isinstance(max_batch, int | np.integer) and max_batch >= 1):
+    number = isinstance(max_batch, int | np.integer) and max_batch >= 1
+    if not (number or max_batch in (None, "auto")):
         raise ScoreError(
-            f"compose: expected max_batch, an integer of at least 1 or None, got {max_batch!r}."
+            "compose: expected max_batch, an integer of at least 1, 'auto' or None, got "
+            f"{max_batch!r}."
         )
     check_counts(regions)
     if isinstance(scores, Mapping) and not isinstance(scores, RegionScores):

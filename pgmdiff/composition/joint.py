@@ -5,16 +5,19 @@ shape and the structure of their condition are one *batch* of the `plan`, evalua
 as `max_batch` allows. A call then only gathers, calls and scatters.
 """
 
+import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from math import prod
+from itertools import chain
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as repeated_later
 
+from pgmdiff.composition.batching import MaxBatch, chunks, fastest, halves, out_of_memory
 from pgmdiff.composition.evaluate import Chunk, flattened
 from pgmdiff.composition.observed import LEAST, Observed, foldable
 from pgmdiff.composition.plan import Batch, map_tensors
@@ -64,12 +67,13 @@ class Joint:
     regions: RegionGraph
     rule: Rule
     batches: tuple[Batch, ...]
-    max_batch: int | None
+    max_batch: MaxBatch
     check_finite: bool
     checkpoint: bool = False
     copies = True
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
+    _limits: dict[Any, tuple[int, float]] = field(default_factory=dict, repr=False)
 
     # ---------------------------------------------------------------- the score
 
@@ -226,8 +230,12 @@ class Joint:
         Raises:
             ScoreError: they are to be `finite` and are not; the node, σ and batch entry are named.
         """
-        for chunk in self._kept_chunks(u):
-            values = self._call(chunk, u, sigma, condition or {}, density, tilt)
+
+        def call(chunk: Chunk) -> Tensor:
+            return self._call(chunk, u, sigma, condition or {}, density, tilt)
+
+        parts = (self._fitting(chunk, call, u) for chunk in self._kept_chunks(u, call))
+        for chunk, values in chain.from_iterable(parts):
             fine = values.isfinite().reshape(*values.shape[:2], -1).all(dim=2) if finite else None
             if fine is not None and not fine.all():
                 sample, row = (~fine).nonzero()[0].tolist()
@@ -240,33 +248,64 @@ class Joint:
                 )
             yield chunk, values
 
-    def _kept_chunks(self, u: Tensor) -> Iterable[Chunk]:
+    def _fitting(
+        self, chunk: Chunk, call: Callable[[Chunk], Tensor], u: Tensor
+    ) -> Iterator[tuple[Chunk, Tensor]]:
+        """The chunk with its values; under "auto" in halves, where memory is too small for it."""
+        try:
+            values = call(chunk)
+        except RuntimeError as error:
+            parts = halves(chunk)
+            if self.max_batch != "auto" or len(parts) == 1 or not out_of_memory(error):
+                raise
+        else:
+            yield chunk, values
+            return
+        limit = max((part.stop - part.start) * len(u[part.samples]) for part in parts)
+        self._limits[chunk.batch.offset, u.device, u.dtype] = (limit, inf)
+        self._kept.clear()
+        warnings.warn(
+            f"Joint: memory is too small for the model calls of {chunk.name!r}; from now on they "
+            f"have {counted(limit, 'row')} at most. Give max_batch={limit} to begin with it.",
+            stacklevel=2,
+        )
+        for part in parts:
+            yield from self._fitting(part, call, u)
+
+    def _kept_chunks(self, u: Tensor, call: Callable[[Chunk], Tensor]) -> Iterable[Chunk]:
         """The chunks; on small graphs, where every operation counts, the latest few are kept."""
         batches, key = self._on(u), (u.device, u.dtype, len(u))
         calls = len(u) * sum(len(batch.group) for batch in batches)
         if calls > KEPT_CALLS or not all(isinstance(b.group, IndexGroup) for b in batches):
-            return self._chunks(u)
+            return self._chunks(u, call)
         if (found := self._kept.get(key)) is not None:
             return found
         _not_while_compiling()
         with torch.inference_mode(False):
-            return keep(self._kept, key, tuple(self._chunks(u)), KEPT_BATCHES)
+            return keep(self._kept, key, tuple(self._chunks(u, call)), KEPT_BATCHES)
 
-    def _chunks(self, u: Tensor) -> Iterator[Chunk]:
+    def _chunks(self, u: Tensor, call: Callable[[Chunk], Tensor]) -> Iterator[Chunk]:
         """Shares `max_batch` between regions and samples."""
-        n_samples = len(u)
-        for batch in self._on(u) if n_samples else ():
-            limit = self.max_batch or n_samples * len(batch.group)
-            width = min(n_samples, limit)
-            height = limit // width
-            for start in range(0, len(batch.group), height):
-                stop = min(start + height, len(batch.group))
-                spaced = batch.spaced and batch.spaced.part(start, stop)
-                if spaced and not spaced.pay((stop - start) * width * prod(batch.group.shape)):
-                    spaced = None
-                for first in range(0, n_samples, width):
-                    samples = slice(first, min(first + width, n_samples))
-                    yield Chunk(batch, start, stop, samples, spaced)
+        for batch in self._on(u) if len(u) else ():
+            limit = self.max_batch
+            if limit == "auto":
+                limit = self._tuned(batch, u, call)
+            yield from chunks(batch, len(u), limit or len(u) * len(batch.group))
+
+    def _tuned(self, batch: Batch, u: Tensor, call: Callable[[Chunk], Tensor]) -> int:
+        """The rows of a call that are fastest, measured when there are more than ever before."""
+        rows, key = len(u) * len(batch.group), (batch.offset, u.device, u.dtype)
+        if key not in self._limits or self._limits[key][1] < rows:
+            _not_while_compiling()
+
+            def first(size: int) -> None:
+                values = call(next(chunks(batch, len(u), size)))
+                if u.device.type != "cpu":
+                    values.flatten()[0].item()  # waits for the device
+
+            with torch.no_grad():
+                self._limits[key] = fastest(first, rows)
+        return self._limits[key][0]
 
     def _call(
         self,
@@ -382,7 +421,7 @@ class Joint:
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles hold: nothing that is made again when it is needed."""
-        return {**vars(self), "_kept": {}, "_placed": {}}
+        return {**vars(self), "_kept": {}, "_placed": {}, "_limits": {}}
 
     def __repr__(self) -> str:
         return described(self, repr(self.graph), *(f"{k}={v}" for k, v in self._made_of.items()))

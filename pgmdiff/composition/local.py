@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgmdiff.composition.batching import MaxBatch
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
@@ -25,7 +26,7 @@ def every_region(
     scores: Scores,
     *,
     conditions: Mapping[Any, Condition | Field] | None = None,
-    max_batch: int | None = None,
+    max_batch: MaxBatch = None,
 ) -> Joint:
     """A joint that evaluates every outer or counted region, for `local_denoised`; see `compose`."""
     return compose(graph, scores, rule=Everything(), conditions=conditions, max_batch=max_batch)

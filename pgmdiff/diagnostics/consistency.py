@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pgmdiff.composition.batching import MaxBatch
 from pgmdiff.composition.evaluate import flattened
 from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
@@ -166,7 +167,7 @@ def check_consistency(
     *,
     conditions: Mapping[Any, Condition | Field] | None = None,
     generator: Generator = None,
-    max_batch: int | None = None,
+    max_batch: MaxBatch = None,
     progress: bool = False,
     **condition: Any,
 ) -> Consistency:

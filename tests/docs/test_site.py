@@ -25,7 +25,7 @@ import yaml  # noqa: E402
 
 INTERNAL = {
     "__init__", "__main__", "demo", "text", "linalg", "notebook", "composition.plan",
-    "composition.local", "graphs.pieces", "graphs.atoms", "graphs.nesting",
+    "composition.batching", "composition.local", "graphs.pieces", "graphs.atoms", "graphs.nesting",
     "graphs.containment", "graphs.conversion", "graphs.names", "graphs.scopes", "graphs.variables",
     "conditioning.observations", "plotting.layouts", "plotting.scenes", "plotting.boxes",
     "plotting.style", "plotting.diagrams", "plotting.tiles",
