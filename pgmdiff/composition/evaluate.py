@@ -72,10 +72,11 @@ class Chunk:
 
     def gather(self, u: Tensor) -> Tensor:
         """A_r u of the regions and samples, `[samples, regions, d]`, for u `[B, N]`."""
-        rows = u if self.samples.stop - self.samples.start == len(u) else u[self.samples]
+        n = self.samples.stop - self.samples.start
+        rows = u if n == u.shape[0] else u[self.samples]
         if self.spaced is not None and not u.requires_grad:  # vmap of its gradient is slow
             return self.spaced.gather(rows)
-        return rows.index_select(1, self.index).reshape(len(rows), self.stop - self.start, -1)
+        return rows.index_select(1, self.index).reshape(n, self.stop - self.start, -1)
 
     def crop(self, event: Shape, like: Tensor, word: str, field: Field) -> Tensor:
         """A placed field on these regions and samples: `[samples * regions, *channels, *shape]`.
@@ -104,7 +105,8 @@ class Chunk:
 
         The values are those of the regions, `[samples, regions, d]`.
         """
-        rows, weight = (total if len(values) == len(total) else total[self.samples]), 1.0
+        whole = values.shape[0] == total.shape[0]  # len() of a tensor takes a microsecond
+        rows, weight = total if whole else total[self.samples], 1.0
         if self.batch.weight is None:
             values = values * self.weights[:, None]
         else:

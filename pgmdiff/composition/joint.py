@@ -274,8 +274,8 @@ class Joint:
 
     def _kept_chunks(self, u: Tensor, call: Callable[[Chunk], Tensor]) -> Iterable[Chunk]:
         """The chunks; on small graphs, where every operation counts, the latest few are kept."""
-        batches, key = self._on(u), (u.device, u.dtype, len(u))
-        calls = len(u) * sum(len(batch.group) for batch in batches)
+        batches, key = self._on(u), (u.device, u.dtype, u.shape[0])
+        calls = u.shape[0] * sum(len(batch.group) for batch in batches)
         if calls > KEPT_CALLS or not all(isinstance(b.group, IndexGroup) for b in batches):
             return self._chunks(u, call)
         if (found := self._kept.get(key)) is not None:
@@ -318,7 +318,7 @@ class Joint:
     ) -> Tensor:
         start, stop, samples, batch = chunk.start, chunk.stop, chunk.samples, chunk.batch
         n, regions = samples.stop - samples.start, stop - start
-        sigma = sigma if n == len(sigma) else sigma[samples]
+        sigma = sigma if n == sigma.shape[0] else sigma[samples]
         x = chunk.gather(u).reshape(n * regions, *batch.group.shape)
         if sigma.ndim == 2:  # per element of the state
             sigmas = sigma.index_select(1, chunk.index).reshape(x.shape)
