@@ -1,7 +1,8 @@
 """The exactness benchmark: losses of every rule where the truth is known or held out.
 
 Its parts can be run one by one. *gaussians*: chains, trees and loops, by exact propagation.
-*modes*: non-Gaussian distributions with exact samplers. *sensors*: small learned models on a
+*modes*: non-Gaussian distributions with exact samplers. *rounds*: schemes that resample, beside
+messages. *sensors*: small learned models on a
 network with loops. *real*: small trained models against held-out data. *cost*: time and memory.
 Every row says what was measured, how, and over how many seeds: 0, 1, ... for the samplers, 100,
 101, ... for exact samples. *targets* says which aims are reached, and lists what fails.
@@ -13,14 +14,15 @@ from typing import Any
 
 import torch
 
-from benchmarks.exactness import cost, gaussians, modes, real, sensors
+from benchmarks.exactness import cost, gaussians, modes, real, rounds, sensors
 from benchmarks.reports import columns, measured, settings, table
 from pgmdiff.text import Table
 
 __all__ = ["PARTS", "draw", "run", "tables", "targets"]
 
 PARTS = {
-    "gaussians": gaussians, "modes": modes, "sensors": sensors, "real": real, "cost": cost,
+    "gaussians": gaussians, "modes": modes, "rounds": rounds, "sensors": sensors, "real": real,
+    "cost": cost,
 }  # fmt: skip
 """Each has `rows(*, smoke)`, `tables(rows)` and `targets(rows)`, some have `draw(rows, folder)`."""
 
