@@ -1,15 +1,21 @@
-"""`python -m pgmdiff demo | check | draw`."""
+"""The command `pgmdiff`, which is also `python -m pgmdiff`: `demo | check | draw`."""
 
 import argparse
 import sys
 from pathlib import Path
 
+import torch
+
+from pgmdiff import __version__
+
+VERSIONS = f"pgmdiff {__version__}, PyTorch {torch.__version__}, Python {sys.version.split()[0]}"
 LAYOUTS = ("auto", "spatial", "bipartite", "hasse", "tiles", "counts", "cube")
 
 
 def main() -> None:
     """Parses the command line and runs the command."""
-    parser = argparse.ArgumentParser(prog="python -m pgmdiff", description=__doc__)
+    parser = argparse.ArgumentParser(prog="pgmdiff", description=__doc__)
+    parser.add_argument("--version", action="version", version=VERSIONS)
     commands = parser.add_subparsers(dest="command", required=True)
 
     command = commands.add_parser("demo", help="sample a strip, a ring and a torus of tissue")

@@ -119,11 +119,12 @@ class Crop(Operator):
         self._set(observed_shape=tuple(observed.shape))
 
     def A(self, x: Tensor) -> Tensor:
-        return x[(slice(None), *self.part)]
+        part = (slice(None), *self.part)
+        return x[part]
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        whole = y.new_zeros(len(y), *self.event_shape)
-        whole[(slice(None), *self.part)] = y
+        whole, part = y.new_zeros(len(y), *self.event_shape), (slice(None), *self.part)
+        whole[part] = y
         return whole
 
     A_dagger = A_adjoint

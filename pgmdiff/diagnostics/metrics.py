@@ -264,8 +264,8 @@ def crop_features(
     starts = [torch.randint(k, (n * m,), generator=stream).tolist() for k in free]
     crops = []
     for k, start in enumerate(zip(*starts, strict=True)):
-        part: Any = [slice(a, a + b) for a, b in zip(start, shape, strict=True)]
-        crops.append(content[(k // m, ..., *part)])
+        part: Any = (k // m, ..., *(slice(a, a + b) for a, b in zip(start, shape, strict=True)))
+        crops.append(content[part])
     parts = [extractor(torch.stack(crops[k : k + CHUNK])) for k in range(0, n * m, CHUNK)]
     return torch.cat(parts).reshape(n, m, -1)
 

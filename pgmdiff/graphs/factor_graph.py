@@ -429,8 +429,9 @@ def _node_groups(graph: FactorGraph) -> Iterator[IndexGroup]:
     def blocks(rows: Ints) -> Ints:
         """Elements of variables of one shape, int64 `[n, *shape]`."""
         shape = shapes[shape_ids[rows[0]]]
-        first = graph.offsets[rows].reshape(-1, *[1] * len(shape))
-        return first + np.arange(prod(shape)).reshape(shape)
+        first: Ints = graph.offsets[rows].reshape(-1, *[1] * len(shape))
+        found: Ints = first + np.arange(prod(shape)).reshape(shape)
+        return found
 
     model_ids, models = _model_codes(graph, graph.factors, graph.factor_model)
     for numbers, scopes in by_arity(graph):

@@ -236,7 +236,8 @@ class Stationary(Covariances):
             lags.append(place - place[:, None] + longest)
         sides = [n if axis in rest else 1 for axis, n in enumerate(group.shape)]
         row = torch.arange(prod(sides)).reshape(sides).expand(group.shape).reshape(-1)
-        return self.autocovariance[(row[:, None], row, *lags)][None]
+        places = (row[:, None], row, *lags)
+        return self.autocovariance[places][None]
 
 
 @dataclass(frozen=True)

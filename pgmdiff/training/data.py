@@ -131,8 +131,8 @@ class Windows:
                         f"crops: expected the field {word!r} as {expected}, but for axes that "
                         f"crops span, got one of {tuple(own.shape)}. Resize it to the states."
                     )
-                spans = [cut if w == f else slice(None) for cut, _, w, f in axes]
-                parts[word].append(own[(..., *spans)])
+                spans = (..., *(cut if w == f else slice(None) for cut, _, w, f in axes))
+                parts[word].append(own[spans])
         condition = {word: torch.stack(part) for word, part in parts.items()}
         return CropBatch(torch.stack(clean), torch.tensor(places), condition)
 

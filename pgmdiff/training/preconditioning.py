@@ -32,7 +32,7 @@ need a filter for their shape; their first axis is that of channels if they have
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class WienerFilter(nn.Module):
             self.register_buffer(f"basis{axis}", torch.eye(side))
 
     @classmethod
-    def of(cls, states: Tensor, like: Self | None = None) -> Self:
+    def of(cls, states: Tensor, like: "WienerFilter | None" = None) -> "WienerFilter":
         """The filter of states `[n, *shape]`, in their dtype; computed in float64.
 
         Args:
