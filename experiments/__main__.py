@@ -2,7 +2,7 @@
 
 from benchmarks.__main__ import main
 
-NAMES = ("infinite", "motion", "pyramids", "translation")
+NAMES = ("infinite", "motion", "pyramids", "sphere", "translation")
 
 if __name__ == "__main__":
     main("experiments", NAMES)
