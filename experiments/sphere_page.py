@@ -59,7 +59,7 @@ def page(
             values = (equirectangular(faces).movedim(0, -1) + 1) * 127.5
             file = BytesIO()
             picture = Image.fromarray(values.round().clamp(0, 255).byte().numpy())
-            picture.save(file, "JPEG", quality=90, subsampling=0, optimize=True)
+            picture.save(file, "JPEG", quality=82, subsampling=0, optimize=True)
             shown[asked][method] = base64.b64encode(file.getvalue()).decode()
     text = PAGE.replace("TITLE", title).replace("ABOUT", about).replace("FIRST", first)
     path.write_text(text.replace("SPHERES", json.dumps(shown, ensure_ascii=False)))
@@ -118,7 +118,7 @@ function load() {
   const next = new Image();
   next.onload = () => {
     source.width = next.width; source.height = next.height;
-    const own = source.getContext("2d");
+    const own = source.getContext("2d", {willReadFrequently: true});
     own.drawImage(next, 0, 0);
     pixels = own.getImageData(0, 0, next.width, next.height).data;
     draw();
