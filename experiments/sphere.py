@@ -82,7 +82,7 @@ class Sizes:
         resamples: of the bootstrap.
     """
 
-    seeds: int = 2
+    seeds: int = 3
     held: int = 2
     steps: int = 20
     views: int = 24
