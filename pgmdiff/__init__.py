@@ -1,6 +1,7 @@
 """Compose diffusion scores with probabilistic graphical models.
 
-`pgmdiff.plotting` needs matplotlib and is imported when it is first named.
+`pgmdiff.plotting`, which needs matplotlib, and `pgmdiff.distributed` are imported when they are
+first named.
 """
 
 from importlib import import_module as _import_module
@@ -97,16 +98,18 @@ __all__ = [
     "window_candidates",
 ]
 
+_LATER = ("distributed", "plotting")
+
 notebook.attach()
 _in_words(__name__)
 _in_words("pgmdiff.store")
 
 
 def __getattr__(name: str) -> _ModuleType:
-    if name == "plotting":
-        return _import_module("pgmdiff.plotting")
+    if name in _LATER:
+        return _import_module(f"pgmdiff.{name}")
     raise AttributeError(f"module 'pgmdiff' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "plotting"})
+    return sorted({*globals(), *_LATER})

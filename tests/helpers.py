@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -44,6 +45,16 @@ def check_compiles_and_waits_for_nothing(score: Any, *given: Any, **condition: A
     torch.testing.assert_close(compiled(*given, **condition), expected)
     away = tree_map(lambda t: t.to("meta") if isinstance(t, Tensor) else t, (given, condition))
     assert score(*away[0], **away[1]).shape == expected.shape
+
+
+@contextmanager
+def group_of_one() -> Iterator[None]:
+    """A group of torch.distributed, of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 class _Without64(TorchDispatchMode):

@@ -24,6 +24,7 @@ from pgmdiff.conditioning.matching import Composed, Isotropic, Tweedie
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import Linear, Stacked
 from pgmdiff.diagnostics.metrics import Interval
+from pgmdiff.distributed import Slab, shared
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.gaussian import distributions as gaussian_distributions
 from pgmdiff.graphs import (
@@ -64,6 +65,7 @@ from pgmdiff.scores.pyramids import in_pixels
 from pgmdiff.testing import assert_lawful, laws, two_mode_chain
 from pgmdiff.text import Table
 from pgmdiff.training import crops
+from tests.helpers import group_of_one
 
 SVG = "{http://www.w3.org/2000/svg}"
 KIKUCHI = [("a", "b", "c"), ("b", "c", "d"), ("c", "d", "e"), ("a", "d", "e")]
@@ -152,6 +154,11 @@ def potential(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 
 def particles() -> Any:
     return sample_weighted(potential, karras(4, 0.1, 9.0)[:-1], shape=(5, 3))
+
+
+def in_a_group(make: Callable[[], Any]) -> Any:
+    with group_of_one():
+        return make()
 
 
 def inverse(rows: int = 3) -> forms.DensePrecisions:
@@ -269,6 +276,11 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     ),
     "Curvature": lambda: measured(),
     "Extremes": lambda: Extremes(torch.zeros(500), torch.ones(500)),
+    # several processes
+    "Ranks": lambda: in_a_group(lambda: Slab(joint()).ranks),
+    "Slab": lambda: in_a_group(lambda: Slab(joint("marginal"))),
+    "SharedJoint": lambda: in_a_group(lambda: shared(joint())),
+    "SpreadSolve": lambda: in_a_group(lambda: Slab(joint()).part.rule.solve),
     # training
     "CropBatch": lambda: crops([(N,)], torch.randn(9, N)).draw(8),
     "Crops": lambda: crops([(N,)], torch.randn(9, N)),

@@ -10,7 +10,7 @@ __all__ = ["PACKAGES", "public_name", "shown_names"]
 
 PARTS = (
     "composition scores graphs samplers conditioning gaussian precision diagnostics images "
-    "training testing plotting"
+    "training testing plotting distributed"
 )
 PACKAGES = ("pgmdiff", *(f"pgmdiff.{part}" for part in PARTS.split()))
 """Packages from which users import; an object that several offer belongs to the first."""

@@ -108,6 +108,11 @@ class Consistent(Closure):
     ) -> Tensor:
         if memory is None and not self.trust:
             memory = {}  # posterior composition
+        if memory is None and self.solve is not None and self.solve.spread:
+            raise ScoreError(
+                "Consistent: a call without memory requires the whole state. Use "
+                "slab.remembering(), as `sample` does, or distributed.shared(joint)."
+            )
         if memory is None:
             return self.converged(evaluate, u, sigma).score.to(u)
         mean, messages = self.known_mean(evaluate, u, memory), memory.get(MESSAGES)
@@ -122,6 +127,7 @@ class Consistent(Closure):
                 pairs = zip(answers, moved, strict=True)
                 scaled = [each.chunk.gather(seen.levels) * own for each, own in pairs]
                 rms = _largest_rms(u, answers, scaled)
+            rms = rms if self.solve is None else self.solve.largest(rms)
             within = (self.trust / rms.clamp(min=1e-300)).clamp(max=1)
             messages = (_collected(u, answers, moved) * within[:, None]).to(u)
             capped = capped + (within < 1)

@@ -14,7 +14,7 @@ and m the mean of the data. On a junction tree K = P, and no mean is required; o
 """
 
 from abc import ABC
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,6 +130,11 @@ class Closure(Rule, ABC):
         solve = Loops(completion, composed)
         loops = ClosedLoops(solve, precision, known, whole, fades=self.prior is None)
         return bound(self, precision=precision, loops=loops, solve=solve)
+
+    def part(self, elements: Tensor, solve: Callable[[], Solve]) -> Rule:
+        if self.loops is not None or self.observed is not None:
+            return super().part(elements, solve)  # its error
+        return bound(self, solve=solve())
 
     def precisions(self, group: RegionGroup) -> RegionPrecisions | None:
         return None if self.precision is None else self.precision.inverse(group)

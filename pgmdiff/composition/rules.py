@@ -10,6 +10,7 @@ regions are in `posterior`.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -87,6 +88,19 @@ class Rule(ABC):
             f"{self!r}."
         )
 
+    def part(self, elements: Tensor, solve: Callable[[], Solve]) -> "Rule":
+        """The bound rule on some elements of the state, where `distributed.Slab` divides it.
+
+        Sums over regions then lack those of other ranks: they are added to what `score` returns,
+        or by `solve`, which the rule is to use in place of its own.
+
+        Raises:
+            ScoreError: the rule requires the whole state.
+        """
+        raise ScoreError(
+            f"Slab: {self!r} requires the whole state on every rank. Use distributed.shared(joint)."
+        )
+
     def findings(self) -> tuple[list[str], str | None]:
         """What the rule adds to the exactness report: lines, and a warning or None."""
         return [], None
@@ -122,6 +136,9 @@ class WeightedSum(Rule):
     def bind(self, graph: RegionGraph) -> "WeightedSum":
         scale = self.scale(graph)
         return self if scale is None else bound(self, factors=torch.from_numpy(scale))
+
+    def part(self, elements: Tensor, solve: Callable[[], Solve]) -> "WeightedSum":
+        return self if self.factors is None else bound(self, factors=self.factors[elements])
 
     def score(
         self, evaluate: Evaluate, u: Tensor, sigma: Tensor, memory: Memory | None = None

@@ -106,6 +106,10 @@ class RegionGroup(ABC):
             index = self.indices(rows.start, rows.stop)
             yield rows, index.reshape(len(index), prod(self.shape))
 
+    def firsts(self) -> Tensor:
+        """The first element of every region, int64 `[n]`."""
+        return torch.cat([index[:, 0] for _, index in self.chunks()])
+
     def scatter_sum(self, values: Ints, n_elements: int) -> Ints:
         """Σ_{r ∋ i} values_r for every element i: exact, int64 `[n_elements]`."""
         total = np.zeros(n_elements, np.int64)
@@ -295,6 +299,10 @@ class WindowGroup(RegionGroup):
             between = [1] * (index.ndim - 1)
             index = index[..., None] + table[place].reshape(len(rows), *between, table.shape[1])
         return index
+
+    def firsts(self) -> Tensor:
+        short = replace(self, tables=tuple(table[:, :1] for table in self.tables))
+        return short.indices(0, len(self)).reshape(-1)
 
     def spaced(self, n_elements: int) -> SpacedWindows | None:
         found = (Spaced.of(axis.size, axis.length, axis.starts) for axis in self.axes)

@@ -27,6 +27,7 @@ __all__ = [
     "Block",
     "ComposedPrecision",
     "add_blocks",
+    "sparse_sum",
     "on_junction_tree",
     "taken_blocks",
     "weighed",
@@ -63,6 +64,17 @@ def add_blocks(total: Tensor, index: Tensor, blocks: Tensor) -> None:
     The regions' elements are int64 `[n, d]`, their blocks B_r `[n, d, d]`.
     """
     total.index_put_(_rows_and_columns(index, blocks), blocks, accumulate=True)
+
+
+def sparse_sum(blocks: Sequence["Block"], n: int) -> "sparse.csc_array":
+    """Σ_r c_r A_rᵀ Σ_r⁻¹ A_r of some blocks as a sparse matrix, float64 `[n, n]`."""
+    total = sparse.csc_array((n, n))
+    for block in blocks:
+        values = block.dense()
+        places = (t.numpy().ravel() for t in _rows_and_columns(block.index, values))
+        entries = values.numpy().ravel(), tuple(places)
+        total = total + sparse.coo_array(entries, (n, n)).tocsc()
+    return total
 
 
 def taken_blocks(matrix: Tensor, index: Tensor) -> Tensor:
@@ -180,14 +192,7 @@ class ComposedPrecision:
 
     def sparse(self) -> "sparse.csc_array":
         """P as a sparse matrix, float64 `[N, N]`."""
-        n = self.graph.n_elements
-        total = sparse.csc_array((n, n))
-        for block in self.blocks:
-            values = block.dense()
-            places = (t.numpy().ravel() for t in _rows_and_columns(block.index, values))
-            entries = values.numpy().ravel(), tuple(places)
-            total = total + sparse.coo_array(entries, (n, n)).tocsc()
-        return total
+        return sparse_sum(self.blocks, self.graph.n_elements)
 
     def dense(self) -> Tensor:
         """P as a dense matrix, float64 `[N, N]`."""

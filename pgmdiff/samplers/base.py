@@ -128,6 +128,9 @@ class Solver(ABC):
 
     evaluations: int
     """Score evaluations per step; the last step, to σ = 0, always makes one."""
+    elementwise: bool = False
+    """Whether a step changes every element by what is known of this element alone, so that parts of
+    a state can make it apart."""
 
     def init(self, x: Tensor, sigma: float, step: int = 0) -> State:
         """The state of x at noise level sigma, before step number `step`, without history."""

@@ -32,6 +32,7 @@ class _Multistep(Solver):
     rho: float
     eta: float = 0.0
     evaluations = 1
+    elementwise = True
 
     def __post_init__(self) -> None:
         if not (self.order in (1, 2, 3, 4) and self.rho > 0 and self.eta >= 0):

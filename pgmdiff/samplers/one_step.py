@@ -40,6 +40,7 @@ class _Exponential(Solver):
 
     eta: float = 0.0
     evaluations = 1
+    elementwise = True
 
     def __post_init__(self) -> None:
         if not self.eta >= 0:
@@ -74,6 +75,7 @@ class Heun(Solver):
     """
 
     evaluations = 2
+    elementwise = True
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
         x, sigma = state.x, state.sigma
@@ -161,6 +163,7 @@ class EDM(Solver):
     s_tmax: float = 50.0
     s_noise: float = 1.003
     evaluations = 2
+    elementwise = True
 
     def __post_init__(self) -> None:
         amounts = (self.s_churn, self.s_tmin, self.s_tmax, self.s_noise)

@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from math import isclose, isfinite, nan
 from pathlib import Path
@@ -15,11 +16,11 @@ from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.linalg import is_finite
-from pgmdiff.noise import RISE, START, Generator
+from pgmdiff.noise import RISE, START, Draw, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
-from pgmdiff.scores.adapters import Score, begun
+from pgmdiff.scores.adapters import Score, begun, spread_part
 from pgmdiff.store import fingerprint
 
 __all__ = ["Step", "sample"]
@@ -125,17 +126,27 @@ def sample(
     check_dtype("sample", dtype)
     if given is None:
         given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
-    run = Run.of(run)
+    part = spread_part(score)
+    places = None if part is None else part.places
+    if places is not None and not solver.elementwise:
+        raise PgmdiffError(
+            f"sample: expected a solver whose steps are elementwise, since the state is divided "
+            f"among ranks, got {solver!r}. Use UniPC, or distributed.shared in place of Slab."
+        )
+    run = Run.of(run, score)
     found = None if run is None else run.latest()
     earlier = found[1]["run"] if found else {} if state is None else state.run
-    noise = noise_of(generator, len(given), earlier)
+    keys = noise_of(generator, len(given), earlier)
+    noise: Draw = keys if places is None else partial(keys, places=places)
     text = re.sub(r" at 0x[0-9a-f]+", "", repr(solver))  # the same in every process
-    facts = {"solver": text, "sigmas": [*levels], "shape": list(given.shape)}
-    facts |= {"seeds": list(noise.keys)}
+    event = given.shape[1:] if places is None else part.joint.event_shape
+    facts = {"solver": text, "sigmas": [*levels], "shape": [len(given), *event]}
+    facts |= {"seeds": list(keys.keys)}
     if state is not None:
         check_same("sample: the state", state.run, facts, ANEW)
     if run is not None:
         start = "drawn" if shape is not None else fingerprint(given)[:16]
+        start = start if places is None else "of all ranks"
         facts = {"sampler": "sample", **facts, "start": start, "dtype": str(dtype)}
         corrector = getattr(solver, "corrector", None)
         facts |= {"score": fingerprint(score)[:16], "corrector": fingerprint(corrector)[:16]}

@@ -190,7 +190,7 @@ def sample_weighted(
     remembering = getattr(potential, "remembering", None)
     active: Any = potential if remembering is None else remembering({})
     evaluate, components = _by_component(active, like)
-    run = Run.of(run)
+    run = Run.of(run, potential)
     found = None if run is None else run.latest()
     noise = noise_of(generator, len(like), found[1]["run"] if found else {})
     x = levels[0] * noise(PARTICLES, like)

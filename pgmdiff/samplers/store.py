@@ -15,6 +15,7 @@ from torch import Tensor
 from pgmdiff import store
 from pgmdiff.errors import PgmdiffError
 from pgmdiff.noise import Generator, Noise
+from pgmdiff.scores.adapters import spread_part
 from pgmdiff.text import brief
 
 __all__ = ["Run"]
@@ -65,9 +66,11 @@ class Run:
             )
 
     @classmethod
-    def of(cls, run: "Run | str | Path | None") -> "Run | None":
-        """A run, or that in a folder, or none."""
-        return run if run is None or isinstance(run, Run) else cls(run)
+    def of(cls, run: "Run | str | Path | None", score: Any = None) -> "Run | None":
+        """A run, or that in a folder, or none; of all ranks if the score is that of several."""
+        run = run if run is None or isinstance(run, Run) else cls(run)
+        part = spread_part(score)
+        return run if run is None or part is None else part.stored(run)
 
     @property
     def due(self) -> bool:
@@ -98,8 +101,11 @@ class Run:
         Raises:
             PgmdiffError: the folder cannot be written; the files in it are unchanged.
         """
-        if not (self.due or last):
-            return
+        if self.due or last:
+            self.write(step, tensors, facts, last=last)
+
+    def write(self, step: int, tensors: Mapping[str, Tensor], facts: Facts, *, last: bool) -> None:
+        """Saves the state before a step, see `save`, whenever the last save was."""
         path = Path(self.folder) / FILES.replace("*", f"{step:08d}")
         store.save(path, tensors, facts)
         for old in Path(self.folder).glob(FILES):

@@ -152,6 +152,18 @@ def _opened(score: Any) -> Any:
     return score
 
 
+def spread_part(score: Any) -> Any:
+    """The score of one of several ranks that a score is or has inside, see `distributed`, or None.
+
+    Its attributes are `places`, where the elements of its state stand in the whole, None if it is
+    whole; and `stored`, which maps a `Run` to that of all ranks.
+    """
+    while score is not None and not hasattr(score, "stored"):
+        inner = (getattr(score, name, None) for name in ("func", "score", "joint"))
+        score = next((each for each in inner if each is not None), None)
+    return score
+
+
 @dataclass(frozen=True, eq=False)
 class NetworkScore(Around):
     """The score of a network that gives D, ε or both.

@@ -33,3 +33,11 @@ def test_a_group_is_walked_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         assert max(len(part) for part in parts) <= 2
         assert torch.equal(torch.cat(parts), whole)
         assert [r for each in rows for r in range(len(group))[each]] == list(range(len(group)))
+
+
+def test_first_elements() -> None:
+    graph = tiles((3, 14, 16), (3, 6, 8), (0, 2, 4), periodic=(False, False, True))
+    for group in graph.groups:
+        some = group.select(np.arange(len(group))[::2])
+        assert torch.equal(group.firsts(), group.flat()[:, 0])
+        assert torch.equal(some.firsts(), some.resolved().firsts())

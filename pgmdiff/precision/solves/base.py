@@ -42,6 +42,8 @@ class Solve(ABC):
 
     uses_start = False
     """Whether a good first guess makes it faster."""
+    spread = False
+    """Whether the state is divided among ranks."""
 
     @abstractmethod
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
@@ -57,6 +59,10 @@ class Solve(ABC):
     def inverse(self) -> Tensor | None:
         """P⁻¹, the covariance of the composed distribution, float64 `[N, N]`, or None."""
         return None
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest values, `[B]`, over all ranks among which the state is divided."""
+        return values
 
     @property
     def residual(self) -> float:
