@@ -2,7 +2,9 @@
 
 from benchmarks.__main__ import main
 
-NAMES = ("infinite", "motion", "pyramids", "sphere", "translation")
+NAMES = (
+    "groups", "infinite", "motion", "network", "pyramids", "sphere", "translation",
+)  # fmt: skip
 
 if __name__ == "__main__":
     main("experiments", NAMES)

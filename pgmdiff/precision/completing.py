@@ -41,6 +41,7 @@ from tqdm import tqdm
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.atoms import atoms
+from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Ints
@@ -100,7 +101,7 @@ class Blocks(Covariances):
 
 
 def completed(
-    graph: RegionGraph,
+    graph: GraphLike,
     covariances: Covariances,
     *,
     tolerance: float = 1e-12,
@@ -123,6 +124,7 @@ def completed(
     """
     if most_sweeps < 1:
         raise GraphError(f"completed: expected most_sweeps >= 1, got {most_sweeps}. Allow more.")
+    graph = graph_of(graph, "completed").regions
     known, distance = _averaged(graph, covariances)
     deviations = known.diagonal().sqrt()
     scale = deviations[:, None] * deviations

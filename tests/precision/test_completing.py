@@ -32,7 +32,7 @@ LOOPS = {
 def test_the_precision_of_a_markov_gaussian_is_found(name: str, strength: float) -> None:
     graph = LOOPS[name]
     q = markov(graph, strength, seed=1)
-    found = completed(graph.regions, Dense(gaussian.node_covariances(graph, q)))
+    found = completed(graph, Dense(gaussian.node_covariances(graph, q)))
     truth = torch.linalg.inv(q.covariance)
     torch.testing.assert_close(found.precision, truth, rtol=0, atol=1e-9 * float(truth.abs().max()))
     torch.testing.assert_close(found.covariance, q.covariance, rtol=1e-9, atol=1e-11)
