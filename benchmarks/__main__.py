@@ -17,6 +17,7 @@ NAMES = (
     "scale",
     "solvers",
     "speed",
+    "stars",
 )
 
 

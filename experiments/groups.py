@@ -132,7 +132,9 @@ class Case:
             share = weights[0].exp()
             away = means[0] - share @ means[0]
             given[leaf] = LEFT + (share[:, None] * away).T @ away
-        made = {"Posterior": Posterior, "Consistent": Consistent}[name]
+        made: type[Posterior | Consistent] = {"Posterior": Posterior, "Consistent": Consistent}[
+            name
+        ]
         return made(given, prior=prior, mean=torch.zeros(1 + GROUPS, dtype=torch.float64))
 
     @cached_property
@@ -191,7 +193,7 @@ def _compared(
         torch.full((2,), 0.5).double(), [Gaussian(mean, COVARIANCE) for mean in MEANS]
     )
     phi = Gaussian(torch.zeros(()).double(), torch.full((1, 1), TAU**2).double())
-    scores = {"posterior": model, "prior": q, "population": phi}
+    scores: dict[str, Any] = {"posterior": model, "prior": q, "population": phi}
     sigmas, solver, rows = karras(levels, 0.005, 30.0), DPMSolver2M(eta=1.0, rho=7.0), []
     for n, (data_sets, draws) in numbers.items():
         found: dict[str, list[dict[str, float]]] = {name: [] for name in ("exact draws", *RULES)}
@@ -201,7 +203,8 @@ def _compared(
             found["exact draws"].append(case.measures(case.exact(draws, seed), seed))
             for name in RULES:
                 joint = compose(case.graph, scores, rule=case.rule(name), max_batch=100_000)
-                with warnings.catch_warnings(action="ignore"):  # of rules that go astray
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of rules that go astray
                     x = sample(joint, sigmas, shape=(draws, 1 + GROUPS), generator=seed,
                                solver=solver, dtype=dtype).double()  # fmt: skip
                 own = case.measures(x, seed)
@@ -209,10 +212,15 @@ def _compared(
                     found[name].append(own)
                 else:
                     lost[name] += 1
-        for name, own in found.items():
-            row = {"observations": n, "rule": name, "data sets": data_sets, "lost": lost[name]}
-            if own:
-                row |= {key: mean_and_error([each[key] for each in own]) for key in own[0]}
+        for name, measures in found.items():
+            row: dict[str, Any] = {
+                "observations": n,
+                "rule": name,
+                "data sets": data_sets,
+                "lost": lost[name],
+            }
+            for key in measures[0] if measures else ():
+                row[key] = mean_and_error([each[key] for each in measures])
             rows.append(row)
     return {"rows": rows}
 

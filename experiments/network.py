@@ -172,7 +172,8 @@ def _given(q: Gaussian, seen: Tensor, y: Tensor, draws: int, seed: int) -> Tenso
     left = q.covariance - gain @ q.covariance[seen]
     mean = q.mean + (y - q.mean)[:, seen] @ gain.T
     normal = Gaussian(torch.zeros_like(q.mean), (left + left.T) / 2).sample(len(y) * draws, seed)
-    return mean[:, None] + normal.reshape(len(y), draws, -1)
+    found: Tensor = mean[:, None] + normal.reshape(len(y), draws, -1)
+    return found
 
 
 def missing(study: Study) -> dict[str, Any]:

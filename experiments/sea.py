@@ -130,7 +130,7 @@ class Small(nn.Module):
         super().__init__()
         self.elements = elements
         self.register_buffer("frequencies", math.pi * 2.0 ** torch.linspace(-2, 2, 5))
-        self.label = nn.Embedding(labels, width)
+        self.label: nn.Module = nn.Embedding(labels, width)
         self.enter = nn.Linear(12 * elements - 1, width)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
@@ -151,7 +151,8 @@ class Small(nn.Module):
         hidden = self.enter(hidden) + self.label(label)
         for block in self.blocks:
             hidden = hidden + block(hidden)
-        return self.leave(hidden).reshape(x.shape)
+        found: Tensor = self.leave(hidden)
+        return found.reshape(x.shape)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ consistency with first moments (Opper, Winther, "Expectation consistent approxim
 2005; Heskes, Opper, Wiegerinck, Winther, Zoeter, "Approximate inference techniques with expectation
 constraints", 2005). From η = 0 the first evaluation is posterior composition.
 
-On loops the last term fades where data is not Gaussian; see `loops`.
+On loops the last term fades where data is not Gaussian; see `loops`. Regions on equal elements,
+such as posteriors of many observations, exchange precisions, too; see `stars`.
 
 A run carries the messages from call to call. A call without memory is a pure function of (u, σ): it
 iterates from η = 0 to the fixed point, by Anderson's extrapolation (Anderson, "Iterative procedures
@@ -30,7 +31,7 @@ wherever w = 1. For Gaussian data Markov to the graph it is log q_σ, constants 
 stationary in η and s, so that errors of the fixed point count only by their squares.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
 from typing import NamedTuple
 
@@ -39,8 +40,10 @@ from torch import Tensor
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.posterior import Closure, sharpened
-from pgmdiff.composition.rules import Memory
+from pgmdiff.composition.rules import Memory, bound
+from pgmdiff.composition.stars import CARRIED, CENTRE, Star
 from pgmdiff.errors import ScoreError
+from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Residual, anderson, implicit, implicit_fixed_point
 from pgmdiff.scores.gradients import check_gradient
 
@@ -71,6 +74,10 @@ class Consistent(Closure):
     need not be unique, not even on trees. The memory of a run holds the messages and, under
     "capped", how many updates of a sample's messages the trust radius cut.
 
+    On stars, regions of up to 64 elements that are all the same, with different covariances and a
+    negative count, messages have a precision as well, and regions are called at lower levels; see
+    the module `stars`. With observations, and on all other graphs, they have none.
+
     Args:
         covariances, mean, prior: see `Posterior`.
         trust: the largest rms(σ η_r) of a region's message that a run carries on; at 0 it is
@@ -87,6 +94,7 @@ class Consistent(Closure):
     trust: float = 1.0
     damping: float = 0.5
     iterations: int = 1
+    star: Star | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         numbers = all(isinstance(each, Real) for each in (self.trust, self.damping))
@@ -103,6 +111,17 @@ class Consistent(Closure):
         times = f"iterations={self.iterations}" if self.iterations > 1 else ""
         return [*super()._options, *options, times]
 
+    def bind(self, graph: RegionGraph) -> "Consistent":
+        rule = super().bind(graph)
+        assert isinstance(rule, Consistent), "copies have the same class"
+        assert rule.precision is not None, "compose binds it"
+        return bound(rule, star=Star.of(rule.precision) if rule.loops is None else None)
+
+    @property
+    def _exchanged(self) -> Star | None:
+        """The star, unless observations change what its regions see."""
+        return self.star if self.observed is None and self.trust else None
+
     def score(
         self, evaluate: Evaluate, u: Tensor, sigma: Tensor, memory: Memory | None = None
     ) -> Tensor:
@@ -115,6 +134,8 @@ class Consistent(Closure):
             )
         if memory is None:
             return self.converged(evaluate, u, sigma).score.to(u)
+        if (star := self._exchanged) is not None:
+            return self._run_star(star, evaluate, u, sigma, memory).to(u)
         mean, messages = self.known_mean(evaluate, u, memory), memory.get(MESSAGES)
         capped = memory.get(CAPPED, torch.zeros_like(sigma))
         seen = self.seen(u, sigma)
@@ -135,6 +156,39 @@ class Consistent(Closure):
         memory[MESSAGES], memory[CAPPED] = messages, capped
         return score.to(u)
 
+    def _run_star(
+        self, star: Star, evaluate: Evaluate, u: Tensor, sigma: Tensor, memory: Memory
+    ) -> Tensor:
+        """The score of a star, whose messages are kept relative to its denoised value.
+
+        Its closure is measured: the damping is halfway to 1.
+        """
+        messages, centre, carried = (memory.get(name) for name in (MESSAGES, CENTRE, CARRIED))
+        capped = memory.get(CAPPED, torch.zeros_like(sigma))
+        for _ in range(self.iterations):
+            said = star.said(evaluate, u, sigma, messages, centre, carried)
+            closure, carried = star.shares(said, u, sigma, carried)
+            score, gaps, moves = star.joined(said, u, sigma, closure)
+            pull = (sigma.double()[:, None] ** 2 * score.detach())[:, None]
+            answers, moved, scaled = list[Answer](), list[Tensor](), list[Tensor]()
+            for each, gap, move in zip(said, gaps, moves, strict=True):
+                answers.append(Answer(each.chunk, each.eta, gap, move))
+                change = (1 + self.damping) / 2 * move.detach() - each.sharper * pull[
+                    each.chunk.samples
+                ]
+                moved.append(each.eta + change)
+                scaled.append(moved[-1] * star.levels(each.chunk, sigma, carried)[:, :, None])
+            rms = _largest_rms(u, answers, scaled)
+            within = (self.trust / rms.clamp(min=1e-300)).clamp(max=1)
+            messages, centre = (
+                (_collected(u, answers, moved) * within[:, None]).to(u),
+                u + pull[:, 0],
+            )
+            capped = capped + (within < 1)
+        found = {MESSAGES: messages, CENTRE: centre, CARRIED: carried, CAPPED: capped}
+        memory |= {name: each for name, each in found.items() if each is not None}
+        return score
+
     def heard(
         self,
         evaluate: Evaluate,
@@ -142,8 +196,18 @@ class Consistent(Closure):
         sigma: Tensor,
         mean: Tensor | None,
         messages: Tensor | None,
+        centre: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, "list[Answer]"]:
-        """The score and the fade for given messages, as `joined`, and what regions answer."""
+        """The score and the fade for given messages, as `joined`, and what regions answer.
+
+        Messages in a star are relative to a centre, without which they are 0; see `Star.said`.
+        """
+        if (star := self._exchanged) is not None:
+            said = star.said(evaluate, u, sigma, messages, centre)
+            score, gaps, moves = star.joined(said, u, sigma)
+            each = zip(said, gaps, moves, strict=True)
+            answers = [Answer(one.chunk, one.eta, gap, move) for one, gap, move in each]
+            return score, torch.ones_like(sigma), answers
         local: list[tuple[Chunk, Tensor, Tensor]] = []
         score, fade = self.joined(evaluate, u, sigma, mean, messages, local)
         seen = self.seen(u, sigma)
@@ -170,10 +234,13 @@ class Consistent(Closure):
         seen = self.seen(u, sigma)
         own = levels if seen is None else seen.levels.double().clamp(min=1e-30)
         units = (own**-2 + 1 / self.precision.variances.to(u.device)).rsqrt()
+        with torch.no_grad():
+            alone = None if self._exchanged is None else self.heard(evaluate, u, sigma, mean, None)
+        centre = None if alone is None else u.detach() + levels**2 * alone[0]
 
         def residual(messages: Tensor | None) -> Residual:
             """The undamped update of the messages, and how far local means are apart."""
-            _, _, answers = self.heard(evaluate, u, sigma, mean, messages)
+            _, _, answers = self.heard(evaluate, u, sigma, mean, messages, centre)
             own = [chunk.gather(units) for chunk, *_ in answers]
             apart = []
             for answer, unit in zip(answers, own, strict=True):
@@ -206,8 +273,11 @@ class Consistent(Closure):
                 tolerance=max(1e-8, rounding),
                 what="Consistent",
             )
-        score, fade = self.joined(evaluate, u, sigma, mean, messages)
-        return Agreement(score, messages, fade, mean)
+        if centre is None:
+            score, fade = self.joined(evaluate, u, sigma, mean, messages)
+        else:
+            score, fade, _ = self.heard(evaluate, u, sigma, mean, messages, centre)
+        return Agreement(score, messages, fade, mean, centre)
 
     def log_density(self, evaluate: Evaluate, u: Tensor, sigma: Tensor) -> Tensor:
         """L_σ(u) at the fixed point, whose gradient is the score there: `[B]`, in nats.
@@ -246,6 +316,9 @@ class Consistent(Closure):
                 "Gaussian there, and the score is the gradient of no density. Ask on a "
                 "junction tree, or at a larger σ."
             )
+        if (star := self._exchanged) is not None and point.centre is not None:
+            own = star.log_density(evaluate, u, sigma, point.score, point.messages, point.centre)
+            return (own - 0.5 * solve.log_determinant(sigma)).to(u)
         total = 0.5 * (precision.log_determinants(sigma) - solve.log_determinant(sigma))
         squared = sigma.double()[:, None] ** 2
         if self.loops is not None and point.mean is not None:
@@ -278,12 +351,13 @@ class Answer(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """The score `[B, N]`, the messages `[B, M]`, the fade `[B]` and the mean, float64."""
+    """The score `[B, N]`, the messages `[B, M]`, the fade `[B]`, the mean and centre, float64."""
 
     score: Tensor
     messages: Tensor
     fade: Tensor
     mean: Tensor | None
+    centre: Tensor | None
 
 
 def _collected(u: Tensor, answers: list[Answer], values: list[Tensor]) -> Tensor:

@@ -1,10 +1,10 @@
 """Evaluating regions: what one model call sees, and how its values return to the state."""
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from pgmdiff.graphs.spaced import SpacedWindows
 from pgmdiff.linalg import Shape
 from pgmdiff.text import by_field
 
-__all__ = ["Chunk", "Evaluate", "flattened"]
+__all__ = ["Chunk", "Evaluate", "Tilt", "flattened"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,17 +118,21 @@ class Chunk:
             rows.index_add_(1, self.index, values.flatten(1))
 
 
+Tilt: TypeAlias = Callable[[Chunk], tuple[Tensor, Tensor]]
+"""Maps a chunk to shifts, as `Chunk.own` has them, and precisions λ `[samples, regions]`."""
+
+
 class Evaluate(Protocol):
     """Calls the models of a joint's regions, a chunk at a time."""
 
     def __call__(
-        self, u: Tensor, sigma: Tensor, *, density: bool = False, tilt: Tensor | None = None
+        self, u: Tensor, sigma: Tensor, *, density: bool = False, tilt: Tensor | Tilt | None = None
     ) -> Iterator[tuple[Chunk, Tensor]]:
         """Every chunk with its scores s_r(A_r u + σ² tilt_r, σ), for u `[B, N]`.
 
         Sigma is `[B]`, or `[B, N]`, of which scores that are not `per_element` receive the first
         element's of a region. The tilt is `[B, M]`, region after region, see `Chunk.own`; 0 if
-        None.
+        None. With precisions a region's level is (σ⁻² + λ_r)^-½ in place of σ.
 
         Scores are `[samples, regions, d]`. With `density` their place is taken by the log-densities
         log q_σ(A_r u), `[samples, regions]`.

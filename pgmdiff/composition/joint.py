@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as repeated_later
 
 from pgmdiff.composition.batching import MaxBatch, chunks, fastest, halves, out_of_memory
-from pgmdiff.composition.evaluate import Chunk, flattened
+from pgmdiff.composition.evaluate import Chunk, Tilt, flattened
 from pgmdiff.composition.observed import LEAST, Observed, foldable
 from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.composition.rules import Memory, Rule, bound
@@ -222,7 +222,7 @@ class Joint:
         *,
         condition: Condition | None = None,
         density: bool = False,
-        tilt: Tensor | None = None,
+        tilt: Tensor | Tilt | None = None,
         finite: bool = False,
     ) -> Iterator[tuple[Chunk, Tensor]]:
         """Every model call and its scores; see `Evaluate`. Conditions are those of `flattened`.
@@ -314,7 +314,7 @@ class Joint:
         sigma: Tensor,
         condition: Condition,
         density: bool,
-        tilt: Tensor | None,
+        tilt: Tensor | Tilt | None,
     ) -> Tensor:
         start, stop, samples, batch = chunk.start, chunk.stop, chunk.samples, chunk.batch
         n, regions = samples.stop - samples.start, stop - start
@@ -327,7 +327,10 @@ class Joint:
         else:
             sigmas = sigma.expand(regions).clone() if n == 1 else sigma.repeat_interleave(regions)
         if tilt is not None:
-            x = x + (chunk.own(tilt).reshape(x.shape) * beside(sigmas, x) ** 2).to(x)
+            shift, precision = (chunk.own(tilt), None) if isinstance(tilt, Tensor) else tilt(chunk)
+            if precision is not None:
+                sigmas = sigmas / (1 + sigmas**2 * precision.reshape(-1)).sqrt().to(sigmas)
+            x = x + (shift.reshape(x.shape) * beside(sigmas, x) ** 2).to(x)
 
         def per_row(leaf: Tensor) -> Tensor:
             """`[regions, ...]` repeated for every sample: `[samples * regions, ...]`."""

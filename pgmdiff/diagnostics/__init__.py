@@ -27,6 +27,7 @@ from pgmdiff.diagnostics.metrics import (
     texture_features,
     with_floor,
 )
+from pgmdiff.diagnostics.nodes import node_samples
 
 __all__ = [
     "Advice",
@@ -53,6 +54,7 @@ __all__ = [
     "manifold_recall",
     "mean_and_error",
     "multimodal_distance",
+    "node_samples",
     "r_precision",
     "rank_statistics",
     "seam_ratio",

@@ -36,6 +36,7 @@ from pgmdiff.errors import GraphError, ShapeError, shape_text
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.precision.completing import Blocks, completed
 from pgmdiff.precision.covariances import (
     Covariances,
     LowRank,
@@ -53,6 +54,8 @@ Form: TypeAlias = Literal["dense", "low_rank", "stationary"]
 
 DENSE_ELEMENTS = 1_000
 """Largest region whose covariance is kept as a matrix by default."""
+COMPLETED = 2_000
+"""Most elements for which samples of regions are made consistent."""
 ROWS = 1_024
 """Number of windows that enter a low-rank estimate at once."""
 
@@ -62,7 +65,7 @@ Outer: TypeAlias = Mapping[Hashable, Tensor]
 
 def fit_covariances(
     graph: GraphLike,
-    data: Tensor | Iterable[Tensor],
+    data: Tensor | Iterable[Tensor] | Mapping[Any, Tensor],
     *,
     form: Form | None = None,
     shared: bool = False,
@@ -77,6 +80,9 @@ def fit_covariances(
         graph: every counted region must lie inside an outer one, as it does in all built-in graphs.
         data: states `[n, *event]`, or an iterable of batches of them, which is read once. The mean
             of every place is removed; for the stationary form, one mean over the stationary axes.
+            Or samples of every outer region by its name, `[n, *shape]`, such as
+            `diagnostics.node_samples` draws from models without data; they are independent, so that
+            entries which regions share are averaged, and completed, up to 2,000 elements.
         form: `"dense"`; `"low_rank"` plus one δ for all elements, whose units must therefore be
             alike: a warning is given where δ is over ten times an element's variance; or
             `"stationary"`, for windows of a tensor that look the same everywhere along `axes`. If
@@ -113,6 +119,8 @@ def fit_covariances(
         Posterior(Pooled)
     """
     regions = graph_of(graph, "fit_covariances").regions
+    if isinstance(data, Mapping):
+        return _of_nodes(regions, data, ridge)
     whole = _Channels(regions.event_shape[0]) if channels else None
     inner = without_channels(regions) if channels else regions
     if form is None:
@@ -150,6 +158,33 @@ def fit_covariances(
         found = Separable(whole.finish(ridge), found)
     assert origin is not None, "there is a state"
     object.__setattr__(found, "mean", origin + total / n)
+    return found
+
+
+def _of_nodes(graph: RegionGraph, samples: Mapping[Any, Tensor], ridge: float) -> Covariances:
+    """Dense covariances of every outer region's own samples, made consistent."""
+    outer, fitted = _outer(graph, shared=False), dict[Hashable, Tensor]()
+    known: dict[int, tuple[Tensor, Tensor]] = {}
+    sums = torch.zeros(2, graph.n_elements, dtype=torch.float64)
+    for name, index in outer.items():
+        given = samples.get(name)
+        if given is None or given[0].numel() != index.numel() or len(given) < 2:
+            got = "none" if given is None else f"{tuple(given.shape)}"
+            raise ShapeError(
+                f"fit_covariances: expected at least 2 samples of region {name!r}, of "
+                f"{index.numel()} elements each, got {got}. Give those of all outer regions."
+            )
+        if id(given) not in known:
+            flat = given.detach().cpu().double().flatten(1)
+            covariance = torch.cov(flat.T, correction=0).reshape(index.numel(), -1)
+            _raise(covariance.diagonal(), ridge, covariance.diagonal().mean())
+            known[id(given)] = flat.mean(dim=0), covariance
+        mean, fitted[name] = known[id(given)]
+        sums[:, index[0]] += torch.stack([mean, torch.ones_like(mean)])
+    found: Covariances = Pooled(fitted, _parents(graph, outer))
+    if graph.n_elements <= COMPLETED:
+        found = Blocks(completed(graph, found).covariance)
+    object.__setattr__(found, "mean", (sums[0] / sums[1]).reshape(graph.event_shape))
     return found
 
 
