@@ -132,10 +132,10 @@ class Case:
             share = weights[0].exp()
             away = means[0] - share @ means[0]
             given[leaf] = LEFT + (share[:, None] * away).T @ away
-        made: type[Posterior | Consistent] = {"Posterior": Posterior, "Consistent": Consistent}[
-            name
-        ]
-        return made(given, prior=prior, mean=torch.zeros(1 + GROUPS, dtype=torch.float64))
+        made: Any = {"Posterior": Posterior, "Consistent": Consistent}[name]
+        mean = torch.zeros(1 + GROUPS, dtype=torch.float64)
+        rule: Rule = made(given, prior=prior, mean=mean)
+        return rule
 
     @cached_property
     def grid(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

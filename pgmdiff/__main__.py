@@ -1,4 +1,4 @@
-"""The command `pgmdiff`, which is also `python -m pgmdiff`: `demo | check | draw`."""
+"""The command `pgmdiff`, which is also `python -m pgmdiff`: `demo | check | draw | explore`."""
 
 import argparse
 import sys
@@ -40,6 +40,13 @@ def main() -> None:
     )
     command.set_defaults(run=draw)
 
+    command = commands.add_parser("explore", help="look at an endless strip of gravel, anywhere")
+    command.add_argument("--at", type=int, default=0, help="the first column, of 10^17 either way")
+    command.add_argument("--width", type=int, default=256)
+    command.add_argument("--out", type=Path, default=Path("explore.png"), help="picture to write")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=explore)
+
     arguments = parser.parse_args()
     try:
         code: int = arguments.run(arguments)
@@ -75,6 +82,24 @@ def draw(arguments: argparse.Namespace) -> int:
     graph = from_json(arguments.graph.read_text(encoding="utf-8"))
     figure = plot(graph, layout=arguments.layout, labels=arguments.labels)
     figure.savefig(arguments.picture, dpi=150)
+    return 0
+
+
+def explore(arguments: argparse.Namespace) -> int:
+    """Draws a part of an endless strip of gravel into a file."""
+    from pgmdiff.distributed import Endless
+    from pgmdiff.models.gravel import gravel_denoiser
+    from pgmdiff.plotting import strips
+    from pgmdiff.samplers import karras
+    from pgmdiff.scores import from_denoiser
+
+    score, levels = from_denoiser(gravel_denoiser()), karras(5, 0.01, 10.0)
+    shape, window, overlap = (1, 32, None), (1, 16, 16), (0, 8, 8)
+    canvas = Endless(score, levels, shape, window, overlap, generator=arguments.seed)
+    view = canvas[..., arguments.at : arguments.at + arguments.width]
+    caption = f"columns {arguments.at:,} to {arguments.at + arguments.width:,}"
+    strips({caption: view}).savefig(arguments.out, dpi=110)
+    print(f"See {arguments.out}.")
     return 0
 
 

@@ -16,8 +16,8 @@ def test_only_plotting_imports_matplotlib() -> None:
 
 
 HEAVY = {
-    "azula", "deepinv", "diffusers", "hypothesis", "k_diffusion", "matplotlib", "safetensors",
-    "sbi", "skimage", "torchdiffeq",
+    "azula", "deepinv", "diffusers", "hypothesis", "infinite_tensor", "k_diffusion", "matplotlib",
+    "safetensors", "sbi", "skimage", "torchdiffeq", "zarr",
 }  # fmt: skip
 INTEGRATIONS = sorted(p.stem for p in (ROOT / "integrations").glob("*.py") if "__" not in p.stem)
 

@@ -75,6 +75,17 @@ def test_draw_leaves_names_out_and_reports_what_it_cannot_do(
     assert capsys.readouterr().err.count("\n") == 3
 
 
+def test_explore_writes_a_picture_of_any_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("infinite_tensor")
+    picture = tmp_path / "far.png"
+    assert run("explore", "--at", 10**13, "--width", 8, "--out", picture) == 0
+    assert picture.stat().st_size > 2_000
+    assert run("explore", "--at", 1 << 70, "--out", picture) == 2
+    assert "expected a view of" in capsys.readouterr().err
+
+
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path) -> None:
     path = tmp_path / "graph.json"
     path.write_text(to_json(chain(3)), encoding="utf-8")

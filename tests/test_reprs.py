@@ -24,7 +24,7 @@ from pgmdiff.conditioning.matching import Composed, Isotropic, Tweedie
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import Linear, Stacked
 from pgmdiff.diagnostics.metrics import Interval
-from pgmdiff.distributed import Slab, shared
+from pgmdiff.distributed import Endless, Slab, Streamed, shared
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.gaussian import distributions as gaussian_distributions
 from pgmdiff.graphs import (
@@ -281,6 +281,11 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Slab": lambda: in_a_group(lambda: Slab(joint("marginal"))),
     "SharedJoint": lambda: in_a_group(lambda: shared(joint())),
     "SpreadSolve": lambda: in_a_group(lambda: Slab(joint()).part.rule.solve),
+    # canvases
+    "Streamed": lambda: Streamed(np.zeros((1, 3, 64, 4000), np.float32), (0.01,) * 20),
+    "Endless": lambda: Endless(
+        from_denoiser(Network()), karras(40, 0.01, 10.0), (3, None, None), (3, 16, 16), (0, 8, 8)
+    ),
     # training
     "CropBatch": lambda: crops([(N,)], torch.randn(9, N)).draw(8),
     "Crops": lambda: crops([(N,)], torch.randn(9, N)),

@@ -119,7 +119,12 @@ def sample(
     """
     levels = [float(sigma) for sigma in sigmas]
     solver = UniPC() if solver is None else solver
-    _check_run(score, levels, solver)
+    check_run("sample", levels, solver)
+    if not callable(score):
+        raise PgmdiffError(
+            f"sample: expected a score, score(x, sigma), got {type(score).__name__}. Compose a "
+            "graph with scores first."
+        )
     _check_start(levels, x, shape, state)
     given = x if state is None else state.x
     dtype = dtype or (torch.float32 if given is None else given.dtype)
@@ -138,9 +143,8 @@ def sample(
     earlier = found[1]["run"] if found else {} if state is None else state.run
     keys = noise_of(generator, len(given), earlier)
     noise: Draw = keys if places is None else partial(keys, places=places)
-    text = re.sub(r" at 0x[0-9a-f]+", "", repr(solver))  # the same in every process
     event = given.shape[1:] if places is None else part.joint.event_shape
-    facts = {"solver": text, "sigmas": [*levels], "shape": [len(given), *event]}
+    facts = {"solver": solver_text(solver), "sigmas": [*levels], "shape": [len(given), *event]}
     facts |= {"seeds": list(keys.keys)}
     if state is not None:
         check_same("sample: the state", state.run, facts, ANEW)
@@ -214,24 +218,25 @@ def _check_hidden(denoised: Tensor, sigma: float) -> None:
         )
 
 
-def _check_run(score: Score, levels: list[float], solver: Solver) -> None:
+def check_run(who: str, levels: list[float], solver: Solver) -> None:
+    """Raises `PgmdiffError` unless these are noise levels of a run, and a solver."""
     moving = all(a != b for a, b in pairwise(levels))
     sound = all(isfinite(level) and level >= 0 for level in levels)
     if len(levels) < 2 or not (sound and moving and levels[-1] < levels[-2]):
         raise PgmdiffError(
-            "sample: expected finite sigmas of at least 0 that differ from one to the next and "
+            f"{who}: expected finite sigmas of at least 0 that differ from one to the next and "
             f"fall at the end, got {levels[:3]}{' ...' if len(levels) > 3 else ''}. Use "
             "samplers.karras or log_linear."
         )
-    if not callable(score):
-        raise PgmdiffError(
-            f"sample: expected a score, score(x, sigma), got {type(score).__name__}. Compose a "
-            "graph with scores first."
-        )
     if not isinstance(solver, Solver):
         raise PgmdiffError(
-            f"sample: expected a solver such as Heun(), got {solver!r}. Make an instance of it."
+            f"{who}: expected a solver such as Heun(), got {solver!r}. Make an instance of it."
         )
+
+
+def solver_text(solver: Solver) -> str:
+    """The repr of a solver, the same in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(solver))
 
 
 def _check_start(

@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-NEEDED = {"interoperability": ("diffusers", "azula")}
+NEEDED = {
+    "interoperability": ("diffusers", "azula"),
+    "my_canvas": ("zarr", "infinite_tensor"),
+}
 """Libraries that the snippets of a page import."""
 QUIET = pytest.mark.filterwarnings(  # diffusers' schedulers, of NumPy 2
     "ignore:__array__ implementation doesn't:DeprecationWarning"

@@ -1,0 +1,318 @@
+"""A canvas in strips is the canvas drawn whole, with the memory of a few strips."""
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pgmdiff import (
+    Average,
+    Consistent,
+    GraphError,
+    Marginal,
+    PgmdiffError,
+    Posterior,
+    ScoreError,
+    ShapeError,
+    compose,
+    field,
+    from_denoiser,
+    karras,
+    sample,
+    tiles,
+)
+from pgmdiff.distributed import stream
+from pgmdiff.gaussian import Gaussian, node_scores
+from pgmdiff.graphs import chain
+from pgmdiff.noise import START, Noise
+from pgmdiff.samplers import (
+    DEIS,
+    EDM,
+    SDE,
+    Adaptive,
+    DPMSolver2M,
+    DPMSolver2S,
+    DPMSolver3M,
+    Euler,
+    Heun,
+    Langevin,
+    PredictorCorrector,
+    Run,
+    UniPC,
+    time_travel,
+)
+
+LEVELS = karras(6, 0.02, 20.0)
+RHO = 0.8
+WIDE = torch.float64
+
+
+def covariance(n: int) -> Tensor:
+    i = torch.arange(n, dtype=WIDE)
+    return RHO ** (i[:, None] - i).abs()
+
+
+@from_denoiser
+def process(x: Tensor, sigma: Tensor) -> Tensor:
+    """The exact denoiser of an AR(1) process, of any length; rows are independent."""
+    n = x.shape[-1]
+    gain = torch.linalg.solve(covariance(n) + sigma[0].double() ** 2 * torch.eye(n), covariance(n))
+    return x @ gain.to(x.dtype)
+
+
+def pixels(x: Tensor, sigma: Tensor, mean: Tensor | float = 0.0) -> Tensor:
+    return (mean - x) / (1 + sigma.reshape(-1, *[1] * (x.ndim - 1)) ** 2)
+
+
+def both(graph: Any, score: Any, sigmas: Any = LEVELS, n: int = 2, **options: Any) -> list[Any]:
+    """The canvas in strips, and whole."""
+    own = {k: options.pop(k) for k in ("strip", "halo") if k in options}
+    drawn = {k: options.pop(k) for k in ("solver", "dtype") if k in options}
+    shape = (n, *graph.event_shape)
+    whole = sample(compose(graph, score, **options), sigmas, shape=shape, generator=5, **drawn)
+    out = np.full(shape, np.nan, str(whole.dtype).removeprefix("torch."))
+    stream(graph, score, sigmas, out=out, shape=shape, generator=5, **own, **drawn, **options)
+    return [torch.from_numpy(out), whole]
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [Euler(), SDE(), Heun(), EDM(6), DPMSolver2S(), DEIS(), UniPC(), DPMSolver2M(eta=1.0),
+     DPMSolver3M()],
+    ids=lambda s: type(s).__name__,
+)  # fmt: skip
+def test_strips_are_the_whole_to_the_bit(solver: Any) -> None:
+    """Windows that overlap in twos are added in one order."""
+    graph = tiles((2, 203), (2, 8), (0, 4), remainder="shift")
+    for rule in (Marginal(), Average()) if solver == UniPC() else (Marginal(),):
+        strips, whole = both(graph, process, solver=solver, rule=rule, dtype=WIDE, strip=16)
+        assert torch.equal(strips, whole)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "overlap", "periodic"),
+    [
+        ((101,), 9, 6, False),  # three windows on an element
+        ((90, 3), (9, 3), (3, 0), False),  # along the first axis
+        ((2, 8, 103), (1, 4, 7), (0, 2, 3), (False, True, False)),  # a cylinder, in all axes
+        ((30,), 30 - 4, 26 - 4, False),  # one strip
+    ],
+)
+def test_shapes(shape: Any, window: Any, overlap: Any, periodic: Any) -> None:
+    graph = tiles(shape, window, overlap, periodic, remainder="shift")
+    for score, dtype, tolerance in ((process, WIDE, 1e-13), (pixels, torch.float32, 1e-5)):
+        strips, whole = both(graph, score, dtype=dtype, solver=SDE())
+        torch.testing.assert_close(strips, whole, rtol=0, atol=tolerance)
+
+
+def test_levels_that_rise() -> None:
+    sigmas = time_travel(LEVELS, 2, 2)
+    strips, whole = both(tiles((2, 60), (2, 8), (0, 4)), process, sigmas, dtype=WIDE)
+    assert torch.equal(strips, whole)
+
+
+def test_conditions_and_fields_carry_over() -> None:
+    graph = tiles((1, 84), (1, 8), (0, 4))
+    conditions = {
+        name: {"mean": torch.full((1, 8), float(i))} for i, name in enumerate(graph.pieces)
+    }
+    null = {"mean": torch.zeros(1, 4)}
+    strips, whole = both(graph, pixels, conditions=conditions, null_condition=null, strip=12)
+    assert torch.equal(strips, whole)
+    ramp = {"mean": field(torch.arange(84.0)[None])}
+    strips, whole = both(graph, pixels, conditions=ramp)
+    assert torch.equal(strips, whole)
+    assert strips[..., 80:].mean() > 60
+
+
+def test_a_pattern_goes_on() -> None:
+    """A graph of two windows is that of any length."""
+    out = np.zeros((1, 100), np.float32)
+    stream(tiles((12,), 8, 4), process, LEVELS, out=out, shape=(1, 100), generator=1)
+    whole = sample(compose(tiles((100,), 8, 4), process), LEVELS, shape=(1, 100), generator=1)
+    np.testing.assert_array_equal(out, whole.numpy())
+
+
+def posterior(window: int, overlap: int) -> Posterior:
+    return Posterior({(n,): covariance(n) for n in (window, overlap)})
+
+
+def test_the_truncated_solve_reports_its_error() -> None:
+    """It is the exact score of the strip and its halo; reported is what twice the halo changes."""
+    n, width, score, wholes = 420, 100, process, []
+    graph, noise = tiles((n,), 8, 4), Noise.of(2, 3)
+    start = 20.0 * noise(START, torch.empty(3, n, dtype=WIDE))
+
+    def truncated(halo: int) -> Tensor:
+        first, last = width - halo - 4, 2 * width + halo + 4  # the windows that touch
+        part = covariance(last - first) + 400 * torch.eye(last - first)
+        found = -torch.linalg.solve(part, start[:, first:last].T).T
+        return found[:, halo + 4 :][:, :width]
+
+    whole = sample(compose(graph, score, rule=posterior(8, 4)), LEVELS, x=start)
+    for halo in (4, 16, 32):
+        out = np.zeros((3, n))
+        made = stream(graph, score, LEVELS, out=out, shape=(3, n), generator=2, dtype=WIDE,
+                      rule=posterior(8, 4), halo=halo, strip=width)  # fmt: skip
+        assert len(made.truncation) == len(LEVELS) - 1
+        near, far = truncated(halo), truncated(2 * halo)
+        assert made.truncation[0] == pytest.approx(float((near - far).norm() / far.norm()))
+        wholes.append(float(np.abs(out - whole.numpy()).max()))
+    assert wholes[0] > 4 * wholes[1] > 16 * wholes[2]
+    assert wholes[2] < 1e-3
+
+
+def test_the_memory_is_that_of_a_few_strips() -> None:
+    """Levels times strips, whatever the length: what Python and PyTorch hold between waves."""
+    peaks = []
+    for strips in (20, 36):
+        n = 64 * strips
+
+        class Out:
+            shape, dtype = (1, n), np.float32
+
+            def __init__(self) -> None:
+                self.held: list[int] = []
+
+            def __setitem__(self, where: Any, values: Any) -> None:
+                if where[1].start % 768 == 704:  # a look takes a while
+                    alive = [t for t in gc.get_objects() if type(t) is Tensor]
+                    self.held.append(sum(t.untyped_storage().nbytes() for t in alive))
+
+        out = Out()
+        stream(tiles((12,), 8, 4), process, LEVELS, out=out, shape=(1, n), generator=0)
+        peaks.append(max(out.held))
+    assert peaks[1] < 1.2 * peaks[0]
+
+
+KILLED = """
+import os, sys, zarr
+from tests.distributed.test_canvases import torn
+for fatal in (37, 61):
+    child = os.fork()
+    if child == 0:
+        torn(sys.argv[1], sys.argv[2], fatal)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
+"""
+
+
+def torn(out: str, folder: str, fatal: int) -> Any:
+    """A run that kills itself at a call of its model; -1 if it does not."""
+    calls = [0]
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] == fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return process(x, sigma)
+
+    score.fingerprint = "process"  # type: ignore[attr-defined]
+    return stream(tiles((2, 140), (2, 8), (0, 4)), score, LEVELS, out=out, solver=SDE(), strip=16,
+                  generator=4, dtype=WIDE, run=Run(folder, every=0))  # fmt: skip
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    whole = torn(str(tmp_path / "whole"), str(tmp_path / "w"), -1).array[...]
+    out, folder = str(tmp_path / "canvas"), str(tmp_path / "run")
+    command = [sys.executable, "-c", KILLED, out, folder]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads do not survive a fork
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.split() == [str(int(signal.SIGKILL))] * 2, done.stderr
+    assert not np.array_equal(zarr_of(out), whole)
+    resumed = torn(out, folder, -1)
+    np.testing.assert_array_equal(resumed.array[...], whole)
+    assert repr(resumed) == "Streamed((1, 2, 140) of float64)"
+    np.testing.assert_array_equal(torn(out, folder, 1).array[...], whole)  # nothing is left to do
+
+
+def zarr_of(path: str) -> Any:
+    import zarr
+
+    return zarr.open_array(path, mode="r")[...]
+
+
+def test_zarr_arrays_are_made_once(tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    graph, out = tiles((2, 140), (2, 8), (0, 4)), tmp_path / "canvas"
+    made = stream(graph, process, LEVELS, out=out, generator=0, strip=20)
+    assert made.array.chunks == (1, 2, 20)
+    assert made.array.dtype == np.float32
+    with pytest.raises(PgmdiffError, match="to be free"):
+        stream(graph, process, LEVELS, out=out, generator=0)
+
+
+RING = tiles((16,), 8, 4, periodic=True)
+PLAIN = tiles((16,), 8, 4)
+LINE = Gaussian(torch.zeros(16), torch.eye(16))
+REFUSED: dict[str, tuple[type[Exception], str, Callable[[], dict[str, Any]]]] = {
+    "ring": (GraphError, "closes on itself along axis 0", lambda: {"graph": RING}),
+    "one window": (GraphError, "a single window", lambda: {"graph": tiles((8,), 8)}),
+    "a chain": (GraphError, "windows of one tensor", lambda: {"graph": chain(16)}),
+    "region scores": (ScoreError, "of one graph", lambda: {"scores": node_scores(PLAIN, LINE)}),
+    "adaptive": (PgmdiffError, "elementwise", lambda: {"solver": Adaptive()}),
+    "corrector": (
+        PgmdiffError, "elementwise", lambda: {"solver": PredictorCorrector(SDE(), Langevin())}
+    ),
+    "no solver": (PgmdiffError, "instance", lambda: {"solver": UniPC}),
+    "consistent": (
+        ScoreError, "Marginal, Average or Posterior",
+        lambda: {"rule": Consistent({(8,): covariance(8), (4,): covariance(4)})},
+    ),
+    "covariances by name": (
+        ScoreError, "the same for all windows",
+        lambda: {"rule": Posterior({name: covariance(8) for name in PLAIN.names})},
+    ),
+    "strip": (ShapeError, "multiple of the stride", lambda: {"strip": 10}),
+    "no halo": (
+        ShapeError, "halo >= 1",
+        lambda: {"rule": posterior(8, 4), "halo": 0},
+    ),
+    "short strip": (ShapeError, "at least 8", lambda: {"strip": 4}),
+    "shape": (ShapeError, "at least 8", lambda: {"shape": (1, 4)}),
+    "channels": (ShapeError, "expected shape", lambda: {"shape": (1, 2, 16)}),
+    "array": (ShapeError, "an array of shape", lambda: {"out": np.zeros((2, 16))}),
+    "no array": (ShapeError, "path of a zarr array", lambda: {"out": 3}),
+    "levels": (PgmdiffError, "fall at the end", lambda: {"sigmas": [1.0, 2.0]}),
+    "half": (PgmdiffError, "float32 or float64", lambda: {"dtype": torch.float16}),
+    "a name": (GraphError, "no region is named", lambda: {"conditions": {"[1:9]": {}}}),
+    "a short field": (
+        ShapeError, "over the whole canvas",
+        lambda: {"conditions": {"mean": field(torch.zeros(1, 8))}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_does_not_fit_is_refused_in_words(case: str) -> None:
+    kind, words, given = REFUSED[case]
+    options = {"graph": PLAIN, "scores": pixels, "sigmas": LEVELS, "out": np.zeros((1, 16))}
+    with pytest.raises(kind, match=words) as caught:
+        stream(**{**options, **given()})  # type: ignore[arg-type]
+    assert str(caught.value).startswith(("stream: ", "RegionGraph: "))
+
+
+def test_a_run_of_something_else_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"out": np.zeros((1, 16)), "run": tmp_path, "generator": 0}
+    stream(PLAIN, pixels, LEVELS, **options)
+    for other in ({"generator": 1}, {"strip": 8}, {"rule": Average()}, {"solver": Euler()}):
+        with pytest.raises(PgmdiffError, match="belongs to another run"):
+            stream(PLAIN, pixels, LEVELS, **{**options, **other})
+
+
+def test_without_zarr_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zarr", None)
+    with pytest.raises(ImportError, match=r"pgmdiff\[zarr\]"):
+        stream(PLAIN, pixels, LEVELS, out=tmp_path / "canvas")
