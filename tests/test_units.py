@@ -578,6 +578,7 @@ EXEMPT: dict[str, str] = {
         "Advice", "Agreement", "Consistency", "Interval", "Prediction")), RESULT),
     "baselines.Drawn": RESULT,
     "diagnostics.bootstrap": ENTRY + "with_floor",
+    "diagnostics.node_samples": ENTRY + "samplers.sample",
     "diagnostics.manifold_recall": ENTRY + "manifold_precision",
     "diagnostics.window_candidates": "cuts shapes",
     "gaussian.Distribution": ABSTRACT, "gaussian.NodeScores": ENTRY + "node_scores",
