@@ -157,10 +157,12 @@ def _axes(
 ) -> list[list[Span]]:
     """The windows on both axes."""
     widths = (window, window) if isinstance(window, int) else tuple(window)
-    if latents.ndim != 4 or len(widths) != 2 or len(periodic) != 2:
+    floating = latents.is_floating_point()
+    if latents.ndim != 4 or len(widths) != 2 or len(periodic) != 2 or not floating:
         raise ShapeError(
-            "decode: expected latents [batch, channels, height, width], with window and periodic "
-            f"for two axes, got {tuple(latents.shape)}, {window} and {periodic}."
+            "decode: expected floating-point latents [batch, channels, height, width], with window "
+            f"and periodic for two axes, got {tuple(latents.shape)} of {latents.dtype}, {window} "
+            f"and {periodic}."
         )
     if margin < 0 or min(widths) < 1:
         raise ShapeError(

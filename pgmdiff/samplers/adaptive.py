@@ -24,7 +24,7 @@ from torch import Tensor
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, required
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import PROBES, Draw, Generator, Noise
-from pgmdiff.samplers.base import Solver, State
+from pgmdiff.samplers.base import Solver, State, check_score
 from pgmdiff.scores.adapters import Score, denoise
 from pgmdiff.scores.walls import received
 
@@ -227,10 +227,11 @@ def log_likelihood(
             "log_likelihood: expected 0 < sigma_min < sigma_max, trace='exact' or 'hutchinson' and "
             f"probes >= 1, got {sigma_min}, {sigma_max}, {trace!r} and {probes}."
         )
-    if x.ndim < 2:
+    check_score("log_likelihood", score)
+    if x.ndim < 2 or not x.is_floating_point() or x.is_meta:
         raise ShapeError(
-            f"log_likelihood: expected states x [batch, *event], got {tuple(x.shape)}. Give a "
-            "batch axis: x[None]."
+            "log_likelihood: expected floating-point states x [batch, *event] on a device, got "
+            f"{tuple(x.shape)} of {x.dtype} on {x.device}. Give a batch axis: x[None]."
         )
     n, score = x[0].numel(), getattr(score, "pure", score)
     if trace == "exact":  # unit vectors, whose products are the diagonal of the Jacobian

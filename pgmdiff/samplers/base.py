@@ -146,3 +146,12 @@ class Solver(ABC):
             sigma_next: a noise level below `state.sigma`; may be 0.
             noise: `noise(number, like)` draws standard normal noise; see `Noise`.
         """
+
+
+def check_score(who: str, score: object) -> None:
+    """Raises `PgmdiffError` unless a score can be called."""
+    if not callable(score):
+        raise PgmdiffError(
+            f"{who}: expected a score, score(x, sigma), got {type(score).__name__}. Compose a "
+            "graph with scores first."
+        )

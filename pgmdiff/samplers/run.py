@@ -17,7 +17,7 @@ from tqdm import tqdm
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Draw, Generator
-from pgmdiff.samplers.base import Solver, State
+from pgmdiff.samplers.base import Solver, State, check_score
 from pgmdiff.samplers.multistep import UniPC
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import Score, begun, spread_part
@@ -120,11 +120,7 @@ def sample(
     levels = [float(sigma) for sigma in sigmas]
     solver = UniPC() if solver is None else solver
     check_run("sample", levels, solver)
-    if not callable(score):
-        raise PgmdiffError(
-            f"sample: expected a score, score(x, sigma), got {type(score).__name__}. Compose a "
-            "graph with scores first."
-        )
+    check_score("sample", score)
     _check_start(levels, x, shape, state)
     given = x if state is None else state.x
     dtype = dtype or (torch.float32 if given is None else given.dtype)

@@ -125,6 +125,8 @@ def test_bad_windows_are_named() -> None:
     ]:
         with pytest.raises(ShapeError, match=message):
             decode(identity, LATENTS, **arguments)
+    with pytest.raises(ShapeError, match=r"floating-point latents .* torch\.int64"):
+        decode(decoder(), LATENTS.long(), window=8, margin=MARGIN)
     with pytest.raises(ShapeError, match=r"latents \[batch, channels, height, width\]"):
         decode(identity, LATENTS[0], window=4, margin=1)
     with pytest.raises(ShapeError, match="one whole number"):

@@ -194,3 +194,17 @@ def test_the_extra_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
 def test_a_likelihood_requires_a_batch() -> None:
     with pytest.raises(PgmdiffError, match=r"x\[None\]"):
         log_likelihood(TARGET.score, torch.zeros(2), 0.1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("score", "x", "message"),
+    [
+        (None, states(2, 0.5), "expected a score"),
+        (TARGET.score, states(2, 0.5).long(), "expected floating-point states"),
+        (TARGET.score, states(2, 0.5).to("meta"), "on meta"),
+        (TARGET.score, torch.zeros(2), "Give a batch axis"),
+    ],
+)
+def test_what_has_no_likelihood_is_refused(score: object, x: Tensor, message: str) -> None:
+    with pytest.raises(PgmdiffError, match=f"log_likelihood: .*{message}"):
+        log_likelihood(score, x, 0.5, 40.0)  # type: ignore[arg-type]
