@@ -18,8 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.exactness import distributions, fields
-from benchmarks.exactness.modes import MEASURES, SAMPLES, SEEDS, SOLVERS, Trial
+from benchmarks.exactness.modes import DISTRIBUTIONS, MEASURES, SAMPLES, SEEDS, SOLVERS, Trial
 from benchmarks.reports import Row, columns, table
 from pgmdiff.noise import Draw
 from pgmdiff.samplers import Solver
@@ -67,14 +66,10 @@ FRESH = 10_000
 
 def rows(*, smoke: bool) -> list[dict[str, Any]]:
     """Measures all methods on a chain, two trees and a ring, or with `smoke` on one of them."""
-    makers = {
-        **{name.replace("_", " "): getattr(distributions, name) for name in distributions.NAMES},
-        **{field.name: lambda field=field: field for field in fields.FIELDS},
-        "two-mode chain": distributions.two_mode_chain,
-    }
+    known = {q.name: q for q in (make() for make in DISTRIBUTIONS)}
     found: list[dict[str, Any]] = []
     for name in tqdm(NAMES[:1] if smoke else NAMES, desc="rounds"):
-        trial = Trial(makers[name](), *((20, 2) if smoke else (SAMPLES, SEEDS)))
+        trial = Trial(known[name], *((20, 2) if smoke else (SAMPLES, SEEDS)))
         for budget in BUDGETS[:1] if smoke else BUDGETS:
             found += _compared(trial, budget)
     return found

@@ -173,17 +173,13 @@ class Consistent(Closure):
             answers, moved, scaled = list[Answer](), list[Tensor](), list[Tensor]()
             for each, gap, move in zip(said, gaps, moves, strict=True):
                 answers.append(Answer(each.chunk, each.eta, gap, move))
-                change = (1 + self.damping) / 2 * move.detach() - each.sharper * pull[
-                    each.chunk.samples
-                ]
-                moved.append(each.eta + change)
+                change = (1 + self.damping) / 2 * move.detach()
+                moved.append(each.eta + change - each.sharper * pull[each.chunk.samples])
                 scaled.append(moved[-1] * star.levels(each.chunk, sigma, carried)[:, :, None])
             rms = _largest_rms(u, answers, scaled)
             within = (self.trust / rms.clamp(min=1e-300)).clamp(max=1)
-            messages, centre = (
-                (_collected(u, answers, moved) * within[:, None]).to(u),
-                u + pull[:, 0],
-            )
+            messages = (_collected(u, answers, moved) * within[:, None]).to(u)
+            centre = u + pull[:, 0]
             capped = capped + (within < 1)
         found = {MESSAGES: messages, CENTRE: centre, CARRIED: carried, CAPPED: capped}
         memory |= {name: each for name, each in found.items() if each is not None}

@@ -184,11 +184,12 @@ class Star:
             rows, weights = chunk.samples, chunk.weights.double()[:, None]
             denoised = u[rows, None] + sigma.double()[rows, None, None] ** 2 * tilted.detach()
             assumed, own = pulled(chunk, denoised), -scores.detach()
+            alone = denoised @ self.reference.to(u.device)
             lesser = weights.clamp(max=0) / self.negative
             parts = (
-                torch.ones_like(weights) * denoised,
-                weights * (assumed - denoised @ self.reference.to(u.device)),
-                weights * (own - denoised @ self.reference.to(u.device)),
+                denoised,
+                weights * (assumed - alone),
+                weights * (own - alone),
                 (weights - lesser) * assumed,
                 (weights - lesser) * own,
             )

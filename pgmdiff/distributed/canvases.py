@@ -152,13 +152,9 @@ def stream(
     found = None if run is None else run.latest()
     earlier: dict[str, Any] = found[1]["run"] if found else {}
     noise = noise_of(generator, given[0], earlier)
-    facts: dict[str, Any] = {
-        "sampler": "stream",
-        "solver": solver_text(solver),
-        "sigmas": [*levels],
-    }
-    facts |= {"shape": list(given), "seeds": list(noise.keys), "dtype": str(dtype)}
-    facts |= {"strip": strips.width, "halo": strips.halo}
+    facts: dict[str, Any] = {"sampler": "stream", "solver": solver_text(solver)}
+    facts |= {"sigmas": [*levels], "shape": list(given), "seeds": list(noise.keys)}
+    facts |= {"dtype": str(dtype), "strip": strips.width, "halo": strips.halo}
     if run is not None:
         facts["score"] = fingerprint([scores, composing, graph.conditions])[:16]
         facts["windows"] = fingerprint(strips.windows)[:16]
@@ -283,9 +279,9 @@ def _strips(
             "periodic=False there and several windows, or sample."
         )
     batch, *sides = shape or (0,)
-    if batch < 1 or max([*sides, window][axis : axis + 1]) < window or [
-        *sides[:axis], *sides[axis + 1 :]
-    ] != [*event[:axis], *event[axis + 1 :]]:  # fmt: skip
+    pairs = enumerate(zip(sides, event, strict=False))
+    fits = all(own >= window if a == axis else own == side for a, (own, side) in pairs)
+    if batch < 1 or len(sides) != len(event) or not fits:
         like = [*map(str, event[:axis]), f"at least {window}", *map(str, event[axis + 1 :])]
         raise ShapeError(f"stream: expected shape as (batch, {', '.join(like)}), got {shape}.")
     rule = composing.get("rule") or Marginal()

@@ -185,11 +185,8 @@ class Endless:
         """The infinite tensors of all levels, each made from those of the level before."""
         engine = required("infinite_tensor", "Endless", "infinite")
         store = engine.MemoryTileStore(cache_size_bytes=cache)
-        pieces, tile, solver = (
-            self._pieces(scores, rule, closed, max_batch),
-            self._tile,
-            self._solver,
-        )
+        pieces = self._pieces(scores, rule, closed, max_batch)
+        tile, solver = self._tile, self._solver
 
         def made(
             function: Callable[..., Any],

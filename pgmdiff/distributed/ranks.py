@@ -165,9 +165,15 @@ def shared(joint: Joint) -> "SharedJoint":
         joint: the joint. Its `max_batch` bounds the rows that all ranks compute together.
 
     Raises:
-        PgmdiffError: there is no group of processes.
+        PgmdiffError: there is no group of processes, or `max_batch` is "auto": each rank would
+            measure another size, and wait for calls that others do not make.
     """
     ranks, finite = Ranks(), joint.check_finite
+    if joint.max_batch == "auto":
+        raise PgmdiffError(
+            "distributed.shared: expected max_batch as a number or None, alike on all ranks, got "
+            "'auto', which each rank measures for itself. Give compose the number."
+        )
     batches = (replace(b, score=_SharedScore(b.score, ranks, finite)) for b in joint.batches)
     given = {each.name: getattr(joint, each.name) for each in fields(Joint) if each.name[0] != "_"}
     return SharedJoint(**{**given, "batches": tuple(batches)}, ranks=ranks)

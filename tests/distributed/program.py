@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from runpy import run_path
@@ -156,6 +157,8 @@ def more() -> None:
     )
     leaf = slab.cut(x).clone().requires_grad_()
     refused("gradient of a slab", lambda: slab(leaf, 1.0))
+    auto = replace(joint, max_batch="auto")
+    refused("measured sizes", lambda: shared(auto))
     refused("gradient of shared", lambda: shared(joint)(x.clone().requires_grad_(), 1.0))
     field = {"shift": pgmdiff.field(torch.zeros(2, 4, 72))}
     refused("field", lambda: Slab(strip(conditions=field)))

@@ -67,6 +67,7 @@ ERRORS = {
     "loops": "requires the whole state on every rank. Use distributed.shared",
     "adaptive": "expected a solver whose steps are elementwise",
     "gradient of a slab": "it has no gradients",
+    "measured sizes": "expected max_batch as a number or None",
     "gradient of shared": "shared calls have no gradients",
     "field": "fields are conditions over the whole state",
     "pure": "a call without memory requires the whole state",
