@@ -63,13 +63,14 @@ def run(
     smoke: bool = False,
     device: str = "cpu",
     parts: Iterable[str] = ("rows", "auto", "lines", "noise"),
+    seconds: float = SECONDS,
 ) -> dict[str, Any]:
-    """Times all cases, or with `smoke` only the smallest ones, briefly.
+    """Times all cases for so many seconds each, or with `smoke` only the smallest ones, briefly.
 
     Returns:
         `settings`, and of every part the times in seconds and the quartiles of the ratios.
     """
-    first, seconds = slice(1 if smoke else None), 0.1 if smoke else SECONDS
+    first, seconds = slice(1 if smoke else None), 0.1 if smoke else seconds
     cases: dict[str, list[tuple[Any, ...]]] = {
         "rows": [(n, max_batch) for n in TILES for max_batch in MAX_BATCHES],
         "auto": [(n,) for n in TILES],
@@ -174,7 +175,7 @@ def _row(n: int, max_batch: int | None, device: torch.device, seconds: float) ->
         pair = ["floor", "joint"]
         for name in pair if len(times["floor"]) % 2 else pair[::-1]:
             times[name].append(_timed(turns[name], device))
-        if len(times["loop"]) < LOOPS:
+        if len(times["loop"]) < LOOPS and (len(beside_loop) < 2 or sum(times["loop"]) < seconds):
             times["loop"].append(_timed(turns["loop"], device))
             beside_loop.append(times["floor"][-1])
     return {

@@ -3,7 +3,7 @@
 from benchmarks.__main__ import main
 
 NAMES = (
-    "groups", "infinite", "motion", "network", "pyramids", "sphere", "translation",
+    "groups", "infinite", "infinite_64", "motion", "network", "pyramids", "sphere", "translation",
 )  # fmt: skip
 
 if __name__ == "__main__":

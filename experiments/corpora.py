@@ -4,13 +4,15 @@
     tissue     scikit-image's `immunohistochemistry`: a texture
 
 Strips have 32 rows, patches are 32 × 32, values lie in [-1, 1]. One network per corpus is the model
-of patches and of their overlaps. `python -m experiments.train NAME` trains it.
+of patches and of their overlaps. `python -m experiments.train NAME` trains it. `landscape64` and
+`tissue64` are the same pictures at 64 × 64, with larger networks that are trained on a GPU; their
+weights are not in the repository.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ __all__ = ["CORPORA", "Corpus", "colour_map"]
 FOLDER = Path(__file__).parent
 LANDSCAPES = ("dawn", "night", "park", "sky", "sunrise", "venice")
 SIDE = 32
+LARGE = {"steps": 10000, "batch": 64, "lr": 1e-3}
+"""Training of networks for patches of 64 × 64, on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Corpus:
         shapes: how often each crop `(3, height, width)` is drawn in training, the patch first.
         weights: the file of its trained weights.
         field: the number of channels of the network's condition `field=`, 0 if it has none.
-        whitened: of the network, see `UNet`.
+        whitened, widths, features: of the network, see `UNet`.
         lowest: the lowest noise level of sampling.
         training: options of `fit`, for `python -m experiments.train`.
     """
@@ -58,10 +62,12 @@ class Corpus:
     field: int = 0
     whitened: bool = False
     side: int = SIDE
+    widths: tuple[int, ...] = (32, 48, 64)
+    features: int = 64
 
     def network(self) -> UNet:
         options = {"field": self.field, "whitened": self.whitened}
-        return UNet(channels=3, widths=(32, 48, 64), features=64, **options)
+        return UNet(channels=3, widths=self.widths, features=self.features, **options)
 
     def denoiser(self) -> EDMDenoiser:
         """The trained denoiser, which needs sides that are multiples of 4."""
@@ -106,11 +112,11 @@ def colour_map(pictures: Tensor) -> Tensor:
 
 
 @cache
-def landscapes() -> list[Tensor]:
+def landscapes(side: int) -> list[Tensor]:
     """Strips of six panoramas, also mirrored: 7 heights of the horizon, 5 sizes of a pixel.
 
-    A pixel spans 2 to 2.8 degrees, so that a patch sees 64 to 90 of them, and a strip goes once
-    around, a patch more than all the way.
+    A patch of a side sees 64 to 90 degrees, and a strip goes once around, a patch more than all
+    the way.
     """
     from PIL import Image
 
@@ -119,43 +125,62 @@ def landscapes() -> list[Tensor]:
         image = np.asarray(Image.open(FOLDER / "scenes" / f"{name}.jpg"), dtype=np.float32)
         picture = torch.from_numpy(image).movedim(2, 0) / 127.5 - 1
         around = torch.cat([picture[:, :, -64:], picture, picture[:, :, :64]], dim=2)
-        for degrees in torch.linspace(2.0, 2.8, 5).tolist():
+        for degrees in (torch.linspace(2.0, 2.8, 5) * SIDE / side).tolist():
             rows, columns = round(180 / degrees), round(360 / degrees)
             size = (rows, round(columns * around.shape[2] / picture.shape[2]))
             options: Any = {"mode": "bicubic", "antialias": True, "align_corners": False}
             small = F.interpolate(around[None], size=size, **options)[0].clamp(-1, 1)
             first = (size[1] - columns) // 2
             ring = small[:, :, first : first + columns]
-            strip = torch.cat([ring, ring[:, :, : SIDE - 1]], dim=2)
+            strip = torch.cat([ring, ring[:, :, : side - 1]], dim=2)
             for pitch in torch.linspace(-12, 12, 7).tolist():
-                top = round((rows - SIDE) / 2 + pitch / degrees)
-                part = strip[:, top : top + SIDE].contiguous()
+                top = round((rows - side) / 2 + pitch / degrees)
+                part = strip[:, top : top + side].contiguous()
                 found += [part, part.flip(2)]
     return found
 
 
-CORPORA = {
-    each.name: each
-    for each in (
+def _corpora(side: int, suffix: str, training: Mapping[str, Any], **network: Any) -> list[Corpus]:
+    """Both corpora with patches of a side, and options of the networks and of their training."""
+    weights, half = FOLDER / "weights", side // 2
+    of_tissue = Path(tissue.__file__).parent if side == SIDE else weights
+    return [
         Corpus(
-            "landscape",
+            f"landscape{suffix}",
             "landscapes",
-            landscapes,
-            {(3, SIDE, SIDE): 0.6, (3, SIDE, SIDE // 2): 0.4},
-            FOLDER / "weights" / "landscape.safetensors",
-            {"steps": 13000, "lr": 2e-3, "p_mean": math.log(0.1994), "p_std": 1.8},
+            partial(landscapes, side),
+            {(3, side, side): 0.6, (3, side, half): 0.4},
+            weights / f"landscape{suffix}.safetensors",
+            {"steps": 13000, "lr": 2e-3, "p_mean": math.log(0.1994), "p_std": 1.8, **training},
             lowest=0.003,
             field=4,
             whitened=True,
+            side=side,
+            **network,
         ),
         Corpus(
-            "tissue",
+            f"tissue{suffix}",
             "stained tissue",
             lambda: [tissue.tissue_image()],
-            {(3, SIDE, SIDE): 0.4, (3, SIDE, 16): 0.2, (3, 16, SIDE): 0.2, (3, 16, 16): 0.2},
-            Path(tissue.__file__).with_name("tissue.safetensors"),
-            {"steps": 9000, "lr": 1.5e-3, "p_mean": math.log(0.4111), "p_std": 1.6},
+            {
+                (3, side, side): 0.4,
+                (3, side, half): 0.2,
+                (3, half, side): 0.2,
+                (3, half, half): 0.2,
+            },
+            of_tissue / f"tissue{suffix}.safetensors",
+            {"steps": 9000, "lr": 1.5e-3, "p_mean": math.log(0.4111), "p_std": 1.6, **training},
             lowest=0.01,
+            side=side,
+            **network,
         ),
-    )
+    ]
+
+
+CORPORA = {
+    each.name: each
+    for each in [
+        *_corpora(SIDE, "", {}),
+        *_corpora(2 * SIDE, "64", LARGE, widths=(64, 96, 128, 160), features=128),
+    ]
 }

@@ -292,8 +292,15 @@ def _sampler(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
 MEASURED: dict[str, Callable[[Corpus, Sizes], dict[str, Any]]] = {
     "gate": _gate, "quality": _quality, "size": _size, "sampler": _sampler,
 }  # fmt: skip
-PARTS = {f"{corpus}-{part}": part for corpus in CORPORA for part in MEASURED}
-"""The parts by name, such as `landscape-quality`."""
+
+
+def parts_of(side: int) -> dict[str, str]:
+    """The parts of the corpora with patches of a side by name, such as `landscape-quality`."""
+    names = [name for name, corpus in CORPORA.items() if corpus.side == side]
+    return {f"{name}-{part}": part for name in names for part in MEASURED}
+
+
+PARTS = parts_of(32)
 
 
 def _between(key: str, form: str) -> str:
@@ -334,8 +341,10 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     """The tables of all parts that were run."""
     return [
         table(f"{name}, {kind}", rows, COLUMNS[part if kind == "rows" else kind])
-        for name, part in PARTS.items()
-        for kind, rows in result.get(name, {}).items()
+        for name in result
+        for part in [name.partition("-")[2]]
+        if part in MEASURED
+        for kind, rows in result[name].items()
         if kind != "cpu_seconds"
     ]
 
@@ -351,6 +360,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     sizes = Sizes(**result["sizes"])
     charts: list[Panel] = []
+    size = "size"
     for name, corpus in CORPORA.items():
         if f"{name}-quality" in result:
             rows = {row["method"]: row for row in result[f"{name}-quality"]["rows"]}
@@ -367,6 +377,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             figure = draw_strips(shown, seams=ticks, title=title)
             figure.savefig(path / f"experiment_infinite_{name}.png", dpi=100)
         if f"{name}-size" in result and not charts:
+            size = f"size{name.removeprefix('landscape').removeprefix('tissue')}"
             rows_of_all = result[f"{name}-size"]["rows"]
             for key, label in (
                 ("critical_path", "evaluations in a row"), ("evaluations", "evaluations"),
@@ -375,4 +386,4 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
                 charts.append(Panel(lines, "W/H", label, f"Cost: {label}"))
     if charts:
         figure = panels(charts, "Strips of 1 to 32 patches", columns=2)
-        figure.savefig(path / "experiment_infinite_size.png", dpi=100)
+        figure.savefig(path / f"experiment_infinite_{size}.png", dpi=100)

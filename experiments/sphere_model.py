@@ -182,7 +182,7 @@ class CornerNet(UNet):
 def _laid_out(faces: Tensor, above: Tensor) -> Tensor:
     """Faces `[batch, C, 3, n, n]` around a corner as pictures `[batch, C, 2n, 2n]`."""
     third, left, right = faces.unbind(dim=2)
-    place = torch.arange(third.shape[-1])
+    place = torch.arange(third.shape[-1], device=third.device)
     apart = (place[:, None] + place + 1 - len(place)).sign()  # < 0: nearer to the third face
     upper = torch.stack([right.rot90(1, (-2, -1)), third.rot90(-1, (-2, -1))])
     lower = torch.stack([right.rot90(-1, (-2, -1)), third.rot90(1, (-2, -1))]).flip(-2)

@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from experiments.corpora import CORPORA, Corpus
@@ -36,7 +37,7 @@ METHODS = (
 )  # fmt: skip
 OURS = DPMSolver2M(eta=1.0, rho=7.0)
 FOLDER = Path("out/experiments")
-MAX_BATCH = 64
+MAX_BATCH = 512 if torch.cuda.is_available() else 64
 SCALE = 10.0
 """ζ of reconstruction: of 1, 3, 10, 30 and 100 that with the smallest seam ratio of landscapes."""
 FITTED, RANK = 1000, 64

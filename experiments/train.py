@@ -22,11 +22,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="fewer steps, to try it")
     parser.add_argument("--run", type=Path, help="folder of checkpoints: the same call resumes")
     parser.add_argument("--out", type=Path, help="weights to write, if not the corpus's own")
+    parser.add_argument("--device", default=None, help="where to train, if not the CPU")
+    parser.add_argument("--batch", type=int, help="crops in a step, if not the model's own number")
     arguments = parser.parse_args()
     model, start = MODELS[arguments.name], time.process_time()
     options = {"batch": 32, **model.training}
     options |= {"steps": arguments.steps} if arguments.steps else {}
-    denoiser = model.train(run=arguments.run, generator=0, progress=True, **options)
+    options |= {"batch": arguments.batch} if arguments.batch else {}
+    options |= {"run": arguments.run, "device": arguments.device}
+    denoiser = model.train(generator=0, progress=True, **options).cpu()
     save_weights(denoiser, arguments.out or model.weights)
     print(f"{time.process_time() - start:.0f} CPU-seconds")
 

@@ -380,6 +380,12 @@ def ordinary(tensor: Tensor) -> Tensor:
         return tensor.clone() if tensor.is_inference() else tensor
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; the CPU does not wait until it is there."""
+    pinned = device.type == "cuda" and tensor.device.type == "cpu"
+    return tensor.pin_memory().to(device, non_blocking=True) if pinned else tensor.to(device)
+
+
 def keep(kept: dict[Any, T], key: object, value: T, most: int) -> T:
     """The value, added to the latest few that are kept; other threads may do so, too."""
     kept[key] = value

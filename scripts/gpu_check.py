@@ -4,19 +4,21 @@
 
 It runs the tests that are marked gpu, then prints and writes, with the name of the card:
 
-    joint    seconds of the joint score over those of its bare network calls, on strips of gravel
-    noise    nanoseconds per element of `Noise`, and of `torch.randn`
+    latents  the joint score of a strip of 64 × 512 latents under a diffusers U-Net of 100 million
+             parameters in half precision, over its bare network calls: seconds and memory
+    steps    seconds of a joint score as it is, compiled, and as a captured CUDA graph
     solves   seconds of each kind of posterior solve, here and on the CPU, and how far they differ
+    speed    the benchmark of speed
 
-With S = 2 seconds per figure, the default, it takes about three minutes. With `--cpu` it is a short
+With S = 1 second per figure, the default, it takes about three minutes. With `--cpu` it is a short
 rehearsal on the smallest cases, without tests, which proves only that the script runs.
 """
 
 import argparse
-import json
 import re
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -27,17 +29,18 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
+from benchmarks import speed
+from benchmarks.__main__ import _json
 from pgmdiff import compose, fit_covariances, from_denoiser
 from pgmdiff.graphs import RegionGraph, tiles
+from pgmdiff.linalg import beside
 from pgmdiff.models.gravel import gravel_denoiser
 from pgmdiff.precision import ComposedPrecision, Covariances, Separable, Stationary, solver_of
-from pgmdiff.samplers import Noise
 
 __all__ = ["main"]
 
 ROOT = Path(__file__).parents[1]
-STRIPS = [(n, max_batch) for n in (8, 64, 512) for max_batch in (64, None)]
-NOISE = [(4, 4_096), (4, 1_048_576)]
+RESULTS = ROOT / "benchmarks" / "results"
 Row = dict[str, Any]
 
 
@@ -48,33 +51,93 @@ def seconds_of(turn: Callable[[], object], at_least: float) -> float:
     return timer.blocked_autorange(min_run_time=at_least).median
 
 
+def unet(smallest: bool) -> Any:
+    """A random U-Net of diffusers for latents: 100 million parameters, or few."""
+    from diffusers import UNet2DModel
+
+    widths = (32, 32) if smallest else (128, 256, 384, 576)
+    plain, attention = len(widths) - 2, 2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network: Any = UNet2DModel(
+            in_channels=4,
+            out_channels=4,
+            layers_per_block=1 if smallest else 2,
+            block_out_channels=widths,
+            down_block_types=["DownBlock2D"] * plain + ["AttnDownBlock2D"] * attention,
+            up_block_types=["AttnUpBlock2D"] * attention + ["UpBlock2D"] * plain,
+        )
+    return network.eval().requires_grad_(False)
+
+
 @torch.no_grad()
-def joint_overhead(n: int, max_batch: int | None, device: str, at_least: float) -> Row:
-    """One score of a strip of n overlapping windows, and the network alone on the same batches."""
-    network, graph = gravel_denoiser().to(device), tiles((1, 16, 8 * n + 8), (1, 16, 16), (0, 0, 8))
+def latents(max_batch: int | None, device: str, at_least: float) -> Row:
+    """One score of a strip of 4 × 64 × 512 latents from windows of 64 × 64, and its calls alone."""
+    smallest = device == "cpu"
+    network = unet(smallest).to(device, torch.bfloat16)
+    side, width = (16, 48) if smallest else (64, 512)
+    graph = tiles((4, side, width), (4, side, side), (0, 0, side // 2))
     calls: list[tuple[Tensor, Tensor]] = []
 
-    def noting(x: Tensor, sigma: Tensor) -> Tensor:
-        calls.append((x, sigma))
-        denoised: Tensor = network(x, sigma)
-        return denoised
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        given = (x * beside((1 + sigma**2).rsqrt(), x)).bfloat16(), sigma.log()
+        if keeping:
+            calls.append(given)
+        noise: Tensor = network(*given).sample.to(x)
+        return -noise / beside(sigma, x)
 
+    def peak(turn: Callable[[], object]) -> float:
+        if smallest:
+            return 0.0
+        torch.cuda.reset_peak_memory_stats()
+        turn()
+        return torch.cuda.max_memory_allocated() / 2**20
+
+    keeping, joint = True, compose(graph, score, max_batch=max_batch)
     u = torch.randn(1, *graph.event_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    compose(graph, from_denoiser(noting), max_batch=max_batch)(u, 1.0)
-    joint = compose(graph, from_denoiser(network), max_batch=max_batch)
-    alone = seconds_of(lambda: [network(x, sigma) for x, sigma in calls], at_least)
-    joined = seconds_of(lambda: joint(u, 1.0), at_least)
-    seconds = {"network_seconds": alone, "joint_seconds": joined, "ratio": joined / alone}
-    return {"tiles": n, "max_batch": max_batch, **seconds}
+    joint(u, 1.0)
+    keeping = False
+
+    def alone() -> None:
+        for given in calls:
+            network(*given)
+
+    both = {"network": alone, "joint": lambda: joint(u, 1.0)}
+    seconds = {f"{name}_seconds": seconds_of(turn, at_least) for name, turn in both.items()}
+    return {
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "max_batch": max_batch,
+        **seconds,
+        "ratio": seconds["joint_seconds"] / seconds["network_seconds"],
+        **{f"{name}_mebibytes": peak(turn) for name, turn in both.items()},
+    }
 
 
-def noise_cost(shape: tuple[int, int], device: str, at_least: float) -> Row:
-    """Standard normal noise: the library's, a function of seed, sample and step, and PyTorch's."""
-    noise, like = Noise.of(0, shape[0]), torch.empty(shape, device=device)
-    ours = seconds_of(lambda: noise(0, like), at_least)
-    theirs = seconds_of(lambda: torch.randn_like(like), at_least)
-    each = 1e9 / like.numel()
-    return {"elements": like.numel(), "noise_ns": each * ours, "randn_ns": each * theirs}
+def elementwise(x: Tensor, sigma: Tensor) -> Tensor:
+    return x / (-1 - beside(sigma, x) ** 2)
+
+
+@torch.no_grad()
+def steps(name: str, device: str, at_least: float) -> Row:
+    """A joint score as it is, compiled whole, and captured and replayed, in seconds."""
+    if name == "gravel":
+        graph = tiles((1, 16, 72), (1, 16, 16), (0, 0, 8))
+        joint = compose(graph, from_denoiser(gravel_denoiser().to(device)), check_finite=False)
+    else:
+        joint = compose(tiles((int(name),), 16, 8), elementwise, check_finite=False)
+    u = torch.randn(1, *joint.event_shape, generator=torch.Generator().manual_seed(0)).to(device)
+    sigma = torch.ones(1, device=device)
+    row: Row = {"state": name, "eager_seconds": seconds_of(lambda: joint(u, sigma), at_least)}
+    torch.compiler.reset()
+    compiled = torch.compile(joint, backend="eager" if device == "cpu" else "inductor")
+    row["compiled_seconds"] = seconds_of(lambda: compiled(u, sigma), at_least)
+    if device == "cuda":
+        graph_of_calls = torch.cuda.CUDAGraph()
+        joint(u, sigma)
+        with torch.cuda.graph(graph_of_calls):
+            joint(u, sigma)
+        row["captured_seconds"] = seconds_of(graph_of_calls.replay, at_least)
+    return row
 
 
 def ar1(*axes: int) -> Stationary:
@@ -121,7 +184,7 @@ def solve_cost(graph: RegionGraph, covariances: Covariances, device: str, at_lea
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.gpu_check", description=__doc__)
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu_<card>.json")
-    parser.add_argument("--seconds", type=float, default=2.0, help="spent on each figure")
+    parser.add_argument("--seconds", type=float, default=1.0, help="spent on each figure")
     parser.add_argument("--cpu", action="store_true", help="a short rehearsal without a GPU")
     given = parser.parse_args(arguments)
     if not given.cpu and not torch.cuda.is_available():
@@ -131,23 +194,33 @@ def main(arguments: list[str] | None = None) -> None:
     print("no GPU: a rehearsal on the CPU" if given.cpu else card)
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests"]
     tests = None if given.cpu else subprocess.run(command, check=False, cwd=ROOT).returncode
-    few = slice(1 if given.cpu else None)
-    figures = {
+    few, name = slice(1 if given.cpu else None), re.sub(r"[^a-z0-9]+", "_", card.lower())
+    out = given.out or (None if given.cpu else RESULTS / f"gpu_{name}.json")
+    parts: dict[str, Callable[[], Any]] = {
+        "latents": lambda: [latents(m, device, seconds) for m in [8, None][few]],
+        "steps": lambda: [
+            steps(case, device, seconds) for case in ["256", "1000000", "gravel"][few]
+        ],
+        "solves": lambda: [solve_cost(*case, device, seconds) for case in precisions(given.cpu)],
+        "speed": lambda: speed.run(smoke=given.cpu, device=device, seconds=seconds),
+    }
+    figures: dict[str, Any] = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "card": card,
         "pgmdiff": version("pgmdiff"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "tests": {None: "not run", 0: "passed"}.get(tests, "failed"),
-        "joint": [joint_overhead(n, m, device, seconds) for n, m in STRIPS[few]],
-        "noise": [noise_cost(shape, device, seconds) for shape in NOISE[few]],
-        "solves": [solve_cost(*each, device, seconds) for each in precisions(given.cpu)],
     }
-    text = json.dumps(figures, indent=2)
-    print(text)
-    name = f"gpu_{re.sub(r'[^a-z0-9]+', '_', card.lower())}.json"
-    if given.out or not given.cpu:
-        (given.out or ROOT / "benchmarks" / "results" / name).write_text(text + "\n")
+    for part, measure in parts.items():
+        try:
+            figures[part] = measure()
+        except Exception:  # the other parts are measured, and what is known is kept
+            traceback.print_exc()
+            tests = tests or 1
+        if out:
+            out.write_text(_json(figures) + "\n")
+    print(_json(figures))
     raise SystemExit(tests or 0)
 
 

@@ -38,7 +38,7 @@ import torch
 from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError, check_scale
-from pgmdiff.linalg import Shape
+from pgmdiff.linalg import Shape, sent
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import beside
 from pgmdiff.scores.gradients import check_gradient
@@ -273,13 +273,13 @@ def denoising_loss(
     generator = torch_generator(generator, "denoising_loss")
     normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)
     sigma = (p_mean + p_std * normal).exp()
-    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype).to(clean.device)
+    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
     if per_element:
         share = beside(torch.rand(len(clean), generator=generator), clean)
         other = (p_mean + p_std * torch.randn(len(clean), generator=generator)).exp().to(sigma)
         second = torch.rand(clean.shape, generator=generator) < share
         sigma = torch.where(second, beside(other, clean), beside(sigma, clean))
-    sigma = sigma.to(clean.device)
+    sigma, noise = (sent(t, clean.device) for t in (sigma, noise))
     s = sigma if per_element else beside(sigma, clean)
     error = linear_error(clean.shape[1:], s) if linear_error else _white_error(s, sigma_data)
     noisy = clean + s * noise
