@@ -41,6 +41,7 @@ __all__ = ["main"]
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+STEPS = ["256", "1000000", "gravel"]
 Row = dict[str, Any]
 
 
