@@ -209,6 +209,12 @@ class Noise:
         device = blocks.device
         (one, two), states = self._keys(number, device), blocks * GAMMA
         out = torch.empty(len(one), len(blocks), 2, dtype=dtype, device=device)
+        if device.type == "cuda":
+            from pgmdiff.noise_kernel import fill
+
+            if fill is not None:
+                fill(out, states, one, two)
+                return out
         chunk = CHUNK * torch.get_num_threads() if device.type == "cpu" else CHUNK_ELSEWHERE
         columns = min(len(blocks), chunk) or 1
         rows = chunk // columns

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pgmdiff
-from pgmdiff import PgmdiffError, ShapeError, check_consistency, compose
+from pgmdiff import PgmdiffError, ShapeError, check_consistency, compose, noise_kernel
 from pgmdiff.composition import FeynmanKac
 from pgmdiff.diagnostics import influence_over_steps, sliced_wasserstein
 from pgmdiff.gaussian import GaussianMixture, node_scores
@@ -159,9 +159,19 @@ def test_noise_never_waits_for_the_device() -> None:
 
 @pytest.mark.gpu
 def test_noise_is_the_same_on_a_gpu() -> None:
+    """With the kernel and without it; any part, and far places, too."""
     noise, like = Noise.of(3, 5), torch.empty(5, 1001, dtype=torch.float64)
-    there = noise(1, like.cuda())
-    assert (there.cpu() - noise(1, like)).abs().max() < 1e-14
+    far = torch.randint(-(2**62), 2**62, (1001,), generator=torch.Generator().manual_seed(0))
+    for places in (0, 1, 2**61 - 7, far):
+        on = places.cuda() if isinstance(places, Tensor) else places
+        for kind, tolerance in ((torch.float64, 1e-14), (torch.float32, 4e-6)):
+            expected = noise(1, like.to(kind), places)
+            assert (noise(1, like.cuda().to(kind), on).cpu() - expected).abs().max() < tolerance
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(noise_kernel, "fill", None)
+                plain = noise(1, like.cuda().to(kind), on)
+            assert (plain.cpu() - expected).abs().max() < tolerance
+    assert noise_kernel.fill is not None
     assert noise.seeds(1) == Noise.of(3, 5).seeds(1)
 
 

@@ -24,12 +24,12 @@ import citations  # noqa: E402
 import yaml  # noqa: E402
 
 INTERNAL = {
-    "__init__", "__main__", "demo", "text", "linalg", "notebook", "composition.plan",
-    "composition.batching", "composition.local", "graphs.pieces", "graphs.atoms", "graphs.nesting",
-    "graphs.containment", "graphs.conversion", "graphs.names", "graphs.scopes", "graphs.variables",
-    "conditioning.observations", "plotting.layouts", "plotting.scenes", "plotting.boxes",
-    "plotting.style", "plotting.diagrams", "plotting.tiles",
-    "plotting.cube", "integrations.shared", "scores.gradients",
+    "__init__", "__main__", "demo", "text", "linalg", "notebook", "noise_kernel",
+    "composition.plan", "composition.batching", "composition.local", "graphs.pieces",
+    "graphs.atoms", "graphs.nesting", "graphs.containment", "graphs.conversion", "graphs.names",
+    "graphs.scopes", "graphs.variables", "conditioning.observations", "plotting.layouts",
+    "plotting.scenes", "plotting.boxes", "plotting.style", "plotting.diagrams",
+    "plotting.tiles", "plotting.cube", "integrations.shared", "scores.gradients",
 }  # fmt: skip
 """Not for users: their docstrings are for developers."""
 REFERENCE = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))
