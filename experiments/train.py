@@ -8,11 +8,14 @@ import argparse
 import time
 from pathlib import Path
 
+from experiments import relief
 from experiments.corpora import CORPORA, Corpus
 from experiments.sphere_model import MODEL, Model
 from pgmdiff.models.unet import save_weights
 
-MODELS: dict[str, Corpus | Model] = {**CORPORA, "sphere": MODEL}
+MODELS: dict[str, Corpus | Model | relief.Relief] = {
+    **CORPORA, "sphere": MODEL, "pyramid": relief.MODEL,
+}  # fmt: skip
 
 
 def main() -> None:

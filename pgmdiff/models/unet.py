@@ -7,7 +7,7 @@ EDM's preconditioning, `training.EDMDenoiser`, it is a denoiser.
 import math
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ from pgmdiff.linalg import beside
 from pgmdiff.training.preconditioning import EDMDenoiser as EDMDenoiser
 
 __all__ = ["UNet", "save_weights", "trained"]
+
+Model = TypeVar("Model", bound=nn.Module)
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d}
@@ -195,11 +197,12 @@ class UNet(Conditional):
         return out
 
 
-def trained(model: EDMDenoiser, weights: Path) -> EDMDenoiser:
+def trained(model: Model, weights: Path) -> Model:
     """A model with weights from a file, in evaluation mode and without gradients of its weights.
 
     Args:
-        model: a model of the architecture of the weights; it is changed.
+        model: a denoiser, or several in an `nn.ModuleDict`, of the architecture of the weights; it
+            is changed.
         weights: the path of a safetensors file.
     """
     from safetensors.torch import load_file
@@ -208,11 +211,11 @@ def trained(model: EDMDenoiser, weights: Path) -> EDMDenoiser:
     return model.eval().requires_grad_(False)
 
 
-def save_weights(model: EDMDenoiser, weights: Path) -> None:
+def save_weights(model: nn.Module, weights: Path) -> None:
     """Writes a file for `trained`: weights in bfloat16, buffers such as Wiener filters as they are.
 
     Args:
-        model: a trained model.
+        model: a trained denoiser, or several in an `nn.ModuleDict`.
         weights: the path of a safetensors file.
     """
     from safetensors.torch import save_file
