@@ -80,8 +80,10 @@ class Star:
     def of(cls, precision: ComposedPrecision) -> "Star | None":
         """The star of a graph; None if it is none, or too large, or regions say nothing new."""
         d = precision.graph.n_elements
+        if d > LARGEST:
+            return None
         whole, below, count = torch.zeros(d, d).double(), torch.zeros(d, d).double(), 0.0
-        for block in precision.blocks if d <= LARGEST else ():
+        for block in precision.blocks:
             if block.index.shape[1] != d or (block.index != torch.arange(d)).any():
                 return None
             terms, negative = block.dense(), block.counts < 0

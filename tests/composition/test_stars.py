@@ -14,6 +14,7 @@ from pgmdiff.composition.rules import bound
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import FactorGraph
 from pgmdiff.linalg import beside
+from pgmdiff.precision import Stationary
 from pgmdiff.samplers import SDE, Heun, UniPC, karras, sample
 from pgmdiff.scores import Score
 
@@ -200,3 +201,12 @@ def test_other_graphs_are_left_as_they_are() -> None:
     models.pop("whole")
     rule = Consistent({name: each.covariance for name, each in models.items()})
     assert compose(large, models, rule=rule).rule.star is None
+
+
+def test_long_graphs_are_composed_in_linear_memory() -> None:
+    """Whether they are stars is known without a matrix over all elements, here of 34 GB."""
+    line = 0.8 ** torch.arange(-15, 16).abs().double()
+    rule = Consistent(Stationary(line[None, None], (0,)))
+    joint = compose(graphs.tiles((65_536,), 16, 8), lambda x, s: -x / (1 + beside(s, x)), rule=rule)
+    assert joint.rule.star is None
+    assert joint(torch.zeros(1, 65_536), 1.0).abs().max() == 0
