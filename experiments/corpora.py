@@ -23,6 +23,7 @@ from torch import Tensor
 
 from pgmdiff import field
 from pgmdiff.models import tissue
+from pgmdiff.models.pictures import picture
 from pgmdiff.models.unet import UNet, trained
 from pgmdiff.noise import Generator
 from pgmdiff.samplers import karras
@@ -161,7 +162,7 @@ def _corpora(side: int, suffix: str, training: Mapping[str, Any], **network: Any
         Corpus(
             f"tissue{suffix}",
             "stained tissue",
-            lambda: [tissue.tissue_image()],
+            lambda: [picture("immunohistochemistry", "tissue_image", 8 * side)],
             {
                 (3, side, side): 0.4,
                 (3, side, half): 0.2,

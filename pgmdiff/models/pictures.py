@@ -9,12 +9,13 @@ from pgmdiff.errors import required
 __all__ = ["picture"]
 
 
-def picture(name: str, who: str) -> Tensor:
-    """One of scikit-image's pictures, resized to 256 × 256: `[channels, 256, 256]` in [-1, 1].
+def picture(name: str, who: str, side: int = 256) -> Tensor:
+    """One of scikit-image's pictures, resized: `[channels, side, side]` in [-1, 1].
 
     Args:
         name: the name of a function of `skimage.data`.
         who: the name of the caller, for the error.
+        side: its side in pixels.
 
     Raises:
         ImportError: scikit-image is not installed; `pip install 'pgmdiff[demo]'`.
@@ -22,6 +23,6 @@ def picture(name: str, who: str) -> Tensor:
     data = required("skimage.data", who, "demo")
     transform = required("skimage.transform", who, "demo")
     image = getattr(data, name)() / 255.0
-    sized = transform.resize(image, (256, 256, *image.shape[2:]), anti_aliasing=True)
-    values = np.asarray(2 * sized - 1, dtype=np.float32).reshape(256, 256, -1)
+    sized = transform.resize(image, (side, side, *image.shape[2:]), anti_aliasing=True)
+    values = np.asarray(2 * sized - 1, dtype=np.float32).reshape(side, side, -1)
     return torch.from_numpy(values).movedim(2, 0)
