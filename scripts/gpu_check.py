@@ -193,7 +193,10 @@ def main(arguments: list[str] | None = None) -> None:
     device, seconds = ("cpu", 0.01) if given.cpu else ("cuda", given.seconds)
     card = "CPU" if given.cpu else torch.cuda.get_device_name()
     print("no GPU: a rehearsal on the CPU" if given.cpu else card)
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", "tests"]
+    marked = [
+        str(path) for path in ROOT.glob("tests/**/test_*.py") if "mark.gpu" in path.read_text()
+    ]
+    command = [sys.executable, "-m", "pytest", "-m", "gpu", *marked]
     tests = None if given.cpu else subprocess.run(command, check=False, cwd=ROOT).returncode
     few, name = slice(1 if given.cpu else None), re.sub(r"[^a-z0-9]+", "_", card.lower())
     out = given.out or (None if given.cpu else RESULTS / f"gpu_{name}.json")
