@@ -156,7 +156,7 @@ def foldable(batches: Iterable[Batch], variances: Tensor) -> Tensor | None:
     pairs = np.concatenate(places), np.concatenate(elements)
     edges = sparse.coo_array((np.ones(len(pairs[0]), bool), pairs), (n + regions, n + regions))
     labels = torch.from_numpy(connected_components(edges, directed=False)[1][:n]).long()
-    labels = labels.expand_as(variances)
+    labels = labels.to(variances.device).expand_as(variances)
     least, most = (
         torch.zeros_like(variances.new_empty(len(variances), n + regions))
         .scatter_reduce(1, labels, variances, kind, include_self=False)

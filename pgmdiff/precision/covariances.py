@@ -62,7 +62,7 @@ class Covariances(ABC):
 
     def form(self, group: RegionGroup) -> RegionCovariances:
         """The covariances of a group's regions, as a form."""
-        given = self.of(group)
+        given = self.of(group.to(torch.device("cpu")))  # where providers have their own tensors
         return DenseCovariances(given) if isinstance(given, Tensor) else given
 
 
