@@ -164,7 +164,7 @@ for line in (*report.findings, report.promise):
 # Now data that is not Gaussian: 12 variables in a chain, each close to -2 or to +2. Neighbours have
 # the same mode with probability 0.9. The scores of the pieces are exact, and that of the whole is
 # known. It is still exact that the posterior factorises, but its factors are not Gaussian, and
-# pieces say different things of the variables that they share.
+# pieces say different things about the variables that they share.
 #
 # `Consistent` lets them talk until they agree. The factor of a piece is tilted by $\exp(\eta_r
 # \cdot x_r)$, which only shifts the input of its denoiser, by $\sigma^2 \eta_r$:
@@ -254,7 +254,7 @@ agreement()
 
 # %% [markdown]
 # One round is posterior composition. From σ = 1 on the next few rounds bring most of the rest. What
-# the pieces finally agree on is close to the exact value, and not quite it.
+# the pieces finally agree on is close to the exact value, but not equal to it.
 #
 # A run does not wait for that. It makes *one* round per step and carries the messages on to the
 # next level of noise, so it calls every model as often as the paper's rule does. We draw five sets
@@ -329,7 +329,7 @@ figure
 # From 20 evaluations on `Consistent` comes nearest to the exact score: its energy distance is about
 # half of posterior composition's or less, and less than a tenth of that of the paper's rule. Where
 # it loses: at 10 evaluations the messages come too late, and its energy distance is no smaller than
-# that of posterior composition. It still switches modes too often, 12.0 % for 10 % at 20
+# that of posterior composition. It still switches modes too often, 12.0 % and not 10 % at 20
 # evaluations, and leaves about half as many values between the modes as there are (the two other
 # rules leave at least twice as many). So the exact score remains better. More steps help, and so do
 # three rounds in each of 20 steps, at the cost of 60.
@@ -385,7 +385,8 @@ compared(chain(3), star, lambda u: (u[:, 0] - u[:, 2]).abs() > 1.5, False)
 # %% [markdown]
 # Both answers are fixed points and both are wrong; a run stays on the branch on which it is. Its
 # samples are still better than those of the other rules, but no longer right: the ends differ in
-# 14 % of the stars, for 1 %. Pieces exchange means, and a mean cannot say "-2 or 2, but not 0".
+# 14 % of the stars, and not in 1 %. Pieces exchange means, and a mean cannot say "-2 or 2, but not
+# 0".
 #
 # **Messages need a bound.** Where a denoiser is less certain than the covariances say, messages
 # overshoot, and may grow without end. *Trust* bounds them: the root mean square of $\sigma \eta_r$
@@ -451,7 +452,7 @@ assert advice.rows[1].consistent < 1e-6 < advice.rows[0].marginal < advice.rows[
 # - Without covariances use `Marginal`, else `Consistent`, at the same number of evaluations.
 # - It is exact for Gaussians that are Markov to the graph, loops included, with true covariances.
 # - For other data it comes close to the exact score, and closer than the other rules from about 20
-#   steps on. It is not exact, and its messages may agree on something else than the truth.
+#   steps on. It is not exact, and its messages may agree on something other than the truth.
 # - Keep trust at 1 unless your models are nearly exact. Estimate all covariances from the same
 #   states, a hundred or more. Ask `advise` whether the graph suits the data.
 #

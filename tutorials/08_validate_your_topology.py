@@ -698,5 +698,5 @@ assert loses["right"].consistent > loses["right"].marginal
 #
 # ## Where to go next
 #
-# "Regions beyond Bethe" (03) explains where counting numbers come from. The page on topologies of
-# your own in the documentation lists all laws.
+# "Regions beyond Bethe" (03) explains where counting numbers come from. The page
+# "Test a topology" of the documentation lists all laws.

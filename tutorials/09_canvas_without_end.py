@@ -135,5 +135,5 @@ assert np.allclose(out, whole, atol=1e-3)
 #
 # ## Where to go next
 #
-# The page "My canvas" is a summary. `python -m pgmdiff explore --at 10000000000000` writes a
-# picture.
+# The pages "A canvas larger than memory" and "An endless canvas" are summaries. `python -m pgmdiff
+# explore --at 10000000000000` writes a picture.

@@ -153,26 +153,37 @@ FIGURE = re.compile(r"\{benchmark\}`([^/`]+)/([^`]+)`")
 SETTINGS = re.compile(r"```\{benchmark-settings\} (\S+)\n```")
 
 
+def page_of(name: str) -> str:
+    """The one page that says how and with what a result was measured."""
+    (page,) = (page for page, text in PAGES.items() if name in SETTINGS.findall(text))
+    return page
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_has_a_page(name: str) -> None:
-    page = PAGES[name]
+    page = PAGES[page_of(name)]
     folder = RESULTS[name].parents[1].name
     assert f"{folder}/results/{name}.json" in page
-    assert name in SETTINGS.findall(page)
     assert any(table[0] == name for table in TABLE.findall(page))
-    assert f"({name}.md)" in INDEX[folder]
+    assert f"({page_of(name)}.md)" in INDEX[folder]
 
 
 def filled(name: str, result: Any) -> list[str]:
-    """All cells and figures that a page takes from a result."""
+    """All cells and figures that its page takes from a result."""
     cells = []
-    for source, path, spec in TABLE.findall(PAGES[name]):
-        assert source == name
+    for source, path, spec in TABLE.findall(PAGES[page_of(name)]):
+        if source != name:
+            continue
         table = benchmark_tables.table(result, path, yaml.safe_load(spec))
         assert len({len(row) for row in [table.heads, *table.rows]}) == 1
         cells += [cell for row in table.rows for cell in row]
-    queries = [query for source, query in FIGURE.findall(PAGES[name]) if source == name]
+    queries = [query for source, query in FIGURE.findall(PAGES[page_of(name)]) if source == name]
     return cells + [benchmark_tables.figure(result, query) for query in queries]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tables_stand_beside_their_settings(page: str) -> None:
+    assert {table[0] for table in TABLE.findall(PAGES[page])} == {*SETTINGS.findall(PAGES[page])}
 
 
 KEYS = {"noise", "rho", "target", "window", "overlap"}
@@ -200,7 +211,10 @@ def test_cells_come_from_the_result(name: str) -> None:
     assert name == "fuzz" or len(set(before)) > len(same)
 
 
-@pytest.mark.parametrize("page", [*PAGES.values(), *INDEX.values()], ids=[*PAGES, *INDEX])
+MEASURED = PAGES | INDEX | {"comparison": (DOCS / "comparison.md").read_text()}
+
+
+@pytest.mark.parametrize("page", MEASURED.values(), ids=MEASURED)
 def test_no_figure_is_typed(page: str) -> None:
     """Outside of tables and code there is no decimal number: it would have been typed."""
     text = re.sub(r"```.*?```|`[^`]*`|!\[.*?\)", "", page, flags=re.DOTALL)
@@ -268,6 +282,59 @@ def test_every_source_is_cited_and_listed() -> None:
     for key, source in citations.SOURCES.items():
         assert citations.citing(source), key
         assert subjects.count(source.fields["keywords"]) == 1, key
+
+
+SYMPTOM = re.compile(r"^\*\*`(.+)`\*\*$", re.MULTILINE)
+"""An error of ours in the FAQ; dots stand for what differs."""
+
+
+def messages() -> Iterator[str]:
+    """The texts in the source of the library, with a zero byte for what is filled in."""
+    for path in (ROOT / "pgmdiff").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (p.value if isinstance(p, ast.Constant) else "\0" for p in node.values)
+                yield "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_the_faq_quotes_errors_that_the_library_raises() -> None:
+    said = "\n".join(messages())
+    found = SYMPTOM.findall((DOCS / "faq.md").read_text())
+    unknown = [s for s in found if not re.search(".*".join(map(re.escape, s.split("..."))), said)]
+    assert len(found) > 40
+    assert unknown == []
+
+
+def test_every_page_has_one_name() -> None:
+    """The sidebar shows titles, no two of which are equal."""
+    pages = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts]
+    entries = [
+        entry
+        for page in pages
+        for tree in re.findall(r"```\{toctree\}\n(.*?)```", page.read_text(), re.DOTALL)
+        for entry in tree.splitlines()
+    ]
+    assert [entry for entry in entries if "<" in entry] == []
+    titles = [title[1] for page in pages if (title := re.match(r"# (.+)", page.read_text()))]
+    assert len(titles) > 40
+    assert sorted(titles) == sorted(set(titles))
+
+
+def toctrees(caption: str) -> list[str]:
+    tree = rf":caption: {caption}\n\n(.*?)```"
+    return re.findall(tree, (DOCS / "index.md").read_text(), re.DOTALL)[0].split()
+
+
+@pytest.mark.parametrize("name", toctrees("How to"))
+def test_how_to_pages_fit_on_a_screen(name: str) -> None:
+    page = (DOCS / f"{name}.md").read_text()
+    assert len(page.splitlines()) <= 45
+    assert "**What can go wrong:**" in page
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert snippets
+    assert max(len(line) for line in "".join(snippets).splitlines()) <= 90
 
 
 SITE = {

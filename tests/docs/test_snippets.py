@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 NEEDED = {
     "interoperability": ("diffusers", "azula"),
-    "my_canvas": ("zarr", "infinite_tensor"),
+    "my_canvas": ("zarr",),
+    "endless": ("infinite_tensor",),
 }
 """Libraries that the snippets of a page import."""
 QUIET = pytest.mark.filterwarnings(  # diffusers' schedulers, of NumPy 2
