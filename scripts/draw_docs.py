@@ -5,11 +5,16 @@
 A NAME is that of a file without its ending. Without names all are drawn, in about ten seconds.
 """
 
+import json
+from base64 import b64decode
 from collections.abc import Callable, Mapping
+from io import BytesIO
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 
 from pgmdiff import Joint, compose, from_denoiser
@@ -143,6 +148,31 @@ def ring() -> None:
     animate(frames, IMAGES / "ring.gif", captions=[*captions, "σ = 0"])
 
 
+def sphere() -> None:
+    """A turn within one of the experiment's spheres, and within what was asked for."""
+    page = (IMAGES.parent / "_static" / "experiment_sphere.html").read_text("utf-8")
+    text = page.split("const spheres = ")[1].split(";\n")[0]
+    shown = json.loads(text)["A panorama of the training set (park)"]
+    pictures = [shown[name] for name in ("what was asked for", "half-face windows")]
+    views = [np.asarray(Image.open(BytesIO(b64decode(each)))) / 127.5 - 1 for each in pictures]
+    across, down = np.meshgrid(np.linspace(-1, 1, 240), np.linspace(-0.65, 0.65, 156))
+    latitude = np.arctan2(-down, np.hypot(across, 1))  # 90 degrees wide
+    frames = []
+    for turn in np.arange(0, 2 * np.pi, np.pi / 15):
+        longitude = (np.arctan2(across, 1) + turn) % (2 * np.pi)
+        seen = []
+        for view in views:
+            height, width, _ = view.shape
+            row, column = (0.5 - latitude / np.pi) * height, (0.5 + longitude / (2 * np.pi)) * width
+            places = [row - 0.5, (column - 0.5) % width]
+            colours = [
+                map_coordinates(c, places, order=1, mode="grid-wrap") for c in view.T.swapaxes(1, 2)
+            ]
+            seen.append(torch.from_numpy(np.stack(colours)))
+        frames.append(_beside(*seen))
+    animate(frames, IMAGES / "gallery_sphere.gif", hold=0.15)
+
+
 def _relative_error(joint: Joint, data: Gaussian, sigma: float) -> float:
     """√(E‖ŝ - s‖² / E‖s‖²) over u ~ q_σ = N(0, C): with ŝ = -Ĵu, √(tr(ΔCΔᵀ) / tr C⁻¹)."""
     covariance = data.noised(sigma).covariance
@@ -170,6 +200,7 @@ PICTURES: Mapping[str, Callable[[], None]] = {
     "flow": information_flow,
     "error_against_sigma": error_against_sigma,
     "ring": ring,
+    "gallery_sphere": sphere,
 }
 
 

@@ -240,7 +240,7 @@ def outpainted(device: torch.device) -> Tensor:
 
 def weighted(device: torch.device) -> Tensor:
     joint = compose(graphs.torus(4, 4), white)
-    options: dict[str, Any] = {"shape": (8, 4, 4), "generator": 0, "device": device}
+    options: dict[str, Any] = {"shape": (8, 16), "generator": 0, "device": device}
     return sample_weighted(FeynmanKac(joint), SIGMAS[:-1], **options).x
 
 

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 NEEDED = {
+    "panorama_pipeline": ("diffusers",),
     "interoperability": ("diffusers", "azula"),
     "my_canvas": ("zarr",),
     "endless": ("infinite_tensor",),
@@ -43,9 +44,18 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("snippet", [code for code, _ in README], ids=range(len(README)))
-def test_readme_snippet(snippet: str) -> None:
+@pytest.mark.parametrize(("snippet", "shown"), README, ids=range(len(README)))
+def test_readme_snippet(
+    snippet: str,
+    shown: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each stands alone."""
+    monkeypatch.chdir(tmp_path)
     exec(compile(snippet, "README.md", "exec"), {})
+    assert shown.split() == capsys.readouterr().out.split()
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -66,7 +76,7 @@ def test_page(
 
 
 def test_there_are_snippets() -> None:
-    assert len(README) >= 3
+    assert [bool(shown) for _, shown in README] == [False, True]
     found = {name_of(page) for page in pages()}
     concepts = {name_of(page) for page in (DOCS / "concepts").glob("*.md")}
     assert concepts
