@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
         "solves": lambda: [solve_cost(*case, device, seconds) for case in precisions(given.cpu)],
         "speed": lambda: speed.run(smoke=given.cpu, device=device, seconds=seconds),
     }
-    figures: dict[str, Any] = {
+    settings = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "card": card,
         "pgmdiff": version("pgmdiff"),
@@ -216,6 +216,7 @@ def main(arguments: list[str] | None = None) -> None:
         "cuda": torch.version.cuda,
         "tests": {None: "not run", 0: "passed"}.get(tests, "failed"),
     }
+    figures: dict[str, Any] = {"settings": settings}
     for part, measure in parts.items():
         try:
             figures[part] = measure()

@@ -228,7 +228,8 @@ LABELS = {
     "strips": "Strips", "levels": "Levels", "schedule": "Schedule", "quantiles": "Quantiles",
     "gaussian": "Gaussian chain", "modes": "Two-mode chain", "date": "Date", "seed": "Seed",
     "processes": "Processes", "seconds": "Wall-clock seconds", "hypothesis": "Hypothesis",
-    "python": "Python", "numpy": "NumPy", "scipy": "SciPy",
+    "python": "Python", "numpy": "NumPy", "scipy": "SciPy", "card": "GPU", "cuda": "CUDA",
+    "pgmdiff": "pgmdiff", "tests": "Tests marked gpu",
 }  # fmt: skip
 
 

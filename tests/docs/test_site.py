@@ -142,8 +142,7 @@ FOLDERS = ("benchmarks", "experiments")
 RESULTS = {
     path.stem: path for folder in FOLDERS for path in (ROOT / folder / "results").glob("*.json")
 }
-BENCHMARKS = sorted(name for name in RESULTS if not name.startswith("gpu_"))
-"""Results that pages show; those of `scripts.gpu_check` are named after the card."""
+BENCHMARKS = sorted(RESULTS)
 PAGES = {path.stem: path.read_text() for path in (DOCS / "benchmarks").glob("*.md")}
 EXPERIMENTS = {path.stem: path.read_text() for path in (DOCS / "experiments").glob("*.md")}
 INDEX = {"benchmarks": PAGES["index"], "experiments": EXPERIMENTS.pop("index")}

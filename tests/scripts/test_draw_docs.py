@@ -15,6 +15,7 @@ def test_every_picture_has_a_command() -> None:
     concepts = {f"concepts_{name}" for name in draw_concepts.PICTURES}
     commands = {*draw_docs.PICTURES, *concepts}
     written = ("demo", "exactness", "experiment", "scale")  # by the demo, and by --figure
+    written += ("gallery", "hero")  # by draw_hero, and by the gallery
     others = {name for name in here - commands if not name.startswith(written)}
     assert commands <= here
     assert not others, "draw them in scripts/, or delete them"

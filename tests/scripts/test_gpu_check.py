@@ -16,8 +16,9 @@ def test_a_rehearsal_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert ended.value.code == 0
     assert capsys.readouterr().out.startswith("no GPU: a rehearsal on the CPU\n{")
     figures = json.loads(out.read_text())
-    assert (figures["card"], figures["tests"]) == ("CPU", "not run")
-    assert figures["torch"] == torch.__version__
+    settings = figures["settings"]
+    assert (settings["card"], settings["tests"]) == ("CPU", "not run")
+    assert settings["torch"] == torch.__version__
     assert [row["parameters"] > 1e5 for row in figures["latents"]] == [True]
     assert [row["compiled_seconds"] > 0 for row in figures["steps"]] == [True]
     assert set(figures["speed"]) == {"settings", "rows", "auto", "lines", "noise"}
