@@ -31,6 +31,7 @@ need a filter for their shape; their first axis is that of channels if they have
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -50,6 +51,13 @@ __all__ = ["EDMDenoiser", "WienerFilter", "denoising_loss"]
 SEEN = 0.005
 """Noise level, in σ_d, below which a network is told this one where it is given one per element:
 smaller ones are rare in training, and exact observations have none."""
+
+
+def exactly(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it autocast rounds nothing: sums that cancel lose the digits of half precision."""
+    kind = device.type
+    rounded = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.autocast(kind, enabled=False) if rounded else nullcontext()
 
 
 class WienerFilter(nn.Module):
@@ -94,9 +102,10 @@ class WienerFilter(nn.Module):
 
     def turned(self, x: Tensor, back: bool = False, axes: Iterable[int] = ()) -> Tensor:
         """States `[batch, *shape]` in the basis, Bᵀ x, along all or some axes; or back from it."""
-        for axis in axes or range(1, x.ndim):
-            basis = getattr(self, f"basis{axis}")
-            x = (x.movedim(axis, -1) @ (basis.mT if back else basis)).movedim(-1, axis)
+        with exactly(x.device):
+            for axis in axes or range(1, x.ndim):
+                basis = getattr(self, f"basis{axis}")
+                x = (x.movedim(axis, -1) @ (basis.mT if back else basis)).movedim(-1, axis)
         return x
 
     def gain(self, s: Tensor) -> Tensor:

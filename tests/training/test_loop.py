@@ -105,6 +105,17 @@ class Whitened(Nothing):
         return residual + self.weight
 
 
+def test_autocast_rounds_the_network_alone(separable: Gaussian) -> None:
+    """Not the filter, whose error would exceed the noise where that is low."""
+    data = separable.sample(4_000, 0).reshape(-1, 2, 3)
+    denoise = EDMDenoiser(Nothing(), 3.0, 100.0, filters=[WienerFilter.of(data)])
+    x, sigma = data[:8].float(), torch.full((8,), 0.01)
+    denoise = denoise.float()
+    expected = denoise(x, sigma)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(denoise(x, sigma), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 30.0])
 def test_a_whitened_network_sees_uncorrelated_channels(separable: Gaussian, sigma: float) -> None:
     """Of unit variance, beside a residual of unit variance; what it returns is turned back."""
