@@ -8,13 +8,13 @@ import argparse
 import time
 from pathlib import Path
 
-from experiments import relief
+from experiments import pyramid_model
 from experiments.corpora import CORPORA, Corpus
 from experiments.sphere_model import MODEL, Model
 from pgmdiff.models.unet import save_weights
 
-MODELS: dict[str, Corpus | Model | relief.Relief] = {
-    **CORPORA, "sphere": MODEL, "pyramid": relief.MODEL,
+MODELS: dict[str, Corpus | Model | pyramid_model.Sea] = {
+    **CORPORA, "sphere": MODEL, "pyramid": pyramid_model.MODEL,
 }  # fmt: skip
 
 
