@@ -143,7 +143,7 @@ def landscapes(side: int) -> list[Tensor]:
 
 def _corpora(side: int, suffix: str, training: Mapping[str, Any], **network: Any) -> list[Corpus]:
     """Both corpora with patches of a side, and options of the networks and of their training."""
-    weights, half = FOLDER / "weights", side // 2
+    weights, half = FOLDER / "weights" if side == SIDE else Path("out/weights"), side // 2
     of_tissue = Path(tissue.__file__).parent if side == SIDE else weights
     return [
         Corpus(

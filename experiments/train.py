@@ -1,7 +1,8 @@
 """Trains a model of pieces: `python -m experiments.train NAME [--steps N] [--run FOLDER]`.
 
-The weights are written to `experiments/weights`, in bfloat16 but for the Wiener filters. The gate
-is part of the experiment: `python -m experiments infinite --parts gate`, or `sphere`.
+The weights are written to `experiments/weights`, those of large networks to `out/weights`, in
+bfloat16 but for the Wiener filters. The gate is part of the experiment: `python -m experiments
+infinite --parts gate`, or `sphere`.
 """
 
 import argparse
@@ -34,7 +35,9 @@ def main() -> None:
     options |= {"batch": arguments.batch} if arguments.batch else {}
     options |= {"run": arguments.run, "device": arguments.device}
     denoiser = model.train(generator=0, progress=True, **options).cpu()
-    save_weights(denoiser, arguments.out or model.weights)
+    weights = arguments.out or model.weights
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(denoiser, weights)
     print(f"{time.process_time() - start:.0f} CPU-seconds")
 
 
