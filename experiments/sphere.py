@@ -36,6 +36,7 @@ from experiments.sphere_model import (
     SIDE,
     TRAINED,
     YAWS,
+    axis_of_faces,
     centres,
     corners,
     cubes,
@@ -206,7 +207,8 @@ def steps(x: Tensor) -> dict[str, float]:
             across.append(pair.narrow(axis, n - 1, 2).diff(dim=axis).abs().mean())
     for name in three.names:
         if ", " in str(name):
-            third, left, right = flat[:, three.elements(name)].unbind(dim=2)
+            faces = flat[:, three.elements(name)]
+            third, left, right = faces.unbind(dim=axis_of_faces(faces))
             near, beside = (-1, 0) if str(name)[0] == "U" else (0, -1)
             own = [third[..., near, -1], left[..., beside, -1], right[..., beside, 0]]
             around += [(a - b).abs().mean() for a, b in zip(own, own[1:] + own[:1], strict=True)]
@@ -257,7 +259,7 @@ def gate(sizes: Sizes) -> dict[str, Any]:
         [cubes(TRAINED, sizes.yaws, s) for s in (31, 32)],
     )
     kinds = {"faces": "F", "windows across edges": "F|R", "halves": "F[0:12, 0:24]"}
-    kinds |= {"pairs": "F|R whole", "corners": "U, F|R"}
+    kinds |= {"pairs": "F|R whole", "upper corners": "U, F|R", "lower corners": "D, F|R"}
     rows = []
     for kind, like in tqdm(kinds.items(), desc="gate"):
         alike = graph.elements(like).shape
@@ -276,14 +278,16 @@ def gate(sizes: Sizes) -> dict[str, Any]:
             maps[:, two[0][0].view(-1, *[1] * (index.ndim - 1)), places].select(2, 0).movedim(0, 1)
         )
         told = {"field": own}
-        if kind == "corners":
-            told["label"] = torch.tensor([int(names[k][0] == "D") for k in chosen])
+        if "corners" in kind:
+            told["label"] = torch.full((sizes.pieces,), int(kind[0] == "l"))
         drawn = sample(
             partial(denoiser, **told), MODEL.levels(sizes.steps), shape=real.shape, generator=5,
             solver=OURS,
         )  # fmt: skip
-        a, b, c = (FEATURES(x.movedim(2, 1).flatten(0, 1) if x.ndim == 5 else x)
-                   for x in (drawn, real, other))  # fmt: skip
+        a, b, c = (
+            FEATURES(x.movedim(axis_of_faces(x), 1).flatten(0, 1) if x.ndim == 5 else x)
+            for x in (drawn, real, other)
+        )
         row: dict[str, Any] = {"kind": kind, "shape": "×".join(map(str, alike)), "n": len(drawn)}
         row |= {"fd": _fd(a, b), "floor": _fd(c, b), "contrast": (drawn.std() / real.std()).item()}
         jumps = [x.diff(dim=-1).abs().mean() for x in (drawn, real)]

@@ -112,7 +112,8 @@ def cubes(names: tuple[str, ...], n: int, seed: int) -> tuple[Tensor, Tensor]:
 def corners(face_size: int, channels: int = 3) -> RegionGraph:
     """The three faces at each of the eight corners +1, pairs of faces -1, faces +1.
 
-    A corner is `[C, 3, n, n]`: U or D, turned to fit, and the two side faces, the left one first.
+    A corner holds U or D, turned to fit, and the two side faces, the left one first: of U it is
+    `[C, 3, n, n]`, of D `[C, n, 3, n]`, so that each kind has a Wiener filter of its own.
     """
     n, pairs = face_size, cubemap(face_size, face_size, channels=channels)
     arrays = {str(name): pairs.elements(name).numpy() for name in pairs.names}
@@ -123,7 +124,7 @@ def corners(face_size: int, channels: int = 3) -> RegionGraph:
         for third in "UD":
             fitted = arrays[f"U/{left}"][:, :n] if third == "U" else arrays[f"{left}/D"][:, n:]
             both = arrays[side][..., :n], arrays[side][..., n:]
-            arrays[f"{third}, {side}"] = np.stack([fitted, *both], axis=1)
+            arrays[f"{third}, {side}"] = np.stack([fitted, *both], axis=1 if third == "U" else 2)
             counts[f"{third}, {side}"] = 1, True
             told[f"{third}, {side}"] = {"label": torch.tensor("UD".index(third))}
     models = {name: array.shape for name, array in arrays.items()}
@@ -158,7 +159,7 @@ def everything(face_size: int, channels: int = 3) -> RegionGraph:
 
 
 class CornerNet(UNet):
-    """A U-Net that also sees the three faces at a corner, `[batch, C, 3, n, n]`, laid out flat.
+    """A U-Net that also sees the three faces at a corner, of both kinds, laid out flat.
 
     Four quarters meet at the corner: three are the faces, and the fourth is filled from the two
     faces beside it, each continued over the edge that they share.
@@ -167,30 +168,39 @@ class CornerNet(UNet):
     def forward(self, x: Tensor, noise: Tensor, **condition: Any) -> Tensor:
         if x.ndim == 4:
             return super().forward(x, noise, **condition)
-        above = (condition["label"] == 0)[:, None, None, None]
         flat = {
-            word: _laid_out(value, above) if word in ("residual", "field") else value
+            word: _laid_out(value) if word in ("residual", "field") else value
             for word, value in condition.items()
             if value is not None
         }
-        out, n = super().forward(_laid_out(x, above), noise, **flat), x.shape[-1]
+        out, n = super().forward(_laid_out(x), noise, **flat), x.shape[-1]
+        axis = axis_of_faces(x)
         top, bottom = out[..., :n, :], out[..., n:, :]
-        third, sides = torch.where(above, top, bottom), torch.where(above, bottom, top)
-        return torch.stack([third[..., :n], sides[..., :n], sides[..., n:]], dim=2)
+        third, sides = (top, bottom) if axis == 2 else (bottom, top)
+        return torch.stack([third[..., :n], sides[..., :n], sides[..., n:]], dim=axis)
 
 
-def _laid_out(faces: Tensor, above: Tensor) -> Tensor:
-    """Faces `[batch, C, 3, n, n]` around a corner as pictures `[batch, C, 2n, 2n]`."""
-    third, left, right = faces.unbind(dim=2)
+def axis_of_faces(corners: Tensor) -> int:
+    """The axis of the three faces: of upper corners 2, `[batch, C, 3, n, n]`, of lower ones 3."""
+    return 2 if corners.shape[2] == 3 else 3
+
+
+def _laid_out(faces: Tensor) -> Tensor:
+    """The faces around corners as pictures `[batch, C, 2n, 2n]`."""
+    axis = axis_of_faces(faces)
+    above = axis == 2
+    third, left, right = faces.unbind(dim=axis)
     place = torch.arange(third.shape[-1], device=third.device)
     apart = (place[:, None] + place + 1 - len(place)).sign()  # < 0: nearer to the third face
-    upper = torch.stack([right.rot90(1, (-2, -1)), third.rot90(-1, (-2, -1))])
-    lower = torch.stack([right.rot90(-1, (-2, -1)), third.rot90(1, (-2, -1))]).flip(-2)
-    beside = torch.where(above, upper, lower)
+    turn = 1 if above else -1
+    beside = torch.stack([right.rot90(turn, (-2, -1)), third.rot90(-turn, (-2, -1))])
+    beside = beside if above else beside.flip(-2)
     fill = torch.where(apart < 0, beside[0], torch.where(apart > 0, beside[1], beside.mean(dim=0)))
-    fill = torch.where(above, fill, fill.flip(-2))
-    first, second = torch.cat([third, fill], dim=-1), torch.cat([left, right], dim=-1)
-    return torch.cat([torch.where(above, first, second), torch.where(above, second, first)], dim=-2)
+    rows = (
+        torch.cat([third, fill if above else fill.flip(-2)], dim=-1),
+        torch.cat([left, right], dim=-1),
+    )
+    return torch.cat(rows if above else rows[::-1], dim=-2)
 
 
 @dataclass(frozen=True)

@@ -86,13 +86,14 @@ def test_corners_are_laid_out_as_they_lie_on_the_sphere() -> None:
     n = 8
     graph = corners(n)
     directions = torch.from_numpy(face_directions(n)).movedim(-1, 1).flatten()
-    (group,) = (each for each in graph.groups if len(each.shape) == 4)
-    faces = directions[group.indices(0, 8)]
-    above = torch.tensor([int(graph.conditions[name]["label"]) == 0 for name in group.names])
-    flat = sphere_model._laid_out(faces, above[:, None, None, None])
-    for axis in (2, 3):  # also between the fourth quarter and the faces that it continues
-        steps = flat.diff(dim=axis).norm(dim=1).narrow(axis - 1, n - 1, 1)
-        assert steps.max() < 2 / n
+    upper, lower = (each for each in graph.groups if len(each.shape) == 4)
+    assert (upper.shape, lower.shape) == ((3, 3, n, n), (3, n, 3, n))
+    for group in (upper, lower):
+        assert {str(name)[0] for name in group.names} == {"U" if group is upper else "D"}
+        flat = sphere_model._laid_out(directions[group.indices(0, 4)])
+        for axis in (2, 3):  # also between the fourth quarter and the faces that it continues
+            steps = flat.diff(dim=axis).norm(dim=1).narrow(axis - 1, n - 1, 1)
+            assert steps.max() < 2 / n
 
 
 def test_steps_are_those_of_neighbours_on_the_sphere() -> None:
