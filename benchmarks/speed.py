@@ -14,6 +14,12 @@ what composing itself costs, at sizes from 256 to a million elements.
 For `max_batch="auto"`, the time of a call relative to that with the best of many fixed sizes, and
 how many such calls the first one takes, which measures the sizes.
 
+For solves, the time of a score of `Posterior` at a new noise level, and at one whose factors are
+kept, relative to the paper's rule at the same level.
+
+For peers, the time and the memory of a joint score relative to those of other projects' loops over
+the same windows; see `peers`.
+
 For noise, the time of `samplers.Noise` relative to that of `torch.randn`.
 
 Only ratios of neighbouring turns are compared: machines are shared and noisy.
@@ -30,10 +36,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.peers import PEERS, peak_bytes, programs
 from benchmarks.reports import Column, columns, table
 from pgmdiff.composition.composing import compose
+from pgmdiff.composition.posterior import Posterior
 from pgmdiff.graphs import tiles
-from pgmdiff.models.gravel import gravel_denoiser
+from pgmdiff.graphs.groups import RegionGroup
+from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser
+from pgmdiff.precision import Covariances
 from pgmdiff.samplers import Noise
 from pgmdiff.scores.adapters import from_denoiser
 from pgmdiff.text import Table
@@ -54,6 +64,10 @@ LINES: dict[str, tuple[tuple[int, ...], tuple[int, ...], int]] = {
     "strip of pictures": ((3, 32, 8208), (3, 32, 32), 16),
 }
 """Whole states, windows and their overlaps on the last axis."""
+STRIPS = [(n, side, batch) for side in (16, 32) for n in (8, 64) for batch in (1, 4)]
+"""Windows of the strips on which solves are timed, their width, and samples."""
+BATCHES, WINDOWS = (1, 4, 16), 32
+"""Samples, and windows of the strip, on which peers are timed."""
 SHAPES = ((100, 10), (10_000, 10), (1, 1_000_000))
 """Batches of states for which noise is drawn."""
 
@@ -62,7 +76,7 @@ def run(
     *,
     smoke: bool = False,
     device: str = "cpu",
-    parts: Iterable[str] = ("rows", "auto", "lines", "noise"),
+    parts: Iterable[str] = ("rows", "auto", "lines", "solves", "peers", "noise"),
     seconds: float = SECONDS,
 ) -> dict[str, Any]:
     """Times all cases for so many seconds each, or with `smoke` only the smallest ones, briefly.
@@ -75,6 +89,8 @@ def run(
         "rows": [(n, max_batch) for n in TILES for max_batch in MAX_BATCHES],
         "auto": [(n,) for n in TILES],
         "lines": [(name,) for name in LINES],
+        "solves": [*STRIPS, (512, 16, 1)],
+        "peers": [(name, 4 if smoke else WINDOWS, n) for name in PEERS for n in BATCHES],
         "noise": [(*shape, threads) for threads in (1, 2) for shape in SHAPES],
     }
     return {
@@ -118,6 +134,20 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         "joint over hand-written": ratio.replace("floor", "hand"),
         **columns("joint_over_calls[1]:.2f hand_over_calls[1]:.2f"),
     }
+    solves = {
+        **columns("tiles width samples turns solve"),
+        "new σ over marginal": ratio.replace("joint_over_floor", "new_over_marginal"),
+        "kept σ over marginal": ratio.replace("joint_over_floor", "kept_over_marginal"),
+        **columns("marginal_seconds:.4f"),
+    }
+    peers = {
+        **columns("peer samples turns"),
+        "peer, ms": lambda row: f"{1e3 * row['peer_seconds']:.1f}",
+        "time over peer": ratio.replace("joint_over_floor", "ours_over_peer"),
+        "time over peer, auto": ratio.replace("joint_over_floor", "auto_over_peer"),
+        "memory over peer": "{memory_over_peer:.2f}",
+        "memory over peer, auto": "{auto_memory_over_peer:.2f}",
+    }
     noise = {
         **columns("samples elements threads turns"),
         "ns per element": lambda row: f"{1e9 * row['noise_seconds'] / _size(row):.2f}",
@@ -127,6 +157,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         "rows": ("One score of a strip of tiles", shown),
         "auto": ('Rows of a call with max_batch="auto"', auto),
         "lines": ("Models that cost nothing", lines),
+        "solves": ("Scores of Posterior", solves),
+        "peers": ("Other projects' loops over windows", peers),
         "noise": ("Standard normal noise", noise),
     }
     return [
@@ -294,10 +326,78 @@ def _noise(
     }
 
 
+class Field(Covariances):
+    """Pixels whose correlation decays exponentially, by the gravel photograph's variance."""
+
+    def of(self, group: RegionGroup) -> Tensor:
+        height, width = group.shape[-2:]
+        place = torch.cartesian_prod(torch.arange(height), torch.arange(width)).double()
+        return (SIGMA_DATA**2 * torch.exp(-torch.cdist(place, place) / 3))[None]
+
+
+@torch.no_grad()
+def _solves(
+    n: int, width: int, samples: int, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    overlap = width // 2
+    graph = tiles((1, 16, overlap * (n + 1)), (1, 16, width), (0, 0, overlap))
+    score = from_denoiser(gravel_denoiser().to(device))
+    marginal = compose(graph, score)
+    posterior = compose(graph, score, rule=Posterior(Field()))
+    seeded = torch.Generator().manual_seed(0)
+    u = torch.randn(samples, *graph.event_shape, generator=seeded).to(device)
+    times: dict[str, list[float]] = {"marginal": [], "new": [], "kept": []}
+    start, sigma = time.perf_counter(), 0.3
+    while time.perf_counter() - start < seconds or len(times["new"]) < 5:
+        sigma *= 1.001
+        for name, joint in (("marginal", marginal), ("new", posterior), ("kept", posterior)):
+            times[name].append(_timed(partial(joint, u, sigma), device))
+    return {
+        "tiles": n,
+        "width": width,
+        "samples": samples,
+        "threads": torch.get_num_threads(),
+        "solve": type(posterior.solve).__name__,
+        "turns": len(times["new"]),
+        **{f"{name}_seconds": statistics.median(t) for name, t in times.items()},
+        "new_over_marginal": _quartiles(times["new"], times["marginal"]),
+        "kept_over_marginal": _quartiles(times["kept"], times["marginal"]),
+    }
+
+
+@torch.no_grad()
+def _peers(
+    name: str, windows: int, samples: int, device: torch.device, seconds: float
+) -> dict[str, Any]:
+    turns = programs(name, windows, samples, gravel_denoiser().to(device), device)._asdict()
+    turns["auto"]()  # measures its sizes
+    peaks = {each: peak_bytes(turn, device) for each, turn in turns.items()}
+    times: dict[str, list[float]] = {each: [] for each in turns}
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times["peer"]) < 5:
+        for each, turn in turns.items():
+            times[each].append(_timed(turn, device))
+    return {
+        "peer": name,
+        "windows": windows,
+        "samples": samples,
+        "threads": torch.get_num_threads(),
+        "turns": len(times["peer"]),
+        **{f"{each}_seconds": statistics.median(t) for each, t in times.items()},
+        **{f"{each}_peak_bytes": peak for each, peak in peaks.items()},
+        "ours_over_peer": _quartiles(times["ours"], times["peer"]),
+        "auto_over_peer": _quartiles(times["auto"], times["peer"]),
+        "memory_over_peer": peaks["ours"] / peaks["peer"],
+        "auto_memory_over_peer": peaks["auto"] / peaks["peer"],
+    }
+
+
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "rows": _row,
     "auto": _auto,
     "lines": _lines,
+    "solves": _solves,
+    "peers": _peers,
     "noise": _noise,
 }
 """What is timed, by its key in the result."""

@@ -76,7 +76,7 @@ CASES: dict[str, tuple[RegionGraph, Any]] = {
     "Eigen": (graphs.chain(9).regions, None),
     "Loops": (graphs.cycle(7).regions, None),
     "Circulant": (tiles((24,), 6, 2, periodic=True), ring((24,), 0.7)),
-    "SparseFactors": (tiles((4096,), 16, 8), Stationary(LONG[None, None], (0,))),
+    "BlockChain": (tiles((4096,), 16, 8), Stationary(LONG[None, None], (0,))),
     "Channelwise": (
         tiles((3, 1024), (3, 16), (0, 8)),
         Separable(torch.eye(3).double() + 0.5, Stationary(LONG[None, None], (0,))),

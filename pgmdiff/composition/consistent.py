@@ -358,7 +358,7 @@ class Agreement(NamedTuple):
 
 def _collected(u: Tensor, answers: list[Answer], values: list[Tensor]) -> Tensor:
     """Values of every chunk's regions as `[B, M]`, float64."""
-    size = max((answer.chunk.places.stop for answer in answers), default=0)
+    size = max([0, *(answer.chunk.places.stop for answer in answers)])
     whole = u.new_zeros(len(u), size, dtype=torch.float64)
     for answer, own in zip(answers, values, strict=True):
         answer.chunk.own(whole).copy_(own)

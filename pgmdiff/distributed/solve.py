@@ -24,7 +24,7 @@ from pgmdiff.composition.plan import Batch
 from pgmdiff.errors import GraphError
 from pgmdiff.linalg import Floats, keep
 from pgmdiff.precision.precision import Block, sparse_sum
-from pgmdiff.precision.solves.base import KEPT_FACTORS
+from pgmdiff.precision.solves.base import levels_kept
 from pgmdiff.precision.solves.direct import UNPIVOTED, Factors, LevelByLevel
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class SpreadSolve(LevelByLevel):
                 entries = part[:, : len(at)].ravel(), places
                 total = total + sparse.coo_array(entries, total.shape).tocsc()
             found = linalg.splu(total, **UNPIVOTED)
-        return keep(self._kept, sigma, found, KEPT_FACTORS)
+        return keep(self._kept, sigma, found, levels_kept(12 * found.nnz))
 
     def solve_at(self, b: Floats, sigma: float) -> Floats:
         w, x, right = sigma**2, np.empty_like(b), b[self.inside]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import conditioning, correctors, damping, defaults, exactness, scale, speed
+from benchmarks import conditioning, correctors, damping, defaults, exactness, peers, scale, speed
 from benchmarks.__main__ import main
 from benchmarks.policies import Messages, Policy
 from benchmarks.problems import METHODS
@@ -29,9 +29,27 @@ def test_speed() -> None:
     assert row["turns"] >= 5
     assert result["noise"][0]["noise_over_randn"][1] > 0
     assert "joint over floor" in printed(speed, result)
+    assert result["solves"][0]["new_over_marginal"][1] > 0
+    assert result["peers"][0]["peer_peak_bytes"] > 10_000
+    assert "time over peer" in printed(speed, result)
     assert "noise over randn" in printed(speed, result)
     assert "joint over hand-written" in printed(speed, result)
     assert set(speed.run(smoke=True, parts=["noise"])) == {"settings", "noise"}
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_peers_compute_what_they_are_compared_with(name: str) -> None:
+    """Those that do differ say so: patches of padding, and runs of their own."""
+
+    def denoiser(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(x - x.mean(dim=(1, 2, 3), keepdim=True)) / (
+            1 + sigma[:, None, None, None]
+        )
+
+    found = peers.programs(name, 5, 3, denoiser, torch.device("cpu"))
+    one, other = found.peer(), found.ours()
+    assert one.shape == other.shape == (3, 1, 16, 48)
+    assert torch.allclose(one, other, atol=1e-5) == peers.PEERS[name].alike
 
 
 def test_conditioning() -> None:

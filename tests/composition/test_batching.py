@@ -46,6 +46,7 @@ COSTS: dict[str, Callable[[int], float]] = {
     "a cache of 20 rows": lambda n: 1 + n * (1 if n <= 20 else 3),
     "steps of 8 rows": lambda n: 8.0 * -(-n // 8),
     "rows alone cost": float,
+    "a moment's disturbance": lambda n: (50 + n) * (3 if n == 2 else 1),
 }
 
 

@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from pgmdiff import Consistent, Marginal, compose
 from pgmdiff.diagnostics import distribution_reached
+from pgmdiff.gaussian import node_covariances
+from pgmdiff.graphs import tiles
 from pgmdiff.samplers import (
     DEIS,
     EDM,
@@ -28,6 +31,7 @@ from pgmdiff.samplers import (
     sample,
     split_seed,
 )
+from tests.helpers import ar1
 from tests.samplers.cases import SCALES, TARGET, elementwise, no_noise, normal, states_of
 
 ORDERS: list[tuple[Solver, int]] = [
@@ -184,6 +188,31 @@ def test_a_compiled_step_serves_every_sigma(solver: Solver) -> None:
 
     check_compiled(solver, backend)
     assert len(graphs) <= 5
+
+
+@pytest.mark.parametrize("rule", [Marginal, Consistent])
+def test_a_whole_step_compiles_without_breaks(rule: type) -> None:
+    """Models, sums, the solve of `Posterior`, messages of a run, and the solver's update."""
+    torch._dynamo.reset()
+    graph, q, solver = tiles((12,), 4, 2), ar1(12, 0.9), Euler()
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        return -(x + 0.1 * torch.tanh(x.roll(1, 1))) / (1 + sigma[:, None] ** 2)
+
+    bound = rule() if rule is Marginal else rule(node_covariances(graph, q))
+    joint, sigmas = compose(graph, score, rule=bound), karras(2, 0.05, 10.0)
+    with torch.no_grad():
+        state = solver.init(10 * normal(3, 12), sigmas[0])
+        expected = sample(joint, sigmas, x=state.x, solver=solver)
+        remembering = joint.remembering()
+
+        @torch.compile(fullgraph=True, backend="eager")
+        def step(state: State, sigma_next: float) -> State:
+            return solver.step(remembering, state, sigma_next, no_noise)
+
+        for sigma_next in sigmas[1:]:
+            state = step(state, sigma_next)
+    torch.testing.assert_close(state.x, expected)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs a compiler")

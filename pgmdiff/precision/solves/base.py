@@ -15,11 +15,11 @@ from pgmdiff.text import described
 
 __all__ = [
     "IndefiniteError",
-    "KEPT_FACTORS",
     "SMALL",
     "SPARSE_ENTRIES",
     "Solve",
     "indefinite",
+    "levels_kept",
     "symmetric",
 ]
 
@@ -29,8 +29,13 @@ SMALL = 768
 """Largest state solved by one eigendecomposition for all σ, and largest block of a circulant."""
 SPARSE_ENTRIES = 20_000_000
 """Largest number of entries, of region precisions or a circulant's blocks, that are held."""
-KEPT_FACTORS = 8
-"""Number of noise levels whose factors are kept."""
+KEPT_LEVELS, KEPT_BYTES = 64, 2**28
+"""Most noise levels whose factors are kept, and about how much memory they may hold."""
+
+
+def levels_kept(n_bytes: int) -> int:
+    """For how many noise levels factors are kept that take so much memory: a whole schedule's."""
+    return max(1, min(KEPT_LEVELS, KEPT_BYTES // max(1, n_bytes)))
 
 
 class IndefiniteError(GraphError):

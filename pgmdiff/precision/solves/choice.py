@@ -5,10 +5,12 @@ r"""The choice of a solve with I + σ² P, by structure and size: the first that
     `SmallSpace`          low rank plus δ I, in the space of all regions' directions
     `Circulant`           periodic windows that share their covariances: P repeats with the stride,
                           and Fourier transforms over the shifts leave one small block per frequency
-    `SparseFactors`       a junction tree: block elimination along it, linear in a chain's length
+    `BlockChain`          regions in a row, such as windows along one axis: block Cholesky factors
+    `SparseFactors`       any other junction tree: sparse LU, linear in the number of cliques
     `ConjugateGradients`  all else: only products, started from the marginal rule's score
 
-Factors are made once per graph and σ, and serve the whole batch.
+Factors are made once per graph and σ, serve the whole batch, and are kept for as many of the latest
+σ as fit into 256 MiB, at most 64.
 """
 
 import torch
@@ -16,7 +18,8 @@ from torch import Tensor
 
 from pgmdiff.precision.covariances import Separable, without_channels
 from pgmdiff.precision.precision import ComposedPrecision, on_junction_tree
-from pgmdiff.precision.solves.base import SMALL, SPARSE_ENTRIES, Solve
+from pgmdiff.precision.solves.base import SMALL, Solve
+from pgmdiff.precision.solves.blocks import BlockChain, layers
 from pgmdiff.precision.solves.circulant import Circulant, shifts
 from pgmdiff.precision.solves.direct import Eigen, SparseFactors
 from pgmdiff.precision.solves.iterative import ConjugateGradients
@@ -46,7 +49,10 @@ def solver_of(precision: ComposedPrecision) -> Solve:
     periods = shifts(precision)
     if periods is not None:
         return Circulant(precision, periods)
-    if on_junction_tree(graph) and precision.n_entries <= SPARSE_ENTRIES:
+    layer = layers(precision)
+    if layer is not None:
+        return BlockChain(precision, layer)
+    if on_junction_tree(graph):
         return SparseFactors(precision)
     return ConjugateGradients(precision)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgmdiff.linalg import Floats, keep
 from pgmdiff.precision.precision import ComposedPrecision
-from pgmdiff.precision.solves.base import KEPT_FACTORS, Solve, indefinite, symmetric
+from pgmdiff.precision.solves.base import Solve, indefinite, levels_kept, symmetric
 from pgmdiff.text import counted, described
 
 __all__ = [
@@ -66,7 +66,7 @@ class Factors:
         found = self._kept.get(w)
         if found is None:
             found = linalg.splu((self.a + w * self.b).tocsc(), **self.options)
-        return keep(self._kept, w, found, KEPT_FACTORS)
+        return keep(self._kept, w, found, levels_kept(12 * found.nnz))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_kept": {}}  # SuperLU's cannot be pickled
