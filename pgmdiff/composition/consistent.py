@@ -31,6 +31,7 @@ wherever w = 1. For Gaussian data Markov to the graph it is log q_σ, constants 
 stationary in η and s, so that errors of the fixed point count only by their squares.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from numbers import Real
 from typing import NamedTuple
@@ -40,11 +41,12 @@ from torch import Tensor
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.posterior import Closure, sharpened
-from pgmdiff.composition.rules import Memory, bound
-from pgmdiff.composition.stars import CARRIED, CENTRE, Star
+from pgmdiff.composition.rules import Memory, Rule, bound
+from pgmdiff.composition.stars import CARRIED, CENTRE, Stars
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Residual, anderson, implicit, implicit_fixed_point
+from pgmdiff.precision import Solve
 from pgmdiff.scores.gradients import check_gradient
 
 __all__ = ["Consistent"]
@@ -74,9 +76,10 @@ class Consistent(Closure):
     need not be unique, not even on trees. The memory of a run holds the messages and, under
     "capped", how many updates of a sample's messages the trust radius cut.
 
-    On stars, regions of up to 64 elements that are all the same, with different covariances and a
-    negative count, messages have a precision as well, and regions are called at lower levels; see
-    the module `stars`. With observations, and on all other graphs, they have none.
+    In stars, several regions of the same up to 64 elements, with different covariances and counts
+    whose sum is 1, messages have a precision as well, and regions are called at lower levels; see
+    the module `stars`. A star may be the whole graph or lie in one of up to 256 elements, as nested
+    observations do. With observations, and on all other graphs, messages have none.
 
     Args:
         covariances, mean, prior: see `Posterior`.
@@ -94,7 +97,7 @@ class Consistent(Closure):
     trust: float = 1.0
     damping: float = 0.5
     iterations: int = 1
-    star: Star | None = field(default=None, init=False, compare=False, repr=False)
+    star: Stars | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         numbers = all(isinstance(each, Real) for each in (self.trust, self.damping))
@@ -115,10 +118,25 @@ class Consistent(Closure):
         rule = super().bind(graph)
         assert isinstance(rule, Consistent), "copies have the same class"
         assert rule.precision is not None, "compose binds it"
-        return bound(rule, star=Star.of(rule.precision) if rule.loops is None else None)
+        if rule.loops is not None and rule.loops.fades:
+            return bound(rule, star=None)
+        whole = None if rule.loops is None else rule.loops.solve.completion
+        return bound(rule, star=Stars.of(rule.precision, whole))
+
+    def part(self, elements: Tensor, solve: Callable[[], Solve]) -> Rule:
+        if self.star is not None:
+            return Rule.part(self, elements, solve)  # its error
+        return super().part(elements, solve)
+
+    def _pull(self, u: Tensor, mean: Tensor | None) -> Tensor | None:
+        """(K - P)(u - m) on loops."""
+        if self.loops is None or mean is None:
+            return None
+        away = (u - mean.to(u.device)).double()
+        return away @ self.loops.solve.gap.to(away)
 
     @property
-    def _exchanged(self) -> Star | None:
+    def _exchanged(self) -> Stars | None:
         """The star, unless observations change what its regions see."""
         return self.star if self.observed is None and self.trust else None
 
@@ -157,29 +175,31 @@ class Consistent(Closure):
         return score.to(u)
 
     def _run_star(
-        self, star: Star, evaluate: Evaluate, u: Tensor, sigma: Tensor, memory: Memory
+        self, star: Stars, evaluate: Evaluate, u: Tensor, sigma: Tensor, memory: Memory
     ) -> Tensor:
-        """The score of a star, whose messages are kept relative to its denoised value.
+        """The score with stars, whose messages are kept relative to the denoised value.
 
-        Its closure is measured: the damping is halfway to 1.
+        In a graph that is one star the damping is halfway to 1.
         """
+        pull = self._pull(u, self.known_mean(evaluate, u, memory))
+        damping = (1 + self.damping) / 2 if star.alone else self.damping
         messages, centre, carried = (memory.get(name) for name in (MESSAGES, CENTRE, CARRIED))
         capped = memory.get(CAPPED, torch.zeros_like(sigma))
         for _ in range(self.iterations):
             said = star.said(evaluate, u, sigma, messages, centre, carried)
             closure, carried = star.shares(said, u, sigma, carried)
-            score, gaps, moves = star.joined(said, u, sigma, closure)
-            pull = (sigma.double()[:, None] ** 2 * score.detach())[:, None]
+            score, gaps, moves = star.joined(said, u, sigma, pull, closure)
+            moved_on = sigma.double()[:, None] ** 2 * score.detach()
             answers, moved, scaled = list[Answer](), list[Tensor](), list[Tensor]()
             for each, gap, move in zip(said, gaps, moves, strict=True):
                 answers.append(Answer(each.chunk, each.eta, gap, move))
-                change = (1 + self.damping) / 2 * move.detach()
-                moved.append(each.eta + change - each.sharper * pull[each.chunk.samples])
+                back = each.sharper * each.chunk.gather(moved_on)
+                moved.append(each.eta + damping * move.detach() - back)
                 scaled.append(moved[-1] * star.levels(each.chunk, sigma, carried)[:, :, None])
             rms = _largest_rms(u, answers, scaled)
             within = (self.trust / rms.clamp(min=1e-300)).clamp(max=1)
             messages = (_collected(u, answers, moved) * within[:, None]).to(u)
-            centre = u + pull[:, 0]
+            centre = u + moved_on
             capped = capped + (within < 1)
         found = {MESSAGES: messages, CENTRE: centre, CARRIED: carried, CAPPED: capped}
         memory |= {name: each for name, each in found.items() if each is not None}
@@ -196,11 +216,11 @@ class Consistent(Closure):
     ) -> tuple[Tensor, Tensor, "list[Answer]"]:
         """The score and the fade for given messages, as `joined`, and what regions answer.
 
-        Messages in a star are relative to a centre, without which they are 0; see `Star.said`.
+        Messages in a star are relative to a centre, without which they are 0; see `Stars.said`.
         """
         if (star := self._exchanged) is not None:
             said = star.said(evaluate, u, sigma, messages, centre)
-            score, gaps, moves = star.joined(said, u, sigma)
+            score, gaps, moves = star.joined(said, u, sigma, self._pull(u, mean))
             each = zip(said, gaps, moves, strict=True)
             answers = [Answer(one.chunk, one.eta, gap, move) for one, gap, move in each]
             return score, torch.ones_like(sigma), answers
@@ -312,15 +332,15 @@ class Consistent(Closure):
                 "Gaussian there, and the score is the gradient of no density. Ask on a "
                 "junction tree, or at a larger σ."
             )
-        if (star := self._exchanged) is not None and point.centre is not None:
-            own = star.log_density(evaluate, u, sigma, point.score, point.messages, point.centre)
-            return (own - 0.5 * solve.log_determinant(sigma)).to(u)
-        total = 0.5 * (precision.log_determinants(sigma) - solve.log_determinant(sigma))
-        squared = sigma.double()[:, None] ** 2
+        squared, total = sigma.double()[:, None] ** 2, -0.5 * solve.log_determinant(sigma)
         if self.loops is not None and point.mean is not None:
             away = u - point.mean.to(u.device) + squared * point.score
             total = total + self.loops.constant
             total = total - 0.5 * (away @ self.loops.solve.gap.to(away) * away).sum(dim=1)
+        if (star := self._exchanged) is not None and point.centre is not None:
+            given = point.score, point.messages, point.centre
+            return (total + star.log_density(evaluate, u, sigma, *given)).to(u)
+        total = total + 0.5 * precision.log_determinants(sigma)
         for chunk, densities in evaluate(u, sigma, density=True, tilt=point.messages):
             eta = chunk.own(point.messages)
             tilt = eta * (0.5 * eta - chunk.gather(point.score))

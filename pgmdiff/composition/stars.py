@@ -10,41 +10,55 @@ leaves it out. Its isotropic part is only a lower noise level, so that ordinary 
     η_r  ← η_r + γ (I + σ² (λ_r + Σ_r⁻¹)) (s - d_r),     relative to u: + λ_r (u_old - u_new)
 
 This is expectation propagation with the variances left as they are assumed. It is exact for
-Gaussians whatever the λ_r, and they are never more certain, in no direction, than what they stand
-for. The fixed point, d_r = s, is nearer to the truth the more Gaussian tilted regions are.
+Gaussians whatever the λ_r, wherever composition without them is, and they are never more certain,
+in no direction, than what they stand for. The counts of a star have the sum 1, so that it acts as
+one region: one separator beside it may hold the same elements, which is none of its own. Separators
+inside stars have a λ_r if no other region holds their elements; all else exchanges shifts alone.
+The fixed point, d_r = A_r s, is nearer to the truth the more Gaussian tilted regions are. What
+others know in some directions only has no isotropic part, and remains a shift.
 
 The covariances are those of whole posteriors, in which modes take part that all observations
-together exclude. Then Σ_j⁻¹ - Σ_0⁻¹ is no observation's own precision, and iterations converge
-slowly, if surely. A run measures them by what it has seen already, without an evaluation: for a
-Gaussian s_r = Σ_r⁻¹ (m_r - D_r) at any level. With Δ the changes from call to call, δ = ΔD that of
-the mean of the D_r, Q_r = Σ_r⁻¹ - Σ_0⁻¹, and Σ_0⁻¹ that of negative counts,
+together exclude. Then Q_r = Σ_r⁻¹ - Σ_0⁻¹, Σ_0⁻¹ that of negative counts, is no observation's own
+precision, and K is too certain. A run measures that by what it has seen already, without an
+evaluation: for a Gaussian s_r = Σ_r⁻¹ (m_r - D_r) at any level. In every star, with Δ the changes
+from call to call and δ = ΔD that of the mean of its D_r,
 
     θ_K = δᵀ Σ_r c_r (-Δs_r - Σ_0⁻¹ ΔD_r) / δᵀ Σ_r c_r Q_r ΔD_r              for all Q_r above
     θ   = δᵀ (Δs_0 - Σ_r c_r Δs_r) / δᵀ (Σ_r c_r Σ_r⁻¹ ΔD_r - Σ_0⁻¹ ΔD_0)      for the λ_r
 
 with sums over the calls, each half as heavy as the next, and a little of θ = 1, which they are for
-Gaussians. Calls without memory have θ = 1.
+Gaussians. Calls without memory have θ = 1, and so have graphs with a star whose Σ_r c_r Q_r is
+indefinite. Where θ differs much from direction to direction, one number is not enough.
 """
 
+from collections import defaultdict
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate, Tilt
 from pgmdiff.precision import ComposedPrecision
+from pgmdiff.precision.precision import taken_blocks
 
 __all__: list[str] = []
 
-LARGEST = 64
-"""Most elements: a small system is solved per sample. Larger regions exchange shifts alone."""
+LARGEST, SOLVED = 64, 256
+"""Most elements of a star, and of its graph, for which a system is solved per sample. Larger ones
+exchange shifts alone."""
 KEPT = 0.5
 """Weight of a call's changes relative to that of the next one's."""
 ASSUMED = 0.01
 """Weight of θ = 1 per element, in squared deviations of the posterior."""
 LEAST = 0.05
 """Least θ."""
+NEGLIGIBLE = 1e-6
+"""Share of the largest eigenvalue, or of a precision, below which one counts as 0."""
 CENTRE, CARRIED = "centre", "star"
 """Names in the memory: the denoised value that messages are relative to, `[B, d]`, and what shares
 are measured by: D, Σ_r c_r s_r, that less s_0, three sums, and θ: `[B, 3 d + 4]`. Both float64.
@@ -61,56 +75,139 @@ class Said(NamedTuple):
     sharper: Tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Star:
-    """Regions on equal elements, in float64.
+class Rows(NamedTuple):
+    """What is kept of the n regions of a chunk.
 
     Attributes:
-        whole: K, `[d, d]`.
-        reference: Σ_0⁻¹, the mean of the precisions of negative count, `[d, d]`.
-        negative: the sum of the negative counts.
+        star: the star of each, or the number of stars if it is in none, `[n]`.
+        bounds: λ_min(C_r - Σ_r⁻¹) of those inside a star, or 0, `[n]`.
+        references: Σ_0⁻¹ of each, `[n or 1, d, d]`.
+    """
+
+    star: Tensor
+    bounds: Tensor
+    references: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Stars:
+    """The stars of a graph, in float64; matrices of small ones are padded with 0.
+
+    Attributes:
+        whole: K, `[N, N]`.
+        names: the star of each region in one; their counts have the sum 1.
+        elements: those of each star, int64 `[d]`.
+        loose: the elements of regions that lie inside no star.
+        measured: whether a run measures θ; where a sum is indefinite, it does not.
+        negative: the sums of the negative counts, `[stars]`.
+        sums: Σ_r c_r Q_r, `[stars, d, d]`.
+        references: Σ_0⁻¹, the mean of the precisions of negative count, `[stars, d, d]`.
     """
 
     whole: Tensor
-    reference: Tensor
-    negative: float
-    _bounds: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    names: dict[Hashable, int]
+    elements: list[Tensor]
+    loose: set[int]
+    measured: bool
+    negative: Tensor
+    sums: Tensor
+    references: Tensor
+    _rows: dict[Any, Rows] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, precision: ComposedPrecision) -> "Star | None":
-        """The star of a graph; None if it is none, or too large, or regions say nothing new."""
-        d = precision.graph.n_elements
-        if d > LARGEST:
+    def of(cls, precision: ComposedPrecision, whole: Tensor | None) -> "Stars | None":
+        """Those of a graph with K; None if it has none or is too large."""
+        held = defaultdict[bytes, list[tuple[Hashable, float, Tensor]]](list)
+        n = precision.graph.n_elements
+        for block in precision.blocks if n <= SOLVED else ():
+            own = block.precisions.dense().expand(len(block.index), -1, -1)
+            each = zip(block.group.names, block.counts.tolist(), own, strict=True)
+            for row, region in zip(block.index.numpy(), each, strict=True):
+                if len(row) <= LARGEST:
+                    held[row.tobytes()].append(region)
+        found, names, measured = list[tuple[Tensor, ...]](), dict[Hashable, int](), True
+        for key, several in held.items():
+            rest = sum(count for _, count, _ in several) - 1  # of a separator beside the star
+            extra = next((name for name, count, _ in several if rest and count == rest < 0), None)
+            regions = [region for region in several if extra is None or region[0] != extra]
+            counts = torch.tensor([count for _, count, _ in regions]).double()
+            lesser = counts.clamp(max=0)
+            if len(regions) == 1 or not lesser.any() or counts.sum() != 1:
+                continue
+            own = torch.stack([each for *_, each in regions])
+            reference = torch.tensordot(lesser / lesser.sum(), own, 1)
+            total = torch.tensordot(counts, own - reference, 1)
+            values = torch.linalg.eigvalsh(total)
+            if values[-1] > NEGLIGIBLE * torch.linalg.matrix_norm(reference, 2):
+                names |= dict.fromkeys((name for name, *_ in regions), len(found))
+                index = torch.from_numpy(np.frombuffer(key, np.int64).copy())
+                measured &= bool(values[0] > -NEGLIGIBLE * values[-1])
+                found.append((index, lesser.sum(), total, reference))
+        if not found:
             return None
-        whole, below, count = torch.zeros(d, d).double(), torch.zeros(d, d).double(), 0.0
+        elements, negative, *matrices = map(list, zip(*found, strict=True))
+        width = max(len(each) for each in elements)
+        sums, references = (
+            torch.stack([F.pad(m, (0, width - len(m)) * 2) for m in some]) for some in matrices
+        )
+        k = precision.dense() if whole is None else whole
+        sets, loose = [set(each.tolist()) for each in elements], set[int]()
         for block in precision.blocks:
-            if block.index.shape[1] != d or (block.index != torch.arange(d)).any():
-                return None
-            terms, negative = block.dense(), block.counts < 0
-            whole, below = whole + terms.sum(dim=0), below + terms[negative].sum(dim=0)
-            count += float(block.counts[negative].sum())
-        if not count or not torch.linalg.eigvalsh(whole - below / count)[0] > 0:
-            return None
-        return cls(whole, below / count, count)
+            for name, row in zip(block.group.names, block.index.tolist(), strict=True):
+                if name not in names and not any(each.issuperset(row) for each in sets):
+                    loose.update(row)
+        return cls(k, names, elements, loose, measured, torch.stack(negative), sums, references)
 
-    def bounds(self, chunk: Chunk) -> Tensor:
-        """λ_min(K - Σ_r⁻¹), or 0, of the regions of a chunk: `[n or 1]`, kept."""
-        key = chunk.batch.offset, chunk.start, chunk.stop
-        if key not in self._bounds:
-            assert chunk.batch.precisions is not None, "the plan holds those of a bound rule"
-            own = chunk.batch.precisions.rows(chunk.start, chunk.stop).dense()
+    @cached_property
+    def alone(self) -> bool:
+        """Whether the graph is one star."""
+        return len(self.elements) == 1 and len(self.elements[0]) == len(self.whole)
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """K⁻¹."""
+        inverse: Tensor = torch.linalg.inv(self.whole)
+        return inverse
+
+    def rows(self, chunk: Chunk) -> Rows:
+        """What is kept of a chunk's regions."""
+        key = chunk.batch.offset, chunk.start, chunk.stop, chunk.index.device
+        if key not in self._rows:
             with torch.inference_mode(False):
-                known = torch.linalg.eigvalsh(self.whole - own.cpu())[:, 0]
-                self._bounds[key] = known.clamp(min=0)
-        return self._bounds[key].to(chunk.index.device)
+                found = self._found(chunk)
+                self._rows[key] = Rows(*(each.to(chunk.index.device) for each in found))
+        return self._rows[key]
+
+    def _found(self, chunk: Chunk) -> Rows:
+        assert chunk.batch.precisions is not None, "the plan holds those of a bound rule"
+        own = chunk.batch.precisions.rows(chunk.start, chunk.stop)
+        index = chunk.index.reshape(chunk.stop - chunk.start, -1).cpu()
+        d, sets = index.shape[1], [set(each.tolist()) for each in self.elements]
+        group, stars = chunk.batch.group, len(sets)
+        names = (group.name(row) for row in range(chunk.start, chunk.stop))
+        star = torch.tensor([self.names.get(name, stars) for name in names])
+        held = [
+            self.loose.isdisjoint(row) and any(s >= set(row) for s in sets)
+            for row in index.tolist()
+        ]
+        inside = (star < stars) | torch.tensor(held)
+        if not inside.any():
+            return Rows(star, torch.zeros(len(index)).double(), torch.zeros(1, d, d).double())
+        others = torch.linalg.inv(taken_blocks(self.covariance, index)) - own.dense().cpu()
+        values = torch.linalg.eigvalsh(others)
+        bounds = values[:, 0].where(inside & (values[:, 0] > NEGLIGIBLE * values[:, -1]), 0)
+        references = F.pad(self.references[:, :d, :d], (0, 0, 0, 0, 0, 1))[star]
+        return Rows(star, bounds, references[:1] if self.alone else references)
 
     def sharper(self, chunk: Chunk, like: Tensor, carried: Tensor | None) -> Tensor:
         """λ_r, `[samples, regions]`, with θ of what is carried, or 1; `like` is `[B]`."""
-        share = torch.ones_like(like).double() if carried is None else carried[:, -1]
-        whole = share[chunk.samples, None] * self.bounds(chunk)
-        return whole.expand(-1, chunk.stop - chunk.start)
+        star, bounds, _ = self.rows(chunk)
+        if carried is None:
+            return bounds.expand(chunk.samples.stop - chunk.samples.start, -1)
+        share = carried[chunk.samples, -len(self.elements) :]
+        return torch.cat([share, share.amin(dim=1, keepdim=True)], dim=1)[:, star] * bounds
 
-    def levels(self, chunk: Chunk, sigma: Tensor, carried: Tensor) -> Tensor:
+    def levels(self, chunk: Chunk, sigma: Tensor, carried: Tensor | None) -> Tensor:
         """σ_r, `[samples, regions]`."""
         own = sigma.double()[chunk.samples, None]
         return own / (1 + own**2 * self.sharper(chunk, sigma, carried)).sqrt()
@@ -123,7 +220,7 @@ class Star:
 
         def tilt(chunk: Chunk) -> tuple[Tensor, Tensor]:
             sharper = self.sharper(chunk, u[:, 0], carried)
-            shift = sharper[:, :, None] * away[chunk.samples, None]
+            shift = sharper[:, :, None] * chunk.gather(away)
             return (shift if messages is None else shift + chunk.own(messages)), sharper
 
         return tilt
@@ -139,7 +236,7 @@ class Star:
     ) -> list[Said]:
         """What regions say to messages η_r - λ_r (centre - u) `[B, M]`, 0 if None.
 
-        The centre is `[B, d]`; without one η_r and λ_r are 0. See `sharper` for what is carried.
+        The centre is `[B, N]`; without one η_r and λ_r are 0. See `sharper` for what is carried.
         """
         tilt = None if centre is None else self.tilt(u, centre, messages, carried)
         found = []
@@ -153,61 +250,86 @@ class Star:
         return found
 
     def joined(
-        self, said: list[Said], u: Tensor, sigma: Tensor, share: Tensor | None = None
+        self,
+        said: list[Said],
+        u: Tensor,
+        sigma: Tensor,
+        pull: Tensor | None,
+        share: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """The score, and per chunk the gaps s - d_r and the undamped updates of the messages.
+        """The score, and per chunk the gaps A_r s - d_r and the undamped updates of the messages.
 
-        θ_K is `[B]`, or 1 if None.
+        The pull is (K - P)(u - m) `[B, N]`, 0 if None. θ_K is `[B, stars]`, 1 if None.
         """
-        whole, reference = self.whole.to(u.device), self.reference.to(u.device)
         squared = sigma.double()[:, None, None] ** 2
-        theta = torch.ones_like(squared) if share is None else share[:, None, None]
+        theta = None if share is None else F.pad(share, (0, 1), value=1)
 
         def sharpened(each: Said, values: Tensor) -> Tensor:
-            """(I + σ² (λ_r + Σ_r⁻¹)) values, where Σ_r⁻¹ is θ Σ_r⁻¹ + (1 - θ) Σ_0⁻¹."""
-            part = theta[each.chunk.samples]
-            own = part * pulled(each.chunk, values) + (1 - part) * (values @ reference)
+            """(I + σ² (λ_r + Σ_r⁻¹)) values, where Σ_r⁻¹ is θ_K Σ_r⁻¹ + (1 - θ_K) Σ_0⁻¹."""
+            own = pulled(each.chunk, values)
+            if theta is not None:
+                rows = self.rows(each.chunk)
+                part = theta[each.chunk.samples][:, rows.star, None]
+                own = part * own + (1 - part) * turned(values, rows.references)
             return values + squared[each.chunk.samples] * (each.sharper * values + own)
 
         total = torch.zeros_like(u, dtype=torch.float64)
         for each in said:
             each.chunk.add(total, sharpened(each, each.tilted) - each.eta)
-        matrices = torch.eye(len(whole)).to(whole) + squared * torch.lerp(reference, whole, theta)
-        score = torch.linalg.solve(matrices, total)
-        gaps = [score[each.chunk.samples, None] - each.tilted for each in said]
+        k = self.whole.to(u.device)
+        if share is not None:
+            k = k.repeat(len(u), 1, 1)
+            for at, own, part in zip(self.elements, self.sums.to(k), share.unbind(1), strict=True):
+                k[:, at[:, None], at] += (part - 1)[:, None, None] * own[: len(at), : len(at)]
+        total = total if pull is None else total - pull
+        score = torch.linalg.solve(torch.eye(len(self.whole)).to(k) + squared * k, total)
+        gaps = [each.chunk.gather(score) - each.tilted for each in said]
         return score, gaps, [sharpened(*each) for each in zip(said, gaps, strict=True)]
 
     def shares(
         self, said: list[Said], u: Tensor, sigma: Tensor, carried: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """θ_K `[B]`, and what is carried on, with θ."""
-        sums, regions = torch.zeros(5, *u.shape).to(u.device).double(), 0
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """θ_K `[B, stars]`, and what is carried on, with θ; None if nothing is measured."""
+        if not self.measured:
+            return None, None
+        stars, width = self.sums.shape[:2]
+        sums = u.new_zeros(5, len(u), stars, width, dtype=torch.float64)
+        regions = u.new_zeros(stars, dtype=torch.float64)
+        negative = F.pad(self.negative.to(u.device), (0, 1), value=1)
         for chunk, _, tilted, scores, _ in said:
-            rows, weights = chunk.samples, chunk.weights.double()[:, None]
-            denoised = u[rows, None] + sigma.double()[rows, None, None] ** 2 * tilted.detach()
+            rows, weights = chunk.samples, chunk.weights.double()
+            star, _, references = self.rows(chunk)
+            members = (star == torch.arange(stars).to(star)[:, None]).double()
+            if not members.any():
+                continue
+            denoised = chunk.gather(u) + sigma.double()[rows, None, None] ** 2 * tilted.detach()
             assumed, own = pulled(chunk, denoised), -scores.detach()
-            alone = denoised @ self.reference.to(u.device)
-            lesser = weights.clamp(max=0) / self.negative
+            alone = turned(denoised, references)
+            rest = (weights - weights.clamp(max=0) / negative[star])[:, None]
+            weights = weights[:, None]
             parts = (
                 denoised,
                 weights * (assumed - alone),
                 weights * (own - alone),
-                (weights - lesser) * assumed,
-                (weights - lesser) * own,
+                rest * assumed,
+                rest * own,
             )
             for total, part in zip(sums, parts, strict=True):
-                total[rows] += part.sum(dim=1)
-            regions += len(weights) if rows.start == 0 else 0
-        sums[0] /= regions
-        n = sums.shape[0] * u.shape[1]
-        now = sums.transpose(0, 1).flatten(1)
-        before = torch.cat([now, now.new_zeros(len(u), 4)], dim=1) if carried is None else carried
-        moved, *changes = (now - before[:, :n]).split(u.shape[1], dim=1)
-        products = torch.stack([(moved * each).sum(dim=1) for each in changes], dim=1)
-        past = KEPT * before[:, n : n + 4] + products.where(products[:, [0, 0, 2, 2]] > 0, 0)
-        ratios = ASSUMED * u.shape[1] + past
-        closure, share = (ratios[:, 1::2] / ratios[:, ::2]).clamp(LEAST, 1).T
-        return closure, torch.cat([now, past, share[:, None]], dim=1)
+                total[rows, :, : part.shape[2]] += members @ part
+            regions += members.sum(dim=1) if rows.start == 0 else 0
+        sums[0] /= regions[:, None]
+        now = sums.permute(1, 2, 0, 3)
+        before, past = now, now.new_zeros(len(u), stars, 4)
+        if carried is not None:
+            before, past, _ = carried.split([now[0].numel(), 4 * stars, stars], dim=1)
+            before, past = before.reshape(now.shape), past.reshape(len(u), stars, 4)
+        moved, changes = (now - before).split([1, 4], dim=2)
+        products = (moved * changes).sum(dim=3)
+        past = KEPT * past + products.where(products[:, :, [0, 0, 2, 2]] > 0, 0)
+        sizes = torch.tensor([len(each) for each in self.elements]).to(past)
+        ratios = ASSUMED * sizes[:, None] + past
+        closure, share = (ratios[:, :, 1::2] / ratios[:, :, ::2]).clamp(LEAST, 1).unbind(2)
+        return closure, torch.cat([now.flatten(1), past.flatten(1), share], dim=1)
 
     def log_density(
         self,
@@ -218,9 +340,9 @@ class Star:
         messages: Tensor,
         centre: Tensor,
     ) -> Tensor:
-        """L_σ without - ½ log det(I + σ² K), at a fixed point with θ = 1: float64 `[B]`.
+        """The terms of regions in L_σ, at a fixed point with θ = 1: float64 `[B]`.
 
-        Σ_r c_r [log q_σr(u + σ_r² η_r) + ½ σ_r² |η_r|² - σ² η_r · s + ½ λ_r |σ² s|²
+        Σ_r c_r [log q_σr(A_r u + σ_r² η_r) + ½ σ_r² |η_r|² - σ² η_r · A_r s + ½ λ_r |σ² A_r s|²
                  + ½ log det(I + σ_r² Σ_r⁻¹)]
         """
         total = torch.zeros_like(sigma, dtype=torch.float64)
@@ -229,7 +351,7 @@ class Star:
             assert chunk.batch.precisions is not None, "the plan holds those of a bound rule"
             eta, sharper = tilt(chunk)
             level = sigma.double()[chunk.samples, None] ** 2
-            own, pull = level / (1 + level * sharper), (level * score[chunk.samples])[:, None]
+            own, pull = level / (1 + level * sharper), level[:, :, None] * chunk.gather(score)
             precisions = chunk.batch.precisions.rows(chunk.start, chunk.stop).dense()
             logs = torch.log1p(own[:, :, None] * torch.linalg.eigvalsh(precisions)).sum(dim=2)
             terms = densities + 0.5 * (own * (eta**2).sum(dim=2) + logs)
@@ -242,3 +364,10 @@ def pulled(chunk: Chunk, values: Tensor) -> Tensor:
     """Σ_r⁻¹ values_r of the regions of a chunk, `[samples, regions, d]`."""
     assert chunk.batch.precisions is not None, "the plan holds those of a bound rule"
     return chunk.batch.precisions.rows(chunk.start, chunk.stop).times(values)
+
+
+def turned(values: Tensor, matrices: Tensor) -> Tensor:
+    """M_r values_r of regions, `[samples, regions, d]`, for symmetric `[regions or 1, d, d]`."""
+    if len(matrices) == 1:
+        return values @ matrices[0]
+    return (values.transpose(0, 1) @ matrices).transpose(0, 1)

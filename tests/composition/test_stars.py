@@ -11,12 +11,14 @@ from pgmdiff import Posterior, compose, graphs
 from pgmdiff.composition import Consistent
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.rules import bound
-from pgmdiff.gaussian import Gaussian
+from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph
 from pgmdiff.linalg import beside
 from pgmdiff.precision import Stationary
 from pgmdiff.samplers import SDE, Heun, UniPC, karras, sample
 from pgmdiff.scores import Score
+from tests.composition.test_consistent import modes
+from tests.precision.examples import markov
 
 
 def gaussians(n: int, d: int, away: float = 0.0) -> tuple[FactorGraph, dict[str, Gaussian]]:
@@ -190,6 +192,135 @@ def test_the_first_call_is_posterior_composition_and_runs_resume() -> None:
     a, b = joint.remembering(), few.remembering()
     for sigma in (5.0, 1.0, 0.5):
         torch.testing.assert_close(a(u, sigma), b(u, sigma), rtol=1e-9, atol=1e-9)
+
+
+def nested(kind: str) -> tuple[FactorGraph, dict[str, Gaussian], Gaussian, Tensor]:
+    """A graph with stars in it, models of all leaves by name, the posterior and the prior's mean.
+
+    The prior of a leaf is `models["prior " + leaf]`.
+    """
+    generator = torch.Generator().manual_seed(11)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    scopes: dict[str, tuple[str, ...]] = {
+        "groups": {f"g{j}": ("phi", f"x{j}") for j in range(3)},
+        "chain": {"f0": ("x0", "x1"), "f1": ("x1", "x2"), "g0": ("x0",), "g2": ("x2",)},
+        "ring": {f"g{j}": (f"x{j}", f"x{(j + 1) % 4}") for j in range(4)},
+    }[kind]
+    graph = FactorGraph.from_scopes(scopes, {n: (1,) for s in scopes.values() for n in s})
+    n = graph.regions.n_elements
+    q = markov(graph, 0.9, seed=12)
+    known = torch.linalg.inv(q.covariance)
+    h, pull, models, inner = known.clone(), known @ q.mean, {}, {}
+    for name in graph.regions.names:
+        if not name.startswith("g"):
+            models[name] = q.marginal(graph.regions.elements(name).reshape(-1))
+            continue
+        index = graph.regions.elements(name).reshape(-1)
+        prior, size = q.marginal(index), len(index)
+        before = torch.linalg.inv(prior.covariance)
+        leaves = {f"{name}y{k}": ("z",) for k in range(3)}
+        inner[name] = FactorGraph.from_scopes(leaves, {"z": (size,)}, models={"z": f"{name}z"})
+        models[f"{name}z"] = prior
+        for leaf in leaves:
+            each, seen = normal(size, size), normal(size)
+            own = before + each @ each.T
+            mean = torch.linalg.solve(own, before @ prior.mean + seen)
+            models[leaf] = Gaussian(mean, torch.linalg.inv(own))
+            models[f"prior {leaf}"] = prior
+            h[index[:, None], index] += each @ each.T
+            pull[index] += seen
+    covariance = torch.linalg.inv(h)
+    assert n == len(h)
+    return graph.nest(inner), models, Gaussian(covariance @ pull, covariance), q.mean
+
+
+def composed(graph: FactorGraph, models: dict[str, Gaussian], mean: Tensor) -> Joint:
+    """Consistent composition with the covariances of all leaves, with and without observations."""
+    flat = graph.flatten()
+    named = {n: g.model or n for g in flat.groups for n in g.names}
+    given = {name: models[model].covariance for name, model in named.items()}
+    prior = {n: models.get(f"prior {m}", models[m]).covariance for n, m in named.items()}
+    rule = Consistent(given, prior=prior, mean=mean)
+    return compose(graph, {m: like(models[m]) for m in named.values()}, rule=rule)
+
+
+def like(model: Gaussian | GaussianMixture) -> Score:
+    """The model as a score of any shape, of one level per sample."""
+
+    class Flat:
+        def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+            return model(x.reshape(len(x), -1), sigma).reshape(x.shape)
+
+        def log_density(self, x: Tensor, sigma: Tensor) -> Tensor:
+            return model.log_density(x.reshape(len(x), -1), sigma)
+
+    return Flat()
+
+
+@pytest.mark.parametrize(("kind", "stars"), [("groups", 3), ("chain", 2), ("ring", 4)])
+def test_stars_in_larger_graphs_are_exact_for_gaussians(kind: str, stars: int) -> None:
+    """Nested in trees, beside other regions and on loops, pure or in a run, to 1e-8."""
+    graph, models, q, mean = nested(kind)
+    joint = composed(graph, models, mean)
+    assert len(joint.rule.star.elements) == stars
+    plain, gaps = alone(joint), []
+    for sigma in (1e-2, 0.3, 2.0, 50.0):
+        u = q.noised(sigma).sample(3, generator=13)
+        exact, run = q(u, sigma), joint.remembering()
+        scale = float(exact.abs().max())
+        for found in (joint(u, sigma), *(run(u, sigma) for _ in range(4)), plain(u, sigma)):
+            torch.testing.assert_close(found, exact, rtol=0, atol=1e-8 * scale)
+        gaps.append(joint.log_density(u, sigma) - q.log_density(u, sigma))
+    torch.testing.assert_close(gaps, [gaps[0][:1].expand(3)] * 4, rtol=1e-7, atol=1e-7)
+    chunks = [chunk for chunk, _ in joint.evaluate(u, torch.full((3,), 1.0).double())]
+    bounds = torch.cat([joint.rule.star.rows(chunk).bounds for chunk in chunks])
+    assert (bounds > 0.01).sum() >= 3 * stars, "observations are called at lower levels"
+    if joint.rule.star.measured:
+        assert (run.memory["star"][:, -stars:] > 0.999).all(), "θ = 1 for Gaussians"
+
+
+def seen(q: GaussianMixture, places: list[int], y: Tensor) -> GaussianMixture:
+    """The mixture given y_k = x_place + N(0, 1)."""
+    h = torch.eye(len(q.components[0].mean)).double()[places]
+    logs, found = q.weights.log(), []
+    for k, each in enumerate(q.components):
+        covariance = torch.linalg.inv(torch.linalg.inv(each.covariance) + h.T @ h)
+        away = y - h @ each.mean
+        logs[k] += Gaussian(0 * y, h @ each.covariance @ h.T).log_density(away[None], 1.0)[0]
+        found.append(Gaussian(each.mean + covariance @ h.T @ away, covariance))
+    return GaussianMixture(logs.softmax(0), found)
+
+
+def test_observed_chains_of_modes_are_sampled_as_by_the_exact_score() -> None:
+    """Twelve observations of each variable; shifts alone are off by half a deviation."""
+    chain, q = modes([(0, 1), (1, 2)], 0.9)
+    y = 1.9 + torch.randn(3, 12, generator=torch.Generator().manual_seed(14)).double()
+    whole = seen(q, [place for place in range(3) for _ in range(12)], y.flatten())
+    models = {n: q.marginal(chain.regions.elements(n).reshape(-1)) for n in chain.regions.names}
+    scopes, inner = {"f01": ("x0", "x1"), "f12": ("x1", "x2")}, {}
+    for place in range(3):
+        leaves = {f"y{place}_{k}": ("z",) for k in range(12)}
+        inner[f"g{place}"] = FactorGraph.from_scopes(
+            leaves, {"z": (1,)}, models={"z": f"x{place}z"}
+        )
+        scopes[f"g{place}"] = (f"x{place}",)
+        models[f"x{place}z"] = prior = models[f"x{place}"]
+        models |= {leaf: seen(prior, [0], y[place, k : k + 1]) for k, leaf in enumerate(leaves)}
+        models |= {f"prior {leaf}": prior for leaf in leaves}
+    graph = FactorGraph.from_scopes(scopes, {f"x{j}": (1,) for j in range(3)}).nest(inner)
+    joint = composed(graph, models, torch.zeros(3))
+    start = 20 * torch.randn(60, 3, generator=torch.Generator().manual_seed(15)).double()
+    exact, found, shifts = (
+        sample(score, karras(20, 0.01, 20.0), x=start, solver=SDE(), generator=16)
+        for score in (whole, joint, alone(joint))
+    )
+    errors = [((x - exact).mean(dim=0) / exact.std(dim=0)).abs().mean() for x in (found, shifts)]
+    assert errors[0] < 0.15
+    assert errors[1] > 0.4
+    torch.testing.assert_close(found.std(dim=0), exact.std(dim=0), rtol=0.05, atol=0)
 
 
 def test_other_graphs_are_left_as_they_are() -> None:
