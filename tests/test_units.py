@@ -36,7 +36,7 @@ from pgmdiff.composition import (
     Posterior,
     compose,
 )
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.images import cube_to_equirectangular, equirectangular_to_cube
 from pgmdiff.models.series import SeriesNet
@@ -678,9 +678,23 @@ def test_every_public_function_is_under_the_law_or_says_why_not() -> None:
 
 def test_a_start_that_does_not_hide_the_mean_is_told() -> None:
     far = Gaussian(torch.full((N,), 127.5), 60.0**2 * torch.eye(N))
-    with pytest.warns(UserWarning, match=r"the first denoised values is \d\d\.\d from 0"):
-        s.sample(far.score, s.karras(5, 0.1, 80.0), shape=(16, N), generator=0)
-    s.sample(far.score, s.karras(5, 0.1, 800.0), shape=(16, N), generator=0)
+    with pytest.warns(UserWarning, match=r"by about 0\.\d+ standard deviations"):
+        s.sample(far.score, s.karras(5, 0.1, 400.0), shape=(16, N), generator=0)
+    s.sample(far.score, s.karras(5, 0.1, 4000.0), shape=(16, N), generator=0)
+
+
+def test_a_start_around_the_mean_leaves_no_bias() -> None:
+    """Without one, samples miss the mean by m / σ deviations."""
+    far = Gaussian(torch.full((N,), 40.0), 4.0 * torch.eye(N))
+    run: dict[str, Any] = {"shape": (20_000, N), "generator": 0}
+    missed, met = (
+        s.sample(far.score, s.karras(30, 0.01, 400.0), mean=mean, **run).mean()
+        for mean in (0.0, far.mean)
+    )
+    assert abs(missed - (40 - 2 * 40 / 400)) < 0.03
+    assert abs(met - 40) < 0.03
+    with pytest.raises(ShapeError, match="Add it to x instead"):
+        s.sample(far.score, [1.0, 0.0], x=torch.zeros(1, N), mean=1.0)
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])

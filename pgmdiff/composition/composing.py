@@ -18,7 +18,7 @@ from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.names import check_mapping
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import check_counts
-from pgmdiff.scores.walls import train_mode_layers
+from pgmdiff.scores.walls import check_wrapped, train_mode_layers
 from pgmdiff.text import counted
 
 __all__ = ["compose"]
@@ -78,7 +78,7 @@ def compose(
     if not isinstance(rule, Rule):
         raise ScoreError(
             f"compose: expected a rule such as Marginal() or Average(), got {rule!r}. "
-            "Make an instance of it, such as Posterior(covariances)."
+            "Make an instance of it, such as Consistent(covariances)."
         )
     number = isinstance(max_batch, int | np.integer) and max_batch >= 1
     if not (number or max_batch in (None, "auto")):
@@ -87,6 +87,8 @@ def compose(
             f"{max_batch!r}."
         )
     check_counts(regions)
+    for score in scores.values() if isinstance(scores, Mapping) else [scores]:
+        check_wrapped("compose", score)
     if isinstance(scores, Mapping) and not isinstance(scores, RegionScores):
         _check_scores(regions, scores)
     conditions = {} if conditions is None else conditions

@@ -39,7 +39,8 @@ class InPlace(Operator):
         event = tuple(event)
         if mask.dtype != torch.bool:
             raise ShapeError(
-                f"{who}: expected a boolean mask, got {mask.dtype}. Use torch.as_tensor(mask) > 0."
+                f"{who}: expected a boolean mask, got {mask.dtype}. Use torch.as_tensor(mask) > 0, "
+                "if these are not the observed values."
             )
         lead: Shape = tuple(mask.shape[: max(mask.ndim - len(event), 0)])
         try:

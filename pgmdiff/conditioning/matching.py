@@ -227,6 +227,11 @@ def moment_matching(
         ScoreError: when called, the score or the operator lacks a gradient that is needed.
     """
     why = ""
+    if not callable(score):
+        raise PgmdiffError(
+            f"moment_matching: expected a score, such as a joint, got {type(score).__name__}. "
+            "Compose a graph with scores first."
+        )
     if covariance is None:
         covariance = choose_covariance(score)
         has = "has" if isinstance(covariance, Composed) else "has no"

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError
 from pgmdiff.linalg import beside
+from pgmdiff.text import brief
 from pgmdiff.training.preconditioning import EDMDenoiser as EDMDenoiser
 
 __all__ = ["UNet", "save_weights", "trained"]
@@ -45,10 +46,22 @@ class Embedding(nn.Module):
         features: Tensor = self.mlp(self.fourier(noise[:, None]))
         if self.label is not None:
             missing = torch.full_like(noise, self.classes, dtype=torch.int64)
-            features = features + self.label(missing if label is None else label)
+            features = features + self.label(missing if label is None else self.checked(label))
         if self.position is not None and position is not None:
             features = features + self.position(self.fourier(position.to(noise)))
         return features
+
+    def checked(self, label: Tensor) -> Tensor:
+        """Labels, whose range is looked at only on the CPU, where it costs nothing."""
+        whole = not label.is_floating_point() and label.ndim == 1
+        if whole and (
+            label.device.type != "cpu" or not ((label < 0) | (label > self.classes)).any()
+        ):
+            return label
+        raise ShapeError(
+            f"label: expected integers [batch] from 0 to {self.classes}, the null class, got "
+            f"{brief(label)}. A condition of a node has no batch axis."
+        )
 
     def fourier(self, values: Tensor) -> Tensor:
         """Sines and cosines of values `[batch, n]`: `[batch, n · features]`."""
@@ -58,6 +71,8 @@ class Embedding(nn.Module):
 
 class Conditional(nn.Module):
     """What the networks share: conditions, as an embedding and as further channels of the input."""
+
+    score_by = "from_denoiser(EDMDenoiser(network, sigma_data)), trained"
 
     def __init__(
         self,

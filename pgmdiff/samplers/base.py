@@ -17,6 +17,7 @@ from pgmdiff import store
 from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.noise import Draw
 from pgmdiff.scores.adapters import Score
+from pgmdiff.scores.walls import check_wrapped
 from pgmdiff.text import array, counted, described
 
 __all__ = ["Past", "Solver", "State"]
@@ -155,3 +156,4 @@ def check_score(who: str, score: object) -> None:
             f"{who}: expected a score, score(x, sigma), got {type(score).__name__}. Compose a "
             "graph with scores first."
         )
+    check_wrapped(who, score)

@@ -53,6 +53,7 @@ def sample(
     *,
     x: Tensor | None = None,
     shape: Sequence[int] | None = None,
+    mean: Tensor | float = 0.0,
     state: State | None = None,
     solver: Solver | None = None,
     generator: Generator = None,
@@ -81,9 +82,11 @@ def sample(
         sigmas: noise levels that end in a fall. Where they rise, noise of variance σ'² - σ² is
             added and multistep solvers start afresh: see `time_travel`.
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
-        shape: `[batch, *event]` of a start drawn from N(0, sigmas[0]²). The true start is
-            q * N(0, σ²): choose sigmas[0] well above the size of the whole, its mean included. A
-            warning is given where the mean of the first denoised values exceeds sigmas[0] / 2.
+        shape: `[batch, *event]` of a start drawn from N(mean, sigmas[0]²). The true start is
+            q * N(0, σ²): choose sigmas[0] well above the spread of the whole.
+        mean: that of the data, `[*event]` or one number, if they are not centred. What it misses
+            of the true mean, in units of sigmas[0], is missed by the samples in standard
+            deviations, about; a warning is given above 0.15.
         state: resumes the run from which this state comes (from a callback, or saved), at its
             step. Given the same score, schedule, solver and seed, the rest of the run is the same
             bit for bit; all but the score are compared. Without a generator the run's own noise
@@ -122,6 +125,9 @@ def sample(
     check_run("sample", levels, solver)
     check_score("sample", score)
     _check_start(levels, x, shape, state)
+    centred = not isinstance(mean, Tensor) and mean == 0
+    if shape is None and not centred:
+        raise ShapeError("sample: mean= centres the start that shape= draws. Add it to x instead.")
     given = x if state is None else state.x
     dtype = dtype or (torch.float32 if given is None else given.dtype)
     check_dtype("sample", dtype)
@@ -146,6 +152,7 @@ def sample(
         check_same("sample: the state", state.run, facts, ANEW)
     if run is not None:
         start = "drawn" if shape is not None else fingerprint(given)[:16]
+        start += f" around {fingerprint(mean)[:16]}" if not centred else ""
         start = start if places is None else "of all ranks"
         facts = {"sampler": "sample", **facts, "start": start, "dtype": str(dtype)}
         corrector = getattr(solver, "corrector", None)
@@ -158,7 +165,8 @@ def sample(
     elif x is not None:
         state = solver.init(x.to(dtype=dtype, device=device, copy=True), levels[0])
     else:
-        state = solver.init(levels[0] * noise(START, given), levels[0])
+        start_mean = mean.to(given) if isinstance(mean, Tensor) else mean
+        state = solver.init(start_mean + levels[0] * noise(START, given), levels[0])
     score = begun(score, state.memory)  # all stages of a step read the memory of its start
     state = replace(state, run=facts)
     if run is not None and not found:
@@ -178,7 +186,8 @@ def sample(
                 "levels, or the step is too large for it."
             )
         if shape is not None and state.step == 0 and after.denoised is not None:
-            _check_hidden(after.denoised, levels[0])
+            away = mean.to(after.denoised) if isinstance(mean, Tensor) else mean
+            _check_hidden(after.denoised - away, levels[0])
         if callback is not None and after.denoised is not None:
             step = Step(
                 x=state.x.clone(),
@@ -199,17 +208,22 @@ def sample(
     return state.x
 
 
+MISSED = 0.15
+"""Standard deviations by which samples may miss their mean without a warning."""
+
+
 def _check_hidden(denoised: Tensor, sigma: float) -> None:
     """Warns where a start from N(0, σ²) is far from the data's mean, as four samples tell it."""
     if len(denoised) < 4:
         return
     mean, error = denoised.mean(dim=0), denoised.var(dim=0) / len(denoised)
     size = (mean**2 - 4 * error).mean().clamp(min=0).sqrt().item()
-    if size > sigma / 2:
+    if size > MISSED * sigma:
         warnings.warn(
-            f"sample: the start from N(0, {sigma:.3g}²) does not hide the data: the mean of the "
-            f"first denoised values is {size:.3g} from 0. Begin at a larger sigmas[0], or train on "
-            "centred data.",
+            f"sample: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
+            f"first denoised values is {size:.3g} from its own, so that samples will miss their "
+            f"mean by about {size / sigma:.2g} standard deviations. Give mean=, that of the data, "
+            "or begin at a larger sigmas[0].",
             stacklevel=4,
         )
 

@@ -70,6 +70,16 @@ def copies(function: Any) -> bool:
     return getattr(getattr(function, "__self__", function), "copies", False) is True
 
 
+def check_wrapped(who: str, score: object) -> None:
+    """Raises `ScoreError` for a network or a denoiser of this library in place of a score."""
+    remedy = getattr(score, "score_by", None)
+    if remedy is not None:
+        raise ScoreError(
+            f"{who}: expected a score, got {type(score).__name__}, which returns no score. Give "
+            f"{remedy}."
+        )
+
+
 def received(value: Any, like: Tensor, who: Callable[[], str], *, cast: bool = False) -> Tensor:
     """The tensor that user code returned, if it is like another one in shape, dtype and device.
 

@@ -137,6 +137,8 @@ class EDMDenoiser(nn.Module):
             per sample.
     """
 
+    score_by = "from_denoiser(denoiser)"
+
     def __init__(
         self,
         network: nn.Module,

@@ -126,7 +126,7 @@ def test_painted_segmentations_have_one_class_per_pixel() -> None:
 def test_the_network_sees_every_piece() -> None:
     denoiser = MODEL.denoiser()
     shapes = {group.shape for group in everything(SIDE).groups}
-    assert len(shapes) == 6
+    assert len(shapes) == 7
     for shape in shapes:
         more = {"label": torch.tensor([1])} if len(shape) == 4 else {}
         found = denoiser(torch.zeros(1, *shape), torch.ones(1), **more)

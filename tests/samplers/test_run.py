@@ -27,9 +27,10 @@ from tests.samplers.cases import TARGET
 def test_a_rise_adds_noise_and_drops_the_history(solver: Solver) -> None:
     sigmas, steps = [5.0, 2.0, 1.0, 3.0, 1.0, 0.5, 2.0, 0.0], []
     run = {"solver": solver, "generator": 5}
-    out = sample(TARGET.score, sigmas, shape=(4, 2), callback=steps.append, **run)
+    drawn = {"shape": (4, 2), "mean": TARGET.mean, **run}
+    out = sample(TARGET.score, sigmas, callback=steps.append, **drawn)
     assert [s["i"] for s in steps] == [0, 1, 3, 4, 6]
-    fallen = sample(TARGET.score, sigmas[:3], shape=(4, 2), **run)
+    fallen = sample(TARGET.score, sigmas[:3], **drawn)
     added = 8**0.5 * Noise.of(5, 4)(RISE + 2, fallen)
     torch.testing.assert_close(steps[2]["x"], fallen + added)
     assert steps[2]["state"].history == ()
