@@ -70,7 +70,7 @@ def images(notebook: Any) -> Iterator[tuple[Any, Any]]:
     """Yields each output that is an image, with its cell."""
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
-            if "image/png" in output.get("data", {}):
+            if {"image/png", "image/gif"} & output.get("data", {}).keys():
                 yield cell, output
 
 
