@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types docs wheel fuzz clean install
+.PHONY: demo test lint types docs wheel fuzz soak clean install
 
 install: $(STAMP)
 
@@ -53,6 +53,9 @@ wheel: $(STAMP)
 	build/wheel/bin/pip install -q --disable-pip-version-check $(TORCH)
 	build/wheel/bin/pip install -q --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd build/wheel && bin/python -I $(CURDIR)/scripts/smoke_test.py
+
+soak: $(STAMP)
+	$(BIN)/python -m scripts.soak
 
 fuzz: $(STAMP)
 	$(BIN)/python -m scripts.fuzz

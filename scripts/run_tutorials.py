@@ -40,7 +40,8 @@ def executed(tutorial: Path) -> Any:
         nbclient.exceptions.CellExecutionError: a cell failed; nothing is written.
     """
     path = ROOT / "docs" / "tutorials" / f"{tutorial.stem}.ipynb"
-    fingerprint = hashlib.sha256(tutorial.read_bytes() + _library()).hexdigest()
+    text = tutorial.read_bytes()
+    fingerprint = hashlib.sha256(text + _library(b"experiments" in text)).hexdigest()
     if path.exists():
         notebook = nbformat.read(path, as_version=4)
         if notebook.metadata.get("fingerprint") == fingerprint:
@@ -88,13 +89,14 @@ def _kernel() -> KernelManager:
 
 
 @cache
-def _library() -> bytes:
+def _library(experiments: bool) -> bytes:
     """A digest of what outputs depend on besides the text: library, models, data and versions."""
     digest = hashlib.sha256(Path(__file__).read_bytes())
     digest.update(f"{sys.version} {version('torch')} {version('matplotlib')}".encode())
-    for folder in (ROOT / "pgmdiff", ROOT / "benchmarks" / "data"):
-        for path in sorted(folder.rglob("*")):
-            if path.suffix in (".py", ".safetensors", ".gz"):
+    folders = ["pgmdiff", "benchmarks/data", *["experiments"] * experiments]
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".py", ".safetensors", ".gz", ".npz", ".json"):
                 digest.update(path.read_bytes())
     return digest.digest()
 
