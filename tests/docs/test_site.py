@@ -220,6 +220,13 @@ def test_no_figure_is_typed(page: str) -> None:
     assert not re.findall(r"(?<![\w.])\d*\.\d+", text)
 
 
+def test_every_figure_exists() -> None:
+    """On whatever page it stands."""
+    for page in DOCS.rglob("*.md"):
+        for source, query in FIGURE.findall(page.read_text()):
+            assert benchmark_tables.figure(benchmark_tables.load(source), query), f"{page}: {query}"
+
+
 def test_figures_as_they_are_shown() -> None:
     shown = benchmark_tables.shown
     assert shown(0.00432, ".2g") == "0.0043"
