@@ -30,7 +30,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ from pgmdiff.text import Table
 
 __all__ = ["run", "tables"]
 
+Key = TypeVar("Key")
 TILES = (8, 64, 512)
 MAX_BATCHES = (8, 16, 64, None)
 LOOPS = 7
@@ -229,11 +230,8 @@ def _auto(n: int, device: torch.device, seconds: float) -> dict[str, Any]:
     joints = {limit: compose(graph, score, max_batch=limit) for limit in limits}
     u = torch.randn(1, *graph.event_shape, generator=torch.Generator().manual_seed(0)).to(device)
     first = _timed(lambda: joints["auto"](u, 1.0), device)
-    times: dict[int | str, list[float]] = {limit: [] for limit in joints}
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times["auto"]) < 5:
-        for limit, joint in joints.items():
-            times[limit].append(_timed(partial(joint, u, 1.0), device))
+    turns = {limit: partial(joint, u, 1.0) for limit, joint in joints.items()}
+    times = _by_turns(turns, device, seconds)
     middle = {limit: statistics.median(times[limit]) for limit in sizes}
     best, worst = min(sizes, key=middle.__getitem__), max(sizes, key=middle.__getitem__)
     return {
@@ -248,7 +246,7 @@ def _auto(n: int, device: torch.device, seconds: float) -> dict[str, Any]:
     }
 
 
-def _elementwise(x: Tensor, sigma: Tensor) -> Tensor:
+def elementwise(x: Tensor, sigma: Tensor) -> Tensor:
     return x / (-1 - sigma.reshape(-1, *[1] * (x.ndim - 1)) ** 2)
 
 
@@ -256,7 +254,7 @@ def _elementwise(x: Tensor, sigma: Tensor) -> Tensor:
 def _lines(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
     shape, window, overlap = LINES[name]
     length, stride = window[-1], window[-1] - overlap
-    joint = compose(tiles(shape, window, (*[0] * (len(shape) - 1), overlap)), _elementwise)
+    joint = compose(tiles(shape, window, (*[0] * (len(shape) - 1), overlap)), elementwise)
     u = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).to(device)
     n, one = (shape[-1] - overlap) // stride, torch.ones(1, device=device)
 
@@ -268,7 +266,7 @@ def _lines(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
         return [x.reshape(-1, *x.shape[2:]) for x in pieces]
 
     def calls(given: list[Tensor]) -> list[Tensor]:
-        return [_elementwise(x, one.expand(len(x))) for x in given]
+        return [elementwise(x, one.expand(len(x))) for x in given]
 
     def hand() -> Tensor:
         windows, overlaps = calls(inputs())
@@ -282,11 +280,7 @@ def _lines(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
     turns = {"calls": lambda: calls(known), "joint": lambda: joint(u, 1.0), "hand": hand}
     difference = (joint(u, 1.0) - hand()).abs().max().item()
     assert difference < 1e-4, f"joint and hand-written lines disagree by {difference}"
-    times: dict[str, list[float]] = {name: [] for name in turns}
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times["hand"]) < 5:
-        for each, turn in turns.items():
-            times[each].append(_timed(turn, device))
+    times = _by_turns(turns, device, seconds)
     return {
         "state": name,
         "elements": u.numel(),
@@ -303,17 +297,14 @@ def _noise(
     samples: int, elements: int, threads: int, device: torch.device, seconds: float
 ) -> dict[str, Any]:
     noise, like = Noise.of(0, samples), torch.empty(samples, elements, device=device)
-    before, times = torch.get_num_threads(), {"noise": list[float](), "randn": list[float]()}
+    before = torch.get_num_threads()
     turns: dict[str, Callable[[], Any]] = {
         "noise": lambda: noise(0, like),
         "randn": lambda: torch.randn_like(like),
     }
     torch.set_num_threads(threads)
     try:
-        start = time.perf_counter()
-        while time.perf_counter() - start < seconds or len(times["randn"]) < 5:
-            for name, turn in turns.items():
-                times[name].append(_timed(turn, device))
+        times = _by_turns(turns, device, seconds)
     finally:
         torch.set_num_threads(before)
     return {
@@ -372,11 +363,7 @@ def _peers(
     turns = programs(name, windows, samples, gravel_denoiser().to(device), device)._asdict()
     turns["auto"]()  # measures its sizes
     peaks = {each: peak_bytes(turn, device) for each, turn in turns.items()}
-    times: dict[str, list[float]] = {each: [] for each in turns}
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times["peer"]) < 5:
-        for each, turn in turns.items():
-            times[each].append(_timed(turn, device))
+    times = _by_turns(turns, device, seconds)
     return {
         "peer": name,
         "windows": windows,
@@ -401,6 +388,19 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "noise": _noise,
 }
 """What is timed, by its key in the result."""
+
+
+def _by_turns(
+    turns: Mapping[Key, Callable[[], object]], device: torch.device, seconds: float
+) -> dict[Key, list[float]]:
+    """The times of some calls, which take turns for so many seconds, and five times at least."""
+    times: dict[Key, list[float]] = {name: [] for name in turns}
+    start, done = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds or done < 5:
+        done += 1
+        for name, turn in turns.items():
+            times[name].append(_timed(turn, device))
+    return times
 
 
 def _timed(turn: Callable[[], object], device: torch.device) -> float:

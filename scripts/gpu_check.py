@@ -114,10 +114,6 @@ def latents(max_batch: int | None, device: str, at_least: float) -> Row:
     }
 
 
-def elementwise(x: Tensor, sigma: Tensor) -> Tensor:
-    return x / (-1 - beside(sigma, x) ** 2)
-
-
 @torch.no_grad()
 def steps(name: str, device: str, at_least: float) -> Row:
     """A joint score as it is, compiled whole, and captured and replayed, in seconds."""
@@ -125,7 +121,7 @@ def steps(name: str, device: str, at_least: float) -> Row:
         graph = tiles((1, 16, 72), (1, 16, 16), (0, 0, 8))
         joint = compose(graph, from_denoiser(gravel_denoiser().to(device)), check_finite=False)
     else:
-        joint = compose(tiles((int(name),), 16, 8), elementwise, check_finite=False)
+        joint = compose(tiles((int(name),), 16, 8), speed.elementwise, check_finite=False)
     u = torch.randn(1, *joint.event_shape, generator=torch.Generator().manual_seed(0)).to(device)
     sigma = torch.ones(1, device=device)
     row: Row = {"state": name, "eager_seconds": seconds_of(lambda: joint(u, sigma), at_least)}

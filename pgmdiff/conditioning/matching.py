@@ -37,6 +37,7 @@ from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.conditioning.solving import Product, carried_back
 from pgmdiff.errors import PgmdiffError, check_scale
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
+from pgmdiff.scores.walls import check_score
 from pgmdiff.text import brief, described
 
 __all__ = [
@@ -227,11 +228,7 @@ def moment_matching(
         ScoreError: when called, the score or the operator lacks a gradient that is needed.
     """
     why = ""
-    if not callable(score):
-        raise PgmdiffError(
-            f"moment_matching: expected a score, such as a joint, got {type(score).__name__}. "
-            "Compose a graph with scores first."
-        )
+    check_score("moment_matching", score)
     if covariance is None:
         covariance = choose_covariance(score)
         has = "has" if isinstance(covariance, Composed) else "has no"

@@ -24,9 +24,9 @@ from torch import Tensor
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, required
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import PROBES, Draw, Generator, Noise
-from pgmdiff.samplers.base import Solver, State, check_score
+from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, denoise
-from pgmdiff.scores.walls import received
+from pgmdiff.scores.walls import check_score, received
 
 __all__ = ["Adaptive", "log_likelihood"]
 

@@ -17,7 +17,6 @@ from pgmdiff import store
 from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.noise import Draw
 from pgmdiff.scores.adapters import Score
-from pgmdiff.scores.walls import check_wrapped
 from pgmdiff.text import array, counted, described
 
 __all__ = ["Past", "Solver", "State"]
@@ -147,13 +146,3 @@ class Solver(ABC):
             sigma_next: a noise level below `state.sigma`; may be 0.
             noise: `noise(number, like)` draws standard normal noise; see `Noise`.
         """
-
-
-def check_score(who: str, score: object) -> None:
-    """Raises `PgmdiffError` unless a score can be called."""
-    if not callable(score):
-        raise PgmdiffError(
-            f"{who}: expected a score, score(x, sigma), got {type(score).__name__}. Compose a "
-            "graph with scores first."
-        )
-    check_wrapped(who, score)

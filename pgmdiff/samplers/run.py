@@ -17,10 +17,11 @@ from tqdm import tqdm
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Draw, Generator
-from pgmdiff.samplers.base import Solver, State, check_score
+from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import Score, begun, spread_part
+from pgmdiff.scores.walls import check_score
 from pgmdiff.store import fingerprint
 
 __all__ = ["Step", "sample"]
@@ -133,6 +134,7 @@ def sample(
     check_dtype("sample", dtype)
     if given is None:
         given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
+    mean = mean.to(given) if isinstance(mean, Tensor) else mean
     part = spread_part(score)
     places = None if part is None else part.places
     if places is not None and not solver.elementwise:
@@ -165,8 +167,7 @@ def sample(
     elif x is not None:
         state = solver.init(x.to(dtype=dtype, device=device, copy=True), levels[0])
     else:
-        start_mean = mean.to(given) if isinstance(mean, Tensor) else mean
-        state = solver.init(start_mean + levels[0] * noise(START, given), levels[0])
+        state = solver.init(mean + levels[0] * noise(START, given), levels[0])
     score = begun(score, state.memory)  # all stages of a step read the memory of its start
     state = replace(state, run=facts)
     if run is not None and not found:
@@ -186,8 +187,7 @@ def sample(
                 "levels, or the step is too large for it."
             )
         if shape is not None and state.step == 0 and after.denoised is not None:
-            away = mean.to(after.denoised) if isinstance(mean, Tensor) else mean
-            _check_hidden(after.denoised - away, levels[0])
+            _check_hidden(after.denoised - mean, levels[0])
         if callback is not None and after.denoised is not None:
             step = Step(
                 x=state.x.clone(),

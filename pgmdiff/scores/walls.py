@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from pgmdiff.errors import ScoreError
+from pgmdiff.errors import PgmdiffError, ScoreError
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.store import captured
 from pgmdiff.text import brief, counted
@@ -78,6 +78,16 @@ def check_wrapped(who: str, score: object) -> None:
             f"{who}: expected a score, got {type(score).__name__}, which returns no score. Give "
             f"{remedy}."
         )
+
+
+def check_score(who: str, score: object) -> None:
+    """Raises `PgmdiffError` unless a score can be called."""
+    if not callable(score):
+        raise PgmdiffError(
+            f"{who}: expected a score, score(x, sigma), got {type(score).__name__}. Compose a "
+            "graph with scores first."
+        )
+    check_wrapped(who, score)
 
 
 def received(value: Any, like: Tensor, who: Callable[[], str], *, cast: bool = False) -> Tensor:
