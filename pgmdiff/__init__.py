@@ -49,7 +49,7 @@ from pgmdiff.scores import (
     from_vp_v,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Average",
