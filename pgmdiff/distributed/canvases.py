@@ -9,9 +9,11 @@ What is held is a strip and the reach of its windows per level, however long the
 element of the result is the same function of the same noise as under `sample`. A strip of m strides
 costs m + ⌈window / stride⌉ - 1 windows per step in place of m, where a step evaluates once.
 
-Under `Posterior` an element of the score depends on the whole state, less and less with distance.
-There the solve is truncated to a halo of columns on each side, and the error is measured: on one
-strip, at every level, the score is computed with twice the halo, too.
+Under `Posterior` and `Consistent` an element of the score depends on the whole state, less and less
+with distance. There the solve is truncated to a halo of columns on each side, and the error is
+measured: on one strip, at every level, the score is computed with twice the halo, too. The messages
+of `Consistent` go with the state: those of a window lie on the columns of its first stride. Its
+trust radius acts on all messages together, and here on those of a strip and its halo.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +24,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
-from pgmdiff.composition import Field, Joint, Marginal, Posterior, compose
+from pgmdiff.composition import Consistent, Field, Joint, Marginal, Posterior, compose
+from pgmdiff.composition.consistent import CAPPED, MESSAGES
+from pgmdiff.composition.joint import Remembering
 from pgmdiff.composition.plan import RegionScores, Scores
 from pgmdiff.composition.rules import WeightedSum
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError, required
@@ -39,6 +45,7 @@ from pgmdiff.precision.covariances import Stationary
 from pgmdiff.samplers import Run, Solver, State, UniPC
 from pgmdiff.samplers.run import check_run, solver_text
 from pgmdiff.samplers.store import ELSEWHERE, check_dtype, check_same, noise_of
+from pgmdiff.scores.adapters import begun
 from pgmdiff.store import fingerprint
 from pgmdiff.text import array, brief, described
 
@@ -58,18 +65,21 @@ class Streamed:
 
     Attributes:
         array: the canvas, `[batch, *event]`: a zarr array, or the one that was given.
-        truncation: under `Posterior`, per step, the relative error of the score that is due to the
-            halo: its difference on one strip from that with twice the halo. Empty for `Marginal`
-            and `Average`, which are exact.
+        truncation: under `Posterior` and `Consistent`, per step, the relative error of the score
+            that is due to the halo: its difference on one strip from that with twice the halo.
+            Empty for `Marginal` and `Average`, which are exact.
+        capped: under `Consistent`, in how many steps of strips the trust radius cut the messages of
+            a sample. There the canvas depends on the strips; `sample` cuts those of the whole.
     """
 
     array: Any
     truncation: tuple[float, ...] = ()
+    capped: int = 0
 
     def __repr__(self) -> str:
         shape = f"{tuple(self.array.shape)} of {self.array.dtype}"
         error = f"truncation up to {max(self.truncation):.2g}" if self.truncation else ""
-        return described(self, shape, error)
+        return described(self, shape, error, f"capped={self.capped}" if self.capped else "")
 
 
 @torch.no_grad()
@@ -110,15 +120,15 @@ def stream(
         solver: `UniPC()` if None; any whose steps are `elementwise`.
         generator: as for `sample`; noise depends on the place in the whole canvas.
         strip: columns of a strip, a multiple of the windows' stride.
-        halo: under `Posterior`, the columns on each side of a strip that its solve sees; four
-            windows if None.
+        halo: under `Posterior` and `Consistent`, the columns on each side of a strip that its solve
+            sees; four windows if None.
         run: a folder, or a `Run`, in which the front is saved as it goes. The same call made again
             after the process was killed goes on to the same bits.
         progress: whether to show a progress bar.
         dtype, device: of the state; a new zarr array has this dtype.
         composing: `rule`, `conditions` (fields over the whole canvas are cropped), and the other
-            arguments of `compose`. Rules are `Marginal`, `Average` and `Posterior`, the latter with
-            covariances that are the same for all windows.
+            arguments of `compose`. Rules are `Marginal`, `Average`, `Posterior` and `Consistent`,
+            the latter two with covariances that are the same for all windows.
 
     Raises:
         GraphError: the graph is not made of windows, or is closed along the axis of the strips.
@@ -173,7 +183,7 @@ def stream(
         front.advance(target)
         if run is not None:
             run.save(wave + 1, *front.parts(facts), last=wave + 1 == front.n_waves)
-    return Streamed(target, tuple(front.truncation))
+    return Streamed(target, tuple(front.truncation), front.capped)
 
 
 @dataclass(frozen=True)
@@ -222,14 +232,58 @@ class _Strips:
         window, overlap, periodic = zip(*self.windows, strict=True)
         return tiles(shape, window, overlap, periodic, remainder="shift")
 
+    def score(self, first: int, last: int, before: State) -> Any:
+        """The score of these windows, with the memory of a state on their columns."""
+        joint, memory = self.joint(first, last), dict(before.memory)
+        if not isinstance(joint.rule, Consistent):
+            return joint
+        if memory:
+            laid, (places, size) = memory[MESSAGES].flatten(1), self._places(joint)
+            messages = laid.new_empty(len(laid), size + 1)
+            messages[:, places.to(laid.device)] = laid
+            memory[MESSAGES] = messages[:, :size].contiguous()
+        return begun(joint, memory)
+
+    def laid(self, score: Remembering) -> dict[str, Tensor]:
+        """The memory of a score on the columns of its windows."""
+        messages, (places, _) = score.memory[MESSAGES], self._places(score.joint)
+        laid = pad(messages, (0, 1))[:, places.to(messages.device)]
+        event = *[1] * self.axis, score.joint.event_shape[self.axis], -1
+        return {MESSAGES: laid.reshape(len(laid), *event)}
+
+    def _places(self, joint: Joint) -> tuple[Tensor, int]:
+        """Where messages lie, `[columns * rest]`, and their number, which stands for none.
+
+        Those of a window lie on the columns of its first stride, one stride after the other.
+        """
+        (window, overlap, _), axis = self.windows[self.axis], self.axis
+        stride, n, number, found = window - overlap, joint.event_shape[axis], 0, list[Any]()
+        for group in (batch.group for batch in joint.batches):
+            assert isinstance(group, WindowGroup), "tiles has windows alone"
+            sizes = *(len(each.starts) for each in group.axes), *group.shape
+            own = torch.arange(number, number + prod(sizes)).reshape(sizes)
+            own = own.movedim((axis, len(group.axes) + axis), (0, 1))
+            own = own.reshape(*own.shape[:2], -1)
+            found.append((own, int(group.axes[axis].starts[0])))
+            number += own.numel()
+        for k, (own, first) in enumerate(found):
+            own = pad(own, (0, 0, 0, -own.shape[1] % stride), value=number)
+            own = rearrange(own, "count (k stride) rest -> (count stride) (k rest)", stride=stride)
+            found[k] = pad(own, (0, 0, first, n - first - len(own)), value=number)
+        return torch.cat(found, dim=1).flatten(), number
+
     def joint(self, first: int, last: int) -> Joint:
         """The joint of these windows, with their own conditions and parts of fields."""
         options = {**self.options}
-        conditions = options["conditions"]
-        key = (first, last) if conditions else last - first
+        conditions, mean = options["conditions"], getattr(options.get("rule"), "mean", None)
+        whole = isinstance(mean, Tensor) and mean.shape[self.axis] == self.length
+        key = (first, last) if conditions or whole else last - first
         if key in self.joints:
             return self.joints[key]
         graph, scores = self.graph(first, last), options.pop("scores")
+        if isinstance(mean, Tensor):
+            part = mean.narrow(self.axis, first, last - first) if whole else mean
+            options["rule"] = replace(options["rule"], mean=part.expand(graph.event_shape))
         own = {name: value for name, value in conditions.items() if isinstance(value, Field)}
         for name in graph.names if len(own) < len(conditions) else ():
             spans = str(name)[1:-1].split(", ")
@@ -297,6 +351,7 @@ def _strips(
             f"with this solver, a multiple of the stride {stride}, and halo >= 1, got "
             f"strip={width} and halo={halo}."
         )
+    composing = {**composing, "rule": _with_mean(rule, axis, tuple(sides))}
     given = composing.get("conditions") or {}
     both = {n: {**graph.conditions[n], **given[n]} for n in graph.conditions.keys() & given.keys()}
     options = {"scores": scores, **composing, "conditions": {**graph.conditions, **given, **both}}
@@ -321,7 +376,8 @@ class _Front:
     ) -> None:
         self.strips, self.levels, self.solver, self.noise = strips, levels, solver, noise
         self.like, self.wave, self.held = like, 0, dict[int, tuple[int, State]]()
-        self.truncation, self.number = list[float](), ceil(strips.length / strips.width)
+        self.truncation, self.capped = list[float](), 0
+        self.number = ceil(strips.length / strips.width)
         self.dim, self.n_waves = strips.axis + 1, self.number + len(levels) - 1
 
     def advance(self, target: Any) -> None:
@@ -360,13 +416,15 @@ class _Front:
 
         def score(halo: int) -> Tensor:
             start, stop = strips.around(first, last, halo)
-            found = strips.joint(start, stop)(part(start, stop).x, state.sigma)
+            own = part(start, stop)
+            found: Tensor = strips.score(start, stop, own)(own.x, own.sigma)
             return found.narrow(self.dim, first - start, last - first)
 
         if level > state.sigma:
             own, added = part(first, last), (level**2 - state.sigma**2) ** 0.5
             raised = own.x + added * self._draw(first, RISE + state.step, own.x)
-            return self.solver.init(raised, level, state.step + 1)
+            risen = self.solver.init(raised, level, state.step + 1)
+            return replace(risen, memory=own.memory)
         if strips.halo and self.wave - k == min(1, self.number - 1):
             near, far = score(strips.halo), score(2 * strips.halo)
             self.truncation.append(float((near - far).norm() / far.norm()))
@@ -374,8 +432,14 @@ class _Front:
         for _ in range(strips.evaluations):  # each is right within the windows of the one before
             start, stop = strips.around(start, stop, strips.halo)
         draw = partial(self._draw, start)
-        after = self.solver.step(strips.joint(start, stop), part(start, stop), level, draw)
-        return _cut(replace(after, denoised=None), self.dim, first - start, last - start)
+        own = part(start, stop)
+        active = strips.score(start, stop, own)
+        after = replace(self.solver.step(active, own, level, draw), denoised=None)
+        if isinstance(active, Remembering):
+            active.commit()
+            self.capped += bool(active.memory[CAPPED].any())
+            after = replace(after, memory=strips.laid(active))
+        return _cut(after, self.dim, first - start, last - start)
 
     def _draw(self, first: int, number: int, like: Tensor) -> Tensor:
         """The noise of columns from one on, by their places in the whole."""
@@ -394,13 +458,13 @@ class _Front:
             values, about = state.parts()
             tensors |= {f"{k}.{name}": value for name, value in values.items()}
             states[str(k)] = {"begin": begin, **about}
-        return tensors, {
-            "run": facts, "wave": self.wave, "states": states, "truncation": self.truncation
-        }  # fmt: skip
+        found = {"truncation": self.truncation, "capped": self.capped}
+        return tensors, {"run": facts, "wave": self.wave, "states": states, **found}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Takes up what `parts` gave."""
-        self.wave, self.truncation = facts["wave"], list(facts["truncation"])
+        self.wave, self.capped = facts["wave"], facts["capped"]
+        self.truncation = list(facts["truncation"])
         for k, about in facts["states"].items():
             own = {n[len(k) + 1 :]: t for n, t in tensors.items() if n.startswith(f"{k}.")}
             state = State.of({n: t.to(self.like.device) for n, t in own.items()}, about)
@@ -438,10 +502,10 @@ def _check_rule(rule: Any, graph: RegionGraph) -> None:
     """Raises `ScoreError` for a rule that cannot be applied to a part of the canvas."""
     if isinstance(rule, WeightedSum):
         return
-    if not isinstance(rule, Posterior):
+    if not isinstance(rule, Posterior | Consistent):
         raise ScoreError(
-            f"stream: expected the rule Marginal, Average or Posterior, got {rule!r}, whose score "
-            "depends on the whole state, or on earlier calls. Use Posterior(covariances)."
+            f"stream: expected the rule Marginal, Average, Posterior or Consistent, got {rule!r}, "
+            "whose score depends on the whole state. Use Consistent(covariances)."
         )
     given, models = rule.covariances, {group.model for group in graph.groups}
     by_model = isinstance(given, Mapping) and {*given} <= models
@@ -451,6 +515,28 @@ def _check_rule(rule: Any, graph: RegionGraph) -> None:
             f"{graph.groups[0].model}, or those of fit_covariances(..., form='stationary'), got "
             f"{brief(given)}."
         )
+
+
+def _with_mean(rule: Any, axis: int, event: Shape) -> Any:
+    """A rule whose mean is that of the canvas, or the same along the axis.
+
+    That of covariances may belong to an event of another length, and is averaged along the axis.
+    """
+    if isinstance(rule, WeightedSum) or isinstance(rule.mean, Mapping):
+        return rule
+    source = rule.covariances if rule.prior is None else rule.prior
+    mean = getattr(source, "mean", None) if rule.mean is None else torch.as_tensor(rule.mean)
+    if mean is None:
+        return rule
+    if rule.mean is None and mean.ndim == len(event) and mean.shape[axis] != event[axis]:
+        mean = mean.mean(axis, keepdim=True)
+    same = (*event[:axis], 1, *event[axis + 1 :])
+    if mean.shape not in (event, same):
+        raise ShapeError(
+            f"stream: expected the mean of the rule as {event}, or as {same} where it is the same "
+            f"along axis {axis}, got {array(mean)}."
+        )
+    return replace(rule, mean=mean)
 
 
 def _cut(state: State, dim: int, first: int, last: int) -> State:
@@ -464,7 +550,9 @@ def _joined(before: State, after: State, dim: int) -> State:
         (level, torch.cat([one, other], dim))
         for (level, one), (_, other) in zip(before.history, after.history, strict=True)
     )
-    return replace(after, x=torch.cat([before.x, after.x], dim), history=history)
+    memory = {n: torch.cat([one, after.memory[n]], dim) for n, one in before.memory.items()}
+    x = torch.cat([before.x, after.x], dim)
+    return replace(after, x=x, history=history, memory=memory)
 
 
 def _opened(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ from pgmdiff import (
     ShapeError,
     compose,
     field,
+    fit_covariances,
     from_denoiser,
     karras,
     sample,
     tiles,
 )
+from pgmdiff.composition import Rule
 from pgmdiff.distributed import stream
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import chain
@@ -171,6 +174,80 @@ def test_the_truncated_solve_reports_its_error() -> None:
     assert wholes[2] < 1e-3
 
 
+def bent(x: Tensor, sigma: Tensor) -> Tensor:
+    """Scores of no Gaussian, whose pieces do not agree on what they share."""
+    level = 1 + sigma.reshape(-1, *[1] * (x.ndim - 1)) ** 2
+    before = (x.flatten(1).cumsum(1) - x.flatten(1)).reshape(x.shape)
+    return (0.1 * before.sin() - x) / level
+
+
+def agreeing(graph: Any, trust: float = 1e3) -> Consistent:
+    given = {group.shape: torch.eye(prod(group.shape)) + 0.1 for group in graph.groups}
+    return Consistent(given, mean=torch.zeros(graph.event_shape), trust=trust)
+
+
+@pytest.mark.parametrize(
+    ("shape", "window", "overlap", "solver", "strip"),
+    [
+        ((402,), 6, 2, UniPC(), 60),
+        ((302,), 8, 5, SDE(), 60),  # a stride divides no window; three windows on an element
+        ((322, 3), (6, 3), (2, 0), Heun(), 120),  # along the first axis
+        ((2, 3, 202), (1, 3, 6), (0, 0, 2), DPMSolver2M(eta=1.0), 60),  # two lines
+    ],
+)
+def test_messages_go_with_the_strips(
+    shape: Any, window: Any, overlap: Any, solver: Any, strip: int
+) -> None:
+    """What the truncated solve loses decays with the halo, and nothing else is lost."""
+    graph, errors = tiles(shape, window, overlap), []
+    sigmas = time_travel(LEVELS, 2, 2) if solver == UniPC() else LEVELS
+    options: dict[str, Any] = {"rule": agreeing(graph), "dtype": WIDE, "solver": solver}
+    for halo in (8, 24):
+        strips, whole = both(graph, bent, sigmas, halo=halo, strip=strip, **options)
+        errors.append(float((strips - whole).abs().max()))
+    assert errors[0] > 10 * errors[1]
+
+
+def test_the_trust_radius_is_told_and_runs_resume(tmp_path: Path) -> None:
+    """Messages are saved with the front."""
+    graph = tiles((204,), 8, 4)
+
+    class Dying(np.ndarray):
+        def __setitem__(self, where: Any, values: Any) -> None:
+            if where[1].start == 80:
+                raise KeyboardInterrupt
+            super().__setitem__(where, values)
+
+    options: dict[str, Any] = {"generator": 3, "rule": agreeing(graph, 0.1), "strip": 80}
+    plain, killed = np.zeros((2, 1, 204), np.float32)
+    made = stream(graph, bent, LEVELS, out=plain, **options)
+    assert made.capped > 0
+    assert f"capped={made.capped}" in repr(made)
+    assert not stream(graph, pixels, LEVELS, out=killed, **options).capped
+    with pytest.raises(KeyboardInterrupt):
+        stream(graph, bent, LEVELS, out=killed.view(Dying), run=tmp_path, **options)
+    again = stream(graph, bent, LEVELS, out=killed, run=tmp_path, **options)
+    assert np.array_equal(plain, killed)
+    assert again.capped == made.capped
+
+
+def test_means_belong_to_the_canvas_or_are_the_same_everywhere() -> None:
+    data = 5 + torch.randn(4000, 24, generator=torch.Generator().manual_seed(0)).to(WIDE)
+    found = fit_covariances(tiles((24,), 8, 4), data, form="stationary")
+    graph = tiles((204,), 8, 4)
+
+    def shifted(x: Tensor, sigma: Tensor) -> Tensor:
+        return pixels(x, sigma, 5.0)
+
+    for given in (None, torch.full((1,), 5.0), torch.full((204,), 5.0)):
+        out = np.zeros((1, 204))
+        rule = Posterior(found, mean=given)
+        stream(graph, shifted, LEVELS, out=out, rule=rule, generator=1, dtype=WIDE)
+        assert abs(out.mean() - 5) < 0.5
+    with pytest.raises(ShapeError, match="the mean of the rule as \\(204,\\), or as \\(1,\\)"):
+        stream(graph, shifted, LEVELS, out=out, rule=Posterior(found, mean=torch.zeros(8)))
+
+
 def test_the_memory_is_that_of_a_few_strips() -> None:
     """Levels times strips, whatever the length: what Python and PyTorch hold between waves."""
     peaks = []
@@ -257,6 +334,16 @@ def test_zarr_arrays_are_made_once(tmp_path: Path) -> None:
 RING = tiles((16,), 8, 4, periodic=True)
 PLAIN = tiles((16,), 8, 4)
 LINE = Gaussian(torch.zeros(16), torch.eye(16))
+
+
+class Whole(Rule):
+    def weights(self, graph: Any) -> Any:
+        return Marginal().weights(graph)
+
+    def score(self, evaluate: Any, u: Tensor, sigma: Tensor, memory: Any = None) -> Tensor:
+        return -u
+
+
 REFUSED: dict[str, tuple[type[Exception], str, Callable[[], dict[str, Any]]]] = {
     "ring": (GraphError, "closes on itself along axis 0", lambda: {"graph": RING}),
     "one window": (GraphError, "a single window", lambda: {"graph": tiles((8,), 8)}),
@@ -267,10 +354,7 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[], dict[str, Any]]]] = 
         PgmdiffError, "elementwise", lambda: {"solver": PredictorCorrector(SDE(), Langevin())}
     ),
     "no solver": (PgmdiffError, "instance", lambda: {"solver": UniPC}),
-    "consistent": (
-        ScoreError, "Marginal, Average or Posterior",
-        lambda: {"rule": Consistent({(8,): covariance(8), (4,): covariance(4)})},
-    ),
+    "a rule of the whole": (ScoreError, "depends on the whole", lambda: {"rule": Whole()}),
     "covariances by name": (
         ScoreError, "the same for all windows",
         lambda: {"rule": Posterior({name: covariance(8) for name in PLAIN.names})},
