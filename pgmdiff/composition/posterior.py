@@ -27,6 +27,7 @@ from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.loops import ClosedLoops, state_mean
 from pgmdiff.composition.observed import Folded, Observed
 from pgmdiff.composition.rules import Marginal, Memory, Rule, bound
+from pgmdiff.composition.stars import Likely, likely
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
@@ -101,7 +102,7 @@ class Closure(Rule, ABC):
         known = state_mean(graph, mean)
         tree = on_junction_tree(graph)
         if tree or graph.n_elements > COMPLETED:
-            precision = ComposedPrecision(graph, given)
+            precision = likely(ComposedPrecision(graph, given))
             try:
                 return bound(self, precision=precision, loops=None, solve=solver_of(precision))
             except IndefiniteError:  # regions disagree: those of small graphs are averaged
@@ -124,7 +125,7 @@ class Closure(Rule, ABC):
         precision = ComposedPrecision(graph, Blocks(whole.covariance))
         completion, composed = whole.precision, precision.dense()
         if self.prior is not None:  # K = P + (K_0 - P_0)
-            gap, precision = completion - composed, ComposedPrecision(graph, given)
+            gap, precision = completion - composed, likely(ComposedPrecision(graph, given))
             composed = precision.dense()
             completion = composed + gap
         solve = Loops(completion, composed)
@@ -208,6 +209,12 @@ class Closure(Rule, ABC):
         assert precision is not None, "compose binds it"
         assert solve is not None, "compose binds it"
         said, covariance = [], solve.inverse()
+        if isinstance(likelier := precision.covariances, Likely):
+            said.append(
+                f"covariances of {counted(len(likelier.replaced), 'region')} on equal elements: "
+                "together, observations would widen their prior in some directions, which is "
+                "left out"
+            )
         if self.loops is not None:
             whole = self.loops.completion
             said.append(
@@ -258,7 +265,9 @@ class Posterior(Closure):
         covariances: region name (or model id, for all regions that share it) to the `[d, d]`
             covariance of its clean values, flattened as its model sees them; or a provider. Read
             all of them off one estimate: see `fit_covariances`. On loops, regions that disagree on
-            what they share are averaged there, and the completion of the averages is used.
+            what they share are averaged there, and the completion of the averages is used. Where
+            regions hold the same elements, such as posteriors of observations, the part by which
+            they would together widen their prior is left out; Gaussian data has none.
         mean: m, of the event shape of the state, or by region name, as the region's model sees it.
             If None, the `mean` of the covariances. If they have none, it is measured on graphs with
             loops, once per run: the fixed point of u ← Σ_r A_rᵀ D_r / Σ_r A_rᵀ 1 over outer

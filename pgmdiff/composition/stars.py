@@ -27,13 +27,18 @@ from call to call and δ = ΔD that of the mean of its D_r,
     θ   = δᵀ (Δs_0 - Σ_r c_r Δs_r) / δᵀ (Σ_r c_r Σ_r⁻¹ ΔD_r - Σ_0⁻¹ ΔD_0)      for the λ_r
 
 with sums over the calls, each half as heavy as the next, and a little of θ = 1, which they are for
-Gaussians. Calls without memory have θ = 1, and so have graphs with a star whose Σ_r c_r Q_r is
-indefinite. Where θ differs much from direction to direction, one number is not enough: on one of
-four sets of a hundred observations for each of five groups a run diverged (`experiments groups`).
+Gaussians. Where pieces are narrower than assumed, D can answer to its last value by more than that,
+and with the other sign. Then the swing r = -Σ δ_t·δ_(t-1) / Σ |δ_(t-1)|² exceeds 1, and the λ_r of
+the star are divided by r²; below 1 they grow by half per call, until they are whole. Calls without
+memory have θ = 1.
+
+In no direction do observations of Gaussian data widen
+their prior. Where Σ_r c_r Q_r has a negative part, it is no likelihood's: all Q_r of the star are
+projected onto the rest of its eigenvectors, relative to Σ_0⁻¹; see `likely`.
 """
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -44,7 +49,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate, Tilt
+from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.precision import ComposedPrecision
+from pgmdiff.precision.covariances import Covariances
+from pgmdiff.precision.forms import RegionCovariances
 from pgmdiff.precision.precision import taken_blocks
 
 __all__: list[str] = []
@@ -56,13 +64,17 @@ KEPT = 0.5
 """Weight of a call's changes relative to that of the next one's."""
 ASSUMED = 0.01
 """Weight of θ = 1 per element, in squared deviations of the posterior."""
-LEAST = 0.05
-"""Least θ."""
+LEAST = 0.2
+"""Least θ. With less, K is that of a plateau while modes are chosen, and runs swing until they are
+lost."""
 NEGLIGIBLE = 1e-6
 """Share of the largest eigenvalue, or of a precision, below which one counts as 0."""
+REGAINED = 1.5
+"""Factor by which λ_r that swings have reduced grow per call."""
 CENTRE, CARRIED = "centre", "star"
-"""Names in the memory: the denoised value that messages are relative to, `[B, d]`, and what shares
-are measured by: D, Σ_r c_r s_r, that less s_0, three sums, and θ: `[B, 3 d + 4]`. Both float64.
+"""Names in the memory: the denoised value that messages are relative to, `[B, N]`, and what shares
+are measured by, for every star: the sums of regions of `shares`, δ, six sums over calls and what
+swings left of the λ_r; and last θ of the λ_r: `[B, stars · (6 d + 8)]`. Both float64.
 """
 
 
@@ -74,6 +86,84 @@ class Said(NamedTuple):
     tilted: Tensor
     scores: Tensor
     sharper: Tensor
+
+
+class Held(NamedTuple):
+    """A star: its elements `[d]`, the names and precisions of its regions, and sums over these.
+
+    Attributes:
+        negative: the sum of negative counts.
+        total: Σ_r c_r Q_r.
+        reference: Σ_0⁻¹.
+    """
+
+    elements: Tensor
+    names: list[Hashable]
+    precisions: Tensor
+    negative: Tensor
+    total: Tensor
+    reference: Tensor
+
+
+def _held(precision: ComposedPrecision) -> Iterator[Held]:
+    """The stars of a graph; none of one that is too large."""
+    held = defaultdict[bytes, list[tuple[Hashable, float, Tensor]]](list)
+    for block in precision.blocks if precision.graph.n_elements <= SOLVED else ():
+        own = block.precisions.dense().expand(len(block.index), -1, -1)
+        each = zip(block.group.names, block.counts.tolist(), own, strict=True)
+        for row, region in zip(block.index.numpy(), each, strict=True):
+            if len(row) <= LARGEST:
+                held[row.tobytes()].append(region)
+    for key, several in held.items():
+        rest = sum(count for _, count, _ in several) - 1  # of a separator beside the star
+        extra = next((name for name, count, _ in several if rest and count == rest < 0), None)
+        regions = [region for region in several if extra is None or region[0] != extra]
+        counts = torch.tensor([count for _, count, _ in regions]).double()
+        lesser = counts.clamp(max=0)
+        if len(regions) == 1 or not lesser.any() or counts.sum() != 1:
+            continue
+        own = torch.stack([each for *_, each in regions])
+        reference = torch.tensordot(lesser / lesser.sum(), own, 1)
+        total = torch.tensordot(counts, own - reference, 1)
+        if torch.linalg.eigvalsh(total)[-1] > NEGLIGIBLE * torch.linalg.matrix_norm(reference, 2):
+            index = torch.from_numpy(np.frombuffer(key, np.int64).copy())
+            names = [name for name, *_ in regions]
+            yield Held(index, names, own, lesser.sum(), total, reference)
+
+
+@dataclass(frozen=True, repr=False)
+class Likely(Covariances):
+    """Covariances, some of them replaced by name."""
+
+    given: Covariances
+    replaced: dict[Hashable, Tensor]
+
+    def of(self, group: RegionGroup) -> Tensor | RegionCovariances:
+        if self.replaced.keys().isdisjoint(group.names):
+            return self.given.of(group)
+        own = self.given.form(group).dense().expand(len(group), -1, -1)
+        each = zip(group.names, own, strict=True)
+        return torch.stack([self.replaced.get(name, covariance) for name, covariance in each])
+
+
+def likely(precision: ComposedPrecision) -> ComposedPrecision:
+    """Without the negative part of Σ_r c_r Q_r of any star; itself if there is none.
+
+    Σ_r⁻¹ becomes Σ_0⁻¹ + P Q_r Pᵀ, P = L V Vᵀ L⁻¹ with Σ_0⁻¹ = L Lᵀ and the eigenvectors V of
+    L⁻¹ (Σ_r c_r Q_r) L⁻ᵀ whose eigenvalues are not negative.
+    """
+    found: dict[Hashable, Tensor] = {}
+    for star in _held(precision):
+        lower = torch.linalg.cholesky(star.reference)
+        inverse = torch.linalg.inv(lower)
+        values, vectors = torch.linalg.eigh(inverse @ star.total @ inverse.T)
+        if values[0] < -NEGLIGIBLE * values[-1]:
+            kept = vectors[:, values >= 0]
+            projection = lower @ kept @ kept.T @ inverse
+            own = projection @ (star.precisions - star.reference) @ projection.T
+            found |= zip(star.names, torch.linalg.inv(star.reference + own), strict=True)
+    given = precision.covariances
+    return ComposedPrecision(precision.graph, Likely(given, found)) if found else precision
 
 
 class Rows(NamedTuple):
@@ -99,7 +189,6 @@ class Stars:
         names: the star of each region in one; their counts have the sum 1.
         elements: those of each star, int64 `[d]`.
         loose: the elements of regions that lie inside no star.
-        measured: whether a run measures θ; where a sum is indefinite, it does not.
         negative: the sums of the negative counts, `[stars]`.
         sums: Σ_r c_r Q_r, `[stars, d, d]`.
         references: Σ_0⁻¹, the mean of the precisions of negative count, `[stars, d, d]`.
@@ -109,7 +198,6 @@ class Stars:
     names: dict[Hashable, int]
     elements: list[Tensor]
     loose: set[int]
-    measured: bool
     negative: Tensor
     sums: Tensor
     references: Tensor
@@ -118,32 +206,10 @@ class Stars:
     @classmethod
     def of(cls, precision: ComposedPrecision, whole: Tensor | None) -> "Stars | None":
         """Those of a graph with K; None if it has none or is too large."""
-        held = defaultdict[bytes, list[tuple[Hashable, float, Tensor]]](list)
-        n = precision.graph.n_elements
-        for block in precision.blocks if n <= SOLVED else ():
-            own = block.precisions.dense().expand(len(block.index), -1, -1)
-            each = zip(block.group.names, block.counts.tolist(), own, strict=True)
-            for row, region in zip(block.index.numpy(), each, strict=True):
-                if len(row) <= LARGEST:
-                    held[row.tobytes()].append(region)
-        found, names, measured = list[tuple[Tensor, ...]](), dict[Hashable, int](), True
-        for key, several in held.items():
-            rest = sum(count for _, count, _ in several) - 1  # of a separator beside the star
-            extra = next((name for name, count, _ in several if rest and count == rest < 0), None)
-            regions = [region for region in several if extra is None or region[0] != extra]
-            counts = torch.tensor([count for _, count, _ in regions]).double()
-            lesser = counts.clamp(max=0)
-            if len(regions) == 1 or not lesser.any() or counts.sum() != 1:
-                continue
-            own = torch.stack([each for *_, each in regions])
-            reference = torch.tensordot(lesser / lesser.sum(), own, 1)
-            total = torch.tensordot(counts, own - reference, 1)
-            values = torch.linalg.eigvalsh(total)
-            if values[-1] > NEGLIGIBLE * torch.linalg.matrix_norm(reference, 2):
-                names |= dict.fromkeys((name for name, *_ in regions), len(found))
-                index = torch.from_numpy(np.frombuffer(key, np.int64).copy())
-                measured &= bool(values[0] > -NEGLIGIBLE * values[-1])
-                found.append((index, lesser.sum(), total, reference))
+        found, names = list[tuple[Tensor, ...]](), dict[Hashable, int]()
+        for star in _held(precision):
+            names |= dict.fromkeys(star.names, len(found))
+            found.append((star.elements, star.negative, star.total, star.reference))
         if not found:
             return None
         elements, negative, *matrices = map(list, zip(*found, strict=True))
@@ -157,7 +223,7 @@ class Stars:
             for name, row in zip(block.group.names, block.index.tolist(), strict=True):
                 if name not in names and not any(each.issuperset(row) for each in sets):
                     loose.update(row)
-        return cls(k, names, elements, loose, measured, torch.stack(negative), sums, references)
+        return cls(k, names, elements, loose, torch.stack(negative), sums, references)
 
     @cached_property
     def alone(self) -> bool:
@@ -289,10 +355,8 @@ class Stars:
 
     def shares(
         self, said: list[Said], u: Tensor, sigma: Tensor, carried: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """θ_K `[B, stars]`, and what is carried on, with θ; None if nothing is measured."""
-        if not self.measured:
-            return None, None
+    ) -> tuple[Tensor, Tensor]:
+        """θ_K `[B, stars]`, and what is carried on, with θ."""
         stars, width = self.sums.shape[:2]
         sums = u.new_zeros(5, len(u), stars, width, dtype=torch.float64)
         regions = u.new_zeros(stars, dtype=torch.float64)
@@ -320,17 +384,25 @@ class Stars:
             regions += members.sum(dim=1) if rows.start == 0 else 0
         sums[0] /= regions[:, None]
         now = sums.permute(1, 2, 0, 3)
-        before, past = now, now.new_zeros(len(u), stars, 4)
+        before, last, past = now, torch.zeros_like(now[:, :, :1]), now.new_zeros(len(u), stars, 6)
+        left = now.new_ones(len(u), stars)
         if carried is not None:
-            before, past, _ = carried.split([now[0].numel(), 4 * stars, stars], dim=1)
-            before, past = before.reshape(now.shape), past.reshape(len(u), stars, 4)
+            blocks = [now[0].numel(), last[0].numel(), past[0].numel(), stars, stars]
+            before, last, past, left, _ = carried.split(blocks, dim=1)
+            before, last = before.reshape(now.shape), last.reshape(len(u), stars, 1, width)
+            past = past.reshape(len(u), stars, 6)
         moved, changes = (now - before).split([1, 4], dim=2)
         products = (moved * changes).sum(dim=3)
-        past = KEPT * past + products.where(products[:, :, [0, 0, 2, 2]] > 0, 0)
+        products = products.where(products[:, :, [0, 0, 2, 2]] > 0, 0)
+        turns = (last * torch.cat([last, -moved], dim=2)).sum(dim=3)
+        past = KEPT * past + torch.cat([products, turns], dim=2)
         sizes = torch.tensor([len(each) for each in self.elements]).to(past)
-        ratios = ASSUMED * sizes[:, None] + past
+        ratios = ASSUMED * sizes[:, None] + past[:, :, :4]
         closure, share = (ratios[:, :, 1::2] / ratios[:, :, ::2]).clamp(LEAST, 1).unbind(2)
-        return closure, torch.cat([now.flatten(1), past.flatten(1), share], dim=1)
+        swing = past[:, :, 5] / past[:, :, 4].clamp(min=torch.finfo(past.dtype).tiny)
+        left = (left / swing**2).where(swing > 1, (REGAINED * left).clamp(max=1))
+        kept = now.flatten(1), moved.flatten(1), past.flatten(1), left, share * left
+        return closure, torch.cat(kept, dim=1)
 
     def log_density(
         self,

@@ -7,15 +7,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.groups import COVARIANCE, MEANS, TAU, Case, one_observation
 from pgmdiff import Posterior, compose, graphs
 from pgmdiff.composition import Consistent
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.rules import bound
+from pgmdiff.composition.stars import likely
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph
 from pgmdiff.linalg import beside
 from pgmdiff.precision import Stationary
-from pgmdiff.samplers import SDE, Heun, UniPC, karras, sample
+from pgmdiff.samplers import SDE, DPMSolver2M, Heun, UniPC, karras, sample
 from pgmdiff.scores import Score
 from tests.composition.test_consistent import modes
 from tests.precision.examples import markov
@@ -278,8 +280,49 @@ def test_stars_in_larger_graphs_are_exact_for_gaussians(kind: str, stars: int) -
     chunks = [chunk for chunk, _ in joint.evaluate(u, torch.full((3,), 1.0).double())]
     bounds = torch.cat([joint.rule.star.rows(chunk).bounds for chunk in chunks])
     assert (bounds > 0.01).sum() >= 3 * stars, "observations are called at lower levels"
-    if joint.rule.star.measured:
-        assert (run.memory["star"][:, -stars:] > 0.999).all(), "θ = 1 for Gaussians"
+    same = likely(joint.rule.precision) is joint.rule.precision
+    assert same, "no observation widens a Gaussian prior"
+    assert (run.memory["star"][:, -stars:] > 0.999).all(), "θ = 1 for Gaussians"
+
+
+def test_observations_together_do_not_widen_their_prior() -> None:
+    """What would is left out of their precisions, and no more than that."""
+    prior, few = torch.eye(2).double(), torch.tensor([[0.5, 0.2], [0.2, 0.7]]).double()
+    wide = torch.tensor([[4.0, 0.0], [0.0, 0.4]]).double()
+    graph = FactorGraph.from_scopes({f"y{j}": ("z",) for j in range(3)}, {"z": (2,)})
+    given = {"y0": wide, "y1": wide, "y2": few, "z": prior}
+    joint = compose(graph, lambda x, sigma: -x, rule=Consistent(given))
+    assert "widen their prior" in str(joint.validate())
+    precision = joint.rule.precision
+    own = {n: torch.linalg.inv(precision.covariances.form(g).dense()[g.names.index(n)])
+           for g in graph.regions.groups for n in g.names}  # fmt: skip
+    total = sum(torch.linalg.inv(given[f"y{j}"]) - prior for j in range(3))
+    values, vectors = torch.linalg.eigh(total)
+    assert values[0] < 0 < values[1]
+    kept = vectors[:, 1:] @ vectors[:, 1:].T
+    for j in range(3):
+        alone = torch.linalg.inv(given[f"y{j}"]) - prior
+        torch.testing.assert_close(own[f"y{j}"], prior + kept @ alone @ kept)
+    torch.testing.assert_close(own["z"], prior)
+    torch.testing.assert_close(precision.dense(), prior + kept @ total @ kept)
+    assert joint.rule.covariances == given
+
+
+@pytest.mark.parametrize("seed", [20, 46])
+def test_runs_do_not_swing_until_they_are_lost(seed: int) -> None:
+    """A hundred observations of each of five groups, with average covariances: once 1e15 off.
+
+    In one, observations would widen their prior; in the other pieces are narrower than assumed.
+    """
+    case = Case.simulated(100, seed)
+    q = GaussianMixture(torch.full((2,), 0.5).double(), [Gaussian(m, COVARIANCE) for m in MEANS])
+    population = Gaussian(torch.zeros(1).double(), torch.full((1, 1), TAU**2).double())
+    scores = {"posterior": one_observation, "prior": q, "population": like(population)}
+    joint = compose(case.graph, scores, rule=case.rule("Consistent"), max_batch=100_000)
+    x = sample(joint, karras(60, 0.005, 30.0), shape=(12, 6), generator=seed, dtype=torch.float64,
+               solver=DPMSolver2M(eta=1.0, rho=7.0))  # fmt: skip
+    mean, deviation = case.moments()
+    assert ((x - mean).abs() < 8 * deviation).all()
 
 
 def seen(q: GaussianMixture, places: list[int], y: Tensor) -> GaussianMixture:
