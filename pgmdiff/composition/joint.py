@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import chain
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -274,12 +274,13 @@ class Joint:
 
     def _kept_chunks(self, u: Tensor, call: Callable[[Chunk], Tensor]) -> Iterable[Chunk]:
         """The chunks; on small graphs, where every operation counts, the latest few are kept."""
-        batches, key = self._on(u), (u.device, u.dtype, u.shape[0])
+        key = u.device, u.dtype, u.shape[0]
+        if (found := self._kept.get(key)) is not None:
+            return found
+        batches = self._on(u)
         calls = u.shape[0] * sum(len(batch.group) for batch in batches)
         if calls > KEPT_CALLS or not all(isinstance(b.group, IndexGroup) for b in batches):
             return self._chunks(u, call)
-        if (found := self._kept.get(key)) is not None:
-            return found
         _not_while_compiling()
         with torch.inference_mode(False):
             return keep(self._kept, key, tuple(self._chunks(u, call)), KEPT_BATCHES)
@@ -332,19 +333,7 @@ class Joint:
                 sigmas = sigmas / (1 + sigmas**2 * precision.reshape(-1)).sqrt().to(sigmas)
             x = x + (shift.reshape(x.shape) * beside(sigmas, x) ** 2).to(x)
 
-        def per_row(leaf: Tensor) -> Tensor:
-            """`[regions, ...]` repeated for every sample: `[samples * regions, ...]`."""
-            rows = leaf[start:stop]
-            return rows.expand(n, *rows.shape).reshape(n * regions, *rows.shape[1:])
-
-        crop = partial(chunk.crop, self.event_shape, x)
-        own = map_tensors(per_row, batch.condition, crop)
-        if own and 1 in (n, regions) and not copies(batch.score):
-            own = copied(own)  # others are copies already
-        per_sample = map_tensors(
-            lambda t: t[samples].repeat_interleave(regions, dim=0), condition, crop
-        )
-        given = {**per_sample, **own}
+        given = self._given(chunk, x, condition) if condition or batch.condition else {}
         function = _log_density(batch.score, chunk) if density else batch.score
         like = x.new_empty(len(x)) if density else x.detach()  # whatever is done to x
 
@@ -374,6 +363,24 @@ class Joint:
         values = received(value, like, who)
         check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")
         return values.reshape((n, regions) if density else (n, regions, -1))
+
+    def _given(self, chunk: Chunk, x: Tensor, condition: Condition) -> dict[str, Any]:
+        """The conditions of a model call on x: those of the nodes go before those of the call."""
+        n, regions = chunk.samples.stop - chunk.samples.start, chunk.stop - chunk.start
+
+        def per_row(leaf: Tensor) -> Tensor:
+            """`[regions, ...]` repeated for every sample: `[samples * regions, ...]`."""
+            rows = leaf[chunk.start : chunk.stop]
+            return rows.expand(n, *rows.shape).reshape(n * regions, *rows.shape[1:])
+
+        def per_sample(leaf: Tensor) -> Tensor:
+            return leaf[chunk.samples].repeat_interleave(regions, dim=0)
+
+        crop = partial(chunk.crop, self.event_shape, x)
+        own = map_tensors(per_row, chunk.batch.condition, crop)
+        if own and 1 in (n, regions) and not copies(chunk.batch.score):
+            own = copied(own)  # others are copies already
+        return {**map_tensors(per_sample, condition, crop), **own}
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
         key = (u.device, u.dtype)
@@ -514,7 +521,7 @@ def _log_density(score: Any, chunk: Chunk) -> Any:
 
 def _finite(values: Tensor) -> bool:
     """Whether all are finite: in one pass if so, for their sum is finite only then."""
-    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+    return isfinite(values.sum().item()) or bool(values.isfinite().all())
 
 
 def _not_while_compiling() -> None:
