@@ -25,7 +25,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from pgmdiff.composition.evaluate import Chunk
@@ -155,7 +154,8 @@ def foldable(batches: Iterable[Batch], variances: Tensor) -> Tensor | None:
             regions += len(index)
     pairs = np.concatenate(places), np.concatenate(elements)
     edges = sparse.coo_array((np.ones(len(pairs[0]), bool), pairs), (n + regions, n + regions))
-    labels = torch.from_numpy(connected_components(edges, directed=False)[1][:n]).long()
+    _, found = sparse.csgraph.connected_components(edges, directed=False)
+    labels = torch.from_numpy(found[:n]).long()
     labels = labels.to(variances.device).expand_as(variances)
     least, most = (
         torch.zeros_like(variances.new_empty(len(variances), n + regions))

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse import linalg
 
 from pgmdiff.composition.plan import Batch
 from pgmdiff.errors import GraphError
@@ -89,7 +88,7 @@ class SpreadSolve(LevelByLevel):
                 places = np.repeat(at, len(at)), np.tile(at, len(at))
                 entries = part[:, : len(at)].ravel(), places
                 total = total + sparse.coo_array(entries, total.shape).tocsc()
-            found = linalg.splu(total, **UNPIVOTED)
+            found = sparse.linalg.splu(total, **UNPIVOTED)
         return keep(self._kept, sigma, found, levels_kept(12 * found.nnz))
 
     def solve_at(self, b: Floats, sigma: float) -> Floats:

@@ -13,7 +13,6 @@ from heapq import heapify, heappop, heappush
 import networkx as nx
 import numpy as np
 from scipy import sparse
-from scipy.sparse import csgraph
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.atoms import atoms, connected, first_elements, scope_edges
@@ -191,6 +190,6 @@ def diameter(graph: RegionGraph) -> int | None:
         return None
     holds = incidence([np.unique(labels[region]) for region in outer], n_atoms)
     bipartite = sparse.block_array([[None, holds], [holds.T, None]]).tocsr()
-    steps = csgraph.shortest_path(bipartite, unweighted=True, directed=False)
+    steps = sparse.csgraph.shortest_path(bipartite, unweighted=True, directed=False)
     between = steps[len(outer) :, len(outer) :]
     return int(between[np.isfinite(between)].max()) // 2 or 1

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse import csgraph
 
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Ints
@@ -57,7 +56,7 @@ def connected_elements(graph: RegionGraph) -> Ints:
 def connected(edges: Ints, n: int) -> Ints:
     """The connected component of every node of a graph of n nodes, given edges `[2, m]`."""
     graph = sparse.coo_array((np.ones(edges.shape[1]), tuple(edges)), (n, n))
-    return np.asarray(csgraph.connected_components(graph, directed=False)[1], np.int64)
+    return np.asarray(sparse.csgraph.connected_components(graph, directed=False)[1], np.int64)
 
 
 def scope_edges(scopes: Ints) -> Ints:

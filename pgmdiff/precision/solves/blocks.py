@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse import csgraph
 from torch import Tensor
 
 from pgmdiff.linalg import Ints, keep
@@ -47,7 +46,7 @@ def layers(precision: ComposedPrecision) -> Ints | None:
 
     def hops(ends: Ints) -> Any:
         """Half the distances of elements, by way of regions, from some of them."""
-        found = csgraph.dijkstra(graph, False, ends, unweighted=True, min_only=True)
+        found = sparse.csgraph.dijkstra(graph, False, ends, unweighted=True, min_only=True)
         return found[:n] / 2
 
     far = hops(np.array([0]))

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse import linalg
 from torch import Tensor
 
 from pgmdiff.linalg import Floats, keep
@@ -65,7 +64,7 @@ class Factors:
     def __call__(self, w: float) -> Any:
         found = self._kept.get(w)
         if found is None:
-            found = linalg.splu((self.a + w * self.b).tocsc(), **self.options)
+            found = sparse.linalg.splu((self.a + w * self.b).tocsc(), **self.options)
         return keep(self._kept, w, found, levels_kept(12 * found.nnz))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -141,6 +140,6 @@ UNPIVOTED: dict[str, Any] = {
 def positive_pivots(matrix: Any) -> bool:
     """Whether a symmetric sparse matrix is positive definite."""
     try:
-        return bool((linalg.splu(matrix, **UNPIVOTED).U.diagonal() > 0).all())
+        return bool((sparse.linalg.splu(matrix, **UNPIVOTED).U.diagonal() > 0).all())
     except RuntimeError:  # exactly singular
         return False

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.sparse import linalg
+from scipy import sparse
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError
@@ -90,8 +90,8 @@ class Loops(Eigen):
         root = self.vectors / (1 + sigma**2 * self.values).sqrt()  # root rootᵀ = (I + σ² K)⁻¹
         relative = root.T @ gap @ root
         if n > 200:
-            start = np.ones(n)
-            top = float(linalg.eigsh(relative.numpy(), 1, which="LA", v0=start, tol=1e-3)[0][0])
+            options = {"which": "LA", "v0": np.ones(n), "tol": 1e-3}
+            top = float(sparse.linalg.eigsh(relative.numpy(), 1, **options)[0][0])
         else:
             top = float(torch.linalg.eigvalsh(relative)[-1])
         kept = 1.0 if top <= 1 - DEFINITE else (1 - DEFINITE) / top

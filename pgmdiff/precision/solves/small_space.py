@@ -8,7 +8,6 @@ With W = [|c_r g_r|^½ A_rᵀ U_r], S = diag(sign c_r) and τ = σ²/(σ² + δ)
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse import linalg
 
 from pgmdiff.linalg import Floats
 from pgmdiff.precision.forms import LowRankPrecisions
@@ -58,7 +57,7 @@ class SmallSpace(LevelByLevel):
         if matrix.shape[0] <= SMALL_SPACE:
             spectrum = np.linalg.eigvalsh(matrix.toarray())
         else:
-            spectrum = linalg.splu(matrix, **UNPIVOTED).U.diagonal()
+            spectrum = sparse.linalg.splu(matrix, **UNPIVOTED).U.diagonal()
         sound = np.isfinite(spectrum).all() and (spectrum != 0).all()
         if (spectrum < 0).sum() != (inertia < 0).sum() or not sound:
             raise indefinite(precision)
