@@ -76,7 +76,9 @@ class Setup:
 
     def best(self) -> Tensor:
         """The covariance of the best Gaussian Markov to the graph: its maximum-entropy one."""
-        whole = completed(self.regions, provider_of(node_covariances(self.regions, self.q), "best"))
+        whole = completed(
+            self.regions, provider_of(node_covariances(self.regions, self.q), "best", self.regions)
+        )
         return self.turned(whole.covariance, back=True)
 
     def loss(self, covariance: Tensor) -> float:
@@ -91,7 +93,7 @@ class Setup:
         eye = torch.eye(len(self.covariance), dtype=DOUBLE)
         noised = self.covariance + sigma**2 * eye
         exact = torch.linalg.inv(noised)
-        given = provider_of(node_covariances(self.regions, self.q), "score_errors")
+        given = provider_of(node_covariances(self.regions, self.q), "score_errors", self.regions)
         p = self.turned(ComposedPrecision(self.regions, given).dense(), back=True)
         found = {rule: -self.score(rule)(eye, sigma).T for rule in ("marginal", "consistent")}
         found["without_completion"] = torch.linalg.solve(eye + sigma**2 * p, p)

@@ -33,6 +33,8 @@ __all__ = [
 
 LONGEST = 80
 """Most letters of a value within another's repr."""
+WIDTH = 80
+"""Letters of a line of a report, which docs, terminals and notebooks show without wrapping it."""
 WORD = re.compile(r"[^\W\d_]{2}")
 """Two letters in a row, which no number but inf and nan has."""
 
@@ -104,8 +106,8 @@ def count_text(count: Fraction | int) -> str:
 
 
 def folded(line: str) -> str:
-    """Folds a line to the width of a notebook's cell; all lines but the first are indented."""
-    return fill(line, 96, subsequent_indent="    ", break_long_words=False)
+    """Folds a line to the width of a page; all lines but the first are indented."""
+    return fill(line, WIDTH, subsequent_indent="    ", break_long_words=False)
 
 
 def span(values: Sequence[float], what: str, symbol: str = "") -> str:

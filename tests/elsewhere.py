@@ -45,37 +45,11 @@ class Away(Tensor):
         return f"Away({self.inner!r})"
 
     @classmethod
-    def __torch_dispatch__(
-        cls,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {}, True)
 
 
-class Literals(TorchFunctionMode):
-    """Makes tensors of numbers and lists of Python, which are not dispatched."""
-
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        given = dict(kwargs or {})
-        if func is Tensor.__getitem__:
-            index = args[1] if isinstance(args[1], tuple) else (args[1],)
-            lists = [torch.tensor(each) if isinstance(each, list) else each for each in index]
-            return func(args[0], tuple(lists))
-        if func in (torch.tensor, torch.as_tensor) and "device" in given:
-            return func(*args, **{**given, "device": "cpu"}).to(given["device"])
-        return func(*args, **given)
-
-
-class Elsewhere(TorchDispatchMode):
+class Elsewhere(TorchDispatchMode, TorchFunctionMode):
     """Within it `device="meta"` is the pretended device.
 
     Args:
@@ -84,25 +58,30 @@ class Elsewhere(TorchDispatchMode):
 
     def __init__(self, waiting: bool = True) -> None:
         super().__init__()
-        self.waiting, self.literals = waiting, Literals()
+        self.waiting = waiting
 
     def __enter__(self) -> "Elsewhere":
-        self.literals.__enter__()
-        entered: Elsewhere = super().__enter__()
-        return entered
+        TorchFunctionMode.__enter__(self)
+        TorchDispatchMode.__enter__(self)
+        return self
 
     def __exit__(self, *raised: Any) -> None:
-        super().__exit__(*raised)
-        self.literals.__exit__(*raised)
+        TorchDispatchMode.__exit__(self, *raised)
+        TorchFunctionMode.__exit__(self, *raised)
 
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {}, self.waiting)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Makes tensors of numbers and lists of Python, which are not dispatched."""
+        given = dict(kwargs or {})
+        if func is Tensor.__getitem__:
+            index = args[1] if isinstance(args[1], tuple) else (args[1],)
+            lists = [torch.tensor(each) if isinstance(each, list) else each for each in index]
+            return func(args[0], tuple(lists))
+        if func in (torch.tensor, torch.as_tensor) and "device" in given:
+            return func(*args, **{**given, "device": "cpu"}).to(given["device"])
+        return func(*args, **given)
 
 
 def _run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], waiting: bool) -> Any:

@@ -10,20 +10,28 @@ from pgmdiff import (
     Posterior,
     RegionGraph,
     compose,
+    fit_covariances,
     from_eps,
     graphs,
     karras,
     sample,
     samplers,
 )
-from pgmdiff.conditioning import moment_matching
-from pgmdiff.diagnostics import spectrum
+from pgmdiff.conditioning import moment_matching, reconstruction
+from pgmdiff.diagnostics import (
+    crps,
+    interval_coverage,
+    r_precision,
+    rank_statistics,
+    seam_ratio,
+    spectrum,
+)
 from pgmdiff.errors import PgmdiffError, required
 from pgmdiff.integrations.azula import to_azula
 from pgmdiff.models.series import SeriesNet
 from pgmdiff.samplers import Noise
-from pgmdiff.scores import guided, padded
-from pgmdiff.training import EDMDenoiser
+from pgmdiff.scores import Timesteps, guided, padded
+from pgmdiff.training import EDMDenoiser, crops
 
 X, S = torch.ones(4, 3), torch.ones(4)
 LINE = compose(graphs.chain(3), lambda x, sigma, **condition: -x)
@@ -51,8 +59,10 @@ def test_a_library_that_fails_by_itself_says_so(
     ("call", "words"),
     [
         (lambda: graphs.chain("3"), r"chain: expected n as int \(number of variables\), got '3'"),
+        (lambda: graphs.chain(2.0), r"chain: expected n as int \(number of variables\), got 2.0"),
         (lambda: karras(4, 0.1, 9.0, rho="7"), r"karras: expected rho as float \(ρ\), got '7'"),
         (lambda: samplers.SDE(None), r"SDE: expected eta as float \(strength of the noise\)"),
+        (lambda: seam_ratio(torch.ones(4, 9), [4.5]), r"expected seams as Iterable\[int\]"),
         (lambda: spectrum(torch.ones(4, 1)), r"spectrum: expected x as Tensor .*\[4, 1\]"),
         (lambda: graphs.grid(2, "3"), r"grid: expected sizes as int"),
         (
@@ -140,6 +150,19 @@ def eye(n: int) -> Tensor:
         lambda: samplers.cosine(4, 0.1, 9.0, s=math.nan),
         lambda: samplers.variance_preserving(4, 0.1, 9.0, beta_min=math.nan),
         lambda: samplers.time_travel([4.0, math.nan, 0.0], 1),
+        *(lambda s=s: sample(LINE, [2.0, 1.0], shape=s)
+          for s in ((), "23", (2.0, 3), (-1, 3), torch.tensor([2, 3]), 3)),
+        lambda: sample(LINE, [2.0, 1.0], x=torch.tensor(1.0)),
+        *(lambda alphas=alphas: Timesteps(alphas)
+          for alphas in ([1e-4, 1e-3, 0.02], [0.5], [], [1.2, 0.5], [math.nan, 0.5])),
+        lambda: reconstruction(LINE, torch.ones(3), torch.ones(3) > 0, 1.0),
+        *(lambda f=f: f(torch.full((40, 9), math.nan), torch.ones(40))
+          for f in (crps, interval_coverage, rank_statistics)),
+        lambda: r_precision(torch.full((40, 9), math.nan), torch.ones(40, 9)),
+        *(lambda null=null: crops([(3,)], torch.ones(4, 3), labels={"label": [0, 1, 2, 3]},
+                                  null_condition={"label": null}).draw(2) for null in (None, "9")),
+        *(lambda rows=rows: fit_covariances(graphs.chain(2), {"f0": rows})
+          for rows in ("text", torch.ones(()), torch.ones(1, 2), torch.ones(9, 3))),
         *(lambda wrong=wrong: compose(graphs.chain(2), lambda x, s: -x,
               rule=Posterior({"f0": wrong, "x0": eye(1), "x1": eye(1)}))
           for wrong in ("text", eye(2).to(torch.complex64), torch.ones(2, 2).tril())),

@@ -48,7 +48,8 @@ def compose(
             the regions, `Consistent(covariances)` or `Posterior(covariances)`.
         conditions: node name to keyword arguments of its score, pytrees of tensors without a
             batch axis; they add to the graph's own and override them. A `field` by its keyword,
-            `{"low": field(t)}`, reaches all nodes but those that receive this keyword otherwise.
+            `{"low": field(t)}`, reaches all nodes but those that receive this keyword otherwise. A
+            piece without any beside others of its model is warned of when the joint is called.
         null_condition: what the nodes that are not pieces (variables, overlaps) receive, such as
             the embedding of an empty prompt, unless they have a condition of their own: in place
             of conditions given at call time, and beside pieces that have conditions here.
@@ -97,13 +98,14 @@ def compose(
         check_mapping("compose", what, given, "Conditions are keyword arguments.")
     fields = {word: value for word, value in conditions.items() if isinstance(value, Field)}
     named = {name: each for name, each in conditions.items() if name not in fields}
-    regions = replace(regions, conditions=_merged(regions.conditions, named))
+    regions = replace(regions, conditions=merged(regions.conditions, named))
     _check_null(null, {**regions.conditions, Field: fields})
     with torch.inference_mode(False):  # what is computed here must serve autograd later
         rule = rule.bind(regions)
         batches = tuple(plan(regions, scores, rule.weights(regions), rule.precisions, null, fields))
     _warn_in_train_mode(batches)
-    return Joint(graph, regions, rule, batches, max_batch, check_finite, checkpoint)
+    untold = _untold(batches)
+    return Joint(graph, regions, rule, batches, max_batch, check_finite, checkpoint, untold)
 
 
 def _check_scores(graph: RegionGraph, scores: Mapping[Any, Any]) -> None:
@@ -137,7 +139,7 @@ def _check_null(null: Condition, conditions: Mapping[Any, Condition]) -> None:
             )
 
 
-def _merged(own: Mapping[Any, Condition], given: Mapping[Any, Any]) -> dict[Hashable, Condition]:
+def merged(own: Mapping[Any, Condition], given: Mapping[Any, Any]) -> dict[Hashable, Condition]:
     """Per node, the keywords given on top of the graph's own."""
     both = {
         name: {**own[name], **given[name]}
@@ -145,6 +147,21 @@ def _merged(own: Mapping[Any, Condition], given: Mapping[Any, Any]) -> dict[Hash
         if isinstance(given[name], Mapping)
     }
     return {**own, **given, **both}
+
+
+def _untold(batches: Iterable[Batch]) -> str:
+    """Which piece has no condition beside one of the same model that has some, or nothing."""
+    pieces: dict[int, dict[bool, tuple[Hashable, list[str]]]] = {}
+    for batch in batches:
+        for row in np.flatnonzero(batch.group.outer)[:1].tolist():
+            piece = batch.group.name(row), sorted(batch.condition)
+            pieces.setdefault(id(batch.score), {}).setdefault(bool(batch.condition), piece)
+    for found in pieces.values():
+        if len(found) == 2:
+            (bare, _), (other, words) = found[False], found[True]
+            both = f"node {bare!r} gets no condition, but {other!r}, of the same model"
+            return f"{both}, gets {words}"
+    return ""
 
 
 def _warn_in_train_mode(batches: Iterable[Batch]) -> None:

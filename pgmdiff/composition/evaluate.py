@@ -163,14 +163,14 @@ def flattened(
         raise ShapeError(
             f"Joint: expected a floating-point state {shape_text('*batch', event)}, got "
             f"{tuple(u.shape)} of {u.dtype}. Reshape it, or pack a factor graph's variables with "
-            "graph.pack."
+            f"graph.pack.{_unbatched(event) if n_batch <= 0 else ''}"
         )
     batch = u.shape[:n_batch]
     sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
     if sigma.ndim and sigma.shape != batch:
         raise ShapeError(
             f"Joint: expected sigma as one number or of the batch shape {tuple(batch)}, got "
-            f"{tuple(sigma.shape)}."
+            f"{tuple(sigma.shape)}.{_unbatched(event) if n_batch == 0 else ''}"
         )
 
     def flat(leaf: Tensor) -> Tensor:
@@ -188,3 +188,9 @@ def flattened(
 
     state = u.reshape(prod(batch), prod(event))
     return state, sigma.expand(batch).reshape(-1), map_tensors(flat, condition, flat_field)
+
+
+def _unbatched(event: Shape) -> str:
+    """The remedy where a state may lack its batch axis."""
+    start = f"samplers start from {shape_text('batch', event)}"
+    return f" A state {tuple(event)} has no batch axis: {start}; one state is a batch, u[None]."

@@ -71,6 +71,7 @@ class Joint:
     check_finite: bool
     checkpoint: bool = False
     copies = True
+    _untold: str = ""  # what a call without conditions warns of
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
     _limits: dict[Any, tuple[int, float]] = field(default_factory=dict, repr=False)
@@ -124,6 +125,9 @@ class Joint:
         if self.check_finite and not torch.compiler.is_compiling() and not _finite(total.detach()):
             again = partial(self.rule.score, partial(evaluate, finite=True), flat, sigmas, before)
             self.find_guilty(again, ~total.isfinite(), flat, sigmas)
+        if self._untold and not condition:  # and the model accepted that
+            remedy = "Give it one in conditions=, such as the null condition, or one in the call."
+            warnings.warn(f"Joint: {self._untold}. {remedy}", UserWarning, stacklevel=4)
         return total.reshape(u.shape)
 
     def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:

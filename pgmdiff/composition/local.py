@@ -1,40 +1,23 @@
 """The local denoised values of regions, before they are composed."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pgmdiff.composition.batching import MaxBatch
-from pgmdiff.composition.composing import compose
-from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
-from pgmdiff.composition.plan import Scores
 from pgmdiff.composition.rules import WeightedSum
 from pgmdiff.errors import ShapeError, shape_text
-from pgmdiff.graphs.factor_graph import GraphLike
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.linalg import Floats
 
-__all__ = ["checked_states", "every_region", "local_denoised"]
-
-
-def every_region(
-    graph: GraphLike,
-    scores: Scores,
-    *,
-    conditions: Mapping[Any, Condition | Field] | None = None,
-    max_batch: MaxBatch = None,
-) -> Joint:
-    """A joint that evaluates every outer or counted region, for `local_denoised`; see `compose`."""
-    return compose(graph, scores, rule=Everything(), conditions=conditions, max_batch=max_batch)
+__all__ = ["checked_states", "local_denoised"]
 
 
 @dataclass(frozen=True)
 class Everything(WeightedSum):
-    """Evaluates every region that is outer or counted."""
+    """Evaluates every region that is outer or counted, for `local_denoised`."""
 
     def weights(self, graph: RegionGraph) -> list[Floats]:
         return [((g.counts != 0) | g.outer).astype(float) for g in graph.groups]

@@ -98,7 +98,7 @@ class Closure(Rule, ABC):
         who = type(self).__name__
         source = self.covariances if self.prior is None else self.prior
         mean = getattr(source, "mean", None) if self.mean is None else self.mean
-        given, closure = provider_of(self.covariances, who), provider_of(source, who)
+        given, closure = (provider_of(each, who, graph) for each in (self.covariances, source))
         known = state_mean(graph, mean)
         tree = on_junction_tree(graph)
         if tree or graph.n_elements > COMPLETED:

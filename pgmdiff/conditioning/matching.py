@@ -37,7 +37,6 @@ from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.conditioning.solving import Product, carried_back
 from pgmdiff.errors import PgmdiffError, check_scale
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
-from pgmdiff.scores.walls import check_score
 from pgmdiff.text import brief, described
 
 __all__ = [
@@ -228,7 +227,6 @@ def moment_matching(
         ScoreError: when called, the score or the operator lacks a gradient that is needed.
     """
     why = ""
-    check_score("moment_matching", score)
     if covariance is None:
         covariance = choose_covariance(score)
         has = "has" if isinstance(covariance, Composed) else "has no"

@@ -17,6 +17,7 @@ from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
 from pgmdiff.linalg import Shape, squared_norms, tensor_of
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser
 from pgmdiff.scores.gradients import check_gradient
+from pgmdiff.scores.walls import check_score
 from pgmdiff.text import brief, by_field, counted
 
 __all__ = ["Noise", "Observation", "observing"]
@@ -158,6 +159,7 @@ def observing(
     remedy: str,
 ) -> NetworkScore:
     """The score of a conditioned denoiser; arguments: see `Conditioned`."""
+    check_score(observation.what, score)
     network = Conditioned(denoiser, observation, score, remedy)
     made = partial(observing, denoiser, observation, remedy=remedy)
     return replace(from_denoiser(network), finish=network.finish, score=score, made=made)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 
 from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
-from pgmdiff.errors import check_scale
+from pgmdiff.errors import PgmdiffError, check_scale
 from pgmdiff.linalg import ordinary, squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
 from pgmdiff.scores.walls import on_copies, received
@@ -94,9 +94,14 @@ def reconstruction(
 
     Raises:
         ShapeError: the observation is not finite or has another shape.
-        PgmdiffError: the noise is negative or not finite.
+        PgmdiffError: the noise is negative or not finite, or the weight no function.
         ScoreError: the score, or the operator, has no gradient; the weight is not `[batch]`.
     """
+    if not callable(weight):
+        raise PgmdiffError(
+            f"reconstruction: expected weight, a function of σ and ‖r‖, got {brief(weight)}. Give "
+            "dps(scale, data_std=...)."
+        )
     observation = Observation.of("reconstruction", observed, operator, noise, project=False)
     remedy = "Change the weight, such as dps(scale), or use moment_matching."
     return observing(partial(_descended, observation, weight), observation, score, remedy=remedy)

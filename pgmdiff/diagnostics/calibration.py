@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.linalg import is_finite
 
 __all__ = ["crps", "interval_coverage", "rank_statistics"]
 
@@ -28,6 +29,7 @@ def crps(draws: Tensor, truth: Tensor) -> float:
 
     Raises:
         ShapeError: the shapes do not fit.
+        PgmdiffError: a value is not finite.
     """
     draws, truth = _checked("crps", draws, truth)
     m = draws.shape[1]
@@ -49,7 +51,7 @@ def interval_coverage(draws: Tensor, truth: Tensor, level: float = 0.9) -> float
 
     Raises:
         ShapeError: the shapes do not fit.
-        PgmdiffError: there is no such interval between m draws.
+        PgmdiffError: there is no such interval between m draws, or a value is not finite.
     """
     draws, truth = _checked("interval_coverage", draws, truth)
     m = draws.shape[1]
@@ -80,6 +82,7 @@ def rank_statistics(draws: Tensor, truth: Tensor, *, bins: int = 10) -> tuple[Te
 
     Raises:
         ShapeError: the shapes do not fit, or there are fewer than ten data sets.
+        PgmdiffError: a value is not finite.
     """
     draws, truth = _checked("rank_statistics", draws, truth)
     (n, m), n_bins = draws.shape[:2], min(bins, draws.shape[1] + 1, len(draws) // 5)
@@ -102,5 +105,9 @@ def _checked(who: str, draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         raise ShapeError(
             f"{who}: expected draws [n, m >= 2, *event] and truths [n, *event], got "
             f"{tuple(draws.shape)} and {tuple(truth.shape)}."
+        )
+    if not (is_finite(draws) and is_finite(truth)):  # NaN is below no truth, and above none
+        raise PgmdiffError(
+            f"{who}: expected finite draws and truths, got NaN or infinity. Look at the samples."
         )
     return draws.double(), truth.double()

@@ -23,10 +23,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.composition.batching import MaxBatch
+from pgmdiff.composition.composing import compose
 from pgmdiff.composition.evaluate import flattened
 from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
-from pgmdiff.composition.local import checked_states, every_region, local_denoised
+from pgmdiff.composition.local import Everything, checked_states, local_denoised
 from pgmdiff.composition.plan import Scores
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.containment import incidence
@@ -145,8 +146,7 @@ class Consistency:
             figures = (f"{x:.3g}" for x in (row.sigma, row.error_piece, row.error_overlap))
             excess = f"{row.excess:.3f} ({row.deviation:+.1f})"
             rows.append((f"{row.piece} / {row.overlap}", *figures, excess, row.verdict))
-        errors = "mse of the piece", "of the overlap"
-        head = "piece / overlap", "σ", *errors, "excess (std. errors)", "verdict"
+        head = "piece / overlap", "σ", "mse, piece", "overlap", "excess (errors)", "verdict"
         verdicts = dict.fromkeys(row.verdict for row in self.rows)
         notes = [f"{v}: {ADVICE[v]}." for v in verdicts if v in ADVICE]
         longer = Counter(name for row in self.rows for name in row.longer)
@@ -166,6 +166,7 @@ def check_consistency(
     sigmas: Iterable[float] | None = None,
     *,
     conditions: Mapping[Any, Condition | Field] | None = None,
+    null_condition: Condition | None = None,
     generator: Generator = None,
     max_batch: MaxBatch = None,
     progress: bool = False,
@@ -175,7 +176,8 @@ def check_consistency(
 
     Args:
         graph: its outer regions are the pieces, its other counted regions the overlaps.
-        scores, conditions, max_batch: as for `compose`.
+        scores, conditions, null_condition, max_batch: as for `compose`. Without the null condition
+            with which they are composed, models of overlaps are blamed for labels they never get.
         data: clean states, `[n, *event_shape]`; at least tens, for the standard errors.
         sigmas: noise levels, in the data's units; if None, 0.1, 0.3, 1 and 3 times the root mean
             square of the elements' standard deviations.
@@ -187,7 +189,14 @@ def check_consistency(
     Raises:
         ShapeError: the data have another shape, or fewer than 2 states.
     """
-    joint = every_region(graph, scores, conditions=conditions, max_batch=max_batch)
+    joint = compose(
+        graph,
+        scores,
+        rule=Everything(),
+        conditions=conditions,
+        null_condition=null_condition,
+        max_batch=max_batch,
+    )
     clean = checked_states("check_consistency", data, joint)
     _, _, condition = flattened(joint.event_shape, data, 1.0, condition)
     noise = Noise.of(generator, len(data))

@@ -26,6 +26,7 @@ FID. `with_floor` gives any metric its interval, and beside it real data against
 import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,8 +164,19 @@ def seam_ratio(
 
     Raises:
         ShapeError: there is no seam, nothing but seams, or a seam outside the image.
+
+    Example:
+        With its interval over images, as every metric of one set has it:
+
+        >>> import torch
+        >>> from pgmdiff.diagnostics import bootstrap, seam_ratio
+        >>> lines = torch.randn(99, 16, generator=torch.Generator().manual_seed(0))
+        >>> lines[:, 8:] += 3
+        >>> value, low, high = bootstrap(lambda x: seam_ratio(x, [8]), lines, generator=0)
+        >>> 1 < low < value < high
+        True
     """
-    images, seams = images.movedim(axis, -1), list(seams)
+    images, seams = images.movedim(axis, -1), [*map(index, seams)]
     width = images.shape[-1]
     if not all(0 <= seam < width for seam in seams):
         raise ShapeError(f"seam_ratio: expected seams within 0 to {width - 1}, got {seams}.")
@@ -409,6 +421,7 @@ def r_precision(samples: Tensor, conditions: Tensor, *, top: int = 3, pool: int 
 
     Raises:
         ShapeError: the embeddings are not pairs, or fewer than a pool.
+        PgmdiffError: an embedding is not finite.
     """
     n = len(samples)
     if samples.ndim != 2 or samples.shape != conditions.shape or not top <= pool <= n:
@@ -416,7 +429,8 @@ def r_precision(samples: Tensor, conditions: Tensor, *, top: int = 3, pool: int 
             f"r_precision: expected pairs of embeddings [n >= pool, d] and top <= pool, got "
             f"{tuple(samples.shape)} and {tuple(conditions.shape)}, top={top} and pool={pool}."
         )
-    distances = torch.cdist(samples.double(), conditions.double())
+    a, b = _features("r_precision", samples, conditions)
+    distances = torch.cdist(a[:, 0], b[:, 0])
     nearer = (distances < distances.diagonal()[:, None]).sum(dim=1).cpu().numpy()
     from scipy.stats import hypergeom  # slow to import
 

@@ -1,13 +1,14 @@
 """Samples of nodes by themselves, for covariances where there is no data."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.composition.composing import compose
+from pgmdiff.composition.composing import compose, merged
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph, condition_key
@@ -53,14 +54,15 @@ def node_samples(
     Raises:
         GraphError, ScoreError, ShapeError: see `compose` and `sample`.
     """
-    regions, given = graph_of(graph, "node_samples").regions, conditions or {}
+    regions = graph_of(graph, "node_samples").regions
+    regions = replace(regions, conditions=merged(regions.conditions, conditions or {}))
     kinds: dict[Hashable, IndexGroup] = {}
     chosen, total = dict[Hashable, Hashable](), 0
     theirs: dict[Hashable, Condition] = {}
     for group in regions.groups:
         for row in np.flatnonzero(group.outer).tolist():
             name = group.name(row)
-            condition = {**regions.conditions.get(name, {}), **given.get(name, {})}
+            condition = regions.conditions.get(name, {})
             model = name if group.model is None else group.model
             chosen[name] = key = model, group.shape, condition_key(condition)
             if key in kinds:

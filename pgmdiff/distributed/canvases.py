@@ -41,7 +41,7 @@ from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import RegionGroup, WindowGroup
 from pgmdiff.linalg import Shape, keep
 from pgmdiff.noise import RISE, START, Generator, Noise
-from pgmdiff.precision.covariances import Stationary
+from pgmdiff.precision.covariances import Dense, Stationary
 from pgmdiff.samplers import Run, Solver, State, UniPC
 from pgmdiff.samplers.run import check_run, solver_text
 from pgmdiff.samplers.store import ELSEWHERE, check_dtype, check_same, noise_of
@@ -354,7 +354,10 @@ def _strips(
     composing = {**composing, "rule": _with_mean(rule, axis, tuple(sides))}
     given = composing.get("conditions") or {}
     both = {n: {**graph.conditions[n], **given[n]} for n in graph.conditions.keys() & given.keys()}
-    options = {"scores": scores, **composing, "conditions": {**graph.conditions, **given, **both}}
+    if isinstance(rule, Posterior) and isinstance(rule.covariances, Mapping):
+        rule = replace(rule, covariances=Dense(rule.covariances))  # a strip has not all models
+    options = {"scores": scores, **composing, "rule": rule}
+    options["conditions"] = {**graph.conditions, **given, **both}
     strips = _Strips(axis, tuple(sides), windows, width, halo, evaluations, options)
     named = [name for name, value in options["conditions"].items() if not isinstance(value, Field)]
     whole = strips.graph(0, strips.length) if named else graph

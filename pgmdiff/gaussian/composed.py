@@ -135,13 +135,7 @@ def from_region_covariances(
     who = "from_region_covariances"
     graph = graph_of(graph, who).regions
     check_counts(graph)
-    known = {*graph.names, *(group.model for group in graph.groups)}
-    for name in covariances if isinstance(covariances, Mapping) else ():
-        if name not in known:
-            raise GraphError(
-                f"{who}: {name!r} is not a region of the graph. Use a name from `.names`."
-            )
-    provider = provider_of(covariances, who)
+    provider = provider_of(covariances, who, graph)
     whole = completed(graph, provider).covariance
     for group, index, _ in weighed(graph):
         form = provider.form(group)

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from math import prod
 from numbers import Real
+from operator import index
 from typing import Any
 
 import networkx as nx
@@ -333,7 +334,7 @@ def repeated_observations(
 
 
 def _at_least(family: str, n: int, least: int) -> int:
-    if n < least:
+    if index(n) < least:  # of what is no integer it raises TypeError
         raise GraphError(
             f"{family}: expected a size of at least {least}, got {n}. Give a larger one."
         )

@@ -87,7 +87,7 @@ def checked_shape(variable: Hashable, shape: Sequence[int]) -> Shape:
     except TypeError:
         raise GraphError(
             f"FactorGraph: the shape of variable {variable!r} must be a tuple of integers, got "
-            f"{shape!r}. Write ({shape!r},) for a vector."
+            f"{shape!r}. Write (2,) for a vector of two."
         ) from None
     if any(side < 1 for side in sides) or len(sides) > MAX_AXES:
         raise GraphError(

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup, WindowGroup
+from pgmdiff.graphs.names import check_known
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.precision.forms import (
     DenseCovariances,
@@ -111,15 +112,16 @@ class Dense(Covariances):
         return (matrix + matrix.T).double().cpu() / 2
 
 
-def provider_of(given: Any, who: str) -> Covariances:
-    """The provider of covariances that were given, by region name or as one.
+def provider_of(given: Any, who: str, graph: RegionGraph) -> Covariances:
+    """The provider of covariances that were given for a graph, by region name or as one.
 
     Args:
         given: the covariances.
         who: the caller, which the error names.
+        graph: the graph, whose regions and model ids are the names.
 
     Raises:
-        GraphError: it is neither.
+        GraphError: it is neither, or a name is no region and no model id.
     """
     if isinstance(given, Covariances):
         return given
@@ -128,6 +130,9 @@ def provider_of(given: Any, who: str) -> Covariances:
             f"{who}: expected covariances by region name, or a provider, got a "
             f"{type(given).__name__}. See fit_covariances."
         )
+    known = {*graph.names, *(group.model for group in graph.groups)}
+    remedy = "Use a name from `.names`."
+    check_known(f"{who}: a covariance is given for", given, known, "region or model id", remedy)
     return Dense(given)
 
 

@@ -35,7 +35,9 @@ from torch import Tensor
 from pgmdiff.errors import GraphError, ShapeError, shape_text
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import WindowGroup
+from pgmdiff.graphs.names import check_known
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.linalg import tensor_of
 from pgmdiff.precision.completing import Blocks, completed
 from pgmdiff.precision.covariances import (
     Covariances,
@@ -106,7 +108,8 @@ def fit_covariances(
     Raises:
         ShapeError: there are fewer than two states; states have another shape, are complex or not
             finite.
-        GraphError: a region lies inside no outer one; an option does not fit the graph.
+        GraphError: a region lies inside no outer one; an option does not fit the graph; samples are
+            given for what is no outer region.
 
     Example:
         >>> import torch
@@ -164,22 +167,24 @@ def fit_covariances(
 def _of_nodes(graph: RegionGraph, samples: Mapping[Any, Tensor], ridge: float) -> Covariances:
     """Dense covariances of every outer region's own samples, made consistent."""
     outer, fitted = _outer(graph, shared=False), dict[Hashable, Tensor]()
+    remedy = "Give those of outer regions; of a factor graph's variables make states: graph.pack."
+    check_known("fit_covariances: samples are given for", samples, outer, "outer region", remedy)
     known: dict[int, tuple[Tensor, Tensor]] = {}
     sums = torch.zeros(2, graph.n_elements, dtype=torch.float64)
     for name, index in outer.items():
-        given = samples.get(name)
-        if given is None or given[0].numel() != index.numel() or len(given) < 2:
-            got = "none" if given is None else f"{tuple(given.shape)}"
+        given = tensor_of("fit_covariances", f"samples of {name!r}", samples.get(name, [0]))
+        if given.ndim < 1 or len(given) < 2 or given[0].numel() != index.numel():
+            got = f"{tuple(given.shape)}" if name in samples else "none"
             raise ShapeError(
                 f"fit_covariances: expected at least 2 samples of region {name!r}, of "
                 f"{index.numel()} elements each, got {got}. Give those of all outer regions."
             )
-        if id(given) not in known:
-            flat = given.detach().cpu().double().flatten(1)
+        if id(samples[name]) not in known:
+            flat = given.detach().cpu().double().reshape(len(given), -1)
             covariance = torch.cov(flat.T, correction=0).reshape(index.numel(), -1)
             _raise(covariance.diagonal(), ridge, covariance.diagonal().mean())
-            known[id(given)] = flat.mean(dim=0), covariance
-        mean, fitted[name] = known[id(given)]
+            known[id(samples[name])] = flat.mean(dim=0), covariance
+        mean, fitted[name] = known[id(samples[name])]
         sums[:, index[0]] += torch.stack([mean, torch.ones_like(mean)])
     found: Covariances = Pooled(fitted, _parents(graph, outer))
     if graph.n_elements <= COMPLETED:

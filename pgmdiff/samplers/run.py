@@ -10,6 +10,7 @@ from math import isclose, isfinite, nan
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -266,12 +267,18 @@ def _check_start(
                 f"schedule of {len(levels) - 1} steps has σ = {there:.6g} there. Resume with the "
                 "schedule of the run."
             )
-    if x is not None and not isinstance(x, Tensor):
+    if x is not None and not (isinstance(x, Tensor) and x.ndim):
+        got = "a single number" if isinstance(x, Tensor) else type(x).__name__
         raise ShapeError(
-            f"sample: expected x, the noised start, as a tensor, got {type(x).__name__}. Convert "
-            "it with torch.as_tensor."
+            f"sample: expected x, the noised start, as a tensor, got {got}. Convert it with "
+            "torch.as_tensor; it is [batch, *event]."
         )
-    if shape is not None and not isinstance(shape, Sequence):
-        raise ShapeError(f"sample: expected shape=(batch, *event), got {shape!r}.")
+    sides: Sequence[object] = shape if isinstance(shape, Sequence) else ()
+    if shape is not None and not (
+        sides and all(isinstance(n, int | np.integer) and n >= 0 for n in sides)
+    ):
+        raise ShapeError(
+            f"sample: expected shape=(batch, *event), got {shape!r}. Give integers of at least 0."
+        )
     if shape is not None and not levels[0]:
         raise ShapeError("sample: sigmas[0] = 0 begins at data, which must be given as x=.")

@@ -81,7 +81,7 @@ def per_element(score: Any) -> bool:
 
 
 class Around:
-    """A score around another, `score`, whose memory and observation are its own as well."""
+    """A score around another, `score`; memory, observation and variables are that one's."""
 
     score: Score | None
 
@@ -102,6 +102,9 @@ class Around:
     hold = property(attrgetter("score.hold"))
     commit = property(attrgetter("score.commit"))
     pure = property(lambda self: self.around(self.score.pure))
+    # See `Joint`.
+    pack = property(attrgetter("score.pack"))
+    unpack = property(attrgetter("score.unpack"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,6 +276,9 @@ class Timesteps:
 
     Args:
         alphas_cumprod: ᾱ_t for t = 0, 1, ..., decreasing within (0, 1); the last may be 0.
+
+    Raises:
+        ScoreError: they do not decrease within (0, 1), as betas do not.
     """
 
     alphas_cumprod: Sequence[float]
@@ -281,6 +287,11 @@ class Timesteps:
     def __post_init__(self) -> None:
         alphas = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64).cpu()
         alphas = alphas[alphas > 0]
+        if len(alphas) < 2 or not (alphas < 1).all() or not (alphas.diff() < 0).all():
+            raise ScoreError(
+                "Timesteps: expected alphas_cumprod, numbers that decrease within (0, 1), got "
+                f"{brief(self.alphas_cumprod)}. Of betas they are (1 - betas).cumprod(0)."
+            )
         logs = 0.5 * ((-alphas).log1p() - alphas.log())
         self._tables[logs.device] = torch.stack([torch.arange(len(logs)).to(logs), logs])
 

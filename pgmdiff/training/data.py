@@ -24,8 +24,9 @@ from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, shape_text
 from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
+from pgmdiff.graphs.names import check_known, check_mapping
 from pgmdiff.graphs.regions import Condition
-from pgmdiff.linalg import Ints, Shape, beside
+from pgmdiff.linalg import Ints, Shape, beside, tensor_of
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.text import brief, by_field, counted, described
 
@@ -80,7 +81,7 @@ class Regions:
         chosen = torch.from_numpy(self.rows)[chosen]
         index = self.batch.group.select(chosen.numpy()).flat().to(flat.device)
         clean = flat[owners.to(flat.device)[:, None], index]
-        condition = map_tensors(itemgetter(chosen), self.batch.condition)
+        condition = dict[str, Any]()
         shaped = index.reshape(len(owners), *self.batch.group.shape)
         for word, values in fields.items():
             field = Field(values if isinstance(values, Tensor) else torch.stack([*values]))
@@ -90,9 +91,9 @@ class Regions:
             rows, elements = (t.to(values.device) for t in (owners, places.flatten(1)))
             part = values[rows[:, None], elements].movedim(1, -1)
             condition[word] = part.reshape(*part.shape[:-1], *places.shape[1:])
-        return CropBatch(
-            clean.reshape(shaped.shape), _shares(index[:, 0], self.event_shape), condition
-        )
+        own = map_tensors(itemgetter(chosen), self.batch.condition)
+        shares = _shares(index[:, 0], self.event_shape)
+        return CropBatch(clean.reshape(shaped.shape), shares, {**condition, **own})
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +147,7 @@ class Crops:
         kinds: the kinds of crops.
         chances: how often each kind is drawn, `[kinds]`.
         position, null_condition, null_probability: see `crops`.
+        words: the keywords of nodes' conditions, and of positions.
     """
 
     states: "States"
@@ -154,6 +156,7 @@ class Crops:
     position: bool
     null_condition: Condition
     null_probability: float
+    words: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return described(self, counted(len(self.kinds), "kind"), f"of {brief(self.states.data)}")
@@ -168,14 +171,18 @@ class Crops:
         stream = torch_generator(generator, "crops")
         kind = self.kinds[int(torch.multinomial(self.chances, 1, generator=stream))]
         states, owners, labels, fields = self.states.draw(n, stream)
+        words, what = {*self.words, *labels, *fields}, "crops: null_condition gives"
+        remedy = "Use one keyword for both."
+        check_known(what, self.null_condition, words, "keyword of conditions or labels", remedy)
         crop = kind.cut(states, owners, fields, stream)
-        condition = {**crop.condition, **labels}
+        condition = {**labels, **crop.condition}  # what a node has of its own comes first
         if self.position:
             condition["position"] = crop.position
         dropped = torch.rand(n, generator=stream) < self.null_probability
         for word in condition.keys() & self.null_condition.keys():
             value = condition[word]
-            null = torch.as_tensor(self.null_condition[word]).to(value)
+            what = f"null_condition {word!r}"
+            null = tensor_of("crops", what, self.null_condition[word]).to(value)
             condition[word] = torch.where(beside(dropped.to(value.device), value), null, value)
         return CropBatch(crop.clean, crop.position, condition)
 
@@ -193,8 +200,12 @@ class Crops:
 class States:
     """Clean states, of which some are drawn at a time; see `crops` for the data and labels."""
 
-    def __init__(self, data: Any, labels: Mapping[str, Tensor | Field], pack: Any = None) -> None:
-        self.pack, self.labels = pack, dict(labels)
+    def __init__(self, data: Any, labels: Mapping[str, Any], pack: Any = None) -> None:
+        self.pack = pack
+        self.labels: dict[str, Tensor | Field] = {
+            word: x if isinstance(x, Field) else tensor_of("crops", f"labels {word!r}", x)
+            for word, x in labels.items()
+        }
         self.data = self.one(data).contiguous() if isinstance(data, Mapping | Tensor) else data
         if isinstance(self.data, Tensor) and not self.data.isfinite().all():
             raise PgmdiffError("crops: expected finite data. Remove states that are not finite.")
@@ -290,12 +301,15 @@ def crops(
         conditions: keyword arguments of nodes, on top of the graph's own; as for `compose`.
         labels: keyword arguments of states, a tensor `[n, ...]` each; or `field(t)`, with t of
             `[n, *channels, *F]`, of which a crop of the state gets the same crop (see `field`).
+            Pieces and overlaps get them alike, but for nodes with such a condition of their own.
         position: whether the model gets the crops' positions, as `position=`; see `positions`.
-        null_condition, null_probability: what the model gets in place of its conditions, and how
-            often; overlaps without a condition of their own always get it, as from `compose`.
+        null_condition, null_probability: what the model gets in place of its conditions and labels,
+            and how often. Where pieces have `conditions`, overlaps without one of their own always
+            get it, as from `compose`. Of labels a network thus learns both for overlaps; if they
+            are always to be null there, give `conditions={overlap: null_condition, ...}`.
 
     Raises:
-        GraphError: a condition names no node.
+        GraphError: a condition names no node, or the null condition neither condition nor label.
         ScoreError: a node or shape has no network.
         ShapeError: the data do not fit the graph, or labels do not fit the data.
         PgmdiffError: the data hold no finite floating-point tensors, or a share is not in [0, 1].
@@ -311,7 +325,11 @@ def crops(
     for name, share in (("half", half), ("null_probability", null_probability)):
         if not 0 <= share <= 1:
             raise PgmdiffError(f"crops: expected {name} from 0 to 1, got {share}.")
-    null, conditions = dict(null_condition or {}), conditions or {}
+    given = {"conditions": conditions, "labels": labels, "null_condition": null_condition}
+    for what, each in given.items():
+        check_mapping("crops", what, {} if each is None else each, 'Write {"label": value}.')
+    null, labels, conditions = dict(null_condition or {}), labels or {}, conditions or {}
+    told = set[str]()
     shared = networks is None
     networks = {None: None} if networks is None else networks
     marks = {id(network): _Mark() for network in networks.values()}
@@ -319,14 +337,15 @@ def crops(
     cuts: list[tuple[Any, Regions | Windows, bool, float]] = []
     if isinstance(where, FactorGraph | RegionGraph | nx.Graph):
         graph = graph_of(where, "crops")
-        states = States(data, labels or {}, graph.pack)
-        given = [*conditions.values(), *graph.regions.conditions.values()]
+        named = [*conditions.values(), *graph.regions.conditions.values()]
+        told = {word for each in named if isinstance(each, Mapping) for word in each}
+        states = States(data, labels, graph.pack)
         joint = compose(
             graph,
             scores[None] if shared else scores,
             rule=Everything(),
             conditions=conditions,
-            null_condition={w: null[w] for w in null if any(w in each for each in given)},
+            null_condition={w: null[w] for w in null if w in told},
         )
         for batch in joint.batches:
             for outer in (True, False):
@@ -334,7 +353,7 @@ def crops(
                 kind = Regions(batch, rows, joint.event_shape)
                 cuts += [(batch.score, kind, outer, float(len(rows)))] if len(rows) else []
     else:
-        states = States(data, labels or {})
+        states = States(data, labels)
         for place, shape in enumerate(map(tuple, where)):
             if not shared and shape not in scores:
                 raise ScoreError(
@@ -343,7 +362,7 @@ def crops(
                 )
             weight = where[shape] if isinstance(where, Mapping) else 1.0
             cuts.append((scores[None if shared else shape], Windows(shape), not place, weight))
-    result = {}
+    result, words = {}, (*sorted(told), *["position"] * position)
     for key, mark in scores.items():
         own = [cut for cut in cuts if cut[0] is mark]
         if not own:
@@ -353,7 +372,7 @@ def crops(
         if not isinstance(where, Mapping) and pieces.any() and not pieces.all():
             chances[pieces] *= (1 - half) / chances[pieces].sum()
             chances[~pieces] *= half / chances[~pieces].sum()
-        result[key] = Crops(states, kinds, chances, position, null, null_probability)
+        result[key] = Crops(states, kinds, chances, position, null, null_probability, words)
     return result[None] if shared else result
 
 

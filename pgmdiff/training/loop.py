@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pgmdiff import store
 from pgmdiff.composition.plan import map_tensors
 from pgmdiff.errors import PgmdiffError
+from pgmdiff.graphs.names import check_known
 from pgmdiff.linalg import sent
 from pgmdiff.noise import SECOND, START, Generator, Noise, seed_of, split_seed
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_same
@@ -96,6 +97,8 @@ def fit(
     networks = dict(network) if isinstance(network, Mapping) else {None: network}
     known, shared = inspect.signature(train).parameters, not isinstance(network, Mapping)
     cut = {name: options.pop(name) for name in [*options] if name not in known}
+    every = {*known, *inspect.signature(crops).parameters}
+    check_known("fit: got the option", cut, every, "option of crops or train", "See their help.")
     found = crops(where, data, networks=None if shared else networks, **cut)
     found = {None: found} if shared else found
     run, seeds = Run.of(run), list[int | None]([None] * len(found))

@@ -20,10 +20,13 @@ from pgmdiff import (
     ScoreError,
     ShapeError,
     compose,
+    samplers,
 )
 from pgmdiff.composition import Joint
+from pgmdiff.conditioning import moment_matching
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, tiles
+from pgmdiff.scores import guided
 from pgmdiff.testing import markov_gaussian
 from pgmdiff.testing.strategies import factor_graphs
 from tests.helpers import ar1, meta_without_float64
@@ -161,6 +164,10 @@ def test_states_that_do_not_fit_are_named() -> None:
         joint(torch.zeros(2, 4, dtype=torch.int64), 1.0)
     with pytest.raises(ShapeError, match="expected sigma"):
         joint(torch.zeros(2, 4), torch.ones(3))
+    first = moment_matching(joint, torch.zeros(2), lambda u: u[:, :2])
+    for score in (joint, guided(joint, {}), first):
+        with pytest.raises(ShapeError, match=r"\(4,\) has no batch axis: .* \[batch, 4\]"):
+            samplers.sample(score, [2.0, 1.0], shape=(4,))
     with pytest.raises(ShapeError, match="start with the batch shape"):
         joint(torch.zeros(2, 4), 1.0, y=torch.ones(3, 1))
     with pytest.raises(ShapeError, match="as a tensor, got list"):
@@ -216,15 +223,35 @@ def shifted(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
     return -(x - shift.reshape(len(x), *[1] * (x.ndim - 1)))
 
 
+BARE = r"node 'f1' gets no condition, but 'f0', of the same model, gets \['y'\]"
+
+
+def test_a_piece_without_a_condition_beside_others_of_its_model_is_noticed() -> None:
+    """Where the call gives one, or the piece has a model of its own, nothing is missing."""
+    u, conditions = torch.zeros(2, 3), {"f0": {"y": torch.tensor(5.0)}}
+    joint = compose(chain(3), shifted, conditions=conditions)
+    with pytest.warns(UserWarning, match=BARE):
+        joint(u, 1.0)
+    joint(u, 1.0, y=torch.zeros(2))
+    scores = dict.fromkeys(["f0", "x0", "x1", "x2"], shifted) | {"f1": nonlinear}
+    compose(chain(3), scores, conditions=conditions)(u, 1.0)
+    both = dict.fromkeys(("f0", "f1"), conditions["f0"])
+    compose(chain(3), shifted, conditions=both)(u, 1.0)
+    with pytest.raises(ScoreError, match=r"guided: expected the conditions"):  # and no warning
+        compose(chain(3), guided(shifted, {"y": 0.0}), conditions=conditions)(u, 1.0)
+
+
 def test_conditions_per_node() -> None:
     graph = chain(3, (1,))
     joint = compose(graph, shifted, conditions={"f0": {"y": torch.tensor(5.0)}})
-    out = joint(torch.zeros(2, 3), 1.0)
+    with pytest.warns(UserWarning, match=BARE):
+        out = joint(torch.zeros(2, 3), 1.0)
     assert out.tolist() == [[5, 5, 0], [5, 5, 0]]
     own = FactorGraph.from_scopes(
         {"f": ("a", "b"), "g": ("b", "c")}, conditions={"g": {"y": torch.tensor(3.0)}}
     )
-    assert compose(own, shifted)(torch.zeros(1, 3), 1.0).tolist() == [[0, 3, 3]]
+    with pytest.warns(UserWarning, match="node 'f' gets no condition, but 'g'"):
+        assert compose(own, shifted)(torch.zeros(1, 3), 1.0).tolist() == [[0, 3, 3]]
     both = compose(own, shifted, conditions={"f": {"y": torch.tensor(1.0)}})
     assert both(torch.zeros(1, 3), 1.0).tolist() == [[1, 4, 3]]
 

@@ -144,7 +144,7 @@ def test_on_loops_the_sampler_reaches_the_distribution_of_largest_entropy() -> N
     graph, rough = torus(3, 3), ar1(9, 0.7)
     covariances = node_covariances(graph, rough)
     joint = compose(graph, node_scores(graph, rough), rule=Posterior(covariances))
-    closed = completed(graph.regions, provider_of(covariances, "test")).covariance
+    closed = completed(graph.regions, provider_of(covariances, "test", graph.regions)).covariance
     start = 80.0 * torch.eye(9, dtype=torch.float64)
     out = sample(joint, karras(60, 0.002, 80.0), x=start, solver=Heun())
     reached = Gaussian(rough.mean, out.T @ out)

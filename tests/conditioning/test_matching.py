@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import PgmdiffError, Posterior, ShapeError, compose
+from pgmdiff import PgmdiffError, Posterior, ShapeError, compose, from_denoiser
 from pgmdiff.conditioning import (
     Composed,
     Crop,
@@ -24,6 +24,8 @@ from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.samplers import SDE, Heun, karras, sample
 from pgmdiff.scores.adapters import beside
+from pgmdiff.scores.guidance import Guided
+from pgmdiff.training import EDMDenoiser
 from tests.helpers import ar1, relative
 
 PAIR = ar1(2, 0.9)
@@ -241,6 +243,18 @@ def test_bad_conditions_are_named() -> None:
             make()
 
 
+@pytest.mark.parametrize("wrong", [chain(2), None, EDMDenoiser(torch.nn.Linear(2, 2), 1.0)])
+def test_what_is_no_score_is_refused_at_once(wrong: object) -> None:
+    y, h = torch.zeros(2), Mask(MASK)
+    for name, make in {
+        "replacement": lambda: replacement(wrong, y, h),
+        "reconstruction": lambda: reconstruction(wrong, y, h, DPS),
+        "moment_matching": lambda: moment_matching(wrong, y, h),
+    }.items():
+        with pytest.raises(PgmdiffError, match=f"{name}: expected a score"):
+            make()
+
+
 def every_kind(score, y: Tensor, h) -> list:
     return [
         replacement(score, y, h),
@@ -249,6 +263,20 @@ def every_kind(score, y: Tensor, h) -> list:
         moment_matching(score, y, h, Tweedie()),
         moment_matching(score, y, h, Isotropic()),
     ]
+
+
+def test_scores_around_a_joint_name_its_variables() -> None:
+    joint = composed(ar1(N, 0.9))
+    y, mask = joint.graph.observe({"x1": 1.0})
+    kinds = every_kind(joint, y, mask)
+    u = torch.randn(3, N)
+    around = moment_matching(kinds[0], y, mask, Tweedie()), Guided(kinds[0], {})
+    for score in (*kinds, *around):
+        found = score.unpack(u)
+        assert found.keys() == set(joint.graph.variables)
+        assert torch.equal(found["x1"], joint.unpack(u)["x1"])
+        assert torch.equal(score.pack(found), u)
+    assert not hasattr(from_denoiser(joint.denoise), "unpack")
 
 
 def test_conditioned_scores_keep_the_states_dtype_and_batch() -> None:

@@ -273,6 +273,20 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     assert high - low == pytest.approx(2 * 1.645 * error, rel=0.06)
 
 
+def test_the_interval_of_a_seam_covers_the_truth() -> None:
+    """Columns of independent noise; at the seam differences have the variance 2 + 1.6."""
+    truth, covered = (3.6 / 2) ** 0.5, 0
+    for seed in range(80):
+        x = normal(40, 12, seed=seed)
+        x[:, 6:] += 1.6**0.5 * normal(40, 1, seed=1000 + seed)
+        value, low, high = bootstrap(
+            lambda x: seam_ratio(x, [6]), x, generator=seed, level=0.8, resamples=40
+        )
+        assert value == seam_ratio(x, [6])
+        covered += low < truth < high
+    assert covered / 80 == pytest.approx(0.8, abs=0.1)
+
+
 def test_pairs_are_drawn_together() -> None:
     x = normal(50)
 

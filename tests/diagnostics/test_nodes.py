@@ -44,6 +44,19 @@ def test_errors_fall_as_one_over_the_root_of_the_number_and_no_data_is_needed(na
     assert (found - q(u, 1.0)).norm() < 0.05 * q(u, 1.0).norm()
 
 
+def test_records_of_pairs_may_be_arrays_of_any_kind() -> None:
+    """Also where rows differ in number, as they do in tables with gaps."""
+    graph = graphs.chain(3)
+    rows = {"f0": torch.randn(20, 2, generator=torch.Generator().manual_seed(0)).double()}
+    rows["f1"] = rows["f0"][:11] ** 2
+    expected = fit_covariances(graph, rows)
+    for kind in (Tensor.numpy, Tensor.tolist):
+        fitted = fit_covariances(graph, {name: kind(each) for name, each in rows.items()})
+        assert torch.equal(fitted.mean, expected.mean)
+        for group in graph.regions.groups:
+            assert torch.equal(fitted.form(group).dense(), expected.form(group).dense())
+
+
 def test_each_model_shape_and_condition_is_drawn_once() -> None:
     """Three pieces of one model, two of them under the same condition, cost two runs."""
     graph, rows = graphs.tiles((16,), 6, 1), list[int]()

@@ -149,6 +149,14 @@ def posterior(window: int, overlap: int) -> Posterior:
     return Posterior({(n,): covariance(n) for n in (window, overlap)})
 
 
+def test_a_strip_may_lack_some_of_the_models() -> None:
+    """The last window is shifted: its overlap, of 6 places, has a covariance of its own."""
+    graph = tiles((298,), 8, 4, remainder="shift")
+    rule = Posterior({(n,): covariance(n) for n in (8, 4, 6)})
+    strips, whole = both(graph, process, rule=rule, dtype=WIDE, strip=100, halo=40)
+    torch.testing.assert_close(strips, whole, rtol=0, atol=1e-3)
+
+
 def test_the_truncated_solve_reports_its_error() -> None:
     """It is the exact score of the strip and its halo; reported is what twice the halo changes."""
     n, width, score, wholes = 420, 100, process, []

@@ -9,8 +9,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import eye
+from torch.nn import Linear
 
-from pgmdiff import GraphError, PgmdiffError, ScoreError, ShapeError, compose
+from pgmdiff import (
+    Consistent,
+    GraphError,
+    PgmdiffError,
+    Posterior,
+    ScoreError,
+    ShapeError,
+    compose,
+    fit_covariances,
+)
+from pgmdiff.diagnostics import node_samples
+from pgmdiff.gaussian import from_region_covariances
 from pgmdiff.graphs import (
     FactorGraph,
     RegionGraph,
@@ -26,6 +39,7 @@ from pgmdiff.graphs import (
 )
 from pgmdiff.graphs.names import check_names
 from pgmdiff.plotting import plot
+from pgmdiff.training import crops, fit
 
 Door = Callable[[Any, Any], object]
 DOORS: dict[str, Door] = {
@@ -146,7 +160,29 @@ SPELLING = [
         ),
         "text",
     ),
+    *(
+        (lambda rule=rule: compose(_bone(), minus, rule=rule(BLOCKS | {"kne": eye(1)})), "knee")
+        for rule in (Posterior, Consistent)
+    ),
+    (lambda: compose(_bone(), minus, rule=Posterior(BLOCKS, prior={"boen": eye(2)})), "bone"),
+    (lambda: compose(_bone(), minus, rule=Posterior(BLOCKS, mean={"boen": [0, 0]})), "bone"),
+    (lambda: from_region_covariances(_bone(), {"bnoe": eye(2)}), "bone"),
+    (lambda: fit_covariances(_bone(), {"bnoe": torch.zeros(9, 2)}), "bone"),
+    (lambda: node_samples(_bone(), minus, 2, [1, 0], conditions={"bnoe": {}}), "bone"),
+    (lambda: fit(_bone(), Linear(1, 1), STATES, steps=1, null_conditon={}), "null_condition"),
+    (lambda: fit(_bone(), Linear(1, 1), STATES, steps=1, btach=2), "batch"),
+    *(
+        (lambda own=own: crops(_bone(), STATES, null_condition={"labl": 0}, **own).draw(2), "label")
+        for own in (
+            {"labels": {"label": torch.zeros(9)}},
+            {"conditions": {"bone": {"label": torch.zeros(())}}},
+        )
+    ),
+    (lambda: crops(_bone(), LABELLED, null_condition={"labl": 0}).draw(2), "label"),
 ]
+BLOCKS = {"bone": eye(2), "hip": eye(1), "knee": eye(1)}
+STATES = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+LABELLED = [(state, 1) for state in STATES]
 
 
 def _bone() -> FactorGraph:

@@ -86,7 +86,7 @@ def test_costs() -> None:
 
 def unfolded(report: Report) -> str:
     """What is printed, without its line breaks."""
-    assert all(len(line) <= 96 for line in str(report).splitlines())
+    assert all(len(line) <= 80 for line in str(report).splitlines())
     return " ".join(str(report).split())
 
 

@@ -147,7 +147,7 @@ SCORES: dict[str, Callable[[], list[Any]]] = {
         JOINT,
         JOINT.remembering(),
         JOINT.denoise,
-        compose(CHAIN, network, conditions={"f0": {"c": torch.ones(1)}}),
+        compose(CHAIN, network, conditions={key: {"c": torch.ones(1)} for key in CHAIN.factors}),
         compose(CHAIN, scores.from_denoiser(EDMDenoiser(network, 1.0)), rule=Average()),
         compose(
             CHAIN, network, rule=Posterior(COVARIANCES), conditions={"c": field(torch.ones(6))}

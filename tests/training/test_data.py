@@ -145,6 +145,27 @@ def test_conditions_of_nodes_and_states() -> None:
     assert torch.equal(crop.condition["position"][:, 0] * 6, crop.clean[:, 0] % 1000)
 
 
+def test_labels_and_null_labels_of_overlaps() -> None:
+    """Overlaps have their state's label, or always the null one if it is their own condition."""
+    graph, data = GRAPHS["series"], numbered(4, (12,))
+    null = {"label": torch.tensor(9)}
+    options: Any = {"labels": {"label": [0, 1, 2, 3]}, "null_condition": null, "half": 1}
+    crop = crops(graph, data, **options, null_probability=0.3).draw(2000, 0)
+    dropped = crop.condition["label"] == 9
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    assert torch.equal(
+        crop.condition["label"][~dropped], (crop.clean[:, 0] // 1000)[~dropped].long()
+    )
+    options["conditions"] = dict.fromkeys(set(graph.names) - set(graph.pieces), null)
+    assert (crops(graph, data, **options).draw(50, 0).condition["label"] == 9).all()
+    whole = crops(graph, data, **options | {"half": 0}, null_probability=0).draw(50, 0)
+    assert torch.equal(whole.condition["label"], (whole.clean[:, 0] // 1000).long())
+    ids = {"label": field(torch.arange(4)[:, None].expand(4, 12))}
+    told = {"conditions": {name: {"label": torch.full((4,), 7)} for name in graph.pieces}}
+    crop = crops(graph, data, labels=ids, half=0, **told).draw(5, 0)
+    assert (crop.condition["label"] == 7).all(), "as a joint's call has it"
+
+
 @pytest.mark.parametrize("kind", ["open", "cube", "nested"])
 def test_positions_are_those_of_training(kind: str) -> None:
     graph = GRAPHS[kind]
@@ -168,6 +189,11 @@ def test_wrong_input_is_named() -> None:
         crops([(3,)], {"a": torch.randn(5, 3)})
     with pytest.raises(ShapeError, match="expected labels 'label' of as many entries"):
         crops(graph, torch.randn(5, 3), labels={"label": torch.zeros(4)})
+    for what in ("labels", "conditions", "null_condition"):
+        with pytest.raises(GraphError, match=f"crops: expected {what} as a dict, got Tensor"):
+            fit(graph, network, torch.randn(5, 3), steps=1, **{what: torch.zeros(5)})
+    with pytest.raises(ShapeError, match=r"expected labels 'label' as a tensor.*, got \['a'"):
+        crops(graph, torch.randn(5, 3), labels={"label": [*"abcde"]})
     with pytest.raises(PgmdiffError, match="expected half from 0 to 1, got 2"):
         crops(graph, torch.randn(5, 3), half=2)
     with pytest.raises(GraphError, match="'f9'"):
