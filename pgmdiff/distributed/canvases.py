@@ -351,10 +351,10 @@ def _strips(
             f"with this solver, a multiple of the stride {stride}, and halo >= 1, got "
             f"strip={width} and halo={halo}."
         )
-    composing = {**composing, "rule": _with_mean(rule, axis, tuple(sides))}
+    rule = _with_mean(rule, axis, tuple(sides))
     given = composing.get("conditions") or {}
     both = {n: {**graph.conditions[n], **given[n]} for n in graph.conditions.keys() & given.keys()}
-    if isinstance(rule, Posterior) and isinstance(rule.covariances, Mapping):
+    if solved and isinstance(rule.covariances, Mapping):
         rule = replace(rule, covariances=Dense(rule.covariances))  # a strip has not all models
     options = {"scores": scores, **composing, "rule": rule}
     options["conditions"] = {**graph.conditions, **given, **both}

@@ -269,7 +269,7 @@ def test_bad_region_covariances_are_named() -> None:
         from_region_covariances(graph, {"f0": eye, "f1": eye})
     full = {"f0": eye, "f1": eye, "x1": torch.eye(1)}
     assert from_region_covariances(graph, full).covariance.equal(torch.eye(3))
-    with pytest.raises(GraphError, match="'y' is not a region"):
+    with pytest.raises(GraphError, match="'y', which is no region"):
         from_region_covariances(graph, {**full, "y": eye})
     with pytest.raises(ShapeError, match=r"'f1' as \[2, 2\], got \(3, 3\)"):
         from_region_covariances(graph, {**full, "f1": torch.eye(3)})
