@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Conditioning
+# # Fill a gap
 #
 # A thermometer in the sea failed for twelve hours. You have a model of eight hours of its readings,
 # and want to fill the gap: with series that could have been, and a band that says how sure they

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # A canvas without end
+# # Pan over an endless strip
 #
 # Tutorial 04 made strips of gravel of a given length. Here the strip has no ends: it is computed
 # where you look at it, and is the same whenever you return. You will learn

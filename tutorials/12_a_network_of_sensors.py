@@ -1,5 +1,5 @@
 # %% [markdown]
-# # A network of sensors
+# # Sensors that fall silent
 #
 # You run a network of sensors and have enough data of *pairs* of neighbours to train models of
 # them, but not of all sensors at once. Today two sensors are silent, and one of the others may be

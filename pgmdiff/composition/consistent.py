@@ -76,10 +76,11 @@ class Consistent(Closure):
     need not be unique, not even on trees. The memory of a run holds the messages and, under
     "capped", how many updates of a sample's messages the trust radius cut.
 
-    In stars, several regions of the same up to 64 elements, with different covariances and counts
-    whose sum is 1, messages have a precision as well, and regions are called at lower levels; see
-    the module `stars`. A star may be the whole graph or lie in one of up to 256 elements, as nested
-    observations do. With observations, and on all other graphs, messages have none.
+    On a star (several regions over the same elements, at most 64, with different covariances, whose
+    counts sum to 1) messages also have a precision, and regions are evaluated at lower noise
+    levels; see the module `stars`. A star may be the whole graph, or a part of a graph of up to 256
+    elements, as nested observations are. With observations, and on all other graphs, messages have
+    no precision.
 
     Args:
         covariances, mean, prior: see `Posterior`.

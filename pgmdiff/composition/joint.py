@@ -51,9 +51,10 @@ class Joint:
     """The composed score: `joint(u, sigma, **condition) -> [*batch, *event_shape]`.
 
     Made by `compose`. `u` has any batch shape before the graph's event shape; sigma is one number
-    or has the batch shape; conditions given here start with the batch shape and reach every node
-    (except where `null_condition` replaces them), a `field` cropped to it. It works in the state's
-    floating-point dtype and on its device, under autograd or without, in several threads at once.
+    or has the batch shape. Conditions given at the call start with the batch shape and reach every
+    node, unless `null_condition` replaces them; a `field` is cropped to each node. It works in the
+    state's floating-point dtype and on its device, under autograd or without, in several threads at
+    once.
 
     Attributes:
         graph: the graph that was composed, as it was given.

@@ -256,8 +256,8 @@ class Posterior(Closure):
 
     It is the exact score at every σ for Gaussian data Markov to the graph, loops included, with
     true covariances and mean; beyond 2,000 elements on junction trees only, since elsewhere P
-    stands for K. For other data the factorisation is exact and its Gaussian closure is not: it
-    becomes right as σ → 0 on junction trees, and is no gradient field. If the covariances are one
+    replaces K. For other data the factorisation is exact and its Gaussian closure is not: on
+    junction trees it becomes exact as σ → 0; it is not a gradient field. If the covariances are one
     common diagonal, it is the marginal rule. `Consistent` does better for other data, at the same
     number of evaluations.
 

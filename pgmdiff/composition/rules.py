@@ -157,8 +157,8 @@ class Marginal(WeightedSum):
 
     Exact at σ = 0 on a junction tree, for data Markov to it. For σ > 0 it is an approximation even
     there, since noised variables of a Markov tree are not Markov: sampling with it misses the
-    joint distribution however many steps are taken. On loops the limit σ = 0, too, is only the
-    Bethe (or Kikuchi) approximation.
+    joint distribution however many steps are taken. On loops it is only the Bethe (or Kikuchi)
+    approximation, even at σ = 0.
     """
 
     def weights(self, graph: RegionGraph) -> list[Floats]:
@@ -172,7 +172,8 @@ class Average(WeightedSum):
         s(u, σ) = (Σ_f A_fᵀ A_f)⁻¹ Σ_f A_fᵀ s_f(A_f u, σ)
 
     The baseline, and what most tools do. It requires no model of an overlap and ignores counting
-    numbers. In general it is the score of no density; it is exact only if pieces are independent.
+    numbers. In general it is not the score of any density; it is exact only if pieces are
+    independent.
     """
 
     def weights(self, graph: RegionGraph) -> list[Floats]:

@@ -187,9 +187,9 @@ def advise(
 ) -> Advice:
     """Predicts, in closed form, what every rule loses on every graph if the data are Gaussian.
 
-    The loss is KL(sampled ‖ q) per element. For the marginal rule and overlap averaging it is that
-    of the distribution which `samplers.sample(..., solver=Heun())` reaches from N(0, σ_max²): it is
-    exact, to rounding, and includes the errors of the solver and of its start. For the rules
+    The loss is KL(sampled ‖ q) per element. For the marginal rule and overlap averaging it is the
+    loss of the distribution that `samplers.sample(..., solver=Heun())` reaches from N(0, σ_max²):
+    it is exact, to rounding, and includes the errors of the solver and of its start. For the rules
     Consistent and Posterior, which agree on Gaussians, it is what they reach in the limit of many
     steps, with the covariances of q: 0 on every graph to which q is Markov. The mean of q does not
     matter: states are centred.

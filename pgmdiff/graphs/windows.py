@@ -48,7 +48,7 @@ def tiles(
         window: length of a window on each axis; a window as long as the axis spans it.
         overlap: of neighbouring windows, on each axis; ignored where a window spans the axis.
         periodic: whether each axis closes on itself; a window that spans its axis is not joined to
-            itself, since a model could see no overlap.
+            itself, because there would be no overlap for a model to see.
         remainder: where the stride (window - overlap) does not divide an axis, `"error"` refuses;
             `"shift"` moves the last window of an open axis inwards and lets the last overlap of a
             periodic one grow, with valid counts.

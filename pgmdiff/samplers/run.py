@@ -79,8 +79,8 @@ def sample(
         score: `score(x, sigma)` with x `[batch, *event]`, sigma `[batch]`. If it has a method
             `remembering`, as joints do, the run carries its memory from step to step; give its
             conditions by `functools.partial`, since a lambda would hide the memory. If it has a
-            method `finish`, as conditioned scores do, that looks at the result of a schedule that
-            ends in 0, and may warn.
+            method `finish`, as conditioned scores do, `sample` calls it on the result of a schedule
+            that ends in 0; it may warn.
         sigmas: noise levels that end in a fall. Where they rise, noise of variance σ'² - σ² is
             added and multistep solvers start afresh: see `time_travel`.
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.

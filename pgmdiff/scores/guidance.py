@@ -85,9 +85,9 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
     """Classifier-free guidance as a score with two more conditions.
 
     These are `guidance`, w as one number or `[batch]`, and `null`, the empty conditions of rows, by
-    keyword tensors `[batch, ...]`: per node, a scale and a negative prompt. The two evaluations are
-    two calls with the batch given, of which the number 1 as w requires the first only; around a
-    joint with memory they are one.
+    keyword tensors `[batch, ...]`: per node, a scale and a negative prompt. Each of the two
+    evaluations is one call with the given batch. If w is the number 1, only the first is made;
+    around a joint with memory both share one call.
 
     Args:
         score: the score, which accepts the keywords of `null`.
