@@ -10,6 +10,7 @@ posterior samples (importance resampling of ancestral ones), mean and standard e
 
 *Smooth data* (`benchmarks.smooth_fields`): Gaussian fields and a photograph with a hole.
 *Errors* and *calibration* (`benchmarks.observed`): observations in local posteriors or the solve.
+*Labels* (`benchmarks.labels`): covariances per label, or pooled over labels.
 
 The requirements are those of one score: evaluations of every region, gradients, and the bytes that
 autograd holds for them.
@@ -23,10 +24,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks import observed, smooth_fields
+from benchmarks import labels, observed, smooth_fields
 from benchmarks.exactness.distributions import two_mode_chain
 from benchmarks.problems import Counter, gaussian_problem
-from benchmarks.reports import columns, plus_minus, settings, spread, table
+from benchmarks.reports import Column, columns, plus_minus, settings, spread, table
 from pgmdiff import conditioning as ways
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.joint import Joint
@@ -145,6 +146,7 @@ PARTS: dict[str, Callable[[bool], list[dict[str, Any]]]] = {
     "smooth": lambda smoke: smooth_fields.rows(smoke=smoke),
     "errors": lambda smoke: observed.errors(smoke=smoke),
     "calibration": lambda smoke: observed.calibration(smoke=smoke),
+    "labels": lambda smoke: labels.rows(smoke=smoke),
 }
 """What is measured, by the key of its rows."""
 
@@ -196,6 +198,13 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     if "calibration" in result:
         title = "Two-mode chain, three observed: uniform ranks of Σ|steps|"
         made.append(table(title, result["calibration"], method | columns("p:.2g mean_rank:.3f")))
+    if "labels" in result:
+        errors: dict[str, Column] = {
+            "score": lambda row: plus_minus(row["score"], ".3f"),
+            "energy": lambda row: plus_minus(row["energy"]),
+        }
+        about = columns("graph method closure refused")
+        made.append(table("Labels on pairs, by covariances", result["labels"], about | errors))
     return made
 
 

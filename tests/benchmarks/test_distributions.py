@@ -10,6 +10,9 @@ from benchmarks.exactness import distributions
 from benchmarks.exactness.distributions import MarkovTree
 from benchmarks.exactness.fields import FIELDS, ModeField, Star
 from benchmarks.exactness.modes import holm
+from benchmarks.exactness.petals import PetalRing
+from benchmarks.labels import CLOSURES, Labelled
+from benchmarks.labels import FIELDS as LABELLED
 from pgmdiff.diagnostics.metrics import energy_distance, sliced_wasserstein
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.testing.oracles import SPREAD, WITHIN, ModeChain
@@ -204,3 +207,57 @@ def test_holm_rejects_in_order_of_the_p_values() -> None:
     """Against 0.05 / 4, 0.05 / 3, ...: the first that is too large ends it."""
     assert holm([0.03, 0.012, 0.5, 0.016]) == [False, True, False, True]
     assert holm([0.04, 0.04]) == [False, False]
+
+
+# ---------------------------------------------------------------- petals, and labels on pairs
+
+
+def test_petals_have_the_pairs_of_their_ring() -> None:
+    """A transfer matrix gives the labels of neighbours; scores are gradients of densities."""
+    q = PetalRing()
+    step = torch.full((3, 3), (1 - q.stay) / 2).double().fill_diagonal_(q.stay)
+    chances = step * torch.linalg.matrix_power(step, q.n - 1)
+    pair = q.models["pair"]
+    torch.testing.assert_close(pair.weights.reshape(3, 3), chances / chances.sum())
+    torch.testing.assert_close(pair.covariance, q.covariance[:4, :4])
+    last = q.covariance[[10, 11, 0, 1]][:, [10, 11, 0, 1]]  # the pair that closes the ring
+    torch.testing.assert_close(pair.covariance, last)
+    u = q.sample(4000, 0)
+    assert (torch.cov(u.T) - q.covariance).abs().max() < 0.15
+    assert q.modes(u).mean() == pytest.approx(float(q.modes(q.sample(4000, 1)).mean()), abs=0.03)
+    x = (u[:20] + states(20, 12)).requires_grad_()
+    (slope,) = torch.autograd.grad(q.log_density(x, 1.5).sum(), x)
+    torch.testing.assert_close(q.score(x.detach(), 1.5), slope)
+    noisy = q.noised(1.5)
+    torch.testing.assert_close(noisy.log_density(x.detach()), q.log_density(x.detach(), 1.5))
+    torch.testing.assert_close(noisy.covariance, q.covariance + 2.25 * torch.eye(12).double())
+
+
+def test_labels_on_pairs_have_the_composed_truth() -> None:
+    """As σ → 0 every closure is the truth on a chain, and labels only split what there was."""
+    case = Labelled.drawn(LABELLED[0], 1)
+    assert 0 < case.labels.sum() < 7
+    u = case.whole.sample(20, 0)
+    for closure in CLOSURES:
+        joint = case.joint("posterior", closure)
+        torch.testing.assert_close(joint(u, 1e-3), case.whole.score(u, 1e-3), rtol=1e-3, atol=1e-2)
+    both = [case.pair(0), case.pair(1)]
+    assert sum(p for p, _ in both) == pytest.approx(1)
+    means = torch.stack([q.mean for _, q in both])
+    within = sum((p * q.covariance for p, q in both), torch.zeros(2, 2).double())
+    shares = torch.tensor([p for p, _ in both]).double()
+    between = (shares[:, None] * means).T @ means
+    whole = case.field.covariance[:2, :2]
+    torch.testing.assert_close(within + between, whole)  # the prior's mean is 0
+    assert (torch.linalg.eigvalsh(whole - within) > -1e-9).all()
+
+
+def test_labels_on_rings_are_composed_with_the_prior() -> None:
+    """Their own covariances, with the loop term of the prior, are much better than all data's."""
+    case = Labelled.drawn(LABELLED[1], 0)
+    joint = case.joint("posterior", "own label")
+    u = case.whole.sample(50, 0) + 2 * states(50, 6)
+    exact = case.whole.score(u, 4.0)
+    assert relative(joint(u, 4.0), exact) < 0.6 * relative(
+        case.joint("posterior", "all data")(u, 4.0), exact
+    )

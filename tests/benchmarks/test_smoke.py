@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import conditioning, correctors, damping, defaults, exactness, peers, scale, speed
+from benchmarks import (
+    conditioning,
+    correctors,
+    damping,
+    defaults,
+    exactness,
+    peers,
+    scale,
+    speed,
+    stars,
+)
 from benchmarks.__main__ import main
 from benchmarks.policies import Messages, Policy
 from benchmarks.problems import METHODS
@@ -59,6 +69,17 @@ def test_conditioning() -> None:
     assert "gradients" in text
     assert result["gaussian"][1]["loss"] < result["gaussian"][0]["loss"]
     assert all(row["mean_error"] < 1.5 for row in result["smooth"])
+    errors = {row["closure"]: row["score"][0] for row in result["labels"]}
+    assert errors["own label"] < errors["all data"]
+
+
+def test_stars_of_a_network() -> None:
+    result = stars.run(smoke=True, parts=["learned"])
+    rules = [row["rule"] for row in result["learned"]]
+    assert rules[0] == "exact score"
+    assert {"consistent, exact prior", "posterior, its own prior"} <= set(rules)
+    assert all(0 <= row["lost"][0] <= 1 for row in result["learned"])
+    assert "its own prior" in printed(stars, result)
 
 
 def test_defaults() -> None:
@@ -92,7 +113,7 @@ def test_exactness(exactness_smoke: dict[str, Any], tmp_path: Path) -> None:
     for words in ("Targets", "two-mode chain", "12 sensors", "warm factors"):
         assert words in text
     exactness.draw(result, tmp_path / "new")
-    for name in ("exactness", "exactness_modes", "exactness_steps"):
+    for name in ("exactness", "exactness_modes", "exactness_rounds", "exactness_steps"):
         assert (tmp_path / "new" / f"{name}.png").stat().st_size > 10_000
     assert json.loads(json.dumps(result)) == result
 

@@ -3,6 +3,8 @@
 `test_sbis_own_estimators` runs where sbi is installed.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +14,7 @@ from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import repeated_observations
 from pgmdiff.integrations.sbi import from_sbi, tall_data
-from pgmdiff.samplers import Heun, karras
+from pgmdiff.samplers import Heun, UniPC, karras, sample
 
 PRIOR = Gaussian(
     torch.tensor([0.5, -1.0], dtype=torch.float64),
@@ -79,8 +81,7 @@ def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None
     own = {"covariances": [posterior_covariance()] * 5, "prior_covariance": PRIOR.covariance}
     marginal = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Marginal())
     posterior = tall_data(single, PRIOR.score, Y, shape=(2,), **own)
-    named = {"theta": PRIOR.covariance, **{f"y{i}": posterior_covariance() for i in range(5)}}
-    consistent = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Consistent(named))
+    consistent = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Consistent, **own)
     torch.testing.assert_close(
         consistent(theta, 1.0), truth.score(theta, 1.0), rtol=1e-8, atol=1e-8
     )
@@ -98,6 +99,77 @@ def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None
     reached = distribution_reached(posterior, sigmas, truth.noised(80.0), Heun())
     torch.testing.assert_close(reached.mean, truth.mean, rtol=0, atol=2e-3)
     torch.testing.assert_close(reached.covariance, truth.covariance, rtol=2e-2, atol=0)
+
+
+MODES = torch.tensor([-2.0, 2.0], dtype=torch.float64)
+WEIGHTS = torch.tensor([0.1, 0.9], dtype=torch.float64)
+
+
+def of_modes(sum_y: Tensor, n: int) -> tuple[Tensor, Tensor, float]:
+    """θ ~ Σ w N(±2, 0.16) given Σ y_j, y_j = θ + N(0, 1): shares and means of modes, variance."""
+    variance = 1 / (1 / 0.16 + n)
+    means = variance * (MODES / 0.16 + sum_y[..., None])
+    logs = WEIGHTS.log() + 0.5 * (means**2 / variance - MODES**2 / 0.16)
+    return logs.softmax(dim=-1), means, variance
+
+
+def score_of_modes(theta: Tensor, sigma: Tensor, sum_y: Tensor, n: int) -> Tensor:
+    shares, means, variance = of_modes(sum_y, n)
+    noisy = variance + sigma[:, None] ** 2
+    away = means - theta
+    chances = (shares.log() - 0.5 * away**2 / noisy).softmax(dim=1)
+    return (chances * away / noisy).sum(dim=1, keepdim=True)
+
+
+def variance_of_modes(sum_y: Tensor, n: int) -> Tensor:
+    shares, means, variance = of_modes(sum_y, n)
+    return variance + (shares * means**2).sum(-1) - (shares * means).sum(-1) ** 2
+
+
+def posterior_of_modes(theta: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+    return score_of_modes(theta, sigma, condition, 1)
+
+
+def prior_of_modes(theta: Tensor, sigma: Tensor) -> Tensor:
+    return score_of_modes(theta, sigma, torch.zeros_like(sigma), 0)
+
+
+def test_other_posteriors_are_composed_better_by_consistent() -> None:
+    """Thirty observations of the rarer mode: posterior composition is off by its own width."""
+    y = torch.randn(30, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 2
+    own: dict[str, Any] = {
+        "covariances": variance_of_modes(y, 1).reshape(-1, 1, 1),
+        "prior_covariance": variance_of_modes(torch.zeros(1).double(), 0)[:, None],
+    }
+    shares, means, _ = of_modes(y.sum(), 30)
+    width = variance_of_modes(y.sum(), 30).sqrt()
+    start = 20 * torch.special.ndtri((torch.arange(60).double() + 0.5) / 60)[:, None]
+    away, ratio = {}, {}
+    for rule in (None, Consistent):
+        joint = tall_data(posterior_of_modes, prior_of_modes, y, shape=(1,), rule=rule, **own)
+        drawn = sample(joint, karras(60, 0.002, 20.0), x=start, solver=UniPC())
+        away[rule] = float((drawn.mean() - shares @ means).abs() / width)
+        ratio[rule] = float(drawn.std() / width)
+    assert away[Consistent] < 0.1
+    assert abs(ratio[Consistent] - 1) < 0.05
+    assert away[None] > 0.9
+    assert ratio[None] > 1.3
+
+
+def test_the_mean_of_covariances_is_never_wider_than_the_prior() -> None:
+    """One posterior may be, where its observation contradicts the likelier mode."""
+    stream = torch.Generator().manual_seed(2)
+    prior = variance_of_modes(torch.zeros(1).double(), 0)[:, None]
+    y = torch.tensor([-0.5, -0.4, -0.6], dtype=torch.float64)  # both modes are possible
+    theta = MODES[torch.multinomial(WEIGHTS, 2000, True, generator=stream)]
+    simulated = theta + 1.16**0.5 * torch.randn(2000, generator=stream, dtype=torch.float64)
+    mean = variance_of_modes(simulated, 1).mean().reshape(1, 1)
+    given: dict[str, Any] = {"shape": (1,), "prior_covariance": prior}
+    with pytest.raises(GraphError, match="not positive definite"):
+        tall_data(posterior_of_modes, prior_of_modes, y,
+                  covariances=variance_of_modes(y, 1).reshape(-1, 1, 1), **given)  # fmt: skip
+    joint = tall_data(posterior_of_modes, prior_of_modes, y, covariances=[mean] * 3, **given)
+    assert joint(torch.zeros(2, 1).double(), 1.0).isfinite().all()
 
 
 def test_the_report_promises_only_what_holds_for_a_star_of_observations() -> None:
