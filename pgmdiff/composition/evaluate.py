@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pgmdiff.composition.fields import Field, placed, respaced
 from pgmdiff.composition.plan import Batch, map_tensors
-from pgmdiff.errors import ShapeError, shape_text
+from pgmdiff.errors import ScoreError, ShapeError, shape_text
 from pgmdiff.graphs.groups import CHUNK
 from pgmdiff.graphs.regions import Condition
 from pgmdiff.graphs.spaced import SpacedWindows
@@ -152,6 +152,7 @@ def flattened(
 
     Raises:
         ShapeError: one of them has another shape.
+        ScoreError: sigma is a negative number or NaN.
     """
     if not isinstance(u, Tensor):
         raise ShapeError(
@@ -166,6 +167,8 @@ def flattened(
             f"graph.pack.{_unbatched(event) if n_batch <= 0 else ''}"
         )
     batch = u.shape[:n_batch]
+    if isinstance(sigma, int | float) and not sigma >= 0:  # a tensor's values may be on a device
+        raise ScoreError(f"Joint: expected a noise level sigma >= 0, got {sigma!r}.")
     sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
     if sigma.ndim and sigma.shape != batch:
         raise ShapeError(

@@ -24,7 +24,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from math import prod
+from math import inf, prod
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -122,6 +122,8 @@ def fit_covariances(
         Posterior(Pooled)
     """
     regions = graph_of(graph, "fit_covariances").regions
+    if not 0 <= ridge < inf:
+        raise GraphError(f"fit_covariances: expected a share ridge >= 0, got {ridge!r}.")
     if isinstance(data, Mapping):
         return _of_nodes(regions, data, ridge)
     whole = _Channels(regions.event_shape[0]) if channels else None

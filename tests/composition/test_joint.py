@@ -164,6 +164,9 @@ def test_states_that_do_not_fit_are_named() -> None:
         joint(torch.zeros(2, 4, dtype=torch.int64), 1.0)
     with pytest.raises(ShapeError, match="expected sigma"):
         joint(torch.zeros(2, 4), torch.ones(3))
+    for sigma in (-1.0, float("nan")):
+        with pytest.raises(ScoreError, match="a noise level sigma >= 0, got"):
+            joint(torch.zeros(2, 4), sigma)
     first = moment_matching(joint, torch.zeros(2), lambda u: u[:, :2])
     for score in (joint, guided(joint, {}), first):
         with pytest.raises(ShapeError, match=r"\(4,\) has no batch axis: .* \[batch, 4\]"):

@@ -134,6 +134,7 @@ def test_separable_fits_find_both_sides() -> None:
         ({"form": "toeplitz"}, GraphError, "'dense', 'low_rank' or 'stationary', got 'toeplitz'"),
         ({"form": "low_rank", "rank": 0}, GraphError, "a rank of at least 1, got 0"),
         ({"axes": (0,)}, GraphError, "axes= belongs to form='stationary'"),
+        ({"ridge": -0.1}, GraphError, "a share ridge >= 0, got -0.1"),
         ({"form": "stationary", "axes": (5,)}, GraphError, r"axes= of the event's 1.*got \(5,\)"),
         ({"data": torch.zeros(1, 12)}, ShapeError, "at least 2 states, got 1"),
         ({"data": [torch.zeros(4, 12), torch.zeros(4, 11)]}, ShapeError, r"got \(4, 11\)"),
