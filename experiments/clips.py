@@ -15,11 +15,12 @@ ends of other clips half a second is kept.
 
 import xml.etree.ElementTree as ET
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -152,6 +153,12 @@ class Clips:
         return [
             (x, {"label": torch.tensor(k)}) for x, k in zip(self.states, self.labels, strict=True)
         ]
+
+    def only(self, channels: Sequence[int]) -> "Clips":
+        """The clips of some channels, without a skeleton."""
+        own, states = list(channels), [x[list(channels)] for x in self.states]
+        other: dict[str, Any] = {"mean": self.mean[own], "scale": self.scale[own]}
+        return replace(self, states=states, skeleton=None, **other)
 
     def crops(
         self, length: int, n: int, seed: int, sources: Container[int] | None = None

@@ -7,6 +7,8 @@ From it, with 50 steps of DDIM:
     long    motions four clips long, of one action each, by five methods; 20 repetitions
     loops   motions that end where they began: a cycle of windows
     order   three actions in a row: labels on windows, and no label on their overlaps
+    parts   windows of time crossed with parts of the body; see `motion_parts`
+    mixed   legs of one action and arms of another: a label for each part
 
 FD, R-precision, multimodal distance and diversity are in the space of a `Recogniser` trained here.
 The label of a window is also read by another recogniser, of another size and seed.
@@ -16,7 +18,7 @@ The label of a window is also read by another recogniser, of another size and se
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,8 @@ from experiments.motion_model import (
     strip,
     windows,
 )
+from experiments.motion_parts import HALVES, Parts, Step, pasted, split
+from experiments.recognition import Recogniser
 from experiments.stick import animate, poses
 from pgmdiff.composition import Consistent, compose
 from pgmdiff.diagnostics import metrics
@@ -53,9 +57,13 @@ __all__ = ["PARTS", "draw", "run", "tables"]
 METHODS = ("naive", "replacement", "reconstruction", "DiffCollage", "Consistent")
 ORDER = (0, 0, 1, 1, 1, 2, 2)
 """Which of three actions each of seven windows shows."""
+MIXED = (
+    "whole, cut and pasted", "DiffCollage, no label", "DiffCollage, the arms' label",
+    "Consistent, no label",
+)  # fmt: skip
+"""Ways to mix actions of which a motion is shown."""
 
-
-SMOKE = Sizes(2, 2, 1, 2, 2, 1, 1, 1, 2, 2, 5, 52)
+SMOKE = Sizes(2, 2, 1, 2, 2, 1, 1, 1, 2, 2, 5, 52, 2, 2, 1)
 FULL = Sizes()
 
 
@@ -94,21 +102,26 @@ def gate(studio: Studio) -> dict[str, Any]:
     ]
     rows[1]["ratio"] = rows[1]["fd"] / rows[0]["fd"]
     rows[1]["passed"] = rows[1]["ratio"] <= 3
+    return {"rows": rows, "copies": copied(clips, {"model": drawn}), "unseen": _unseen(studio)}
+
+
+def copied(clips: Clips, made: Mapping[str, Tensor]) -> list[dict[str, Any]]:
+    """How near clips are to real ones, and real ones to others that do not overlap them."""
     stream, some, places = torch.Generator().manual_seed(4), list[Tensor](), []
-    for _ in range(len(drawn)):
+    for _ in range(len(next(iter(made.values())))):
         chosen = int(torch.randint(len(clips.states), (), generator=stream))
         free = clips.states[chosen].shape[1] - WINDOW + 1
         start = int(torch.randint(free, (), generator=stream))
         some.append(clips.states[chosen][:, start : start + WINDOW])
         places.append((clips.sources[chosen], start))
-    apart = {"model": nearest(drawn, clips), "real": nearest(torch.stack(some), clips, places)}
+    apart = {name: nearest(x, clips) for name, x in made.items()}
+    apart["real"] = nearest(torch.stack(some), clips, places)
     low = apart["real"].quantile(0.05)
-    copies = [
+    return [
         {"clips": name, "smallest": x.min().item(), "median": x.median().item(),
          "close": (x < low).double().mean().item()}
         for name, x in apart.items()
     ]  # fmt: skip
-    return {"rows": rows, "copies": copies, "unseen": _unseen(studio)}
 
 
 def _unseen(studio: Studio) -> list[dict[str, Any]]:
@@ -174,10 +187,8 @@ def loops(studio: Studio) -> dict[str, Any]:
         changes = steps.diff(dim=2).abs().mean(dim=(0, 1))
         turn = (changes[-2:].mean() / changes[:-2].mean()).item()
         rows.append({"method": name, "n": len(x), **row, "ends": ends, "ends_acceleration": turn})
-        shown[name] = {
-            studio.clips.names[k]: studio.shown(x[labels == k][0].repeat(1, 2))
-            for k in _few(studio.clips)
-        }
+        k = _few(studio.clips)[0]
+        shown[name] = {studio.clips.names[k]: studio.shown(x[labels == k][0].repeat(1, 2))}
     return {"rows": rows, "shown": shown}
 
 
@@ -240,8 +251,97 @@ def order(studio: Studio) -> dict[str, Any]:
     return {"rows": rows, "shown": shown}
 
 
+def parts(studio: Studio) -> dict[str, Any]:
+    """Motions of one action from models of parts, beside whole windows and parts made alone."""
+    sizes, clips, own, waist = studio.sizes, studio.clips, Parts(studio), Parts(studio, "waist")
+    step, n = Step.of(clips, sizes.real), len(clips.known)
+
+    def measures(x: Tensor, labels: Tensor) -> dict[str, float]:
+        return studio.row(x, labels) | step(x, labels) | {"misfit": own.misfit(x, labels)}
+
+    def real(many: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+        x, labels = clips.crops(WINDOW, many, seed)
+        shuffled = pasted(x, x.roll(n, 0))  # of the same label
+        return {"real": (x, labels), "real, halves shuffled": (shuffled, labels)}
+
+    floor = real(n * sizes.single, 2)
+    single: list[dict[str, Any]] = []
+    single += [{"method": name, **measures(*each)} for name, each in floor.items()]
+    made = dict[str, Tensor]()
+    for name, way in (own.ways(WINDOW) | waist.ways(WINDOW)).items():
+        made[name], labels = studio.motions(way, sizes.single)
+        single.append({"method": name, **measures(made[name], labels)})
+        single[-1]["ratio"] = single[-1]["fd"] / single[0]["fd"]
+    copies = [
+        {"what": what, **row}
+        for what, channels in {"all": list(range(CHANNELS)), **HALVES}.items()
+        for row in copied(clips.only(channels), {k: x[:, channels] for k, x in made.items()})
+    ]
+    found: dict[str, list[dict[str, float]]] = {}
+    for k in range(sizes.seeds):
+        for name, (x, labels) in real(n * sizes.each * sizes.crops, 50 + k).items():
+            found.setdefault(name, []).append(measures(x, labels) | studio.smoothness(x))
+    labels = torch.tensor(clips.known).repeat(sizes.each)
+    several = labels.repeat_interleave(sizes.crops)
+    for name, way in tqdm((own.ways(LONG) | waist.ways(LONG)).items(), desc="parts"):
+        start, found[name] = time.process_time(), []
+        motions = [way(labels, 100 + k) for k in range(sizes.seeds)]
+        seconds = (time.process_time() - start) / (len(labels) * sizes.seeds)
+        for k, x in enumerate(motions):
+            row = measures(windows(x, sizes.crops, 20 + k), several) | {"seconds": seconds}
+            found[name].append(row | studio.smoothness(x, range(STRIDE, LONG, STRIDE)))
+    rows = [{"method": name, **spread(each)} for name, each in found.items()]
+    return {
+        "split": split(studio, sizes.real // 13),
+        "single": single,
+        "copies": copies,
+        "rows": rows,
+    }
+
+
+def mixed(studio: Studio) -> dict[str, Any]:
+    """Legs of one action and arms of another, for many pairs of actions."""
+    sizes, clips, names = studio.sizes, studio.clips, studio.clips.names
+    step, pairs = Step.of(clips, sizes.real), torch.tensor([*permutations(clips.known, 2)])
+    pairs = pairs[sizes.every - 1 :: sizes.every]
+    options: dict[str, Any] = {"steps": sizes.learnt, "seed": 4}
+    readers = {k: Recogniser.trained(clips.only(v), WINDOW, **options) for k, v in HALVES.items()}
+
+    def measures(x: Tensor, **labels: Tensor) -> dict[str, float]:
+        found, right = step(x, *labels.values()), []
+        for half, reader in readers.items():
+            embedded, others = (reader(each[:, HALVES[half]]) for each in (x, studio.real[0]))
+            right.append(reader.named(x[:, HALVES[half]]) == labels[half])
+            found[half] = right[-1].double().mean().item()
+            found[f"fd_{half}"] = metrics.frechet_distance(embedded, others)
+        return found | {"both": (right[0] & right[1]).double().mean().item()}
+
+    legs, arms = pairs.T
+    x, labels = clips.crops(WINDOW, len(pairs) * sizes.crops, 61)
+    rows: list[dict[str, Any]] = [{"method": "real", **measures(x, legs=labels, arms=labels)}]
+    shown, made = dict[str, dict[str, str]](), dict[str, Tensor]()
+    few = [k for k in clips.known if names[k] in ("walk forward", "jog forward")]
+    few = few if len(few) == 2 else clips.known[:2]
+    title = f"legs {names[few[0]]}, arms {names[few[1]]}"
+    chosen = int((pairs == torch.tensor(few)).all(dim=1).nonzero()[0])
+    both = {"legs": legs, "arms": arms}
+    several = {half: each.repeat_interleave(sizes.crops) for half, each in both.items()}
+    for name, way in tqdm(Parts(studio).mixing().items(), desc="mixed"):
+        motions = [way(legs, arms, 200 + seed) for seed in range(sizes.seeds)]
+        cut = [windows(x, sizes.crops, 70 + seed) for seed, x in enumerate(motions)]
+        found = [
+            measures(some, **several) | studio.smoothness(x, range(STRIDE, LONG, STRIDE))
+            for x, some in zip(motions, cut, strict=True)
+        ]
+        rows.append({"method": name, "motions": len(pairs) * sizes.seeds, **spread(found)})
+        made[name] = cut[0]
+        if name in MIXED:
+            shown[name] = {title: studio.shown(motions[0][chosen][:, :60])}
+    return {"rows": rows, "copies": copied(clips, made), "shown": shown}
+
+
 PARTS: dict[str, Callable[[Studio], dict[str, Any]]] = {
-    "gate": gate, "long": long, "loops": loops, "order": order,
+    "gate": gate, "long": long, "loops": loops, "order": order, "parts": parts, "mixed": mixed,
 }  # fmt: skip
 """The parts of the experiment, by name."""
 
@@ -274,6 +374,7 @@ def _columns(index: str, keys: str) -> dict[str, Column]:
 
 
 QUALITY = "r_precision fd distance diversity recognised"
+TOGETHER = "opposite in_step misfit"
 COLUMNS: dict[tuple[str, str], dict[str, Column]] = {
     ("gate", "rows"): _columns("clips n", f"{QUALITY} velocity acceleration ratio"),
     ("gate", "copies"): _columns("clips", "smallest median close"),
@@ -283,6 +384,14 @@ COLUMNS: dict[tuple[str, str], dict[str, Column]] = {
     ),
     ("loops", "rows"): _columns("method n", f"{QUALITY} ends ends_acceleration"),
     ("order", "rows"): _columns("method", "in_order windows jump velocity acceleration"),
+    ("parts", "split"): _columns("shared channels", "exact DiffCollage Posterior"),
+    ("parts", "single"): _columns("method", f"{QUALITY} {TOGETHER} ratio"),
+    ("parts", "copies"): _columns("what clips", "smallest median close"),
+    ("parts", "rows"): _columns("method", f"{QUALITY} {TOGETHER} seam velocity seconds"),
+    ("mixed", "rows"): _columns(
+        "method", "legs arms both fd_legs fd_arms opposite in_step seam velocity"
+    ),
+    ("mixed", "copies"): _columns("clips", "smallest median close"),
 }
 
 
@@ -304,7 +413,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> None:
         titles = list(dict.fromkeys(title for own in shown.values() for title in own))
         for title in titles:
             own = {name: motions[title] for name, motions in shown.items()}
-            stem = "" if part == "order" else "_" + title.replace(" ", "_")
+            stem = "" if part in ("order", "mixed") else "_" + title.replace(" ", "_")
             animate(own, folder / f"experiment_motion_{part}{stem}.gif")
             if title == titles[0]:
                 strips += [(f"{title}: {name}", text) for name, text in own.items()]

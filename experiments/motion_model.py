@@ -29,7 +29,7 @@ from pgmdiff.samplers import Euler, karras, sample
 from pgmdiff.scores.adapters import Score, from_denoiser
 from pgmdiff.training import EDMDenoiser, WienerFilter, fit
 
-__all__ = ["WEIGHTS", "Sizes", "Studio", "strip", "train", "windows"]
+__all__ = ["WEIGHTS", "Sizes", "Studio", "kept", "strip", "train", "windows"]
 
 WEIGHTS = Path("out/motion/motion.safetensors")
 CHANNELS, CLASSES = ROOT + 29, 13
@@ -57,6 +57,9 @@ class Sizes:
         levels: of DDIM.
         training, learnt: steps of training of the model, and of recognisers.
         real: number of real crops.
+        parts: steps of training of models of body parts.
+        seeds: repetitions with models of parts, each with motions of its own.
+        every: every so many pairs of actions are mixed.
     """
 
     each: int = 4
@@ -71,6 +74,9 @@ class Sizes:
     training: int = STEPS
     learnt: int = 400
     real: int = 1300
+    parts: int = 5_000
+    seeds: int = 3
+    every: int = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +89,7 @@ class Studio:
 
     @cached_property
     def denoiser(self) -> EDMDenoiser:
-        if not self.weights.exists():
-            self.weights.parent.mkdir(parents=True, exist_ok=True)
-            save_weights(train(self.clips, self.sizes.training, progress=True), self.weights)
-        return trained(EDMDenoiser(network(), 1.0), self.weights)
+        return kept(self.weights, self.clips, self.sizes.training)
 
     @cached_property
     def encoder(self) -> Recogniser:
@@ -116,13 +119,18 @@ class Studio:
         filters = [WienerFilter.of(states, known)]
         return EDMDenoiser(own.network, own.sigma_data, own.mean, own.unit, filters).eval()
 
+    def within(self, length: int) -> Tensor:
+        """Stretches of clips about the mean of each label."""
+        states, labels = self.clips.around(length)
+        for label in labels.unique():
+            own = labels == label
+            states[own] = states[own] - states[own].mean(dim=(0, 2), keepdim=True)
+        return states
+
     def covariances(self, graph: RegionGraph, *, within: bool) -> Covariances:
         """Of windows, all places pooled; `within` labels, about the mean of each."""
-        states, labels = self.clips.around(graph.event_shape[1])
-        if within:
-            for label in labels.unique():
-                own = labels == label
-                states[own] = states[own] - states[own].mean(dim=(0, 2), keepdim=True)
+        length = graph.event_shape[1]
+        states = self.within(length) if within else self.clips.around(length)[0]
         rank = min(RANK, len(states) // 2)
         return fit_covariances(graph, states, form="low_rank", shared=True, rank=rank)
 
@@ -202,8 +210,16 @@ class Studio:
         return found
 
 
-def network() -> SeriesNet:
-    return SeriesNet(CHANNELS, width=80, depth=4, features=64, classes=CLASSES, whitened=True)
+def network(channels: int = CHANNELS, width: int = 80) -> SeriesNet:
+    return SeriesNet(channels, width, depth=4, features=64, classes=CLASSES, whitened=True)
+
+
+def kept(weights: Path, clips: Clips, steps: int, width: int = 80) -> EDMDenoiser:
+    """The model of a file, trained if there is none."""
+    if not weights.exists():
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(train(clips, steps, width, progress=True), weights)
+    return trained(EDMDenoiser(network(len(clips.mean), width), 1.0), weights)
 
 
 def strip(length: int, periodic: bool = False) -> RegionGraph:
@@ -211,14 +227,15 @@ def strip(length: int, periodic: bool = False) -> RegionGraph:
     return tiles((CHANNELS, length), (CHANNELS, WINDOW), (0, OVERLAP), (False, periodic))
 
 
-def train(clips: Clips, steps: int = STEPS, **options: Any) -> EDMDenoiser:
+def train(clips: Clips, steps: int = STEPS, width: int = 80, **options: Any) -> EDMDenoiser:
     """Trains the model: windows and their overlaps, three tenths of them without a label."""
+    channels = len(clips.mean)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        own = network()
+        own = network(channels, width)
     null: dict[str, Any] = {"null_condition": {"label": CLASSES}, "null_probability": 0.3}
     rates: dict[str, Any] = {"batch": BATCH, "lr": 2e-3, "p_std": 1.4, "ema": 0.999, "generator": 0}
-    shapes = [(CHANNELS, WINDOW), (CHANNELS, OVERLAP)]
+    shapes = [(channels, WINDOW), (channels, OVERLAP)]
     found: EDMDenoiser = fit(
         shapes, own, clips.pairs, steps=steps, wiener=True, **null, **rates, **options
     )

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import clips, motion, motion_model
+from experiments import clips, motion, motion_model, motion_parts
 from experiments.clips import LABELS, ROOT, Clips, Skeleton, opened, rotation
+from pgmdiff.precision import ComposedPrecision, Dense
 
 LIMBS = {"hip_pitch": "y", "hip_roll": "x", "hip_yaw": "z", "knee": "y", "ankle_pitch": "y"}
 LIMBS |= {"ankle_roll": "x"}
@@ -132,6 +133,45 @@ def test_windows_go_around_loops() -> None:
     assert found[:, 0].unique().numel() > 30
 
 
+def test_covariances_of_channels_times_frames_have_a_completion_without_scaling() -> None:
+    stream, length = torch.Generator().manual_seed(0), 36
+    mixed = torch.randn(motion_model.CHANNELS, 50, generator=stream).double()
+    channels, lags = mixed @ mixed.T / 50, 0.8 ** torch.arange(24.0).double()
+    rule, graph = motion_parts.Crossed.of(length, channels, lags), motion_parts.crossed(length)
+    assert not graph.junction_tree
+    precision = ComposedPrecision(graph, Dense(rule.covariances)).dense()
+    whole, shared = torch.linalg.inv(precision), torch.zeros_like(precision, dtype=torch.bool)
+    frames = torch.arange(length)
+    for name in graph.names:
+        k = graph.elements(name).flatten()
+        shared[k[:, None], k] = True
+        c, t = k // length, frames[k % length]
+        given = channels[c][:, c] * lags[(t - t[:, None]).abs()]
+        assert torch.allclose(whole[k][:, k], given, atol=1e-9)
+    assert precision[~shared].abs().max() < 1e-12
+    b, sigma = torch.randn(2, len(whole), generator=stream).double(), torch.tensor([0.3, 5.0])
+    assert rule.solved is not None
+    noisy = torch.eye(len(whole)) + sigma.double()[:, None, None] ** 2 * precision
+    expected = torch.linalg.solve(noisy, b)
+    assert torch.allclose(rule.solved(b, sigma.double()), expected, atol=1e-9)
+    assert torch.allclose(rule.solved.log_determinant(sigma), noisy.logdet(), rtol=1e-9)
+
+
+def test_arms_of_other_clips_are_out_of_step() -> None:
+    real = stand_in()
+    for x in real.states:  # arms that follow the legs
+        x[motion_parts.SHOULDERS] = x[motion_parts.OPPOSITE]
+    step = motion_parts.Step.of(real, 60)
+    assert step.rhythmic.tolist() == real.known
+    x, labels = real.crops(motion_model.WINDOW, 60, 1)
+    together = step(x, labels)
+    assert together["opposite"] == pytest.approx(1, abs=1e-5)
+    assert together["in_step"] > 0.95
+    apart = step(motion_parts.pasted(x, x.roll(len(real.known), 0)), labels)
+    assert max(apart.values()) < 0.7
+    assert step(x[:3], labels[:3], labels[:3])["opposite"] == pytest.approx(1, abs=1e-5)
+
+
 @pytest.fixture
 def opening(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)  # where the weights are kept
@@ -147,10 +187,20 @@ def test_smoke(opening: None, tmp_path: Path) -> None:
     methods = [row["method"] for row in result["long"]["rows"]]
     assert methods == ["real", *motion.METHODS]
     text = "\n".join(map(str, motion.tables(result)))
-    for words in ("gate: copies", "seam acceleration", "ends acceleration", "in order"):
+    for words in (
+        "gate: copies",
+        "seam acceleration",
+        "ends acceleration",
+        "in order",
+        "parts: split",
+        "in step",
+    ):
         assert words in text
-    motion.draw({"loops": result["loops"]}, tmp_path)
-    for name in ("experiment_motion.png", "experiment_motion_loops_stand.gif"):
+    ways = [row["method"] for row in result["parts"]["rows"]]
+    assert ways == [row["method"] for row in result["parts"]["single"]]
+    motion.draw({part: result[part] for part in ("loops", "mixed")}, tmp_path)
+    names = "experiment_motion.png", "experiment_motion_loops_stand.gif"
+    for name in (*names, "experiment_motion_mixed.gif"):
         assert (tmp_path / name).stat().st_size > 5_000
 
 
