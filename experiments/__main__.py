@@ -3,8 +3,8 @@
 from benchmarks.__main__ import main
 
 NAMES = (
-    "groups", "infinite", "infinite_64", "motion", "network", "pyramids", "pyramids_learned",
-    "sphere", "translation",
+    "groups", "infinite", "infinite_64", "motion", "network", "patches", "pyramids",
+    "pyramids_learned", "sphere", "translation",
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from pgmdiff.samplers import EDM
 from pgmdiff.text import Table
 from pgmdiff.training import crops as cut
 
-__all__ = ["PARTS", "draw", "run", "tables"]
+__all__ = ["FEATURES", "PARTS", "apart", "draw", "looks", "run", "tables"]
 
 REAL = "real"
 FEATURES = partial(metrics.texture_features, least=0.02)
@@ -107,11 +107,11 @@ def _gate(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
             patches = patches if len(patches) else drawn
         else:
             drawn = patches[:n]
-        fd, floor = _apart(FEATURES, real, drawn, other)
-        fine = _apart(metrics.texture_features, real, drawn, other)
+        fd, floor = apart(FEATURES, real, drawn, other)
+        fine = apart(metrics.texture_features, real, drawn, other)
         row: dict[str, Any] = {"shape": f"{shape[0]}×{shape[1]}", "n": n, "fd": fd, "floor": floor}
         row |= {"ratio": fd / floor, "passed": fd <= 3 * floor, "fine": fine[0] / fine[1]}
-        row |= {"shift": (drawn.mean() - real.mean()).item(), **_looks(drawn, real)}
+        row |= {"shift": (drawn.mean() - real.mean()).item(), **looks(drawn, real)}
         rows.append(row)
     pictures = corpus.states()
     alike = [each for each in pictures if each.shape == pictures[0].shape]  # of one scale
@@ -122,13 +122,13 @@ def _gate(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
     return {"rows": rows, "copies": [copies]}
 
 
-def _apart(extractor: Callable[[Tensor], Tensor], real: Tensor, *others: Tensor) -> list[float]:
+def apart(extractor: Callable[[Tensor], Tensor], real: Tensor, *others: Tensor) -> list[float]:
     """The Fréchet distance of each of the others from real crops."""
     features = extractor(real)
     return [_fd(extractor(x), features) for x in others]
 
 
-def _looks(drawn: Tensor, real: Tensor) -> dict[str, float]:
+def looks(drawn: Tensor, real: Tensor) -> dict[str, float]:
     """Contrast and the jump between columns, 1 if they are those of real crops."""
     jumps = [x.diff(dim=3).abs().mean() for x in (drawn, real)]
     return {"contrast": (drawn.std() / real.std()).item(), "step": (jumps[0] / jumps[1]).item()}
@@ -193,7 +193,7 @@ class Ruler:
         correlation = metrics.autocorrelation(real, longest)
         places = seams(self.corpus, name, groups[0].shape[-1])
         row["seam_ratio"] = over_seeds(lambda x: metrics.seam_ratio(x, places))
-        row["contrast"] = over_seeds(lambda x: _looks(x, real)["contrast"])
+        row["contrast"] = over_seeds(lambda x: looks(x, real)["contrast"])
         row["autocorrelation"] = over_seeds(
             lambda x: float(_rms(metrics.autocorrelation(x, longest) - correlation))
         )
@@ -273,7 +273,7 @@ def _size(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
             row = {"method": method, "distance": (near + far) / 2, "from": near, "to": far}
             row["kid"] = ruler.interval(metrics.kernel_distance, features, ruler.features[:, :32])
             both = torch.cat(parts)
-            position.append(row | _looks(both, ruler.real))
+            position.append(row | looks(both, ruler.real))
     return {"rows": rows, "position": position}
 
 
