@@ -9,6 +9,7 @@ import inspect
 import re
 import reprlib
 import sys
+import warnings
 from collections.abc import Callable, Hashable, Iterable
 from difflib import get_close_matches
 from functools import wraps
@@ -28,6 +29,7 @@ __all__ = [
     "nearest",
     "required",
     "shape_text",
+    "warn",
 ]
 
 
@@ -54,6 +56,14 @@ def check_scale(who: str, name: str, value: float) -> None:
             f"{who}: expected a positive {name}, got {value}. Give the standard deviation of the "
             "clean data."
         )
+
+
+def warn(text: str) -> None:
+    """Warns, at the line from which the library was called."""
+    frame, level, inside = sys._getframe(1), 2, ("pgmdiff", "torch")
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level)
 
 
 def shape_text(lead: str, event: Iterable[int]) -> str:
@@ -163,9 +173,12 @@ def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable
             within = frame.f_globals.get("__name__", "").startswith(own)
             if within or _passes(error.__traceback__ and error.__traceback__.tb_next):
                 raise
-            text = _refusal(who, function, documented, args, kwargs)
-            first = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise PgmdiffError(f"{text} It failed with {first:.200}") from error
+            wrong, said = _refusal(function, documented, args, kwargs)
+            first = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            text = f"{who}: {said}. See help({who}). It failed with {first}"
+            if not wrong:
+                text = f"{who} failed with {first}. Its arguments: {said}. See help({who})."
+            raise PgmdiffError(text) from error
 
     vars(worded)["in_words"] = True
     return worded
@@ -185,8 +198,8 @@ def _passes(trace: TracebackType | None) -> bool:
     return not own
 
 
-def _refusal(who: str, function: Callable[..., Any], documented: Any, args: Any, kw: Any) -> str:
-    """The arguments of a wrong type, or all of them if each has the right one."""
+def _refusal(function: Callable[..., Any], documented: Any, args: Any, kw: Any) -> tuple[bool, str]:
+    """The arguments of a wrong type and whether there are any, or all if each has the right one."""
     signature, sentences = inspect.signature(function), dict(_sentences(documented))
     values = signature.bind(*args, **kw).arguments
     try:
@@ -199,10 +212,11 @@ def _refusal(who: str, function: Callable[..., Any], documented: Any, args: Any,
     parts = []
     for name in wrong or shown:
         kind = inspect.formatannotation(hints[name]) if name in hints else ""
-        words = f"expected {name}" + re.sub(r"\b\w+\.", "", f" as {kind}") * bool(kind)
-        words += f" ({sentences[name]})" if name in sentences else ""
-        parts.append(f"{words}, got {_shown(values[name])}")
-    return f"{who}: {'; '.join(parts)}. See help({who})."
+        kind = re.sub(r"\b\w+\.", "", f" as {kind}") * bool(kind)
+        about = f" ({sentences[name]})" if name in sentences else ""
+        words, held = f"{name}{kind}{about}", _shown(values[name])
+        parts.append(f"expected {words}, got {held}" if wrong else f"{words}: {held}")
+    return bool(wrong), "; ".join(parts)
 
 
 def _sentences(documented: Any) -> Iterable[tuple[str, str]]:

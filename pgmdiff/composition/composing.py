@@ -1,6 +1,5 @@
 """`compose`: a graph, the scores of its nodes and a rule make one joint score."""
 
-import warnings
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +12,7 @@ from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import Batch, RegionScores, Scores, plan
 from pgmdiff.composition.rules import Marginal, Rule
-from pgmdiff.errors import ScoreError, nearest
+from pgmdiff.errors import ScoreError, nearest, warn
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.names import check_mapping
 from pgmdiff.graphs.regions import Condition, RegionGraph
@@ -174,10 +173,8 @@ def _warn_in_train_mode(batches: Iterable[Batch]) -> None:
         layers |= found
     if nodes:
         others = f" and {counted(len(nodes) - 3, 'other')}" if len(nodes) > 3 else ""
-        warnings.warn(
+        warn(
             f"compose: the networks of {', '.join(map(repr, nodes[:3]))}{others} are in train "
             f"mode ({', '.join(sorted(layers))}): their results are random or depend on the batch. "
-            "Call network.eval() before you compose.",
-            UserWarning,
-            stacklevel=4,
+            "Call network.eval() before you compose."
         )

@@ -5,7 +5,6 @@ shape and the structure of their condition are one *batch* of the `plan`, evalua
 as `max_batch` allows. A call then only gathers, calls and scatters.
 """
 
-import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -22,7 +21,7 @@ from pgmdiff.composition.evaluate import Chunk, Tilt, flattened
 from pgmdiff.composition.observed import LEAST, Observed, foldable
 from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.composition.rules import Memory, Rule, bound
-from pgmdiff.errors import ScoreError
+from pgmdiff.errors import ScoreError, warn
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
@@ -128,7 +127,7 @@ class Joint:
             self.find_guilty(again, ~total.isfinite(), flat, sigmas)
         if self._untold and not condition:  # and the model accepted that
             remedy = "Give it one in conditions=, such as the null condition, or one in the call."
-            warnings.warn(f"Joint: {self._untold}. {remedy}", UserWarning, stacklevel=4)
+            warn(f"Joint: {self._untold}. {remedy}")
         return total.reshape(u.shape)
 
     def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
@@ -269,10 +268,9 @@ class Joint:
         limit = max((part.stop - part.start) * len(u[part.samples]) for part in parts)
         self._limits[chunk.batch.offset, u.device, u.dtype] = (limit, inf)
         self._kept.clear()
-        warnings.warn(
+        warn(
             f"Joint: memory is too small for the model calls of {chunk.name!r}; from now on they "
-            f"have {counted(limit, 'row')} at most. Give max_batch={limit} to begin with it.",
-            stacklevel=2,
+            f"have {counted(limit, 'row')} at most. Give max_batch={limit} to begin with it."
         )
         for part in parts:
             yield from self._fitting(part, call, u)

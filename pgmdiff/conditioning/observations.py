@@ -1,6 +1,5 @@
 """Observations: whether an operator could have made them, and how far a state is from them."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from pgmdiff.conditioning.masks import InPlace, Mask
 from pgmdiff.conditioning.operators import LinearOperator, Operator, Stacked, asked
-from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
+from pgmdiff.errors import PgmdiffError, ShapeError, shape_text, warn
 from pgmdiff.linalg import Shape, squared_norms, tensor_of
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser
 from pgmdiff.scores.gradients import check_gradient
@@ -210,11 +209,10 @@ class Conditioned:
         far = residual > allowed
         if far.any():
             worst = int(residual.argmax())
-            warnings.warn(
+            warn(
                 f"{observation.what}: {int(far.sum())} of {counted(len(u), 'sample')} miss "
                 f"the observation, ‖H u - y‖ is up to {residual[worst]:.3g} for ‖y‖ = "
-                f"{size.expand_as(residual)[worst]:.3g}. {self.remedy}",
-                stacklevel=5,
+                f"{size.expand_as(residual)[worst]:.3g}. {self.remedy}"
             )
 
 

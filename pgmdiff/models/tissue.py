@@ -32,8 +32,9 @@ def tissue_denoiser() -> EDMDenoiser:
     """The trained denoiser of tissue, `denoise(x, sigma)` for x `[batch, 3, height, width]`.
 
     It was trained on crops of 32 × 32, 32 × 16, 16 × 32 and 16 × 16 pixels with values in [-1, 1],
-    each shape with its Wiener filter, and is the model of windows and of their overlaps alike.
-    Sides must be multiples of 4. Sample from σ = 40 down to 0.01.
+    each shape with its Wiener filter, and is the model of windows and of their overlaps alike: use
+    windows of 32 with an overlap of 16. Other shapes are warned of. Sample from σ = 40 down to
+    0.01.
 
     Example:
         >>> from pgmdiff import Marginal, compose, from_denoiser

@@ -53,14 +53,16 @@ class Embedding(nn.Module):
 
     def checked(self, label: Tensor) -> Tensor:
         """Labels, whose range is looked at only on the CPU, where it costs nothing."""
-        whole = not label.is_floating_point() and label.ndim == 1
+        whole = isinstance(label, Tensor) and not label.is_floating_point() and label.ndim == 1
         if whole and (
             label.device.type != "cpu" or not ((label < 0) | (label > self.classes)).any()
         ):
             return label
+        held = f", from {int(label.min())} to {int(label.max())}" if whole else ""
         raise ShapeError(
             f"label: expected integers [batch] from 0 to {self.classes}, the null class, got "
-            f"{brief(label)}. A condition of a node has no batch axis."
+            f"{brief(label)}{held}. Classes count from 0, and a node's own label is a tensor "
+            "without a batch axis."
         )
 
     def fourier(self, values: Tensor) -> Tensor:

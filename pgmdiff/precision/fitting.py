@@ -20,7 +20,6 @@ averaged (`precision.completed`), up to 2,000 elements; else, a larger ridge hel
     stationary   γ̂(h) = Σ_t (u_t - m)(u_{t+h} - m) / (number of such pairs), by Fourier transforms
 """
 
-import warnings
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -32,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgmdiff.errors import GraphError, ShapeError, shape_text
+from pgmdiff.errors import GraphError, ShapeError, shape_text, warn
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.names import check_known
@@ -282,11 +281,10 @@ class _Components(_Estimate):
         floor = max(left, 0.0) / free + ridge * mean
         small = sum(int(((v > 0) & (10 * v < floor)).sum()) for v in squares.values())
         if small:
-            warnings.warn(
+            warn(
                 f"fit_covariances: form='low_rank' takes one unexplained variance δ = {floor:.3g} "
                 f"for all elements, more than ten times the whole variance of {small} of them. "
-                "Divide elements by their standard deviations, or use form='dense'.",
-                stacklevel=4,
+                "Divide elements by their standard deviations, or use form='dense'."
             )
         factors = {
             kind: part.vectors[:, :most] * (variances[kind] - floor).clamp(min=0).sqrt()

@@ -1,7 +1,6 @@
 """The sampling loop, which draws samples from a score, a schedule and a solver."""
 
 import re
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, warn
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Draw, Generator
 from pgmdiff.samplers.base import Solver, State
@@ -220,12 +219,11 @@ def _check_hidden(denoised: Tensor, sigma: float) -> None:
     mean, error = denoised.mean(dim=0), denoised.var(dim=0) / len(denoised)
     size = (mean**2 - 4 * error).mean().clamp(min=0).sqrt().item()
     if size > MISSED * sigma:
-        warnings.warn(
+        warn(
             f"sample: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
             f"first denoised values is {size:.3g} from its own, so that samples will miss their "
             f"mean by about {size / sigma:.2g} standard deviations. Give mean=, that of the data, "
-            "or begin at a larger sigmas[0].",
-            stacklevel=4,
+            "or begin at a larger sigmas[0]."
         )
 
 

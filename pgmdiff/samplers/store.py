@@ -1,7 +1,6 @@
 """Sampling runs that survive interruptions: a folder in which a run saves its state."""
 
 import time
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff import store
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import PgmdiffError, warn
 from pgmdiff.noise import Generator, Noise
 from pgmdiff.scores.adapters import spread_part
 from pgmdiff.text import brief
@@ -85,7 +84,7 @@ class Run:
                 found = store.load(path)
             except PgmdiffError as error:
                 if path.exists():  # another process has not just removed it
-                    warnings.warn(f"{self}: {error} The run goes on from before.", stacklevel=5)
+                    warn(f"{self}: {error} The run goes on from before.")
             else:
                 found[1]["run"] = {"sampler": None, **found[1].get("run", {})}
                 self._before, self._due = path, time.monotonic() + self.every

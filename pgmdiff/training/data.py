@@ -206,6 +206,7 @@ class States:
             word: x if isinstance(x, Field) else tensor_of("crops", f"labels {word!r}", x)
             for word, x in labels.items()
         }
+        data = torch.from_numpy(data) if isinstance(data, np.ndarray) else data
         self.data = self.one(data).contiguous() if isinstance(data, Mapping | Tensor) else data
         if isinstance(self.data, Tensor) and not self.data.isfinite().all():
             raise PgmdiffError("crops: expected finite data. Remove states that are not finite.")

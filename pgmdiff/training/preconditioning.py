@@ -38,7 +38,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pgmdiff.errors import ShapeError, check_scale
+from pgmdiff.errors import ShapeError, check_scale, warn
 from pgmdiff.linalg import Shape, sent
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import beside
@@ -202,6 +202,12 @@ class EDMDenoiser(nn.Module):
                     f"EDMDenoiser: got states of {tuple(shape)}, but the network is whitened, and "
                     f"there are filters for {', '.join(self.filters) or 'no shapes'} only. Train "
                     "with wiener=True and crops of this shape."
+                )
+            if self.filters:
+                warn(
+                    f"EDMDenoiser: got states of {tuple(shape)}, but it was trained on "
+                    f"{', '.join(self.filters)} only, and what it says of others may be far off. "
+                    "Use windows and overlaps of these shapes, or train on crops of this one."
                 )
             return None
         if s.shape[1:].numel() > 1:

@@ -10,6 +10,7 @@ from pgmdiff import ShapeError
 from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
 from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image, untrained
 from pgmdiff.models.series import SeriesNet
+from pgmdiff.models.tissue import tissue_denoiser
 from pgmdiff.models.unet import EDMDenoiser, UNet
 from pgmdiff.samplers import DPMSolver2M, karras, sample
 from pgmdiff.scores.adapters import from_denoiser
@@ -96,6 +97,18 @@ def test_networks_take_conditions(kind: type[UNet | SeriesNet]) -> None:
             kind()(x, noise, **{name: given[name]})
     with pytest.raises(ShapeError, match="got a noise level per element"):
         kind()(x, each)
+    for label in (1 + torch.arange(4), 2):
+        with pytest.raises(ShapeError, match=r"from 0 to 3, the null class, .* count from 0"):
+            network(x, noise, label=label)
+
+
+def test_a_shape_that_a_model_was_not_trained_on_is_warned_of() -> None:
+    model, sigma = tissue_denoiser(), torch.ones(1)
+    model(torch.zeros(1, 3, 32, 16), sigma)
+    words = r"states of \(3, 32, 24\), but it was trained on 3x16x16"
+    with pytest.warns(UserWarning, match=words) as said:
+        from_denoiser(model)(torch.zeros(1, 3, 32, 24), sigma)
+    assert said[0].filename == __file__, "a warning points to the line that called the library"
 
 
 def test_series_have_any_length_and_a_reach() -> None:

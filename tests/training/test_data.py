@@ -175,6 +175,12 @@ def test_positions_are_those_of_training(kind: str) -> None:
     assert positions(graph).keys() == set(graph.regions.names)
 
 
+def test_arrays_are_data() -> None:
+    graph, data = chain(3), torch.randn(5, 3)
+    given = [crops(graph, each).draw(4, 0).clean for each in (data, data.numpy())]
+    assert torch.equal(*given)
+
+
 def test_wrong_input_is_named() -> None:
     graph, network = chain(3), torch.nn.Linear(1, 1)
     with pytest.raises(ShapeError, match=r"expected states \[n, 3\], as the graph's, got \(4,\)"):

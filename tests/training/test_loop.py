@@ -171,9 +171,11 @@ def test_a_state_dict_holds_all_of_a_denoiser(separable: Gaussian) -> None:
     assert (copy.sigma_data, copy.mean, copy.unit) == (
         denoise.sigma_data, denoise.mean, denoise.unit,
     )  # fmt: skip
-    for x in (data, data[:, :, :2], data[:, :1]):
-        sigma = torch.full((500,), 2.0)
+    sigma = torch.full((500,), 2.0)
+    for x in (data, data[:, :, :2]):
         torch.testing.assert_close(copy(x, sigma), denoise(x, sigma), rtol=0, atol=0)
+    with pytest.warns(UserWarning, match="2x3"):
+        assert torch.equal(copy(data[:, :1], sigma), denoise(data[:, :1], sigma))
     old = EDMDenoiser(Nothing(), 2.0, 3.0, unit=4.0)
     old.load_state_dict({"network.weight": torch.ones(())})
     assert (old.sigma_data, old.mean, old.unit, *old.filters) == (2.0, 3.0, 4.0)
