@@ -128,7 +128,7 @@ def test_the_basis_keeps_dtypes_and_derivatives(dtype: torch.dtype) -> None:
         (((80,), 2, 2, 24, 8), "on axis 0 windows of 24 with stride 16 do not fit"),
         (((128,), 8, 1, 32, 32), "on axis 0 the overlap is 32"),
         (((128,), 1, 1, 16), "tiles of several elements, got 1"),
-        (((8, 8), (2, 2, 2), 1, 4), "expected tile"),
+        (((8, 8), (2, 2, 2), 1, 4), "tile as int"),
         ((128, 8, 1, 16), "expected shape as Sequence[int]"),
     ],
 )  # fmt: skip
