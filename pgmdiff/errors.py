@@ -177,7 +177,7 @@ def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable
             first = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             text = f"{who}: {said}. See help({who}). It failed with {first}"
             if not wrong:
-                text = f"{who} failed with {first}. Its arguments: {said}. See help({who})."
+                text = f"{who}: it failed with {first}. Arguments: {said}. See help({who})."
             raise PgmdiffError(text) from error
 
     vars(worded)["in_words"] = True

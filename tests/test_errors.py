@@ -64,13 +64,13 @@ def test_a_library_that_fails_by_itself_says_so(
         (lambda: samplers.SDE(None), r"SDE: expected eta as float \(strength of the noise\)"),
         (
             lambda: seam_ratio(torch.ones(4, 9), [4.5]),
-            r"seam_ratio failed .*seams as Iterable\[int\]",
+            r"seam_ratio: .*seams as Iterable\[int\]",
         ),
         (
             lambda: spectrum(torch.ones(4, 1)),
-            r"spectrum failed with .*x as Tensor .*\[4, 1\]",
+            r"spectrum: it failed .*x as Tensor .*\[4, 1\]",
         ),
-        (lambda: graphs.grid(2, "3"), r"grid failed with .*sizes as int"),
+        (lambda: graphs.grid(2, "3"), r"grid: it failed .*sizes as int"),
         (
             lambda: guided(LINE, {"c": 0.0})(X, S, guidance="3", c=X),
             r"Guided: expected guidance as Tensor \| float \| None, got '3'",
@@ -87,7 +87,7 @@ def test_a_library_that_fails_by_itself_says_so(
         (lambda: Noise.of(0, 1)("start", X[:1]), r"Noise: expected number as int .*, got 'start'"),
         (
             lambda: SeriesNet()(X[:, None], S[:3]),
-            r"SeriesNet failed .*x as Tensor.* \[4, 1, 3\]",
+            r"SeriesNet: it failed .*x as Tensor.* \[4, 1, 3\]",
         ),
     ],
 )
