@@ -223,7 +223,8 @@ def _check_hidden(denoised: Tensor, sigma: float) -> None:
             f"sample: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
             f"first denoised values is {size:.3g} from its own, so that samples will miss their "
             f"mean by about {size / sigma:.2g} standard deviations. Give mean=, that of the data, "
-            "or begin at a larger sigmas[0]."
+            "or begin at a larger sigmas[0]. If neither helps, the score is not that of noised "
+            "data: a clean score, or a rule that does not suit the graph, as Marginal a star."
         )
 
 

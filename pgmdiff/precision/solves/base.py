@@ -106,8 +106,9 @@ def indefinite(precision: ComposedPrecision, smallest: float | None = None) -> I
     shown = "" if smallest is None else f", its smallest eigenvalue is {smallest:.3g}"
     return IndefiniteError(
         f"Covariances: the composed precision P is not positive definite{shown}. Read all "
-        "covariances off one estimate (fit_covariances), give it a larger ridge, or use the "
-        "marginal rule. (On loops P stands for the completion beyond 2,000 elements.)"
+        "covariances off one estimate (fit_covariances), and give it a larger ridge. Posteriors of "
+        "observations must together be narrower than their prior: give covariances, no precisions. "
+        "(On loops P replaces the completion beyond 2,000 elements.)"
     )
 
 
