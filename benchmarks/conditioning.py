@@ -27,7 +27,7 @@ from tqdm import tqdm
 from benchmarks import labels, observed, smooth_fields
 from benchmarks.exactness.distributions import two_mode_chain
 from benchmarks.problems import Counter, gaussian_problem
-from benchmarks.reports import Column, columns, plus_minus, settings, spread, table
+from benchmarks.reports import columns, estimates, plus_minus, settings, spread, table
 from pgmdiff import conditioning as ways
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.joint import Joint
@@ -199,10 +199,7 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         title = "Two-mode chain, three observed: uniform ranks of Σ|steps|"
         made.append(table(title, result["calibration"], method | columns("p:.2g mean_rank:.3f")))
     if "labels" in result:
-        errors: dict[str, Column] = {
-            "score": lambda row: plus_minus(row["score"], ".3f"),
-            "energy": lambda row: plus_minus(row["energy"]),
-        }
+        errors = estimates("score", ".3f") | estimates("energy")
         about = columns("graph method closure refused")
         made.append(table("Labels on pairs, by covariances", result["labels"], about | errors))
     return made

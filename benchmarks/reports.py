@@ -14,6 +14,7 @@ __all__ = [
     "Column",
     "Row",
     "columns",
+    "estimates",
     "measured",
     "plus_minus",
     "points",
@@ -56,6 +57,15 @@ def columns(keys: str) -> dict[str, Column]:
     """A column per key, headed by its name, of keys such as `"levels loss:.2g energy[0]:.4f"`."""
     heads = {key: key.partition(":")[0].partition("[")[0] for key in keys.split()}
     return {head.replace("_", " "): f"{{{key}}}" for key, head in heads.items()}
+
+
+def estimates(keys: str, form: str = ".4f") -> dict[str, Column]:
+    """A column per key of means with their standard errors, headed by its name."""
+
+    def cell(key: str) -> Column:
+        return lambda row: plus_minus(row[key], form)
+
+    return {key.replace("_", " "): cell(key) for key in keys.split()}
 
 
 def table(

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.reports import Column, Row, columns, plus_minus, rounded, settings, table
+from benchmarks.reports import Row, columns, estimates, rounded, settings, table
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.consistent import Consistent
 from pgmdiff.composition.posterior import Posterior
@@ -313,13 +313,9 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     """The largest errors, and the aims that are missed."""
     keys = columns("prior noise solver observations rule mean:.3f spread:.3f true_spread:.3f")
     missed = [row for row in targets(result) if row["met"] == "no"]
-    errors = {name: _cell(name) for name in ("lost", "mean", "spread", "true_mean")}
+    errors = estimates("lost mean spread true_mean", ".3f")
     return [
         table("Stars", largest(result), keys),
         table("Missed", missed, keys),
         table("Learned", result.get("learned", ()), columns("noise observations rule") | errors),
     ]
-
-
-def _cell(key: str) -> Column:
-    return lambda row: plus_minus(row[key], ".3f")

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.reports import Column, columns, measured, plus_minus, settings, table
+from benchmarks.reports import columns, estimates, measured, settings, table
 from experiments.sea import Small
 from pgmdiff.composition import Consistent, Marginal, Posterior, Rule, compose
 from pgmdiff.diagnostics import energy_distance
@@ -200,22 +200,24 @@ def _compared(
     phi = Gaussian(torch.zeros(()).double(), torch.full((1, 1), TAU**2).double())
     scores: dict[str, Any] = {"posterior": model, "prior": q, "population": phi}
     sigmas, solver, rows = karras(levels, 0.005, 30.0), DPMSolver2M(eta=1.0, rho=7.0), []
+
+    def drawn(case: Case, name: str, draws: int, seed: int) -> Tensor:
+        if name not in RULES:
+            return case.exact(draws, seed)
+        joint = compose(case.graph, scores, rule=case.rule(name), max_batch=100_000)
+        shape: dict[str, Any] = {"shape": (draws, 1 + GROUPS), "dtype": dtype}
+        return sample(joint, sigmas, generator=seed, solver=solver, **shape).double()
+
     for n, (data_sets, draws) in numbers.items():
         found: dict[str, list[dict[str, float]]] = {name: [] for name in ("exact draws", *RULES)}
         lost, astray = dict.fromkeys(found, 0), dict.fromkeys(found, 0)
         for seed in range(FIRST, FIRST + data_sets):
             case = Case.simulated(n, seed)
-            drawn = case.measures(case.exact(draws, seed), seed)
-            astray["exact draws"] += drawn.pop("farthest") > ASTRAY
-            found["exact draws"].append(drawn)
-            for name in RULES:
-                joint = compose(case.graph, scores, rule=case.rule(name), max_batch=100_000)
+            for name in found:
                 try:
                     with warnings.catch_warnings():
                         warnings.simplefilter("ignore")  # of rules that go astray
-                        x = sample(joint, sigmas, shape=(draws, 1 + GROUPS), generator=seed,
-                                   solver=solver, dtype=dtype).double()  # fmt: skip
-                    own = case.measures(x, seed)
+                        own = case.measures(drawn(case, name, draws, seed), seed)
                 except ScoreError:  # so far that the sum overflows
                     own = {"mean": math.inf}
                 if own["mean"] < LOST:
@@ -283,14 +285,10 @@ def train(steps: int = 6_000) -> EDMDenoiser:
     return found
 
 
-def _cell(key: str) -> Column:
-    return lambda row: plus_minus(row[key], ".2f")
-
-
 def tables(result: Mapping[str, Any]) -> list[Table]:
     """A table for each part that was run."""
-    own = {key: _cell(key) for key in ("mean", "population", "spread", "width", "energy")}
-    shown = columns("observations rule") | own | {"astray": "{astray}", "lost": "{lost}"}
+    own = estimates("mean population spread width energy", ".2f")
+    shown = columns("observations rule") | own | columns("astray lost")
     titles = {"exact": "Exact models", "learned": "Learned models"}
     return [table(t, result[k]["rows"], shown) for k, t in titles.items() if k in result]
 

@@ -285,7 +285,7 @@ class Step:
 
 def split(studio: Studio, n: int) -> list[dict[str, Any]]:
     """What has to be shared: Gaussians of real clips, composed from their exact scores."""
-    clips, keys, rows = studio.clips, ("exact", "DiffCollage", "Posterior"), []
+    clips, rows = studio.clips, []
     labels = [k for k in clips.known if clips.names[k] in GAUSSIANS] or clips.known[:1]
     cases = {"waist": WAIST, "waist and root": [*range(ROOT), *WAIST]}
     cases["waist and hips"] = SHARED["hips"]

@@ -21,7 +21,7 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from benchmarks.reports import Column, columns, measured, plus_minus, settings, table
+from benchmarks.reports import Column, columns, estimates, measured, settings, table
 from experiments.sea import SENSORS, Learned, Sea, learned, opened
 from pgmdiff.composition import Consistent, Joint, Marginal, Posterior, compose
 from pgmdiff.conditioning import Composed, Mask, moment_matching
@@ -306,10 +306,7 @@ def _study(smoke: bool) -> Study:
 
 
 def _estimates(keys: str) -> dict[str, Column]:
-    def cell(key: str) -> Callable[[Mapping[str, Any]], str]:
-        return lambda row: plus_minus(row[key], ".3f")
-
-    return {"method": "{method}"} | {key.replace("_", " "): cell(key) for key in keys.split()}
+    return columns("method") | estimates(keys, ".3f")
 
 
 COLUMNS: dict[str, tuple[str, dict[str, Column]]] = {

@@ -108,12 +108,12 @@ class Held(NamedTuple):
 def _held(precision: ComposedPrecision) -> Iterator[Held]:
     """The stars of a graph; none of one that is too large."""
     held = defaultdict[bytes, list[tuple[Hashable, float, Tensor]]](list)
-    for block in precision.blocks if precision.graph.n_elements <= SOLVED else ():
+    small = [block for block in precision.blocks if block.index.shape[1] <= LARGEST]
+    for block in small if precision.graph.n_elements <= SOLVED else ():
         own = block.precisions.dense().expand(len(block.index), -1, -1)
         each = zip(block.group.names, block.counts.tolist(), own, strict=True)
         for row, region in zip(block.index.numpy(), each, strict=True):
-            if len(row) <= LARGEST:
-                held[row.tobytes()].append(region)
+            held[row.tobytes()].append(region)
     for key, several in held.items():
         rest = sum(count for _, count, _ in several) - 1  # of a separator beside the star
         extra = next((name for name, count, _ in several if rest and count == rest < 0), None)

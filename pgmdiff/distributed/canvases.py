@@ -132,7 +132,8 @@ def stream(
 
     Raises:
         GraphError: the graph is not made of windows, or is closed along the axis of the strips.
-        ShapeError: the shape, the strip or the array does not fit.
+        ShapeError: the shape, the strip or the array does not fit, or, under `Consistent`, windows
+            do not end where the canvas does.
         ScoreError: the scores or the rule belong to the whole graph.
         PgmdiffError: the solver, the schedule or the folder does not fit, or the array exists.
         ImportError: zarr is not installed.
@@ -350,6 +351,12 @@ def _strips(
             f"stream: expected a strip of at least {least} columns, which windows and halo reach "
             f"with this solver, a multiple of the stride {stride}, and halo >= 1, got "
             f"strip={width} and halo={halo}."
+        )
+    if isinstance(rule, Consistent) and (left := (sides[axis] - window) % stride):
+        raise ShapeError(
+            f"stream: under Consistent the last window cannot be shifted: expected {window} and a "
+            f"multiple of {stride} columns on axis {axis}, got {sides[axis]}. Use "
+            f"{sides[axis] - left} or {sides[axis] - left + stride}, or Posterior."
         )
     rule = _with_mean(rule, axis, tuple(sides))
     given = composing.get("conditions") or {}

@@ -367,6 +367,10 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[], dict[str, Any]]]] = 
         ScoreError, "the same for all windows",
         lambda: {"rule": Posterior({name: covariance(8) for name in PLAIN.names})},
     ),
+    "a rest": (
+        ShapeError, "got 18. Use 16 or 20, or Posterior",
+        lambda: {"rule": agreeing(PLAIN), "shape": (1, 18), "out": np.zeros((1, 18))},
+    ),
     "strip": (ShapeError, "multiple of the stride", lambda: {"strip": 10}),
     "no halo": (
         ShapeError, "halo >= 1",
