@@ -258,20 +258,24 @@ class _Strips:
         Those of a window lie on the columns of its first stride, one stride after the other.
         """
         (window, overlap, _), axis = self.windows[self.axis], self.axis
-        stride, n, number, found = window - overlap, joint.event_shape[axis], 0, list[Any]()
-        for group in (batch.group for batch in joint.batches):
+        stride, n, number, found = window - overlap, joint.event_shape[axis], 0, list[Tensor]()
+        for group in joint.regions.groups:
             assert isinstance(group, WindowGroup), "tiles has windows alone"
             sizes = *(len(each.starts) for each in group.axes), *group.shape
-            own = torch.arange(number, number + prod(sizes)).reshape(sizes)
-            own = own.movedim((axis, len(group.axes) + axis), (0, 1))
+            own = torch.full((len(group), prod(group.shape)), -1)
+            for batch in joint.batches:  # several if conditions differ
+                if batch.group.shape == group.shape:
+                    rows = torch.searchsorted(group.firsts(), batch.group.firsts())
+                    values = torch.arange(len(rows) * own.shape[1]).reshape(len(rows), -1)
+                    own[rows], number = batch.offset + values, number + values.numel()
+            own = own.reshape(sizes).movedim((axis, len(group.axes) + axis), (0, 1))
             own = own.reshape(*own.shape[:2], -1)
-            found.append((own, int(group.axes[axis].starts[0])))
-            number += own.numel()
-        for k, (own, first) in enumerate(found):
-            own = pad(own, (0, 0, 0, -own.shape[1] % stride), value=number)
+            own = pad(own, (0, 0, 0, -own.shape[1] % stride), value=-1)
             own = rearrange(own, "count (k stride) rest -> (count stride) (k rest)", stride=stride)
-            found[k] = pad(own, (0, 0, first, n - first - len(own)), value=number)
-        return torch.cat(found, dim=1).flatten(), number
+            first = int(group.axes[axis].starts[0])
+            found.append(pad(own, (0, 0, first, n - first - len(own)), value=-1))
+        places = torch.cat(found, dim=1).flatten()
+        return places.where(places >= 0, number), number
 
     def joint(self, first: int, last: int) -> Joint:
         """The joint of these windows, with their own conditions and parts of fields."""

@@ -216,6 +216,22 @@ def test_messages_go_with_the_strips(
     assert errors[0] > 10 * errors[1]
 
 
+def test_messages_of_pieces_with_and_without_conditions() -> None:
+    """Models are called in several batches, not the same ones in every strip."""
+    graph = tiles((204,), 8, 4)
+
+    def told(x: Tensor, sigma: Tensor, mean: Tensor | float = 0.0) -> Tensor:
+        own = mean if isinstance(mean, float) else mean[:, None]
+        return bent(x, sigma) + 0.1 * own / (1 + sigma[:, None] ** 2)
+
+    few = {name: {"mean": torch.ones(())} for name in [*graph.pieces][20::2]}
+    options: dict[str, Any] = {"rule": agreeing(graph), "conditions": few, "dtype": WIDE}
+    options["null_condition"] = {"mean": torch.zeros(())}
+    with pytest.warns(UserWarning, match="gets no condition"):
+        strips, whole = both(graph, told, halo=32, strip=84, **options)
+    torch.testing.assert_close(strips, whole, rtol=0, atol=1e-3)
+
+
 def test_the_trust_radius_is_told_and_runs_resume(tmp_path: Path) -> None:
     """Messages are saved with the front."""
     graph = tiles((204,), 8, 4)
