@@ -81,15 +81,17 @@ class Chunk:
     def crop(self, event: Shape, like: Tensor, word: str, field: Field) -> Tensor:
         """A placed field on these regions and samples: `[samples * regions, *channels, *shape]`.
 
-        It depends on the event shape of the state and the dtype of another tensor; errors name its
-        keyword.
+        It depends on the event shape that fields have and the dtype of another tensor; errors name
+        its keyword.
         """
         values, split = field.values, field.values.ndim - len(event)
         channels, shape = values.shape[1:split], tuple(values.shape[split:])
         index = self._respaced.get(shape)
         if index is None:
             with torch.inference_mode(False):  # what is kept must serve autograd later
-                index = self.index.reshape(self.stop - self.start, *self.batch.group.shape)
+                index, places = self.index, self.batch.places
+                index = index if places is None else places[index.cpu()].to(index.device)
+                index = index.reshape(self.stop - self.start, *self.batch.group.shape)
                 index = respaced(f"Joint: the condition {word!r}", index, event, field)
             if index.numel() <= CHUNK:
                 self._respaced[shape] = index

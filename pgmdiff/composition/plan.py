@@ -78,6 +78,7 @@ class Batch:
         precisions: Σ_r⁻¹ of every region, for rules that use them.
         offset: where the regions' values begin in a list of the values of all batches.
         spaced: the regions as windows at equal distances, if they are.
+        places: where elements of the state stand in that of fields, `[N]`; None if they are alike.
     """
 
     score: Score
@@ -87,6 +88,7 @@ class Batch:
     precisions: RegionPrecisions | None = None
     offset: int = 0
     spaced: SpacedWindows | None = None
+    places: Tensor | None = None
 
     def __repr__(self) -> str:
         return described(

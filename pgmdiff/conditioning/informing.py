@@ -97,7 +97,8 @@ def informed(
     known: Score
     for part in parts if observation.covariance is None and not y.is_complex() else ():
         if isinstance(part, Mask | Crop):
-            if tuple(part.event_shape) == tuple(joint.event_shape):
+            whole = getattr(joint, "joint", joint)  # of a slab
+            if tuple(part.event_shape) == tuple(whole.event_shape):
                 update = replace(update, part=part)
                 known = joint.observing(update, *_in_place(observation, part, update.start))
                 return known

@@ -153,7 +153,8 @@ class Composed(PosteriorCovariance):
     joint: Any
 
     def __repr__(self) -> str:
-        return described(self, brief(self.joint, 180))
+        whole = getattr(self.joint, "joint", self.joint)  # of a slab, alike on all ranks
+        return described(self, brief(whole, 180))
 
     def __post_init__(self) -> None:
         if getattr(self.joint, "solve", None) is None:
@@ -205,6 +206,10 @@ def moment_matching(
     with one σ_y. The rest is left to the solve, exact for Gaussian data Markov to the graph, at
     every σ; for other data, linearised functions and composition remain approximations.
 
+    On a `distributed.Slab` H is a mask or a crop of the whole state, with independent noise, alike
+    for all samples; its rule is `Consistent` or `Posterior`, or the covariance
+    `Isotropic(data_std, jacobian=False)`, with one σ_y.
+
     Args:
         score, observed, operator: as for `reconstruction`; a function is linearised at D
             (Gauss-Newton).
@@ -223,7 +228,8 @@ def moment_matching(
     Raises:
         ShapeError: the observation is not finite, or it or the noise has another shape.
         PgmdiffError: the noise is negative or not finite, or there is none and no state gives this
-            observation; when the score is called, the data is too smooth for `Isotropic`.
+            observation; the state is divided, and the method requires all of it; when the score is
+            called, the data is too smooth for `Isotropic`.
         ScoreError: when called, the score or the operator lacks a gradient that is needed.
     """
     why = ""
@@ -238,12 +244,15 @@ def moment_matching(
         )
     steps = covariance.most_steps if most_steps is None else most_steps
     observation = Observation.of("moment_matching", observed, operator, noise)
+    own = isinstance(covariance, Composed) and covariance.joint is score
+    simple = isinstance(covariance, Isotropic) and not covariance.jacobian
+    part = observation.on(score, own or (simple and not observation.relative.ndim))
     name = f"moment_matching({brief(covariance)}{why})"
-    if isinstance(covariance, Composed) and covariance.joint is score:
+    if own:
         known = informed(score, observation, tolerance, steps)
-        return observing(Known(observation, name), observation, known, remedy=REMEDY)
-    matched = Matched(observation, covariance, tolerance, steps, name)
-    return observing(matched, observation, score, remedy=REMEDY)
+        return observing(Known(part, name), part, known, remedy=REMEDY)
+    matched = Matched(part, covariance, tolerance, steps, name)
+    return observing(matched, part, score, remedy=REMEDY)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pgmdiff.conditioning.masks import InPlace, Mask
+from pgmdiff.conditioning.masks import Crop, InPlace, Mask
 from pgmdiff.conditioning.operators import LinearOperator, Operator, Stacked, asked
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text, warn
 from pgmdiff.linalg import Shape, squared_norms, tensor_of
-from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser
+from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser, spread_part
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import check_score
+from pgmdiff.store import fingerprint
 from pgmdiff.text import brief, by_field, counted
 
 __all__ = ["Noise", "Observation", "observing"]
@@ -97,6 +98,40 @@ class Observation:
         y = _in_range(what, y, linear) if project and known[0] == 0 and y.numel() else y
         return cls(what, y, partial(asked, what, linear.A), linear, *known)
 
+    def on(self, score: Score, elementwise: bool) -> "Observation":
+        """The observation of the states of a score, which may be those of one of several ranks.
+
+        Args:
+            score: the score; if its states are whole, the observation is, too.
+            elementwise: whether elements are conditioned one by one, or by the score's own solve.
+
+        Raises:
+            PgmdiffError: the state is divided among ranks, and the observation cannot be.
+        """
+        part: Any = spread_part(score)
+        h: Any = self.operator
+        if part is None or part.places is None:
+            return self
+        event = tuple(part.joint.event_shape)
+        fits = isinstance(h, Mask | Crop) and tuple(h.event_shape) == event
+        if not (fits and elementwise and self.covariance is None):
+            got = brief(h) if elementwise else "a method that acts on all elements together"
+            raise PgmdiffError(
+                f"{self.what}: on a state that is divided among ranks, expected a mask or a crop "
+                f"of the whole, {event}, with independent noise, under replacement, the Slab's own "
+                f"covariances or, with one noise level, Isotropic(jacobian=False), got {got}. Use "
+                "distributed.shared(joint), or for gradients the joint itself."
+            )
+
+        def cut(values: Tensor) -> Tensor:
+            own: Tensor = part.cut(h.A_adjoint(values.reshape(-1, *h.observed_shape)))
+            return own
+
+        mask = part.cut(h.mask) if isinstance(h, Mask) else cut(torch.ones_like(self.y[:1]))[0] > 0
+        own, noises = Mask(mask, event_shape=part.event_shape), self.relative
+        given = self.what, cut(self.y), partial(asked, self.what, own.A), own, self.noise
+        return Part(*given, cut(noises) if noises.ndim else noises, fingerprint=fingerprint(self))
+
     def seen(self, x: Tensor) -> Tensor:
         """H x, with a gradient where one is required."""
         values = self.function(x)
@@ -148,6 +183,13 @@ class Observation:
             return self.relative.to(v.real) ** 2 * v
         flat = v.reshape(len(v), -1, 1)
         return (self.covariance.to(v) @ flat).reshape(v.shape)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Part(Observation):
+    """An observation of the part of one rank; its fingerprint is that of the whole."""
+
+    fingerprint: str = ""
 
 
 def observing(

@@ -94,7 +94,8 @@ def reconstruction(
 
     Raises:
         ShapeError: the observation is not finite or has another shape.
-        PgmdiffError: the noise is negative or not finite, or the weight no function.
+        PgmdiffError: the noise is negative or not finite, the weight no function, or the state is
+            divided, by a `distributed.Slab`.
         ScoreError: the score, or the operator, has no gradient; the weight is not `[batch]`.
     """
     if not callable(weight):
@@ -103,6 +104,7 @@ def reconstruction(
             "dps(scale, data_std=...)."
         )
     observation = Observation.of("reconstruction", observed, operator, noise, project=False)
+    observation = observation.on(score, elementwise=False)
     remedy = "Change the weight, such as dps(scale), or use moment_matching."
     return observing(partial(_descended, observation, weight), observation, score, remedy=remedy)
 

@@ -29,6 +29,8 @@ __all__ = ["replacement"]
 def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tensor) -> NetworkScore:
     """A score whose denoised value, `.denoise`, meets y = H u.
 
+    On a `distributed.Slab` H is a mask or a crop, and y that of the whole state.
+
     Args:
         score: the score of states `[batch, *event]`.
         observed: y, `[*observed]` or one per sample.
@@ -37,7 +39,8 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
 
     Raises:
         ShapeError: the observation is not finite or has another shape; the mask is not boolean.
-        PgmdiffError: H is not an operator, or no state gives this observation.
+        PgmdiffError: H is not an operator, or on a `Slab` no mask or crop; or no state gives this
+            observation.
     """
     observation = Observation.of("replacement", observed, operator, 0.0)
     if observation.operator is None:
@@ -46,6 +49,7 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
             f"{type(operator).__name__}. Make one of a function by conditioning.Linear(function, "
             "event_shape)."
         )
+    observation = observation.on(score, elementwise=True)
     remedy = "Condition last: a score around this one, such as guidance, moves it away again."
     return observing(partial(_replaced, observation), observation, score, remedy=remedy)
 

@@ -12,26 +12,28 @@ regions share with those of others: for windows two overlaps, however long the s
 that solve a system step 3 belongs to the solve; see `solve`.
 """
 
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import replace
+from functools import cache, partial
 from itertools import pairwise
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from pgmdiff.composition import Field, Joint
 from pgmdiff.composition.evaluate import Chunk, flattened
 from pgmdiff.composition.joint import Remembering
-from pgmdiff.composition.plan import Batch, map_tensors
-from pgmdiff.composition.rules import Memory
+from pgmdiff.composition.plan import Batch, EachField, map_tensors
+from pgmdiff.composition.rules import Memory, bound
 from pgmdiff.distributed.ranks import Ranks, SharedRun
-from pgmdiff.distributed.solve import SpreadSolve
-from pgmdiff.errors import GraphError, ScoreError
+from pgmdiff.distributed.solve import SpreadObserved, SpreadSolve
+from pgmdiff.errors import GraphError, ScoreError, ShapeError, shape_text
 from pgmdiff.graphs.groups import IndexGroup
-from pgmdiff.graphs.regions import Condition, RegionGraph
+from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.precision import Solve
 from pgmdiff.samplers import Run
 from pgmdiff.store import fingerprint
 from pgmdiff.text import by_field, counted, described
@@ -96,9 +98,11 @@ class Slab:
 
     Rules are `Marginal`, `Average` and, on junction trees and wherever P stands for the completion
     (beyond 2,000 elements), `Posterior` and `Consistent`, the latter with a memory. Solvers are all
-    but `Adaptive` and `PredictorCorrector`, whose steps depend on the whole state. For gradients,
-    fields and observations use `shared`. Every rank holds the plan of the whole graph. Errors, and
-    scores that are not finite, on any rank are raised on all.
+    but `Adaptive` and `PredictorCorrector`, whose steps depend on the whole state. Fields and
+    observations are given whole, alike on all ranks. Observations are by a mask or a crop, under
+    `replacement`, or under `moment_matching` with the rule's covariances or with
+    `Isotropic(jacobian=False)`. There are no gradients. Every rank holds the plan of the whole
+    graph. Errors, and scores that are not finite, on any rank are raised on all.
 
     Args:
         joint: the joint score of the whole, composed alike on every rank.
@@ -113,7 +117,7 @@ class Slab:
     Raises:
         PgmdiffError: there is no group of processes.
         GraphError: outer regions begin at fewer places than there are ranks.
-        ScoreError: the rule or a condition requires the whole state.
+        ScoreError: the rule requires the whole state.
     """
 
     copies = True
@@ -155,14 +159,19 @@ class Slab:
         others = {k: far[owners == k] for k in owners.unique().tolist() if k != rank}
         self.halo = Halo(self.ranks, own, others)
         held, order = self.halo.held.sort()
-        parts, offset = list[Batch](), 0
+        at = along(self.halo.held)
+        self._rows = at.unique()  # of the axis, which fields are cropped to
+        lead, row = self.halo.held // (stride * event[axis]), torch.searchsorted(self._rows, at)
+        standing = (lead * len(self._rows) + row) * stride + self.halo.held % stride
+        seen = *event[:axis], len(self._rows), *event[axis:][1:]
+        crop, parts, offset = cache(self._cropped), list[Batch](), 0
         for (batch, rows), group, elements in zip(mine, groups, index, strict=True):
             local = order[torch.searchsorted(held, elements)]
             some = IndexGroup(local, group.counts, group.names, group.outer, group.model)
-            parts.append(_part(batch, rows, some, len(held), offset))
+            parts.append(_part(batch, rows, some, standing, offset, crop))
             offset += elements.numel()
         rule = joint.rule.part(self.halo.held, lambda: SpreadSolve(self.halo, parts))
-        graph, limits = RegionGraph((len(held),), ()), (joint.max_batch, joint.check_finite)
+        graph, limits = RegionGraph(seen, ()), (joint.max_batch, joint.check_finite)
         self.part = Joint(graph, graph, rule, tuple(parts), *limits)
 
     def __repr__(self) -> str:
@@ -171,13 +180,37 @@ class Slab:
         where = f"places {low} to {high} of axis {self.axis}"
         return described(self, repr(self.ranks), where, counted(n, "region"))
 
-    def __call__(self, u: Tensor, sigma: Tensor | float, **condition: Tensor) -> Tensor:
+    def __call__(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         """The composed score on the slab, `[*batch, *event_shape]`; see `Joint`.
 
         Raises:
+            ShapeError: u, sigma or a condition does not fit.
             ScoreError: a rank has failed, or the ranks make different calls.
         """
         return self.call(u, sigma, condition)
+
+    @property
+    def solve(self) -> Solve | None:
+        """See `Joint`; it is that of all ranks together."""
+        return self.part.rule.solve
+
+    def observing(self, update: Callable[..., Tensor], values: Tensor, variances: Tensor) -> "Slab":
+        """The same slab, whose rule knows observed elements of the whole; see `Joint.observing`.
+
+        Raises:
+            ScoreError: samples are observed in different elements, or with different noise.
+        """
+        if (variances != variances[:1]).any():
+            raise ScoreError(
+                "Slab: expected the same observed elements and noise for all samples. Use "
+                "distributed.shared(joint)."
+            )
+        slab, part = copy(self), self.part
+        slab.joint = self.joint.observing(update, values, variances)
+        whole = slab.joint.rule.observed  # type: ignore[attr-defined]
+        known = SpreadObserved.of(whole, variances[0].cpu(), self.halo, part.batches)
+        slab.part = replace(part, rule=bound(part.rule, observed=known))
+        return slab
 
     def remembering(self, memory: Memory | None = None) -> Remembering:
         """See `Joint.remembering`."""
@@ -191,8 +224,8 @@ class Slab:
         Raises:
             ScoreError: as for a call.
         """
+        condition = map_tensors(lambda t: t, condition, self._cropped)
         flat, sigmas, condition = flattened(self.event_shape, u, sigma, condition)
-        _refuse_fields(condition)
         if u.requires_grad and torch.is_grad_enabled():
             raise ScoreError("Slab: it has no gradients. Use the joint itself on every rank.")
         said = self.ranks.agree(None, len(flat), float(sigmas.double().sum()))
@@ -206,6 +239,19 @@ class Slab:
             score = rule.score(evaluate, self.halo.filled(flat), sigmas, memory)
             own = self.halo.added(score) if rule.solve is None else score[:, : self.halo.n_own]
         return own.reshape(u.shape)
+
+    def _cropped(self, word: str, given: Field) -> Field:
+        """A field at the places of the axis that this rank's regions hold."""
+        event, values = self.joint.event_shape, given.values
+        if self.ranks.size == 1:
+            return given
+        if values.ndim < len(event) or values.shape[self.axis] != event[self.axis]:
+            raise ShapeError(
+                f"Slab: the condition {word!r}: expected a field over the whole state "
+                f"{shape_text('*channels', event)}, got {tuple(values.shape)}. Give all of it to "
+                "every rank."
+            )
+        return Field(values.index_select(self.axis, self._rows.to(values.device)))
 
     def _evaluate(self, u: Tensor, sigma: Tensor, **options: Any) -> Iterator[tuple[Chunk, Tensor]]:
         """All calls at once, so that no rank goes on if one has failed; see `Joint.evaluate`."""
@@ -259,18 +305,11 @@ class Slab:
         return SharedRun(run.folder, run.every, ranks=self.ranks, part=self)
 
 
-def _part(batch: Batch, rows: Tensor, group: IndexGroup, n_elements: int, offset: int) -> Batch:
+def _part(
+    batch: Batch, rows: Tensor, group: IndexGroup, places: Tensor, offset: int, crop: EachField
+) -> Batch:
     """Some regions of a batch, a group on elements of their own numbering."""
-    _refuse_fields(batch.condition)
-    known, condition = batch.precisions, map_tensors(lambda leaf: leaf[rows], batch.condition)
+    known, condition = batch.precisions, map_tensors(lambda leaf: leaf[rows], batch.condition, crop)
     known = known if known is None or known.shared else known.map(lambda t: t[rows])
-    spaced, weights = group.spaced(n_elements), batch.weights[rows]
-    return Batch(batch.score, group, weights, condition, known, offset, spaced)
-
-
-def _refuse_fields(condition: Condition) -> None:
-    leaves = tree_leaves(dict(condition), is_leaf=lambda leaf: isinstance(leaf, Field))
-    if any(isinstance(leaf, Field) for leaf in leaves):
-        raise ScoreError(
-            "Slab: fields are conditions over the whole state. Use distributed.shared(joint)."
-        )
+    spaced, weights = group.spaced(len(places)), batch.weights[rows]
+    return Batch(batch.score, group, weights, condition, known, offset, spaced, places)

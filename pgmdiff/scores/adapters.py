@@ -159,7 +159,8 @@ def spread_part(score: Any) -> Any:
     """The score of one of several ranks that a score is or has inside, see `distributed`, or None.
 
     Its attributes are `places`, where the elements of its state stand in the whole, None if it is
-    whole; and `stored`, which maps a `Run` to that of all ranks.
+    whole; `stored`, which maps a `Run` to that of all ranks; and of a part `event_shape`, the
+    `joint` of the whole, and `cut`, which maps tensors of the whole to its own.
     """
     while score is not None and not hasattr(score, "stored"):
         inner = (getattr(score, name, None) for name in ("func", "score", "joint"))

@@ -22,6 +22,16 @@ from torch import Tensor
 
 import pgmdiff
 from pgmdiff import Average, Consistent, PgmdiffError, Posterior, compose, sample
+from pgmdiff.conditioning import (
+    Crop,
+    Isotropic,
+    Mask,
+    block_average,
+    dps,
+    moment_matching,
+    reconstruction,
+    replacement,
+)
 from pgmdiff.distributed import Ranks, Slab, shared
 from pgmdiff.gaussian import node_covariances, node_scores
 from pgmdiff.graphs import chain, grid, tiles
@@ -51,13 +61,18 @@ def piece(x: Tensor, sigma: Tensor, shift: Tensor | None = None) -> Tensor:
     return move / (1 + sigma.reshape(-1, *[1] * (x.ndim - 1)) ** 2)
 
 
-def strip(**options: Any) -> Any:
+def toned(x: Tensor, sigma: Tensor, tone: Tensor) -> Tensor:
+    """Such a score that sees a field, of one channel or none."""
+    return piece(x, sigma) + torch.tanh(tone).to(x)
+
+
+def strip(score: Any = piece, **options: Any) -> Any:
     graph = tiles((2, 4, 72), window=(2, 4, 16), overlap=(0, 0, 8), periodic=(False, False, True))
-    return compose(graph, piece, max_batch=5, **options)
+    return compose(graph, score, max_batch=5, **options)
 
 
-def torus(**options: Any) -> Any:
-    return compose(tiles((8, 12), 4, 2, periodic=True), piece, **options)
+def torus(score: Any = piece, **options: Any) -> Any:
+    return compose(tiles((8, 12), 4, 2, periodic=True), score, **options)
 
 
 def windows(rule: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -83,12 +98,13 @@ def compared(name: str, joint: Any, dtype: torch.dtype = torch.float64, **given:
     """A run on all ranks and in one process, under `shared` and, if an axis is given, a slab."""
     axis, shape = given.pop("axis", None), (2, *joint.event_shape)
     given = {"generator": 3, "dtype": dtype, "solver": given.pop("solver", UniPC()), **given}
-    whole = sample(joint, LEVELS, shape=shape, **given)
-    both = sample(shared(joint), LEVELS, shape=shape, **given)
+    around = given.pop("around", lambda score: score)
+    whole = sample(around(joint), LEVELS, shape=shape, **given)
+    both = sample(around(shared(joint)), LEVELS, shape=shape, **given)
     found[f"shared {name}"] = difference(both, whole)
     if axis is not None:
         slab = Slab(joint, axis)
-        x = sample(slab, LEVELS, shape=(2, *slab.event_shape), **given)
+        x = sample(around(slab), LEVELS, shape=(2, *slab.event_shape), **given)
         found[f"slab {name}"] = difference(x, slab.cut(whole))
         together = slab.whole(x)
         assert (together is None) == (slab.ranks.rank > 0)
@@ -124,6 +140,61 @@ def equal_to_one_process() -> None:
     compared("consistent, capped", modes(capped), axis=0, solver=Heun())
 
 
+def conditioned() -> None:
+    """Fields and observations, which are given whole."""
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
+
+    tone = pgmdiff.field(drawn(1, 4, 72))
+    compared("field", strip(toned, conditions={"tone": tone}), axis=-1, solver=SDE(1.0))
+    labels, none = pgmdiff.field(drawn(8, 12).round().long()), pgmdiff.field(torch.zeros(8, 12))
+    given = {name: {"tone": labels} for name in list(torus().regions.pieces)[::3]}
+    given |= {"tone": pgmdiff.field(drawn(8, 12))}
+    some = torus(toned, conditions=given, null_condition={"tone": none})
+    compared("fields of nodes", some, axis=0)
+    call = partial(partial, tone=pgmdiff.field(drawn(2, 2, 4, 72)))
+    compared("field of a call", strip(toned), around=call, axis=-1)
+    rows = tiles((3, 16, 6), (3, 4, 6), (0, 2, 0), periodic=(False, True, False))
+    joint, u, maps = compose(rows, toned), drawn(2, 3, 16, 6), drawn(2, 1, 16, 1)
+    slab = Slab(joint, axis=1)
+    found["slab, field along a middle axis"] = difference(
+        slab(slab.cut(u), 0.5, tone=pgmdiff.field(maps)),
+        slab.cut(joint(u, 0.5, tone=pgmdiff.field(maps))),
+    )
+    part = pgmdiff.field(maps[:, :, :7])
+    refused("field", lambda: slab(slab.cut(u), 0.5, tone=part))
+
+    y, mask = drawn(2, 4, 72), drawn(4, 72) > 0
+    mask[:, 30:] = False  # rank 1 sees nothing
+    known = Mask(mask, event_shape=(2, 4, 72))
+    compared("mask", strip(), around=lambda s: replacement(s, y, known), axis=-1, solver=SDE(1.0))
+    crop, each = Crop((12,), (slice(4, 8),)), drawn(2, 4)
+    compared("crop", modes(Consistent), around=lambda s: replacement(s, each, crop), axis=0)
+    several = Mask(drawn(2, 8, 12) > 0, event_shape=(8, 12))
+    near, given = Isotropic(1.0, jacobian=False), (drawn(8, 12), several)
+    match = partial(moment_matching, covariance=near, noise=0.3)
+    compared("isotropic", torus(), around=lambda s: match(s, *given), axis=0)
+    slab, noise = Slab(torus(), 0), 0.1 + drawn(8, 12).abs()
+    refused("moments", lambda: moment_matching(slab, *given))
+    refused("several noises", lambda: match(slab, *given, noise=noise))
+    refused("gradient of an observation", lambda: reconstruction(slab, *given, dps(data_std=1.0)))
+    refused("mask of a part", lambda: replacement(slab, torch.zeros(4, 12), torch.ones(4, 12) > 0))
+    refused("operator", lambda: replacement(slab, drawn(8, 6), block_average((8, 12), 2)))
+    masks, series = Mask(drawn(2, 60) > 0, event_shape=(60,)), Slab(windows(Posterior))
+    refused("several masks", lambda: moment_matching(series, drawn(60), masks))
+    known, v = moment_matching(series, drawn(2, 60), drawn(60) > 0), series.cut(drawn(3, 60))
+    refused("other batch", lambda: known(v, 1.0))
+    y, mask, each = drawn(2, 60), drawn(60) > 0.5, 0.1 + drawn(60).abs()
+    for name, noise in (("", 0.3), (" each", each), (" none", 0.0)):
+        seen = partial(moment_matching, observed=y, operator=mask, noise=noise)
+        compared(f"known{name}", windows(Posterior), around=seen, axis=0, solver=SDE(1.0))
+    seen = partial(moment_matching, observed=drawn(60), operator=mask, noise=0.3)
+    compared("known, float32", windows(Posterior), torch.float32, around=seen, axis=0)
+    seen = partial(moment_matching, observed=drawn(2, 4), operator=crop, noise=0.5)
+    compared("known to messages", modes(Consistent), around=seen, axis=0)
+
+
 def more() -> None:
     ring = tiles((60,), 12, 2, periodic=True)
     data = pgmdiff.Gaussian(torch.zeros(60), ar1(60, 0.9).covariance)
@@ -151,6 +222,10 @@ def more() -> None:
     found["slab of a long ring"] = difference(
         part(part.cut(u), sigmas), part.cut(joint_of_ring(u, sigmas))
     )
+    seen = partial(moment_matching, observed=u.cos(), operator=u[0] > 0.5, noise=0.2)
+    found["slab of a long ring that is observed"] = difference(
+        seen(part)(part.cut(u), sigmas), part.cut(seen(joint_of_ring)(u, sigmas))
+    )
     refused("loops", lambda: Slab(loops))
     refused(
         "adaptive", lambda: sample(slab, LEVELS, shape=(1, *slab.event_shape), solver=Adaptive())
@@ -160,8 +235,6 @@ def more() -> None:
     auto = replace(joint, max_batch="auto")
     refused("measured sizes", lambda: shared(auto))
     refused("gradient of shared", lambda: shared(joint)(x.clone().requires_grad_(), 1.0))
-    field = {"shift": pgmdiff.field(torch.zeros(2, 4, 72))}
-    refused("field", lambda: Slab(strip(conditions=field)))
     known = Slab(modes(Consistent))
     refused("pure", lambda: known(torch.zeros(1, *known.event_shape).double(), 1.0))
     refused("too many ranks", lambda: Slab(compose(tiles((8,), 8), piece)))
@@ -209,17 +282,27 @@ def stored(folder: Path) -> None:
         if step["i"] == 3:
             raise Stopped
 
-    joint, rank = modes(Consistent), dist.get_rank()
+    joint, rank, y = modes(Consistent), dist.get_rank(), torch.arange(12.0)
     given: dict[str, Any] = {"generator": 5, "solver": DPMSolver2M(eta=1.0), "dtype": torch.float64}
-    whole, slab = sample(joint, LEVELS, shape=(2, 12), **given), Slab(joint)
-    for name, score in (("slab", slab), ("shared", shared(joint))):
+    slab = Slab(joint)
+    replaced = partial(replacement, observed=y, operator=y > 5)
+    known = partial(moment_matching, observed=y / 6 - 1, operator=y > 5, noise=0.5)
+    scores = {
+        "slab": (slab, joint),
+        "shared": (shared(joint), joint),
+        "slab with mask": (replaced(slab), replaced(joint)),
+        "slab that knows": (known(slab), known(joint)),
+    }
+    for name, (score, alone) in scores.items():
+        whole = sample(alone, LEVELS, shape=(2, 12), **given)
+        whole = whole if name == "shared" else slab.cut(whole)
         run, calls = Run(folder / f"{name} goes on", every=0), []
-        given |= {"shape": (2, *score.event_shape), "run": run}
+        own = given | {"shape": whole.shape, "run": run}
         with suppress(Stopped):
-            sample(score, LEVELS, callback=stop, **given)
-        u = sample(score, LEVELS, callback=calls.append, **given)
+            sample(score, LEVELS, callback=stop, **own)
+        u = sample(score, LEVELS, callback=calls.append, **own)
         assert len(calls) == 3
-        found[f"{name} goes on"] = difference(u, slab.cut(whole) if name == "slab" else whole)
+        found[f"{name} goes on"] = difference(u, whole)
 
     def die(step: Any) -> None:
         if rank == 1 and step["i"] == 3:
@@ -239,6 +322,7 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=size)
     equal_to_one_process()
     more()
+    conditioned()
     sent_bytes()
     stored(folder)
     (folder / f"{Ranks().rank}.json").write_text(json.dumps(found))

@@ -59,6 +59,8 @@ def test_results_are_those_of_one_process(found: list[dict[str, Any]]) -> None:
         names = {name.removeprefix(f"{kind} ") for name in every if name.startswith(f"{kind} ")}
         assert {"marginal, SDE", "average", "torus along rows", "grid of variables"} <= names
         assert {"posterior", "consistent, capped", "conditions of nodes", "goes on"} <= names
+        assert {"field", "field of a call", "mask", "crop", "isotropic"} <= names
+        assert {"known", "known each", "known none", "known to messages"} <= names
     for name, difference in differences(found):
         assert difference < (1e-5 if "float32" in name else 1e-6), name
 
@@ -69,7 +71,14 @@ ERRORS = {
     "gradient of a slab": "it has no gradients",
     "measured sizes": "expected max_batch as a number or None",
     "gradient of shared": "shared calls have no gradients",
-    "field": "fields are conditions over the whole state",
+    "field": r"the condition 'tone': .* whole state \[\*channels, 3, 16, 6\].* every rank",
+    "moments": "a mask or a crop .* got a method that acts on all elements together",
+    "gradient of an observation": "reconstruction: .* got a method that acts on all elements",
+    "several noises": "got a method that acts on all elements together. Use distributed.shared",
+    "other batch": "one observation, or one for each of 3 samples, got 2",
+    "mask of a part": r"of the whole, \(8, 12\), .*, got Mask\(event_shape=\(4, 12\)",
+    "several masks": "expected the same observed elements and noise for all samples",
+    "operator": "replacement: on a state that is divided among ranks, expected .* got PerAxis",
     "pure": "a call without memory requires the whole state",
     "too many ranks": "one per rank, got 1",
     "seeds": "on different states.*Give sample the same seed",
