@@ -1,14 +1,17 @@
 """Infinite images: strips many patches wide from a model of patches (DiffCollage's Tables 1 and 2).
 
-For each corpus there are four parts. *gate*: single patches against real crops, and whether they
+For each corpus there are five parts. *gate*: single patches against real crops, and whether they
 are copies. *quality*: strips of 8 patches by every method. *size*: evaluations, time, and quality
 against the distance from the first piece, for strips of 1 to 32 patches. *sampler*: the paper's
-sampler beside ours. Drawings are kept in `out/experiments`: parts of the two corpora can be run in
-two processes at once, and what was drawn is not drawn again.
+sampler beside ours. *time*: methods with so many levels that all take about as long. Drawings are
+kept in `out/experiments`: parts of the two corpora can be run in two processes at once, and what
+was drawn is not drawn again.
 
-FD is the Fréchet distance of `texture_features` in units of the real features; it is no FID. As
-when pictures are stored, what is weaker than one level of 8 bits hardly counts; the gate says what
-FD is without this (`fine`), where it sees the finest colours of a JPEG, which are weaker.
+FD is the Fréchet distance of features in units of the real ones; it is no FID. There are two kinds
+of features: those of a *pretrained* network, which sees what pictures show, and *textures*,
+`texture_features`, which see the faintest noise. As when pictures are stored, of these what is
+weaker than one level of 8 bits hardly counts; the gate says what FD is without this (`fine`), where
+it sees the finest colours of a JPEG, which are weaker.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +28,7 @@ from tqdm import tqdm
 from benchmarks.reports import Column, columns, measured, points, settings, table
 from experiments.corpora import CORPORA, Corpus
 from experiments.memory import nearest
+from experiments.pretrained import pretrained_features
 from experiments.strips import METHODS, Strips, cost, crops, patches_of, seams, strips
 from pgmdiff.diagnostics import metrics
 from pgmdiff.samplers import EDM
@@ -34,9 +38,15 @@ from pgmdiff.training import crops as cut
 __all__ = ["FEATURES", "PARTS", "apart", "draw", "looks", "run", "tables"]
 
 REAL = "real"
+Extractor = Callable[[Tensor], Tensor]
 FEATURES = partial(metrics.texture_features, least=0.02)
 """What is weaker than one level of 8 bits hardly counts: no picture shows it."""
+EXTRACTORS: dict[str, Extractor] = {"pretrained": pretrained_features, "textures": FEATURES}
+FAINT = (0.005, 0.01, 0.02, 0.05)
+"""Noise that is added to real crops; one level of 8 bits is 0.008."""
 TIMED = ("replacement", "average", "DiffCollage")
+EQUAL = {"replacement": 1.3, "average": 1.45, "DiffCollage": 1.0}
+"""Levels of the part time, over those of all others."""
 Cases = Mapping[str, tuple[str, dict[str, Any]]]
 """By name a method and its own options."""
 
@@ -54,6 +64,7 @@ class Sizes:
         steps, slow: levels of our sampler, and of the paper's.
         resamples: of the bootstrap.
         near: number of patches whose nearest real crop is looked for.
+        seen: the features of FD, by name; the pretrained network is in a package of its own.
         device: where to sample.
     """
 
@@ -70,10 +81,11 @@ class Sizes:
     slow: int = 80
     resamples: int = 100
     near: int = 128
+    seen: str = "pretrained"
     device: str = "cpu"
 
 
-SMOKE = Sizes(16, 24, 4, 1, 5, (1, 4), 96, 4, 4, 2, 2, 4, 4)
+SMOKE = Sizes(16, 24, 4, 1, 5, (1, 4), 96, 4, 4, 2, 2, 4, 4, seen="textures")
 FULL = Sizes()
 
 
@@ -110,7 +122,10 @@ def _gate(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
         fd, floor = apart(FEATURES, real, drawn, other)
         fine = apart(metrics.texture_features, real, drawn, other)
         row: dict[str, Any] = {"shape": f"{shape[0]}×{shape[1]}", "n": n, "fd": fd, "floor": floor}
-        row |= {"ratio": fd / floor, "passed": fd <= 3 * floor, "fine": fine[0] / fine[1]}
+        row |= {"ratio": fd / floor, "fine": fine[0] / fine[1]}
+        seen, least = apart(EXTRACTORS[sizes.seen], real, drawn, other)
+        row |= {"seen": seen, "seen_floor": least, "seen_ratio": seen / least}
+        row["passed"] = seen <= 3 * least
         row |= {"shift": (drawn.mean() - real.mean()).item(), **looks(drawn, real)}
         rows.append(row)
     pictures = corpus.states()
@@ -119,10 +134,24 @@ def _gate(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
     copies: dict[str, Any] = {"data_std": real.std().item(), "n": sizes.near}
     copies["drawn"] = nearest(patches[: sizes.near], pictures)
     copies["real"] = nearest(real, alike, apart=True)
-    return {"rows": rows, "copies": [copies]}
+    return {"rows": rows, "copies": [copies], "faint": _faint(corpus, sizes)}
 
 
-def apart(extractor: Callable[[Tensor], Tensor], real: Tensor, *others: Tensor) -> list[float]:
+def _faint(corpus: Corpus, sizes: Sizes) -> list[dict[str, float]]:
+    """What both kinds of features say of real crops with a little noise, in floors."""
+    real, other = (crops(corpus, corpus.side, sizes.patches, seed) for seed in (1, 2))
+    stream, rows = torch.Generator().manual_seed(4), []
+    noise = torch.randn(other.shape, generator=stream)
+    for sigma in FAINT:
+        row = {"sigma": sigma}
+        for key, name in {"seen_ratio": sizes.seen, "ratio": "textures"}.items():
+            fd, floor = apart(EXTRACTORS[name], real, other + sigma * noise, other)
+            row[key] = fd / floor
+        rows.append(row)
+    return rows
+
+
+def apart(extractor: Extractor, real: Tensor, *others: Tensor) -> list[float]:
     """The Fréchet distance of each of the others from real crops."""
     features = extractor(real)
     return [_fd(extractor(x), features) for x in others]
@@ -151,24 +180,31 @@ class Ruler:
         shape = self.real.shape[1], corpus.side, corpus.side
         own = patches_of(corpus, shape, sizes.many, steps=sizes.steps, device=sizes.device)
         self.own = FEATURES(own)[:, None]
+        self.extractor = EXTRACTORS[sizes.seen]
+        self.seen = self.of_real(self.real, self.extractor)
+        self.seen_own = self.extractor(own)[:, None]
 
-    def of_real(self, real: Tensor) -> Tensor:
+    def of_real(self, real: Tensor, extractor: Extractor = FEATURES) -> Tensor:
         half = real[..., : self.sizes.wide * self.corpus.side // 2]
-        found = self.of(half, self.crops // 2)
+        found = self.of(half, self.crops // 2, extractor)
         return found.reshape(len(found) // 2, self.crops, -1)
 
-    def of(self, images: Tensor, m: int) -> Tensor:
+    def of(self, images: Tensor, m: int, extractor: Extractor = FEATURES) -> Tensor:
         shape = self.corpus.side, self.corpus.side
-        return metrics.crop_features(images, shape, m, extractor=FEATURES, generator=5)
+        return metrics.crop_features(images, shape, m, extractor=extractor, generator=5)
 
     def rows(self, found: Mapping[str, Sequence[Strips]]) -> list[dict[str, Any]]:
         """A row of figures for real strips, the floor, and for each method's, seed by seed."""
         rows = [self.row(REAL, self.floor.chunk(self.sizes.seeds), self.of_real(self.floor))]
         halves = self.own.chunk(2)  # of which each is as good as the other
         rows[0]["fd_own_floor"] = self.interval(_fd, *halves)
+        rows[0] |= self.apart(self.of_real(self.floor, self.extractor))
+        rows[0]["seen_own_floor"] = self.interval(_fd, *self.seen_own.chunk(2))
         for name, drawn in tqdm(found.items(), desc=f"{self.corpus.name}, measures"):
             groups = [each.images for each in drawn]
-            row = self.row(name, groups, self.of(torch.cat(groups), self.crops))
+            images = torch.cat(groups)
+            row = self.row(name, groups, self.of(images, self.crops))
+            row |= self.apart(self.of(images, self.crops, self.extractor))
             row |= {key: getattr(drawn[0], key) for key in ("evaluations", "critical_path")}
             rows.append(row | {"seconds": sum(each.seconds for each in drawn) / len(drawn)})
         return rows
@@ -202,6 +238,13 @@ class Ruler:
         for lag in (side // 2, side, 2 * side, longest):
             row[f"columns_{2 * lag // side}"] = over_seeds(partial(_columns, lag=lag))
         return row
+
+    def apart(self, features: Tensor) -> dict[str, Any]:
+        """FD+ from real crops and from the model's own patches."""
+        return {
+            "seen": self.interval(_fd, features, self.seen),
+            "seen_own": self.interval(_fd, features, self.seen_own),
+        }
 
     def interval(self, metric: Callable[..., float], *sets: Tensor) -> list[float]:
         """Low end, value and high end."""
@@ -289,8 +332,20 @@ def _sampler(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
     return {"rows": Ruler(corpus, sizes, sizes.stochastic).rows(found)}
 
 
+def _time(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
+    """Methods with so many levels that all take about as long."""
+    cases: Cases = {
+        f"{method}, {round(share * sizes.steps)} levels": (
+            method, {"steps": round(share * sizes.steps)},
+        )
+        for method, share in EQUAL.items()
+    }  # fmt: skip
+    found = _drawn(corpus, cases, sizes.wide, sizes.strips, sizes)
+    return {"rows": Ruler(corpus, sizes, sizes.strips).rows(found)}
+
+
 MEASURED: dict[str, Callable[[Corpus, Sizes], dict[str, Any]]] = {
-    "gate": _gate, "quality": _quality, "size": _size, "sampler": _sampler,
+    "gate": _gate, "quality": _quality, "size": _size, "sampler": _sampler, "time": _time,
 }  # fmt: skip
 
 
@@ -309,8 +364,10 @@ def _between(key: str, form: str) -> str:
 
 COLUMNS: dict[str, dict[str, Column]] = {
     "gate": columns(
-        "shape n fd:.4f floor:.4f ratio:.2f fine:.2f shift:.3f contrast:.3f step:.3f passed"
+        "shape n seen:.3f seen_floor:.3f seen_ratio:.2f passed fd:.3f floor:.3f ratio:.2f fine:.2f "
+        "shift:.3f contrast:.3f step:.3f"
     ),
+    "faint": columns("sigma seen_ratio:.2f ratio:.1f"),
     "copies": {
         "n": "{n}",
         "data std": "{data_std:.3f}",
@@ -319,8 +376,10 @@ COLUMNS: dict[str, dict[str, Column]] = {
     },
     "quality": {
         "method": "{method}",
-        "FD+": _between("fd", ".2f"),
-        "FD+ to patches": _between("fd_own", ".2f"),
+        "FD+": _between("seen", ".2f"),
+        "FD+ to patches": _between("seen_own", ".2f"),
+        "FD+ of textures": _between("fd", ".2f"),
+        "FD+ of textures to patches": _between("fd_own", ".2f"),
         "kernel distance": _between("kid", ".3f"),
         **columns(
             "precision[1]:.2f recall[1]:.2f seam_ratio[0]:.2f contrast[0]:.2f "
@@ -334,7 +393,7 @@ COLUMNS: dict[str, dict[str, Column]] = {
         "kernel distance": _between("kid", ".3f"),
     },
 }
-COLUMNS["sampler"] = COLUMNS["quality"]
+COLUMNS |= dict.fromkeys(("sampler", "time"), COLUMNS["quality"])
 
 
 def tables(result: Mapping[str, Any]) -> list[Table]:

