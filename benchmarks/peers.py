@@ -15,7 +15,7 @@ without prompts, decoders and progress bars; none of their code is copied.
 
 The first three are one Euler step of the whole strip; they are compared with the rule that does the
 same, overlap averaging or the paper's. Outpainting is a whole run of a few levels, compared with a
-run of the paper's rule on the same levels.
+run of the marginal rule on the same levels.
 """
 
 from collections.abc import Callable

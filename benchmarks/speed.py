@@ -15,7 +15,7 @@ For `max_batch="auto"`, the time of a call relative to that with the best of man
 how many such calls the first one takes, which measures the sizes.
 
 For solves, the time of a score of `Posterior` at a new noise level, and at one whose factors are
-kept, relative to the paper's rule at the same level.
+kept, relative to the marginal rule at the same level.
 
 For peers, the time and the memory of a joint score relative to those of other projects' loops over
 the same windows; see `peers`.

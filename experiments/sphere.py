@@ -6,7 +6,7 @@ that were held out, and two painted by code.
 
     gate      pieces of every kind against real ones, and whether spheres are copies
     panorama  the four side faces as a cycle of windows, and as a strip whose ends need not meet
-    sphere    six faces: alone, averaged, and by three graphs under the paper's rule
+    sphere    six faces: alone, averaged, and by three graphs under the marginal rule
     gaussian  the same graphs with exact models of Gaussian spheres, and with separable filters
 
 Steps across edges and corners are over those of the real panoramas there. FD is the Fréchet

@@ -169,6 +169,12 @@ def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable
             frame, own = sys._getframe(1), "pgmdiff."
             while frame.f_code.co_name.endswith("_call_impl") and frame.f_back:  # of a network
                 frame, own = frame.f_back, "pgmdiff.models."
+            known = inspect.signature(function).parameters
+            several = any("VAR_KEY" in each.kind.name for each in known.values())
+            if not several and kwargs.keys() - known.keys():
+                accepted = ", ".join(name for name in known if name not in ("self", "cls"))
+                error.args = (f"{error}. {who} accepts {accepted}.",)
+                raise
             # The call from outside names its own arguments.
             within = frame.f_globals.get("__name__", "").startswith(own)
             if within or _passes(error.__traceback__ and error.__traceback__.tb_next):

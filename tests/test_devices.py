@@ -205,7 +205,7 @@ def waiting_is_an_error(device: torch.device) -> Iterator[None]:
 
 @pytest.mark.parametrize("rule", [Marginal, Posterior])
 def test_a_score_that_is_not_checked_waits_for_nothing(rule: type, there: torch.device) -> None:
-    """After its first call; one of the paper's rule can be captured and replayed, too."""
+    """After its first call; one of the marginal rule can be captured and replayed, too."""
     graph = tiles((22,), 6, 2)
     given = () if rule is Marginal else (ring((22,), 0.7),)
     joint = compose(graph, white, rule=rule(*given), check_finite=False)

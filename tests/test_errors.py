@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pgmdiff import (
+    Consistent,
     FactorGraph,
+    Gaussian,
     Posterior,
     RegionGraph,
     compose,
@@ -96,6 +98,28 @@ def test_raw_errors_name_the_argument(call: Callable[[], object], words: str) ->
         call()
     assert raised.value.__cause__ is not None
     assert "See help(" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: sample(LINE, [1.0, 0.0], shape=(4, 3), seed=0),
+            r"argument 'seed'. sample accepts score, sigmas, .* generator, .* device\.$",
+        ),
+        (lambda: compose(LINE.graph, LINE, seed=0), r"argument 'seed'. compose accepts graph, "),
+        (
+            lambda: Consistent({}, iteration=3),
+            r"argument 'iteration'. Consistent accepts .*, iterations, mean, ",
+        ),
+        (lambda: Gaussian.fit(X, ridg=1), r"argument 'ridg'. Gaussian.fit accepts samples"),
+    ],
+)
+def test_an_unknown_keyword_is_answered_with_the_known_ones(
+    call: Callable[[], object], words: str
+) -> None:
+    with pytest.raises(TypeError, match=words):
+        call()
 
 
 def broken(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 #
 # A sensor sends a reading every hour. You have a model of *two* successive readings and want series
 # of twenty, so you put the pairs together in a chain, add up their scores, and sample. The series
-# forget too soon: readings five hours apart hardly know each other. You take four times as many
+# forget too soon: readings five hours apart are hardly correlated. You take four times as many
 # steps, and nothing changes.
 #
 # We look at the samples (1), at what the sum of scores counts (2), where it is exact and where it
@@ -30,9 +30,9 @@ N, RHO = 20, 0.95  # readings, and the correlation of successive ones
 # ## 1. Series from pairs
 #
 # `chain` joins successive readings by factors, `node_scores` stands for your models, and `compose`
-# adds up their scores. We draw ten sets of 500 series and compare the correlation of the first
-# reading with later ones, as means over the sets with their standard errors. *Real* are draws of
-# the true distribution, in which it is $0.95^d$ at a distance of $d$ hours.
+# adds up their scores. We sample ten sets of 500 series and compare the correlations of the first
+# reading with later ones, as means over the sets with their standard errors. *Real* series are
+# samples of the true distribution, in which the correlation is $0.95^d$ after $d$ hours.
 
 # %%
 truth, graph = ar1(N, RHO), chain(N)
@@ -168,7 +168,7 @@ for sigma in (0.0, 0.1, 1.0, 10.0):
 # given a reading, those before it and those after it are independent. With noise the true matrix is
 # full, and a sum over pairs cannot be.
 #
-# Three readings $x, y, z$ show why; the last column has their figures. The clean $y$ explains
+# Three readings $x, y, z$ show why (the last column above). The clean $y$ explains
 # everything that $x$ and $z$ have in common. The noisy $y$ is known only roughly, so that
 #
 # $$\operatorname{Cov}(x_\sigma, z_\sigma \mid y_\sigma) = \rho^2 \, \frac{\sigma^2}{1 + \sigma^2}$$
@@ -225,8 +225,8 @@ curves(
 #
 # ## What to remember
 #
-# - Counting numbers make every element count once. For clean data that is Markov to a graph without
-#   loops, the sum of scores is then exact.
+# - Counting numbers make every element count once. For clean data that is Markov with respect to a
+#   graph without loops, the sum of scores is then exact.
 # - With noise it is an approximation. Steps do not reduce its error; longer pieces, or
 #   `Consistent`, do. `pgmdiff.advise(graph, covariance)` predicts it for your data, before you
 #   sample.
@@ -234,10 +234,10 @@ curves(
 # **To copy:** `compose(graph, models, rule=Consistent(fit_covariances(graph, data)))`.
 #
 # **Exercise.** Replace `chain` by `cycle`, and let the last reading be followed by the first. Is
-# the sum of scores still exact at σ = 0? (`ar1` is not Markov to a cycle; `testing.markov_gaussian`
-# draws a Gaussian that is.)
+# the sum of scores still exact at σ = 0? (`ar1` is not Markov with respect to a cycle;
+# `testing.markov_gaussian` makes a Gaussian that is.)
 #
 # **Where to go next.** The pages [counting numbers](../concepts/counting_numbers.md) and
-# [exactness](../concepts/exactness.md) have the whole account, with loops. [Tutorial
-# 02](02_draw_any_graph.ipynb) draws other graphs than chains, and [tutorial
+# [exactness](../concepts/exactness.md) tell the whole story, loops included. [Tutorial
+# 02](02_draw_any_graph.ipynb) draws graphs other than chains, and [tutorial
 # 05](05_samples_that_are_right.ipynb) explains `Consistent`.

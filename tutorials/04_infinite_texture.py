@@ -74,7 +74,7 @@ strips(
 #
 # ## 2. Measure seams and contrast
 #
-# *Seam ratio*: the mean absolute step $d_j$ to column $j$ from the one before it, at the seams and
+# *Seam ratio*: the mean absolute jump $d_j$ to column $j$ from the one before it, at the seams and
 # at all other columns,
 #
 # $$\text{seam ratio} = \operatorname{mean}_{j \in \text{seams}} d_j \;/\;
@@ -113,15 +113,15 @@ assert min(errors_away("side by side", 0), errors_away("average", 0)) > 10
 assert errors_away("cross-faded", 1) < -10
 assert max(abs(errors_away("composed", k)) for k in (0, 1)) < 3
 
-# %% tags=["hide-input"] alt="Steps peak side by side and in the average; cross-faded contrast dips"
+# %% tags=["hide-input"] alt="Jumps peak side by side and in the average; cross-faded contrast dips"
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 colours = "#2b2b2b", "#dd7a1f", "#a0a4a8", "#8f3e00", "#2f7fbd"
 for (name, u), colour in zip(images.items(), colours, strict=True):
-    steps = (u - u.roll(1, dims=-1))[..., 16:].abs().unflatten(-1, (-1, 16)).mean((0, 1, 2, 3))
+    jumps = (u - u.roll(1, dims=-1))[..., 16:].abs().unflatten(-1, (-1, 16)).mean((0, 1, 2, 3))
     contrasts = u.unflatten(-1, (-1, 16)).std((0, 1, 2, 3))
-    for axis, line in zip(axes, (steps, contrasts), strict=True):
+    for axis, line in zip(axes, (jumps, contrasts), strict=True):
         axis.plot(line, color=colour, label=name, lw=2.5 if name == "composed" else 1.5)
-axes[0].set_title("step from the column before", loc="left", fontsize=10)
+axes[0].set_title("jump from the column before", loc="left", fontsize=10)
 axes[1].set_title("standard deviation of a column", loc="left", fontsize=10)
 for axis, top in zip(axes, (0.45, 0.35), strict=True):
     axis.set(xlabel="column, modulo 16", ylim=(0, top))
@@ -130,7 +130,7 @@ plt.show()
 
 # %% [markdown]
 # Patches begin at column 0, windows at 0 and 8. Each simple way fails in one of the two: side by
-# side and in the average steps have peaks there, and cross-fading loses contrast between its seams,
+# side and in the average, jumps peak there, and cross-fading loses contrast between its seams,
 # because the mean of two unrelated patches varies less than either. So never trust a seam ratio
 # alone: a blurred image has no seams either. The composed strips are at the photograph in both,
 # within three standard errors.
@@ -188,7 +188,7 @@ plt.show()
 
 # %% [markdown]
 # The open square shows where copies meet; the torus does not. Where its windows begin or end, its
-# steps are larger than elsewhere by less than a tenth. This floor has no end, and was made by a
+# jumps are larger than elsewhere by less than a tenth. This floor has no end, and was made by a
 # model that has never seen more than 16 × 16 pixels.
 #
 # It works because gravel is forgetful: the last line printed above says that pixels at the distance

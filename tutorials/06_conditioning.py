@@ -244,6 +244,7 @@ plt.show()
 # - Samples that meet the observation need not be samples of the posterior.
 # - Hide something that you know, and compare, as in 1. Where nothing is known, simulate.
 #
-# **Where to go next.** [Conditioning](../conditioning.md) lists methods and operators;
+# **Where to go next.** [Conditioning](../conditioning.md) lists methods,
+# and [observations](../observations.md) operators;
 # [how accurate are posteriors?](../benchmarks/conditioning.md) compares all methods, also at equal
 # cost, and [calibrate a posterior](../calibrate.md) tests yours.

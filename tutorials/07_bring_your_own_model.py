@@ -247,4 +247,4 @@ plt.show()
 #
 # **Where to go next.** [My model](../my_model.md) has the shortest path, [other
 # libraries](../interoperability.md) networks of diffusers and azula, [troubleshooting](../faq.md)
-# the errors that you will meet, and [conditioning](../conditioning.md) labels of windows.
+# the errors that you will meet, and [conditions](../conditions.md) labels and prompts per window.

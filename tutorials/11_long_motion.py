@@ -210,9 +210,9 @@ table("order", "in_order windows jump")
 
 # %% [markdown]
 # Spreads are standard deviations of 20 repetitions (long) and standard errors over sequences
-# (order). *Jump* is the largest step over the largest in any recording. DiffCollage is the rule of
-# this tutorial. Autoregressive methods (replacement, reconstruction) have seams, open motions do
-# not return, and labels on overlaps, or our own rule `Consistent`, lose to null labels here.
+# (order). *Jump* is the largest change over that in any recording. DiffCollage is the rule of this
+# tutorial. Autoregressive methods (replacement, reconstruction) have seams, open motions do not
+# return, and labels on overlaps, or our own rule `Consistent`, lose to null labels here.
 
 # %% tags=["hide-input"] alt="A robot's walk, open and as a loop, and three actions in a row"
 pictures = path.parents[2] / "docs" / "images"

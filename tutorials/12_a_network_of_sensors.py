@@ -117,7 +117,7 @@ figure.tight_layout()
 
 # %% [markdown]
 # `Posterior` comes closest to held-out months. It keeps the bend of the distribution and its edge
-# of warm water, which no Gaussian has, and the paper's rule, `Marginal`, loses that distant sensors
+# of warm water, which no Gaussian has, and the rule `Marginal` loses that distant sensors
 # belong together. But the Gaussian of all sensors wins where only correlations of sensors count
 # that are not joined, the last column: pairs do not tell them.
 #
@@ -241,7 +241,7 @@ drawn((own - usual)[found][0], "log-density less the usual", (int(broken[found][
 # %% [markdown]
 # ## What to remember
 # - Models of pairs and a list of neighbours suffice for joint samples, bands and densities.
-# - Use `Posterior` or `Consistent`; the paper's rule loses what distant sensors have in common.
+# - Use `Posterior` or `Consistent`; the marginal rule loses what distant sensors have in common.
 # - If you do have data of all sensors at once, fit a Gaussian, too. It is better at correlations,
 #   at silent sensors and at faults; composition is better at the shape of the distribution.
 #

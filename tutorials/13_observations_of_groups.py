@@ -136,7 +136,7 @@ for name, rule in rules(graph).items():
     assert name == "Marginal" or worst < 1e-10
 
 # %% [markdown]
-# Rules with covariances are exact up to rounding, and the paper's rule, `Marginal`, is not: noised
+# Rules with covariances are exact up to rounding, and the rule `Marginal` is not: noised
 # posteriors do not multiply. Samples show what this means, for 1, 10 and 100 results of every
 # school. Errors are in deviations of the exact posterior, averaged over population and schools,
 # with standard errors over three data sets. Exact draws have errors, too, since there are only 500.

@@ -43,7 +43,7 @@ def compose(
         scores: one callable `score(x, sigma, **condition)` for all nodes; or a mapping from model
             id to callable, where a node's model id is its name unless the graph says otherwise;
             or scores per region, such as `gaussian.node_scores`. See `scores` for adapters.
-        rule: `Marginal()` (the paper's rule and the default), `Average()`, or, with covariances of
+        rule: `Marginal()` (DiffCollage's, the default), `Average()`, or, with covariances of
             the regions, `Consistent(covariances)` or `Posterior(covariances)`.
         conditions: node name to keyword arguments of its score, pytrees of tensors without a
             batch axis; they add to the graph's own and override them. A `field` by its keyword,
@@ -51,7 +51,8 @@ def compose(
             piece without any beside others of its model is warned of when the joint is called.
         null_condition: what the nodes that are not pieces (variables, overlaps) receive, such as
             the embedding of an empty prompt, unless they have a condition of their own: in place
-            of conditions given at call time, and beside pieces that have conditions here.
+            of conditions given at call time, and beside pieces that have conditions here. A network
+            must have been trained with it (`null_condition=` of `training.fit`), which is not seen.
         max_batch: most rows of one model call; None if there is no limit. It bounds the memory;
             which size is fastest depends on the machine and the model. "auto" measures it in the
             first call, which costs some calls more, once; where memory is too small for a call,

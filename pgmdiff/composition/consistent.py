@@ -67,7 +67,7 @@ class Consistent(Closure):
     r"""Composition that is exact for Gaussians on any graph, with messages for other data.
 
     See the module for the formulas. A run carries the messages from call to call (`sample` does),
-    at one evaluation of every region per call, like the paper's rule. A call without memory is a
+    at one evaluation of every region per call, like the marginal rule. A call without memory is a
     pure function of (u, σ), the fixed point of the messages, which takes tens of evaluations where
     data is not Gaussian: in a loop of your own use `joint.remembering()`.
 

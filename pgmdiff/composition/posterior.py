@@ -72,6 +72,7 @@ class Closure(Rule, ABC):
     prior: Mapping[Any, Tensor] | Covariances | None = field(default=None, kw_only=True)
     loops: ClosedLoops | None = field(default=None, init=False, compare=False)
     observed: Observed | None = field(default=None, init=False, compare=False)
+    centre: Tensor | None = field(default=None, init=False, compare=False)
 
     def __repr__(self) -> str:
         return described(self, *self._options)
@@ -99,12 +100,13 @@ class Closure(Rule, ABC):
         source = self.covariances if self.prior is None else self.prior
         mean = getattr(source, "mean", None) if self.mean is None else self.mean
         given, closure = (provider_of(each, who, graph) for each in (self.covariances, source))
-        known = state_mean(graph, mean)
+        known = centre = state_mean(graph, mean)
         tree = on_junction_tree(graph)
         if tree or graph.n_elements > COMPLETED:
             precision = likely(ComposedPrecision(graph, given))
             try:
-                return bound(self, precision=precision, loops=None, solve=solver_of(precision))
+                solve = solver_of(precision)
+                return bound(self, precision=precision, loops=None, solve=solve, centre=centre)
             except IndefiniteError:  # regions disagree: those of small graphs are averaged
                 if graph.n_elements > COMPLETED or conflict(graph):
                     raise
@@ -130,7 +132,7 @@ class Closure(Rule, ABC):
             completion = composed + gap
         solve = Loops(completion, composed)
         loops = ClosedLoops(solve, precision, known, whole, fades=self.prior is None)
-        return bound(self, precision=precision, loops=loops, solve=solve)
+        return bound(self, precision=precision, loops=loops, solve=solve, centre=centre)
 
     def part(self, elements: Tensor, solve: Callable[[], Solve]) -> Rule:
         if self.loops is not None or self.observed is not None:

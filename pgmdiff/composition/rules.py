@@ -1,6 +1,6 @@
 r"""Composition rules: how the scores of regions make the score of the whole.
 
-`Marginal`, the paper's rule:   s(u, σ) = Σ_r c_r A_rᵀ s_r(A_r u, σ)
+`Marginal`, the marginal rule:  s(u, σ) = Σ_r c_r A_rᵀ s_r(A_r u, σ)
 `Average`, overlap averaging:   s(u, σ) = (Σ_f A_fᵀ A_f)⁻¹ Σ_f A_fᵀ s_f(A_f u, σ)
 
 A_r gathers a region; f runs over the outer regions only (Zhang et al., "DiffCollage: parallel
@@ -46,10 +46,12 @@ class Rule(ABC):
     Attributes:
         precision: the composed precision; None unless the rule is bound and composes one.
         solve: how systems with I + σ² P are solved; None unless the rule is bound and solves them.
+        centre: the mean of the data, `[N]`; None unless the rule is bound and was given it.
     """
 
     precision: ComposedPrecision | None = None
     solve: Solve | None = None
+    centre: Tensor | None = None
 
     @abstractmethod
     def weights(self, graph: RegionGraph) -> list[Floats]:
@@ -151,7 +153,7 @@ class WeightedSum(Rule):
 
 @dataclass(frozen=True)
 class Marginal(WeightedSum):
-    """The paper's rule: counting numbers weight the scores of noised marginals.
+    """The marginal rule, DiffCollage's: counting numbers weight the scores of noised marginals.
 
         s(u, σ) = Σ_r c_r A_rᵀ s_r(A_r u, σ)
 

@@ -109,7 +109,7 @@ def tall_data(
     every rule; with up to ten observations it was better with networks, too, and from about thirty
     on it may lose samples to them (`python -m benchmarks stars`).
 
-    `rule=Marginal()` asks for the paper's rule, which requires no covariances and is exact only as
+    `rule=Marginal()`, the marginal rule, requires no covariances and is exact only as
     σ → 0: for the prior N(0, 2.25) and 20 observations of unit noise its samples had a standard
     deviation of 0.0001 where 0.22 is right; for 100 they diverged.
 

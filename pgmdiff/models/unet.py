@@ -89,6 +89,7 @@ class Conditional(nn.Module):
     ) -> None:
         super().__init__()
         self.sizes = {"label": classes, "position": position, "field": field, "residual": whitened}
+        self.null_condition = {"label": classes} if classes else {}  # `fit` looks for it in labels
         self.noise_field, self.whitened = noise_field, whitened
         self.channels_in = channels * (1 + noise_field + whitened) + field
         self.embedding = Embedding(features, classes, position)

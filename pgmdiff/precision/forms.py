@@ -167,10 +167,7 @@ class SeparablePrecisions(RegionPrecisions):
     places: RegionPrecisions
 
     def times(self, v: Tensor) -> Tensor:
-        batch, n, c = len(v), v.shape[1], self.channels.shape[1]
-        apart = (self.channels[0] @ v.reshape(batch, n, c, -1)).transpose(1, 2)
-        inside = self.places.times(apart.reshape(batch * c, n, -1))
-        return inside.reshape(batch, c, n, -1).transpose(1, 2).reshape(v.shape)
+        return _separable(self.channels[0], self.places.times, v)
 
     def dense(self) -> Tensor:
         return torch.stack([torch.kron(self.channels[0], s) for s in self.places.dense()])
@@ -202,6 +199,14 @@ def concatenated(parts: Sequence[tuple[RegionPrecisions, int]]) -> RegionPrecisi
     return DensePrecisions(inverse)
 
 
+def _separable(channels: Tensor, places: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
+    """(C ⊗ S_r) v_r for v `[B, n, c * places]`."""
+    batch, n, c = len(v), v.shape[1], len(channels)
+    apart = (channels @ v.reshape(batch, n, c, -1)).transpose(1, 2)
+    inside = places(apart.reshape(batch * c, n, -1))
+    return inside.reshape(batch, c, n, -1).transpose(1, 2).reshape(v.shape)
+
+
 class RegionCovariances(ABC):
     """The covariances Σ_r of n regions of d elements, or the one that all share, in float64."""
 
@@ -210,6 +215,10 @@ class RegionCovariances(ABC):
     @abstractmethod
     def dense(self) -> Tensor:
         """The matrices, `[n or 1, d, d]`."""
+
+    def times(self, v: Tensor) -> Tensor:
+        """Σ_r v_r for v `[B, n, d]`."""
+        return DensePrecisions(self.dense()).times(v)
 
     @abstractmethod
     def variances(self) -> Tensor:
@@ -274,6 +283,10 @@ class LowRankCovariances(RegionCovariances):
     factors: Tensor
     floor: float
 
+    def times(self, v: Tensor) -> Tensor:
+        inside = v.transpose(0, 1) @ self.factors @ self.factors.mT
+        return inside.transpose(0, 1) + self.floor * v
+
     def dense(self) -> Tensor:
         eye = torch.eye(self.factors.shape[1]).to(self.factors)
         return self.factors @ self.factors.mT + self.floor * eye
@@ -305,6 +318,9 @@ class SeparableCovariances(RegionCovariances):
 
     channels: Tensor
     places: RegionCovariances
+
+    def times(self, v: Tensor) -> Tensor:
+        return _separable(self.channels, self.places.times, v)
 
     def dense(self) -> Tensor:
         return torch.stack([torch.kron(self.channels, places) for places in self.places.dense()])

@@ -1,7 +1,7 @@
 r"""Sequential Monte Carlo along the path of the marginal rule's own densities.
 
-Under the paper's rule the score of Π_r q_σ(u_r)^{c_r} is known at every σ, but Eq. (1) driven by it
-does not follow these densities. Weighted particles do (Feynman-Kac, after Skreta et al.,
+Under that rule the score of Π_r q_σ(u_r)^{c_r} is known at every σ, but Eq. (1) driven by it does
+not follow these densities. Weighted particles do (Feynman-Kac, after Skreta et al.,
 "Feynman-Kac correctors in diffusion", 2025; for counts of any sign and any η, since the Laplacians
 cancel):
 

@@ -94,7 +94,8 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
         null: the empty condition, by keyword: a tensor without a batch axis (for crops of fields
             one that broadcasts, such as 0.0), a pytree of them, or another value. What it does not
             name, in a mapping inside it, too, is the same in both evaluations. Around a joint, the
-            null of a field is a field.
+            null of a field is a field. A network must have been trained with it (`null_condition=`
+            of `training.fit`); one that was not returns an arbitrary score there, and no error.
         guidance: w where the caller gives none.
 
     Raises:

@@ -21,7 +21,7 @@ from pgmdiff.composition import compose
 from pgmdiff.composition.fields import Field, placed, respaced
 from pgmdiff.composition.local import Everything
 from pgmdiff.composition.plan import Batch, map_tensors
-from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, shape_text
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, shape_text, warn
 from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.names import check_known, check_mapping
@@ -171,6 +171,8 @@ class Crops:
         stream = torch_generator(generator, "crops")
         kind = self.kinds[int(torch.multinomial(self.chances, 1, generator=stream))]
         states, owners, labels, fields = self.states.draw(n, stream)
+        if not self.states.labels:  # of pairs; others were looked at when they were given
+            warn_of_null("crops", labels, self.null_condition)
         words, what = {*self.words, *labels, *fields}, "crops: null_condition gives"
         remedy = "Use one keyword for both."
         check_known(what, self.null_condition, words, "keyword of conditions or labels", remedy)
@@ -307,7 +309,8 @@ def crops(
         null_condition, null_probability: what the model gets in place of its conditions and labels,
             and how often. Where pieces have `conditions`, overlaps without one of their own always
             get it, as from `compose`. Of labels a network thus learns both for overlaps; if they
-            are always to be null there, give `conditions={overlap: null_condition, ...}`.
+            are always to be null there, give `conditions={overlap: null_condition, ...}`. States
+            whose own label is an integer and the null one are warned of.
 
     Raises:
         GraphError: a condition names no node, or the null condition neither condition nor label.
@@ -363,6 +366,7 @@ def crops(
                 )
             weight = where[shape] if isinstance(where, Mapping) else 1.0
             cuts.append((scores[None if shared else shape], Windows(shape), not place, weight))
+    warn_of_null("crops", states.labels, null)
     result, words = {}, (*sorted(told), *["position"] * position)
     for key, mark in scores.items():
         own = [cut for cut in cuts if cut[0] is mark]
@@ -436,6 +440,20 @@ class _Mark:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return x
+
+
+def warn_of_null(who: str, labels: Mapping[str, Tensor | Field], null: Condition) -> None:
+    """Warns of states whose label is the null class, as the last one is if classes count from 1."""
+    for word in labels.keys() & null.keys():
+        label = labels[word]
+        if isinstance(label, Tensor) and not label.is_floating_point():
+            value = tensor_of(who, f"null_condition {word!r}", null[word]).to(label)
+            if (label == value)[..., None].flatten(1).all(dim=1).any():
+                warn(
+                    f"{who}: some states have the {word} {value.tolist()}, which is the null "
+                    "class: they are learnt as states without one. Count classes from 0, or give "
+                    "another null_condition; ignore this if they have none."
+                )
 
 
 def _shares(elements: Tensor, event_shape: Shape) -> Tensor:

@@ -28,7 +28,7 @@ from pgmdiff.graphs.names import check_known
 from pgmdiff.linalg import sent
 from pgmdiff.noise import SECOND, START, Generator, Noise, seed_of, split_seed
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_same
-from pgmdiff.training.data import Crops, Where, crops
+from pgmdiff.training.data import Crops, Where, crops, warn_of_null
 from pgmdiff.training.preconditioning import EDMDenoiser, WienerFilter, denoising_loss
 
 __all__ = ["fit", "train"]
@@ -110,6 +110,11 @@ def fit(
         each = networks[name]
         if id(each) in jobs:
             continue
+        inner = each.network if isinstance(each, EDMDenoiser) else each
+        null = getattr(inner, "null_condition", None)
+        if isinstance(null, Mapping):  # of those that are given crops have warned
+            null = {word: null[word] for word in null if word not in own.null_condition}
+            warn_of_null("fit", own.states.labels, null)
         folder = run
         if run is not None and len(found) > 1:
             folder = Run(Path(run.folder) / f"{place:04d}", run.every)

@@ -196,7 +196,7 @@ def test_the_first_call_on_a_tree_is_posterior_composition() -> None:
 
 @pytest.mark.parametrize("name", EDGES)
 def test_messages_bring_it_near_the_exact_score(name: str) -> None:
-    """The error with messages is a fraction of that of the paper's rule."""
+    """The error with messages is a fraction of that of the marginal rule."""
     graph, q = modes(EDGES[name], 0.8)
     covariances, scores = gaussian.node_covariances(graph, q), gaussian.node_scores(graph, q)
     iterated = Consistent(covariances, mean=q.mean, iterations=30)
@@ -212,7 +212,7 @@ def test_messages_bring_it_near_the_exact_score(name: str) -> None:
 
 
 def test_samples_of_a_ring_of_modes_are_right_at_the_cost_of_the_papers_rule() -> None:
-    """The correlation of signs across a ring of six: 0.83 is right; the paper's rule gives 0.23."""
+    """The correlation of signs across a ring of six: 0.83 is right; `Marginal` gives 0.23."""
     graph, q = modes(EDGES["ring"], 0.9)
     pair = q.marginal(graph.regions.elements("f01").reshape(-1))
     found, calls = [], []

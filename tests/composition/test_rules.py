@@ -15,7 +15,7 @@ from tests.helpers import ar1
 
 
 class Halved(Rule):
-    """A toy: half of the paper's rule."""
+    """A toy: half of the marginal rule."""
 
     def weights(self, graph):
         return [group.counts / (2 * graph.denominator) for group in graph.groups]

@@ -25,10 +25,10 @@ import yaml  # noqa: E402
 
 INTERNAL = {
     "__init__", "__main__", "demo", "text", "linalg", "notebook", "noise_kernel",
-    "composition.plan", "composition.batching", "composition.local", "graphs.pieces",
-    "graphs.atoms", "graphs.nesting", "graphs.containment", "graphs.conversion", "graphs.names",
-    "graphs.scopes", "graphs.variables", "conditioning.observations", "plotting.layouts",
-    "plotting.scenes", "plotting.boxes", "plotting.style", "plotting.diagrams",
+    "composition.plan", "composition.batching", "composition.local", "composition.comparing",
+    "graphs.pieces", "graphs.atoms", "graphs.nesting", "graphs.containment", "graphs.conversion",
+    "graphs.names", "graphs.scopes", "graphs.variables", "conditioning.observations",
+    "plotting.layouts", "plotting.scenes", "plotting.boxes", "plotting.style", "plotting.diagrams",
     "plotting.tiles", "plotting.cube", "integrations.shared", "scores.gradients",
 }  # fmt: skip
 """Not for users: their docstrings are for developers."""

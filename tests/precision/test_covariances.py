@@ -6,6 +6,11 @@ import torch
 from pgmdiff import GraphError, ShapeError
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.precision import ComposedPrecision, Eigen, fit_covariances, solver_of
+from pgmdiff.precision.forms import (
+    DenseCovariances,
+    LowRankCovariances,
+    SeparableCovariances,
+)
 from tests.helpers import ar1, relative
 from tests.precision.examples import Custom, states
 
@@ -30,3 +35,17 @@ def test_a_provider_of_ones_own_needs_one_method() -> None:
     precision = ComposedPrecision(graph, Custom())
     assert relative(precision.dense(), torch.linalg.inv(ar1(12, 0.5).covariance)) < 1e-9
     assert isinstance(solver_of(precision), Eigen)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_every_form_and_its_inverse_multiply_as_their_matrices(n: int) -> None:
+    stream = torch.Generator().manual_seed(0)
+    factors = torch.randn(n, 4, 2, generator=stream).double()
+    low = LowRankCovariances(factors, 0.3)
+    dense = DenseCovariances(factors @ factors.mT + torch.eye(4))
+    channels = torch.tensor([[2.0, 0.5], [0.5, 1.0]]).double()
+    for form in (low, dense, SeparableCovariances(channels, low)):
+        v = torch.randn(5, 3, form.dense().shape[1], generator=stream).double()
+        for each in (form, form.inverse(str)):
+            expected = torch.einsum("nij,bnj->bni", each.dense().expand(3, -1, -1), v)
+            torch.testing.assert_close(each.times(v), expected)

@@ -34,7 +34,7 @@ def elementwise(x: Tensor, sigma: Tensor, away: Tensor | None = None) -> Tensor:
 
 @dataclass(frozen=True)
 class Slow(Marginal):
-    """The paper's rule, which adds what it remembers: a mean of its earlier scores."""
+    """The marginal rule, which adds what it remembers: a mean of its earlier scores."""
 
     def score(self, evaluate, u, sigma, memory=None):
         score, level = super().score(evaluate, u, sigma), sigma[:, None]

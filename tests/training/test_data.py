@@ -1,6 +1,7 @@
 """Crops are the regions of a graph in data, or windows anywhere, with the conditions of both."""
 
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from pgmdiff import GraphError, PgmdiffError, ScoreError, ShapeError, compose, f
 from pgmdiff.composition.fields import placed
 from pgmdiff.composition.local import Everything
 from pgmdiff.graphs import FactorGraph, chain, cubemap, nested_cubemap, tiles
-from pgmdiff.training import crops, fit, positions
+from pgmdiff.models.unet import UNet
+from pgmdiff.training import EDMDenoiser, crops, fit, positions
 
 PAIR = FactorGraph.from_scopes({"f": ("a", "b")}, {"a": (2,), "b": ()})
 GRAPHS = {
@@ -143,6 +145,27 @@ def test_conditions_of_nodes_and_states() -> None:
     assert torch.equal(dropped, crop.condition["label"] == 4)
     assert dropped.float().mean().item() == pytest.approx(0.3, abs=0.04)
     assert torch.equal(crop.condition["position"][:, 0] * 6, crop.clean[:, 0] % 1000)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("null", [4, torch.tensor(4), None])
+@pytest.mark.parametrize("network", ["UNet", "EDMDenoiser", "another"])
+def test_labels_that_count_from_one_are_warned_of(pairs: bool, null: Any, network: str) -> None:
+    """The last of them is the null class, as fit knows from null_condition or from the network."""
+    data, graph = torch.randn(8, 1, 8), tiles((1, 8), (1, 4), (0, 2))
+    own: Any = UNet(1, (8, 8), 8, axes=1, classes=4)
+    if network == "EDMDenoiser":
+        own = EDMDenoiser(own, 1.0)
+    if network == "another":
+        own.null_condition = None  # as a network that says nothing of it
+    told = {} if null is None else {"null_condition": {"label": null}}
+    for first in (0, 1):
+        label = first + torch.arange(8) % 4
+        given: Any = TensorDataset(data, label) if pairs else data
+        labels = None if pairs else {"label": label}
+        silent = first == 0 or (null is None and (pairs or network == "another"))
+        with nullcontext() if silent else pytest.warns(match="the label 4, which is the null"):
+            fit(graph, own, given, labels=labels, steps=2, batch=64, generator=0, **told)
 
 
 def test_labels_and_null_labels_of_overlaps() -> None:
