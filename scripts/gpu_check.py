@@ -149,7 +149,7 @@ def precisions(smallest: bool) -> Iterator[tuple[RegionGraph, Covariances]]:
     for n in (256,) if smallest else (256, 768):
         yield tiles((n,), 16, 8), ar1(0)  # Eigen
     for n in (1_024,) if smallest else (4_096, 65_536):
-        yield tiles((n,), 16, 8), ar1(0)  # BlockChain
+        yield tiles((n,), 16, 8), ar1(0)  # BlockTree
         yield tiles((n,), 16, 8, periodic=True), ar1(0)  # Circulant
         channels = torch.eye(3).double() + 0.5
         yield tiles((3, n), (3, 16), (0, 8)), Separable(channels, ar1(0))  # Channelwise

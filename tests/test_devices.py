@@ -72,11 +72,17 @@ def agree(found: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
 
 
 LONG = 0.8 ** torch.arange(-15, 16).abs().double()
+BRANCHES = graphs.tree(2, 9)
 CASES: dict[str, tuple[RegionGraph, Any]] = {
     "Eigen": (graphs.chain(9).regions, None),
     "Loops": (graphs.cycle(7).regions, None),
     "Circulant": (tiles((24,), 6, 2, periodic=True), ring((24,), 0.7)),
-    "BlockChain": (tiles((4096,), 16, 8), Stationary(LONG[None, None], (0,))),
+    "BlockTree": (tiles((4096,), 16, 8), Stationary(LONG[None, None], (0,))),
+    "BlockTree, branches": (
+        BRANCHES.regions,
+        {name: torch.eye(len(scope)).double() / 2 + 0.5 for name, scope in BRANCHES.scopes.items()}
+        | dict.fromkeys(BRANCHES.variables, torch.ones(1, 1).double()),
+    ),
     "Channelwise": (
         tiles((3, 1024), (3, 16), (0, 8)),
         Separable(torch.eye(3).double() + 0.5, Stationary(LONG[None, None], (0,))),

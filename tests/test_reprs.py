@@ -42,7 +42,7 @@ from pgmdiff.precision import ComposedPrecision, forms, solver_of
 from pgmdiff.precision import covariances as providers
 from pgmdiff.precision.completing import Blocks, completed
 from pgmdiff.precision.fitting import fit_covariances
-from pgmdiff.precision.solves.blocks import BlockChain, layers
+from pgmdiff.precision.solves.blocks import BlockTree, nodes_of
 from pgmdiff.precision.solves.circulant import Circulant
 from pgmdiff.precision.solves.direct import SparseFactors
 from pgmdiff.precision.solves.iterative import ConjugateGradients
@@ -232,7 +232,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Channelwise": lambda: solver_of(solve("separable")),
     "Circulant": lambda: Circulant(ring_precision(), (8,)),
     "SmallSpace": lambda: SmallSpace(ring_precision("low_rank", rank=2)),
-    "BlockChain": lambda: BlockChain(joint().precision, layers(joint().precision)),
+    "BlockTree": lambda: BlockTree(joint().precision, nodes_of(joint().precision)),
     "SparseFactors": lambda: SparseFactors(joint().precision),
     "Factors": lambda: SparseFactors(joint().precision).factors,
     "ConjugateGradients": lambda: ConjugateGradients(joint().precision),

@@ -268,7 +268,7 @@ def test_globals_count_and_names_stand_for_their_objects(monkeypatch: pytest.Mon
     loop: list[object] = [1]
     loop.append(loop)
     assert len(fingerprint(loop)) == 64
-    for _ in range(1000):
+    for _ in range(sys.getrecursionlimit()):
         loop = [loop]
     with pytest.raises(PgmdiffError, match="nested too deeply"):
         fingerprint(loop)

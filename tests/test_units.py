@@ -41,7 +41,7 @@ from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_s
 from pgmdiff.images import cube_to_equirectangular, equirectangular_to_cube
 from pgmdiff.models.series import SeriesNet
 from pgmdiff.precision import ComposedPrecision, solver_of
-from pgmdiff.precision.solves.blocks import layers
+from pgmdiff.precision.solves.blocks import nodes_of
 from pgmdiff.scores import denoise, from_denoiser, from_eps, in_pixels, of_levels, padded
 from pgmdiff.testing.oracles import markov_gaussian
 from pgmdiff.training import EDMDenoiser, WienerFilter, crops, denoising_loss, fit, random_crops
@@ -495,7 +495,7 @@ LAWS: dict[str, Callable[[Units], Any]] = {
     "precision.ComposedPrecision": lambda t: t.a**2 * precision_of(t).dense(),
     "precision.Eigen": solved(WINDOWS, precision.Eigen),
     "precision.SparseFactors": solved(WINDOWS, precision.SparseFactors),
-    "precision.BlockChain": solved(WINDOWS, lambda p: precision.BlockChain(p, layers(p))),
+    "precision.BlockTree": solved(WINDOWS, lambda p: precision.BlockTree(p, nodes_of(p))),
     "precision.ConjugateGradients": solved(WINDOWS, precision.ConjugateGradients),
     "precision.Circulant": solved(ROUND),
     "precision.SmallSpace": solved(WINDOWS, precision.SmallSpace, form="low_rank", rank=2),

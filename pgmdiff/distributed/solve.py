@@ -42,7 +42,7 @@ from pgmdiff.precision.solves.direct import UNPIVOTED, Factors, LevelByLevel
 if TYPE_CHECKING:
     from pgmdiff.distributed.halos import Halo
 
-__all__ = ["SpreadObserved", "SpreadSolve"]
+__all__ = ["SpreadSolve"]
 
 
 class SpreadSolve(LevelByLevel):

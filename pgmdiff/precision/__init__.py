@@ -14,7 +14,7 @@ from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.forms import RegionCovariances, RegionPrecisions
 from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import IndefiniteError, Solve
-from pgmdiff.precision.solves.blocks import BlockChain
+from pgmdiff.precision.solves.blocks import BlockTree
 from pgmdiff.precision.solves.choice import Channelwise, solver_of
 from pgmdiff.precision.solves.circulant import Circulant
 from pgmdiff.precision.solves.direct import Eigen, SparseFactors
@@ -23,7 +23,7 @@ from pgmdiff.precision.solves.loops import Loops
 from pgmdiff.precision.solves.small_space import SmallSpace
 
 __all__ = [
-    "BlockChain",
+    "BlockTree",
     "Blocks",
     "Channelwise",
     "Circulant",

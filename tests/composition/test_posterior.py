@@ -32,7 +32,7 @@ from pgmdiff.graphs import (
     tree,
 )
 from pgmdiff.precision import (
-    BlockChain,
+    BlockTree,
     ConjugateGradients,
     Covariances,
     Eigen,
@@ -76,7 +76,7 @@ def test_exact_on_chains_of_any_length(n: int, rho: float) -> None:
     u = states(n)
     for rule in (Posterior(covariances), Consistent(covariances)):
         joint = compose(graph, node_scores(graph, q), rule=rule)
-        assert isinstance(joint.solve, Eigen if n <= 768 else BlockChain)
+        assert isinstance(joint.solve, Eigen if n <= 768 else BlockTree)
         for sigma in (0.1, 1.0, 80.0):
             assert relative(joint(u, sigma), q.score(u, sigma)) < 1e-8
             assert relative(joint(u.float(), sigma).double(), q.score(u, sigma)) < 1e-3

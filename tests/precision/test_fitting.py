@@ -11,7 +11,7 @@ from pgmdiff import GraphError, Posterior, ShapeError, compose
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import FactorGraph, tiles
 from pgmdiff.precision import (
-    BlockChain,
+    BlockTree,
     Circulant,
     ComposedPrecision,
     Dense,
@@ -100,7 +100,7 @@ def test_stationary_fits_give_the_exact_score_of_long_chains() -> None:
     data = ar1(2400, 0.9).sample(40, torch.Generator().manual_seed(0))
     fitted = fit_covariances(graph, data, form="stationary")
     joint = compose(graph, lambda x, s: -x, rule=Posterior(fitted))
-    assert isinstance(joint.solve, BlockChain)
+    assert isinstance(joint.solve, BlockTree)
     truth = ar1(6, 0.9).covariance
     assert relative(fitted.of(graph.groups[0])[0], truth) < 0.05
     closed = tiles((2400,), 6, 3, periodic=True)

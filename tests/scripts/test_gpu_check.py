@@ -23,7 +23,7 @@ def test_a_rehearsal_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert [row["compiled_seconds"] > 0 for row in figures["steps"]] == [True]
     assert {"settings", "rows", "auto", "lines", "solves", "noise"} <= set(figures["speed"])
     assert {row["solve"] for row in figures["solves"]} == {
-        "Eigen", "BlockChain", "Circulant", "Channelwise", "SmallSpace", "ConjugateGradients",
+        "Eigen", "BlockTree", "Circulant", "Channelwise", "SmallSpace", "ConjugateGradients",
     }  # fmt: skip
     assert all(row["difference"] == 0 for row in figures["solves"])
 
