@@ -5,7 +5,8 @@ A chain of n variables, a random tree of n variables, and a grid of √n × √n
 that the peak of its resident memory above the imports is its own.
 
 Setting up other graphs is measured in seconds of the processor: their cluster variation and their
-junction tree, and composing a score, or a condition, for each node of a chain.
+junction tree, and composing a score, or a condition, for each node of a chain. What composing
+`Posterior` on large graphs with loops takes is measured by `completions`.
 """
 
 import json
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks import completions
 from benchmarks.reports import columns, points, settings, table
 from pgmdiff.composition.composing import compose
 from pgmdiff.graphs import (
@@ -60,7 +62,11 @@ def run(*, smoke: bool = False, device: str = "cpu") -> dict[str, Any]:
         rows = list(tqdm(pool.imap(_measure, cases), desc="scale", total=len(cases)))
         others = [(kind, n) for kind in SET_UP for n in (SIZES[:1] if smoke else SIZES[:3])]
         seconds = dict(zip(others, pool.imap(_set_up, others), strict=True))
-    return {"settings": settings(), "rows": rows, "set_up": set_up_rows(seconds)}
+        large = [(kind, n) for kind in completions.CASES for n in completions.SIZES]
+        large = [(completions.CASES[1], 2_500)] if smoke else large
+        found = list(pool.imap(completions.measure, large))
+    return {"settings": settings(), "rows": rows, "set_up": set_up_rows(seconds),
+            "completions": found}  # fmt: skip
 
 
 def set_up_rows(seconds: Mapping[tuple[str, int], float]) -> list[dict[str, Any]]:
@@ -78,7 +84,9 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
     shown = columns("kind n:, build:.2f validate:.2f compile:.2f seconds:.2f megabytes:.0f")
     found = [table("Seconds to build, validate and compile graphs", result["rows"], shown)]
     shown = columns("kind n:, seconds:.2f exponent")
-    return [*found, table("Seconds of set-up", result["set_up"], shown)]
+    found.append(table("Seconds of set-up", result["set_up"], shown))
+    shown = columns("kind n:, patches:, hops residual:.2g seconds cpu_seconds megabytes")
+    return [*found, table("Completions", result["completions"], shown)]
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:

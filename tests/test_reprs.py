@@ -38,7 +38,14 @@ from pgmdiff.graphs import (
 from pgmdiff.graphs.groups import AxisWindows
 from pgmdiff.graphs.spaced import Spaced, SpacedWindows
 from pgmdiff.linalg import FixedPoint, Residual, Solution
-from pgmdiff.precision import ComposedPrecision, forms, solver_of
+from pgmdiff.precision import (
+    ComposedPrecision,
+    LargeLoops,
+    Neighbourhoods,
+    forms,
+    nearby,
+    solver_of,
+)
 from pgmdiff.precision import covariances as providers
 from pgmdiff.precision.completing import Blocks, completed
 from pgmdiff.precision.fitting import fit_covariances
@@ -143,6 +150,13 @@ def closed_ring() -> Any:
     return Consistent(ring_blocks()).bind(cycle(5).regions).loops
 
 
+@cache
+def neighbourhoods() -> Neighbourhoods:
+    found = nearby(cycle(5).regions, providers.Dense(ring_blocks()))
+    assert found is not None
+    return found
+
+
 def ring_blocks() -> dict[Any, Tensor]:
     pair = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
     factors = dict.fromkeys(cycle(5).factors, pair)
@@ -213,7 +227,12 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "ComposedPrecision": lambda: solve("stationary"),
     "Blocks": lambda: Blocks(torch.eye(N).double()),
     "Completion": lambda: completed(cycle(5).regions, providers.Dense(ring_blocks())),
+    "Assembled": lambda: neighbourhoods().precision,
+    "Neighbourhoods": neighbourhoods,
     "Loops": lambda: closed_ring().solve,
+    "LargeLoops": lambda: LargeLoops(
+        neighbourhoods().solve, neighbourhoods().precision, neighbourhoods().precision
+    ),
     "ClosedLoops": closed_ring,
     "Block": lambda: joint().precision.blocks[0],
     "FixedPoint": lambda: FixedPoint(torch.zeros(2, 3), torch.ones(2), 7, True),

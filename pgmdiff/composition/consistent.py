@@ -46,7 +46,7 @@ from pgmdiff.composition.stars import CARRIED, CENTRE, Stars
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Residual, anderson, implicit, implicit_fixed_point
-from pgmdiff.precision import Solve
+from pgmdiff.precision import Loops, Solve
 from pgmdiff.scores.gradients import check_gradient
 
 __all__ = ["Consistent"]
@@ -121,7 +121,8 @@ class Consistent(Closure):
         assert rule.precision is not None, "compose binds it"
         if rule.loops is not None and rule.loops.fades:
             return bound(rule, star=None)
-        whole = None if rule.loops is None else rule.loops.solve.completion
+        solve = None if rule.loops is None else rule.loops.solve
+        whole = solve.completion if isinstance(solve, Loops) else None
         return bound(rule, star=Stars.of(rule.precision, whole))
 
     def part(self, elements: Tensor, solve: Callable[[], Solve]) -> Rule:
@@ -134,7 +135,7 @@ class Consistent(Closure):
         if self.loops is None or mean is None:
             return None
         away = (u - mean.to(u.device)).double()
-        return away @ self.loops.solve.gap.to(away)
+        return self.loops.solve.pulled(away)
 
     @property
     def _exchanged(self) -> Stars | None:
@@ -337,7 +338,7 @@ class Consistent(Closure):
         if self.loops is not None and point.mean is not None:
             away = u - point.mean.to(u.device) + squared * point.score
             total = total + self.loops.constant
-            total = total - 0.5 * (away @ self.loops.solve.gap.to(away) * away).sum(dim=1)
+            total = total - 0.5 * (self.loops.solve.pulled(away) * away).sum(dim=1)
         if (star := self._exchanged) is not None and point.centre is not None:
             given = point.score, point.messages, point.centre
             return (total + star.log_density(evaluate, u, sigma, *given)).to(u)

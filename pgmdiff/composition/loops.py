@@ -18,7 +18,7 @@ where r runs over outer regions, whose models see x_r. For Gaussian data x = 0 a
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import prod
+from math import isfinite, prod
 from typing import Any
 
 import numpy as np
@@ -27,16 +27,27 @@ from torch import Tensor
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.plan import Batch
-from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.errors import GraphError, ShapeError, warn
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Shape, implicit_fixed_point
-from pgmdiff.precision import Completion, ComposedPrecision, Loops
+from pgmdiff.precision import (
+    Completion,
+    ComposedPrecision,
+    LargeLoops,
+    Neighbourhoods,
+    nearby,
+)
+from pgmdiff.precision.solves.loops import Fading
 from pgmdiff.text import by_field
 
 __all__ = ["ClosedLoops", "state_mean"]
 
 MOST_STEPS = 30
 """Most evaluations that measure a mean."""
+COMPOSED = 1e-5
+"""Largest entry of (K - P) v, for a random v of one deviation, at which K counts as P."""
+OFF = 0.05
+"""Residual of a completion by neighbourhoods, in units of variances, above which it is told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +62,37 @@ class ClosedLoops:
         fades: whether the fade is used; if not, w = 1.
     """
 
-    solve: Loops
+    solve: Fading
     precision: ComposedPrecision
     mean: Tensor | None
-    completion: Completion
+    completion: Completion | Neighbourhoods
     fades: bool
     _modes: dict[Any, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     __repr__ = by_field
+
+    @classmethod
+    def large(
+        cls, precision: ComposedPrecision, mean: Tensor | None, who: str
+    ) -> "ClosedLoops | None":
+        """Those of a large graph by neighbourhoods; None where K = P, or P has to stand for it."""
+        whole = nearby(precision.graph, precision.covariances)
+        if whole is None or not isfinite(whole.residual):
+            return None
+        solve = LargeLoops(whole.solve, whole.precision, precision)
+        units = precision.variances.sqrt()
+        generator = torch.Generator().manual_seed(0)
+        anywhere = units * torch.randn(1, len(units), generator=generator, dtype=torch.float64)
+        if float((units * solve.pulled(anywhere)).abs().max()) <= COMPOSED:
+            return None
+        if whole.residual > OFF:
+            warn(
+                f"{who}: covariances under the completion, which is computed from neighbourhoods "
+                f"beyond 2,000 elements, differ from those given by up to {whole.residual:.2g} of "
+                "a variance, since correlations reach farther along loops. Give regions that "
+                "overlap more, or the covariances a larger ridge."
+            )
+        return cls(solve, precision, mean, whole, fades=True)
 
     @property
     def graph(self) -> RegionGraph:
@@ -80,7 +114,7 @@ class ClosedLoops:
     @cached_property
     def constant(self) -> float:
         """½ Σ_r c_r log det Σ_r + ½ log det K, which is 0 on junction trees."""
-        total = self.solve.values.log().sum()
+        total = self.solve.log_volume
         for block in self.precision.blocks:
             logs = torch.linalg.slogdet(block.precisions.dense())[1]
             total = total - block.counts @ logs.expand(len(block.counts))
@@ -141,13 +175,14 @@ class ClosedLoops:
             return None
         key = batch.offset, device
         if key not in self._modes:
-            n, form = len(batch.group), self.precision.covariances.form(batch.group)
+            n = len(batch.group)
+            assert batch.precisions is not None, "the plan holds those of a bound rule"
             with torch.inference_mode(False):
-                values, vectors = torch.linalg.eigh(form.dense().cpu().clone())
+                values, vectors = torch.linalg.eigh(batch.precisions.dense().double().cpu())
                 outer = torch.tensor(batch.group.outer).double()[:, None]
             self._modes[key] = (
                 outer.to(device),
-                values.to(device).expand(n, -1),
+                (1 / values).to(device).expand(n, -1),
                 vectors.to(device).expand(n, -1, -1),
             )
         return self._modes[key]

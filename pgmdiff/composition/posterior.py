@@ -18,10 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.loops import ClosedLoops, state_mean
@@ -35,6 +33,7 @@ from pgmdiff.graphs.report import conflict
 from pgmdiff.linalg import Floats
 from pgmdiff.precision import (
     Blocks,
+    Completion,
     ComposedPrecision,
     Covariances,
     IndefiniteError,
@@ -45,13 +44,14 @@ from pgmdiff.precision import (
     provider_of,
     solver_of,
 )
+from pgmdiff.precision.neighbourhoods import residual
 from pgmdiff.precision.precision import on_junction_tree
 from pgmdiff.text import counted, described
 
 __all__ = ["Closure", "Posterior"]
 
 COMPLETED = 2_000
-"""Most elements for which the completion is computed; beyond, on loops, P stands for K."""
+"""Most elements for which the whole is completed; beyond, on loops, neighbourhoods are."""
 MEAN = "mean"
 """Name in the memory of a mean that was measured, `[B, N]`."""
 AMPLIFIED = 30.0
@@ -92,8 +92,8 @@ class Closure(Rule, ABC):
         """The rule with P, K on loops, the inverse covariances of regions, and a solve.
 
         Raises:
-            GraphError: a region has no covariance or a singular one; there is no completion, or P,
-                which stands for it on large graphs, is not positive definite.
+            GraphError: a region has no covariance or a singular one; there is no completion, or
+                what stands for it on large graphs is not positive definite.
             ShapeError: a covariance or the mean has another shape.
         """
         who = type(self).__name__
@@ -104,9 +104,12 @@ class Closure(Rule, ABC):
         tree = on_junction_tree(graph)
         if tree or graph.n_elements > COMPLETED:
             precision = likely(ComposedPrecision(graph, given))
+            computed: dict[str, Any] = {"precision": precision, "centre": centre}
+            alike = self.prior is None and precision.covariances is given  # one distribution's
+            if not tree and alike and (loops := ClosedLoops.large(precision, known, who)):
+                return bound(self, **computed, loops=loops, solve=loops.solve)
             try:
-                solve = solver_of(precision)
-                return bound(self, precision=precision, loops=None, solve=solve, centre=centre)
+                return bound(self, **computed, loops=None, solve=solver_of(precision))
             except IndefiniteError:  # regions disagree: those of small graphs are averaged
                 if graph.n_elements > COMPLETED or conflict(graph):
                     raise
@@ -135,9 +138,10 @@ class Closure(Rule, ABC):
         return bound(self, precision=precision, loops=loops, solve=solve, centre=centre)
 
     def part(self, elements: Tensor, solve: Callable[[], Solve]) -> Rule:
-        if self.loops is not None or self.observed is not None:
+        small = self.loops is not None and isinstance(self.loops.completion, Completion)
+        if small or self.observed is not None:
             return super().part(elements, solve)  # its error
-        return bound(self, solve=solve())
+        return bound(self, loops=None, solve=solve())  # on large graphs P stands for K
 
     def precisions(self, group: RegionGroup) -> RegionPrecisions | None:
         return None if self.precision is None else self.precision.inverse(group)
@@ -220,8 +224,8 @@ class Closure(Rule, ABC):
         if self.loops is not None:
             whole = self.loops.completion
             said.append(
-                f"completion of the covariances: found in {counted(whole.sweeps, 'sweep')}; where "
-                f"regions overlap, they differ by up to {whole.distance:.2g} of a variance"
+                f"completion of the covariances: {whole.found}; where regions overlap, they "
+                f"differ by up to {whole.distance:.2g} of a variance"
                 + (" and are averaged" if whole.distance > 1e-9 else "")
             )
             if self.loops.mean is None:
@@ -231,9 +235,9 @@ class Closure(Rule, ABC):
                 )
         elif not on_junction_tree(precision.graph):
             said.append(
-                "the composed precision P stands for the completion, which is not computed beyond "
-                f"{COMPLETED} elements: under N(m, P⁻¹) entries of the regions' covariances differ "
-                f"from those given by up to {_residual(precision, solve):.2g} of a variance"
+                "the composed precision P stands for the completion: under N(m, P⁻¹) entries of "
+                "the regions' covariances differ from those given by up to "
+                f"{residual(precision, solve, PROBES):.2g} of a variance"
             )
         if covariance is None or not len(covariance):
             return said, None
@@ -257,11 +261,11 @@ class Posterior(Closure):
         (I + σ² K) s = Σ_r c_r A_rᵀ (I + σ² Σ_r⁻¹) s_r - (K - P)(u - m).
 
     It is the exact score at every σ for Gaussian data Markov to the graph, loops included, with
-    true covariances and mean; beyond 2,000 elements on junction trees only, since elsewhere P
-    replaces K. For other data the factorisation is exact and its Gaussian closure is not: on
-    junction trees it becomes exact as σ → 0; it is not a gradient field. If the covariances are one
-    common diagonal, it is the marginal rule. `Consistent` does better for other data, at the same
-    number of evaluations.
+    true covariances and mean. On loops beyond 2,000 elements it nearly is: there K is put together
+    from neighbourhoods or, where these have more than 256 elements, replaced by P. For other data
+    the factorisation is exact and its Gaussian closure is not: on junction trees it becomes exact
+    as σ → 0; it is not a gradient field. If the covariances are one common diagonal, it is the
+    marginal rule. `Consistent` does better for other data, at the same number of evaluations.
 
     Args:
         covariances: region name (or model id, for all regions that share it) to the `[d, d]`
@@ -304,27 +308,3 @@ def sharpened(values: Tensor, chunk: Chunk, sigma: Tensor) -> Tensor:
     wide, levels = values.double(), sigma[chunk.samples].double()
     pulled = precisions.rows(chunk.start, chunk.stop).times(wide)
     return wide + levels[:, None, None] ** 2 * pulled
-
-
-def _residual(precision: ComposedPrecision, solve: Solve) -> float:
-    """How far covariances under N(m, P⁻¹) are from those given, in units of variances.
-
-    One row of P⁻¹ is solved for in some outer regions of every group, and compared on the region.
-    """
-    worst, variances = 0.0, precision.variances
-    level = 1e4 * variances.max().sqrt()
-    for group in tqdm(precision.graph.groups, desc="validate", delay=3, leave=False):
-        rows = np.flatnonzero(group.outer & (group.counts != 0))
-        if not len(rows):
-            continue
-        rows = rows[:: -(-len(rows) // PROBES)]
-        some = group.select(rows)
-        index = some.indices(0, len(some)).reshape(len(some), -1)
-        middle = index.shape[1] // 2
-        given = precision.covariances.form(some).dense()[:, middle].expand(index.shape)
-        unit = torch.zeros(len(index), precision.graph.n_elements, dtype=torch.float64)
-        unit.scatter_(1, index[:, middle, None], 1.0)
-        solved = level**2 * solve(unit, level.expand(len(index)))
-        units = (variances[index] * variances[index[:, middle, None]]).sqrt()
-        worst = max(worst, float(((solved.gather(1, index) - given) / units).abs().max()))
-    return worst

@@ -141,7 +141,7 @@ class Composed(PosteriorCovariance):
     """V = σ² (I + σ² K)⁻¹ of a joint under `Consistent` or `Posterior`.
 
     It is exact for Gaussian data Markov to the graph, if the covariances are the true ones (on
-    loops beyond 2,000 elements P stands for K). It needs no gradients.
+    loops beyond 2,000 elements: nearly). It needs no gradients.
 
     Args:
         joint: a joint under `Consistent` or `Posterior`; the score may be this joint, or another.

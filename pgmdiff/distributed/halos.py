@@ -96,9 +96,9 @@ class Slab:
     all that a solver keeps are divided; results are those of one process up to rounding. Slabs end
     where outer regions begin, and as many of these begin in each.
 
-    Rules are `Marginal`, `Average` and, on junction trees and wherever P stands for the completion
-    (beyond 2,000 elements), `Posterior` and `Consistent`, the latter with a memory. Solvers are all
-    but `Adaptive` and `PredictorCorrector`, whose steps depend on the whole state. Fields and
+    Rules are `Marginal`, `Average` and, on junction trees and beyond 2,000 elements, where P then
+    stands for the completion, `Posterior` and `Consistent`, the latter with a memory. Solvers are
+    all but `Adaptive` and `PredictorCorrector`, whose steps depend on the whole state. Fields and
     observations are given whole, alike on all ranks. Observations are by a mask or a crop, under
     `replacement`, or under `moment_matching` with the rule's covariances or with
     `Isotropic(jacobian=False)`. There are no gradients. Every rank holds the plan of the whole

@@ -12,6 +12,7 @@ from pgmdiff.precision.covariances import (
 )
 from pgmdiff.precision.fitting import fit_covariances
 from pgmdiff.precision.forms import RegionCovariances, RegionPrecisions
+from pgmdiff.precision.neighbourhoods import Neighbourhoods, nearby
 from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import IndefiniteError, Solve
 from pgmdiff.precision.solves.blocks import BlockTree
@@ -19,7 +20,7 @@ from pgmdiff.precision.solves.choice import Channelwise, solver_of
 from pgmdiff.precision.solves.circulant import Circulant
 from pgmdiff.precision.solves.direct import Eigen, SparseFactors
 from pgmdiff.precision.solves.iterative import ConjugateGradients
-from pgmdiff.precision.solves.loops import Loops
+from pgmdiff.precision.solves.loops import LargeLoops, Loops
 from pgmdiff.precision.solves.small_space import SmallSpace
 
 __all__ = [
@@ -34,8 +35,10 @@ __all__ = [
     "Dense",
     "Eigen",
     "IndefiniteError",
+    "LargeLoops",
     "Loops",
     "LowRank",
+    "Neighbourhoods",
     "Pooled",
     "RegionCovariances",
     "RegionPrecisions",
@@ -46,6 +49,7 @@ __all__ = [
     "Stationary",
     "completed",
     "fit_covariances",
+    "nearby",
     "provider_of",
     "solver_of",
 ]

@@ -47,9 +47,9 @@ from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Ints
 from pgmdiff.precision.covariances import Covariances
 from pgmdiff.precision.precision import add_blocks, on_junction_tree, taken_blocks, weighed
-from pgmdiff.text import by_field, described
+from pgmdiff.text import by_field, counted, described
 
-__all__ = ["Blocks", "Completion", "completed"]
+__all__ = ["Blocks", "Completion", "completed", "outer_regions", "without"]
 
 PATIENCE = 30
 """Sweeps that hardly lower the ridge, after which covariances count as having no completion."""
@@ -81,6 +81,11 @@ class Completion:
     def __repr__(self) -> str:
         size = f"{len(self.precision)} elements"
         return described(self, size, f"distance={self.distance:.2g}", f"sweeps={self.sweeps}")
+
+    @property
+    def found(self) -> str:
+        """How it was found, for a report."""
+        return f"found in {counted(self.sweeps, 'sweep')}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +140,7 @@ def completed(
             inverses = torch.linalg.inv(taken_blocks(known, index))
             add_blocks(k, index, counts[:, None, None] * inverses)
         return Completion(k / scale, torch.linalg.inv(k) * scale, distance, 0)
-    sizes = [len(row) for _, index in _outer(graph) for row in index]
+    sizes = [len(row) for _, index in outer_regions(graph) for row in index]
     find = _scaled if sum(sizes) >= WIDE * len(sizes) else _regressed
     w, k, sweeps = find(graph, known, tolerance, most_sweeps)
     return Completion(k / scale, w * scale, distance, sweeps)
@@ -145,7 +150,7 @@ def _scaled(
     graph: RegionGraph, known: Tensor, tolerance: float, most_sweeps: int
 ) -> tuple[Tensor, Tensor, int]:
     """W, K and the number of sweeps, by proportional scaling of one region after the other."""
-    regions = [row for _, index in _outer(graph) for row in index]
+    regions = [row for _, index in outer_regions(graph) for row in index]
     inverses = [torch.linalg.inv(known[row[:, None], row]) for row in regions]
     w = known.diagonal().diag_embed()
     k = torch.linalg.inv(w)
@@ -169,8 +174,8 @@ def _scaled(
         if waited == PATIENCE or sweep == most_sweeps:
             break
     gaps = [float((known[row[:, None], row] - w[row[:, None], row]).abs().max()) for row in regions]
-    names = [name for group, index in _outer(graph) for name in group.names]
-    raise _without(sweep, names[int(np.argmax(gaps))], max(gaps), "give them a larger ridge=")
+    names = [name for group, index in outer_regions(graph) for name in group.names]
+    raise without(sweep, names[int(np.argmax(gaps))], max(gaps), "give them a larger ridge=")
 
 
 def _regressed(
@@ -210,7 +215,7 @@ def _regressed(
     return w[:-1, :-1], (k + k.T)[:-1, :-1] / 2, sweep
 
 
-def _outer(graph: RegionGraph) -> Iterator[tuple[RegionGroup, Tensor]]:
+def outer_regions(graph: RegionGraph) -> Iterator[tuple[RegionGroup, Tensor]]:
     """The counted outer regions, group by group, and their elements, int64 `[n, d]`."""
     for group, index, _ in weighed(graph, [np.where(g.outer, g.counts, 0.0) for g in graph.groups]):
         yield group, index
@@ -222,7 +227,7 @@ def _averaged(graph: RegionGraph, covariances: Covariances) -> tuple[Tensor, flo
     With it the largest difference from the mean, in standard deviations.
     """
     outer = []
-    for group, index in _outer(graph):
+    for group, index in outer_regions(graph):
         form = covariances.form(group)
         form.inverse(group.name)  # its error names a region whose covariance cannot be used
         outer.append((index, form.dense().expand(len(index), -1, -1)))
@@ -245,7 +250,7 @@ def _steps(graph: RegionGraph) -> list["_Step"]:
     Blocks are the elements that no outer region splits. Blocks of one colour share no region.
     """
     n = graph.n_elements
-    regions = [row for _, index in _outer(graph) for row in index.numpy()]
+    regions = [row for _, index in outer_regions(graph) for row in index.numpy()]
     labels = atoms(regions, n)
     neighbours = nx.empty_graph(labels.max(initial=-1) + 1)
     for region in regions:
@@ -343,7 +348,7 @@ def _unfit(graph: RegionGraph, w: Tensor, ridge: float, sweeps: int) -> GraphErr
         )
     weakest = torch.linalg.eigh(w[:-1, :-1])[1][:, 0]
     most, misfit, name = -1.0, 0.0, None
-    for group, index in _outer(graph):
+    for group, index in outer_regions(graph):
         apart = taken_blocks(w, index).abs() * (index[:, :, None] != index[:, None])
         pull = (apart * (weakest[index][:, :, None] * weakest[index][:, None]).abs()).amax((1, 2))
         if pull.max() > most:
@@ -351,10 +356,10 @@ def _unfit(graph: RegionGraph, w: Tensor, ridge: float, sweeps: int) -> GraphErr
             most, name = float(pull[row]), group.name(row)
             misfit = float(apart[row].max()) * ridge / (1 + ridge)
     remedy = f"raise all variances by {ridge:.2g} of themselves (ridge=)"
-    return _without(sweeps, name, misfit, remedy)
+    return without(sweeps, name, misfit, remedy)
 
 
-def _without(sweeps: int, name: Hashable, misfit: float, remedy: str) -> GraphError:
+def without(sweeps: int, name: Hashable, misfit: float, remedy: str) -> GraphError:
     """The error for covariances without a completion, of which those of a region fit worst."""
     return GraphError(
         "Covariances: expected the covariances of one distribution, but no positive definite "

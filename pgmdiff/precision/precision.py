@@ -24,6 +24,7 @@ from pgmdiff.precision.forms import RegionPrecisions
 from pgmdiff.text import brief, counted, described
 
 __all__ = [
+    "Assembled",
     "Block",
     "ComposedPrecision",
     "add_blocks",
@@ -163,6 +164,11 @@ class ComposedPrecision:
             total[1].index_add_(0, index.reshape(-1), torch.ones_like(variances).reshape(-1))
         return total[0] / total[1]
 
+    @property
+    def far(self) -> Tensor:
+        """A level so high that (I + σ² P)⁻¹ σ² is P⁻¹: 10⁴ times the largest deviation."""
+        return 1e4 * self.variances.max().sqrt()
+
     def amplification(self, covariance: Tensor) -> float:
         """The factor by which an error of one region's denoiser can grow, max_r ‖G_r‖₂.
 
@@ -208,3 +214,19 @@ class ComposedPrecision:
             logs = block.precisions.log_determinants(sigma.cpu()).expand(-1, len(block.counts))
             total = total + (logs @ block.counts).to(total.device)
         return total
+
+
+@dataclass(frozen=True, eq=False)
+class Assembled(ComposedPrecision):
+    """A precision Σ_r c_r A_rᵀ M_r A_r of given terms, in place of the Σ_r⁻¹ of a graph.
+
+    Args:
+        graph, covariances: see `ComposedPrecision`.
+        parts: the terms.
+    """
+
+    parts: tuple[Block, ...] = ()
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        return self.parts

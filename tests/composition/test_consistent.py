@@ -414,7 +414,7 @@ def test_a_report_says_what_the_mean_is_and_how_far_the_composed_precision_is_of
         given |= dict.fromkeys(group.names, whole[rows[:, None], rows])
     joint = compose(large, lambda x, s: -x, rule=Posterior(given))
     said = " ".join(str(joint.validate()).split())
-    assert "P stands for the completion, which is not computed beyond 2000 elements" in said
+    assert "P stands for the completion: under N(m, P⁻¹)" in said
     inverse = torch.linalg.inv(joint.precision.dense())
     true = max(
         float((inverse[index[:, None], index] - given[name]).abs().max())

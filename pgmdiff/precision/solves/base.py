@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pgmdiff.errors import GraphError
 from pgmdiff.linalg import implicit
-from pgmdiff.precision.precision import ComposedPrecision
+from pgmdiff.precision.precision import Assembled, ComposedPrecision
 from pgmdiff.text import described
 
 __all__ = [
@@ -42,7 +42,29 @@ class IndefiniteError(GraphError):
     """The composed precision is not positive definite."""
 
 
-class Solve(ABC):
+class Placed:
+    """What keeps tensors on the devices and in the dtypes that it was called with."""
+
+    @cached_property
+    def _placed(self) -> dict[Any, Any]:
+        return {}
+
+    def placed(
+        self, b: Tensor, place: Callable[[torch.device, torch.dtype], T], name: str = ""
+    ) -> T:
+        """What `place` makes for the device and dtype of b; it is made once for each, by name."""
+        key = (b.device, b.dtype, name)
+        if key not in self._placed:
+            with torch.inference_mode(False):  # what is kept must serve autograd later
+                self._placed[key] = place(b.device, b.dtype)
+        kept: T = self._placed[key]
+        return kept
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_placed"}
+
+
+class Solve(Placed, ABC):
     """Solves with I + σ² P."""
 
     uses_start = False
@@ -79,36 +101,24 @@ class Solve(ABC):
         """Its name for `store.fingerprint`: all else follows from P, or is kept between calls."""
         return type(self).__name__
 
-    @cached_property
-    def _placed(self) -> dict[Any, Any]:
-        return {}
-
-    def placed(
-        self, b: Tensor, place: Callable[[torch.device, torch.dtype], T], name: str = ""
-    ) -> T:
-        """What `place` makes for the device and dtype of b; it is made once for each, by name."""
-        key = (b.device, b.dtype, name)
-        if key not in self._placed:
-            with torch.inference_mode(False):  # what is kept must serve autograd later
-                self._placed[key] = place(b.device, b.dtype)
-        kept: T = self._placed[key]
-        return kept
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_placed"}
-
     def __repr__(self) -> str:
         return described(self)
 
 
 def indefinite(precision: ComposedPrecision, smallest: float | None = None) -> IndefiniteError:
     """The error for an indefinite P, with its smallest eigenvalue (if known) and the remedy."""
+    if isinstance(precision, Assembled):
+        return IndefiniteError(
+            "Covariances: the completion, which is computed from neighbourhoods beyond 2,000 "
+            "elements, is not positive definite: correlations reach too far along loops. Give "
+            "regions that overlap more, or the covariances a larger ridge."
+        )
     shown = "" if smallest is None else f", its smallest eigenvalue is {smallest:.3g}"
     return IndefiniteError(
         f"Covariances: the composed precision P is not positive definite{shown}. Read all "
         "covariances off one estimate (fit_covariances), and give it a larger ridge. Posteriors of "
         "observations must together be narrower than their prior: give covariances, no precisions. "
-        "(On loops P replaces the completion beyond 2,000 elements.)"
+        "(On loops beyond 2,000 elements P replaces the completion where regions are large.)"
     )
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.precision.covariances import Separable, without_channels
-from pgmdiff.precision.precision import ComposedPrecision, on_junction_tree
+from pgmdiff.precision.precision import Assembled, ComposedPrecision, on_junction_tree
 from pgmdiff.precision.solves.base import SMALL, Solve
 from pgmdiff.precision.solves.blocks import BlockTree, nodes_of
 from pgmdiff.precision.solves.circulant import Circulant, shifts
@@ -46,7 +46,7 @@ def solver_of(precision: ComposedPrecision) -> Solve:
         IndefiniteError: P is not positive definite.
     """
     graph = precision.graph
-    if isinstance(precision.covariances, Separable):
+    if isinstance(precision.covariances, Separable) and not isinstance(precision, Assembled):
         return Channelwise(precision)
     if graph.n_elements <= SMALL:
         return Eigen(precision)

@@ -4,28 +4,85 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ScoreError
-from pgmdiff.linalg import iterate_conjugate_gradients
+from pgmdiff.linalg import implicit, iterate_conjugate_gradients
 from pgmdiff.precision.forms import RegionPrecisions
 from pgmdiff.precision.precision import ComposedPrecision
-from pgmdiff.precision.solves.base import SMALL, Solve, indefinite, symmetric
+from pgmdiff.precision.solves.base import (
+    SMALL,
+    SPARSE_ENTRIES,
+    Placed,
+    Solve,
+    indefinite,
+    symmetric,
+)
 from pgmdiff.precision.solves.direct import positive_pivots
+from pgmdiff.text import by_field
 
 __all__ = ["ConjugateGradients"]
 
 
 TESTED = 5_000
 """Largest state for which P is factorised only to test whether it is definite."""
+ROUNDING = 20 * torch.finfo(torch.float64).eps
+"""Relative residual at which an iteration ends, unless it is told otherwise."""
 ACCEPTED = 1e-8
 """Largest relative residual that is accepted when the iteration ends."""
+
+
+class Products(Placed):
+    """Products with P: of a sparse matrix on the CPU, if it is small, else region by region.
+
+    Args:
+        precision: P.
+    """
+
+    def __init__(self, precision: ComposedPrecision) -> None:
+        self.precision = precision
+        self.sparse = precision.sparse() if precision.n_entries <= SPARSE_ENTRIES else None
+
+    __repr__ = by_field
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """P v for v `[B, N]`, float64; differentiable."""
+        return implicit(self._product, lambda gradient, _: (self(gradient),), v)
+
+    def _product(self, v: Tensor) -> Tensor:
+        if self.sparse is not None and v.device.type == "cpu":
+            return torch.from_numpy(v.detach().numpy() @ self.sparse)
+        total = torch.zeros_like(v)
+        for index, counts, precisions in self._blocks(v):
+            weighted = precisions.times(v[:, index]) * counts[:, None]
+            total.index_add_(1, index.reshape(-1), weighted.flatten(1))
+        return total
+
+    def diagonal(self, v: Tensor) -> Tensor:
+        """The diagonal of P, `[N]`, placed like v."""
+        if self.sparse is not None:
+            return torch.from_numpy(self.sparse.diagonal()).to(v)
+        diagonal = v.new_zeros(v.shape[1])
+        for index, counts, precisions in self._blocks(v):
+            part = counts[:, None] * precisions.diagonal().expand(index.shape)
+            diagonal.index_add_(0, index.reshape(-1), part.reshape(-1))
+        return diagonal
+
+    def _blocks(self, v: Tensor) -> list[tuple[Tensor, Tensor, RegionPrecisions]]:
+        """The elements, counts and Σ_r⁻¹ of all counted regions, placed like v."""
+        return self.placed(
+            v,
+            lambda device, dtype: [
+                (b.index.to(device), b.counts.to(device, dtype), b.precisions.to(device, dtype))
+                for b in self.precision.blocks
+            ],
+        )
 
 
 class ConjugateGradients(Solve):
     """Products with P only, preconditioned by its diagonal, on the state's device, in float64.
 
     Args:
-        precision: P, which is never assembled beyond `TESTED` elements: there an indefinite one
-            is found only while solving.
+        precision: P. Beyond `TESTED` elements an indefinite one is found only while solving.
         most_steps: the largest number of iterations; a solve that has not converged then fails.
+        tolerance: the relative residual at which they stop.
 
     Attributes:
         steps: the number of iterations of the latest call.
@@ -37,9 +94,11 @@ class ConjugateGradients(Solve):
 
     uses_start = True
 
-    def __init__(self, precision: ComposedPrecision, *, most_steps: int = 500) -> None:
-        self.precision = precision
-        self.most_steps = most_steps
+    def __init__(
+        self, precision: ComposedPrecision, *, most_steps: int = 500, tolerance: float = ROUNDING
+    ) -> None:
+        self.precision, self.product = precision, Products(precision)
+        self.most_steps, self.tolerance = most_steps, tolerance
         self.steps = 0
         self._residual = 0.0
         tested = precision.graph.n_elements <= TESTED
@@ -53,21 +112,18 @@ class ConjugateGradients(Solve):
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
         def solve(right: Tensor, sigma: Tensor) -> Tensor:
             wide, s2 = right.double(), sigma.double()[:, None] ** 2
-            diagonal = wide.new_zeros(wide.shape[1])
-            for index, counts, precisions in self._blocks(wide):
-                part = counts[:, None] * precisions.diagonal().expand(index.shape)
-                diagonal.index_add_(0, index.reshape(-1), part.reshape(-1))
+            diagonal = self.product.diagonal(wide)
             found = iterate_conjugate_gradients(
                 lambda v: v + s2 * self.product(v),
                 wide,
-                tolerance=20 * torch.finfo(wide.dtype).eps,
+                tolerance=self.tolerance,
                 most_steps=self.most_steps,
                 scale=1 / (1 + s2 * diagonal).clamp(min=1e-12),
                 start=None if start is None else start.detach().to(wide),
                 indefinite=lambda: indefinite(self.precision),
             )
             self.steps, self._residual = found.steps, found.residual
-            if not found.residual <= ACCEPTED:
+            if not found.residual <= max(ACCEPTED, self.tolerance):
                 raise ScoreError(
                     f"Joint: conjugate gradients left a relative residual of "
                     f"{found.residual:.2g} after {found.steps} steps. {found.reason} Better "
@@ -82,22 +138,4 @@ class ConjugateGradients(Solve):
             f"Joint.log_density: log det(I + σ² P) of {self.precision.graph.n_elements} elements "
             f"is not computed beyond {SMALL} elements, except on junction trees, for low rank and "
             "on periodic windows. The score does not need it."
-        )
-
-    def product(self, v: Tensor) -> Tensor:
-        """P v for v `[B, N]`."""
-        total = torch.zeros_like(v)
-        for index, counts, precisions in self._blocks(v):
-            weighted = precisions.times(v[:, index]) * counts[:, None]
-            total.index_add_(1, index.reshape(-1), weighted.flatten(1))
-        return total
-
-    def _blocks(self, v: Tensor) -> list[tuple[Tensor, Tensor, RegionPrecisions]]:
-        """The elements, counts and Σ_r⁻¹ of all counted regions, placed like v."""
-        return self.placed(
-            v,
-            lambda device, dtype: [
-                (b.index.to(device), b.counts.to(device, dtype), b.precisions.to(device, dtype))
-                for b in self.precision.blocks
-            ],
         )

@@ -6,7 +6,11 @@ P' = K + λ (P - K), with λ = 1 where I + σ² P is well definite, and else the
 I + σ² P' is at least a tenth of I + σ² K.
 """
 
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +18,15 @@ from scipy import sparse
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError
-from pgmdiff.linalg import keep
-from pgmdiff.precision.solves.base import IndefiniteError
+from pgmdiff.linalg import Floats, keep
+from pgmdiff.precision.precision import Assembled, ComposedPrecision
+from pgmdiff.precision.solves.base import IndefiniteError, Solve
+from pgmdiff.precision.solves.choice import solver_of
 from pgmdiff.precision.solves.direct import Eigen
-from pgmdiff.text import by_field
+from pgmdiff.precision.solves.iterative import ConjugateGradients, Products
+from pgmdiff.text import by_field, described
 
-__all__ = ["Loops"]
+__all__ = ["Fading", "LargeLoops", "Loops"]
 
 NEGLIGIBLE = 1e-12
 """Share of s_P' that is left out of the blend."""
@@ -29,6 +36,8 @@ ONE_UNIT = 1e4
 """Ratio of the diagonal entries of K above which solves are refined."""
 DEFINITE = 0.1
 """Least share of I + σ² K that I + σ² P' keeps in every direction."""
+ROUGH = 0.05
+"""Relative accuracy of the eigenvalue that tells λ of a large graph, half of `DEFINITE`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +45,74 @@ class Level:
     """What one noise level requires.
 
     Attributes:
-        inverse: (I + σ² P')⁻¹, `[N, N]`.
+        inverse: (I + σ² P')⁻¹, `[N, N]`, or a solve with P'.
         kept: λ.
     """
 
-    inverse: Tensor
+    inverse: Tensor | Solve
     kept: float
 
     __repr__ = by_field
 
+    def __call__(self, b: Tensor, sigma: Tensor) -> Tensor:
+        """(I + σ² P')⁻¹ b for b `[B, N]` and sigma `[B]`, which is this level."""
+        if isinstance(self.inverse, Tensor):
+            return b @ self.inverse.to(b)
+        return self.inverse(b, sigma)
 
-class Loops(Eigen):
+
+class Fading(Solve):
+    """Solves with K, and the fade towards P'. Call `__init__` first."""
+
+    def __init__(self) -> None:
+        self._levels: dict[float, Level] = {}
+
+    @abstractmethod
+    def pulled(self, v: Tensor) -> Tensor:
+        """(K - P) v for v `[B, N]`, float64."""
+
+    @abstractmethod
+    def _computed(self, sigma: float) -> Level:
+        """What a noise level requires."""
+
+    @property
+    @abstractmethod
+    def log_volume(self) -> float:
+        """The log-determinant of K."""
+
+    def level(self, sigma: float) -> Level:
+        """What a noise level requires, kept for the latest few."""
+        found = self._levels.get(sigma) or self._computed(sigma)
+        return keep(self._levels, sigma, found, KEPT_LEVELS)
+
+    def faded(self, b: Tensor, v: Tensor, fade: Tensor, sigma: Tensor) -> Tensor:
+        """The blend w s_K + (1 - w) s_P', `[B, N]`.
+
+        Args:
+            b, v: `[B, N]`.
+            fade: w, `[B]`.
+            sigma: `[B]`.
+
+        Raises:
+            ScoreError: a gradient with respect to σ is required where w < 1.
+        """
+        pulled = self.pulled(v)
+        score, faded = self(b - pulled, sigma), 1 - fade > NEGLIGIBLE
+        if torch.is_grad_enabled() and sigma.requires_grad and faded.any():
+            raise ScoreError(
+                "Joint: on graphs with loops, where data is not Gaussian, the score has no "
+                "gradient with respect to σ. Detach sigma."
+            )
+        for level in sigma[faded].unique().tolist():
+            rows = (faded & (sigma == level)).nonzero()[:, 0]
+            known, w = self.level(level), fade[rows, None]
+            right = b[rows] - (1 - known.kept) * pulled[rows]
+            blend = w * score[rows] + (1 - w) * known(right, sigma[rows])
+            score = score.index_copy(0, rows, blend)
+        return score
+
+
+class Loops(Fading, Eigen):
     """K by one eigendecomposition for every σ, and P' by an inverse per σ.
 
     Args:
@@ -58,6 +124,7 @@ class Loops(Eigen):
     """
 
     def __init__(self, completion: Tensor, composed: Tensor) -> None:
+        super().__init__()
         self.values, self.vectors = torch.linalg.eigh(completion)
         if len(self.values) and not self.values[0] > 0:
             raise IndefiniteError(
@@ -69,21 +136,23 @@ class Loops(Eigen):
         self.completion = completion
         diagonal = completion.diagonal()
         self.one_unit = not len(diagonal) or bool(diagonal.max() < ONE_UNIT * diagonal.min())
-        self._levels: dict[float, Level] = {}
 
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
         # Eigenvectors mix elements of different units; one step of refinement restores each.
-        found = super().__call__(b, sigma)
+        found = Eigen.__call__(self, b, sigma)
         if self.one_unit:
             return found
         completion = self.placed(b, self.completion.to, "completion")
         left = b - found - sigma[:, None] ** 2 * (found @ completion)
-        return found + super().__call__(left, sigma)
+        return found + Eigen.__call__(self, left, sigma)
 
-    def level(self, sigma: float) -> Level:
-        """What a noise level requires, kept for the latest few."""
-        found = self._levels.get(sigma) or self._computed(sigma)
-        return keep(self._levels, sigma, found, KEPT_LEVELS)
+    def pulled(self, v: Tensor) -> Tensor:
+        product: Tensor = v @ self.placed(v, self.gap.to, "gap")
+        return product
+
+    @property
+    def log_volume(self) -> float:
+        return float(self.values.log().sum())
 
     def _computed(self, sigma: float) -> Level:
         n, gap = len(self.gap), sigma**2 * self.gap
@@ -98,28 +167,79 @@ class Loops(Eigen):
         matrix = torch.eye(n).to(gap) + sigma**2 * self.completion - kept * gap
         return Level(torch.linalg.inv(matrix), kept)
 
-    def faded(self, b: Tensor, v: Tensor, fade: Tensor, sigma: Tensor) -> Tensor:
-        """The blend w s_K + (1 - w) s_P', `[B, N]`.
 
-        Args:
-            b, v: `[B, N]`.
-            fade: w, `[B]`.
-            sigma: `[B]`.
+class LargeLoops(Fading):
+    """K of a large graph by the solve that suits it, and one P' for every σ, a tenth of K at least.
 
-        Raises:
-            ScoreError: a gradient with respect to σ is required where w < 1.
-        """
-        pulled = v @ self.placed(b, self.gap.to, "gap")
-        score, faded = self(b - pulled, sigma), 1 - fade > NEGLIGIBLE
-        if torch.is_grad_enabled() and sigma.requires_grad and faded.any():
-            raise ScoreError(
-                "Joint: on graphs with loops, where data is not Gaussian, the score has no "
-                "gradient with respect to σ. Detach sigma."
-            )
-        for level in sigma[faded].unique().tolist():
-            rows = (faded & (sigma == level)).nonzero()[:, 0]
-            known, w = self.level(level), fade[rows, None]
-            right = b[rows] - (1 - known.kept) * pulled[rows]
-            blend = w * score[rows] + (1 - w) * (right @ known.inverse.to(b))
-            score = score.index_copy(0, rows, blend)
-        return score
+    Args:
+        solve: solves with K.
+        completion: K.
+        composed: P.
+    """
+
+    def __init__(
+        self, solve: Solve, completion: ComposedPrecision, composed: ComposedPrecision
+    ) -> None:
+        super().__init__()
+        self.solve, self.completion, self.composed = solve, completion, composed
+        self.gap = Products(self._between(-1.0))
+
+    def __repr__(self) -> str:
+        return described(self, repr(self.solve))
+
+    def _between(self, kept: float) -> Assembled:
+        """(1 - λ) K + λ P; K - P for λ = -1."""
+        shares = (1.0, -1.0) if kept == -1 else (1 - kept, kept)
+        sums = zip(shares, (self.completion, self.composed), strict=True)
+        parts = [replace(b, counts=share * b.counts) for share, p in sums for b in p.blocks]
+        return Assembled(self.composed.graph, self.composed.covariances, parts=tuple(parts))
+
+    def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
+        return self.solve(b, sigma)
+
+    def log_determinant(self, sigma: Tensor) -> Tensor:
+        return self.solve.log_determinant(sigma)
+
+    @property
+    def log_volume(self) -> float:
+        level, variances = self.composed.far, self.composed.variances  # diagonal of K⁻¹
+        whole = self.solve.log_determinant(level[None]) - 2 * len(variances) * level.log()
+        return float(whole - variances.sum() / level**2)
+
+    @property
+    def residual(self) -> float:
+        return self.solve.residual
+
+    def pulled(self, v: Tensor) -> Tensor:
+        return self.gap(v)
+
+    def _computed(self, sigma: float) -> Level:
+        return self._near
+
+    @cached_property
+    def _near(self) -> Level:
+        """P' for all levels, with the largest eigenvalue of K⁻¹ (K - P) to a few per cent."""
+        n, level, solve = len(self.composed.variances), self.composed.far[None], self.solve
+        if isinstance(solve, ConjugateGradients):
+            solve = ConjugateGradients(self.completion, tolerance=ROUGH**4)
+
+        def operator(product: Callable[[Tensor], Tensor]) -> Any:
+            def matvec(v: Floats) -> Floats:
+                found: Floats = product(torch.from_numpy(v.reshape(1, -1))).numpy().ravel()
+                return found
+
+            return sparse.linalg.LinearOperator((n, n), matvec, dtype=np.float64)
+
+        with torch.inference_mode(False), torch.no_grad():
+            top = sparse.linalg.eigsh(
+                operator(self.gap),
+                1,
+                operator(Products(self.completion)),
+                Minv=operator(lambda v: level**2 * solve(v, level)),
+                which="LA",
+                v0=np.random.default_rng(0).standard_normal(n),
+                tol=ROUGH,
+                return_eigenvectors=False,
+            )[0]
+            kept = min(1.0, (1 - DEFINITE) / max(float(top), 0.1))
+            return Level(solver_of(self._between(kept)), kept)
