@@ -20,6 +20,8 @@ kept, relative to the marginal rule at the same level.
 For peers, the time and the memory of a joint score relative to those of other projects' loops over
 the same windows; see `peers`.
 
+For canvases in strips, and for processes that share a state, see `divided`.
+
 For noise, the time of `samplers.Noise` relative to that of `torch.randn`.
 
 Only ratios of neighbouring turns are compared: machines are shared and noisy.
@@ -36,6 +38,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from benchmarks.divided import SPREAD, canvas, spread
 from benchmarks.peers import PEERS, peak_bytes, programs
 from benchmarks.reports import Column, columns, table
 from pgmdiff.composition.composing import compose
@@ -69,6 +72,12 @@ STRIPS = [(n, side, batch) for side in (16, 32) for n in (8, 64) for batch in (1
 """Windows of the strips on which solves are timed, their width, and samples."""
 BATCHES, WINDOWS = (1, 4, 16), 32
 """Samples, and windows of the strip, on which peers are timed."""
+CANVASES = (
+    *(("Gaussian process", "Marginal", columns) for columns in (8_192, 65_536, 524_288)),
+    *(("Gaussian process", "Consistent", columns) for columns in (8_192, 65_536)),
+    ("gravel", "Marginal", 512),
+)
+"""Models, rules and widths of canvases that are drawn in strips."""
 SHAPES = ((100, 10), (10_000, 10), (1, 1_000_000))
 """Batches of states for which noise is drawn."""
 
@@ -77,7 +86,7 @@ def run(
     *,
     smoke: bool = False,
     device: str = "cpu",
-    parts: Iterable[str] = ("rows", "auto", "lines", "solves", "peers", "noise"),
+    parts: Iterable[str] = (),
     seconds: float = SECONDS,
 ) -> dict[str, Any]:
     """Times all cases for so many seconds each, or with `smoke` only the smallest ones, briefly.
@@ -93,6 +102,10 @@ def run(
         "solves": [*STRIPS, (512, 16, 1)],
         "peers": [(name, 4 if smoke else WINDOWS, n) for name in PEERS for n in BATCHES],
         "noise": [(*shape, threads) for threads in (1, 2) for shape in SHAPES],
+        "canvases": [*CANVASES],
+        "ranks": [
+            (kind, n) for kind in SPREAD for n in (8 if smoke else 64, 512) if device == "cpu"
+        ],
     }
     return {
         "settings": {
@@ -154,6 +167,15 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         "ns per element": lambda row: f"{1e9 * row['noise_seconds'] / _size(row):.2f}",
         "noise over randn": ratio.replace("joint_over_floor", "noise_over_randn"),
     }
+    canvases = {
+        **columns("model rule columns:, strip:, threads turns"),
+        "strips over whole": ratio.replace("joint_over_floor", "strips_over_whole"),
+        **columns("memory_over_whole:.2f"),
+    }
+    ranks = {
+        **columns("kind windows turns bytes_sent:,"),
+        "two over one": ratio.replace("joint_over_floor", "two_over_one"),
+    }
     shown_by_part = {
         "rows": ("One score of a strip of tiles", shown),
         "auto": ('Rows of a call with max_batch="auto"', auto),
@@ -161,6 +183,8 @@ def tables(result: Mapping[str, Any]) -> list[Table]:
         "solves": ("Scores of Posterior", solves),
         "peers": ("Other projects' loops over windows", peers),
         "noise": ("Standard normal noise", noise),
+        "canvases": ("Canvases in strips", canvases),
+        "ranks": ("One score on two processes", ranks),
     }
     return [
         table(title, result[part], cells)
@@ -386,6 +410,8 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "solves": _solves,
     "peers": _peers,
     "noise": _noise,
+    "canvases": canvas,
+    "ranks": spread,
 }
 """What is timed, by its key in the result."""
 

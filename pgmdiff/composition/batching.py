@@ -51,7 +51,7 @@ def halves(chunk: Chunk) -> tuple[Chunk, ...]:
     if last - first > 1:
         middle = (first + last) // 2
         parts = (slice(first, middle), slice(middle, last))
-        return tuple(replace(chunk, samples=part) for part in parts)
+        return tuple(replace(chunk, samples=part, entries=None) for part in parts)
     return (chunk,)
 
 

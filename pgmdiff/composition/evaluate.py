@@ -1,7 +1,7 @@
 """Evaluating regions: what one model call sees, and how its values return to the state."""
 
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from typing import Any, Protocol, TypeAlias
@@ -29,6 +29,7 @@ class Chunk:
         batch, start, stop: the regions are rows start to stop of `batch.group`.
         samples: which samples.
         spaced: the regions as windows at equal distances, if they are.
+        entries: the batch entry of every row of the model call, `[samples * regions]`, if known.
     """
 
     batch: Batch
@@ -36,6 +37,7 @@ class Chunk:
     stop: int
     samples: slice
     spaced: SpacedWindows | None = None
+    entries: Tensor | None = None
     _respaced: dict[Shape, Tensor] = field(default_factory=dict, repr=False)
 
     __repr__ = by_field
@@ -45,6 +47,23 @@ class Chunk:
         """The elements of the regions, int64 `[regions * d]`."""
         with torch.inference_mode(False):
             return self.batch.group.indices(self.start, self.stop).reshape(-1)
+
+    def kept(self) -> "Chunk":
+        """The same for many calls, with `entries`."""
+        first, last, device = self.samples.start, self.samples.stop, self.batch.weights.device
+        entries = torch.arange(first, last, device=device).repeat_interleave(self.sizes[1])
+        return replace(self, entries=entries)
+
+    @cached_property
+    def sizes(self) -> Shape:
+        """The shape of the regions' values: samples, regions, d."""
+        n = self.samples.stop - self.samples.start
+        return n, self.stop - self.start, prod(self.batch.group.shape)
+
+    @cached_property
+    def shape(self) -> Shape:
+        """The shape of what the model sees, `[samples * regions, *shape]`."""
+        return self.sizes[0] * self.sizes[1], *self.batch.group.shape
 
     @property
     def name(self) -> Hashable:
@@ -70,13 +89,14 @@ class Chunk:
         rows = values[self.samples, self.places]
         return rows.reshape(len(rows), self.stop - self.start, -1)
 
-    def gather(self, u: Tensor) -> Tensor:
-        """A_r u of the regions and samples, `[samples, regions, d]`, for u `[B, N]`."""
-        n = self.samples.stop - self.samples.start
-        rows = u if n == u.shape[0] else u[self.samples]
+    def gather(self, u: Tensor, shape: Shape | None = None) -> Tensor:
+        """A_r u of the regions and samples for u `[B, N]`: `[samples, regions, d]`, or a shape."""
+        rows = u if self.sizes[0] == u.shape[0] else u[self.samples]
         if self.spaced is not None and not u.requires_grad:  # vmap of its gradient is slow
-            return self.spaced.gather(rows)
-        return rows.index_select(1, self.index).reshape(n, self.stop - self.start, -1)
+            values = self.spaced.gather(rows)
+        else:
+            values = rows.index_select(1, self.index)
+        return values.reshape(shape or self.sizes)
 
     def crop(self, event: Shape, like: Tensor, word: str, field: Field) -> Tensor:
         """A placed field on these regions and samples: `[samples * regions, *channels, *shape]`.
@@ -116,7 +136,7 @@ class Chunk:
         if self.spaced is not None and not values.requires_grad:
             self.spaced.add(rows, values, weight)
         else:  # with alpha index_add_ is slow
-            values = values if weight == 1 else weight * values
+            values = -values if weight == -1 else values if weight == 1 else weight * values
             rows.index_add_(1, self.index, values.flatten(1))
 
 
@@ -169,14 +189,19 @@ def flattened(
             f"graph.pack.{_unbatched(event) if n_batch <= 0 else ''}"
         )
     batch = u.shape[:n_batch]
-    if isinstance(sigma, int | float) and not sigma >= 0:  # a tensor's values may be on a device
-        raise ScoreError(f"Joint: expected a noise level sigma >= 0, got {sigma!r}.")
-    sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
-    if sigma.ndim and sigma.shape != batch:
-        raise ShapeError(
-            f"Joint: expected sigma as one number or of the batch shape {tuple(batch)}, got "
-            f"{tuple(sigma.shape)}.{_unbatched(event) if n_batch == 0 else ''}"
-        )
+    size = prod(batch)
+    if isinstance(sigma, int | float):
+        if not sigma >= 0:  # a tensor's values may be on a device
+            raise ScoreError(f"Joint: expected a noise level sigma >= 0, got {sigma!r}.")
+        sigma = u.new_full((size,), sigma)
+    else:
+        sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
+        if sigma.ndim and sigma.shape != batch:
+            raise ShapeError(
+                f"Joint: expected sigma as one number or of the batch shape {tuple(batch)}, got "
+                f"{tuple(sigma.shape)}.{_unbatched(event) if n_batch == 0 else ''}"
+            )
+        sigma = sigma if sigma.ndim == 1 else sigma.expand(batch).reshape(size)
 
     def flat(leaf: Tensor) -> Tensor:
         if leaf.shape[:n_batch] != batch:
@@ -185,14 +210,13 @@ def flattened(
                 f"{tuple(batch)}, got a tensor of {tuple(leaf.shape)}. Expand it, or give it per "
                 "node to compose(conditions=)."
             )
-        return leaf.reshape(prod(batch), *leaf.shape[n_batch:])
+        return leaf.reshape(size, *leaf.shape[n_batch:])
 
     def flat_field(word: str, given: Field) -> Field:
         made = placed(f"Joint: the condition {word!r}", given, event, tuple(batch))
         return Field(made.values.to(u.device))
 
-    state = u.reshape(prod(batch), prod(event))
-    return state, sigma.expand(batch).reshape(-1), map_tensors(flat, condition, flat_field)
+    return u.reshape(size, prod(event)), sigma, map_tensors(flat, condition, flat_field)
 
 
 def _unbatched(event: Shape) -> str:

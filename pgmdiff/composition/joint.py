@@ -123,7 +123,7 @@ class Joint:
                     f"{name!r} has, got {len(flat)}. Begin another run: joint.remembering()."
                 )
         total = self.rule.score(evaluate, flat, sigmas, memory)
-        if self.check_finite and not torch.compiler.is_compiling() and not _finite(total.detach()):
+        if self.check_finite and not torch.compiler.is_compiling() and not _finite(total):
             again = partial(self.rule.score, partial(evaluate, finite=True), flat, sigmas, before)
             self.find_guilty(again, ~total.isfinite(), flat, sigmas)
         if self._untold and not condition:  # and the model accepted that
@@ -239,12 +239,9 @@ class Joint:
         Raises:
             ScoreError: they are to be `finite` and are not; the node, σ and batch entry are named.
         """
-
-        def call(chunk: Chunk) -> Tensor:
-            return self._call(chunk, u, sigma, condition or {}, density, tilt)
-
-        parts = (self._fitting(chunk, call, u) for chunk in self._kept_chunks(u, call))
-        for chunk, values in chain.from_iterable(parts):
+        call = partial(self._call, u, sigma, condition or {}, density, tilt)
+        found = map(partial(self._fitting, call, u), self._kept_chunks(u, call))
+        for chunk, values in chain.from_iterable(found):
             fine = values.isfinite().reshape(*values.shape[:2], -1).all(dim=2) if finite else None
             if fine is not None and not fine.all():
                 sample, row = (~fine).nonzero()[0].tolist()
@@ -258,18 +255,15 @@ class Joint:
             yield chunk, values
 
     def _fitting(
-        self, chunk: Chunk, call: Callable[[Chunk], Tensor], u: Tensor
-    ) -> Iterator[tuple[Chunk, Tensor]]:
+        self, call: Callable[[Chunk], Tensor], u: Tensor, chunk: Chunk
+    ) -> Iterable[tuple[Chunk, Tensor]]:
         """The chunk with its values; under "auto" in halves, where memory is too small for it."""
         try:
-            values = call(chunk)
+            return [(chunk, call(chunk))]
         except RuntimeError as error:
             parts = halves(chunk)
             if self.max_batch != "auto" or len(parts) == 1 or not out_of_memory(error):
                 raise
-        else:
-            yield chunk, values
-            return
         limit = max((part.stop - part.start) * len(u[part.samples]) for part in parts)
         self._limits[chunk.batch.offset, u.device, u.dtype] = (limit, inf)
         self._kept.clear()
@@ -277,8 +271,7 @@ class Joint:
             f"Joint: memory is too small for the model calls of {chunk.name!r}; from now on they "
             f"have {counted(limit, 'row')} at most. Give max_batch={limit} to begin with it."
         )
-        for part in parts:
-            yield from self._fitting(part, call, u)
+        return chain.from_iterable(map(partial(self._fitting, call, u), parts))
 
     def _kept_chunks(self, u: Tensor, call: Callable[[Chunk], Tensor]) -> Iterable[Chunk]:
         """The chunks; on small graphs, where every operation counts, the latest few are kept."""
@@ -291,7 +284,8 @@ class Joint:
             return self._chunks(u, call)
         _not_while_compiling()
         with torch.inference_mode(False):
-            return keep(self._kept, key, tuple(self._chunks(u, call)), KEPT_BATCHES)
+            made = tuple(chunk.kept() for chunk in self._chunks(u, call))
+            return keep(self._kept, key, made, KEPT_BATCHES)
 
     def _chunks(self, u: Tensor, call: Callable[[Chunk], Tensor]) -> Iterator[Chunk]:
         """Shares `max_batch` between regions and samples."""
@@ -318,23 +312,22 @@ class Joint:
 
     def _call(
         self,
-        chunk: Chunk,
         u: Tensor,
         sigma: Tensor,
         condition: Condition,
         density: bool,
         tilt: Tensor | Tilt | None,
+        chunk: Chunk,
     ) -> Tensor:
-        start, stop, samples, batch = chunk.start, chunk.stop, chunk.samples, chunk.batch
-        n, regions = samples.stop - samples.start, stop - start
-        sigma = sigma if n == sigma.shape[0] else sigma[samples]
-        x = chunk.gather(u).reshape(n * regions, *batch.group.shape)
+        batch, x = chunk.batch, chunk.gather(u, chunk.shape)
         if sigma.ndim == 2:  # per element of the state
-            sigmas = sigma.index_select(1, chunk.index).reshape(x.shape)
+            sigmas = sigma[chunk.samples].index_select(1, chunk.index).reshape(x.shape)
             if not per_element(batch.score):
                 sigmas = sigmas.reshape(len(x), -1)[:, 0].clone()
+        elif chunk.entries is None:
+            sigmas = sigma[chunk.samples].repeat_interleave(chunk.sizes[1])
         else:
-            sigmas = sigma.expand(regions).clone() if n == 1 else sigma.repeat_interleave(regions)
+            sigmas = sigma.index_select(0, chunk.entries)
         if tilt is not None:
             shift, precision = (chunk.own(tilt), None) if isinstance(tilt, Tensor) else tilt(chunk)
             if precision is not None:
@@ -344,10 +337,7 @@ class Joint:
         given = self._given(chunk, x, condition) if condition or batch.condition else {}
         function = _log_density(batch.score, chunk) if density else batch.score
         like = x.new_empty(len(x)) if density else x.detach()  # whatever is done to x
-
-        def where() -> str:
-            return f"at σ = {sigma[0].max():g}, batch entry {samples.start} on"
-
+        kind = "log-density" if density else "score"
         try:
             if self.checkpoint and torch.is_grad_enabled():
                 value = repeated_later(on_copies, function, x, sigmas, use_reentrant=False, **given)
@@ -355,22 +345,16 @@ class Joint:
                 value = function(x, sigmas, **given)
         except Exception as error:
             if hasattr(error, "add_note"):  # from Python 3.11 on
-                several = "" if regions == 1 else f" and of {counted(regions - 1, 'other')}"
+                others = chunk.stop - chunk.start - 1
+                several = f" and of {counted(others, 'other')}" if others else ""
                 error.add_note(
                     f"pgmdiff: while the score of node {chunk.name!r}{several} was called on x of "
-                    f"{tuple(x.shape)} {where()}."
+                    f"{tuple(x.shape)} {_where(chunk, sigma)}."
                 )
             raise
-        kind = "log-density" if density else "score"
-
-        def who() -> str:
-            name, last = (repr(batch.group.name(row)) for row in (start, stop - 1))
-            several = f" to {last}" if regions > 1 else ""
-            return f"Joint: the {kind} of node {name}{several} {where()},"
-
-        values = received(value, like, who)
+        values = received(value, like, partial(_whose, kind, chunk, sigma))
         check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")
-        return values.reshape((n, regions) if density else (n, regions, -1))
+        return values.reshape(chunk.sizes[: 2 if density else 3])
 
     def _given(self, chunk: Chunk, x: Tensor, condition: Condition) -> dict[str, Any]:
         """The conditions of a model call on x: those of the nodes go before those of the call."""
@@ -514,6 +498,18 @@ class Remembering:
     def commit(self) -> None:
         """Makes what the latest call left the memory."""
         self.memory = self._latest
+
+
+def _whose(kind: str, chunk: Chunk, sigma: Tensor) -> str:
+    """What a model returned, for an error."""
+    name, last = (repr(chunk.batch.group.name(row)) for row in (chunk.start, chunk.stop - 1))
+    several = f" to {last}" if chunk.stop - chunk.start > 1 else ""
+    return f"Joint: the {kind} of node {name}{several} {_where(chunk, sigma)},"
+
+
+def _where(chunk: Chunk, sigma: Tensor) -> str:
+    first = chunk.samples.start
+    return f"at σ = {sigma[first].max():g}, batch entry {first} on"
 
 
 def _log_density(score: Any, chunk: Chunk) -> Any:

@@ -44,6 +44,9 @@ def test_speed() -> None:
     assert "time over peer" in printed(speed, result)
     assert "noise over randn" in printed(speed, result)
     assert "joint over hand-written" in printed(speed, result)
+    assert result["canvases"][0]["apart"] < 1e-5
+    assert result["ranks"][0]["apart"] < 1e-5
+    assert "two over one" in printed(speed, result)
     assert set(speed.run(smoke=True, parts=["noise"])) == {"settings", "noise"}
 
 

@@ -114,10 +114,11 @@ def test_calls_are_halved_where_memory_is_too_small(graph: object) -> None:
 def test_halves_are_the_whole() -> None:
     joint, u = compose(chain(9), nonlinear), draw(5, 9)
     for chunk in joint._chunks(u, lambda _: u):
-        waiting, rows = [chunk], list[tuple[int, int]]()
+        waiting, rows = [chunk.kept()], list[tuple[int, int]]()
         while waiting:
             part = waiting.pop()
             parts = batching.halves(part)
+            assert parts == (part,) or {each.entries for each in parts} == {None}
             waiting += parts if len(parts) > 1 else ()
             rows += [(part.start, part.samples.start)] if len(parts) == 1 else []
         assert sorted(rows) == [(r, s) for r in range(len(chunk.batch.group)) for s in range(5)]

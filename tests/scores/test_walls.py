@@ -238,6 +238,19 @@ def test_conditions_of_single_regions_stay_with_several_samples_too() -> None:
         assert torch.equal(*found)
 
 
+def test_the_state_stays_where_windows_do_not_overlap() -> None:
+    """Windows that are read as views of the state, of which none would have to be copied."""
+
+    def clears(x: Tensor, sigma: Tensor) -> Tensor:
+        return x.zero_()
+
+    for window in (64, 8192):
+        u = normal(2, 8192)
+        before = u.clone()
+        compose(tiles((8192,), window, 0), clears)(u, 1.0)
+        assert torch.equal(u, before)
+
+
 def test_writing_after_the_result_is_no_missing_gradient() -> None:
     """A network may use its input as scratch memory once it has what it returns."""
 
