@@ -106,7 +106,7 @@ def _one(joint: "Joint", u: Tensor, batch: Batch, row: int) -> Compared:
         offset=0,
         spaced=None,
     )
-    alone = replace(joint, batches=(part,), max_batch=None, _kept={}, _placed={}, _limits={})
+    alone = replace(joint, batches=(part,), _kept={}, _placed={}, _limits={})
     assert joint.precision is not None, "the rule has covariances"
     given = joint.precision.covariances
     given = given.given if isinstance(given, Likely) else given
@@ -123,9 +123,8 @@ def _one(joint: "Joint", u: Tensor, batch: Batch, row: int) -> Compared:
         expected, term = expected + term, -term
 
     def denoised(u: Tensor) -> Tensor:
-        ((chunk, scores),) = alone.evaluate(u, torch.full_like(u[:, 0], sigma), finite=True)
-        value: Tensor = chunk.gather(u) + sigma**2 * scores
-        return value[:, 0]
+        calls = alone.evaluate(u, torch.full_like(u[:, 0], sigma), finite=True)
+        return torch.cat([chunk.gather(u) + sigma**2 * scores for chunk, scores in calls])[:, 0]
 
     index, mean = index.to(u.device), joint.rule.centre
     u[:, index] = 0  # the region alone is read

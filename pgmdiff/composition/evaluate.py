@@ -89,11 +89,14 @@ class Chunk:
         rows = values[self.samples, self.places]
         return rows.reshape(len(rows), self.stop - self.start, -1)
 
-    def gather(self, u: Tensor, shape: Shape | None = None) -> Tensor:
-        """A_r u of the regions and samples for u `[B, N]`: `[samples, regions, d]`, or a shape."""
+    def gather(self, u: Tensor, shape: Shape | None = None, own: bool = False) -> Tensor:
+        """A_r u of the regions and samples for u `[B, N]`: `[samples, regions, d]`, or a shape.
+
+        It may be a view of u unless it is to `own` its memory.
+        """
         rows = u if self.sizes[0] == u.shape[0] else u[self.samples]
         if self.spaced is not None and not u.requires_grad:  # vmap of its gradient is slow
-            values = self.spaced.gather(rows)
+            values = self.spaced.gather(rows, own)
         else:
             values = rows.index_select(1, self.index)
         return values.reshape(shape or self.sizes)

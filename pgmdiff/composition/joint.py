@@ -319,7 +319,8 @@ class Joint:
         tilt: Tensor | Tilt | None,
         chunk: Chunk,
     ) -> Tensor:
-        batch, x = chunk.batch, chunk.gather(u, chunk.shape)
+        batch = chunk.batch
+        x = chunk.gather(u, chunk.shape, own=not copies(batch.score))
         if sigma.ndim == 2:  # per element of the state
             sigmas = sigma[chunk.samples].index_select(1, chunk.index).reshape(x.shape)
             if not per_element(batch.score):

@@ -105,15 +105,15 @@ class SpacedWindows:
         """The shape of the state."""
         return tuple(each.size for each in self.axes)
 
-    def gather(self, u: Tensor) -> Tensor:
-        """The windows of u `[B, N]`: `[B, n, d]`, a copy also where they do not overlap."""
+    def gather(self, u: Tensor, own: bool = False) -> Tensor:
+        """The windows of u `[B, N]`: `[B, n, d]`, maybe a view unless they are to `own` memory."""
         x = u.reshape(len(u), *self.sizes)
         for axis, each in enumerate(self.axes, 1):
             if each.wrapped:
                 x = torch.cat([x, x.narrow(axis, 0, each.wrapped)], dim=axis)
             x = each.view(x, axis)
-        n, own = len(self.axes), x.clone(memory_format=torch.contiguous_format)
-        return own.view(len(u), prod(x.shape[1 : n + 1]), prod(x.shape[n + 1 :]))
+        n, x = len(self.axes), x.clone(memory_format=torch.contiguous_format) if own else x
+        return x.reshape(len(u), prod(x.shape[1 : n + 1]), prod(x.shape[n + 1 :]))
 
     def add(self, total: Tensor, values: Tensor, weight: float) -> None:
         """Adds the windows' values `[B, n, d]`, times a weight, to total `[B, N]`, in place."""

@@ -135,7 +135,13 @@ def nearby(graph: RegionGraph, covariances: Covariances) -> Neighbourhoods | Non
         GraphError: the covariances of a patch have no completion, or it was not found. The error
             names a region that does not fit.
     """
-    if any(index.shape[1] > MOST for _, index in outer_regions(graph)):
+    indices = [index for _, index in outer_regions(graph)]
+    if any(index.shape[1] > MOST for index in indices):
+        return None
+    most = max(indices, key=Tensor.numel)  # one of them is looked at before tables of all are made
+    near = torch.zeros(graph.n_elements, dtype=torch.bool)
+    near[most[len(most) // 2]] = True
+    if len(most[near[most].any(dim=1)].unique()) > MOST:
         return None
     pattern = _Pattern(graph)
     if (pattern.held @ pattern.hop @ pattern.sizes).max(initial=0) > MOST:
@@ -393,6 +399,7 @@ class _Patches:
         row = np.arange(len(core)) - np.searchsorted(core, core)
         sizes, regions = np.diff(self.bounds), np.bincount(core, minlength=len(own))
         k, by, start = np.empty((*own.shape, own.shape[1])), np.lexsort((regions, sizes)), 0
+        bar = tqdm(total=len(own), desc="completion", delay=3, leave=False)
         while start < len(by):
             most = max(1, AT_ONCE // 8 // int(1.5 * sizes[by[start]]) ** 2)
             some = by[start : start + most]
@@ -429,6 +436,8 @@ class _Patches:
             columns = torch.linalg.solve(w, unit)
             blocks = columns.gather(1, inside[:, :, None].expand(-1, -1, own.shape[1]))
             k[some] = (blocks + blocks.mT) / 2
+            bar.update(len(some))
+        bar.close()
         return k
 
 

@@ -123,3 +123,21 @@ def test_models_are_called_as_in_the_latest_call() -> None:
         joint.validate().findings[0]
         == "covariances: 1 to 1 times what the models say, where compared"
     )
+
+
+def test_no_call_has_more_rows_than_those_of_the_joint() -> None:
+    graph, q = chain(3), ar1(3, 0.5)
+    scores = node_scores(graph, q)
+
+    def small(score: Any) -> Any:
+        def call(x: Tensor, sigma: Tensor) -> Tensor:
+            assert len(x) <= 3
+            return score(x, sigma)
+
+        return call
+
+    few = {name: small(score) for name, score in scores.items()}
+    rule = Posterior(dict(node_covariances(graph, q)))
+    for models, most in ((few, 3), (scores, "auto")):
+        report = compose(graph, models, rule=rule, max_batch=most).validate()
+        assert report.findings[0].startswith("covariances: 1 to 1 times what the models say")

@@ -173,5 +173,26 @@ def test_a_short_ring_that_conflicts_is_refused_and_named_and_a_long_one_is_a_tr
     torch.testing.assert_close(found.precision.dense(), truth, rtol=1e-6, atol=1e-6)
 
 
-def test_wide_windows_have_none() -> None:
+def test_wide_windows_have_none_which_one_of_them_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(module, "_Pattern")
     assert nearby(graphs.tiles((40, 40), (16, 16), (8, 8)), smooth(16, 4.0)) is None
+
+
+def test_a_long_completion_shows_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars = []
+
+    class Bar:
+        def __init__(self, *, total: int, **options: object) -> None:
+            self.left, self.closed = total, False
+            bars.append(self)
+
+        def update(self, n: int) -> None:
+            self.left -= n
+
+        def close(self) -> None:
+            self.closed = True
+
+    monkeypatch.setattr(module, "tqdm", Bar)
+    nearby(*pairs(6))
+    assert bars
+    assert all(bar.closed and bar.left == 0 for bar in bars)
