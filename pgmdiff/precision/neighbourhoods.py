@@ -47,6 +47,9 @@ MOST = 256
 """Most elements of a patch. Larger ones are more exact, at a cost that grows with their cube."""
 HOPS = 6
 """Most hops from a region to the border of its patch."""
+WORK = 3e9
+"""Most work: the sum, over different patches with loops, of regions times elements squared. It
+takes some tens of seconds; where it would be more, patches have fewer hops."""
 SAMPLED = 64
 """Regions whose patches tell for how many hops most of them are small enough."""
 TOLERANCE = 1e-7
@@ -154,14 +157,14 @@ def nearby(graph: RegionGraph, covariances: Covariances) -> Neighbourhoods | Non
         if hops and np.median(patch @ pattern.sizes) > MOST:
             break
         hops += 1
-    blocks, patches = [], 0
-    for which, (group, index) in enumerate(pattern.outer):
-        k, new = pattern.blocks(which, hops)
-        patches += new
-        ones = torch.ones(len(index), dtype=torch.float64)
-        blocks.append(Block(group, index, ones, DensePrecisions(k)))
-    whole = Assembled(graph, covariances, parts=tuple(blocks))
-    return Neighbourhoods(whole, pattern.distance, patches, hops)
+    while (found := pattern.completed(hops)) is None:
+        hops -= 1
+    blocks = tuple(
+        Block(group, index, torch.ones(len(index), dtype=torch.float64), DensePrecisions(k))
+        for (group, index), (k, _) in zip(pattern.outer, found, strict=True)
+    )
+    whole = Assembled(graph, covariances, parts=blocks)
+    return Neighbourhoods(whole, pattern.distance, sum(n for _, n in found), hops)
 
 
 def residual(precision: ComposedPrecision, solve: Solve, probes: int) -> float:
@@ -292,8 +295,21 @@ class _Pattern:
         which = int(np.searchsorted(self.offsets, region, side="right")) - 1
         return self.outer[which][0].name(region - int(self.offsets[which]))
 
-    def blocks(self, which: int, hops: int) -> tuple[Tensor, int]:
-        """K_rr ∘ T_r of the regions of a group, `[n or 1, d, d]`, and the number of patches."""
+    def completed(self, hops: int) -> list[tuple[Tensor, int]] | None:
+        """The `blocks` of all groups; None if that would be too much work."""
+        found = []
+        for which in range(len(self.indices)):
+            own = self.blocks(which, hops)
+            if own is None:
+                return None
+            found.append(own)
+        return found
+
+    def blocks(self, which: int, hops: int) -> tuple[Tensor, int] | None:
+        """K_rr ∘ T_r of the regions of a group, `[n or 1, d, d]`, and the number of patches.
+
+        None if that would be too much work, unless patches have one hop only.
+        """
         index, found, known = self.indices[which], list[Floats](), dict[bytes, int]()
         row, n_found = np.empty(len(index), np.int64), 0
         step = AT_ONCE // MOST
@@ -310,11 +326,16 @@ class _Pattern:
                 row[start : start + len(cores)] = rows
             else:
                 row[start : start + len(cores)] = n_found + new
-            n_found += len(new)
+            n_found, n_cores = n_found + len(new), len(cores)
             ring, patch, touching, cores = ring[new], patch[new], touching[new], cores[new]
             # A graph of regions and atoms is a tree if it has one edge less than nodes.
             nodes = np.diff(patch.indptr) + np.diff(touching.indptr)
             loops = nodes - patch @ self.degrees != 1
+            work = ((patch @ self.sizes) ** 2 * np.diff(touching.indptr))[loops].sum()
+            if len(new) > n_cores / 2:  # so will it be for those that follow
+                work = work * len(index) / n_cores
+            if work > WORK and hops > 1:
+                return None
             own = index[cores - self.offsets[which]]
             k = self.tree[self.at(own)]
             if loops.any():

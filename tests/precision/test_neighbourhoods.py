@@ -196,3 +196,19 @@ def test_a_long_completion_shows_its_progress(monkeypatch: pytest.MonkeyPatch) -
     nearby(*pairs(6))
     assert bars
     assert all(bar.closed and bar.left == 0 for bar in bars)
+
+
+def test_patches_that_differ_have_fewer_hops_where_they_would_take_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Equal ones are completed once, and keep theirs."""
+    graph, rng = graphs.grid(14, 14), np.random.default_rng(0)
+    monkeypatch.setattr(module, "HOPS", 3)
+    monkeypatch.setattr(module, "WORK", 1e7)
+    hops = []
+    for spread in (0.0, 0.1):
+        given = {name: 0.2 + spread * rng.random() for name in graph.factors}
+        found = nearby(*units(graph, given))
+        assert found is not None
+        hops.append(found.hops)
+    assert hops == [3, 2]
