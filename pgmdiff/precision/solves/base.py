@@ -118,7 +118,8 @@ def indefinite(precision: ComposedPrecision, smallest: float | None = None) -> I
         f"Covariances: the composed precision P is not positive definite{shown}. Read all "
         "covariances off one estimate (fit_covariances), and give it a larger ridge. Posteriors of "
         "observations must together be narrower than their prior: give covariances, no precisions. "
-        "(On loops beyond 2,000 elements P replaces the completion where regions are large.)"
+        "(On loops beyond 2,000 elements P replaces the completion where regions are large or "
+        "correlations reach far.)"
     )
 
 
