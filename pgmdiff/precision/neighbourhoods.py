@@ -17,7 +17,7 @@ more remains than short loops. What remains is scaled region by region, many pat
 equal patches, as of tilings with common covariances, are completed once.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -30,6 +30,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.errors import ScoreError
+from pgmdiff.graphs.atoms import atoms, first_elements
+from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Bools, Floats, Ints
 from pgmdiff.precision.completing import PATIENCE, outer_regions, without
@@ -138,7 +140,8 @@ def nearby(graph: RegionGraph, covariances: Covariances) -> Neighbourhoods | Non
         GraphError: the covariances of a patch have no completion, or it was not found. The error
             names a region that does not fit.
     """
-    indices = [index for _, index in outer_regions(graph)]
+    outer = list(outer_regions(graph))
+    indices = [index for _, index in outer]
     if any(index.shape[1] > MOST for index in indices):
         return None
     most = max(indices, key=Tensor.numel)  # one of them is looked at before tables of all are made
@@ -146,7 +149,7 @@ def nearby(graph: RegionGraph, covariances: Covariances) -> Neighbourhoods | Non
     near[most[len(most) // 2]] = True
     if len(most[near[most].any(dim=1)].unique()) > MOST:
         return None
-    pattern = _Pattern(graph)
+    pattern = _Pattern(outer, graph.n_elements)
     if (pattern.held @ pattern.hop @ pattern.sizes).max(initial=0) > MOST:
         return None
     pattern.read(covariances)
@@ -161,7 +164,7 @@ def nearby(graph: RegionGraph, covariances: Covariances) -> Neighbourhoods | Non
         hops -= 1
     blocks = tuple(
         Block(group, index, torch.ones(len(index), dtype=torch.float64), DensePrecisions(k))
-        for (group, index), (k, _) in zip(pattern.outer, found, strict=True)
+        for (group, index), (k, _) in zip(outer, found, strict=True)
     )
     whole = Assembled(graph, covariances, parts=blocks)
     return Neighbourhoods(whole, pattern.distance, sum(n for _, n in found), hops)
@@ -215,24 +218,23 @@ class _Pattern:
         hop: which atoms share a region, `[atoms, atoms]`.
         sizes: of atoms.
         members: the elements of atoms, `[atoms, N]`.
+        degrees: of atoms, in how many regions they are.
+        kinds: of regions; those of one kind have equal correlations, and elements but for a shift.
+        differ: whether nearly every region is of its own kind.
+        firsts, first_of_atoms: the first element of every region, and of every atom.
     """
 
-    def __init__(self, graph: RegionGraph) -> None:
-        self.outer = list(outer_regions(graph))
-        self.indices = [index.numpy() for _, index in self.outer]
-        self.n = n = graph.n_elements
+    def __init__(self, outer: Sequence[tuple[RegionGroup, Tensor]], n: int) -> None:
+        self.outer, self.n = outer, n
+        self.indices = [index.numpy() for _, index in outer]
         self.offsets = np.cumsum([0, *map(len, self.indices)])
         self.n_regions = int(self.offsets[-1])
         lengths = np.concatenate([np.full(len(i), i.shape[1]) for i in self.indices])
         flat = np.concatenate([index.ravel() for index in self.indices])
         within = _table(np.repeat(np.arange(self.n_regions), lengths), flat, (self.n_regions, n))
-        # Atoms: the elements that are in the same regions.
-        columns, known = within.tocsc(), dict[bytes, int]()
-        starts = zip(columns.indptr[:-1], columns.indptr[1:], strict=True)
-        named = (columns.indices[i:j].tobytes() for i, j in starts)
-        self.labels = np.array([known.setdefault(name, len(known)) for name in named])
-        self.members = _table(self.labels, np.arange(n), (len(known), n))
-        self.sizes = np.bincount(self.labels)
+        labels = atoms((row for index in self.indices for row in index), n)
+        self.sizes, self.first_of_atoms = np.bincount(labels), first_elements(labels)
+        self.members = _table(labels, np.arange(n), (len(self.sizes), n))
         self.held = (within @ self.members.T).tocsr()
         self.hop = (self.held.T @ self.held).tocsr()
         self.degrees = np.diff(self.held.tocsc().indptr)
@@ -262,10 +264,10 @@ class _Pattern:
             some = np.flatnonzero((self.sizes == size) & (self.degrees > 0))
             index = self.members[some].indices.reshape(-1, size).astype(np.int64)
             self._add_inverses(index, 1.0 - self.degrees[some])
-        self._number(self.labels)
+        self._number()
 
-    def _number(self, labels: Ints) -> None:
-        """Numbers regions by kind: kinds have equal correlations, and elements but for a shift."""
+    def _number(self) -> None:
+        """Numbers regions by kind."""
         kinds, known = [], dict[Any, int]()
         for index in self.indices:
             values = self.values[self.at(index)].reshape(len(index), -1).round(9) + 0.0
@@ -274,7 +276,6 @@ class _Pattern:
         self.kinds = np.array(kinds)
         self.differ = len(known) > 0.9 * self.n_regions
         self.firsts = np.concatenate([index[:, 0] for index in self.indices])
-        self.first_of_atoms = np.unique(labels, return_index=True)[1]
 
     def _keys(self, index: Ints) -> Ints:
         keys: Ints = index[..., :, None] * self.n + index[..., None, :]
@@ -381,9 +382,10 @@ class _Patches:
     """Some patches, reduced to what matters to their cores.
 
     Attributes:
-        patch, region, place, element: the patch, the region, the local number and the number of
+        core, region, place, element: the patch, the region, the local number and the number of
             every element of every region that is left, sorted by patch and region.
-        firsts: of the local elements of every patch.
+        local: which elements each patch holds, in order, as core * N + element.
+        bounds: where those of every patch begin, and the last end.
     """
 
     def __init__(self, pattern: _Pattern, ring: Any, patch: Any, touching: Any) -> None:
@@ -508,9 +510,8 @@ def _scaled(
             break
     gaps = gaps[:, ~done]
     region, patch = divmod(int(gaps.argmax()), len(left))
-    misfit = float(gaps.max())
-    worst_name = name(int(named[left[patch], region]))
-    raise without(sweep, worst_name, misfit, "give them a larger ridge=")
+    number, misfit = int(named[left[patch], region]), float(gaps.max())
+    raise without(sweep, name(number), misfit, "give them a larger ridge=")
 
 
 def _table(rows: Ints, columns: Ints, shape: tuple[int, int]) -> Any:
