@@ -15,6 +15,7 @@ NAMES = (
     "defaults",
     "exactness",
     "scale",
+    "second_order",
     "solvers",
     "speed",
     "stars",

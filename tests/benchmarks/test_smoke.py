@@ -18,14 +18,18 @@ from benchmarks import (
     exactness,
     peers,
     scale,
+    second_order,
     speed,
     stars,
 )
 from benchmarks.__main__ import main
+from benchmarks.exactness.distributions import MarkovTree, Pair
 from benchmarks.policies import Messages, Policy
 from benchmarks.problems import METHODS
 from pgmdiff import compose
 from pgmdiff.composition import Consistent
+from pgmdiff.gaussian import Gaussian
+from pgmdiff.graphs import chain
 
 
 def printed(benchmark: ModuleType, result: Mapping[str, Any]) -> str:
@@ -172,6 +176,35 @@ def test_damping() -> None:
         assert largest[case, "damping 1, no trust"] > 30
     ratios = [row["largest"] for row in result["jacobians"]]
     assert max(ratios) > 5 > ratios[0]  # the first direction is the smoothest
+
+
+def test_second_order() -> None:
+    result = second_order.run(smoke=True)
+    assert "variances wrong" in printed(second_order, result)
+
+
+@pytest.mark.parametrize("step", [0.0, 0.3])
+def test_precisions_beside_shifts_keep_gaussians_exact(step: float) -> None:
+    own, cross = torch.full((1, 1), 2.0).double(), torch.full((1, 1), 1.4).double()
+    each = [Gaussian(torch.ones(()).double(), own)]
+    pair = Pair(torch.ones(1, 1).double(), each, each, [cross])
+    graph = chain(4, factor_model="pair", variable_model="single")
+    run = second_order.SecondOrder(MarkovTree("chain", graph, {"pair": pair}), step)
+    for sigma in (4.0, 1.0, 0.3):
+        u = 2 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).double()
+        exact = Gaussian(run.mean, torch.linalg.inv(run.precision)).score(u, sigma)
+        torch.testing.assert_close(run(u, sigma), exact, rtol=1e-9, atol=1e-9)
+    assert (step > 0) == any((extra != 0).any() for extra in run.precisions)
+
+
+def test_without_precisions_the_shifts_are_those_of_consistent() -> None:
+    q = second_order.two_mode_chain(4)
+    rule = Consistent(q.problem.covariances, trust=1e100)
+    joint = compose(q.graph, q.problem.scores(q.graph), rule=rule).remembering()
+    run = second_order.SecondOrder(q, 0.0)
+    for sigma in (4.0, 2.0, 1.0):
+        u = 2 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).double()
+        torch.testing.assert_close(run(u, sigma), joint(u, torch.full((5,), sigma).double()))
 
 
 def test_the_default_policy_is_that_of_consistent() -> None:
