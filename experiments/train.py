@@ -3,11 +3,17 @@
 The weights are written to `experiments/weights`, those of large networks to `out/weights`, in
 bfloat16 but for the Wiener filters. The gate is part of the experiment: `python -m experiments
 infinite --parts gate`, or `sphere`.
+
+With `torchrun --nproc-per-node=2 -m -- experiments.train NAME` every process draws its own crops,
+so that a step has twice as many.
 """
 
 import argparse
+import os
 import time
 from pathlib import Path
+
+import torch.distributed as dist
 
 from experiments import pyramid_model
 from experiments.corpora import CORPORA, Corpus
@@ -34,11 +40,18 @@ def main() -> None:
     options |= {"steps": arguments.steps} if arguments.steps else {}
     options |= {"batch": arguments.batch} if arguments.batch else {}
     options |= {"run": arguments.run, "device": arguments.device}
+    if "RANK" in os.environ:
+        dist.init_process_group("gloo")
     denoiser = model.train(generator=0, progress=True, **options).cpu()
+    print(f"{time.process_time() - start:.0f} CPU-seconds")
+    if dist.is_initialized():
+        rank = dist.get_rank()
+        dist.destroy_process_group()
+        if rank:
+            return
     weights = arguments.out or model.weights
     weights.parent.mkdir(parents=True, exist_ok=True)
     save_weights(denoiser, weights)
-    print(f"{time.process_time() - start:.0f} CPU-seconds")
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ def train(
     run: Run | str | Path | None = None,
     generator: Generator = None,
     device: torch.device | str | None = None,
-    bf16: bool = True,
+    bf16: bool | None = None,
     progress: bool = False,
 ) -> EDMDenoiser:
     """Trains one denoiser on crops with Adam, and returns its exponential moving average.
@@ -185,7 +185,8 @@ def train(
         run, generator: see `fit`. Crops of a `DataLoader` are in its own order, so that a resumed
             run differs from an uninterrupted one.
         device: where to train; if None, where the denoiser is.
-        bf16: whether the network computes in bfloat16 on a GPU, by autocast; never on a CPU.
+        bf16: whether the network computes in bfloat16, by autocast; if None, on a GPU. On CPUs that
+            multiply in bfloat16 it takes about 0.6 of the time.
         progress: whether to show a progress bar, with the mean loss of the lower, middle and upper
             third of the noise levels.
 
@@ -202,6 +203,7 @@ def train(
     warmup = min(200, steps // 10) if warmup is None else warmup
     place = parameters[0].device if device is None else torch.device(device)
     dtype, on_gpu = parameters[0].dtype, place.type == "cuda"
+    rounded = on_gpu if bf16 is None else bf16
     denoiser = copy.deepcopy(denoiser).to(place).train()
     if not any(p.requires_grad for p in parameters):
         denoiser.requires_grad_(True)
@@ -251,7 +253,7 @@ def train(
             home = torch.cuda if on_gpu else torch.default_generator
             home.manual_seed(noise.seeds(SECOND + step)[0])
             crop = crops.draw(batch, stream)
-            with torch.autocast("cuda", torch.bfloat16, enabled=bf16 and on_gpu):
+            with torch.autocast(place.type, torch.bfloat16, enabled=rounded):
                 loss = denoising_loss(
                     model,
                     sent(crop.clean.to(dtype), place),

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -325,6 +325,26 @@ def test_several_networks_have_a_folder_each(tmp_path: Path) -> None:
     assert not torch.equal(other["pair"].network.layer.weight, first["pair"].network.layer.weight)
     with pytest.raises(PgmdiffError, match="another run: expected data and conditions"):
         fit(graph, networks, 1 + data, steps=4, run=tmp_path)
+
+
+def test_networks_compute_in_bfloat16_where_it_is_asked_for() -> None:
+    class Watched(nn.Module):
+        kinds: ClassVar[set[torch.dtype]] = set()
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+            self.kinds.add((found := self.layer(x)).dtype)
+            return found
+
+    data = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    for bf16, kind in ((None, torch.float32), (False, torch.float32), (True, torch.bfloat16)):
+        Watched.kinds.clear()
+        denoiser = fit([(4,)], Watched(), data, steps=2, generator=0, bf16=bf16)
+        assert Watched.kinds == {kind}
+        assert {p.dtype for p in denoiser.parameters()} == {torch.float32}
 
 
 def test_two_ranks_average_their_gradients(tmp_path: Path) -> None:
