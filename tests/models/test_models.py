@@ -1,3 +1,5 @@
+import gc
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -50,6 +52,20 @@ def test_cards_have_the_hashes_of_their_weights() -> None:
         if not card.exists():  # sea_pair and sea_single have one card, sea
             card = path.with_name(f"{path.stem.split('_')[0]}.md")
         assert sha256(path.read_bytes()).hexdigest() in card.read_text()
+
+
+def test_a_model_that_is_let_go_leaves_no_memory() -> None:
+    """Two integers for each of 92 tensors would be 184 blocks."""
+
+    def blocks() -> int:
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    gravel_denoiser()
+    before = blocks()
+    for _ in range(20):
+        gravel_denoiser()
+    assert blocks() - before < 20 * 20
 
 
 def test_the_photograph(photograph: Tensor) -> None:
