@@ -225,7 +225,8 @@ def trained(model: Model, weights: Path) -> Model:
     """
     from safetensors.torch import load
 
-    model.load_state_dict(load(weights.read_bytes()))  # `load_file` leaks two integers per tensor
+    read = load(Path(weights).read_bytes())  # `load_file` keeps memory
+    model.load_state_dict(read)
     return model.eval().requires_grad_(False)
 
 
