@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pgmdiff import samplers
 from pgmdiff.composition.batching import MaxBatch
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.rules import Rule
@@ -34,7 +35,6 @@ from pgmdiff.conditioning.replacing import replacement
 from pgmdiff.errors import GraphError, PgmdiffError, ShapeError
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.noise import Noise
-from pgmdiff.samplers.run import sample
 from pgmdiff.scores.adapters import Score, Wrapped, denoise
 from pgmdiff.scores.walls import called
 from pgmdiff.text import by_field
@@ -103,7 +103,7 @@ def naive(score: Score, graph: GraphLike, sigmas: Levels, **options: Any) -> Dra
     """
     shape = options.pop("batch", 1), *graph_of(graph, "naive").regions.event_shape
     counts = Counter[Any]()
-    u = sample(Counted(score, counts), sigmas, shape=shape, **options)
+    u = samplers.sample(Counted(score, counts), sigmas, shape=shape, **options)
     return Drawn(u, counts["calls"], counts["calls"])
 
 
@@ -127,7 +127,7 @@ def composed(
     """
     counts, n = Counter[Any](), options.pop("batch", 1)
     joint = compose(graph, Counted(score, counts), rule=rule, max_batch=max_batch)
-    u = sample(joint, sigmas, shape=(n, *joint.event_shape), **options)
+    u = samplers.sample(joint, sigmas, shape=(n, *joint.event_shape), **options)
     shape = joint.batches[0].group.shape  # rounds are those in which regions of it were evaluated
     alike = sum(len(batch.group) for batch in joint.batches if batch.group.shape == shape)
     return Drawn(u, counts["rows"] // n, counts[tuple(shape)] // (n * alike))
@@ -273,7 +273,9 @@ def _in_waves(
                 if weight is not None:
                     conditioned = reconstruction(score, y, seen, weight)
             seeds = [seed for piece in some for seed in noise.seeds(piece)]
-            x = sample(conditioned, sigmas, shape=(len(seeds), *shape), generator=seeds, **options)
+            x = samplers.sample(
+                conditioned, sigmas, shape=(len(seeds), *shape), generator=seeds, **options
+            )
             u = x.new_zeros(n, len(known)) if u is None else u.to(x)
             for piece, values in zip(some, x.flatten(1).split(n), strict=True):
                 new = ~known[index[piece]]

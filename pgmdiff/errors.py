@@ -170,10 +170,14 @@ def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable
             while frame.f_code.co_name.endswith("_call_impl") and frame.f_back:  # of a network
                 frame, own = frame.f_back, "pgmdiff.models."
             known = inspect.signature(function).parameters
-            several = any("VAR_KEY" in each.kind.name for each in known.values())
-            if not several and kwargs.keys() - known.keys():
-                accepted = ", ".join(name for name in known if name not in ("self", "cls"))
-                error.args = (f"{error}. {who} accepts {accepted}.",)
+            several = {name for name, each in known.items() if "VAR_KEY" in each.kind.name}
+            # Options are refused by the function that they are passed on to.
+            refused = "unexpected keyword argument" in str(error) and " accepts " in str(error)
+            if kwargs.keys() - known.keys() and (refused or not several):
+                accepted = [name for name in known if name not in {"self", "cls", *several}]
+                if f"{who} accepts" not in str(error):
+                    text = f"{str(error).rstrip('.')}. {who} accepts {', '.join(accepted)}."
+                    error.args = (text,)
                 raise
             # The call from outside names its own arguments.
             within = frame.f_globals.get("__name__", "").startswith(own)

@@ -11,6 +11,7 @@ from pgmdiff import (
     Gaussian,
     Posterior,
     RegionGraph,
+    baselines,
     compose,
     fit_covariances,
     from_eps,
@@ -27,16 +28,19 @@ from pgmdiff.diagnostics import (
     rank_statistics,
     seam_ratio,
     spectrum,
+    with_floor,
 )
+from pgmdiff.distributed import stream
 from pgmdiff.errors import PgmdiffError, required
 from pgmdiff.integrations.azula import to_azula
 from pgmdiff.models.series import SeriesNet
 from pgmdiff.samplers import Noise
 from pgmdiff.scores import Timesteps, guided, padded
-from pgmdiff.training import EDMDenoiser, crops
+from pgmdiff.training import EDMDenoiser, crops, fit
 
 X, S = torch.ones(4, 3), torch.ones(4)
 LINE = compose(graphs.chain(3), lambda x, sigma, **condition: -x)
+TILES = graphs.tiles((8,), (4,), (2,))
 
 
 def test_a_missing_library_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +117,35 @@ def test_raw_errors_name_the_argument(call: Callable[[], object], words: str) ->
             r"argument 'iteration'. Consistent accepts .*, iterations, mean, ",
         ),
         (lambda: Gaussian.fit(X, ridg=1), r"argument 'ridg'. Gaussian.fit accepts samples"),
+        (lambda: graphs.chain(3, seed=0), r"from_arrays accepts .* axis, .* accepts n, shape\.$"),
+        (
+            lambda: fit([(3,)], SeriesNet(), X, steps=1, seed=0),
+            r"argument 'seed'. fit accepts steps, .* generator, half, .* batch, lr, .* progress\.$",
+        ),
+        (
+            lambda: fit([(3,)], SeriesNet(), X, steps=1, networks={}),
+            r"argument 'networks'. fit accepts steps, ",
+        ),
+        (
+            lambda: with_floor(lambda x, y: 0.0, X, X, seed=0),
+            r"argument 'seed'. bootstrap accepts .* generator\. with_floor accepts metric, ",
+        ),
+        (
+            lambda: stream(TILES, LINE, [1.0, 0.0], out=torch.ones(1, 8), shape=(1, 8), seed=0),
+            r"argument 'seed'. compose accepts .* stream accepts graph, .* generator, .* device\.$",
+        ),
+        *(
+            (
+                lambda draw=draw: draw(LINE, TILES, [1.0, 0.0], seed=0),
+                rf"'seed'. sample accepts .* generator, .* {draw.__name__} accepts score, ",
+            )
+            for draw in (
+                baselines.composed,
+                baselines.concatenation,
+                baselines.naive,
+                baselines.outpainting,
+            )
+        ),
     ],
 )
 def test_an_unknown_keyword_is_answered_with_the_known_ones(

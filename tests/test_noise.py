@@ -426,22 +426,23 @@ def test_functions_of_batches_accept_one_generator_per_sample(name: str) -> None
 
 
 def functions() -> Iterator[Callable[..., object]]:
-    """What the packages offer: functions, and the public methods of classes."""
+    """What the packages offer of their own: functions, and the public methods of classes."""
     root = Path(pgmdiff.__file__).parent
     names = [f"pgmdiff.{path.parent.name}" for path in root.glob("*/__init__.py")]
     for home in map(import_module, ["pgmdiff", *names]):
         for thing in (getattr(home, name) for name in home.__all__):
-            yield from [thing] if inspect.isfunction(thing) else []
+            found = [thing] if inspect.isfunction(thing) else []
             if inspect.isclass(thing):
                 methods = inspect.getmembers(thing, inspect.isroutine)
-                yield from (method for name, method in methods if name[0] != "_")
+                found += [method for name, method in methods if name[0] != "_"]
+            yield from (
+                f for f in found if (getattr(f, "__module__", None) or "").startswith("pgmdiff")
+            )
 
 
 def test_every_generator_has_the_same_type_and_default() -> None:
     found = 0
     for function in functions():
-        if not (getattr(function, "__module__", None) or "").startswith("pgmdiff"):
-            continue
         parameters = inspect.signature(function).parameters
         seeded = function.__name__ in ("markov_gaussian", "markov_mixture", "split_seed")
         assert seeded or "seed" not in parameters, function
@@ -449,6 +450,20 @@ def test_every_generator_has_the_same_type_and_default() -> None:
             found += 1
             assert parameters["generator"].default is None, function
             assert parameters["generator"].annotation == Generator, function
+    assert found > 12
+
+
+def test_a_generator_called_seed_is_answered_with_its_name() -> None:
+    """Functions with more keywords, as of conditions, apart."""
+    found = 0
+    for function in functions():
+        parameters = inspect.signature(function).parameters
+        if "generator" in parameters and inspect.Parameter.VAR_KEYWORD not in {
+            each.kind for each in parameters.values()
+        }:
+            found += 1
+            with pytest.raises(TypeError, match=r"'seed'\. .* accepts .*generator"):
+                function(seed=0)
     assert found > 12
 
 

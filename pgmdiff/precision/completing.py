@@ -26,7 +26,7 @@ proportional scaling; Speed and Kiiveri, "Gaussian Markov distributions over fin
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -150,32 +150,73 @@ def _scaled(
     graph: RegionGraph, known: Tensor, tolerance: float, most_sweeps: int
 ) -> tuple[Tensor, Tensor, int]:
     """W, K and the number of sweeps, by proportional scaling of one region after the other."""
-    regions = [row for _, index in outer_regions(graph) for row in index]
-    inverses = [torch.linalg.inv(known[row[:, None], row]) for row in regions]
-    w = known.diagonal().diag_embed()
-    k = torch.linalg.inv(w)
-    best, waited = math.inf, 0
+    outer = list(outer_regions(graph))
+    names = [name for group, _ in outer for name in group.names]
+    regions = [row[None] for _, index in outer for row in index]
+    given = [taken_blocks(known, row) for row in regions]
+
+    def name(_: int, region: int) -> Hashable:
+        return names[region]
+
+    found, sweeps = scaled(regions, given, len(known), name, tolerance, most_sweeps, True)
+    k = torch.linalg.inv(found[0])
+    return found[0], ((k + k.T) / 2).masked_fill(known.isnan(), 0.0), sweeps
+
+
+def scaled(
+    regions: Sequence[Tensor],
+    given: Sequence[Tensor],
+    n: int,
+    name: Callable[[int, int], Hashable],
+    tolerance: float,
+    most_sweeps: int,
+    definite: bool = False,
+) -> tuple[Tensor, int]:
+    """The W of p graphs, `[p, n, n]`, by proportional scaling, and the number of sweeps.
+
+    Args:
+        regions: the elements of every graph's first region, `[p, d]`, second, ...; n pads them.
+        given: the correlations of these, `[p, d, d]`.
+        n: the most elements of a graph.
+        name: tells the name of a region, by the numbers of its graph and its own, for the error.
+        tolerance, most_sweeps: as for `completed`.
+        definite: whether it fails where a W is not positive definite.
+
+    Raises:
+        GraphError: see `completed`.
+    """
+    left, best, waited = torch.arange(len(regions[0])), math.inf, 0
+    w = torch.eye(n + 1).double().repeat(len(left), 1, 1)  # with the element that pads
+    reals = [(index < n)[:, :, None] & (index < n)[:, None] for index in regions]
+    given = [x.where(r, torch.eye(x.shape[1]).double()) for x, r in zip(given, reals, strict=True)]
+    found = torch.empty_like(w)
     for sweep in tqdm(range(1, most_sweeps + 1), desc="completion", delay=3, leave=False):
-        worst = 0.0
-        try:
-            for row, inverse in zip(regions, inverses, strict=True):
-                block = row[:, None], row
-                own, rows = w[block], w[row]
-                gap = known[block] - own
-                worst = max(worst, float(gap.abs().max()))
-                regressed = torch.cholesky_solve(rows, torch.linalg.cholesky(own))
-                w.addmm_(regressed.T, gap @ regressed)
-                k[block] += inverse - torch.linalg.inv(own)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # W is not definite
+        each, parts = torch.arange(len(w))[:, None], []
+        for index, block, real in zip(regions, given, reals, strict=True):
+            rows = w[each, index]
+            own = rows.gather(2, index[:, None].expand(real.shape)).where(real, block)
+            gap = block - own
+            parts.append(gap.abs().amax(dim=(1, 2)))
+            regressed, _ = torch.linalg.solve_ex(own, rows)
+            w.baddbmm_(regressed.mT, gap @ regressed)
+        gaps = torch.stack(parts).nan_to_num(math.inf)
+        # W stays definite, but for rounding, where all blocks are.
+        if definite and (sweep == 1 or waited) and torch.linalg.cholesky_ex(w).info.any():
             break
-        if worst <= tolerance:
-            return w, (k + k.T) / 2, sweep
+        done = gaps.amax(dim=0) <= tolerance
+        found[left[done]] = w[done]
+        if done.all():
+            return found[:, :n, :n], sweep
+        if done.any():
+            w, left, gaps = w[~done], left[~done], gaps[:, ~done]
+            regions, given, reals = ([x[~done] for x in xs] for xs in (regions, given, reals))
+        worst = float(gaps.max())
         best, waited = (worst, 0) if worst < 0.9 * best else (best, waited + 1)
-        if waited == PATIENCE or sweep == most_sweeps:
+        if waited == PATIENCE or worst == math.inf:
             break
-    gaps = [float((known[row[:, None], row] - w[row[:, None], row]).abs().max()) for row in regions]
-    names = [name for group, index in outer_regions(graph) for name in group.names]
-    raise without(sweep, names[int(np.argmax(gaps))], max(gaps), "give them a larger ridge=")
+    region, which = divmod(int(gaps.argmax()), len(left))
+    unfit = name(int(left[which]), region)
+    raise without(sweep, unfit, float(gaps.max()), "give them a larger ridge=")
 
 
 def _regressed(
@@ -363,7 +404,7 @@ def without(sweeps: int, name: Hashable, misfit: float, remedy: str) -> GraphErr
     """The error for covariances without a completion, of which those of a region fit worst."""
     return GraphError(
         "Covariances: expected the covariances of one distribution, but no positive definite "
-        f"matrix with these blocks was found in {sweeps} sweeps; a correlation of region {name!r} "
-        f"is off by {misfit:.3g}. Read all covariances off one estimate (fit_covariances), or "
-        f"{remedy}."
+        f"matrix with these blocks was found in {counted(sweeps, 'sweep')}; a correlation of "
+        f"region {name!r} is off by {misfit:.3g}. Read all covariances off one estimate "
+        f"(fit_covariances), or {remedy}."
     )

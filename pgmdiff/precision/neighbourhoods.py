@@ -17,7 +17,7 @@ more remains than short loops. What remains is scaled region by region, many pat
 equal patches, as of tilings with common covariances, are completed once.
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -34,7 +34,7 @@ from pgmdiff.graphs.atoms import atoms, first_elements
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Bools, Floats, Ints
-from pgmdiff.precision.completing import PATIENCE, outer_regions, without
+from pgmdiff.precision.completing import outer_regions, scaled
 from pgmdiff.precision.covariances import Covariances
 from pgmdiff.precision.forms import DensePrecisions
 from pgmdiff.precision.precision import Assembled, Block, ComposedPrecision
@@ -434,84 +434,28 @@ class _Patches:
             mine = np.flatnonzero(number[self.core] >= 0)
             at = number[self.core[mine]], row[pair[mine]], slot[mine]
             shape = len(some), int(regions[some].max()), int(slot[mine].max()) + 1
-            places, elements, named = (
-                np.full(shape, size),
-                np.zeros(shape, int),
-                np.zeros(shape[:2], int),
-            )
+            places, elements = np.full(shape, size), np.zeros(shape, int)
+            named = np.zeros(shape[:2], int)
             places[at] = self.place[mine] - self.bounds[self.core[mine]]
             elements[at] = self.element[mine]
             named[at[:2]] = self.region[mine]
-            padding = (places == size)[..., :, None] | (places == size)[..., None, :]
             number = self.pattern.at(elements).clip(max=len(self.pattern.keys) - 1)
-            given = np.where(padding, np.eye(shape[2]), self.pattern.values[number])
-            w = _scaled(
-                torch.from_numpy(places),
-                torch.from_numpy(given),
-                torch.from_numpy(padding),
-                size,
-                named,
-                self.pattern.name,
-            )
+            given = torch.from_numpy(self.pattern.values[number]).unbind(1)
+            index = torch.from_numpy(places).unbind(1)
+
+            def name(patch: int, region: int, named: Ints = named) -> Hashable:
+                return self.pattern.name(int(named[patch, region]))
+
+            w, _ = scaled(index, given, size, name, TOLERANCE, MOST_SWEEPS)
             inside = np.searchsorted(self.local, some[:, None] * self.pattern.n + own[some])
             inside = torch.from_numpy(inside - self.bounds[some, None])
-            unit = torch.eye(size + 1, dtype=torch.float64)[inside].mT
+            unit = torch.eye(size, dtype=torch.float64)[inside].mT
             columns = torch.linalg.solve(w, unit)
             blocks = columns.gather(1, inside[:, :, None].expand(-1, -1, own.shape[1]))
             k[some] = (blocks + blocks.mT) / 2
             bar.update(len(some))
         bar.close()
         return k
-
-
-def _scaled(
-    places: Tensor,
-    given: Tensor,
-    padding: Tensor,
-    n: int,
-    named: Ints,
-    name: Callable[[int], Hashable],
-) -> Tensor:
-    """K⁻¹ of p patches of n elements, and one more that pads their regions: `[p, n + 1, n + 1]`.
-
-    Every patch is scaled region by region, as in `completing`, all of them at once.
-
-    Args:
-        places: the elements of m regions of every patch, `[p, m, d]`.
-        given: their correlations, `[p, m, d, d]`.
-        padding: which of these are not.
-        n: the most elements of a patch.
-        named: the number of every region, `[p, m]`.
-        name: tells a region's name, for the error.
-    """
-    p, m, d = places.shape
-    eye, found = torch.eye(d).double(), torch.empty(p, n + 1, n + 1, dtype=torch.float64)
-    w, left = torch.eye(n + 1).double().repeat(p, 1, 1), torch.arange(p)
-    best, waited = torch.inf, 0
-    for sweep in range(1, MOST_SWEEPS + 1):  # noqa: B007
-        gaps, rows = torch.zeros(m, len(w)), torch.arange(len(w))[:, None]
-        for j in range(m):
-            index = places[:, j]
-            across = w[rows, index]
-            own = across.gather(2, index[:, None].expand(-1, d, -1)).where(~padding[:, j], eye)
-            gap = given[:, j] - own
-            gaps[j] = gap.abs().amax(dim=(1, 2))
-            regressed = torch.linalg.solve(own, across)
-            w.baddbmm_(regressed.mT, gap @ regressed)
-        worst = gaps.amax(dim=0)
-        done = worst <= TOLERANCE
-        found[left[done]] = w[done]
-        if done.all():
-            return found
-        places, given, padding, w, left = (t[~done] for t in (places, given, padding, w, left))
-        largest = float(worst.max())
-        best, waited = (largest, 0) if largest < 0.9 * best else (best, waited + 1)
-        if waited == PATIENCE or not largest < torch.inf:
-            break
-    gaps = gaps[:, ~done]
-    region, patch = divmod(int(gaps.argmax()), len(left))
-    number, misfit = int(named[left[patch], region]), float(gaps.max())
-    raise without(sweep, name(number), misfit, "give them a larger ridge=")
 
 
 def _table(rows: Ints, columns: Ints, shape: tuple[int, int]) -> Any:

@@ -8,7 +8,7 @@ with diffusion models", 2023, Algorithms 1, 2 and 6).
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, TypeAlias, cast
 
@@ -157,6 +157,7 @@ class Crops:
     null_condition: Condition
     null_probability: float
     words: tuple[str, ...] = ()
+    _null_of_network: Condition = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return described(self, counted(len(self.kinds), "kind"), f"of {brief(self.states.data)}")
@@ -172,7 +173,7 @@ class Crops:
         kind = self.kinds[int(torch.multinomial(self.chances, 1, generator=stream))]
         states, owners, labels, fields = self.states.draw(n, stream)
         if not self.states.labels:  # of pairs; others were looked at when they were given
-            warn_of_null("crops", labels, self.null_condition)
+            warn_of_null("crops", labels, {**self._null_of_network, **self.null_condition})
         words, what = {*self.words, *labels, *fields}, "crops: null_condition gives"
         remedy = "Use one keyword for both."
         check_known(what, self.null_condition, words, "keyword of conditions or labels", remedy)

@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,7 +25,6 @@ from tqdm import tqdm
 from pgmdiff import store
 from pgmdiff.composition.plan import map_tensors
 from pgmdiff.errors import PgmdiffError
-from pgmdiff.graphs.names import check_known
 from pgmdiff.linalg import sent
 from pgmdiff.noise import SECOND, START, Generator, Noise, seed_of, split_seed
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_same
@@ -95,10 +95,14 @@ def fit(
         torch.Size([100, 8])
     """
     networks = dict(network) if isinstance(network, Mapping) else {None: network}
-    known, shared = inspect.signature(train).parameters, not isinstance(network, Mapping)
-    cut = {name: options.pop(name) for name in [*options] if name not in known}
-    every = {*known, *inspect.signature(crops).parameters}
-    check_known("fit: got the option", cut, every, "option of crops or train", "See their help.")
+    shared, accepted = not isinstance(network, Mapping), _keywords(fit, crops, train)
+    del accepted["networks"]  # which are the network here
+    if unknown := [name for name in options if name not in accepted]:
+        raise TypeError(
+            f"fit() got an unexpected keyword argument {unknown[0]!r}. fit accepts "
+            f"{', '.join(accepted)}."
+        )
+    cut = {name: options.pop(name) for name in options.keys() & _keywords(crops)}
     found = crops(where, data, networks=None if shared else networks, **cut)
     found = {None: found} if shared else found
     run, seeds = Run.of(run), list[int | None]([None] * len(found))
@@ -110,12 +114,7 @@ def fit(
         each = networks[name]
         if id(each) in jobs:
             continue
-        inner = each.network if isinstance(each, EDMDenoiser) else each
-        null = getattr(inner, "null_condition", None)
-        if isinstance(null, Mapping):  # of those that are given crops have warned
-            null = {word: null[word] for word in null if word not in own.null_condition}
-            warn_of_null("fit", own.states.labels, null)
-        folder = run
+        own, folder = _warning(own, each), run
         if run is not None and len(found) > 1:
             folder = Run(Path(run.folder) / f"{place:04d}", run.every)
         if not isinstance(each, EDMDenoiser):
@@ -135,6 +134,22 @@ def fit(
     trained = dict(zip(jobs, _together([*jobs.values()], processes), strict=True))
     result = {name: trained[id(networks[name])] for name in found}
     return result[None] if shared else result
+
+
+def _keywords(*functions: Callable[..., Any]) -> dict[str, None]:
+    """The names of arguments that are given by keyword only, in order and once."""
+    each = (x for f in functions for x in inspect.signature(f).parameters.values())
+    return dict.fromkeys(x.name for x in each if x.kind is x.KEYWORD_ONLY)
+
+
+def _warning(crops: Crops, network: nn.Module) -> Crops:
+    """Crops that warn of labels that are the network's null class: now, or of pairs when drawn."""
+    inner = network.network if isinstance(network, EDMDenoiser) else network
+    null = getattr(inner, "null_condition", None)
+    known = {**crops.null_condition, **crops._null_of_network}  # of these they warn already
+    new = {w: null[w] for w in null if w not in known} if isinstance(null, Mapping) else {}
+    warn_of_null("fit", crops.states.labels, new)
+    return replace(crops, _null_of_network={**crops._null_of_network, **new})
 
 
 def _together(jobs: Sequence[Callable[[], EDMDenoiser]], processes: int) -> list[EDMDenoiser]:
@@ -194,7 +209,7 @@ def train(
         PgmdiffError: the loss is not finite; the folder of the run belongs to another run; or the
             denoiser has no parameters.
     """
-    run, parameters = Run.of(run), list(denoiser.parameters())
+    run, parameters, crops = Run.of(run), list(denoiser.parameters()), _warning(crops, denoiser)
     if not parameters or steps < 1 or batch < 1:
         raise PgmdiffError(
             f"fit: expected a network with parameters, and at least one step of one crop, got "

@@ -212,3 +212,15 @@ def test_patches_that_differ_have_fewer_hops_where_they_would_take_long(
         assert found is not None
         hops.append(found.hops)
     assert hops == [3, 2]
+
+
+def test_estimates_from_few_states_that_have_no_completion_are_refused_and_named() -> None:
+    """Averages of shared entries need not be definite, and scaling of them diverges."""
+    graph, states = graphs.tiles((12, 12), (2, 2), (1, 1)), torch.Generator().manual_seed(0)
+    blocks = {}
+    for name in graph.names:
+        size = graph.elements(name).numel()
+        x = torch.randn(size, 6, generator=states) + torch.randn(6, generator=states)
+        blocks[name] = x @ x.T / 6 + 0.2 * torch.eye(size)
+    with pytest.raises(GraphError, match=r"sweeps; a correlation of region '\[.* is off by"):
+        nearby(graph, Dense(blocks))
