@@ -201,7 +201,7 @@ def train(
             run differs from an uninterrupted one.
         device: where to train; if None, where the denoiser is.
         bf16: whether the network computes in bfloat16, by autocast; if None, on a GPU. On CPUs that
-            multiply in bfloat16 it takes about 0.6 of the time.
+            multiply in bfloat16 it takes 0.6 to 0.8 of the time.
         progress: whether to show a progress bar, with the mean loss of the lower, middle and upper
             third of the noise levels.
 
