@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from pgmdiff import store
 from pgmdiff.composition.plan import map_tensors
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import PgmdiffError, nearest
 from pgmdiff.linalg import sent
 from pgmdiff.noise import SECOND, START, Generator, Noise, seed_of, split_seed
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_same
@@ -99,8 +99,8 @@ def fit(
     del accepted["networks"]  # which are the network here
     if unknown := [name for name in options if name not in accepted]:
         raise TypeError(
-            f"fit() got an unexpected keyword argument {unknown[0]!r}. fit accepts "
-            f"{', '.join(accepted)}."
+            f"fit() got an unexpected keyword argument {unknown[0]!r}."
+            f"{nearest(unknown[0], accepted)} fit accepts {', '.join(accepted)}."
         )
     cut = {name: options.pop(name) for name in options.keys() & _keywords(crops)}
     found = crops(where, data, networks=None if shared else networks, **cut)
