@@ -24,6 +24,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.peers import OVERLAP, SIDE, peak_bytes
+from benchmarks.timing import by_turns, quartiles, timed
 from pgmdiff.composition import Consistent, Joint, Marginal, Rule, compose
 from pgmdiff.distributed import Ranks, Slab, shared, stream
 from pgmdiff.graphs import RegionGraph, tiles
@@ -88,11 +89,7 @@ def canvas(
 
     turns: dict[str, Callable[[], Any]] = {"whole": whole, "strips": strips}
     peaks = {name: peak_bytes(turn, device) for name, turn in turns.items()}
-    times: dict[str, list[float]] = {name: [] for name in turns}
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times["whole"]) < 3:
-        for name, turn in turns.items():
-            times[name].append(_seconds(turn))
+    times = by_turns(turns, device, seconds, least=3)
     apart = float(np.abs(whole().cpu().numpy() - out).max())
     return {
         "model": model,
@@ -106,7 +103,7 @@ def canvas(
             f"{each}_seconds": statistics.median(t) / (len(LEVELS) - 1) for each, t in times.items()
         },
         **{f"{name}_peak_bytes": peak for name, peak in peaks.items()},
-        "strips_over_whole": _quartiles(times["strips"], times["whole"]),
+        "strips_over_whole": quartiles(times["strips"], times["whole"]),
         "memory_over_whole": peaks["strips"] / peaks["whole"],
     }
 
@@ -140,9 +137,9 @@ def _rank(rank: int, meeting: str, kind: str, n: int, seconds: float) -> dict[st
     start, going = time.perf_counter(), True
     while going:
         if rank == 0:
-            times["one"].append(_seconds(partial(joint, u, 1.0)))
+            times["one"].append(timed(partial(joint, u, 1.0), u.device))
         dist.barrier()
-        times["two"].append(_seconds(partial(divided, part, 1.0)))
+        times["two"].append(timed(partial(divided, part, 1.0), u.device))
         wanted = time.perf_counter() - start < seconds or len(times["two"]) < 5
         going = bool(ranks.agree(None, wanted)[0, 0])  # all do as rank 0
     dist.destroy_process_group()
@@ -156,15 +153,5 @@ def _rank(rank: int, meeting: str, kind: str, n: int, seconds: float) -> dict[st
         "apart": apart,
         "bytes_sent": sent,
         **{f"{name}_seconds": statistics.median(t) for name, t in times.items()},
-        "two_over_one": _quartiles(times["two"], times["one"]),
+        "two_over_one": quartiles(times["two"], times["one"]),
     }
-
-
-def _seconds(turn: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    turn()
-    return time.perf_counter() - start
-
-
-def _quartiles(times: list[float], others: list[float]) -> tuple[float, ...]:
-    return tuple(statistics.quantiles([t / o for t, o in zip(times, others, strict=True)], n=4))

@@ -32,7 +32,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,6 +41,7 @@ from tqdm import tqdm
 from benchmarks.divided import SPREAD, canvas, spread
 from benchmarks.peers import PEERS, peak_bytes, programs
 from benchmarks.reports import Column, columns, table
+from benchmarks.timing import by_turns, quartiles, timed
 from pgmdiff.composition.composing import compose
 from pgmdiff.composition.posterior import Posterior
 from pgmdiff.graphs import tiles
@@ -53,7 +54,6 @@ from pgmdiff.text import Table
 
 __all__ = ["run", "tables"]
 
-Key = TypeVar("Key")
 TILES = (8, 64, 512)
 MAX_BATCHES = (8, 16, 64, None)
 LOOPS = 7
@@ -231,17 +231,17 @@ def _row(n: int, max_batch: int | None, device: torch.device, seconds: float) ->
     while time.perf_counter() - start < seconds or len(times["floor"]) < 5:
         pair = ["floor", "joint"]
         for name in pair if len(times["floor"]) % 2 else pair[::-1]:
-            times[name].append(_timed(turns[name], device))
+            times[name].append(timed(turns[name], device))
         if len(times["loop"]) < LOOPS and (len(beside_loop) < 2 or sum(times["loop"]) < seconds):
-            times["loop"].append(_timed(turns["loop"], device))
+            times["loop"].append(timed(turns["loop"], device))
             beside_loop.append(times["floor"][-1])
     return {
         "tiles": n,
         "max_batch": max_batch,
         "turns": len(times["floor"]),
         **{f"{name}_seconds": statistics.median(t) for name, t in times.items()},
-        "joint_over_floor": _quartiles(times["joint"], times["floor"]),
-        "loop_over_floor": _quartiles(times["loop"], beside_loop),
+        "joint_over_floor": quartiles(times["joint"], times["floor"]),
+        "loop_over_floor": quartiles(times["loop"], beside_loop),
     }
 
 
@@ -253,9 +253,9 @@ def _auto(n: int, device: torch.device, seconds: float) -> dict[str, Any]:
     limits: tuple[int | Literal["auto"], ...] = (*sizes, "auto")
     joints = {limit: compose(graph, score, max_batch=limit) for limit in limits}
     u = torch.randn(1, *graph.event_shape, generator=torch.Generator().manual_seed(0)).to(device)
-    first = _timed(lambda: joints["auto"](u, 1.0), device)
+    first = timed(lambda: joints["auto"](u, 1.0), device)
     turns = {limit: partial(joint, u, 1.0) for limit, joint in joints.items()}
-    times = _by_turns(turns, device, seconds)
+    times = by_turns(turns, device, seconds)
     middle = {limit: statistics.median(times[limit]) for limit in sizes}
     best, worst = min(sizes, key=middle.__getitem__), max(sizes, key=middle.__getitem__)
     return {
@@ -264,8 +264,8 @@ def _auto(n: int, device: torch.device, seconds: float) -> dict[str, Any]:
         "best": best,
         "measured": [limit for limit, _ in joints["auto"]._limits.values()],
         "seconds": {str(limit): statistics.median(each) for limit, each in times.items()},
-        "auto_over_best": _quartiles(times["auto"], times[best]),
-        "worst_over_best": _quartiles(times[worst], times[best]),
+        "auto_over_best": quartiles(times["auto"], times[best]),
+        "worst_over_best": quartiles(times[worst], times[best]),
         "first_call": first / statistics.median(times["auto"]),
     }
 
@@ -304,15 +304,15 @@ def _lines(name: str, device: torch.device, seconds: float) -> dict[str, Any]:
     turns = {"calls": lambda: calls(known), "joint": lambda: joint(u, 1.0), "hand": hand}
     difference = (joint(u, 1.0) - hand()).abs().max().item()
     assert difference < 1e-4, f"joint and hand-written lines disagree by {difference}"
-    times = _by_turns(turns, device, seconds)
+    times = by_turns(turns, device, seconds)
     return {
         "state": name,
         "elements": u.numel(),
         "turns": len(times["hand"]),
         **{f"{each}_seconds": statistics.median(t) for each, t in times.items()},
-        "joint_over_hand": _quartiles(times["joint"], times["hand"]),
-        "joint_over_calls": _quartiles(times["joint"], times["calls"]),
-        "hand_over_calls": _quartiles(times["hand"], times["calls"]),
+        "joint_over_hand": quartiles(times["joint"], times["hand"]),
+        "joint_over_calls": quartiles(times["joint"], times["calls"]),
+        "hand_over_calls": quartiles(times["hand"], times["calls"]),
     }
 
 
@@ -328,7 +328,7 @@ def _noise(
     }
     torch.set_num_threads(threads)
     try:
-        times = _by_turns(turns, device, seconds)
+        times = by_turns(turns, device, seconds)
     finally:
         torch.set_num_threads(before)
     return {
@@ -337,7 +337,7 @@ def _noise(
         "threads": threads,
         "turns": len(times["randn"]),
         **{f"{name}_seconds": statistics.median(t) for name, t in times.items()},
-        "noise_over_randn": _quartiles(times["noise"], times["randn"]),
+        "noise_over_randn": quartiles(times["noise"], times["randn"]),
     }
 
 
@@ -366,7 +366,7 @@ def _solves(
     while time.perf_counter() - start < seconds or len(times["new"]) < 5:
         sigma *= 1.001
         for name, joint in (("marginal", marginal), ("new", posterior), ("kept", posterior)):
-            times[name].append(_timed(partial(joint, u, sigma), device))
+            times[name].append(timed(partial(joint, u, sigma), device))
     return {
         "tiles": n,
         "width": width,
@@ -375,8 +375,8 @@ def _solves(
         "solve": type(posterior.solve).__name__,
         "turns": len(times["new"]),
         **{f"{name}_seconds": statistics.median(t) for name, t in times.items()},
-        "new_over_marginal": _quartiles(times["new"], times["marginal"]),
-        "kept_over_marginal": _quartiles(times["kept"], times["marginal"]),
+        "new_over_marginal": quartiles(times["new"], times["marginal"]),
+        "kept_over_marginal": quartiles(times["kept"], times["marginal"]),
     }
 
 
@@ -387,7 +387,7 @@ def _peers(
     turns = programs(name, windows, samples, gravel_denoiser().to(device), device)._asdict()
     turns["auto"]()  # measures its sizes
     peaks = {each: peak_bytes(turn, device) for each, turn in turns.items()}
-    times = _by_turns(turns, device, seconds)
+    times = by_turns(turns, device, seconds)
     return {
         "peer": name,
         "windows": windows,
@@ -396,8 +396,8 @@ def _peers(
         "turns": len(times["peer"]),
         **{f"{each}_seconds": statistics.median(t) for each, t in times.items()},
         **{f"{each}_peak_bytes": peak for each, peak in peaks.items()},
-        "ours_over_peer": _quartiles(times["ours"], times["peer"]),
-        "auto_over_peer": _quartiles(times["auto"], times["peer"]),
+        "ours_over_peer": quartiles(times["ours"], times["peer"]),
+        "auto_over_peer": quartiles(times["auto"], times["peer"]),
         "memory_over_peer": peaks["ours"] / peaks["peer"],
         "auto_memory_over_peer": peaks["auto"] / peaks["peer"],
     }
@@ -414,31 +414,3 @@ PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "ranks": spread,
 }
 """What is timed, by its key in the result."""
-
-
-def _by_turns(
-    turns: Mapping[Key, Callable[[], object]], device: torch.device, seconds: float
-) -> dict[Key, list[float]]:
-    """The times of some calls, which take turns for so many seconds, and five times at least."""
-    times: dict[Key, list[float]] = {name: [] for name in turns}
-    start, done = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds or done < 5:
-        done += 1
-        for name, turn in turns.items():
-            times[name].append(_timed(turn, device))
-    return times
-
-
-def _timed(turn: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    turn()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _quartiles(times: list[float], floor: list[float]) -> tuple[float, ...]:
-    ratios = [t / f for t, f in zip(times, floor, strict=True)]
-    return tuple(statistics.quantiles(ratios, n=4))

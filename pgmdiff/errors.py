@@ -172,8 +172,8 @@ def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable
             known = inspect.signature(function).parameters
             several = {name for name, each in known.items() if "VAR_KEY" in each.kind.name}
             # Options are refused by the function that they are passed on to.
-            refused = "unexpected keyword argument" in str(error) and " accepts " in str(error)
-            if kwargs.keys() - known.keys() and (refused or not several):
+            if kwargs.keys() - known.keys() and (hasattr(error, "refuses") or not several):
+                vars(error)["refuses"] = True
                 accepted = [name for name in known if name not in {"self", "cls", *several}]
                 if f"{who} accepts" not in str(error):
                     text = f"{str(error).rstrip('.')}. {who} accepts {', '.join(accepted)}."

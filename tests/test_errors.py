@@ -119,14 +119,6 @@ def test_raw_errors_name_the_argument(call: Callable[[], object], words: str) ->
         (lambda: Gaussian.fit(X, ridg=1), r"argument 'ridg'. Gaussian.fit accepts samples"),
         (lambda: graphs.chain(3, seed=0), r"from_arrays accepts .* axis, .* accepts n, shape\.$"),
         (
-            lambda: fit([(3,)], SeriesNet(), X, steps=1, seed=0),
-            r"argument 'seed'. fit accepts steps, .* generator, half, .* batch, lr, .* progress\.$",
-        ),
-        (
-            lambda: fit([(3,)], SeriesNet(), X, steps=1, networks={}),
-            r"argument 'networks'. fit accepts steps, ",
-        ),
-        (
             lambda: with_floor(lambda x, y: 0.0, X, X, seed=0),
             r"argument 'seed'. bootstrap accepts .* generator\. with_floor accepts metric, ",
         ),
@@ -153,6 +145,13 @@ def test_an_unknown_keyword_is_answered_with_the_known_ones(
 ) -> None:
     with pytest.raises(TypeError, match=words):
         call()
+
+
+@pytest.mark.parametrize("name", ["seed", "networks", "crops", "denoiser"])
+def test_an_unknown_option_of_fit_is_answered_with_the_known_ones(name: str) -> None:
+    words = rf"option '{name}', .* accepts steps, .* generator, half, .* batch, lr, .* progress\.$"
+    with pytest.raises(PgmdiffError, match=words):
+        fit([(3,)], SeriesNet(), X, steps=1, **{name: 0})
 
 
 def broken(x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:

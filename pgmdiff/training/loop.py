@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from pgmdiff import store
 from pgmdiff.composition.plan import map_tensors
-from pgmdiff.errors import PgmdiffError, nearest
+from pgmdiff.errors import PgmdiffError
+from pgmdiff.graphs.names import check_known
 from pgmdiff.linalg import sent
 from pgmdiff.noise import SECOND, START, Generator, Noise, seed_of, split_seed
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_same
@@ -97,11 +98,8 @@ def fit(
     networks = dict(network) if isinstance(network, Mapping) else {None: network}
     shared, accepted = not isinstance(network, Mapping), _keywords(fit, crops, train)
     del accepted["networks"]  # which are the network here
-    if unknown := [name for name in options if name not in accepted]:
-        raise TypeError(
-            f"fit() got an unexpected keyword argument {unknown[0]!r}."
-            f"{nearest(unknown[0], accepted)} fit accepts {', '.join(accepted)}."
-        )
+    remedy = f"fit accepts {', '.join(accepted)}."
+    check_known("fit: got the option", options, accepted, "option of crops or train", remedy)
     cut = {name: options.pop(name) for name in options.keys() & _keywords(crops)}
     found = crops(where, data, networks=None if shared else networks, **cut)
     found = {None: found} if shared else found
