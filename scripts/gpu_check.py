@@ -1,26 +1,31 @@
 """Checks the library on a GPU, and measures it there.
 
-    python -m scripts.gpu_check [--out JSON] [--seconds S] [--cpu]
+    python -m scripts.gpu_check [--out JSON] [--seconds S] [--parts PART ...] [--cpu]
 
-It runs the tests that are marked gpu, then prints and writes, with the name of the card:
+It prints and writes, part by part, with the name of the card:
 
+    tests    whether the tests that are marked gpu pass
     latents  the joint score of a strip of 64 × 512 latents under a diffusers U-Net of 100 million
              parameters in half precision, over its bare network calls: seconds and memory
-    steps    seconds of a joint score as it is, compiled, and as a captured CUDA graph
     solves   seconds of each kind of posterior solve, here and on the CPU, and how far they differ
-    speed    the benchmark of speed
+    noise, lines, scores, auto, rows   those parts of the benchmark of speed; scores are its solves
+    steps    seconds of a joint score as it is, compiled, and as a captured CUDA graph
 
-With S = 1 second per figure, the default, it takes about three minutes. With `--cpu` it is a short
-rehearsal on the smallest cases, without tests, which proves only that the script runs.
+With `--parts` it keeps the others in the file. With S = 1 second per figure, the default, it takes
+about five minutes. With `--cpu` it is a short rehearsal on the smallest cases, without tests, which
+proves only that the script runs.
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +47,8 @@ __all__ = ["main"]
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 STEPS = ["256", "1000000", "gravel"]
+SPEED = {"noise": "noise", "lines": "lines", "scores": "solves", "auto": "auto", "rows": "rows"}
+"""Parts of the benchmark of speed, by their names here: `solves` are without a network."""
 Row = dict[str, Any]
 
 
@@ -178,10 +185,29 @@ def solve_cost(graph: RegionGraph, covariances: Covariances, device: str, at_lea
     }
 
 
+def marked_tests() -> str:
+    """Runs the tests that are marked gpu, and says what pytest says."""
+    marks = ("mark.gpu", "there: torch.device")  # and the fixture that is marked
+    sources = {str(path): path.read_text() for path in ROOT.glob("tests/**/test_*.py")}
+    files = [path for path, source in sources.items() if any(mark in source for mark in marks)]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", *files]
+    found = subprocess.run(command, check=False, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    print(found.stdout)
+    if found.returncode:
+        raise RuntimeError(found.stdout.splitlines()[-1])
+    return re.sub(r" in [\d.]+s.*|=+ ?", "", found.stdout.splitlines()[-1])
+
+
+def timings(part: str, **options: Any) -> Any:
+    """A part of the benchmark of speed."""
+    return speed.run(parts=[part], **options)[part]
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m scripts.gpu_check", description=__doc__)
     parser.add_argument("--out", type=Path, help="default: benchmarks/results/gpu_<card>.json")
     parser.add_argument("--seconds", type=float, default=1.0, help="spent on each figure")
+    parser.add_argument("--parts", nargs="+", help="only these parts")
     parser.add_argument("--cpu", action="store_true", help="a short rehearsal without a GPU")
     given = parser.parse_args(arguments)
     if not given.cpu and not torch.cuda.is_available():
@@ -189,40 +215,44 @@ def main(arguments: list[str] | None = None) -> None:
     device, seconds = ("cpu", 0.01) if given.cpu else ("cuda", given.seconds)
     card = "CPU" if given.cpu else torch.cuda.get_device_name()
     print("no GPU: a rehearsal on the CPU" if given.cpu else card)
-    marked = [
-        str(path) for path in ROOT.glob("tests/**/test_*.py") if "mark.gpu" in path.read_text()
-    ]
-    command = [sys.executable, "-m", "pytest", "-m", "gpu", *marked]
-    tests = None if given.cpu else subprocess.run(command, check=False, cwd=ROOT).returncode
     few, name = slice(1 if given.cpu else None), re.sub(r"[^a-z0-9]+", "_", card.lower())
     out = given.out or (None if given.cpu else RESULTS / f"gpu_{name}.json")
     parts: dict[str, Callable[[], Any]] = {
+        "tests": marked_tests,
         "latents": lambda: [latents(m, device, seconds) for m in [8, None][few]],
-        "steps": lambda: [
-            steps(case, device, seconds) for case in ["256", "1000000", "gravel"][few]
-        ],
         "solves": lambda: [solve_cost(*case, device, seconds) for case in precisions(given.cpu)],
-        "speed": lambda: speed.run(smoke=given.cpu, device=device, seconds=seconds),
+        **{
+            part: partial(timings, name, smoke=given.cpu, device=device, seconds=seconds)
+            for part, name in SPEED.items()
+        },
+        "steps": lambda: [steps(case, device, seconds) for case in STEPS[few]],
     }
+    if given.cpu:
+        del parts["tests"]
+    if unknown := set(given.parts or parts) - parts.keys():
+        parser.error(f"gpu_check has the parts {list(parts)}, not {sorted(unknown)}")
     settings = {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
         "card": card,
         "pgmdiff": version("pgmdiff"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "tests": {None: "not run", 0: "passed"}.get(tests, "failed"),
+        "seconds_per_figure": seconds,
     }
-    figures: dict[str, Any] = {"settings": settings}
-    for part, measure in parts.items():
+    figures = json.loads(out.read_text()) if given.parts and out and out.exists() else {}
+    figures, failed = {"settings": settings, **figures}, False
+    for part in given.parts or parts:
+        start = time.perf_counter()
         try:
-            figures[part] = measure()
+            figures[part] = parts[part]()
         except Exception:  # the other parts are measured, and what is known is kept
             traceback.print_exc()
-            tests = tests or 1
+            figures[part], failed = "failed", True
+        print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
         if out:
             out.write_text(_json(figures) + "\n")
     print(_json(figures))
-    raise SystemExit(tests or 0)
+    raise SystemExit(failed)
 
 
 if __name__ == "__main__":

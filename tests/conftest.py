@@ -1,6 +1,10 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from tests.elsewhere import ELSEWHERE, Elsewhere
 
 settings.register_profile(
     "pgmdiff",
@@ -17,3 +21,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(params=["elsewhere", pytest.param("cuda", marks=pytest.mark.gpu)])
+def there(request: pytest.FixtureRequest) -> Iterator[torch.device]:
+    """A device that is not the CPU: a pretended one, and a GPU."""
+    if request.param == "cuda":
+        yield torch.device("cuda")
+    else:
+        with Elsewhere():
+            yield ELSEWHERE

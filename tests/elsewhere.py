@@ -44,6 +44,9 @@ class Away(Tensor):
     def __repr__(self) -> str:
         return f"Away({self.inner!r})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.inner, spec)
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {}, True)

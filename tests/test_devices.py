@@ -28,20 +28,10 @@ from pgmdiff.samplers import EDM, SDE, DPMSolver2M, Euler, Heun, Solver, UniPC, 
 from pgmdiff.testing import markov_gaussian
 from pgmdiff.training import fit
 from tests.composition.test_stars import gaussians
-from tests.elsewhere import ELSEWHERE, Elsewhere
+from tests.elsewhere import Elsewhere
 from tests.precision.examples import low_rank, ring
 
 SIGMAS = karras(8, 0.02, 10.0)
-
-
-@pytest.fixture(params=["elsewhere", pytest.param("cuda", marks=pytest.mark.gpu)])
-def there(request: pytest.FixtureRequest) -> Iterator[torch.device]:
-    """A device that is not the CPU."""
-    if request.param == "cuda":
-        yield torch.device("cuda")
-    else:
-        with Elsewhere():
-            yield ELSEWHERE
 
 
 class Moved:

@@ -64,7 +64,7 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 def score(x: Tensor, sigma: Tensor, f: Tensor, **more: Tensor) -> Tensor:
     """A function of x and of every value of the field, at its place: f `[rows, *K, *shape]`."""
-    weights = torch.linspace(1, 2, f[0].numel(), dtype=x.dtype).reshape(f.shape[1:])
+    weights = torch.linspace(1, 2, f[0].numel()).to(x).reshape(f.shape[1:])
     bent = (f * (1 + f) * weights).reshape(len(x), -1, *f.shape[1 + f.ndim - x.ndim :]).sum(dim=1)
     for axis in range(1, x.ndim):
         if bent.shape[axis] != x.shape[axis]:  # the field's own channels
@@ -237,18 +237,17 @@ def test_gradients_reach_the_field(name: str, checkpoint: bool) -> None:
         torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.gpu
 @pytest.mark.parametrize("name", ["torus", "cubemap"])
-def test_gpu_agrees_with_cpu(name: str) -> None:
+def test_another_device_agrees_with_the_cpu(name: str, there: torch.device) -> None:
     """A field is moved to the state, and once if it is given to `compose`."""
     graph, u, sigma = case(name, 2)
     for f in fields_of(name, 2).values():
         expected = compose(graph, score)(u, sigma, f=field(f))
-        found = compose(graph, score, max_batch=7)(u.cuda(), sigma.cuda(), f=field(f))
+        found = compose(graph, score, max_batch=7)(u.to(there), sigma.to(there), f=field(f))
         torch.testing.assert_close(found.cpu(), expected)
         joint = compose(graph, score, conditions={"f": field(f[0])})
-        torch.testing.assert_close(joint(u.cuda(), sigma.cuda()).cpu(), joint(u, sigma))
-        kept = joint._on(u.flatten(1).cuda())
+        torch.testing.assert_close(joint(u.to(there), sigma.to(there)).cpu(), joint(u, sigma))
+        kept = joint._on(u.flatten(1).to(there))
         assert len({batch.condition["f"].values.data_ptr() for batch in kept}) == 1
 
 

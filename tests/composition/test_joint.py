@@ -495,12 +495,12 @@ def test_fitted_overlaps_stand_in_for_a_model() -> None:
     assert difference < 0.05
 
 
-@pytest.mark.gpu
-def test_gpu_agrees_with_cpu() -> None:
+def test_another_device_agrees_with_the_cpu(there: torch.device) -> None:
     graph = tiles((2, 12, 8), (2, 4, 4), (0, 2, 2), (False, True, False))
     u = torch.randn(3, 2, 12, 8, generator=generator())
     joint = compose(graph, nonlinear, max_batch=7)
-    torch.testing.assert_close(joint(u.cuda(), 0.7).cpu(), joint(u, 0.7), rtol=1e-5, atol=1e-5)
+    found = joint(u.to(there), 0.7).cpu()
+    torch.testing.assert_close(found, joint(u, 0.7), rtol=1e-5, atol=1e-5)
 
 
 def test_a_joint_compiles_before_its_first_call() -> None:

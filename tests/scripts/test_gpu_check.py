@@ -9,23 +9,34 @@ import torch
 from scripts import gpu_check
 
 
-def test_a_rehearsal_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rehearsal_on_the_cpu(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "gpu.json"
     with pytest.raises(SystemExit) as ended:
         gpu_check.main(["--cpu", "--out", str(out)])
     assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith("no GPU: a rehearsal on the CPU\n{")
+    assert capsys.readouterr().out.startswith("no GPU: a rehearsal on the CPU\n")
     figures = json.loads(out.read_text())
-    settings = figures["settings"]
-    assert (settings["card"], settings["tests"]) == ("CPU", "not run")
-    assert settings["torch"] == torch.__version__
+    assert figures["settings"]["card"] == "CPU"
+    assert figures["settings"]["torch"] == torch.__version__
+    assert "tests" not in figures
     assert [row["parameters"] > 1e5 for row in figures["latents"]] == [True]
     assert [row["compiled_seconds"] > 0 for row in figures["steps"]] == [True]
-    assert {"settings", "rows", "auto", "lines", "solves", "noise"} <= set(figures["speed"])
+    assert {*gpu_check.SPEED} <= {*figures}
     assert {row["solve"] for row in figures["solves"]} == {
         "Eigen", "BlockTree", "Circulant", "Channelwise", "SmallSpace", "ConjugateGradients",
     }  # fmt: skip
     assert all(row["difference"] == 0 for row in figures["solves"])
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(gpu_check, "timings", broken)
+    with pytest.raises(SystemExit) as ended:
+        gpu_check.main(["--cpu", "--out", str(out), "--parts", "noise"])
+    assert ended.value.code == 1
+    assert json.loads(out.read_text()) == {**figures, "noise": "failed"}, "others are kept"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
