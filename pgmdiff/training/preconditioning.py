@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError, check_scale, warn
 from pgmdiff.linalg import Shape, sent
-from pgmdiff.noise import Generator, torch_generator
+from pgmdiff.noise import Generator, seed_of, torch_generator
 from pgmdiff.scores.adapters import beside
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import named, received
@@ -251,6 +251,13 @@ def _key(shape: Shape) -> str:
     return "x".join(map(str, shape))
 
 
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal numbers; a GPU makes its own, from a seed, as the CPU's would take longer."""
+    if like.is_cuda:
+        generator = torch.Generator(like.device).manual_seed(seed_of(generator, "denoising_loss"))
+    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=generator.device)
+
+
 def denoising_loss(
     denoise: Callable[..., Tensor],
     clean: Tensor,
@@ -290,7 +297,7 @@ def denoising_loss(
     generator = torch_generator(generator, "denoising_loss")
     normal = torch.randn(len(clean), generator=generator, dtype=clean.dtype)
     sigma = (p_mean + p_std * normal).exp()
-    noise = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
+    noise = _normal(clean, generator)
     if per_element:
         share = beside(torch.rand(len(clean), generator=generator), clean)
         other = (p_mean + p_std * torch.randn(len(clean), generator=generator)).exp().to(sigma)
