@@ -84,8 +84,8 @@ def concatenation(score: Score, graph: GraphLike, sigmas: Levels, **options: Any
         score: the score of a piece; give conditions by `functools.partial`.
         graph: a graph, of which only the outer regions are used, all of one shape.
         sigmas: noise levels, as for `samplers.sample`.
-        options: `batch`, the number of samples (1), and `generator`, `solver`, `dtype`, `device`
-            and `progress`, as for `samplers.sample`.
+        options: `batch`, the number of samples (1), and `generator`, `solver`, `mean` (of the whole
+            state), `dtype`, `device` and `progress`, as for `samplers.sample`.
 
     Raises:
         GraphError: the pieces have different shapes, or a region has a condition of its own.
@@ -257,6 +257,8 @@ def _in_waves(
     score, critical = Counted(score, counts), 0
     u, known = given or (None, torch.zeros(regions.n_elements, dtype=torch.bool))
     u = u if u is None else u.expand(n, -1).clone()
+    mean = torch.as_tensor(options.pop("mean", 0.0))
+    mean = samplers.run.expanded(who, mean, regions.event_shape).flatten()
     for wave in waves(index, known):
         alike: dict[tuple[bool, ...], list[int]] = {}  # pieces of which the same is given
         for piece in wave:
@@ -273,6 +275,7 @@ def _in_waves(
                 if weight is not None:
                     conditioned = reconstruction(score, y, seen, weight)
             seeds = [seed for piece in some for seed in noise.seeds(piece)]
+            options["mean"] = mean[index[some]].reshape(-1, *shape).repeat_interleave(n, dim=0)
             x = samplers.sample(
                 conditioned, sigmas, shape=(len(seeds), *shape), generator=seeds, **options
             )

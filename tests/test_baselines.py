@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -74,6 +75,28 @@ def test_concatenated_windows_are_independent() -> None:
 def test_naive_denoising_is_sampling_of_the_score_of_the_whole() -> None:
     found = naive(Windows(), STRIP, FEW, batch=5, generator=3)
     assert torch.equal(found.samples, sample(Windows(), FEW, shape=(5, 13), generator=3))
+
+
+def test_pieces_start_around_their_own_means() -> None:
+    """The ODE of a Gaussian is linear: what its start is moved by, it carries along."""
+    run: dict[str, Any] = {"generator": 0, "dtype": torch.float64, "solver": Heun()}
+    mean = torch.arange(12.0, dtype=torch.float64) / 12
+    at, away = (
+        concatenation(Windows(), APART, FEW, batch=2, mean=m, **run).samples for m in (0.0, mean)
+    )
+    moved = sample(Windows(), FEW, x=mean.reshape(3, WINDOW), solver=Heun())
+    torch.testing.assert_close(away - at, moved.reshape(1, 12).expand(2, 12))
+
+    def far(x: Tensor, sigma: Tensor) -> Tensor:
+        return Windows()(x - 5, sigma)
+
+    for method in (outpainting, composed, naive):
+        own = method(Windows(), STRIP, FEW, batch=2, **run).samples
+        moved = method(far, STRIP, FEW, batch=2, mean=5.0, **run).samples
+        torch.testing.assert_close(moved, own + 5)
+    for method in (outpainting, composed):
+        with pytest.raises(ShapeError, match=r"expected mean= as one number.*got \[12\]"):
+            method(Windows(), STRIP, FEW, mean=mean, **run)
 
 
 @pytest.mark.parametrize("first", [None, 0])

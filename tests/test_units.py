@@ -6,6 +6,7 @@ covariances only also keeps to a unit of its own for every element.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -332,9 +333,8 @@ def curvature(t: Units) -> Any:
 
 
 def measured(t: Units) -> s.Curvature:
-    return s.Curvature.measure(
-        t.mixture.score, t.sigmas(), shape=(4, N), generator=0, dtype=t.dtype
-    )
+    levels = t.sigmas([60.0, *LEVELS])  # hide the mean of the mixture
+    return s.Curvature.measure(t.mixture.score, levels, shape=(4, N), generator=0, dtype=t.dtype)
 
 
 def weighted(t: Units) -> Any:
@@ -684,6 +684,26 @@ def test_a_start_that_does_not_hide_the_mean_is_told() -> None:
     s.sample(far.score, s.karras(5, 0.1, 4000.0), shape=(16, N), generator=0)
 
 
+@pytest.mark.parametrize("together", [0.0, 0.5, 0.99])
+@pytest.mark.parametrize(("n", "eta"), [(4, 0.0), (64, 0.0), (64, 1.0)])
+def test_the_warning_says_what_the_mean_misses(together: float, n: int, eta: float) -> None:
+    """Elements that vary together miss it by up to √N times as many standard deviations."""
+    size = 100
+    covariance = together * torch.ones(size, size) + (1 - together) * torch.eye(size)
+    gain = covariance.sum() / size / (covariance.sum() / size + 40.0**2)
+    missed = 0.4
+    far = Gaussian(torch.full((size,), missed / gain.item() ** ((1 + eta**2) / 2)), covariance)
+    run: dict[str, Any] = {"generator": 1, "solver": s.DPMSolver2M(eta=eta)}
+    with pytest.warns(UserWarning, match="does not hide") as found:
+        s.sample(far.score, s.karras(80, 0.01, 40.0), shape=(n, size), **run)
+    words = re.search(r"by about (\d\.\d+) standard", str(found[0].message))
+    assert words
+    assert float(words[1]) == pytest.approx(missed, rel=0.25)
+    with pytest.warns(UserWarning, match="does not hide"):
+        many = s.sample(far.score, s.karras(80, 0.01, 40.0), shape=(4000, size), **run)
+    assert (far.mean - many.mean(dim=0)).mean().item() == pytest.approx(missed, rel=0.15)
+
+
 def test_a_start_around_the_mean_leaves_no_bias() -> None:
     """Without one, samples miss the mean by m / σ deviations."""
     far = Gaussian(torch.full((N,), 40.0), 4.0 * torch.eye(N))
@@ -696,6 +716,13 @@ def test_a_start_around_the_mean_leaves_no_bias() -> None:
     assert abs(met - 40) < 0.03
     with pytest.raises(ShapeError, match="Add it to x instead"):
         s.sample(far.score, [1.0, 0.0], x=torch.zeros(1, N), mean=1.0)
+    for wrong in ([N + 1], [2, N], [1, 1, N]):  # none makes more samples, or axes
+        with pytest.raises(ShapeError, match=r"expected mean= as one number"):
+            s.sample(far.score, [1.0, 0.0], shape=(1, N), mean=torch.zeros(wrong))
+    each = torch.tensor([[0.0], [40.0]]).expand(2, N)
+    one = [s.sample(far.score, [9.0, 0.0], shape=(1, N), mean=m, generator=0) for m in each]
+    both = s.sample(far.score, [9.0, 0.0], shape=(2, N), mean=each, generator=[0, 0])
+    torch.testing.assert_close(both, torch.cat(one))
 
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])

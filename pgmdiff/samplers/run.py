@@ -85,9 +85,12 @@ def sample(
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
         shape: `[batch, *event]` of a start drawn from N(mean, sigmas[0]²). The true start is
             q * N(0, σ²): choose sigmas[0] well above the spread of the whole.
-        mean: that of the data, `[*event]` or one number, if they are not centred. What it misses
-            of the true mean, in units of sigmas[0], is missed by the samples in standard
-            deviations, about; a warning is given above 0.15.
+        mean: that of the data, `[*event]` or one number, if they are not centred; or one for every
+            sample, `[batch, *event]`. If it is m from the true mean, the ODE's samples are
+            √(Σ / (Σ + σ²)) m from theirs, with Σ the covariance of the data and σ = sigmas[0]: of
+            an element's standard deviations about m / σ where elements vary alone, and up to
+            ‖m‖ / σ where they vary together, as the colours of a picture. The SDE (η = 1) is only
+            Σ / (Σ + σ²) m from it. A warning is given above 0.15.
         state: resumes the run from which this state comes (from a callback, or saved), at its
             step. Given the same score, schedule, solver and seed, the rest of the run is the same
             bit for bit; all but the score are compared. Without a generator the run's own noise
@@ -134,7 +137,8 @@ def sample(
     check_dtype("sample", dtype)
     if given is None:
         given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
-    mean = mean.to(given) if isinstance(mean, Tensor) else mean
+    if isinstance(mean, Tensor):
+        mean = expanded("sample", mean.to(given), given.shape)
     part = spread_part(score)
     places = None if part is None else part.places
     if places is not None and not solver.elementwise:
@@ -187,7 +191,8 @@ def sample(
                 "levels, or the step is too large for it."
             )
         if shape is not None and state.step == 0 and after.denoised is not None:
-            _check_hidden(after.denoised - mean, levels[0])
+            eta = getattr(solver, "eta", 0.0)
+            _check_hidden(after.denoised - mean, state.x - mean, levels[0], eta)
         if callback is not None and after.denoised is not None:
             step = Step(
                 x=state.x.clone(),
@@ -212,20 +217,49 @@ MISSED = 0.15
 """Standard deviations by which samples may miss their mean without a warning."""
 
 
-def _check_hidden(denoised: Tensor, sigma: float) -> None:
-    """Warns where a start from N(0, σ²) is far from the data's mean, as four samples tell it."""
+def expanded(who: str, mean: Tensor, shape: Sequence[int]) -> Tensor:
+    """The mean of every element; `ShapeError` if its shape does not expand to that of a state."""
+    try:
+        return mean.expand(*shape)
+    except RuntimeError:
+        raise ShapeError(
+            f"{who}: expected mean= as one number, or of a shape that expands to {list(shape)}, "
+            f"got {list(mean.shape)}. Give the mean of the data, with the axes of a state."
+        ) from None
+
+
+def _check_hidden(denoised: Tensor, noise: Tensor, sigma: float, eta: float) -> None:
+    """Warns where a start from N(0, σ²) is far from the data's mean, as four samples tell it.
+
+    With D = m + G (noise - m), G = Σ / (Σ + σ²), the ODE misses √G m. In standard deviations of an
+    element that is the root mean square of m over σ if elements vary alone, and ‖m‖ / σ if they
+    vary together along m, as the pixels of a picture; the share of G along m tells which. What
+    noise of strength η forgets is a factor G^(η² / 2).
+    """
     if len(denoised) < 4:
         return
-    mean, error = denoised.mean(dim=0), denoised.var(dim=0) / len(denoised)
-    size = (mean**2 - 4 * error).mean().clamp(min=0).sqrt().item()
-    if size > MISSED * sigma:
+    d, noise = denoised.flatten(1), noise.flatten(1)
+    mean, error = d.mean(dim=0), d.var(dim=0) / len(d)
+    sure = 3 * (1 + 4 / (len(d) - 1))  # standard errors, as of Student's t: 7 for four samples
+    size = (mean**2 - sure**2 * error).sum().clamp(min=0).sqrt()
+    d, noise, along = d - mean, noise - noise.mean(dim=0), mean / mean.norm()
+    gain, mean_gain = _slope(noise @ along, d @ along), _slope(noise, d)
+    share = (gain / mean_gain / d.shape[1]).nan_to_num(0.0).clamp(1 / d.shape[1], 1)
+    kept = gain.nan_to_num(1.0).clamp(0, 1) ** (eta**2 / 2)
+    missed = (size * share.sqrt() * kept / sigma).item()
+    if missed > MISSED:
         warn(
             f"sample: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
-            f"first denoised values is {size:.3g} from its own, so that samples will miss their "
-            f"mean by about {size / sigma:.2g} standard deviations. Give mean=, that of the data, "
-            "or begin at a larger sigmas[0]. If neither helps, the score is not that of noised "
-            "data: a clean score, or a rule that does not suit the graph, as Marginal a star."
+            f"first denoised values is {size / d.shape[1] ** 0.5:.3g} from its own, so that "
+            f"samples will miss their mean by about {missed:.2g} standard deviations. Give mean=, "
+            "that of the data, or begin at a larger sigmas[0]. If neither helps, the score is not "
+            "that of noised data: a clean score, or a rule that does not suit the graph, as "
+            "Marginal a star."
         )
+
+
+def _slope(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum() / x.square().sum()
 
 
 def check_run(who: str, levels: list[float], solver: Solver) -> None:
