@@ -34,7 +34,7 @@ __all__ = ["CORPORA", "Corpus", "colour_map"]
 FOLDER = Path(__file__).parent
 LANDSCAPES = ("dawn", "night", "park", "sky", "sunrise", "venice")
 SIDE = 32
-LARGE = {"steps": 10000, "batch": 64, "lr": 1e-3}
+LARGE = {"steps": 2500, "batch": 96, "lr": 1e-3, "ema": 0.9985}
 """Training of networks for patches of 64 × 64, on a GPU."""
 
 
@@ -141,6 +141,17 @@ def landscapes(side: int) -> list[Tensor]:
     return found
 
 
+def stained(side: int) -> list[Tensor]:
+    """The picture of tissue, 8 patches high and wide; if large, turned and mirrored, eight in all.
+
+    Large networks would learn one picture by heart.
+    """
+    whole = picture("immunohistochemistry", "tissue_image", 8 * side)
+    if side == SIDE:
+        return [whole]
+    return [each.rot90(k, (1, 2)).contiguous() for each in (whole, whole.flip(2)) for k in range(4)]
+
+
 def _corpora(side: int, suffix: str, training: Mapping[str, Any], **network: Any) -> list[Corpus]:
     """Both corpora with patches of a side, and options of the networks and of their training."""
     weights, half = FOLDER / "weights" if side == SIDE else Path("out/weights"), side // 2
@@ -162,7 +173,7 @@ def _corpora(side: int, suffix: str, training: Mapping[str, Any], **network: Any
         Corpus(
             f"tissue{suffix}",
             "stained tissue",
-            lambda: [picture("immunohistochemistry", "tissue_image", 8 * side)],
+            partial(stained, side),
             {
                 (3, side, side): 0.4,
                 (3, side, half): 0.2,

@@ -84,6 +84,11 @@ class Sizes:
     seen: str = "pretrained"
     device: str = "cpu"
 
+    def extractor(self) -> Extractor:
+        """The features of FD."""
+        own = {"device": self.device} if self.seen == "pretrained" else {}
+        return partial(EXTRACTORS[self.seen], **own)
+
 
 SMOKE = Sizes(16, 24, 4, 1, 5, (1, 4), 96, 4, 4, 2, 2, 4, 4, seen="textures")
 FULL = Sizes()
@@ -123,7 +128,7 @@ def _gate(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
         fine = apart(metrics.texture_features, real, drawn, other)
         row: dict[str, Any] = {"shape": f"{shape[0]}×{shape[1]}", "n": n, "fd": fd, "floor": floor}
         row |= {"ratio": fd / floor, "fine": fine[0] / fine[1]}
-        seen, least = apart(EXTRACTORS[sizes.seen], real, drawn, other)
+        seen, least = apart(sizes.extractor(), real, drawn, other)
         row |= {"seen": seen, "seen_floor": least, "seen_ratio": seen / least}
         row["passed"] = seen <= 3 * least
         row |= {"shift": (drawn.mean() - real.mean()).item(), **looks(drawn, real)}
@@ -144,8 +149,9 @@ def _faint(corpus: Corpus, sizes: Sizes) -> list[dict[str, float]]:
     noise = torch.randn(other.shape, generator=stream)
     for sigma in FAINT:
         row = {"sigma": sigma}
-        for key, name in {"seen_ratio": sizes.seen, "ratio": "textures"}.items():
-            fd, floor = apart(EXTRACTORS[name], real, other + sigma * noise, other)
+        features: dict[str, Extractor] = {"seen_ratio": sizes.extractor(), "ratio": FEATURES}
+        for key, extractor in features.items():
+            fd, floor = apart(extractor, real, other + sigma * noise, other)
             row[key] = fd / floor
         rows.append(row)
     return rows
@@ -180,7 +186,7 @@ class Ruler:
         shape = self.real.shape[1], corpus.side, corpus.side
         own = patches_of(corpus, shape, sizes.many, steps=sizes.steps, device=sizes.device)
         self.own = FEATURES(own)[:, None]
-        self.extractor = EXTRACTORS[sizes.seen]
+        self.extractor = sizes.extractor()
         self.seen = self.of_real(self.real, self.extractor)
         self.seen_own = self.extractor(own)[:, None]
 

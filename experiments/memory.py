@@ -21,7 +21,7 @@ def nearest(
     Args:
         patches: `[n, channels, height, width]`.
         pictures: `[channels, ...]`, of any sizes.
-        apart: whether crops that overlap the patch, or its mirror image, are left out. They are
+        apart: whether crops that overlap the patch, mirrored or turned, are left out. They are
             known by their values: one of two crops that overlap holds a corner of the other.
     """
     height, width = patches.shape[2:]
@@ -40,11 +40,12 @@ def nearest(
 
 
 def _origins(patch: Tensor, picture: Tensor) -> Iterator[list[int]]:
-    """Where in the picture a patch, or its mirror image, begins of which a corner is there."""
+    """Where in the picture a patch, mirrored or turned, begins of which a corner is there."""
     blocks = picture.unfold(1, CORNER, 1).unfold(2, CORNER, 1)  # [channels, rows, columns, ...]
-    for each in (patch, patch.flip(2)):
-        for top in (0, patch.shape[1] - CORNER):
-            for left in (0, patch.shape[2] - CORNER):
+    turned = [one.rot90(k, (1, 2)) for one in (patch, patch.flip(2)) for k in range(4)]
+    for each in turned if patch.shape[1] == patch.shape[2] else turned[::2]:
+        for top in (0, each.shape[1] - CORNER):
+            for left in (0, each.shape[2] - CORNER):
                 corner = each[:, top : top + CORNER, left : left + CORNER]
                 places = (blocks[..., 0, 0] == corner[:, :1, :1]).all(dim=0).nonzero()
                 found = blocks[:, places[:, 0], places[:, 1]]

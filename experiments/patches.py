@@ -25,7 +25,7 @@ from benchmarks.reports import columns, measured, settings, table
 from experiments.corpora import CORPORA, Corpus
 from experiments.infinite import FEATURES, apart, looks
 from experiments.memory import nearest
-from experiments.strips import MAX_BATCH, OURS, crops
+from experiments.strips import MAX_BATCH, OURS, crops, mean_of
 from pgmdiff.baselines import composed
 from pgmdiff.graphs import tiles
 from pgmdiff.linalg import beside
@@ -204,6 +204,7 @@ def _drawn(corpus: Corpus, model: nn.Module, sizes: Sizes) -> list[dict[str, Any
     """Samples of every seed against real crops."""
     shape, score, rows = (3, corpus.side, corpus.side), from_denoiser(model), []
     options: dict[str, Any] = {"batch": sizes.patches, "solver": OURS, "max_batch": MAX_BATCH}
+    options["mean"] = mean_of(corpus.name, corpus.side)
     for seed in tqdm(range(sizes.seeds), desc=corpus.name):
         levels = corpus.levels(sizes.steps)
         drawn = composed(score, tiles(shape, shape), levels, generator=seed, **options).samples

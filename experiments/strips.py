@@ -29,7 +29,7 @@ from pgmdiff.precision.forms import LowRankCovariances
 from pgmdiff.samplers import DPMSolver2M, Solver
 from pgmdiff.scores.adapters import Score, from_denoiser
 
-__all__ = ["METHODS", "OURS", "Strips", "cost", "crops", "patches_of", "seams", "strips"]
+__all__ = ["METHODS", "OURS", "Strips", "cost", "crops", "mean_of", "patches_of", "seams", "strips"]
 
 METHODS = (
     "concatenation", "replacement", "reconstruction", "average", "DiffCollage", "posterior",
@@ -76,14 +76,25 @@ class Windows(Covariances):
 
 
 @cache
-def _covariances(name: str) -> tuple[Covariances, Tensor]:
-    """Covariances of windows, all places along a strip pooled, and the mean of every row."""
+def _covariances(name: str) -> Covariances:
+    """Covariances of windows, all places along a strip pooled."""
     corpus = CORPORA[name]
     width = 3 * corpus.side // 2
     real = crops(corpus, width, FITTED, 18)
     found = fit_covariances(_graph(corpus, width), real, form="low_rank", rank=RANK, shared=True)
     assert isinstance(found, LowRank)
-    return Windows(found), real.mean(dim=(0, 3))[:, :, None]
+    return Windows(found)
+
+
+@cache
+def mean_of(name: str, height: int) -> Tensor:
+    """The mean of every row of real crops, all places along a strip pooled: `[channels, rows, 1]`.
+
+    Runs start around it: the colours of a whole are spread about as far as the highest noise level.
+    """
+    corpus = CORPORA[name]
+    real = crops(corpus, 3 * corpus.side // 2, FITTED, 18, height)
+    return real.mean(dim=(0, 3))[:, :, None]
 
 
 def _graph(corpus: Corpus, width: int, overlap: int | None = None) -> RegionGraph:
@@ -101,10 +112,10 @@ def _way(corpus: Corpus, method: str, width: int) -> Callable[..., Drawn]:
         weight = None if method == "replacement" else dps(SCALE, data_std=_facts(corpus.name)[1])
         way: Callable[..., Drawn] = partial(outpainting, weight=weight)
     elif method in ("posterior", "consistent"):
-        covariances, mean = _covariances(corpus.name)
         shape = _facts(corpus.name)[0], corpus.side, width
         kind = Consistent if method == "consistent" else Posterior
-        rule = kind(covariances, mean=mean.expand(shape))
+        mean = mean_of(corpus.name, corpus.side).expand(shape)
+        rule = kind(_covariances(corpus.name), mean=mean)
         way = partial(composed, rule=rule, max_batch=MAX_BATCH)
     else:
         rule_or_none = Average() if method == "average" else None
@@ -125,10 +136,12 @@ def patches_of(
 ) -> Tensor:
     """Samples of a single region of the shape `(channels, height, width)`, or those found."""
     denoiser, levels = corpus.denoiser(), corpus.levels(steps)
-    made = denoiser.state_dict(), levels, OURS, device
+    mean = mean_of(corpus.name, shape[1])
+    made = denoiser.state_dict(), levels, OURS, mean, device
     file = _file(made, f"{corpus.name}_patches", f"{tuple(shape)} {n}")
     if not file.exists():
-        options: dict[str, Any] = {"batch": n, "generator": 0, "solver": OURS, "device": device}
+        options: dict[str, Any] = {"batch": n, "generator": 0, "solver": OURS, "mean": mean}
+        options["device"] = device
         score, graph = from_denoiser(denoiser.to(device)), tiles(shape, shape)
         drawn = composed(score, graph, levels, max_batch=MAX_BATCH, **options)
         store.save(file, {"images": drawn.samples.cpu()}, {})
@@ -168,7 +181,8 @@ def strips(
     on another device.
     """
     denoiser, levels = corpus.denoiser(), corpus.levels(steps)
-    made = denoiser.state_dict(), levels, solver, device
+    mean = mean_of(corpus.name, corpus.side)
+    made = denoiser.state_dict(), levels, solver, mean, device
     told = method + f" {SCALE}" * (method == "reconstruction") + f" {width} {n} {seed}"
     file = _file(made, f"{corpus.name}_{method}_{width}_{seed}", told)
     if file.exists():
@@ -177,7 +191,7 @@ def strips(
     way = _way(corpus, method, width)
     clock = time.process_time if device == "cpu" else time.perf_counter
     start, score = clock(), from_denoiser(denoiser.to(device))
-    drawn = way(score, levels, batch=n, generator=seed, solver=solver, device=device)
+    drawn = way(score, levels, batch=n, generator=seed, solver=solver, mean=mean, device=device)
     images = drawn.samples.cpu()
     found = Strips(images, drawn.evaluations, drawn.critical_path, (clock() - start) / n)
     store.save(file, {"images": images}, {k: v for k, v in vars(found).items() if k != "images"})

@@ -5,7 +5,6 @@ One small network, trained on crops of at most 32 × 32 pixels, makes images of 
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +22,7 @@ from pgmdiff.models.tissue import tissue_denoiser, tissue_image
 from pgmdiff.samplers import DPMSolver2M, karras
 from pgmdiff.scores.adapters import from_denoiser
 from pgmdiff.text import Table
+from pgmdiff.training import EDMDenoiser
 
 __all__ = ["run", "table"]
 
@@ -60,7 +60,7 @@ class Method:
         return range(0 if self.closed[1] else stride, width, stride)
 
     def sample(
-        self, denoiser: Callable[..., Tensor], seed: int, sides: tuple[int, int], steps: int
+        self, denoiser: EDMDenoiser, seed: int, sides: tuple[int, int], steps: int
     ) -> tuple[Tensor, Row]:
         """Samples one image `[3, H, W]`, and measures it."""
         graph = tiles(
@@ -71,6 +71,7 @@ class Method:
         )
         score, levels = from_denoiser(denoiser), karras(steps, SIGMA_MIN, SIGMA_MAX)
         options: dict[str, Any] = {"max_batch": MAX_BATCH, "generator": seed}
+        options["mean"] = denoiser.mean
         start = time.perf_counter()
         drawn = composed(
             score, graph, levels, rule=self.rule, solver=DPMSolver2M(eta=1.0), **options

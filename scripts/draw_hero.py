@@ -40,9 +40,10 @@ def windows(height: int, width: int, *, closed: tuple[bool, bool] = (False, Fals
 
 def drawn(graph: RegionGraph) -> Tensor:
     """One sample of the bundled model on a graph, with the demo's solver and levels."""
-    joint = compose(graph, from_denoiser(tissue_denoiser()), max_batch=MAX_BATCH)
-    levels, shape = karras(STEPS, SIGMA_MIN, SIGMA_MAX), (1, *graph.event_shape)
-    return sample(joint, levels, shape=shape, solver=DPMSolver2M(eta=1.0), generator=0)[0]
+    denoiser, levels = tissue_denoiser(), karras(STEPS, SIGMA_MIN, SIGMA_MAX)
+    joint = compose(graph, from_denoiser(denoiser), max_batch=MAX_BATCH)
+    shape, solver = (1, *graph.event_shape), DPMSolver2M(eta=1.0)
+    return sample(joint, levels, shape=shape, mean=denoiser.mean, solver=solver, generator=0)[0]
 
 
 def rays(half_width: float, half_height: float, turn: float) -> tuple[Floats, Floats]:
