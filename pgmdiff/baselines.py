@@ -257,8 +257,7 @@ def _in_waves(
     score, critical = Counted(score, counts), 0
     u, known = given or (None, torch.zeros(regions.n_elements, dtype=torch.bool))
     u = u if u is None else u.expand(n, -1).clone()
-    mean = torch.as_tensor(options.pop("mean", 0.0))
-    mean = samplers.run.expanded(who, mean, regions.event_shape).flatten()
+    mean = samplers.run.expanded(who, options.pop("mean", 0.0), regions.event_shape).flatten()
     for wave in waves(index, known):
         alike: dict[tuple[bool, ...], list[int]] = {}  # pieces of which the same is given
         for piece in wave:

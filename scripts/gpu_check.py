@@ -240,7 +240,7 @@ def main(arguments: list[str] | None = None) -> None:
         "seconds_per_figure": seconds,
     }
     figures = json.loads(out.read_text()) if given.parts and out and out.exists() else {}
-    figures, failed = {"settings": settings, **figures}, False
+    figures, failed = {**figures, "settings": settings}, False
     for part in given.parts or parts:
         start = time.perf_counter()
         try:

@@ -13,6 +13,7 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -717,8 +718,20 @@ def test_a_start_around_the_mean_leaves_no_bias() -> None:
     with pytest.raises(ShapeError, match="Add it to x instead"):
         s.sample(far.score, [1.0, 0.0], x=torch.zeros(1, N), mean=1.0)
     for wrong in ([N + 1], [2, N], [1, 1, N]):  # none makes more samples, or axes
-        with pytest.raises(ShapeError, match=r"expected mean= as one number"):
+        with pytest.raises(ShapeError, match="expected mean= as one number"):
             s.sample(far.score, [1.0, 0.0], shape=(1, N), mean=torch.zeros(wrong))
+    with pytest.raises(ShapeError, match="expected mean as a tensor, an array or a list"):
+        s.sample(far.score, [1.0, 0.0], shape=(1, N), mean="far")  # type: ignore[arg-type]
+    given: list[Any] = [
+        far.mean,
+        far.mean.tolist(),
+        far.mean.numpy(),
+        40.0,
+        np.float32(40),
+        far.mean.long(),
+    ]
+    same = [s.sample(far.score, [9.0, 0.0], shape=(1, N), mean=m, generator=0) for m in given]
+    assert all(torch.equal(x, same[0]) for x in same)
     each = torch.tensor([[0.0], [40.0]]).expand(2, N)
     one = [s.sample(far.score, [9.0, 0.0], shape=(1, N), mean=m, generator=0) for m in each]
     both = s.sample(far.score, [9.0, 0.0], shape=(2, N), mean=each, generator=[0, 0])

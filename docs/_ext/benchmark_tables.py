@@ -25,6 +25,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 MISSING = object()
+ROUNDING = 1e-9
+"""Means with errors below it are 0 but for rounding."""
 REDUCE: dict[str, Callable[[list[float]], float]] = {"max": max, "min": min, "median": median}
 TABLE_KEYS = {"where", "has", "columns", "spread", "caption"}
 COLUMN_KEYS = {"of", "head", "as", "scale", "none", "error", "names"}
@@ -156,9 +158,9 @@ def cell(row: Row, column: Row) -> str:
 def shown(value: Any, form: str = "", scale: float = 1) -> str:
     """A value as text.
 
-    A pair of a mean and its standard error becomes `mean ± error`. With the format `root` the pair
-    estimates a square: its root is shown, with the error by the delta method, and 0 where the
-    estimate is negative. Three quartiles become `middle (low to high)`.
+    A pair of a mean and its standard error becomes `mean ± error`, or 0 if it is rounding. With the
+    format `root` the pair estimates a square: its root is shown, with the error by the delta
+    method, and 0 where the estimate is negative. Three quartiles become `middle (low to high)`.
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
@@ -172,6 +174,8 @@ def shown(value: Any, form: str = "", scale: float = 1) -> str:
         mean, error = scale * mean, scale * error
         if error == 0:
             return _number(mean, ".3g")
+        if max(abs(mean), error) < ROUNDING:
+            return "0"
         first = floor(log10(error))
         digits = max(0, -first + (error / 10**first < 2))  # an error of 1... is given two digits
         return f"{_number(mean, f'.{digits}f')} ± {_number(error, f'.{digits}f')}"

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import pairwise
 from math import isclose, isfinite, nan
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, warn
-from pgmdiff.linalg import is_finite
+from pgmdiff.linalg import is_finite, tensor_of
 from pgmdiff.noise import RISE, START, Draw, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
@@ -129,7 +129,7 @@ def sample(
     check_run("sample", levels, solver)
     check_score("sample", score)
     _check_start(levels, x, shape, state)
-    centred = not isinstance(mean, Tensor) and mean == 0
+    centred = isinstance(mean, int | float) and mean == 0
     if shape is None and not centred:
         raise ShapeError("sample: mean= centres the start that shape= draws. Add it to x instead.")
     given = x if state is None else state.x
@@ -137,8 +137,8 @@ def sample(
     check_dtype("sample", dtype)
     if given is None:
         given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
-    if isinstance(mean, Tensor):
-        mean = expanded("sample", mean.to(given), given.shape)
+    if not isinstance(mean, int | float):
+        mean = expanded("sample", mean, given.shape).to(given)
     part = spread_part(score)
     places = None if part is None else part.places
     if places is not None and not solver.elementwise:
@@ -217,14 +217,15 @@ MISSED = 0.15
 """Standard deviations by which samples may miss their mean without a warning."""
 
 
-def expanded(who: str, mean: Tensor, shape: Sequence[int]) -> Tensor:
+def expanded(who: str, mean: Any, shape: Sequence[int]) -> Tensor:
     """The mean of every element; `ShapeError` if its shape does not expand to that of a state."""
+    found = tensor_of(who, "mean", mean)
     try:
-        return mean.expand(*shape)
+        return found.expand(*shape)
     except RuntimeError:
         raise ShapeError(
             f"{who}: expected mean= as one number, or of a shape that expands to {list(shape)}, "
-            f"got {list(mean.shape)}. Give the mean of the data, with the axes of a state."
+            f"got {list(found.shape)}. Give the mean of the data, with the axes of a state."
         ) from None
 
 

