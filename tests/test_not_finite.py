@@ -380,7 +380,8 @@ def test_samples_that_meet_an_observation_are_not_announced(solver, dtype: torch
                 reconstruction(joint, y, h, weight),
             ):
                 sigmas = [a * s for s in karras(6, 0.05, 80.0)]
-                sample(guided, sigmas, shape=(4, 12), solver=solver, dtype=dtype, generator=0)
+                run = {"solver": solver, "dtype": dtype, "generator": 0}
+                sample(guided, sigmas, shape=(4, 12), mean=b, **run)
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -1.0])
