@@ -34,6 +34,7 @@ from pgmdiff.conditioning.reconstructing import Weight, reconstruction
 from pgmdiff.conditioning.replacing import replacement
 from pgmdiff.errors import GraphError, PgmdiffError, ShapeError
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
+from pgmdiff.linalg import tensor_of
 from pgmdiff.noise import Noise
 from pgmdiff.scores.adapters import Score, Wrapped, denoise
 from pgmdiff.scores.walls import called
@@ -257,7 +258,8 @@ def _in_waves(
     score, critical = Counted(score, counts), 0
     u, known = given or (None, torch.zeros(regions.n_elements, dtype=torch.bool))
     u = u if u is None else u.expand(n, -1).clone()
-    mean = samplers.run.expanded(who, options.pop("mean", 0.0), regions.event_shape).flatten()
+    mean = tensor_of(who, "mean", options.pop("mean", 0.0))
+    mean = samplers.run.expanded(who, mean, regions.event_shape).flatten()
     for wave in waves(index, known):
         alike: dict[tuple[bool, ...], list[int]] = {}  # pieces of which the same is given
         for piece in wave:

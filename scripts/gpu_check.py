@@ -240,14 +240,15 @@ def main(arguments: list[str] | None = None) -> None:
         "seconds_per_figure": seconds,
     }
     figures = json.loads(out.read_text()) if given.parts and out and out.exists() else {}
-    figures, failed = {**figures, "settings": settings}, False
+    figures["settings"], failed = figures.get("settings", {}) | settings, False
     for part in given.parts or parts:
         start = time.perf_counter()
         try:
             figures[part] = parts[part]()
         except Exception:  # the other parts are measured, and what is known is kept
             traceback.print_exc()
-            figures[part], failed = "failed", True
+            figures.setdefault(part, "failed")
+            failed = True
         print(f"{part}: {time.perf_counter() - start:.0f} s", flush=True)
         if out:
             out.write_text(_json(figures) + "\n")

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import pairwise
 from math import isclose, isfinite, nan
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -86,11 +86,11 @@ def sample(
         shape: `[batch, *event]` of a start drawn from N(mean, sigmas[0]²). The true start is
             q * N(0, σ²): choose sigmas[0] well above the spread of the whole.
         mean: that of the data, `[*event]` or one number, if they are not centred; or one for every
-            sample, `[batch, *event]`. If it is m from the true mean, the ODE's samples are
-            √(Σ / (Σ + σ²)) m from theirs, with Σ the covariance of the data and σ = sigmas[0]: of
-            an element's standard deviations about m / σ where elements vary alone, and up to
-            ‖m‖ / σ where they vary together, as the colours of a picture. The SDE (η = 1) is only
-            Σ / (Σ + σ²) m from it. A warning is given above 0.15.
+            sample, `[batch, *event]`. Where it differs from the true mean by m, the ODE moves
+            samples by √(Σ / (Σ + σ²)) m, with Σ the covariance of the data and σ = sigmas[0], and
+            the SDE (η = 1) by Σ / (Σ + σ²) m. For a large σ the former is about m / σ standard
+            deviations of an element where elements vary alone, and up to ‖m‖ / σ where they vary
+            together, as the colours of a picture. Four samples or more are warned of above 0.15.
         state: resumes the run from which this state comes (from a callback, or saved), at its
             step. Given the same score, schedule, solver and seed, the rest of the run is the same
             bit for bit; all but the score are compared. Without a generator the run's own noise
@@ -137,8 +137,8 @@ def sample(
     check_dtype("sample", dtype)
     if given is None:
         given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
-    if not isinstance(mean, int | float):
-        mean = expanded("sample", mean, given.shape).to(given)
+    around = expanded("sample", tensor_of("sample", "mean", mean).to(given), given.shape)
+    mean = mean if isinstance(mean, int | float) else around
     part = spread_part(score)
     places = None if part is None else part.places
     if places is not None and not solver.elementwise:
@@ -158,8 +158,8 @@ def sample(
         check_same("sample: the state", state.run, facts, ANEW)
     if run is not None:
         start = "drawn" if shape is not None else fingerprint(given)[:16]
-        start += f" around {fingerprint(mean)[:16]}" if not centred else ""
         start = start if places is None else "of all ranks"
+        start += f" around {fingerprint(around)[:16]}" if around.any() and places is None else ""
         facts = {"sampler": "sample", **facts, "start": start, "dtype": str(dtype)}
         corrector = getattr(solver, "corrector", None)
         facts |= {"score": fingerprint(score)[:16], "corrector": fingerprint(corrector)[:16]}
@@ -217,41 +217,40 @@ MISSED = 0.15
 """Standard deviations by which samples may miss their mean without a warning."""
 
 
-def expanded(who: str, mean: Any, shape: Sequence[int]) -> Tensor:
+def expanded(who: str, mean: Tensor, shape: Sequence[int]) -> Tensor:
     """The mean of every element; `ShapeError` if its shape does not expand to that of a state."""
-    found = tensor_of(who, "mean", mean)
     try:
-        return found.expand(*shape)
+        return mean.expand(*shape)
     except RuntimeError:
         raise ShapeError(
             f"{who}: expected mean= as one number, or of a shape that expands to {list(shape)}, "
-            f"got {list(found.shape)}. Give the mean of the data, with the axes of a state."
+            f"got {list(mean.shape)}. Give the mean of the data, with the axes of a state."
         ) from None
 
 
 def _check_hidden(denoised: Tensor, noise: Tensor, sigma: float, eta: float) -> None:
     """Warns where a start from N(0, σ²) is far from the data's mean, as four samples tell it.
 
-    With D = m + G (noise - m), G = Σ / (Σ + σ²), the ODE misses √G m. In standard deviations of an
-    element that is the root mean square of m over σ if elements vary alone, and ‖m‖ / σ if they
-    vary together along m, as the pixels of a picture; the share of G along m tells which. What
-    noise of strength η forgets is a factor G^(η² / 2).
+    With D = m + G (noise - m), G = Σ / (Σ + σ²), the ODE misses √G m: √(1 - G) / σ times the root
+    mean square of m, in standard deviations of an element, if elements vary alone, and times ‖m‖ if
+    they vary together along m, as the pixels of a picture; the share of G along m tells which. What
+    noise of strength η leaves of it is a factor G^(η² / 2).
     """
-    if len(denoised) < 4:
+    if len(denoised) < 4 or not denoised.numel():
         return
-    d, noise = denoised.flatten(1), noise.flatten(1)
+    d, noise = denoised.reshape(len(denoised), -1), noise.reshape(len(denoised), -1)
     mean, error = d.mean(dim=0), d.var(dim=0) / len(d)
     sure = 3 * (1 + 4 / (len(d) - 1))  # standard errors, as of Student's t: 7 for four samples
     size = (mean**2 - sure**2 * error).sum().clamp(min=0).sqrt()
     d, noise, along = d - mean, noise - noise.mean(dim=0), mean / mean.norm()
-    gain, mean_gain = _slope(noise @ along, d @ along), _slope(noise, d)
-    share = (gain / mean_gain / d.shape[1]).nan_to_num(0.0).clamp(1 / d.shape[1], 1)
-    kept = gain.nan_to_num(1.0).clamp(0, 1) ** (eta**2 / 2)
-    missed = (size * share.sqrt() * kept / sigma).item()
-    if missed > MISSED:
+    gain, mean_gain = _slope(noise @ along, d @ along).clamp(0, 0.999), _slope(noise, d)
+    share = (gain / mean_gain / d.shape[1]).clamp(1 / d.shape[1], 1)
+    deviations = size / (1 - gain).sqrt() * share.sqrt() * gain ** (eta**2 / 2) / sigma
+    spread = mean_gain > 10 * torch.finfo(d.dtype).eps  # data of a single point miss nothing
+    if spread and (missed := deviations.item()) > MISSED:
         warn(
             f"sample: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
-            f"first denoised values is {size / d.shape[1] ** 0.5:.3g} from its own, so that "
+            f"first denoised values is {size / d.shape[1] ** 0.5:.3g} from the start's, so that "
             f"samples will miss their mean by about {missed:.2g} standard deviations. Give mean=, "
             "that of the data, or begin at a larger sigmas[0]. If neither helps, the score is not "
             "that of noised data: a clean score, or a rule that does not suit the graph, as "
