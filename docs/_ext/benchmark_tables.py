@@ -233,7 +233,7 @@ LABELS = {
     "gaussian": "Gaussian chain", "modes": "Two-mode chain", "date": "Date", "seed": "Seed",
     "processes": "Processes", "seconds": "Wall-clock seconds", "hypothesis": "Hypothesis",
     "python": "Python", "numpy": "NumPy", "scipy": "SciPy", "card": "GPU", "cuda": "CUDA",
-    "pgmdiff": "pgmdiff", "tests": "Tests marked gpu",
+    "pgmdiff": "pgmdiff", "steps": "Steps", "seconds_per_figure": "Seconds per figure",
 }  # fmt: skip
 
 
