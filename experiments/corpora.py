@@ -5,8 +5,8 @@
 
 Strips have 32 rows, patches are 32 × 32, values lie in [-1, 1]. One network per corpus is the model
 of patches and of their overlaps. `python -m experiments.train NAME` trains it. `landscape64` and
-`tissue64` are the same pictures at 64 × 64, with larger networks that are trained on a GPU; their
-weights are not in the repository.
+`tissue64` are the same pictures at 64 × 64, that of tissue in all eight ways, with larger networks
+that are trained on a GPU; their weights are not in the repository.
 """
 
 import math

@@ -140,10 +140,9 @@ def patches_of(
     made = denoiser.state_dict(), levels, OURS, mean, device
     file = _file(made, f"{corpus.name}_patches", f"{tuple(shape)} {n}")
     if not file.exists():
-        options: dict[str, Any] = {"batch": n, "generator": 0, "solver": OURS, "mean": mean}
-        options["device"] = device
+        options: dict[str, Any] = {"batch": n, "generator": 0, "solver": OURS, "device": device}
         score, graph = from_denoiser(denoiser.to(device)), tiles(shape, shape)
-        drawn = composed(score, graph, levels, max_batch=MAX_BATCH, **options)
+        drawn = composed(score, graph, levels, max_batch=MAX_BATCH, mean=mean, **options)
         store.save(file, {"images": drawn.samples.cpu()}, {})
     return store.load(file)[0]["images"]
 

@@ -70,8 +70,7 @@ class Method:
             periodic=(False, *self.closed),
         )
         score, levels = from_denoiser(denoiser), karras(steps, SIGMA_MIN, SIGMA_MAX)
-        options: dict[str, Any] = {"max_batch": MAX_BATCH, "generator": seed}
-        options["mean"] = denoiser.mean
+        options: Any = {"max_batch": MAX_BATCH, "generator": seed, "mean": denoiser.mean}
         start = time.perf_counter()
         drawn = composed(
             score, graph, levels, rule=self.rule, solver=DPMSolver2M(eta=1.0), **options

@@ -137,8 +137,7 @@ def sample(
     check_dtype("sample", dtype)
     if given is None:
         given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
-    around = expanded("sample", tensor_of("sample", "mean", mean).to(given), given.shape)
-    mean = mean if isinstance(mean, int | float) else around
+    mean = expanded("sample", tensor_of("sample", "mean", mean).to(given), given.shape)
     part = spread_part(score)
     places = None if part is None else part.places
     if places is not None and not solver.elementwise:
@@ -159,7 +158,7 @@ def sample(
     if run is not None:
         start = "drawn" if shape is not None else fingerprint(given)[:16]
         start = start if places is None else "of all ranks"
-        start += f" around {fingerprint(around)[:16]}" if around.any() and places is None else ""
+        start += f" around {fingerprint(mean)[:16]}" if mean.any() and places is None else ""
         facts = {"sampler": "sample", **facts, "start": start, "dtype": str(dtype)}
         corrector = getattr(solver, "corrector", None)
         facts |= {"score": fingerprint(score)[:16], "corrector": fingerprint(corrector)[:16]}
