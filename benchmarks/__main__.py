@@ -14,6 +14,7 @@ NAMES = (
     "damping",
     "defaults",
     "exactness",
+    "hosts",
     "scale",
     "second_order",
     "solvers",

@@ -32,7 +32,7 @@ from pgmdiff.models.gravel import gravel_denoiser
 from pgmdiff.samplers import karras, sample
 from pgmdiff.scores.adapters import from_denoiser
 
-__all__ = ["RULES", "SPREAD", "canvas", "spread"]
+__all__ = ["RULES", "SPREAD", "canvas", "one_of_two", "spread"]
 
 LEVELS = karras(6, 0.01, 10.0)
 WINDOW, STRIP = 16, 4096
@@ -116,11 +116,12 @@ def spread(kind: str, n: int, device: torch.device, seconds: float) -> dict[str,
         multiprocessing.get_context("spawn").Pool(SIZE) as pool,
     ):
         given = [(rank, f"file://{folder}/meeting", kind, n, seconds) for rank in range(SIZE)]
-        return pool.starmap(_rank, given, chunksize=1)[0]
+        return pool.starmap(one_of_two, given, chunksize=1)[0]
 
 
 @torch.no_grad()
-def _rank(rank: int, meeting: str, kind: str, n: int, seconds: float) -> dict[str, Any]:
+def one_of_two(rank: int, meeting: str, kind: str, n: int, seconds: float) -> dict[str, Any]:
+    """What a process measures with the other, which it meets in a file: all of it for rank 0."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", meeting, rank=rank, world_size=SIZE)
     graph = tiles((1, SIDE, OVERLAP * (n + 1)), (1, SIDE, SIDE), (0, 0, OVERLAP))

@@ -7,12 +7,13 @@ starts four processes on one machine. On each of two machines with eight GPUs:
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint FIRST:29500 \
         examples/over_devices.py --folder /on/both
 
-If a process dies, torchrun ends all. The same command, with the same or another number of
-processes, then goes on from the folder.
+If a process dies, torchrun ends all; if a machine falls silent, they wait for it until --timeout.
+The same command, with the same or another number of processes, then goes on from the folder.
 """
 
 import argparse
 import os
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -27,12 +28,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=520)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--folder", help="where the run is saved; all machines must see it")
+    parser.add_argument("--timeout", type=float, default=300, help="longest wait, in seconds")
     given = parser.parse_args()
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    backend, timeout = "nccl" if device.type == "cuda" else "gloo", timedelta(seconds=given.timeout)
+    dist.init_process_group(backend, timeout=timeout)
 
     graph = pgmdiff.tiles((1, 16, given.width), window=(1, 16, 16), overlap=(0, 0, 8))
     network = gravel_denoiser().to(device)

@@ -16,6 +16,7 @@ from benchmarks import (
     damping,
     defaults,
     exactness,
+    hosts,
     peers,
     scale,
     second_order,
@@ -93,6 +94,15 @@ def test_defaults() -> None:
     result = defaults.run(smoke=True)
     assert "Heun" in printed(defaults, result)
     assert all(row["posterior"] < row["marginal"] for row in result["rows"])
+
+
+def test_ranks_on_two_machines() -> None:
+    if not hosts.possible():
+        pytest.skip("it needs root, to make network namespaces")
+    result = hosts.run(smoke=True, parts=["equal"])
+    assert [(row["machines"], row["ranks"]) for row in result["equal"]] == [(2, 2)]
+    assert all(row["apart"] < 1e-5 for row in result["equal"])
+    assert "machines" in printed(hosts, result)
 
 
 def test_scale(tmp_path: Path) -> None:
