@@ -102,7 +102,7 @@ def naive(score: Score, graph: GraphLike, sigmas: Levels, **options: Any) -> Dra
         graph: a graph, of which only the state's shape is used.
         sigmas, options: as for `concatenation`.
     """
-    shape = options.pop("batch", 1), *graph_of(graph, "naive").regions.event_shape
+    shape = _batch("naive", options), *graph_of(graph, "naive").regions.event_shape
     counts = Counter[Any]()
     u = samplers.sample(Counted(score, counts), sigmas, shape=shape, **options)
     return Drawn(u, counts["calls"], counts["calls"])
@@ -126,7 +126,7 @@ def composed(
             with `Average()`.
         sigmas, options: as for `concatenation`.
     """
-    counts, n = Counter[Any](), options.pop("batch", 1)
+    counts, n = Counter[Any](), _batch("composed", options)
     joint = compose(graph, Counted(score, counts), rule=rule, max_batch=max_batch)
     u = samplers.sample(joint, sigmas, shape=(n, *joint.event_shape), **options)
     shape = joint.batches[0].group.shape  # rounds are those in which regions of it were evaluated
@@ -229,6 +229,14 @@ def split_and_inpaint(
     return _in_waves("split_and_inpaint", score, graph, sigmas, _at_once, options, weight, given)
 
 
+def _batch(who: str, options: dict[str, Any]) -> int:
+    """The number of samples, which is taken out of the options."""
+    n = options.pop("batch", 1)
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ShapeError(f"{who}: expected batch=, the number of samples, at least 1, got {n!r}.")
+    return int(n)
+
+
 def _at_once(index: Tensor, known: Tensor) -> Iterator[list[int]]:
     yield list(range(len(index)))
 
@@ -244,7 +252,7 @@ def _in_waves(
     given: tuple[Tensor, Tensor] | None = None,
 ) -> Drawn:
     """Draws the pieces of one wave after another, each given what is known before its wave."""
-    regions, n = graph_of(graph, who).regions, options.pop("batch", 1)
+    regions, n = graph_of(graph, who).regions, _batch(who, options)
     groups = [g.select(np.flatnonzero(g.outer)) for g in regions.groups if g.outer.any()]
     shapes = {tuple(group.shape) for group in groups}
     if len(shapes) != 1 or regions.conditions:

@@ -220,6 +220,13 @@ def test_windows_may_overlap_by_more_than_half() -> None:
     assert one_way.critical_path == 7 * 3
 
 
+@pytest.mark.parametrize("batch", [0, -1, 1.5, None])
+@pytest.mark.parametrize("method", [concatenation, naive, composed, outpainting])
+def test_a_wrong_batch_is_named(method: Callable[..., Drawn], batch: Any) -> None:
+    with pytest.raises(ShapeError, match=rf"{method.__name__}: expected batch=.*got {batch}"):
+        method(Windows(), STRIP, FEW, batch=batch)
+
+
 def test_errors() -> None:
     mask = torch.ones(13, dtype=torch.bool)
     with pytest.raises(GraphError, match="are not reached by overlaps"):

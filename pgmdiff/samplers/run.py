@@ -86,11 +86,12 @@ def sample(
         shape: `[batch, *event]` of a start drawn from N(mean, sigmas[0]²). The true start is
             q * N(0, σ²): choose sigmas[0] well above the spread of the whole.
         mean: that of the data, `[*event]` or one number, if they are not centred; or one for every
-            sample, `[batch, *event]`. Where it differs from the true mean by m, the ODE moves
-            samples by √(Σ / (Σ + σ²)) m, with Σ the covariance of the data and σ = sigmas[0], and
-            the SDE (η = 1) by Σ / (Σ + σ²) m. For a large σ the former is about m / σ standard
-            deviations of an element where elements vary alone, and up to ‖m‖ / σ where they vary
-            together, as the colours of a picture. Four samples or more are warned of above 0.15.
+            sample, `[batch, *event]`; that of the whole where the score is a `Slab`. Where it
+            differs from the true mean by m, the ODE moves samples by √(Σ / (Σ + σ²)) m, with Σ the
+            covariance of the data and σ = sigmas[0], and the SDE (η = 1) by Σ / (Σ + σ²) m. For a
+            large σ the former is about m / σ standard deviations of an element where elements vary
+            alone, and up to ‖m‖ / σ where they vary together, as the colours of a picture. Four
+            samples or more are warned of above 0.15.
         state: resumes the run from which this state comes (from a callback, or saved), at its
             step. Given the same score, schedule, solver and seed, the rest of the run is the same
             bit for bit; all but the score are compared. Without a generator the run's own noise
@@ -137,9 +138,12 @@ def sample(
     check_dtype("sample", dtype)
     if given is None:
         given = torch.empty(tuple(shape or ()), dtype=dtype, device=device)
-    mean = expanded("sample", tensor_of("sample", "mean", mean).to(given), given.shape)
     part = spread_part(score)
     places = None if part is None else part.places
+    event = given.shape[1:] if places is None else part.joint.event_shape
+    around = tensor_of("sample", "mean", mean).to(given)
+    mean = expanded("sample", around, (*given.shape[:1], *event))
+    mean = mean if places is None else part.cut(mean)
     if places is not None and not solver.elementwise:
         raise PgmdiffError(
             f"sample: expected a solver whose steps are elementwise, since the state is divided "
@@ -150,7 +154,6 @@ def sample(
     earlier = found[1]["run"] if found else {} if state is None else state.run
     keys = noise_of(generator, len(given), earlier)
     noise: Draw = keys if places is None else partial(keys, places=places)
-    event = given.shape[1:] if places is None else part.joint.event_shape
     facts = {"solver": solver_text(solver), "sigmas": [*levels], "shape": [len(given), *event]}
     facts |= {"seeds": list(keys.keys)}
     if state is not None:
@@ -158,7 +161,7 @@ def sample(
     if run is not None:
         start = "drawn" if shape is not None else fingerprint(given)[:16]
         start = start if places is None else "of all ranks"
-        start += f" around {fingerprint(mean)[:16]}" if mean.any() and places is None else ""
+        start += f" around {fingerprint(around)[:16]}" if around.any() else ""
         facts = {"sampler": "sample", **facts, "start": start, "dtype": str(dtype)}
         corrector = getattr(solver, "corrector", None)
         facts |= {"score": fingerprint(score)[:16], "corrector": fingerprint(corrector)[:16]}
@@ -217,7 +220,14 @@ MISSED = 0.15
 
 
 def expanded(who: str, mean: Tensor, shape: Sequence[int]) -> Tensor:
-    """The mean of every element; `ShapeError` if its shape does not expand to that of a state."""
+    """The mean of every element of a state of some shape.
+
+    Raises:
+        ShapeError: its shape does not expand to that of a state.
+        PgmdiffError: it is not finite.
+    """
+    if not is_finite(mean):
+        raise PgmdiffError(f"{who}: expected a finite mean=, got numbers that are not.")
     try:
         return mean.expand(*shape)
     except RuntimeError:

@@ -118,6 +118,8 @@ def test_progress_bar_is_off_by_default(capsys: pytest.CaptureFixture[str]) -> N
         ({"sigmas": [1.0, 0.0], "x": torch.zeros(1, 2, dtype=torch.int64)}, "got torch.int64"),
         ({"sigmas": [1.0, 0.0], "shape": (1, 2), "solver": Heun}, "Make an instance of it"),
         ({"sigmas": [1.0, 0.0], "shape": (2, 2), "generator": [1]}, "one generator or 2"),
+        ({"sigmas": [1.0, 0.0], "shape": (2, 2), "mean": np.nan}, "expected a finite mean="),
+        ({"sigmas": [1.0, 0.0], "shape": (2, 2), "mean": [1, 2, 3]}, "of a shape that expands"),
     ],
 )
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
