@@ -121,7 +121,7 @@ def spread(kind: str, n: int, device: torch.device, seconds: float) -> dict[str,
 
 @torch.no_grad()
 def one_of_two(rank: int, meeting: str, kind: str, n: int, seconds: float) -> dict[str, Any]:
-    """What a process measures with the other, which it meets in a file: all of it for rank 0."""
+    """Measures calls with another process, met through a file; that of rank 0 has the result."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", meeting, rank=rank, world_size=SIZE)
     graph = tiles((1, SIDE, OVERLAP * (n + 1)), (1, SIDE, SIDE), (0, 0, OVERLAP))

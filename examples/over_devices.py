@@ -28,7 +28,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=520)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--folder", help="where the run is saved; all machines must see it")
-    parser.add_argument("--timeout", type=float, default=300, help="longest wait, in seconds")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=300,
+        help="longest wait for another rank, in seconds: more than a step or a save takes",
+    )
     given = parser.parse_args()
     device = torch.device("cpu")
     if torch.cuda.is_available():

@@ -131,8 +131,8 @@ def _gate(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
         seen, least = apart(sizes.extractor(), real, drawn, other)
         row |= {"seen": seen, "seen_floor": least, "seen_ratio": seen / least}
         row["passed"] = seen <= 3 * least
-        places = (cut([real.shape[1:]], part).draw(n, 5).clean for part in elsewhere(corpus))
-        row["elsewhere"] = apart(sizes.extractor(), *places)[0]
+        half = cut([real.shape[1:]], middle(corpus)).draw(n, 5).clean
+        row["half"] = apart(sizes.extractor(), real, half)[0]
         row |= {"shift": (drawn.mean() - real.mean()).item(), **looks(drawn, real)}
         rows.append(row)
     pictures = corpus.states()
@@ -159,14 +159,9 @@ def _faint(corpus: Corpus, sizes: Sizes) -> list[dict[str, float]]:
     return rows
 
 
-def elsewhere(corpus: Corpus) -> list[list[Tensor]]:
-    """Two parts of the pictures without common pixels: their middle quarter, and outer thirds."""
-    found: list[list[Tensor]] = [[], []]
-    for picture in corpus.states():
-        width = picture.shape[2]
-        found[0].append(picture[:, :, 3 * width // 8 : 5 * width // 8])
-        found[1] += [picture[:, :, : width // 3], picture[:, :, -(width // 3) :]]
-    return found
+def middle(corpus: Corpus) -> list[Tensor]:
+    """The middle half of every picture, which is also that of its mirror image."""
+    return [x[:, :, x.shape[2] // 4 : -(x.shape[2] // 4)] for x in corpus.states()]
 
 
 def apart(extractor: Extractor, real: Tensor, *others: Tensor) -> list[float]:
@@ -382,7 +377,7 @@ def _between(key: str, form: str) -> str:
 
 COLUMNS: dict[str, dict[str, Column]] = {
     "gate": columns(
-        "shape n seen:.3f seen_floor:.3f seen_ratio:.2f passed elsewhere:.3f fd:.3f floor:.3f "
+        "shape n seen:.3f seen_floor:.3f seen_ratio:.2f passed half:.3f fd:.3f floor:.3f "
         "ratio:.2f fine:.2f shift:.3f contrast:.3f step:.3f"
     ),
     "faint": columns("sigma seen_ratio:.2f ratio:.1f"),

@@ -116,7 +116,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except Exception as error:  # damage may raise anything
         raise PgmdiffError(
             f"store: expected {path} as it was written, but it is truncated, corrupted or of "
-            f"another kind ({type(error).__name__}: {error}). Use an earlier file, or delete it."
+            f"another kind ({type(error).__name__}: {error}). Use an earlier file."
         ) from error
 
 

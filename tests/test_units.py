@@ -708,6 +708,16 @@ def test_the_warning_says_what_the_mean_misses(
     assert (far.mean - many.mean(dim=0)).mean().item() == pytest.approx(missed, rel=0.15)
 
 
+def test_one_element_whose_mean_is_missed_is_told() -> None:
+    """However many others there are."""
+    mean = torch.zeros(400)
+    mean[7] = 12.0
+    far = Gaussian(mean, torch.eye(400))
+    with pytest.warns(UserWarning, match=r"up to 12 .* by about 0\.3 standard deviations"):
+        found = s.sample(far.score, s.karras(30, 0.01, 40.0), shape=(4000, 400), generator=0)
+    assert (mean - found.mean(dim=0))[7].item() == pytest.approx(0.3, abs=0.05)
+
+
 def test_a_start_around_the_mean_leaves_no_bias() -> None:
     """Without one, samples miss the mean by m / σ deviations."""
     far = Gaussian(torch.full((N,), 40.0), 4.0 * torch.eye(N))

@@ -71,7 +71,7 @@ class RegionGraph:
         if not all(isinstance(side, int | np.integer) and side >= 0 for side in self.event_shape):
             raise GraphError(
                 f"RegionGraph: expected event_shape as integers of at least 0, got "
-                f"{self.event_shape}. Write (3, 16, 16)."
+                f"{self.event_shape}. Give integers, as in (3, 16, 16)."
             )
         if not isinstance(self.denominator, int | np.integer) or self.denominator < 1:
             raise GraphError(

@@ -143,7 +143,7 @@ def sample(
     event = given.shape[1:] if places is None else part.joint.event_shape
     around = tensor_of("sample", "mean", mean).to(given)
     mean = expanded("sample", around, (*given.shape[:1], *event))
-    mean = mean if places is None else part.cut(mean)
+    around, mean = (mean, mean) if places is None else (around, part.cut(mean))
     if places is not None and not solver.elementwise:
         raise PgmdiffError(
             f"sample: expected a solver whose steps are elementwise, since the state is divided "
@@ -240,10 +240,10 @@ def expanded(who: str, mean: Tensor, shape: Sequence[int]) -> Tensor:
 def _check_hidden(denoised: Tensor, noise: Tensor, sigma: float, eta: float) -> None:
     """Warns where a start from N(0, σ²) is far from the data's mean, as four samples tell it.
 
-    With D = m + G (noise - m), G = Σ / (Σ + σ²), the ODE misses √G m: √(1 - G) / σ times the root
-    mean square of m, in standard deviations of an element, if elements vary alone, and times ‖m‖ if
-    they vary together along m, as the pixels of a picture; the share of G along m tells which. What
-    noise of strength η leaves of it is a factor G^(η² / 2).
+    With D = m + G (noise - m), G = Σ / (Σ + σ²), the ODE misses √G m: √(1 - G) / σ times the
+    largest element of m, in standard deviations of an element, if elements vary alone, and times
+    ‖m‖ if they vary together along m, as the pixels of a picture; the share of G along m tells
+    which. What noise of strength η leaves of it is a factor G^(η² / 2).
     """
     if len(denoised) < 4 or not denoised.numel():
         return
@@ -251,15 +251,17 @@ def _check_hidden(denoised: Tensor, noise: Tensor, sigma: float, eta: float) -> 
     mean, error = d.mean(dim=0), d.var(dim=0) / len(d)
     sure = 3 * (1 + 4 / (len(d) - 1))  # standard errors, as of Student's t: 7 for four samples
     size = (mean**2 - sure**2 * error).sum().clamp(min=0).sqrt()
+    largest = (mean**2 - sure**2 * error.clamp(min=error.median())).max().clamp(min=0).sqrt()
     d, noise, along = d - mean, noise - noise.mean(dim=0), mean / mean.norm()
     gain, mean_gain = _slope(noise @ along, d @ along).clamp(0, 0.999), _slope(noise, d)
     share = (gain / mean_gain / d.shape[1]).clamp(1 / d.shape[1], 1)
-    deviations = size / (1 - gain).sqrt() * share.sqrt() * gain ** (eta**2 / 2) / sigma
+    reach = torch.maximum(size * share.sqrt(), largest)
+    deviations = reach / (1 - gain).sqrt() * gain ** (eta**2 / 2) / sigma
     spread = mean_gain > 10 * torch.finfo(d.dtype).eps  # data of a single point miss nothing
     if spread and (missed := deviations.item()) > MISSED:
         warn(
             f"sample: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
-            f"first denoised values is {size / d.shape[1] ** 0.5:.3g} from the start's, so that "
+            f"first denoised values is up to {largest:.3g} from the start's, so that "
             f"samples will miss their mean by about {missed:.2g} standard deviations. Give mean=, "
             "that of the data, or begin at a larger sigmas[0]. If neither helps, the score is not "
             "that of noised data: a clean score, or a rule that does not suit the graph, as "
