@@ -27,9 +27,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from benchmarks.divided import SPREAD
 from benchmarks.reports import columns, rounded, settings, table
-from pgmdiff import store
+from pgmdiff.samplers import Run
 from pgmdiff.text import Table
 
 __all__ = ["PARTS", "possible", "run", "tables"]
@@ -158,13 +161,15 @@ def ended(processes: Sequence[Process]) -> list[str]:
     return said
 
 
-def files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("pgmdiff-*.safetensors"))
+def saved(folder: Path) -> tuple[Tensor, int]:
+    """The strip that a run saved last, and the number of its steps; 0 before the first."""
+    tensors, facts = Run(folder).latest() or ({"x": torch.empty(0)}, {"step": 0})
+    return tensors["x"], int(facts["step"])
 
 
 def apart(folder: Path, other: Path) -> float:
     """The largest difference of the strips in two folders, relative to the largest value."""
-    found, expected = (store.load(files(each)[-1])[0]["x"] for each in (folder, other))
+    (found, _), (expected, _) = saved(folder), saved(other)
     return float((found - expected).abs().max() / expected.abs().max())
 
 
@@ -191,7 +196,7 @@ def faults(world: Machines, folder: Path, smoke: bool) -> list[Row]:
     for name, event in [*events.items()][: 1 if smoke else None]:
         own = folder / name.replace(" ", "_")
         first, second = started(world, own, 2, 1, LONG)
-        while not (saved := files(own)[1:]):  # the first file is the start
+        while not (step := saved(own)[1]):
             if first.poll() is not None:
                 ended([first, second])
             time.sleep(0.1)
@@ -201,7 +206,7 @@ def faults(world: Machines, folder: Path, smoke: bool) -> list[Row]:
         row: Row = {"event": name, "timeout": TIMEOUT, "seconds": time.monotonic() - at}
         lines = [line for line in said.splitlines() if "PgmdiffError: rank 0" in line]
         row["said"] = lines[0].partition("PgmdiffError: ")[2].partition(";")[0]
-        row |= {"at_step": int(saved[-1].stem.rpartition("-")[2]), "of_steps": LONG[1]}
+        row |= {"at_step": step, "of_steps": LONG[1]}
         world.kill(1)
         second.communicate()
         world.cable("up")

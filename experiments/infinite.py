@@ -128,11 +128,10 @@ def _gate(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
         fine = apart(metrics.texture_features, real, drawn, other)
         row: dict[str, Any] = {"shape": f"{shape[0]}×{shape[1]}", "n": n, "fd": fd, "floor": floor}
         row |= {"ratio": fd / floor, "fine": fine[0] / fine[1]}
-        seen, least = apart(sizes.extractor(), real, drawn, other)
+        half = cut([real.shape[1:]], middle(corpus)).draw(n, 5).clean
+        seen, least, row["half"] = apart(sizes.extractor(), real, drawn, other, half)
         row |= {"seen": seen, "seen_floor": least, "seen_ratio": seen / least}
         row["passed"] = seen <= 3 * least
-        half = cut([real.shape[1:]], middle(corpus)).draw(n, 5).clean
-        row["half"] = apart(sizes.extractor(), real, half)[0]
         row |= {"shift": (drawn.mean() - real.mean()).item(), **looks(drawn, real)}
         rows.append(row)
     pictures = corpus.states()

@@ -75,8 +75,8 @@ def compared(joint: "Joint") -> tuple[list[str], list[str]]:
     for name, times, alike in found:
         if alike < ALIKE:
             text = "are not those that its model says: give them in the order of its elements, and"
-            more = "of the same data, or train the network longer at large σ"
-            warnings.append(f"covariances of {name!r} {text} {more}")
+            text += " of the same data, or train the network longer at large σ"
+            warnings.append(f"covariances of {name!r} {text}")
         elif not 1 / TIMES <= times <= TIMES:
             text = f"are about {times:.2g} times what its model says: give both in the same units,"
             warnings.append(f"covariances of {name!r} {text} of the same data")

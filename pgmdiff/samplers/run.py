@@ -141,9 +141,9 @@ def sample(
     part = spread_part(score)
     places = None if part is None else part.places
     event = given.shape[1:] if places is None else part.joint.event_shape
-    around = tensor_of("sample", "mean", mean).to(given)
-    mean = expanded("sample", around, (*given.shape[:1], *event))
-    around, mean = (mean, mean) if places is None else (around, part.cut(mean))
+    whole = tensor_of("sample", "mean", mean).to(given)
+    whole = expanded("sample", whole, (*given.shape[:1], *event))
+    mean = whole if places is None else part.cut(whole)
     if places is not None and not solver.elementwise:
         raise PgmdiffError(
             f"sample: expected a solver whose steps are elementwise, since the state is divided "
@@ -161,7 +161,7 @@ def sample(
     if run is not None:
         start = "drawn" if shape is not None else fingerprint(given)[:16]
         start = start if places is None else "of all ranks"
-        start += f" around {fingerprint(around)[:16]}" if around.any() else ""
+        start += f" around {fingerprint(whole)[:16]}" if whole.any() else ""
         facts = {"sampler": "sample", **facts, "start": start, "dtype": str(dtype)}
         corrector = getattr(solver, "corrector", None)
         facts |= {"score": fingerprint(score)[:16], "corrector": fingerprint(corrector)[:16]}
@@ -251,7 +251,8 @@ def _check_hidden(denoised: Tensor, noise: Tensor, sigma: float, eta: float) -> 
     mean, error = d.mean(dim=0), d.var(dim=0) / len(d)
     sure = 3 * (1 + 4 / (len(d) - 1))  # standard errors, as of Student's t: 7 for four samples
     size = (mean**2 - sure**2 * error).sum().clamp(min=0).sqrt()
-    largest = (mean**2 - sure**2 * error.clamp(min=error.median())).max().clamp(min=0).sqrt()
+    error = error.clamp(min=error.median())  # of many elements, some seem certain by chance
+    largest = (mean**2 - sure**2 * error).max().clamp(min=0).sqrt()
     d, noise, along = d - mean, noise - noise.mean(dim=0), mean / mean.norm()
     gain, mean_gain = _slope(noise @ along, d @ along).clamp(0, 0.999), _slope(noise, d)
     share = (gain / mean_gain / d.shape[1]).clamp(1 / d.shape[1], 1)
@@ -261,7 +262,7 @@ def _check_hidden(denoised: Tensor, noise: Tensor, sigma: float, eta: float) -> 
     if spread and (missed := deviations.item()) > MISSED:
         warn(
             f"sample: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
-            f"first denoised values is up to {largest:.3g} from the start's, so that "
+            f"first denoised values is up to {mean.abs().max():.3g} from the start's, so that "
             f"samples will miss their mean by about {missed:.2g} standard deviations. Give mean=, "
             "that of the data, or begin at a larger sigmas[0]. If neither helps, the score is not "
             "that of noised data: a clean score, or a rule that does not suit the graph, as "

@@ -57,14 +57,14 @@ def test_results_are_those_of_one_process(found: list[dict[str, Any]]) -> None:
     every = dict(differences(found))
     for kind in ("shared", "slab"):
         names = {name.removeprefix(f"{kind} ") for name in every if name.startswith(f"{kind} ")}
+        assert {"marginal, SDE", "average", "torus along rows", "grid of variables"} <= names
         assert {
-            "marginal, SDE",
-            "average",
             "mean",
-            "torus along rows",
-            "grid of variables",
+            "posterior",
+            "consistent, capped",
+            "conditions of nodes",
+            "goes on",
         } <= names
-        assert {"posterior", "consistent, capped", "conditions of nodes", "goes on"} <= names
         assert {"field", "field of a call", "mask", "crop", "isotropic"} <= names
         assert {"known", "known each", "known none", "known to messages"} <= names
     for name, difference in differences(found):
