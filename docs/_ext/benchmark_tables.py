@@ -227,14 +227,18 @@ def _parsed(text: str) -> Any:
 
 
 LABELS = {
-    "torch": "PyTorch", "machine": "Machine", "device": "Machine", "threads": "Threads",
-    "seconds_per_case": "Seconds per case", "seeds": "Seeds", "samples": "Samples",
-    "strips": "Strips", "levels": "Levels", "schedule": "Schedule", "quantiles": "Quantiles",
-    "gaussian": "Gaussian chain", "modes": "Two-mode chain", "date": "Date", "seed": "Seed",
-    "processes": "Processes", "seconds": "Wall-clock seconds", "hypothesis": "Hypothesis",
-    "python": "Python", "numpy": "NumPy", "scipy": "SciPy", "card": "GPU", "cuda": "CUDA",
-    "pgmdiff": "pgmdiff", "steps": "Steps", "seconds_per_figure": "Seconds per figure",
+    "torch": "PyTorch", "numpy": "NumPy", "scipy": "SciPy", "networkx": "NetworkX",
+    "pgmdiff": "pgmdiff", "card": "GPU", "cuda": "CUDA", "device": "Machine",
+    "gaussian": "Gaussian chain", "modes": "Two-mode chain", "seconds": "Wall-clock seconds",
+    "long_columns": "Columns where a machine is lost",
 }  # fmt: skip
+"""Names of settings that are not their keys' own words."""
+
+
+def label(key: str) -> str:
+    """The name of a setting."""
+    words = key.replace("_", " ")
+    return LABELS.get(key, words[:1].upper() + words[1:])
 
 
 def settings(result: Row) -> list[tuple[str, str]]:
@@ -245,7 +249,7 @@ def settings(result: Row) -> list[tuple[str, str]]:
         found["seed"] = str(found["seed"])  # without separators
     found |= result.get("versions", {})
     forms = {key: ".6g" if isinstance(value, float) else "" for key, value in found.items()}
-    lines = [(LABELS.get(key, key), shown(value, forms[key])) for key, value in found.items()]
+    lines = [(label(key), shown(value, forms[key])) for key, value in found.items()]
     for name, part in result.items():
         if isinstance(part, Mapping) and "cpu_seconds" in part:
             lines.append((f"CPU seconds, {name}", shown(part["cpu_seconds"], ".0f")))

@@ -185,6 +185,14 @@ def test_tables_stand_beside_their_settings(page: str) -> None:
     assert {table[0] for table in TABLE.findall(PAGES[page])} == {*SETTINGS.findall(PAGES[page])}
 
 
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_settings_have_names(name: str) -> None:
+    for label, _ in benchmark_tables.settings(benchmark_tables.load(name)):
+        if label != "pgmdiff" and not label.startswith("CPU seconds"):  # followed by a part's name
+            assert label[0].isupper(), label
+            assert "_" not in label
+
+
 KEYS = {"noise", "rho", "target", "window", "overlap"}
 """Numbers that rows are chosen by: what was asked, not what was measured."""
 
