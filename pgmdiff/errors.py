@@ -104,7 +104,8 @@ def required(module: str, who: str, extra: str) -> Any:
         ) from error
 
 
-RAW = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+RAW: tuple[type[Exception], ...] = (ArithmeticError, AssertionError, AttributeError, LookupError)
+RAW += (RuntimeError, TypeError, ValueError)
 """What a wrong argument raises where nothing looks at it."""
 FULL = re.compile("(out of|enough|allocate) memory")
 OURS = {*["matplotlib", "networkx", "numpy", "pgmdiff", "scipy", "torch"], *sys.stdlib_module_names}
@@ -118,7 +119,8 @@ def in_words(package: str) -> None:
 
     Functions, constructors and public methods raise a `PgmdiffError` in place of a raw error, with
     the raw one as its cause. Errors within functions and networks that the user gave pass
-    unchanged. A call that succeeds costs one more Python frame.
+    unchanged. Functions and constructors refuse a class in place of an instance immediately: many
+    classes can be called, and would fail later. A call that succeeds costs one more Python frame.
 
     Args:
         package: its name. What it lists in `__all__` is public, as are modules listed there; of
@@ -158,13 +160,19 @@ def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable
     """The function, whose raw errors name the arguments that it could not use."""
     if hasattr(function, "in_words"):
         return function
+    first = function.__code__.co_varnames[:1]
+    skipped = first == ("cls",)
+    method = first == ("self",) and not inspect.isclass(documented)  # calls of these must be cheap
 
     @wraps(function)
     def worded(*args: Any, **kwargs: Any) -> Any:
+        if not method and any(map(inspect.isclass, (*args[skipped:], *kwargs.values()))):
+            _check_classes(function, who, args, kwargs)
         try:
             return function(*args, **kwargs)
         except RAW as error:
-            if isinstance(error, PgmdiffError | RecursionError) or FULL.search(str(error)):
+            ours = type(error).__module__.startswith("pgmdiff.")
+            if ours or isinstance(error, RecursionError) or FULL.search(str(error)):
                 raise
             frame, own = sys._getframe(1), "pgmdiff."
             while frame.f_code.co_name.endswith("_call_impl") and frame.f_back:  # of a network
@@ -194,6 +202,27 @@ def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable
     return worded
 
 
+def _check_classes(function: Callable[..., Any], who: str, args: Any, kwargs: Any) -> None:
+    """Raises `PgmdiffError` for a class, unless the argument is a function that returns such."""
+    hints = _hints(function)
+    try:
+        given = inspect.signature(function).bind_partial(*args, **kwargs).arguments
+    except TypeError:  # the call says so itself
+        return
+    for name, value in given.items():
+        hint = hints.get(name)
+        if hint is Hashable:  # a name may be a class
+            continue
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
+        made = [get_args(kind)[-1] for kind in kinds if get_origin(kind) is Callable]
+        made = [each for each in made if isinstance(each, type)]
+        if isinstance(value, type) and name != "cls" and not issubclass(value, tuple(made)):
+            raise PgmdiffError(
+                f"{who}: expected an instance of {value.__name__} as {name}, got the class itself. "
+                f"Make one, {value.__name__}(...)."
+            )
+
+
 def _passes(trace: TracebackType | None) -> bool:
     """Whether an error was raised by the call itself, or within what the user gave."""
     own = ""  # the latest module of this library
@@ -212,10 +241,7 @@ def _refusal(function: Callable[..., Any], documented: Any, args: Any, kw: Any) 
     """The arguments of a wrong type and whether there are any, or all if each has the right one."""
     signature, sentences = inspect.signature(function), dict(_sentences(documented))
     values = signature.bind(*args, **kw).arguments
-    try:
-        hints = get_type_hints(function)
-    except NameError:  # a type that is known to type checkers only
-        hints = {}
+    hints = _hints(function)
     several = {name for name, each in signature.parameters.items() if "VAR" in each.kind.name}
     shown = [name for name in values if name not in ("self", "cls")]
     wrong = [n for n in shown if n not in several and not _fits(values[n], hints.get(n))]
@@ -227,6 +253,14 @@ def _refusal(function: Callable[..., Any], documented: Any, args: Any, kw: Any) 
         words, held = f"{name}{kind}{about}", _shown(values[name])
         parts.append(f"expected {words}, got {held}" if wrong else f"{words}: {held}")
     return bool(wrong), "; ".join(parts)
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations; none where one names a type that is known to type checkers only."""
+    try:
+        return get_type_hints(function)
+    except NameError:
+        return {}
 
 
 def _sentences(documented: Any) -> Iterable[tuple[str, str]]:

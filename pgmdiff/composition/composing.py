@@ -79,7 +79,7 @@ def compose(
     if not isinstance(rule, Rule):
         raise ScoreError(
             f"compose: expected a rule such as Marginal() or Average(), got {rule!r}. "
-            "Make an instance of it, such as Consistent(covariances)."
+            "Give one, such as Consistent(covariances)."
         )
     number = isinstance(max_batch, int | np.integer) and max_batch >= 1
     if not (number or max_batch in (None, "auto")):

@@ -237,10 +237,11 @@ def _score_of(scores: Mapping[Any, Score], model: Hashable, name: Hashable) -> S
 
 
 def _callable(score: Any, what: str) -> Score:
-    if not callable(score):
+    if isinstance(score, type) or not callable(score):
+        kind = "a class" if isinstance(score, type) else f"of type {type(score).__name__}"
         raise ScoreError(
-            f"compose: the score of {what} is of type {type(score).__name__}, expected a callable "
-            "score(x, sigma, **condition)."
+            f"compose: the score of {what} is {kind}, expected a callable score(x, sigma, "
+            "**condition)."
         )
     return score  # type: ignore[no-any-return]
 

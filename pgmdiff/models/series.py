@@ -14,8 +14,8 @@ class SeriesNet(Conditional):
     """Residual convolutions over a series of any length, with dilations 1, 2, 4, ...
 
     It is called as `network(x, noise, label=, position=, field=)`, all conditions optional, for
-    `[batch, channels, n]` or, of one channel, `[batch, n]`; the field has an axis of channels. One
-    set of weights evaluates windows and their overlaps.
+    `[batch, channels, n]` or, of one channel, `[batch, n]` or `[batch]`; the field has an axis of
+    channels. One set of weights evaluates windows and their overlaps.
 
     Args:
         channels: the number of channels of the series.
@@ -24,7 +24,8 @@ class SeriesNet(Conditional):
         features, conditions: see `UNet`.
 
     Raises:
-        ShapeError: a condition is given that the network was not made for.
+        ShapeError: a width is no multiple of 8, x has another number of channels, or a condition
+            is given that the network was not made for.
     """
 
     def __init__(
@@ -35,8 +36,7 @@ class SeriesNet(Conditional):
         features: int = 32,
         **conditions: Any,
     ) -> None:
-        super().__init__(channels, features, **conditions)
-        self.channels = channels
+        super().__init__(channels, features, 1, [width], **conditions)
         self.enter = nn.Conv1d(self.channels_in, width, 3, padding=1)
         self.blocks = nn.ModuleList(
             ResidualBlock(width, width, features, 1, dilation=2**level) for level in range(depth)
@@ -45,7 +45,7 @@ class SeriesNet(Conditional):
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, x: Tensor, noise: Tensor, **condition: Tensor | None) -> Tensor:
-        series = x.reshape(len(x), self.channels, -1)
+        series = x.reshape(len(x), 1, -1) if x.ndim < 3 and self.channels == 1 else x
         hidden, embedding = self.entered(series, noise, **condition)
         hidden = self.enter(hidden)
         for block in self.blocks:

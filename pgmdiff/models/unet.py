@@ -5,6 +5,7 @@ EDM's preconditioning, `training.EDMDenoiser`, it is a denoiser.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -80,6 +81,8 @@ class Conditional(nn.Module):
         self,
         channels: int,
         features: int,
+        axes: int,
+        widths: Sequence[int],
         *,
         classes: int = 0,
         position: int = 0,
@@ -88,6 +91,12 @@ class Conditional(nn.Module):
         whitened: bool = False,
     ) -> None:
         super().__init__()
+        if not widths or any(width < 8 or width % 8 for width in widths):
+            raise ShapeError(
+                f"{type(self).__name__}: expected positive multiples of 8 as numbers of channels "
+                f"inside, got {brief(widths)}. They are normalised in 8 groups."
+            )
+        self.channels, self.axes = channels, axes
         self.sizes = {"label": classes, "position": position, "field": field, "residual": whitened}
         self.null_condition = {"label": classes} if classes else {}  # `fit` looks for it in labels
         self.noise_field, self.whitened = noise_field, whitened
@@ -96,6 +105,13 @@ class Conditional(nn.Module):
 
     def entered(self, x: Tensor, noise: Tensor, **condition: Any) -> tuple[Tensor, Tensor]:
         """The input's channels and the embedding."""
+        if x.ndim != self.axes + 2 or x.shape[1] != self.channels:
+            sides = "height, width" if self.axes == 2 else "n"
+            raise ShapeError(
+                f"{type(self).__name__}: expected [batch, {self.channels}, {sides}], got "
+                f"{list(x.shape)}. Make it with the data's own channels=; one state alone is a "
+                "batch, x[None]."
+            )
         given = [name for name, value in condition.items() if value is not None]
         unknown = [name for name in given if not self.sizes.get(name)]
         if noise.ndim > 1 and not self.noise_field:
@@ -167,8 +183,8 @@ class UNet(Conditional):
             residual of a linear denoiser, which `EDMDenoiser` gives.
 
     Raises:
-        ShapeError: sides are no such multiples, or a condition is given that the network was not
-            made for.
+        ShapeError: widths or sides are no such multiples, x has another number of channels, or a
+            condition is given that the network was not made for.
     """
 
     def __init__(
@@ -179,8 +195,7 @@ class UNet(Conditional):
         axes: int = 2,
         **conditions: Any,
     ) -> None:
-        super().__init__(channels, features, **conditions)
-        self.axes = axes
+        super().__init__(channels, features, axes, widths, **conditions)
         self.multiple = 2 ** (len(widths) - 1)
         self.enter = CONVOLUTIONS[axes](self.channels_in, widths[0], 3, padding=1)
         above = (widths[0], *widths[:-1])

@@ -29,6 +29,7 @@ its root mean square σ √mean(1 - g), which is nearly white at every σ. State
 need a filter for their shape; their first axis is that of channels if they have several.
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -38,7 +39,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pgmdiff.errors import ShapeError, check_scale, warn
+from pgmdiff.errors import ScoreError, ShapeError, check_scale, warn
 from pgmdiff.linalg import Shape, sent
 from pgmdiff.noise import Generator, seed_of, torch_generator
 from pgmdiff.scores.adapters import beside
@@ -117,6 +118,21 @@ class WienerFilter(nn.Module):
         return self.turned(gain * self.turned(centred), back=True)
 
 
+def _check_network(network: Any) -> None:
+    """Raises `ScoreError` for a network that does not accept the noise as a second argument."""
+    try:
+        known = inspect.signature(getattr(network, "forward", network))
+    except ValueError:  # of what is compiled
+        return
+    try:
+        known.bind_partial(None, None)
+    except TypeError as error:
+        raise ScoreError(
+            "EDMDenoiser: expected a network that is called as network(x, noise, **condition), got "
+            f"{type(network).__name__}{known}. Wrap it in a module that accepts both."
+        ) from error
+
+
 class EDMDenoiser(nn.Module):
     """A network under EDM preconditioning, called as `denoise(x, sigma, **condition)`.
 
@@ -135,6 +151,10 @@ class EDMDenoiser(nn.Module):
             network independent of units, as `training.fit` does; 1 is EDM's own.
         filters: Wiener filters, one for each shape of x that has one. They take one noise level
             per sample.
+
+    Raises:
+        ScoreError: the network does not accept the noise as a second argument.
+        PgmdiffError: σ_d or σ_1 is not positive.
     """
 
     score_by = "from_denoiser(denoiser)"
@@ -150,6 +170,7 @@ class EDMDenoiser(nn.Module):
         super().__init__()
         check_scale("EDMDenoiser", "sigma_data", sigma_data)
         check_scale("EDMDenoiser", "unit", unit)
+        _check_network(network)
         self.network = network
         self.whitened: bool = getattr(network, "whitened", False)
         self.sigma_data, self.mean, self.unit = sigma_data, mean, unit

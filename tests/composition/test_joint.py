@@ -137,6 +137,8 @@ def test_a_missing_model_is_named_with_the_ways_to_get_one() -> None:
         assert remedy in str(error.value)
     with pytest.raises(ScoreError, match="'f0' is of type int, expected a callable"):
         compose(chain(2), {"f0": 3})
+    with pytest.raises(ScoreError, match="'f0' is a class, expected a callable"):
+        compose(chain(2), {"f0": Gaussian})
     with pytest.raises(ScoreError, match="score of all nodes is of type int"):
         compose(chain(2), 3)
     with pytest.raises(GraphError, match="got dict"):
@@ -175,8 +177,10 @@ def test_states_that_do_not_fit_are_named() -> None:
         joint(torch.zeros(2, 4), 1.0, y=torch.ones(3, 1))
     with pytest.raises(ShapeError, match="as a tensor, got list"):
         joint([0.0] * 4, 1.0)
-    with pytest.raises(ScoreError, match="Make an instance"):
+    with pytest.raises(PgmdiffError, match=r"instance of Marginal as rule, got the class"):
         compose(chain(4), nonlinear, rule=Marginal)  # type: ignore[arg-type]
+    with pytest.raises(ScoreError, match=r"a rule such as Marginal\(\) .* got 'Marginal'"):
+        compose(chain(4), nonlinear, rule="Marginal")  # type: ignore[arg-type]
     with pytest.raises(ScoreError, match="max_batch, an integer of at least 1"):
         compose(chain(4), nonlinear, max_batch=0)
 

@@ -22,6 +22,7 @@ from pgmdiff.conditioning import (
 )
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import chain, tiles
+from pgmdiff.models.series import SeriesNet
 from pgmdiff.samplers import SDE, Heun, karras, sample
 from pgmdiff.scores.adapters import beside
 from pgmdiff.scores.guidance import Guided
@@ -243,7 +244,7 @@ def test_bad_conditions_are_named() -> None:
             make()
 
 
-@pytest.mark.parametrize("wrong", [chain(2), None, EDMDenoiser(torch.nn.Linear(2, 2), 1.0)])
+@pytest.mark.parametrize("wrong", [chain(2), None, EDMDenoiser(SeriesNet(), 1.0)])
 def test_what_is_no_score_is_refused_at_once(wrong: object) -> None:
     y, h = torch.zeros(2), Mask(MASK)
     for name, make in {

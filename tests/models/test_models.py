@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import pgmdiff.models
-from pgmdiff import ShapeError
+from pgmdiff import ScoreError, ShapeError
 from pgmdiff.diagnostics.metrics import frechet_distance, texture_features
 from pgmdiff.models.gravel import SIGMA_DATA, gravel_denoiser, gravel_image, untrained
 from pgmdiff.models.series import SeriesNet
@@ -175,3 +175,35 @@ def test_patches_of_an_untrained_network_do_not(photograph: Tensor) -> None:
     """The smallest size is the one at which features tell least."""
     distance, floor = distances(photograph, drawn(untrained(), (8, 8)), (8, 8))
     assert distance > 10 * floor
+
+
+@pytest.mark.parametrize(
+    ("network", "state", "words"),
+    [
+        (UNet(channels=1), (3, 8, 8), r"UNet: expected \[batch, 1, height, width\], got \[2, 3"),
+        (UNet(channels=3), (8, 8), r"UNet: expected \[batch, 3, height, width\], got \[2, 8, 8"),
+        (SeriesNet(), (2, 8), r"SeriesNet: expected \[batch, 1, n\], got \[2, 2, 8\]"),
+        (SeriesNet(2), (8,), r"SeriesNet: expected \[batch, 2, n\], got \[2, 8\]"),
+    ],
+)
+def test_states_with_other_channels_are_refused(
+    network: UNet | SeriesNet, state: tuple[int, ...], words: str
+) -> None:
+    """A series of two channels was taken for one of twice the length."""
+    with pytest.raises(ShapeError, match=words):
+        network(torch.zeros(2, *state), torch.zeros(2))
+
+
+def test_widths_are_multiples_of_8() -> None:
+    for make in (
+        lambda: UNet(widths=(16, 20)),
+        lambda: UNet(widths=()),
+        lambda: SeriesNet(width=4),
+    ):
+        with pytest.raises(ShapeError, match="expected positive multiples of 8"):
+            make()
+
+
+def test_a_network_without_a_place_for_the_noise_is_refused() -> None:
+    with pytest.raises(ScoreError, match=r"got Conv1d\(input.* Wrap it in a module"):
+        EDMDenoiser(torch.nn.Conv1d(1, 1, 3), 1.0)

@@ -148,9 +148,7 @@ def edm(q: Gaussian, change: Callable[[Network], Network]) -> Any:
         x = seen * (s**2 + 1).sqrt()
         return (q.denoise(x, s[:, 0]) - x / (s**2 + 1)) * (s**2 + 1).sqrt() / s
 
-    denoiser = EDMDenoiser(nn.Identity(), 1.0)
-    denoiser.network = SimpleModule(change(network))
-    return from_denoiser(denoiser)
+    return from_denoiser(EDMDenoiser(SimpleModule(change(network)), 1.0))
 
 
 class SimpleModule(nn.Module):
