@@ -220,7 +220,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     # covariances and precisions
     "Dense": lambda: providers.Dense(node_covariances(chain(N), gaussian())),
     "Pooled": lambda: fitted("dense", shared=True),
-    "Place": lambda: next(iter(fitted("dense").parents.values())),
+    "Place": lambda: next(iter(fitted("dense", shared=True).parents.values())),
     "LowRank": lambda: fitted("low_rank", rank=4),
     "Stationary": lambda: fitted("stationary", axes=(1, 2)),
     "Separable": lambda: fitted("dense", channels=True),
@@ -334,7 +334,7 @@ def consistency() -> Any:
 
 NOT_PRINTED = {
     "UNet", "SeriesNet", "EDMDenoiser", "WienerFilter",  # torch's modules print their layers
-    "LinearOperator", "Evaluate", "Step",  # protocols, a dict
+    "LinearOperator", "Evaluate", "Step", "Strips",  # protocols, a dict, inside of `stream`
 }  # fmt: skip
 
 

@@ -48,6 +48,7 @@ from pgmdiff.precision.covariances import (
     without_channels,
 )
 from pgmdiff.precision.precision import weighed
+from pgmdiff.text import counted
 
 __all__ = ["Form", "fit_covariances"]
 
@@ -171,6 +172,7 @@ def _of_nodes(graph: RegionGraph, samples: Mapping[Any, Tensor], ridge: float) -
     remedy = "Give those of outer regions; of a factor graph's variables make states: graph.pack."
     check_known("fit_covariances: samples are given for", samples, outer, "outer region", remedy)
     known: dict[int, tuple[Tensor, Tensor]] = {}
+    ranks: dict[Hashable, tuple[int, int]] = {}
     sums = torch.zeros(2, graph.n_elements, dtype=torch.float64)
     for name, index in outer.items():
         given = tensor_of("fit_covariances", f"samples of {name!r}", samples.get(name, [0]))
@@ -182,16 +184,32 @@ def _of_nodes(graph: RegionGraph, samples: Mapping[Any, Tensor], ridge: float) -
             )
         if id(samples[name]) not in known:
             flat = given.detach().cpu().double().reshape(len(given), -1)
+            ranks[name] = len(flat) - 1, flat.shape[1]
             covariance = torch.cov(flat.T, correction=0).reshape(index.numel(), -1)
             _raise(covariance.diagonal(), ridge, covariance.diagonal().mean())
             known[id(samples[name])] = flat.mean(dim=0), covariance
         mean, fitted[name] = known[id(samples[name])]
         sums[:, index[0]] += torch.stack([mean, torch.ones_like(mean)])
+    _warn_of_few(ranks)
     found: Covariances = Pooled(fitted, _parents(graph, outer))
     if graph.n_elements <= COMPLETED:
         found = Blocks(completed(graph, found).covariance)
     object.__setattr__(found, "mean", (sums[0] / sums[1]).reshape(graph.event_shape))
     return found
+
+
+def _warn_of_few(ranks: Mapping[Hashable, tuple[int, int]]) -> None:
+    """Warns of estimates without full rank, of which the largest rank and the size are given."""
+    few = [name for name, (rank, elements) in ranks.items() if rank < elements]
+    if few:
+        rank, elements = ranks[few[0]]
+        others = f" (and of {counted(len(few) - 1, 'other')})" * (len(few) > 1)
+        warn(
+            f"fit_covariances: so few states leave the covariance of {few[0]!r}{others} with rank "
+            f"{rank} at most, of {elements}: in all other directions it is the ridge alone, which "
+            "rules take for certainty. Give more states; pool windows (shared=True); choose "
+            "form='stationary' or 'low_rank'; or raise ridge=."
+        )
 
 
 def _checked(batch: Tensor, graph: RegionGraph) -> Tensor:
@@ -245,9 +263,12 @@ class _Moments(_Estimate):
 
     def finish(self, ridge: float) -> Pooled:
         fitted: dict[Hashable, Tensor] = {}
+        ranks: dict[Hashable, tuple[int, int]] = {}
         for kind, regions in self.outer.items():
             means = (self.sums / self.n)[:, regions].flatten(0, 1)  # of every region and channel
             fitted[kind] = (self.products[kind] / self.n - means.T @ means) / len(means)
+            ranks[kind] = (self.n - 1) * len(means), means.shape[1]
+        _warn_of_few(ranks)
         mean = torch.cat([v.diagonal() for v in fitted.values()]).mean()
         for covariance in fitted.values():
             _raise(covariance.diagonal(), ridge, mean)

@@ -16,7 +16,7 @@ from tests.precision.examples import Custom, states
 
 
 def test_other_graphs_and_groups_are_named() -> None:
-    fitted = fit_covariances(tiles((12,), 6, 3), states(12))
+    fitted = fit_covariances(tiles((12,), 6, 3), states(12), shared=True)
     with pytest.raises(GraphError, match="is not among those that the covariances were fitted for"):
         ComposedPrecision(tiles((12,), 4, 2), fitted)
     with pytest.raises(GraphError, match="requires windows of a tensor"):

@@ -9,7 +9,7 @@ import torch
 
 from pgmdiff import GraphError, Posterior, ShapeError, compose
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
-from pgmdiff.graphs import FactorGraph, tiles
+from pgmdiff.graphs import FactorGraph, chain, tiles
 from pgmdiff.precision import (
     BlockTree,
     Circulant,
@@ -74,7 +74,7 @@ def test_large_regions_are_low_rank_by_default() -> None:
     joint = compose(graph, lambda x, s: -x, rule=Posterior(fitted))
     assert isinstance(joint.solve, SmallSpace)
     assert joint(data[:2], 2.0).isfinite().all()
-    assert isinstance(fit_covariances(tiles((20,), 8, 4), states(20)), Pooled)
+    assert isinstance(fit_covariances(tiles((20,), 8, 4), states(20), shared=True), Pooled)
 
 
 @pytest.mark.parametrize("periodic", [False, True])
@@ -217,3 +217,15 @@ def test_windows_that_share_an_estimate_are_solved_by_fourier_transforms_on_a_ri
         matrix = torch.eye(graph.n_elements) + 0.09 * precision.dense()
         expected = torch.linalg.solve(matrix, b.T).T
         assert relative(Circulant(precision, periods)(b, levels), expected) < 1e-9
+
+
+def test_too_few_states_are_told() -> None:
+    graph, data = tiles((12,), 6, 3), states(12, 1, 6).reshape(6, 12)
+    with pytest.warns(UserWarning, match=r"with rank 5 at most, of 6.*shared=True"):
+        fit_covariances(graph, data)
+    fit_covariances(graph, data, shared=True)
+    fit_covariances(graph, torch.cat([data, data + 1]))
+    few = {name: torch.randn(3, 2) for name in ("f0", "f1")}
+    fit_covariances(chain(3), few)
+    with pytest.warns(UserWarning, match="'f1' with rank 1 at most, of 2"):
+        fit_covariances(chain(3), {**few, "f1": few["f1"][:2]})
