@@ -34,8 +34,8 @@ from pgmdiff.conditioning.reconstructing import Weight, reconstruction
 from pgmdiff.conditioning.replacing import replacement
 from pgmdiff.errors import GraphError, PgmdiffError, ShapeError
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
-from pgmdiff.linalg import tensor_of
 from pgmdiff.noise import Noise
+from pgmdiff.samplers.start import mean_of
 from pgmdiff.scores.adapters import Score, Wrapped, denoise
 from pgmdiff.scores.walls import called
 from pgmdiff.text import by_field
@@ -231,6 +231,8 @@ def split_and_inpaint(
 
 def _batch(who: str, options: dict[str, Any]) -> int:
     """The number of samples, which is taken out of the options."""
+    if "shape" in options:
+        raise ShapeError(f"{who}: got shape=, but the graph has it. Give batch=, its first number.")
     n = options.pop("batch", 1)
     if not isinstance(n, int | np.integer) or n < 1:
         raise ShapeError(f"{who}: expected batch=, the number of samples, at least 1, got {n!r}.")
@@ -266,8 +268,8 @@ def _in_waves(
     score, critical = Counted(score, counts), 0
     u, known = given or (None, torch.zeros(regions.n_elements, dtype=torch.bool))
     u = u if u is None else u.expand(n, -1).clone()
-    mean = tensor_of(who, "mean", options.pop("mean", 0.0))
-    mean = samplers.run.expanded(who, mean, regions.event_shape).flatten()
+    known_mean, like = options.pop("mean", 0.0), torch.empty(0, dtype=torch.float64)
+    mean = mean_of(who, known_mean, like, regions.event_shape).flatten()
     for wave in waves(index, known):
         alike: dict[tuple[bool, ...], list[int]] = {}  # pieces of which the same is given
         for piece in wave:

@@ -14,6 +14,7 @@ from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph, condition_key
 from pgmdiff.noise import Generator
 from pgmdiff.samplers import Solver, sample
+from pgmdiff.samplers.start import mean_of
 from pgmdiff.scores.adapters import Score
 
 __all__ = ["node_samples"]
@@ -26,6 +27,7 @@ def node_samples(
     sigmas: Sequence[float],
     *,
     conditions: Mapping[Any, Condition] | None = None,
+    mean: Tensor | float = 0.0,
     solver: Solver | None = None,
     generator: Generator = None,
     max_batch: int | None = None,
@@ -46,6 +48,8 @@ def node_samples(
     Args:
         graph, scores, conditions, max_batch: see `compose`. Conditions are by node, not fields.
         n: the number of samples of each.
+        mean: that of the whole, as for `sample`. Regions that share their samples have that of the
+            first.
         sigmas, solver, generator, progress, dtype, device: see `sample`.
 
     Returns:
@@ -59,6 +63,8 @@ def node_samples(
     kinds: dict[Hashable, IndexGroup] = {}
     chosen, total = dict[Hashable, Hashable](), 0
     theirs: dict[Hashable, Condition] = {}
+    like = torch.empty(0, dtype=dtype, device=device)
+    whole, means = mean_of("node_samples", mean, like, regions.event_shape), list[Tensor]()
     for group in regions.groups:
         for row in np.flatnonzero(group.outer).tolist():
             name = group.name(row)
@@ -69,6 +75,7 @@ def node_samples(
                 continue
             size, one = torch.Size(group.shape).numel(), np.ones(1, np.int64)
             index = torch.arange(total, total + size).reshape(1, *group.shape)
+            means.append(whole.flatten()[regions.elements(name).reshape(-1)])
             kinds[key] = IndexGroup(index, one, [name], one.astype(bool), group.model)
             theirs, total = theirs | ({name: condition} if condition else {}), total + size
     alone = RegionGraph((total,), tuple(kinds.values()), conditions=theirs)
@@ -76,6 +83,7 @@ def node_samples(
         compose(alone, scores, max_batch=max_batch),
         sigmas,
         shape=(n, total),
+        mean=torch.cat(means),
         solver=solver,
         generator=generator,
         progress=progress,

@@ -17,46 +17,32 @@ trust radius acts on all messages together, and here on those of a strip and its
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
-from pgmdiff.composition import Consistent, Field, Joint, Marginal, Posterior, compose
-from pgmdiff.composition.consistent import CAPPED, MESSAGES
+from pgmdiff.composition.consistent import CAPPED
 from pgmdiff.composition.joint import Remembering
-from pgmdiff.composition.plan import RegionScores, Scores
-from pgmdiff.composition.rules import WeightedSum
-from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError, required
-from pgmdiff.graphs import RegionGraph, tiles
+from pgmdiff.composition.plan import Scores
+from pgmdiff.distributed.strips import Strips, strips_of
+from pgmdiff.errors import PgmdiffError, ShapeError, required
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
-from pgmdiff.graphs.groups import RegionGroup, WindowGroup
-from pgmdiff.linalg import Shape, keep
+from pgmdiff.linalg import Shape, tensor_of
 from pgmdiff.noise import RISE, START, Generator, Noise
-from pgmdiff.precision.covariances import Dense, Stationary
 from pgmdiff.samplers import Run, Solver, State, UniPC
 from pgmdiff.samplers.run import check_run, solver_text
+from pgmdiff.samplers.start import check_hidden, eta_of, mean_of
 from pgmdiff.samplers.store import ELSEWHERE, check_dtype, check_same, noise_of
-from pgmdiff.scores.adapters import begun
 from pgmdiff.store import fingerprint
-from pgmdiff.text import array, brief, described
+from pgmdiff.text import array, described
 
 __all__ = ["Streamed", "stream"]
-
-WINDOWS = 16
-"""Strides in a strip, unless it must be longer: one in 16 windows is evaluated twice."""
-HALO = 4
-"""Windows on each side of a strip that a truncated solve sees."""
-KEPT = 64
-"""Joints of strips that are kept, the latest."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +76,7 @@ def stream(
     *,
     out: Any,
     shape: Sequence[int] | None = None,
+    mean: Tensor | float = 0.0,
     solver: Solver | None = None,
     generator: Generator = None,
     strip: int | None = None,
@@ -117,6 +104,8 @@ def stream(
         shape: `[batch, *event]`; one sample of the graph's event if None. On the axis of the strips
             it may be any length: windows then go on as they begin in the graph, which is a pattern
             and need not be larger than two windows.
+        mean: that of the data, as for `sample`; with size 1 along the axis of the strips if it is
+            the same everywhere. The first strip tells whether to warn, of four samples or more.
         solver: `UniPC()` if None; any whose steps are `elementwise`.
         generator: as for `sample`; noise depends on the place in the whole canvas.
         strip: columns of a strip, a multiple of the windows' stride.
@@ -158,20 +147,22 @@ def stream(
         )
     graph = graph_of(graph, "stream").regions
     given = tuple(shape) if shape is not None else (1, *graph.event_shape)
-    strips = _strips(graph, scores, given, solver.evaluations, strip, halo, composing)
+    strips = strips_of(graph, scores, given, solver.evaluations, strip, halo, composing)
     run = Run.of(run)
     found = None if run is None else run.latest()
     earlier: dict[str, Any] = found[1]["run"] if found else {}
     noise = noise_of(generator, given[0], earlier)
     facts: dict[str, Any] = {"sampler": "stream", "solver": solver_text(solver)}
     facts |= {"sigmas": [*levels], "shape": list(given), "seeds": list(noise.keys)}
+    whole = mean_of("stream", mean, torch.empty(0, dtype=dtype, device=device), given)
     facts |= {"dtype": str(dtype), "strip": strips.width, "halo": strips.halo}
     if run is not None:
         facts["score"] = fingerprint([scores, composing, graph.conditions])[:16]
+        facts["mean"] = fingerprint(tensor_of("stream", "mean", mean))[:16]
         facts["windows"] = fingerprint(strips.windows)[:16]
     if found and run is not None:
         check_same(f"stream: the folder {run.folder}", earlier, facts, ELSEWHERE)
-    front = _Front(strips, levels, solver, noise, torch.empty(0, dtype=dtype, device=device))
+    front = _Front(strips, levels, solver, noise, whole)
     if found:
         front.restore(*found)
     elif run is not None:
@@ -187,209 +178,19 @@ def stream(
     return Streamed(target, tuple(front.truncation), front.capped)
 
 
-@dataclass(frozen=True)
-class _Strips:
-    """The strips of a canvas: which windows they need, and the joints of these windows.
-
-    Args:
-        axis: of the event, along which strips follow one another.
-        event: the shape of the whole.
-        windows: window, overlap and periodic of every axis.
-        width, halo: columns of a strip, and of a truncated solve beside it.
-        evaluations: of the score, per step.
-        options: what `compose` receives.
-    """
-
-    axis: int
-    event: Shape
-    windows: tuple[tuple[int, int, bool], ...]
-    width: int
-    halo: int
-    evaluations: int
-    options: Mapping[str, Any]
-    joints: dict[Any, Joint] = field(default_factory=dict)
-
-    @property
-    def length(self) -> int:
-        """Columns of the canvas."""
-        return self.event[self.axis]
-
-    @property
-    def reach(self) -> int:
-        """Columns beside a strip that a step may need."""
-        return self.evaluations * (2 * self.halo + self.windows[self.axis][0])
-
-    def around(self, first: int, last: int, halo: int) -> tuple[int, int]:
-        """Where the windows that touch columns and a halo begin and end."""
-        window, overlap, _ = self.windows[self.axis]
-        stride, final = window - overlap, self.length - window  # the last one may be shifted
-        first, last = max(0, first - halo), min(self.length, last + halo)
-        start = min(max(0, ((first - window) // stride + 1) * stride), final)
-        return start, self.length if last > final else (last - 1) // stride * stride + window
-
-    def graph(self, first: int, last: int) -> RegionGraph:
-        """The windows between two columns at which windows begin and end."""
-        shape = [*self.event[: self.axis], last - first, *self.event[self.axis + 1 :]]
-        window, overlap, periodic = zip(*self.windows, strict=True)
-        return tiles(shape, window, overlap, periodic, remainder="shift")
-
-    def score(self, first: int, last: int, before: State) -> Any:
-        """The score of these windows, with the memory of a state on their columns."""
-        joint, memory = self.joint(first, last), dict(before.memory)
-        if not isinstance(joint.rule, Consistent):
-            return joint
-        if memory:
-            laid, (places, size) = memory[MESSAGES].flatten(1), self._places(joint)
-            messages = laid.new_empty(len(laid), size + 1)
-            messages[:, places.to(laid.device)] = laid
-            memory[MESSAGES] = messages[:, :size].contiguous()
-        return begun(joint, memory)
-
-    def laid(self, score: Remembering) -> dict[str, Tensor]:
-        """The memory of a score on the columns of its windows."""
-        messages, (places, _) = score.memory[MESSAGES], self._places(score.joint)
-        laid = pad(messages, (0, 1))[:, places.to(messages.device)]
-        event = *[1] * self.axis, score.joint.event_shape[self.axis], -1
-        return {MESSAGES: laid.reshape(len(laid), *event)}
-
-    def _places(self, joint: Joint) -> tuple[Tensor, int]:
-        """Where messages lie, `[columns * rest]`, and their number, which stands for none.
-
-        Those of a window lie on the columns of its first stride, one stride after the other.
-        """
-        (window, overlap, _), axis = self.windows[self.axis], self.axis
-        stride, n, number, found = window - overlap, joint.event_shape[axis], 0, list[Tensor]()
-        for group in joint.regions.groups:
-            assert isinstance(group, WindowGroup), "tiles has windows alone"
-            sizes = *(len(each.starts) for each in group.axes), *group.shape
-            own = torch.full((len(group), prod(group.shape)), -1)
-            for batch in joint.batches:  # several if conditions differ
-                if batch.group.shape == group.shape:
-                    rows = torch.searchsorted(group.firsts(), batch.group.firsts())
-                    values = torch.arange(len(rows) * own.shape[1]).reshape(len(rows), -1)
-                    own[rows], number = batch.offset + values, number + values.numel()
-            own = own.reshape(sizes).movedim((axis, len(group.axes) + axis), (0, 1))
-            own = own.reshape(*own.shape[:2], -1)
-            own = pad(own, (0, 0, 0, -own.shape[1] % stride), value=-1)
-            own = rearrange(own, "count (k stride) rest -> (count stride) (k rest)", stride=stride)
-            first = int(group.axes[axis].starts[0])
-            found.append(pad(own, (0, 0, first, n - first - len(own)), value=-1))
-        places = torch.cat(found, dim=1).flatten()
-        return places.where(places >= 0, number), number
-
-    def joint(self, first: int, last: int) -> Joint:
-        """The joint of these windows, with their own conditions and parts of fields."""
-        options = {**self.options}
-        conditions, mean = options["conditions"], getattr(options.get("rule"), "mean", None)
-        whole = isinstance(mean, Tensor) and mean.shape[self.axis] == self.length
-        key = (first, last) if conditions or whole else last - first
-        if key in self.joints:
-            return self.joints[key]
-        graph, scores = self.graph(first, last), options.pop("scores")
-        if isinstance(mean, Tensor):
-            part = mean.narrow(self.axis, first, last - first) if whole else mean
-            options["rule"] = replace(options["rule"], mean=part.expand(graph.event_shape))
-        own = {name: value for name, value in conditions.items() if isinstance(value, Field)}
-        for name in graph.names if len(own) < len(conditions) else ():
-            spans = str(name)[1:-1].split(", ")
-            start, stop = map(int, spans[self.axis].split(":"))
-            spans[self.axis] = f"{start + first}:{stop + first}"
-            if (there := f"[{', '.join(spans)}]") in conditions:
-                own[name] = conditions[there]
-
-        def crop(leaf: Any) -> Any:
-            if not isinstance(leaf, Field):
-                return leaf
-            dim = leaf.values.ndim - len(self.event) + self.axis
-            if dim < 0 or leaf.values.shape[dim] != self.length:
-                raise ShapeError(
-                    f"stream: expected a field over the whole canvas, {self.length} on axis "
-                    f"{self.axis}, got {tuple(leaf.values.shape)}."
-                )
-            return Field(leaf.values.narrow(dim, first, last - first))
-
-        for word, given in (("conditions", own), ("null_condition", options.get("null_condition"))):
-            options[word] = tree_map(crop, given, is_leaf=lambda v: isinstance(v, Field))
-        return keep(self.joints, key, compose(graph, scores, **options), KEPT)
-
-
-def _strips(
-    graph: RegionGraph,
-    scores: Scores,
-    shape: Shape,
-    evaluations: int,
-    width: int | None,
-    halo: int | None,
-    composing: Mapping[str, Any],
-) -> _Strips:
-    """The strips of a canvas; see `stream` for arguments and errors."""
-    if isinstance(scores, RegionScores):
-        raise ScoreError(
-            f"stream: expected one score for all windows, or one per model id, got {scores!r} "
-            "of one graph. Give the scores of windows."
-        )
-    windows, numbers = _windows_of(graph)
-    axis = max(range(len(numbers)), key=lambda a: (numbers[a], a))
-    event, (window, overlap, closed) = graph.event_shape, windows[axis]
-    if closed or numbers[axis] == 1:
-        what = "closes on itself along" if closed else "has a single window on"
-        raise GraphError(
-            f"stream: the graph {what} axis {axis}, along which strips follow one another. Use "
-            "periodic=False there and several windows, or sample."
-        )
-    batch, *sides = shape or (0,)
-    pairs = enumerate(zip(sides, event, strict=False))
-    fits = all(own >= window if a == axis else own == side for a, (own, side) in pairs)
-    if batch < 1 or len(sides) != len(event) or not fits:
-        like = [*map(str, event[:axis]), f"at least {window}", *map(str, event[axis + 1 :])]
-        raise ShapeError(f"stream: expected shape as (batch, {', '.join(like)}), got {shape}.")
-    rule = composing.get("rule") or Marginal()
-    _check_rule(rule, graph)
-    solved = not isinstance(rule, WeightedSum)
-    halo = (HALO * window if halo is None else halo) * solved
-    stride = window - overlap
-    least = ceil(evaluations * (2 * halo + window) / stride) * stride
-    width = max(WINDOWS * stride, least) if width is None else width
-    if halo < solved or width < least or width % stride:
-        raise ShapeError(
-            f"stream: expected a strip of at least {least} columns, which windows and halo reach "
-            f"with this solver, a multiple of the stride {stride}, and halo >= 1, got "
-            f"strip={width} and halo={halo}."
-        )
-    if isinstance(rule, Consistent) and (left := (sides[axis] - window) % stride):
-        raise ShapeError(
-            f"stream: under Consistent the last window cannot be shifted: expected {window} and a "
-            f"multiple of {stride} columns on axis {axis}, got {sides[axis]}. Use "
-            f"{sides[axis] - left} or {sides[axis] - left + stride}, or Posterior."
-        )
-    rule = _with_mean(rule, axis, tuple(sides))
-    given = composing.get("conditions") or {}
-    both = {n: {**graph.conditions[n], **given[n]} for n in graph.conditions.keys() & given.keys()}
-    if solved and isinstance(rule.covariances, Mapping):
-        rule = replace(rule, covariances=Dense(rule.covariances))  # a strip has not all models
-    options = {"scores": scores, **composing, "rule": rule}
-    options["conditions"] = {**graph.conditions, **given, **both}
-    strips = _Strips(axis, tuple(sides), windows, width, halo, evaluations, options)
-    named = [name for name, value in options["conditions"].items() if not isinstance(value, Field)]
-    whole = strips.graph(0, strips.length) if named else graph
-    for name in named:
-        whole.elements(name)  # or it is no region
-    return strips
-
-
 class _Front:
     """The states of all levels, between waves.
 
     Args:
         strips, levels, solver, noise: of the run.
-        like: a tensor of the state's dtype and device.
+        mean: of the canvas, `[batch, *event]`, in the state's dtype and on its device.
     """
 
     def __init__(
-        self, strips: _Strips, levels: list[float], solver: Solver, noise: Noise, like: Tensor
+        self, strips: Strips, levels: list[float], solver: Solver, noise: Noise, mean: Tensor
     ) -> None:
         self.strips, self.levels, self.solver, self.noise = strips, levels, solver, noise
-        self.like, self.wave, self.held = like, 0, dict[int, tuple[int, State]]()
+        self.mean, self.wave, self.held = mean, 0, dict[int, tuple[int, State]]()
         self.truncation, self.capped = list[float](), 0
         self.number = ceil(strips.length / strips.width)
         self.dim, self.n_waves = strips.axis + 1, self.number + len(levels) - 1
@@ -417,10 +218,9 @@ class _Front:
         self.wave += 1
 
     def _start(self, first: int, last: int) -> State:
-        event = [*self.strips.event]
-        event[self.strips.axis] = last - first
-        like = self.like.new_empty(len(self.noise.keys), *event)
-        return self.solver.init(self.levels[0] * self._draw(first, START, like), self.levels[0])
+        mean = self.mean.narrow(self.dim, first, last - first)
+        x = mean + self.levels[0] * self._draw(first, START, mean)
+        return self.solver.init(x, self.levels[0])
 
     def _step(self, k: int, first: int, last: int) -> State:
         (begin, state), level, strips = self.held[k - 1], self.levels[k], self.strips
@@ -448,7 +248,12 @@ class _Front:
         draw = partial(self._draw, start)
         own = part(start, stop)
         active = strips.score(start, stop, own)
-        after = replace(self.solver.step(active, own, level, draw), denoised=None)
+        after = self.solver.step(active, own, level, draw)
+        if k == self.wave == 1 and after.denoised is not None:
+            mean = self.mean.narrow(self.dim, start, stop - start)
+            eta = eta_of(self.solver, self.levels)
+            check_hidden("stream", after.denoised - mean, own.x - mean, own.sigma, eta)
+        after = replace(after, denoised=None)
         if isinstance(active, Remembering):
             active.commit()
             self.capped += bool(active.memory[CAPPED].any())
@@ -481,76 +286,8 @@ class _Front:
         self.truncation = list(facts["truncation"])
         for k, about in facts["states"].items():
             own = {n[len(k) + 1 :]: t for n, t in tensors.items() if n.startswith(f"{k}.")}
-            state = State.of({n: t.to(self.like.device) for n, t in own.items()}, about)
+            state = State.of({n: t.to(self.mean.device) for n, t in own.items()}, about)
             self.held[int(k)] = about["begin"], state
-
-
-def _windows_of(graph: RegionGraph) -> tuple[tuple[tuple[int, int, bool], ...], list[int]]:
-    """Window, overlap and periodic of every axis, and how many windows there are.
-
-    Raises:
-        GraphError: `tiles` does not make these.
-    """
-
-    def starts(groups: Sequence[RegionGroup]) -> list[Any]:
-        windows = [group for group in groups if isinstance(group, WindowGroup) and group.uniform]
-        return [[(axis.length, axis.starts.tolist()) for axis in group.axes] for group in windows]
-
-    given = starts(graph.groups)
-    if given and len(given) == len(graph.groups):
-        found = []
-        for size, (length, places) in zip(graph.event_shape, given[0], strict=True):
-            stride = places[1] - places[0] if len(places) > 1 else length
-            closed = len(places) > 1 and places[-1] + length > size
-            found.append((length, max(0, length - stride), closed))
-        sizes = zip(*found, strict=True)
-        if given == starts(tiles(graph.event_shape, *sizes, remainder="shift").groups):
-            return tuple(found), [len(places) for _, places in given[0]]
-    raise GraphError(
-        f"stream: expected windows of one tensor, as tiles(shape, window, overlap) makes them, got "
-        f"{graph!r}. Draw others whole, with sample."
-    )
-
-
-def _check_rule(rule: Any, graph: RegionGraph) -> None:
-    """Raises `ScoreError` for a rule that cannot be applied to a part of the canvas."""
-    if isinstance(rule, WeightedSum):
-        return
-    if not isinstance(rule, Posterior | Consistent):
-        raise ScoreError(
-            f"stream: expected the rule Marginal, Average, Posterior or Consistent, got {rule!r}, "
-            "whose score depends on the whole state. Use Consistent(covariances)."
-        )
-    given, models = rule.covariances, {group.model for group in graph.groups}
-    by_model = isinstance(given, Mapping) and {*given} <= models
-    if not by_model and not isinstance(given, Stationary):
-        raise ScoreError(
-            "stream: expected covariances that are the same for all windows, by model id such as "
-            f"{graph.groups[0].model}, or those of fit_covariances(..., form='stationary'), got "
-            f"{brief(given)}."
-        )
-
-
-def _with_mean(rule: Any, axis: int, event: Shape) -> Any:
-    """A rule whose mean is that of the canvas, or the same along the axis.
-
-    That of covariances may belong to an event of another length, and is averaged along the axis.
-    """
-    if isinstance(rule, WeightedSum) or isinstance(rule.mean, Mapping):
-        return rule
-    source = rule.covariances if rule.prior is None else rule.prior
-    mean = getattr(source, "mean", None) if rule.mean is None else torch.as_tensor(rule.mean)
-    if mean is None:
-        return rule
-    if rule.mean is None and mean.ndim == len(event) and mean.shape[axis] != event[axis]:
-        mean = mean.mean(axis, keepdim=True)
-    same = (*event[:axis], 1, *event[axis + 1 :])
-    if mean.shape not in (event, same):
-        raise ShapeError(
-            f"stream: expected the mean of the rule as {event}, or as {same} where it is the same "
-            f"along axis {axis}, got {array(mean)}."
-        )
-    return replace(rule, mean=mean)
 
 
 def _cut(state: State, dim: int, first: int, last: int) -> State:

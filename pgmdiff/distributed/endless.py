@@ -31,6 +31,7 @@ from pgmdiff.graphs import tiles
 from pgmdiff.noise import START, Generator, Noise, seed_of, split_seed
 from pgmdiff.samplers import Solver, State, UniPC
 from pgmdiff.samplers.run import check_run
+from pgmdiff.samplers.start import mean_of
 from pgmdiff.samplers.store import check_dtype
 from pgmdiff.text import counted, described
 
@@ -66,6 +67,8 @@ class Endless:
         window, overlap, periodic: as for `tiles`; windows lie at all multiples of the stride.
         rule: `Marginal()` if None, or `Average()`; others depend on the whole canvas.
         solver: `UniPC()` if None; an elementwise one that evaluates the score once per step.
+        mean: that of the data, one number or of size 1 along endless axes. `sample` warns of a
+            wrong one; a canvas without end does not.
         generator: one seed, for the whole canvas.
         max_batch: the most windows of one model call.
         cache: bytes of windows and tiles that are kept between views.
@@ -102,6 +105,7 @@ class Endless:
         *,
         rule: Rule | None = None,
         solver: Solver | None = None,
+        mean: Tensor | float = 0.0,
         generator: Generator = None,
         max_batch: int = 64,
         cache: int = 1 << 28,
@@ -138,6 +142,8 @@ class Endless:
             max(1, w - o) if size is None else size
             for size, w, o in zip(self.shape, window, overlap, strict=True)
         ]
+        around = [1 if size is None else size for size in self.shape]
+        self._mean = mean_of("Endless", mean, self._like, around)
         closed = [periodic] * len(shape) if isinstance(periodic, bool) else [*periodic]
         if any(closed[axis] for axis in self._axes):
             raise GraphError("Endless: an axis without end cannot be periodic. Give it a size.")
@@ -260,7 +266,7 @@ class Endless:
 
     def _start(self, places: Context) -> list[Tensor]:
         like = self._like.new_empty(len(places), *self._tile)
-        return [*(self._levels[0] * self._draw(places, START, like)).unsqueeze(1)]
+        return [*(self._mean + self._levels[0] * self._draw(places, START, like)).unsqueeze(1)]
 
     def _step(
         self,

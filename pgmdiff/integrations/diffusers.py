@@ -30,6 +30,7 @@ from pgmdiff.integrations.shared import check_device, network_dtype
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import DRIVEN, START, Generator, Noise
 from pgmdiff.samplers.schedules import remaining
+from pgmdiff.samplers.start import mean_of
 from pgmdiff.samplers.store import check_dtype
 from pgmdiff.scores.adapters import (
     NetworkScore,
@@ -245,6 +246,7 @@ def drive(
     start: int = 0,
     x: Tensor | None = None,
     shape: Sequence[int] | None = None,
+    mean: Tensor | float = 0.0,
     generator: Generator = None,
     callback: Callable[[dict[str, Any]], None] | None = None,
     progress: bool = False,
@@ -281,7 +283,9 @@ def drive(
             from there. The history of a multistep scheduler begins empty, PNDM with PLMS.
         x: the start x_t of the first timestep in the scheduler's own convention (its "latents"),
             used unchanged; or
-        shape: the shape `[batch, *event]` of a start drawn from N(0, init_noise_sigma²).
+        shape: the shape `[batch, *event]` of a start drawn from N(α mean, init_noise_sigma²).
+        mean: that of the data, as for `samplers.sample`, but without its warnings; α is the
+            scheduler's first.
         generator: as for `samplers.sample`, with the same start from the same seed. A scheduler
             that draws noise does so from one torch.Generator per sample, so that its noise does not
             depend on the batch.
@@ -314,7 +318,9 @@ def drive(
     like = torch.empty(tuple(shape or ()) if x is None else 0, dtype=dtype, device=device)
     noise = Noise.of(generator, len(like if x is None else x))
     if x is None:
-        x = float(getattr(driven, "init_noise_sigma", 1.0)) * noise(START, like)
+        alpha, _ = _level(driven, kind, timesteps[0])
+        mean = alpha * mean_of("drive", mean, like, like.shape)
+        x = mean + float(getattr(driven, "init_noise_sigma", 1.0)) * noise(START, like)
     x = x.to(dtype=dtype, device=device)
     own: dict[str, Any] = {}  # one generator per sample, if the scheduler accepts generators
     seeds = noise.seeds(DRIVEN)

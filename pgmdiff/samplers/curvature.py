@@ -179,6 +179,7 @@ class Curvature:
         sigmas: Sequence[float],
         *,
         shape: Sequence[int],
+        mean: Tensor | float = 0.0,
         solver: Solver | None = None,
         products: int = 5,
         generator: Generator = None,
@@ -189,7 +190,7 @@ class Curvature:
         """Measures at every positive level of a schedule, along a pilot run of a few samples.
 
         Args:
-            score, sigmas, generator, dtype, device, progress: as for `sample`.
+            score, sigmas, mean, generator, dtype, device, progress: as for `sample`.
             shape: `[pilot states, *event]`.
             solver: the solver of the pilot run; `Euler()` if None.
             products: number of products per state and level; see `curvature_extremes`.
@@ -205,6 +206,7 @@ class Curvature:
             score,
             [*levels, 0.0],
             shape=shape,
+            mean=mean,
             solver=Euler() if solver is None else solver,
             generator=keys,
             callback=look,

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, warn
-from pgmdiff.linalg import is_finite, tensor_of
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Draw, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
+from pgmdiff.samplers.start import check_hidden, eta_of, mean_of
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import Score, begun, spread_part
 from pgmdiff.scores.walls import check_score
@@ -83,15 +84,19 @@ def sample(
         sigmas: noise levels that end in a fall. Where they rise, noise of variance σ'² - σ² is
             added and multistep solvers start afresh: see `time_travel`.
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
-        shape: `[batch, *event]` of a start drawn from N(mean, sigmas[0]²). The true start is
-            q * N(0, σ²): choose sigmas[0] well above the spread of the whole.
+        shape: `[batch, *event]` of a start drawn from N(mean, σ²), σ = sigmas[0]. The true start is
+            wider, Σ + σ² with Σ the covariance of the data: samples by the ODE have
+            Σ σ² / (Σ + σ²), if they are Gaussian.
+            Choose a σ of at least twice the data's deviation in any direction; where N elements
+            vary together that is √N times the deviation of one. From four samples on a loss of 15 %
+            of their deviation is warned of, where it can be told: of one direction among very many
+            elements only from some tens of samples.
         mean: that of the data, `[*event]` or one number, if they are not centred; or one for every
             sample, `[batch, *event]`; that of the whole where the score is a `Slab`. Where it
-            differs from the true mean by m, the ODE moves samples by √(Σ / (Σ + σ²)) m, with Σ the
-            covariance of the data and σ = sigmas[0], and the SDE (η = 1) by Σ / (Σ + σ²) m. For a
-            large σ the former is about m / σ standard deviations of an element where elements vary
-            alone, and up to ‖m‖ / σ where they vary together, as the colours of a picture. Four
-            samples or more are warned of above 0.15.
+            differs from the true mean by m, the ODE moves samples by √(Σ / (Σ + σ²)) m, and the SDE
+            (η = 1) by Σ / (Σ + σ²) m. For a large σ the former is about m / σ standard deviations
+            of an element where elements vary alone, and up to ‖m‖ / σ where they vary together, as
+            the colours of a picture. From four samples on, more than 0.15 is warned of.
         state: resumes the run from which this state comes (from a callback, or saved), at its
             step. Given the same score, schedule, solver and seed, the rest of the run is the same
             bit for bit; all but the score are compared. Without a generator the run's own noise
@@ -141,8 +146,7 @@ def sample(
     part = spread_part(score)
     places = None if part is None else part.places
     event = given.shape[1:] if places is None else part.joint.event_shape
-    whole = tensor_of("sample", "mean", mean).to(given)
-    whole = expanded("sample", whole, (*given.shape[:1], *event))
+    whole = mean_of("sample", mean, given, (*given.shape[:1], *event))
     mean = whole if places is None else part.cut(whole)
     if places is not None and not solver.elementwise:
         raise PgmdiffError(
@@ -193,8 +197,8 @@ def sample(
                 "levels, or the step is too large for it."
             )
         if shape is not None and state.step == 0 and after.denoised is not None:
-            eta = getattr(solver, "eta", 0.0)
-            _check_hidden(after.denoised - mean, state.x - mean, levels[0], eta)
+            away = after.denoised - mean, state.x - mean
+            check_hidden("sample", *away, levels[0], eta_of(solver, levels))
         if callback is not None and after.denoised is not None:
             step = Step(
                 x=state.x.clone(),
@@ -215,65 +219,6 @@ def sample(
     return state.x
 
 
-MISSED = 0.15
-"""Standard deviations by which samples may miss their mean without a warning."""
-
-
-def expanded(who: str, mean: Tensor, shape: Sequence[int]) -> Tensor:
-    """The mean of every element of a state of some shape.
-
-    Raises:
-        ShapeError: its shape does not expand to that of a state.
-        PgmdiffError: it is not finite.
-    """
-    if not is_finite(mean):
-        raise PgmdiffError(f"{who}: expected a finite mean=, got numbers that are not.")
-    try:
-        return mean.expand(*shape)
-    except RuntimeError:
-        raise ShapeError(
-            f"{who}: expected mean= as one number, or of a shape that expands to {list(shape)}, "
-            f"got {list(mean.shape)}. Give the mean of the data, with the axes of a state."
-        ) from None
-
-
-def _check_hidden(denoised: Tensor, noise: Tensor, sigma: float, eta: float) -> None:
-    """Warns where a start from N(0, σ²) is far from the data's mean, as four samples tell it.
-
-    With D = m + G (noise - m), G = Σ / (Σ + σ²), the ODE misses √G m: √(1 - G) / σ times the
-    largest element of m, in standard deviations of an element, if elements vary alone, and times
-    ‖m‖ if they vary together along m, as the pixels of a picture; the share of G along m tells
-    which. What noise of strength η leaves of it is a factor G^(η² / 2).
-    """
-    if len(denoised) < 4 or not denoised.numel():
-        return
-    d, noise = denoised.reshape(len(denoised), -1), noise.reshape(len(denoised), -1)
-    mean, error = d.mean(dim=0), d.var(dim=0) / len(d)
-    sure = 3 * (1 + 4 / (len(d) - 1))  # standard errors, as of Student's t: 7 for four samples
-    size = (mean**2 - sure**2 * error).sum().clamp(min=0).sqrt()
-    error = error.clamp(min=error.median())  # of many elements, some seem certain by chance
-    largest = (mean**2 - sure**2 * error).max().clamp(min=0).sqrt()
-    d, noise, along = d - mean, noise - noise.mean(dim=0), mean / mean.norm()
-    gain, mean_gain = _slope(noise @ along, d @ along).clamp(0, 0.999), _slope(noise, d)
-    share = (gain / mean_gain / d.shape[1]).clamp(1 / d.shape[1], 1)
-    reach = torch.maximum(size * share.sqrt(), largest)
-    deviations = reach / (1 - gain).sqrt() * gain ** (eta**2 / 2) / sigma
-    spread = mean_gain > 10 * torch.finfo(d.dtype).eps  # data of a single point miss nothing
-    if spread and (missed := deviations.item()) > MISSED:
-        warn(
-            f"sample: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
-            f"first denoised values is up to {mean.abs().max():.3g} from the start's, so that "
-            f"samples will miss their mean by about {missed:.2g} standard deviations. Give mean=, "
-            "that of the data, or begin at a larger sigmas[0]. If neither helps, the score is not "
-            "that of noised data: a clean score, or a rule that does not suit the graph, as "
-            "Marginal a star."
-        )
-
-
-def _slope(x: Tensor, y: Tensor) -> Tensor:
-    return (x * y).sum() / x.square().sum()
-
-
 def check_run(who: str, levels: list[float], solver: Solver) -> None:
     """Raises `PgmdiffError` unless these are noise levels of a run, and a solver."""
     moving = all(a != b for a, b in pairwise(levels))
@@ -285,9 +230,7 @@ def check_run(who: str, levels: list[float], solver: Solver) -> None:
             "samplers.karras or log_linear."
         )
     if not isinstance(solver, Solver):
-        raise PgmdiffError(
-            f"{who}: expected a solver such as Heun(), got {solver!r}. Make an instance of it."
-        )
+        raise PgmdiffError(f"{who}: expected a solver such as Heun(), got {solver!r}.")
 
 
 def solver_text(solver: Solver) -> str:

@@ -45,6 +45,7 @@ from tqdm import tqdm
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import LAST, PARTICLES, RESAMPLE, Generator, Noise
+from pgmdiff.samplers.start import check_hidden, mean_of
 from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import per_sample
 from pgmdiff.scores.walls import on_copies, received
@@ -143,6 +144,7 @@ def sample_weighted(
     sigmas: Sequence[float],
     *,
     shape: Sequence[int],
+    mean: Tensor | float = 0.0,
     eta: float = 1.0,
     threshold: float = 0.5,
     generator: Generator = None,
@@ -157,7 +159,8 @@ def sample_weighted(
         potential: score and weight rates, such as `composition.FeynmanKac(joint)`.
         sigmas: decreasing noise levels that end above 0 (the rate is a difference of squares, which
             is unbounded at σ = 0 for data on a manifold).
-        shape: `[n, *event]`, n particles; they start from N(0, sigmas[0]²).
+        shape: `[n, *event]`, n particles; they start from N(mean, sigmas[0]²).
+        mean: that of the data, as for `sample`, which also says what a wrong one costs.
         eta: η of Eq. (1).
         threshold: a component is resampled when its effective sample size falls below this share of
             n, from 0 to 1.
@@ -193,8 +196,12 @@ def sample_weighted(
     run = Run.of(run, potential)
     found = None if run is None else run.latest()
     noise = noise_of(generator, len(like), found[1]["run"] if found else {})
-    x = levels[0] * noise(PARTICLES, like)
+    mean = mean_of("sample_weighted", mean, like, like.shape)
+    x = mean + levels[0] * noise(PARTICLES, like)
     score, rates = evaluate(x, per_sample(levels[0], x))
+    if found is None:
+        denoised = x + levels[0] ** 2 * score
+        check_hidden("sample_weighted", denoised - mean, x - mean, levels[0], eta)
     if rates.ndim != 2 or int(components.max()) + 1 != rates.shape[1]:
         raise ShapeError(
             f"sample_weighted: expected rates [n, {int(components.max()) + 1}], one per component, "
@@ -221,7 +228,7 @@ def sample_weighted(
             run.save(step, values, known, last=step == len(pairs))
 
     if run is not None:
-        facts["score"] = fingerprint(potential)[:16]
+        facts |= {"score": fingerprint(potential)[:16], "mean": fingerprint(mean)[:16]}
     if run is not None and found:
         check_same(f"sample_weighted: the folder {run.folder}", found[1]["run"], facts, ELSEWHERE)
         names = "x", "score", "rates", "log_weights", "effective"

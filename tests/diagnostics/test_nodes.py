@@ -44,6 +44,16 @@ def test_errors_fall_as_one_over_the_root_of_the_number_and_no_data_is_needed(na
     assert (found - q(u, 1.0)).norm() < 0.05 * q(u, 1.0).norm()
 
 
+def test_nodes_start_around_their_own_part_of_the_mean() -> None:
+    """As far as the noise at the start does not hide it, each would be pulled to 0."""
+    graph = graphs.chain(3)
+    q = Gaussian(torch.tensor([100.0, 200.0, 300.0]), torch.eye(3))
+    options = {"generator": 0, "progress": False, "mean": q.mean}
+    samples = node_samples(graph, models(graph, q), 400, karras(20, 0.01, 10.0), **options)
+    means = torch.cat([samples["f0"].mean(dim=0), samples["f1"].mean(dim=0)[1:]])
+    torch.testing.assert_close(means, q.mean, rtol=0, atol=0.2)
+
+
 def test_records_of_pairs_may_be_arrays_of_any_kind() -> None:
     """Also where rows differ in number, as they do in tables with gaps."""
     graph = graphs.chain(3)

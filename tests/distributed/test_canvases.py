@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def pixels(x: Tensor, sigma: Tensor, mean: Tensor | float = 0.0) -> Tensor:
 def both(graph: Any, score: Any, sigmas: Any = LEVELS, n: int = 2, **options: Any) -> list[Any]:
     """The canvas in strips, and whole."""
     own = {k: options.pop(k) for k in ("strip", "halo") if k in options}
-    drawn = {k: options.pop(k) for k in ("solver", "dtype") if k in options}
+    drawn = {k: options.pop(k) for k in ("solver", "dtype", "mean") if k in options}
     shape = (n, *graph.event_shape)
     whole = sample(compose(graph, score, **options), sigmas, shape=shape, generator=5, **drawn)
     out = np.full(shape, np.nan, str(whole.dtype).removeprefix("torch."))
@@ -121,6 +122,17 @@ def test_levels_that_rise() -> None:
     sigmas = time_travel(LEVELS, 2, 2)
     strips, whole = both(tiles((2, 60), (2, 8), (0, 4)), process, sigmas, dtype=WIDE)
     assert torch.equal(strips, whole)
+
+
+def test_it_starts_around_the_mean_of_the_canvas_or_says_that_it_should() -> None:
+    graph, ramp = tiles((2, 60), (2, 8), (0, 4)), torch.linspace(90.0, 99.0, 60, dtype=WIDE)
+    score = partial(pixels, mean=95.0)
+    for mean in (95.0, torch.tensor([[95.0], [96.0]]), ramp, [95.0] * 60):
+        strips, whole = both(graph, score, mean=mean, dtype=WIDE, strip=16)
+        assert torch.equal(strips, whole)
+    out = np.zeros((4, 2, 60))
+    with pytest.warns(UserWarning, match=r"stream: .*does not hide .* Give mean="):
+        stream(graph, score, LEVELS, out=out, shape=out.shape, generator=0)
 
 
 def test_conditions_and_fields_carry_over() -> None:
@@ -419,7 +431,9 @@ def test_what_does_not_fit_is_refused_in_words(case: str) -> None:
 def test_a_run_of_something_else_is_refused(tmp_path: Path) -> None:
     options: dict[str, Any] = {"out": np.zeros((1, 16)), "run": tmp_path, "generator": 0}
     stream(PLAIN, pixels, LEVELS, **options)
-    for other in ({"generator": 1}, {"strip": 8}, {"rule": Average()}, {"solver": Euler()}):
+    for other in (
+        {"generator": 1}, {"strip": 8}, {"rule": Average()}, {"solver": Euler()}, {"mean": 1.0},
+    ):  # fmt: skip
         with pytest.raises(PgmdiffError, match="belongs to another run"):
             stream(PLAIN, pixels, LEVELS, **{**options, **other})
 

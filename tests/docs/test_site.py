@@ -30,6 +30,7 @@ INTERNAL = {
     "graphs.names", "graphs.scopes", "graphs.variables", "conditioning.observations",
     "plotting.layouts", "plotting.scenes", "plotting.boxes", "plotting.style", "plotting.diagrams",
     "plotting.tiles", "plotting.cube", "integrations.shared", "scores.gradients",
+    "samplers.start", "distributed.strips",
 }  # fmt: skip
 """Not for users: their docstrings are for developers."""
 REFERENCE = "".join(page.read_text() for page in (DOCS / "api").glob("*.md"))

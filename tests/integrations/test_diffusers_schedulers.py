@@ -4,6 +4,7 @@ import math
 import warnings
 from copy import deepcopy
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -87,6 +88,17 @@ def test_a_joint_driven_by_flow_matching_is_sampled_by_euler(shift: float) -> No
     x, latents, sigmas = start(scheduler)
     driven = drive(TARGET.score, scheduler, x=latents)
     assert (driven - sample(TARGET.score, sigmas, x=x, solver=Euler())).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler"])
+def test_a_driven_joint_starts_around_the_mean(name: str) -> None:
+    scheduler, mean = getattr(schedulers, name)(), torch.tensor([300.0, -500.0])
+    far = Gaussian(mean, TARGET.covariance.float())
+    given: dict[str, Any] = {"shape": (8, 2), "mean": mean, "generator": 0}
+    driven = drive(far.score, scheduler, steps=12, **given)
+    scheduler.set_timesteps(12)
+    ours = sample(far.score, from_scheduler(scheduler), solver=Euler(), **given)
+    torch.testing.assert_close(driven, ours, rtol=1e-5, atol=1e-3)
 
 
 def affine_error(scheduler: object, steps: int) -> float:

@@ -1,0 +1,120 @@
+"""The start of a run, N(m, σ²), and whether its noise hides the data.
+
+Noised data, q * N(0, σ²), have a mean of their own and the covariance Σ + σ². From a start whose
+mean is off by m the ODE's samples are off by √G m, with G = Σ / (Σ + σ²), and their covariance is
+Σ (1 - G), for Gaussian data. The first denoised values, m + G (x - m), tell m and G.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import inf
+
+import torch
+from torch import Tensor
+
+from pgmdiff.errors import PgmdiffError, ShapeError, warn
+from pgmdiff.linalg import is_finite, tensor_of
+
+__all__ = ["check_hidden", "eta_of", "mean_of"]
+
+MISSED = 0.15
+"""Standard deviations by which samples may miss their mean without a warning."""
+
+
+def mean_of(who: str, mean: object, like: Tensor, shape: Sequence[int]) -> Tensor:
+    """The mean of every element of a state of some shape, in the dtype of another tensor.
+
+    Raises:
+        ShapeError: its shape does not expand to that of a state.
+        PgmdiffError: it is not finite.
+    """
+    given = tensor_of(who, "mean", mean).to(like)
+    if not is_finite(given):
+        raise PgmdiffError(f"{who}: expected a finite mean=, got numbers that are not.")
+    try:
+        return given.expand(*shape)
+    except RuntimeError:
+        raise ShapeError(
+            f"{who}: expected mean= as one number, or of a shape that expands to {list(shape)}, "
+            f"got {list(given.shape)}. Give the mean of the data, with the axes of a state."
+        ) from None
+
+
+def eta_of(solver: object, levels: Sequence[float]) -> float:
+    """The strength η of a solver's noise; ∞ where a corrector or a rise forgets the start, too."""
+    if hasattr(solver, "corrector") or any(a < b for a, b in pairwise(levels)):
+        return inf
+    eta: float = getattr(solver, "eta", 0.0)
+    return eta
+
+
+def check_hidden(who: str, denoised: Tensor, noise: Tensor, sigma: float, eta: float) -> None:
+    """Warns where a start from N(0, σ²) does not hide the data, as four samples tell it.
+
+    With D = m + G (noise - m) of data of mean m, the ODE misses √G m: √(1 - G) / σ times the
+    largest element of m, in standard deviations of an element, if elements vary alone, and times
+    ‖m‖ if they vary together along m, as the pixels of a picture; the share of G along m tells
+    which. What noise of strength η leaves of it is a factor G^(η² / 2).
+    """
+    if len(denoised) < 4 or not denoised.numel():
+        return
+    d, noise = denoised.reshape(len(denoised), -1), noise.reshape(len(denoised), -1)
+    mean, error = d.mean(dim=0), d.var(dim=0) / len(d)
+    sure = 3 * (1 + 4 / (len(d) - 1))  # standard errors, as of Student's t: 7 for four samples
+    size = (mean**2 - sure**2 * error).sum().clamp(min=0).sqrt()
+    error = error.clamp(min=error.median())  # of many elements, some seem certain by chance
+    largest = (mean**2 - sure**2 * error).max().clamp(min=0).sqrt()
+    d, noise, along = d - mean, noise - noise.mean(dim=0), mean / mean.norm()
+    gain, mean_gain = _slope(noise @ along, d @ along).clamp(0, 0.999), _slope(noise, d)
+    share = (gain / mean_gain / d.shape[1]).clamp(1 / d.shape[1], 1)
+    reach = torch.maximum(size * share.sqrt(), largest)
+    deviations = reach / (1 - gain).sqrt() * gain ** (eta**2 / 2) / sigma
+    if mean_gain < 10 * torch.finfo(d.dtype).eps:
+        return  # data of a single point miss nothing
+    _check_spread(who, d, noise, sigma, eta, sure)
+    if (missed := deviations.item()) > MISSED:
+        warn(
+            f"{who}: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
+            f"first denoised values is up to {mean.abs().max():.3g} from the start's, so that "
+            f"samples will miss their mean by about {missed:.2g} standard deviations. Give mean=, "
+            "that of the data, or begin at a larger sigmas[0]. If neither helps, the score is not "
+            "that of noised data: a clean score, or a rule that does not suit the graph, as "
+            "Marginal a star."
+        )
+
+
+def _check_spread(
+    who: str, d: Tensor, noise: Tensor, sigma: float, eta: float, sure: float
+) -> None:
+    """Warns where a start from N(0, σ²), in place of N(0, Σ + σ²), makes samples too narrow.
+
+    The ODE's have the covariance Σ (1 - G), and with noise of strength η the share G^(1 + η²) of Σ
+    is lost. Of G we look at the diagonal and, where elements vary together, at its part along the
+    denoised values of other samples, tr G³ / tr G² on average, to which large eigenvalues
+    contribute most. Gains of 1 or more are those of modes that are apart already.
+    """
+    squares = noise.square().sum(dim=0)
+    gains = (noise * d).sum(dim=0) / squares
+    error = ((d - gains * noise).square().sum(dim=0) / (len(d) - 2) / squares).sqrt()
+    error = sure * error.clamp(min=error.median())
+    first = (gains - error).argmax()
+    others = ~torch.eye(min(len(d), 64), dtype=torch.bool, device=d.device)
+    entered, left = ((each[:64] @ d[:64].mT)[others] for each in (noise, d))
+    gain = _slope(entered, left)
+    spread = (left - gain * entered).square().mean() / entered.square().sum()
+    for found, unsure in ((gains[first], error[first]), (gain, 3 * spread.sqrt())):
+        least, lost = (
+            1 - (1 - x.clamp(0, 1) ** (1 + eta**2)).sqrt().item() for x in (found - unsure, found)
+        )
+        if least > MISSED and found < 1:
+            warn(
+                f"{who}: the start of deviation {sigma:.3g} does not hide the data's spread: in "
+                f"some directions samples will vary by about {lost:.0%} too little, if they are "
+                "about normal there. Begin at a larger sigmas[0]; more noise, SDE(eta=1.0), helps, "
+                "too. If neither does, the score is not that of noised data."
+            )
+            return
+
+
+def _slope(x: Tensor, y: Tensor) -> Tensor:
+    return (x * y).sum() / x.square().sum()
