@@ -268,8 +268,7 @@ def _in_waves(
     score, critical = Counted(score, counts), 0
     u, known = given or (None, torch.zeros(regions.n_elements, dtype=torch.bool))
     u = u if u is None else u.expand(n, -1).clone()
-    known_mean, like = options.pop("mean", 0.0), torch.empty(0, dtype=torch.float64)
-    mean = mean_of(who, known_mean, like, regions.event_shape).flatten()
+    mean = mean_of(who, options.pop("mean", 0.0), regions.event_shape, torch.float64).flatten()
     for wave in waves(index, known):
         alike: dict[tuple[bool, ...], list[int]] = {}  # pieces of which the same is given
         for piece in wave:

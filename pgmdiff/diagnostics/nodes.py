@@ -63,8 +63,8 @@ def node_samples(
     kinds: dict[Hashable, IndexGroup] = {}
     chosen, total = dict[Hashable, Hashable](), 0
     theirs: dict[Hashable, Condition] = {}
-    like = torch.empty(0, dtype=dtype, device=device)
-    whole, means = mean_of("node_samples", mean, like, regions.event_shape), list[Tensor]()
+    whole = mean_of("node_samples", mean, regions.event_shape, dtype, device).flatten()
+    means = list[Tensor]()
     for group in regions.groups:
         for row in np.flatnonzero(group.outer).tolist():
             name = group.name(row)
@@ -75,7 +75,7 @@ def node_samples(
                 continue
             size, one = torch.Size(group.shape).numel(), np.ones(1, np.int64)
             index = torch.arange(total, total + size).reshape(1, *group.shape)
-            means.append(whole.flatten()[regions.elements(name).reshape(-1)])
+            means.append(whole[regions.elements(name).reshape(-1)])
             kinds[key] = IndexGroup(index, one, [name], one.astype(bool), group.model)
             theirs, total = theirs | ({name: condition} if condition else {}), total + size
     alone = RegionGraph((total,), tuple(kinds.values()), conditions=theirs)

@@ -154,14 +154,14 @@ def stream(
     noise = noise_of(generator, given[0], earlier)
     facts: dict[str, Any] = {"sampler": "stream", "solver": solver_text(solver)}
     facts |= {"sigmas": [*levels], "shape": list(given), "seeds": list(noise.keys)}
-    whole = mean_of("stream", mean, torch.empty(0, dtype=dtype, device=device), given)
     facts |= {"dtype": str(dtype), "strip": strips.width, "halo": strips.halo}
     if run is not None:
         facts["score"] = fingerprint([scores, composing, graph.conditions])[:16]
-        facts["mean"] = fingerprint(tensor_of("stream", "mean", mean))[:16]
+        facts["mean"] = fingerprint(tensor_of("stream", "mean", mean).double())[:16]
         facts["windows"] = fingerprint(strips.windows)[:16]
     if found and run is not None:
         check_same(f"stream: the folder {run.folder}", earlier, facts, ELSEWHERE)
+    whole = mean_of("stream", mean, given, dtype, device)
     front = _Front(strips, levels, solver, noise, whole)
     if found:
         front.restore(*found)

@@ -143,7 +143,7 @@ class Endless:
             for size, w, o in zip(self.shape, window, overlap, strict=True)
         ]
         around = [1 if size is None else size for size in self.shape]
-        self._mean = mean_of("Endless", mean, self._like, around)
+        self._mean = mean_of("Endless", mean, around, dtype, device)
         closed = [periodic] * len(shape) if isinstance(periodic, bool) else [*periodic]
         if any(closed[axis] for axis in self._axes):
             raise GraphError("Endless: an axis without end cannot be periodic. Give it a size.")

@@ -30,7 +30,7 @@ from pgmdiff.integrations.shared import check_device, network_dtype
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import DRIVEN, START, Generator, Noise
 from pgmdiff.samplers.schedules import remaining
-from pgmdiff.samplers.start import mean_of
+from pgmdiff.samplers.start import check_drawn, mean_of
 from pgmdiff.samplers.store import check_dtype
 from pgmdiff.scores.adapters import (
     NetworkScore,
@@ -306,6 +306,7 @@ def drive(
     """
     if (x is None) == (shape is None):
         raise ShapeError("drive: expected either x= or shape=, got both or neither. Give one.")
+    check_drawn("drive", mean, shape)
     kind, driven = _prediction_type(scheduler), _copy(scheduler, steps)
     timesteps, whole = _begun(driven, start)
     if x is None and not whole:
@@ -319,7 +320,7 @@ def drive(
     noise = Noise.of(generator, len(like if x is None else x))
     if x is None:
         alpha, _ = _level(driven, kind, timesteps[0])
-        mean = alpha * mean_of("drive", mean, like, like.shape)
+        mean = alpha * mean_of("drive", mean, like.shape, dtype, device)
         x = mean + float(getattr(driven, "init_noise_sigma", 1.0)) * noise(START, like)
     x = x.to(dtype=dtype, device=device)
     own: dict[str, Any] = {}  # one generator per sample, if the scheduler accepts generators

@@ -190,7 +190,7 @@ def _of_nodes(graph: RegionGraph, samples: Mapping[Any, Tensor], ridge: float) -
             known[id(samples[name])] = flat.mean(dim=0), covariance
         mean, fitted[name] = known[id(samples[name])]
         sums[:, index[0]] += torch.stack([mean, torch.ones_like(mean)])
-    _warn_of_few(ranks)
+    _warn_of_few(ranks, "Give more samples, or raise ridge=.")
     found: Covariances = Pooled(fitted, _parents(graph, outer))
     if graph.n_elements <= COMPLETED:
         found = Blocks(completed(graph, found).covariance)
@@ -198,7 +198,7 @@ def _of_nodes(graph: RegionGraph, samples: Mapping[Any, Tensor], ridge: float) -
     return found
 
 
-def _warn_of_few(ranks: Mapping[Hashable, tuple[int, int]]) -> None:
+def _warn_of_few(ranks: Mapping[Hashable, tuple[int, int]], remedy: str) -> None:
     """Warns of estimates without full rank, of which the largest rank and the size are given."""
     few = [name for name, (rank, elements) in ranks.items() if rank < elements]
     if few:
@@ -207,8 +207,7 @@ def _warn_of_few(ranks: Mapping[Hashable, tuple[int, int]]) -> None:
         warn(
             f"fit_covariances: so few states leave the covariance of {few[0]!r}{others} with rank "
             f"{rank} at most, of {elements}: in all other directions it is the ridge alone, which "
-            "rules take for certainty. Give more states; pool windows (shared=True); choose "
-            "form='stationary' or 'low_rank'; or raise ridge=."
+            f"rules take for certainty. {remedy}"
         )
 
 
@@ -268,7 +267,8 @@ class _Moments(_Estimate):
             means = (self.sums / self.n)[:, regions].flatten(0, 1)  # of every region and channel
             fitted[kind] = (self.products[kind] / self.n - means.T @ means) / len(means)
             ranks[kind] = (self.n - 1) * len(means), means.shape[1]
-        _warn_of_few(ranks)
+        more = "pool windows (shared=True); choose form='stationary' or 'low_rank'"
+        _warn_of_few(ranks, f"Give more states; {more}; or raise ridge=.")
         mean = torch.cat([v.diagonal() for v in fitted.values()]).mean()
         for covariance in fitted.values():
             _raise(covariance.diagonal(), ridge, mean)

@@ -19,7 +19,7 @@ from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Draw, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
-from pgmdiff.samplers.start import check_hidden, eta_of, mean_of
+from pgmdiff.samplers.start import check_drawn, check_hidden, eta_of, mean_of
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import Score, begun, spread_part
 from pgmdiff.scores.walls import check_score
@@ -85,12 +85,12 @@ def sample(
             added and multistep solvers start afresh: see `time_travel`.
         x: the noised start at sigmas[0], used as it is. Give exactly one of x, shape and state.
         shape: `[batch, *event]` of a start drawn from N(mean, σ²), σ = sigmas[0]. The true start is
-            wider, Σ + σ² with Σ the covariance of the data: samples by the ODE have
-            Σ σ² / (Σ + σ²), if they are Gaussian.
-            Choose a σ of at least twice the data's deviation in any direction; where N elements
-            vary together that is √N times the deviation of one. From four samples on a loss of 15 %
-            of their deviation is warned of, where it can be told: of one direction among very many
-            elements only from some tens of samples.
+            wider, Σ + σ² with Σ the covariance of the data: samples by the ODE have the covariance
+            Σ σ² / (Σ + σ²), for Gaussian data. Choose a σ of at least twice the data's deviation in
+            any direction; where N elements vary together that is √N times the deviation of one.
+            From four samples on a loss of 15 % of their deviation is warned of, where it can be
+            told: of one direction among very many elements only from some tens of samples, and
+            neither with a corrector nor where levels rise.
         mean: that of the data, `[*event]` or one number, if they are not centred; or one for every
             sample, `[batch, *event]`; that of the whole where the score is a `Slab`. Where it
             differs from the true mean by m, the ODE moves samples by √(Σ / (Σ + σ²)) m, and the SDE
@@ -135,9 +135,7 @@ def sample(
     check_run("sample", levels, solver)
     check_score("sample", score)
     _check_start(levels, x, shape, state)
-    centred = isinstance(mean, int | float) and mean == 0
-    if shape is None and not centred:
-        raise ShapeError("sample: mean= centres the start that shape= draws. Add it to x instead.")
+    check_drawn("sample", mean, shape)
     given = x if state is None else state.x
     dtype = dtype or (torch.float32 if given is None else given.dtype)
     check_dtype("sample", dtype)
@@ -146,7 +144,7 @@ def sample(
     part = spread_part(score)
     places = None if part is None else part.places
     event = given.shape[1:] if places is None else part.joint.event_shape
-    whole = mean_of("sample", mean, given, (*given.shape[:1], *event))
+    whole = mean_of("sample", mean, (*given.shape[:1], *event), given.dtype, given.device)
     mean = whole if places is None else part.cut(whole)
     if places is not None and not solver.elementwise:
         raise PgmdiffError(

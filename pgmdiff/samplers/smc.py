@@ -196,7 +196,7 @@ def sample_weighted(
     run = Run.of(run, potential)
     found = None if run is None else run.latest()
     noise = noise_of(generator, len(like), found[1]["run"] if found else {})
-    mean = mean_of("sample_weighted", mean, like, like.shape)
+    mean = mean_of("sample_weighted", mean, like.shape, dtype, device)
     x = mean + levels[0] * noise(PARTICLES, like)
     score, rates = evaluate(x, per_sample(levels[0], x))
     if found is None:

@@ -15,20 +15,32 @@ from torch import Tensor
 from pgmdiff.errors import PgmdiffError, ShapeError, warn
 from pgmdiff.linalg import is_finite, tensor_of
 
-__all__ = ["check_hidden", "eta_of", "mean_of"]
+__all__ = ["check_drawn", "check_hidden", "eta_of", "mean_of"]
 
 MISSED = 0.15
 """Standard deviations by which samples may miss their mean without a warning."""
 
 
-def mean_of(who: str, mean: object, like: Tensor, shape: Sequence[int]) -> Tensor:
-    """The mean of every element of a state of some shape, in the dtype of another tensor.
+def check_drawn(who: str, mean: object, shape: Sequence[int] | None) -> None:
+    """Raises `ShapeError` for a mean of a start that is given rather than drawn."""
+    if shape is None and not (isinstance(mean, int | float) and mean == 0):
+        raise ShapeError(f"{who}: mean= centres the start that shape= draws. Add it to x instead.")
+
+
+def mean_of(
+    who: str,
+    mean: object,
+    shape: Sequence[int],
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The mean of every element of a state of some shape.
 
     Raises:
         ShapeError: its shape does not expand to that of a state.
         PgmdiffError: it is not finite.
     """
-    given = tensor_of(who, "mean", mean).to(like)
+    given = tensor_of(who, "mean", mean).to(torch.empty(0, dtype=dtype, device=device))
     if not is_finite(given):
         raise PgmdiffError(f"{who}: expected a finite mean=, got numbers that are not.")
     try:
@@ -56,7 +68,7 @@ def check_hidden(who: str, denoised: Tensor, noise: Tensor, sigma: float, eta: f
     ‖m‖ if they vary together along m, as the pixels of a picture; the share of G along m tells
     which. What noise of strength η leaves of it is a factor G^(η² / 2).
     """
-    if len(denoised) < 4 or not denoised.numel():
+    if len(denoised) < 4 or not denoised.numel() or eta == inf:
         return
     d, noise = denoised.reshape(len(denoised), -1), noise.reshape(len(denoised), -1)
     mean, error = d.mean(dim=0), d.var(dim=0) / len(d)

@@ -99,6 +99,8 @@ def test_a_driven_joint_starts_around_the_mean(name: str) -> None:
     scheduler.set_timesteps(12)
     ours = sample(far.score, from_scheduler(scheduler), solver=Euler(), **given)
     torch.testing.assert_close(driven, ours, rtol=1e-5, atol=1e-3)
+    with pytest.raises(ShapeError, match="drive: mean= centres the start that shape= draws"):
+        drive(far.score, scheduler, steps=12, x=torch.zeros(8, 2), mean=mean)
 
 
 def affine_error(scheduler: object, steps: int) -> float:

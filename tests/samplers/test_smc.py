@@ -1,6 +1,8 @@
 """Feynman-Kac weights: their laws on Gaussians, and where they collapse."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import pytest
@@ -269,3 +271,21 @@ def test_systematic_resampling_counts() -> None:
 def test_bad_schedules_are_named(sigmas: list) -> None:
     with pytest.raises(PgmdiffError, match="decrease strictly to a value above 0"):
         sample_weighted(lambda u, s: (u, u[:, 0]), sigmas, shape=(2, 3))
+
+
+def test_particles_start_around_the_mean_which_belongs_to_the_run(tmp_path: Path) -> None:
+    q = Gaussian(torch.full((2,), 500.0), torch.eye(2))
+
+    def potential(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        return q.score(x, sigma), x.new_zeros(len(x))
+
+    def drawn(**given: Any) -> Tensor:
+        levels, start = karras(40, 0.05, 10.0)[:-1], {"shape": (800, 2), "generator": 0}
+        return sample_weighted(potential, levels, **start, **given).x
+
+    run = drawn(mean=500.0, run=tmp_path)
+    torch.testing.assert_close(run.mean(dim=0), q.mean.double(), rtol=0, atol=0.2)
+    with pytest.raises(PgmdiffError, match="belongs to another run: expected mean"):
+        drawn(mean=499.0, run=tmp_path)
+    with pytest.warns(UserWarning, match="sample_weighted: .* does not hide the data"):
+        drawn()
