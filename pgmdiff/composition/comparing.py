@@ -79,7 +79,8 @@ def compared(joint: "Joint") -> tuple[list[str], list[str]]:
             warnings.append(f"covariances of {name!r} {text}")
         elif not 1 / TIMES <= times <= TIMES:
             text = f"are about {times:.2g} times what its model says: give both in the same units,"
-            warnings.append(f"covariances of {name!r} {text} of the same data")
+            text += " of the same data, or train the network longer at large σ"
+            warnings.append(f"covariances of {name!r} {text}")
     if len(warnings) > 1:
         warnings = [f"{warnings[0]} (and {counted(len(warnings) - 1, 'other region')})"]
     return [said], warnings

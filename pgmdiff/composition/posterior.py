@@ -45,7 +45,7 @@ from pgmdiff.precision import (
     solver_of,
 )
 from pgmdiff.precision.neighbourhoods import residual
-from pgmdiff.precision.precision import on_junction_tree
+from pgmdiff.precision.precision import check_units, on_junction_tree
 from pgmdiff.text import counted, described
 
 __all__ = ["Closure", "Posterior"]
@@ -100,6 +100,8 @@ class Closure(Rule, ABC):
         source = self.covariances if self.prior is None else self.prior
         mean = getattr(source, "mean", None) if self.mean is None else self.mean
         given, closure = (provider_of(each, who, graph) for each in (self.covariances, source))
+        if self.prior is None:
+            check_units(who, graph, given)
         known = centre = state_mean(graph, mean)
         tree = on_junction_tree(graph)
         if tree or graph.n_elements > COMPLETED:

@@ -162,11 +162,15 @@ class Observation:
 
     def check(self, states: Tensor) -> None:
         """Raises `ShapeError` unless the operator observes states of this shape."""
-        event = getattr(self.operator, "event_shape", None)
-        if event is not None and tuple(states.shape[1:]) != tuple(event):
+        self.check_event(states.shape[1:], f"{tuple(states.shape)}", "; flatten several batch axes")
+
+    def check_event(self, event: Shape, got: str, more: str = "") -> None:
+        """Raises `ShapeError` unless the operator observes one state of this shape."""
+        own = getattr(self.operator, "event_shape", None)
+        if own is not None and tuple(event) != tuple(own):
             raise ShapeError(
-                f"{self.what}: the operator observes states {shape_text('batch', event)}, got "
-                f"{tuple(states.shape)}. Make it for this shape; flatten several batch axes."
+                f"{self.what}: the operator observes states {shape_text('batch', own)}, got {got}. "
+                f"Make it for this shape{more}. Mask(m, event_shape=...) serves all channels."
             )
 
     def batched(self, like: Tensor) -> Tensor:
@@ -201,6 +205,9 @@ def observing(
 ) -> NetworkScore:
     """The score of a conditioned denoiser; arguments: see `Conditioned`."""
     check_score(observation.what, score)
+    event = getattr(score, "event_shape", None)  # as joints have
+    if event is not None:
+        observation.check_event(event, f"a score of {shape_text('batch', event)}")
     network = Conditioned(denoiser, observation, score, remedy)
     made = partial(observing, denoiser, observation, remedy=remedy)
     return replace(from_denoiser(network), finish=network.finish, score=score, made=made)

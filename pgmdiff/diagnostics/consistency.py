@@ -176,8 +176,9 @@ def check_consistency(
 
     Args:
         graph: its outer regions are the pieces, its other counted regions the overlaps.
-        scores, conditions, null_condition, max_batch: as for `compose`. Without the null condition
-            with which they are composed, models of overlaps are blamed for labels they never get.
+        scores, conditions, null_condition, max_batch: as for `compose`. Give the null condition
+            that the joint has: without it the models of overlaps get labels here that they do not
+            get there, and seem to disagree.
         data: clean states, `[n, *event_shape]`; at least tens, for the standard errors.
         sigmas: noise levels, in the data's units; if None, 0.1, 0.3, 1 and 3 times the root mean
             square of the elements' standard deviations.

@@ -198,7 +198,7 @@ class Report:
         berge = "does not apply" if self.berge_acyclic is None else known[self.berge_acyclic]
         lines = [
             f"{self.n_regions} regions over {self.n_elements} elements; "
-            f"{self.n_zero_counts} with count 0 are never evaluated",
+            f"{self.n_zero_counts} have count 0 and are never evaluated",
             "every element is counted once"
             if self.valid
             else _imbalance(self.unbalanced, self.sums, self.denominator),

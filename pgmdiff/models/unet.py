@@ -118,7 +118,7 @@ class Conditional(nn.Module):
             unknown.append("a noise level per element")
         if unknown:
             raise ShapeError(
-                f"{type(self).__name__}: got {unknown[0]}, for which it was not made. Give it "
+                f"{type(self).__name__}: got {unknown[0]}, which it was made without. Make it with "
                 "classes=, position=, field=, noise_field= or whitened=."
             )
         if self.whitened and "residual" not in given:

@@ -16,6 +16,7 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from pgmdiff.errors import warn
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats
@@ -28,11 +29,15 @@ __all__ = [
     "Block",
     "ComposedPrecision",
     "add_blocks",
+    "check_units",
     "sparse_sum",
     "on_junction_tree",
     "taken_blocks",
     "weighed",
 ]
+
+TIMES = 3.0
+"""Ratio of two regions' variances of an element from which covariances contradict one another."""
 
 
 def on_junction_tree(graph: RegionGraph) -> bool:
@@ -57,6 +62,46 @@ def weighed(
             some = group.select(rows)
             index = some.indices(0, len(some)).reshape(len(some), -1)
             yield some, index, torch.from_numpy(weight[rows])
+
+
+def check_units(who: str, graph: RegionGraph, covariances: Covariances) -> None:
+    """Warns if regions give an element variances of which one is over `TIMES` another.
+
+    Regions that have seen different observations may well do so: it does not look at graphs with
+    conditions, nor at those where two regions have equal elements.
+    """
+    if graph.conditions:
+        return
+    found = [
+        (group, index, covariances.form(group).variances().clone().expand(index.shape))
+        for group, index, _ in weighed(graph)  # no views, which would keep the matrices
+    ]
+    numbers = torch.randint(2**62, (graph.n_elements,), generator=torch.Generator().manual_seed(0))
+    sums = torch.cat([numbers[index].sum(dim=1) for _, index, _ in found])
+    if len(sums.unique()) < len(sums):
+        return
+    ends = [torch.full((graph.n_elements,), x, dtype=torch.float64) for x in (torch.inf, 0.0)]
+    for _, index, variances in found:
+        for end, kind in zip(ends, ("amin", "amax"), strict=True):
+            end.scatter_reduce_(0, index.flatten(), variances.flatten(), kind)
+    element = int((ends[1] / ends[0]).argmax())
+    low, high = (end[element] for end in ends)
+    if 0 < TIMES * low < high:
+        named = [
+            next(
+                group.name(int(held.any(dim=1).nonzero()[0]))
+                for group, index, variances in found
+                if (held := (index == element) & (variances == value)).any()
+            )
+            for value in (low, high)
+        ]
+        warn(
+            f"{who}: regions {named[0]!r} and {named[1]!r} share element {element}, whose variance "
+            f"is {low:.3g} in the covariance of the one and {high:.3g} in that of the other. Give "
+            "those of one distribution, in the same units and in the order of their elements: with "
+            "shared=True only if pieces are alike, and of regions with observations of their own "
+            "together with prior=."
+        )
 
 
 def add_blocks(total: Tensor, index: Tensor, blocks: Tensor) -> None:

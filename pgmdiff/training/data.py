@@ -217,8 +217,9 @@ class States:
             size = len(label.values if isinstance(label, Field) else label)
             if not isinstance(self.data, Tensor) or size != len(self.data):
                 raise ShapeError(
-                    f"crops: expected labels {word!r} of as many entries as the data, a tensor, "
-                    f"has states, got {brief(label)}. A Dataset gives pairs (state, labels)."
+                    f"crops: expected labels {word!r} with one entry per state, beside states in "
+                    f"one tensor, got {brief(label)} beside {brief(self.data)}. A Dataset gives "
+                    "pairs (state, labels)."
                 )
         self._batches: Iterator[Any] | None = None
 

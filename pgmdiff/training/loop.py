@@ -62,8 +62,8 @@ def fit(
         network: one network for all nodes, or a mapping from model id (of crops: from shape) to
             network. Each is trained alone, on its own nodes.
         steps: number of steps of every network.
-        sigma_data: standard deviation of the data, in their units; if None, that of crops, which
-            gives the mean, too. With a value the mean is taken to be 0.
+        sigma_data: standard deviation of the data, in their units, whose mean is then taken to be
+            0; if None, both are those of 4,096 crops.
         wiener: whether the denoiser begins as a Wiener filter, measured on 4,096 crops of every
             shape, in place of EDM's c_skip: see `EDMDenoiser`. It learns correlated data sooner.
         processes: how many networks are trained at once, each in a new process with its share of

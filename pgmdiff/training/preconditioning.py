@@ -42,7 +42,7 @@ from torch import Tensor, nn
 from pgmdiff.errors import ScoreError, ShapeError, check_scale, warn
 from pgmdiff.linalg import Shape, sent
 from pgmdiff.noise import Generator, seed_of, torch_generator
-from pgmdiff.scores.adapters import beside
+from pgmdiff.scores.adapters import beside, per_sample
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import named, received
 from pgmdiff.text import brief
@@ -136,11 +136,11 @@ def _check_network(network: Any) -> None:
 class EDMDenoiser(nn.Module):
     """A network under EDM preconditioning, called as `denoise(x, sigma, **condition)`.
 
-    σ is one noise level per sample, `[batch]`, or per element, with the shape of x; the network
-    receives its logarithm in the same shape. It says that it is `per_element` if its network has
-    `noise_field = True` and there are no filters. `state_dict()` holds all that `load_state_dict`
-    needs: the weights, `sigma_data`, `mean` and `unit`, and the filters. (Files without these,
-    older ones, leave what the denoiser was made with.)
+    σ is a number, one noise level per sample, `[batch]`, or one per element, with the shape of x;
+    the network receives its logarithm, `[batch]` or like x. It says that it is `per_element` if its
+    network has `noise_field = True` and there are no filters. `state_dict()` holds all that
+    `load_state_dict` needs: the weights, `sigma_data`, `mean` and `unit`, and the filters. (Files
+    without these, older ones, leave what the denoiser was made with.)
 
     Args:
         network: the network `F(x, noise, **condition)` of x `[batch, *shape]` and noise `[batch]`;
@@ -176,7 +176,9 @@ class EDMDenoiser(nn.Module):
         self.sigma_data, self.mean, self.unit = sigma_data, mean, unit
         self.filters = nn.ModuleDict({_key(each.mean.shape): each for each in filters})
 
-    def forward(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
+    def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        if not isinstance(sigma, Tensor) or sigma.ndim == 0:
+            sigma = per_sample(sigma, x)
         s = beside(sigma, x)
         total = s**2 + self.sigma_data**2
         own = self._filter(x.shape[1:], s)

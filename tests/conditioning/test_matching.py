@@ -302,13 +302,19 @@ def test_observations_that_fit_no_state_are_named_by_everyone() -> None:
         (u, y, h, r"each of 4 samples, got \(3, 10\)"),
         (u[:1], y, h, r"each of 1 samples, got \(3, 10\)"),
         (u, y[0] + 1j * y[0], h, "the observation is complex, but"),
-        (u, torch.zeros(1), narrow, r"observes states \[batch, 1\], got \(4, 10\)"),
-        (u, torch.zeros(2), long, r"observes states \[batch, 12\], got \(4, 10\)"),
         (u.reshape(2, 2, N), y[0], h, "flatten several batch axes"),
     ]:
         for guided in every_kind(joint, seen, operator):
             with pytest.raises(ShapeError, match=message):
                 guided(states, torch.ones(states.shape[:-1], dtype=torch.float64))
+    for each, shape in ((narrow, 1), (long, 12)):
+        for make in (replacement, lambda *a: reconstruction(*a, DPS), moment_matching):
+            seen, said = torch.zeros(each.observed_shape), rf"states \[batch, {shape}\], got "
+            with pytest.raises(ShapeError, match=rf"{said}a score of \[batch, 10\]\. Make"):
+                make(joint, seen, each)  # before a run begins
+            bare = make(lambda x, sigma: -x, seen, each)
+            with pytest.raises(ShapeError, match=rf"{said}\(4, 10\)\. Make"):
+                bare(u, torch.ones(4))
     for make in (replacement, lambda *given: reconstruction(*given, DPS)):
         with pytest.raises(ShapeError, match=r"as a tensor, .* got 'y'"):
             make(joint, "y", h)

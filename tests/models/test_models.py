@@ -82,6 +82,8 @@ def test_preconditioning() -> None:
     x, sigma = torch.randn(3, 1, 8, 8, generator=generator()), torch.tensor([0.1, 0.5, 2.0])
     expected = x * (0.25 / (sigma**2 + 0.25)).reshape(-1, 1, 1, 1)
     torch.testing.assert_close(model(x, sigma), expected)
+    for one in (0.5, torch.tensor(0.5)):  # a number is the noise level of all
+        torch.testing.assert_close(model(x, one), model(x, torch.full((3,), 0.5)))
     with pytest.raises(ShapeError, match="multiples of 4, got an image of \\(8, 6\\)"):
         model(torch.zeros(1, 1, 8, 6), torch.ones(1))
 
@@ -109,7 +111,7 @@ def test_networks_take_conditions(kind: type[UNet | SeriesNet]) -> None:
     torch.testing.assert_close(network(x, each), network(x, noise), atol=1e-4, rtol=1e-4)
     assert not torch.allclose(network(x, each + torch.randn_like(x)), whole)
     for name in given:
-        with pytest.raises(ShapeError, match=f"got {name}, for which it was not made"):
+        with pytest.raises(ShapeError, match=f"got {name}, which it was made without"):
             kind()(x, noise, **{name: given[name]})
     with pytest.raises(ShapeError, match="got a noise level per element"):
         kind()(x, each)

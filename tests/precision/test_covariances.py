@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pgmdiff import GraphError, ShapeError
+from pgmdiff import Consistent, GraphError, Posterior, ShapeError, compose
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.precision import ComposedPrecision, Eigen, fit_covariances, solver_of
 from pgmdiff.precision.forms import (
@@ -49,3 +49,16 @@ def test_every_form_and_its_inverse_multiply_as_their_matrices(n: int) -> None:
         for each in (form, form.inverse(str)):
             expected = torch.einsum("nij,bnj->bni", each.dense().expand(3, -1, -1), v)
             torch.testing.assert_close(each.times(v), expected)
+
+
+def test_regions_that_contradict_one_another_are_named() -> None:
+    graph, score = chain(4), lambda x, sigma: -x
+    unit = {name: torch.eye(2 if name[0] == "f" else 1) for name in graph.regions.names}
+    for rule in (Posterior, Consistent):
+        compose(graph, score, rule=rule({**unit, "f2": 2.5 * torch.eye(2)}))
+        for wrong in ({"f2": 4 * torch.eye(2)}, {"x2": torch.full((1, 1), 0.2)}):
+            with pytest.warns(UserWarning, match="regions '.*' and '.*' share element 2, whose"):
+                compose(graph, score, rule=rule({**unit, **wrong}))
+    two = {"f0": {"label": torch.tensor(1)}}  # its own observations, perhaps
+    rules = Posterior({**unit, "f0": 9 * torch.eye(2)})
+    compose(graph, lambda x, sigma, label=None: -x, conditions=two, rule=rules)

@@ -68,7 +68,7 @@ def test_low_rank_fits_find_the_factors() -> None:
 def test_large_regions_are_low_rank_by_default() -> None:
     graph = tiles((1, 32, 96), (1, 32, 40), (0, 0, 12))
     assert prod(graph.groups[0].shape) > 1000
-    data = states(32 * 96, 2, 12).reshape(-1, 1, 32, 96).cumsum(3)
+    data = states(32 * 96, 2, 12).reshape(-1, 1, 32, 96).cumsum(2)
     fitted = fit_covariances(graph, data, shared=True)
     assert isinstance(fitted, LowRank)
     joint = compose(graph, lambda x, s: -x, rule=Posterior(fitted))

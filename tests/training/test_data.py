@@ -227,7 +227,7 @@ def test_wrong_input_is_named() -> None:
         crops(graph, torch.full((5, 3), torch.nan))
     with pytest.raises(PgmdiffError, match="got dict"):
         crops([(3,)], {"a": torch.randn(5, 3)})
-    with pytest.raises(ShapeError, match="expected labels 'label' of as many entries"):
+    with pytest.raises(ShapeError, match="expected labels 'label' with one entry per state"):
         crops(graph, torch.randn(5, 3), labels={"label": torch.zeros(4)})
     for what in ("labels", "conditions", "null_condition"):
         with pytest.raises(GraphError, match=f"crops: expected {what} as a dict, got Tensor"):
@@ -296,5 +296,5 @@ def test_windows_anywhere_crop_fields_at_the_same_place() -> None:
     assert torch.equal(crop.condition["map"] % 1000, crop.clean[:, :1] % 1000)
     with pytest.raises(ShapeError, match=r"the field 'map' as \[n, \*channels, 3, 9, 10\]"):
         crops([(3, 4, 4)], states, labels={"map": field(maps[:, :, :8])}).draw(5, 0)
-    with pytest.raises(ShapeError, match="as many entries"):
+    with pytest.raises(ShapeError, match="one entry per state"):
         crops([(3, 4, 4)], states, labels={"map": field(maps[:1])})

@@ -382,5 +382,5 @@ def test_wrong_options_are_named() -> None:
     data = 1e30 * torch.randn(5, 8)
     with pytest.raises(PgmdiffError, match="the loss is not finite before step 0"):
         fit([(4,)], network, data, steps=1, sigma_data=1e-30, generator=0)
-    with pytest.raises(ShapeError, match="got position, for which it was not made"):
+    with pytest.raises(ShapeError, match="got position, which it was made without"):
         fit([(4,)], network, torch.randn(5, 8), steps=1, position=True)
