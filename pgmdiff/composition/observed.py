@@ -103,16 +103,16 @@ class Observed:
         if self.values is None or self.variances is None or len(self.values) not in (1, len(u)):
             return None  # nothing, or of another batch: the update says so
         y, noise = self.values.to(u.device), self.variances.to(u.device)
-        squared = sigma.double()[:, None] ** 2
+        squared, seen = sigma.double()[:, None] ** 2, noise < inf
+        noise = noise.where(seen, 0)  # gradients of ∞ / ∞, and of √0 below, are NaN even unused
         total = (squared + noise).clamp(min=1e-300)
-        shares = (noise / total).where(noise < inf, 1)
-        pulls = ((y - u) / total).where(squared + noise > 0, 0)
+        shares = (noise / total).where(seen, 1)
+        pulls = ((y - u) / total).where(seen & (squared + noise > 0), 0)
         least = self.least.to(u.device)
-        levels = torch.maximum(sigma[:, None] * shares.sqrt(), least)
+        roots = shares.where(shares > 0, 1).sqrt().where(shares > 0, 0)
+        levels = torch.maximum(sigma[:, None] * roots, least)
         exact = levels < KNOWN / LEAST * least
-        return Folded(
-            (u + squared * pulls).to(u), levels.to(u), shares, pulls, exact & (noise < inf)
-        )
+        return Folded((u + squared * pulls).to(u), levels.to(u), shares, pulls, exact & seen)
 
     def joined(
         self, u: Tensor, sigma: Tensor, score: Tensor, means: Tensor | None, solve: Solve

@@ -18,7 +18,8 @@ The solve minimises the residual ‖(y - H D) - (H V Hᵀ + σ_y²) w‖ over mo
 (generalised conjugate residuals: Eisenstat, Elman, Schultz, "Variational iterative methods for
 nonsymmetric systems of linear equations", 1983). The residual never grows, for any V, so the
 solve may stop early: what is left of the misfit is left to the next level. Conjugate gradients
-would diverge where V is not symmetric, as J is not for networks nor for composed scores.
+would diverge where V is not symmetric, as J is not for networks nor for composed scores. A sample
+whose w has wᵀ H V Hᵀ w <= 0, for which V is no covariance, is left to the next level as a whole.
 """
 
 from abc import ABC, abstractmethod
@@ -33,10 +34,11 @@ from torch import Tensor
 from pgmdiff.conditioning.informing import Known, informed
 from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
-from pgmdiff.conditioning.reconstructing import differentiable
+from pgmdiff.conditioning.reconstructing import differentiable, gradient_required
 from pgmdiff.conditioning.solving import Product, carried_back
 from pgmdiff.errors import PgmdiffError, check_scale
-from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
+from pgmdiff.scores.adapters import Around, NetworkScore, Score, beside, denoise, per_sample
+from pgmdiff.scores.pyramids import Turned
 from pgmdiff.text import brief, described
 
 __all__ = [
@@ -49,8 +51,9 @@ __all__ = [
 ]
 
 REMEDY = (
-    "The covariance does not fit the data: leave out covariance=, give the solve more steps, "
-    "most_steps=, or the observation a noise level, noise=."
+    "The covariance does not fit the data, or the score is poor at large σ: leave out covariance=, "
+    "compose under Consistent, give the solve more steps, most_steps=, or the observation more "
+    "noise, noise=."
 )
 
 
@@ -242,6 +245,12 @@ def moment_matching(
             "moment_matching: expected a covariance such as Composed(joint) or Tweedie(), got "
             f"{covariance!r}."
         )
+    if isinstance(covariance, Composed) and _turned(score, covariance.joint):
+        raise PgmdiffError(
+            "moment_matching: expected Composed(joint) of a joint of the states that are observed, "
+            "got the joint of their coefficients, whose covariance is another. Leave out "
+            "covariance=, or give a joint of pixels."
+        )
     steps = covariance.most_steps if most_steps is None else most_steps
     observation = Observation.of("moment_matching", observed, operator, noise)
     own = isinstance(covariance, Composed) and covariance.joint is score
@@ -253,6 +262,14 @@ def moment_matching(
         return observing(Known(part, name), part, known, remedy=REMEDY)
     matched = Matched(part, covariance, tolerance, steps, name)
     return observing(matched, part, score, remedy=REMEDY)
+
+
+def _turned(score: Any, joint: object) -> bool:
+    """Whether a score is that of a joint in another basis."""
+    turned = False
+    while score is not joint and isinstance(score, Around):
+        turned, score = turned or isinstance(score, Turned), score.score
+    return turned and score is joint
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,13 +299,13 @@ class Matched:
 def _with_pull(
     score: Score, x: Tensor, sigma: Tensor, condition: dict[str, Any]
 ) -> tuple[Tensor, Product]:
-    """D, and the map v to σ² Jᵀ v; both are differentiable if x is."""
-    outside = torch.is_grad_enabled() and x.requires_grad
+    """D, and the map v to σ² Jᵀ v; both are differentiable where a gradient is required."""
+    outside = gradient_required(x, sigma, condition)
     with torch.inference_mode(False), torch.enable_grad():
         leaf, denoised = differentiable(score, x, sigma, condition)
 
     def pull(v: Tensor) -> Tensor:
-        again = outside and torch.is_grad_enabled()
+        again = torch.is_grad_enabled() and (outside or v.requires_grad)
         (back,) = torch.autograd.grad(denoised, leaf, v, retain_graph=True, create_graph=again)
         return beside(sigma, x) ** 2 * back
 

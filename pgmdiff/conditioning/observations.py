@@ -1,6 +1,6 @@
 """Observations: whether an operator could have made them, and how far a state is from them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -65,6 +65,16 @@ class Observation:
         that is left out, and the noise may be None.
         """
         is_mask = isinstance(operator, Tensor | np.ndarray | list | tuple)
+        if isinstance(y, LinearOperator) or (is_mask and _boolean(y) and not _boolean(operator)):
+            raise ShapeError(
+                f"{what}: expected the observation before its operator or mask, got {brief(y)}. "
+                f"Swap them: {what}(score, y, operator)."
+            )
+        if isinstance(y, Mapping):
+            raise ShapeError(
+                f"{what}: expected the observation as a tensor, got values by name. Write y, mask "
+                "= graph.observe(values)."
+            )
         h: Any = Mask(operator) if is_mask else operator
         linear = h if isinstance(h, LinearOperator) else None
         if linear is None and not callable(h):
@@ -194,6 +204,11 @@ class Part(Observation):
     """An observation of the part of one rank; its fingerprint is that of the whole."""
 
     fingerprint: str = ""
+
+
+def _boolean(value: object) -> bool:
+    kind = getattr(value, "dtype", None)
+    return kind == torch.bool or kind == np.bool_
 
 
 def observing(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
@@ -118,7 +118,7 @@ def _descended(
     **condition: Any,
 ) -> Tensor:
     sigma = per_sample(sigma, x)
-    differentiate = torch.is_grad_enabled() and x.requires_grad
+    differentiate = gradient_required(x, sigma, condition, observation.y)
     with torch.inference_mode(False), torch.enable_grad():
         leaf, denoised = differentiable(score, x, sigma, condition)
         squares = squared_norms(observation.misfit(denoised))
@@ -128,6 +128,12 @@ def _descended(
     descent = beside(weights, x) * slope
     total = denoised - beside(sigma, x) ** 2 * descent
     return total if differentiate else total.detach()
+
+
+def gradient_required(*given: Any) -> bool:
+    """Whether a gradient with respect to any tensor in pytrees is asked for."""
+    leaves = (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+    return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
 
 
 def differentiable(

@@ -34,7 +34,7 @@ def carried_back(
     products: tuple[Product, Product],
     limits: tuple[float | None, int, int],
 ) -> Tensor:
-    """V Hᵀ w with (H V Hᵀ + R) w = misfit; 0 at σ = 0.
+    """V Hᵀ w with (H V Hᵀ + R) w = misfit; 0 at σ = 0, and where w tells that V is no covariance.
 
     Args:
         observation: H, which is linearised if it is a function, and R.
@@ -67,13 +67,19 @@ def carried_back(
     def back(v: Tensor) -> Tensor:
         return adjoint(v) / beside(size, denoised)
 
-    weights = conjugate_residuals(
+    b = gap / beside(size, gap) / units
+    weights, left = conjugate_residuals(
         product,
-        gap / beside(size, gap) / units,
+        b,
         tolerance=usual if tolerance is None else tolerance,
         most_steps=most_steps,
         kept=kept,
     )
+    # wᵀ H V Hᵀ w > 0 for a covariance V. Jacobians of networks at large σ may be none, and samples
+    # would explode: their misfit is left to the next level.
+    noise = level * observation.correlate(weights / units) / units
+    wrong = inner(weights, b - left - noise) <= 0
+    weights = weights.where(~beside(wrong, weights), 0)
     update = outside(back(weights))
     if outside is not inside:
         _refuse_overshoot(on_copies(h.A, update), gap, sigma)
@@ -96,8 +102,10 @@ def _refuse_overshoot(seen: Tensor, gap: Tensor, sigma: Tensor) -> None:
 
 def conjugate_residuals(
     product: Product, b: Tensor, *, tolerance: float, most_steps: int, kept: int
-) -> Tensor:
-    """The x for which M x comes near to b, sample by sample: ‖b - M x‖ is never above ‖b‖.
+) -> tuple[Tensor, Tensor]:
+    """The x for which M x comes near to b, sample by sample, and what is left, r = b - M x.
+
+    ‖r‖ is never above ‖b‖.
 
     Each step adds the direction p = r, made such that M p is orthogonal to those of the directions
     before it, and the share of p that makes the residual r smallest. It is differentiable.
@@ -128,7 +136,7 @@ def conjugate_residuals(
         step = beside(inner(q, r).where(active, 0), r)
         x, r = x + step * p, r - step * q
         directions = [*directions, (p, q)][-kept:]
-    return x
+    return x, r
 
 
 class Linearised:

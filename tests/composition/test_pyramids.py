@@ -4,7 +4,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import Consistent, Posterior, ScoreError, compose, field, fit_covariances, karras
+from pgmdiff import (
+    Consistent,
+    PgmdiffError,
+    Posterior,
+    ScoreError,
+    compose,
+    field,
+    fit_covariances,
+    karras,
+)
+from pgmdiff.conditioning import Composed, Mask, moment_matching
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import Pyramid, pyramid
 from pgmdiff.samplers import sample
@@ -162,3 +172,7 @@ def test_samples_of_pixels_carry_the_messages_and_have_the_right_covariance() ->
         score, karras(12, 0.01, 20.0), shape=(4_000, 16), generator=0, dtype=torch.float64
     )
     assert relative(torch.cov(drawn.T), x.covariance) < 0.1
+    mask = Mask(torch.arange(16) == 3)
+    with pytest.raises(PgmdiffError, match="got the joint of their coefficients"):
+        moment_matching(score, 1.0, mask, Composed(joint), noise=0.1)
+    assert "Tweedie" in repr(moment_matching(score, 1.0, mask, noise=0.1))

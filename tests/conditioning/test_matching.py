@@ -406,3 +406,46 @@ def test_without_noise_there_is_nothing_to_learn() -> None:
         found = guided.denoise(u, sigma)
         torch.testing.assert_close(found[0], u[0])
         torch.testing.assert_close(found[1], guided.denoise(u, 1.0)[1])
+
+
+@pytest.mark.parametrize("folded", [0.2, 0.0, None])
+def test_gradients_by_the_level_a_condition_and_the_observation_are_right(
+    folded: float | None,
+) -> None:
+    """Also where the state itself requires none; by finite differences, of a joint or a score."""
+    joint, x, shift = composed(ar1(N, 0.8)), random(1, N), torch.zeros(1, N).double()
+    moved = from_denoiser(lambda x, s, shift: joint.denoise(x - shift, s) + shift)
+    level, y = torch.tensor([0.5]).double(), torch.full((N,), 1.5).double()
+    given, h = [level, shift, y], Mask(torch.arange(N) % 3 == 1)
+
+    def kinds(level: Tensor, shift: Tensor, y: Tensor) -> list[Tensor]:
+        if folded is not None:
+            return [moment_matching(joint, y, h, noise=folded)(x, level).sum()]
+        methods = [replacement(moved, y, h), reconstruction(moved, y, h, DPS)]
+        for each in (Tweedie(), Isotropic(), Isotropic(jacobian=False)):
+            methods.append(moment_matching(moved, y, h, each, noise=0.3))
+        return [guided(x, level, shift=shift).sum() for guided in methods]
+
+    for place in (0, 2) if folded is not None else range(3):
+        there = [t.clone().requires_grad_(k == place) for k, t in enumerate(given)]
+        ends = [kinds(*(t + e * (k == place) for k, t in enumerate(given))) for e in (1e-6, -1e-6)]
+        for value, high, low in zip(kinds(*there), *ends, strict=True):
+            (found,) = torch.autograd.grad(value, there[place])
+            assert found.sum().item() == pytest.approx(((high - low) / 2e-6).item(), rel=1e-5)
+
+
+def test_jacobians_that_are_no_covariance_do_not_make_samples_explode() -> None:
+    """A denoiser whose slope at large σ is off by 1 % has variances σ² J near 0 and below."""
+    q, mask = ar1(4, 0.9), torch.arange(4) == 0
+    y = torch.tensor([1.0, 0, 0, 0]).double()
+
+    def poor(x: Tensor, sigma: Tensor) -> Tensor:
+        off = 0.01 * (1 + torch.tanh(x[:, 1] / sigma)) * (sigma > 4) * x[:, 0]
+        return q.denoise(x, sigma) - off[:, None] * mask
+
+    guided = moment_matching(from_denoiser(poor), y, mask, noise=0.1)
+    options = {"shape": (500, 4), "generator": 0, "dtype": torch.float64}
+    u = sample(guided, karras(20, 0.01, 10.0), **options)
+    gain = q.covariance[:, 0] / (q.covariance[0, 0] + 0.01)
+    deviations = (q.covariance - gain[:, None] * q.covariance[:1]).diagonal().sqrt()
+    assert ((u - gain) / deviations).abs().max() < 6, "67 if they count as covariances"

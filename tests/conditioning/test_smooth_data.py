@@ -138,11 +138,12 @@ def test_residuals_never_grow_for_any_matrix(kept: int) -> None:
     for m in (matrices, definite, definite * torch.logspace(-6, 6, 50).double()[:, None, None]):
         before = squared_norms(b)
         for steps in range(1, 7):
-            x = conjugate_residuals(
+            x, left = conjugate_residuals(
                 lambda v, m=m: torch.einsum("bij,bj->bi", m, v),
                 b, tolerance=1e-12, most_steps=steps, kept=kept,
             )  # fmt: skip
-            residual = squared_norms(b - torch.einsum("bij,bj->bi", m, x))
+            torch.testing.assert_close(left, b - torch.einsum("bij,bj->bi", m, x))
+            residual = squared_norms(left)
             assert (residual <= before * (1 + 1e-9)).all()
             before = residual
         if m is not matrices and kept == 6:
