@@ -123,7 +123,7 @@ class Labelled:
                 given[f] = both[y][1].covariance
             elif closure == "mean over labels":
                 given[f] = sum((p * q.covariance for p, q in both), torch.zeros(()))
-        prior = before if self.field.loops and closure != "all data" else None
+        prior = before if closure != "all data" else None
         made = RULES[rule](given, prior=prior, mean=mean)
         return compose(self.graph, scores, rule=made)
 

@@ -42,6 +42,9 @@ SIGNIFICANT = 4.0
 """Standard errors beyond which a deviation counts as real."""
 NEGLIGIBLE = 0.05
 """Share of a disagreement that the overlap may predict; networks that work well reach 0.02."""
+FAINT = 0.01
+"""Share of the denoising error below which what is wrong counts for nothing: of 0.01 the means of
+the posterior are off by a tenth of its standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,10 @@ class Agreement:
         disagreement: E|D_f - D_o|², which is positive even for true marginals: pieces see more.
         excess: the share of the disagreement that the overlap alone predicts, by a linear
             regression on (u_o, D_o) fitted to the other half of the data: 0 for true marginals.
-            Below 0.05 it is negligible; about 0.3 means that the networks are undertrained, near 1
-            that they work in different units or on different data.
+            Below 0.05 it is negligible, and also where excess times disagreement is less than 1 %
+            of `error_overlap`, as of variables that are nearly independent; about 0.3 means that
+            the networks are undertrained, near 1 that they work in different units or on different
+            data.
         deviation: how far `excess` is above 0, in standard errors over the data.
         lag: how far `error_overlap - error_piece` is below 0, in standard errors.
         blame: the share of the overlap's model in the excess: about 1 if it alone is at fault, 0 if
@@ -93,10 +98,12 @@ class Agreement:
     @property
     def verdict(self) -> str:
         """A key of `ADVICE`, or "consistent"."""
-        if self.lag > SIGNIFICANT:
+        least = FAINT * self.error_overlap
+        if self.lag > SIGNIFICANT and self.error_piece - self.error_overlap > least:
             return "piece lags"
         apart = self.deviation > SIGNIFICANT and self.excess > NEGLIGIBLE
-        return "not a marginal" if apart else "consistent"
+        faint = self.excess * self.disagreement <= least
+        return "not a marginal" if apart and not faint else "consistent"
 
     @property
     def longer(self) -> tuple[str, ...]:

@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 
 from pgmdiff.composition.composing import compose, merged
+from pgmdiff.composition.plan import RegionScores, Scores
+from pgmdiff.errors import GraphError
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph, condition_key
 from pgmdiff.noise import Generator
 from pgmdiff.samplers import Solver, sample
 from pgmdiff.samplers.start import mean_of
-from pgmdiff.scores.adapters import Score
 
 __all__ = ["node_samples"]
 
 
 def node_samples(
     graph: GraphLike,
-    scores: Score | Mapping[Any, Score],
+    scores: Scores,
     n: int,
     sigmas: Sequence[float],
     *,
@@ -60,6 +61,14 @@ def node_samples(
     """
     regions = graph_of(graph, "node_samples").regions
     regions = replace(regions, conditions=merged(regions.conditions, conditions or {}))
+    own = isinstance(scores, RegionScores)  # bound to the elements of this graph
+    if isinstance(scores, RegionScores):
+        if not isinstance(scores, Mapping):
+            raise GraphError(
+                f"node_samples: expected scores that can be called alone, got "
+                f"{type(scores).__name__}. Give them by region's name."
+            )
+        scores = dict(scores)
     kinds: dict[Hashable, IndexGroup] = {}
     chosen, total = dict[Hashable, Hashable](), 0
     theirs: dict[Hashable, Condition] = {}
@@ -69,14 +78,16 @@ def node_samples(
         for row in np.flatnonzero(group.outer).tolist():
             name = group.name(row)
             condition = regions.conditions.get(name, {})
-            model = name if group.model is None else group.model
+            model = name if own or group.model is None else group.model
             chosen[name] = key = model, group.shape, condition_key(condition)
             if key in kinds:
                 continue
             size, one = torch.Size(group.shape).numel(), np.ones(1, np.int64)
             index = torch.arange(total, total + size).reshape(1, *group.shape)
             means.append(whole[regions.elements(name).reshape(-1)])
-            kinds[key] = IndexGroup(index, one, [name], one.astype(bool), group.model)
+            kinds[key] = IndexGroup(
+                index, one, [name], one.astype(bool), None if own else group.model
+            )
             theirs, total = theirs | ({name: condition} if condition else {}), total + size
     alone = RegionGraph((total,), tuple(kinds.values()), conditions=theirs)
     drawn = sample(

@@ -67,7 +67,8 @@ class Variables:
             )
         flat, batches = [], set()
         for name, shape in zip(self.names, self.shapes, strict=True):
-            value = values[name]
+            value: Any = values[name]
+            value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
             if not isinstance(value, Tensor):
                 raise ShapeError(
                     f"pack: the value of variable {name!r} is of type {type(value).__name__}, "

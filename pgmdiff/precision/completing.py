@@ -120,7 +120,8 @@ def completed(
     Args:
         graph: every counted region lies inside an outer one.
         covariances: the provider of the outer regions' Σ_r.
-        tolerance: the largest change of a correlation in the last sweep.
+        tolerance: the largest change of a correlation in the last sweep; after 300 sweeps ten
+            times more for every 100 further ones, up to 1e-6, since convergence may be slow.
         most_sweeps: the number of sweeps after which it fails.
 
     Raises:
@@ -203,7 +204,7 @@ def scaled(
         # W stays definite, but for rounding, where all blocks are.
         if definite and (sweep == 1 or waited) and torch.linalg.cholesky_ex(w).info.any():
             break
-        done = gaps.amax(dim=0) <= tolerance
+        done = gaps.amax(dim=0) <= _enough(tolerance, sweep)
         found[left[done]] = w[done]
         if done.all():
             return found[:, :n, :n], sweep
@@ -241,7 +242,7 @@ def _regressed(
             waited = waited + 1 if share < 0.01 else 0
             ridge, share = ridge - less, min(2 * share, 1.0)
             w.diagonal()[:-1].sub_(less)
-        elif change <= tolerance:
+        elif change <= _enough(tolerance, sweep):
             break
         elif sweep % EXTRAPOLATED == 0:  # the slowest mode, as a geometric series (Aitken)
             moved = w - before
@@ -254,6 +255,11 @@ def _regressed(
     for step in steps:
         step.write_precision(k, w)
     return w[:-1, :-1], (k + k.T)[:-1, :-1] / 2, sweep
+
+
+def _enough(tolerance: float, sweep: int) -> float:
+    """The tolerance in a sweep: after 300, ten times more for every 100, up to 1e-6."""
+    return tolerance * min(10 ** max(0.0, sweep / 100 - 3), max(1.0, 1e-6 / tolerance))
 
 
 def outer_regions(graph: RegionGraph) -> Iterator[tuple[RegionGroup, Tensor]]:

@@ -32,10 +32,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError, shape_text, warn
-from pgmdiff.graphs.factor_graph import GraphLike, graph_of
+from pgmdiff.graphs.factor_graph import FactorGraph, GraphLike, graph_of
 from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.names import check_known
 from pgmdiff.graphs.regions import RegionGraph
+from pgmdiff.graphs.windows import tiles
 from pgmdiff.linalg import tensor_of
 from pgmdiff.precision.completing import Blocks, completed
 from pgmdiff.precision.covariances import (
@@ -82,9 +83,11 @@ def fit_covariances(
         graph: every counted region must lie inside an outer one, as it does in all built-in graphs.
         data: states `[n, *event]`, or an iterable of batches of them, which is read once. The mean
             of every place is removed; for the stationary form, one mean over the stationary axes.
-            Or samples of every outer region by its name, `[n, *shape]`, such as
-            `diagnostics.node_samples` draws from models without data; they are independent, so that
-            entries which regions share are averaged, and completed, up to 2,000 elements.
+            Or values by variable, as `graph.pack` accepts them. Or samples of every outer region,
+            `[n, *shape]`, by its name or by the id of its model, such as `diagnostics.node_samples`
+            draws from models without data; those of one model are pooled if `shared`. They are
+            independent, so that entries which regions share are averaged, and completed, up to
+            2,000 elements. With `form="stationary"` windows of one shape have one autocovariance.
         form: `"dense"`; `"low_rank"` plus one δ for all elements, whose units must therefore be
             alike: a warning is given where δ is over ten times an element's variance; or
             `"stationary"`, for windows of a tensor that look the same everywhere along `axes`. If
@@ -121,22 +124,34 @@ def fit_covariances(
         >>> Posterior(fit_covariances(chain(3), data))
         Posterior(Pooled)
     """
-    regions = graph_of(graph, "fit_covariances").regions
+    drawn = graph_of(graph, "fit_covariances")
+    regions = drawn.regions
+    if isinstance(drawn, FactorGraph) and isinstance(data, Mapping):
+        data = drawn.pack(data) if data.keys() == set(drawn.variables) else data
     if not 0 <= ridge < inf:
         raise GraphError(f"fit_covariances: expected a share ridge >= 0, got {ridge!r}.")
-    if isinstance(data, Mapping):
-        return _of_nodes(regions, data, ridge)
-    whole = _Channels(regions.event_shape[0]) if channels else None
-    inner = without_channels(regions) if channels else regions
-    if form is None:
-        largest = max((prod(g.shape) for g in inner.groups if g.outer.any()), default=0)
-        form = "dense" if largest <= DENSE_ELEMENTS else "low_rank"
-    if form not in get_args(Form):
+    if form not in (None, *get_args(Form)):
         raise GraphError(
             f"fit_covariances: expected form= 'dense', 'low_rank' or 'stationary', got {form!r}."
         )
     if axes is not None and form != "stationary":
         raise GraphError("fit_covariances: axes= belongs to form='stationary'.")
+    if isinstance(data, Mapping):
+        given = _samples(regions, data, shared or form == "stationary")
+        if form == "stationary":
+            return _of_windows(regions, given, channels, axes, ridge)
+        if form == "low_rank" or channels:
+            raise GraphError(
+                "fit_covariances: got form='low_rank' or channels=True with samples of regions, "
+                "which are fitted as form='dense', or of windows as 'stationary'. Give states of "
+                "the whole."
+            )
+        return _of_nodes(regions, given, ridge)
+    whole = _Channels(regions.event_shape[0]) if channels else None
+    inner = without_channels(regions) if channels else regions
+    if form is None:
+        largest = max((prod(g.shape) for g in inner.groups if g.outer.any()), default=0)
+        form = "dense" if largest <= DENSE_ELEMENTS else "low_rank"
     estimate: _Estimate
     if form == "stationary":
         estimate = _Autocovariance(inner, axes, 1 if channels else 0)
@@ -166,34 +181,106 @@ def fit_covariances(
     return found
 
 
-def _of_nodes(graph: RegionGraph, samples: Mapping[Any, Tensor], ridge: float) -> Covariances:
+def _samples(graph: RegionGraph, data: Mapping[Any, Any], shared: bool) -> dict[Hashable, Tensor]:
+    """The samples of every outer region, float64 `[n, d]`; one tensor for those that are pooled.
+
+    They are given by the name of a region, or by the id of its model.
+    """
+    outer = {
+        name: group
+        for group in graph.groups
+        for name in group.select(np.flatnonzero(group.outer)).names
+    }
+    known = {*outer, *(group.model for group in outer.values())} - {None}
+    check_known(
+        "fit_covariances: samples are given for",
+        data,
+        known,
+        "outer region",
+        "Give those of outer regions; or of a factor graph all variables, as graph.pack does.",
+    )
+    flat = dict[int, Tensor]()
+    kinds, pooled = dict[Hashable, Hashable](), defaultdict[Hashable, dict[int, Tensor]](dict)
+    for name, group in outer.items():
+        one = data.get(name, data.get(group.model, [0]))
+        if id(one) not in flat:
+            given = tensor_of("fit_covariances", f"samples of {name!r}", one)
+            if given.ndim < 1 or len(given) < 2 or given[0].numel() != prod(group.shape):
+                got = tuple(given.shape) if data.keys() & {name, group.model} else "none"
+                raise ShapeError(
+                    f"fit_covariances: expected at least 2 samples of region {name!r}, of "
+                    f"{prod(group.shape)} elements each, got {got}. Give those of all outer "
+                    "regions."
+                )
+            flat[id(one)] = given.detach().cpu().double().reshape(len(given), -1)
+        kinds[name] = (group.model, group.shape) if shared and group.model is not None else name
+        pooled[kinds[name]][id(one)] = flat[id(one)]
+    joined = {
+        kind: torch.cat([*parts.values()]) if len(parts) > 1 else next(iter(parts.values()))
+        for kind, parts in pooled.items()
+    }
+    return {name: joined[kind] for name, kind in kinds.items()}
+
+
+def _of_windows(
+    graph: RegionGraph,
+    samples: Mapping[Hashable, Tensor],
+    channels: bool,
+    axes: Sequence[int] | None,
+    ridge: float,
+) -> Covariances:
+    """The autocovariance of samples of windows that are alike."""
+    shapes = {group.shape for group in graph.groups if group.outer.any()}
+    pieces = {id(each): each for each in samples.values()}
+    windows = all(isinstance(group, WindowGroup) for group in graph.groups)
+    if not windows or len(shapes) > 1 or len(pieces) > 1:
+        raise GraphError(
+            "fit_covariances: form='stationary' requires windows of a tensor (graphs.tiles), of "
+            "one model and shape. Give states of the whole, or form='dense'."
+        )
+    (shape,), (some,) = shapes, pieces.values()
+    along = list(range(1 if channels else 0, len(shape))) if axes is None else [*axes]
+    sides = [(a, *both) for a, both in enumerate(zip(shape, graph.event_shape, strict=True))]
+    if any(own < side for a, own, side in sides if a not in along):
+        raise GraphError(
+            f"fit_covariances: windows {shape} of a state {graph.event_shape} must span the axes "
+            f"that are not stationary, got axes={along}. Name all axes that are tiled."
+        )
+    one = tiles(shape, shape, [0] * len(shape))
+    options: Any = {"form": "stationary", "channels": channels, "axes": axes, "ridge": ridge}
+    found = fit_covariances(one, some.reshape(len(some), *shape), **options)
+    assert found.mean is not None, "it has been fitted"
+    level = found.mean.mean(along, keepdim=True).expand(graph.event_shape)
+    object.__setattr__(found, "mean", level)
+    return found
+
+
+def _of_nodes(graph: RegionGraph, samples: Mapping[Hashable, Tensor], ridge: float) -> Covariances:
     """Dense covariances of every outer region's own samples, made consistent."""
     outer, fitted = _outer(graph, shared=False), dict[Hashable, Tensor]()
-    remedy = "Give those of outer regions; of a factor graph's variables make states: graph.pack."
-    check_known("fit_covariances: samples are given for", samples, outer, "outer region", remedy)
     known: dict[int, tuple[Tensor, Tensor]] = {}
     ranks: dict[Hashable, tuple[int, int]] = {}
     sums = torch.zeros(2, graph.n_elements, dtype=torch.float64)
     for name, index in outer.items():
-        given = tensor_of("fit_covariances", f"samples of {name!r}", samples.get(name, [0]))
-        if given.ndim < 1 or len(given) < 2 or given[0].numel() != index.numel():
-            got = f"{tuple(given.shape)}" if name in samples else "none"
-            raise ShapeError(
-                f"fit_covariances: expected at least 2 samples of region {name!r}, of "
-                f"{index.numel()} elements each, got {got}. Give those of all outer regions."
-            )
-        if id(samples[name]) not in known:
-            flat = given.detach().cpu().double().reshape(len(given), -1)
+        flat = samples[name]
+        if id(flat) not in known:
             ranks[name] = len(flat) - 1, flat.shape[1]
             covariance = torch.cov(flat.T, correction=0).reshape(index.numel(), -1)
             _raise(covariance.diagonal(), ridge, covariance.diagonal().mean())
-            known[id(samples[name])] = flat.mean(dim=0), covariance
-        mean, fitted[name] = known[id(samples[name])]
+            known[id(flat)] = flat.mean(dim=0), covariance
+        mean, fitted[name] = known[id(flat)]
         sums[:, index[0]] += torch.stack([mean, torch.ones_like(mean)])
     _warn_of_few(ranks, "Give more samples, or raise ridge=.")
     found: Covariances = Pooled(fitted, _parents(graph, outer))
     if graph.n_elements <= COMPLETED:
-        found = Blocks(completed(graph, found).covariance)
+        try:
+            found = Blocks(completed(graph, found).covariance)
+        except GraphError as error:
+            raise GraphError(
+                "fit_covariances: the covariances of the regions' samples, averaged where regions "
+                "overlap, belong to no distribution. Give more samples or a larger ridge=; of "
+                "windows of one process form='stationary'."
+            ) from error
     object.__setattr__(found, "mean", (sums[0] / sums[1]).reshape(graph.event_shape))
     return found
 

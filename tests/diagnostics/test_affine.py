@@ -23,6 +23,7 @@ N = 4
 Q = markov_gaussian(chain(N), 0)
 JOINT = compose(chain(N), node_scores(chain(N), Q))
 SIGMAS = karras(5, 0.1, 10.0)
+pytestmark = pytest.mark.filterwarnings("ignore:PredictorCorrector")  # of DPM: less accurate
 SOLVERS = {
     "deterministic": Heun(),
     "a noise a step": SDE(1.0),

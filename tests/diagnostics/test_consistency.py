@@ -141,3 +141,15 @@ def test_models_of_overlaps_that_know_the_null_label_only() -> None:
     half = data[label == 1]
     options = {"conditions": told, "null_condition": null, "generator": 0}
     assert not check_consistency(graph, scores, half, SIGMAS, **options).consistent
+
+
+def test_what_hardly_matters_is_no_disagreement() -> None:
+    """Of independent variables pieces see no more than overlaps: their difference is all excess."""
+    pair, data = Gaussian(torch.zeros(2), torch.eye(2)), ar1(3, 0.0).sample(2000, 0).float()
+    for variance, verdict in ((1.02, "consistent"), (1.5, "not a marginal")):
+        one = Gaussian(torch.zeros(1), torch.tensor([[variance]]))
+        scores = {(2,): pair, (1,): one}
+        found = check_consistency(tiles((3,), 2, 1), scores, data, [0.5, 1.0], generator=0)
+        for row in found.rows:
+            assert row.excess > 0.9
+            assert row.verdict == verdict

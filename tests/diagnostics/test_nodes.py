@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pgmdiff import Consistent, ShapeError, compose, fit_covariances, graphs
 from pgmdiff.diagnostics import node_samples
-from pgmdiff.gaussian import Gaussian, node_covariances
+from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.linalg import beside
 from pgmdiff.precision import ComposedPrecision
 from pgmdiff.samplers import UniPC, karras
@@ -91,3 +91,15 @@ def test_each_model_shape_and_condition_is_drawn_once() -> None:
     del samples[outer[1]]
     with pytest.raises(ShapeError, match="all outer regions"):
         fit_covariances(graph, samples)
+
+
+def test_scores_that_are_bound_to_a_graph_are_those_of_its_nodes() -> None:
+    """Also where regions of one model differ, and scopes are not in order."""
+    graph = graphs.FactorGraph.from_scopes(
+        {"f": ("b", "a"), "g": ("c", "d")}, dict.fromkeys("abcd", ()), factor_model="pair"
+    )
+    q = Gaussian(torch.zeros(4), torch.diag(torch.tensor([1.0, 9.0, 0.25, 16.0])))
+    options = {"generator": 0, "progress": False}
+    samples = node_samples(graph, node_scores(graph, q), 4000, karras(20, 0.01, 80.0), **options)
+    deviations = torch.cat([samples["f"].std(dim=0), samples["g"].std(dim=0)])
+    torch.testing.assert_close(deviations, torch.tensor([3, 1, 0.5, 4.0]), rtol=0.05, atol=0)

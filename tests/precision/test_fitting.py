@@ -229,3 +229,43 @@ def test_too_few_states_are_told() -> None:
     fit_covariances(chain(3), few)
     with pytest.warns(UserWarning, match="'f1' with rank 1 at most, of 2"):
         fit_covariances(chain(3), {**few, "f1": few["f1"][:2]})
+
+
+def test_samples_of_pieces_alone_are_fitted_in_the_form_that_is_said() -> None:
+    """The autocovariance of pieces of an AR(1) serves a ring, and options are not ignored."""
+    pieces = ar1(16, 0.8).sample(4000, torch.Generator().manual_seed(0)) + 3.0
+    ring = tiles((64,), 16, 8, periodic=True)
+    by_model = {(16,): pieces}
+    fitted = fit_covariances(ring, by_model, form="stationary")
+    assert fitted.mean is not None
+    assert relative(fitted.mean, torch.full((64,), 3.0).double()) < 0.02
+    assert relative(fitted.of(ring.groups[0])[0], ar1(16, 0.8).covariance) < 0.05
+    by_name = {name: pieces for name in ring.names if name in ring.groups[0].names}
+    same = fit_covariances(ring, by_name, form="stationary")
+    assert torch.equal(same.of(ring.groups[0]), fitted.of(ring.groups[0]))
+    parts = zip(by_name, pieces.chunk(len(by_name)), strict=True)
+    for data in (by_model, dict(parts)):  # pooled, all have all pieces
+        covariance = fit_covariances(ring, data, shared=True).of(ring.groups[0])
+        assert relative(covariance.mean(dim=0), ar1(16, 0.8).covariance) < 0.05
+    options: list[tuple[dict, str]] = [
+        ({"form": "nonsense"}, "expected form="),
+        ({"axes": (0,)}, "axes= belongs to"),
+        ({"form": "low_rank"}, "with samples of regions"),
+        ({"channels": True}, "with samples of regions"),
+    ]
+    for option, message in options:
+        with pytest.raises(GraphError, match=message):
+            fit_covariances(ring, by_model, **option)
+    strip, wide = tiles((2, 12), (1, 6), (0, 3)), {(1, 6): torch.randn(9, 1, 6)}
+    with pytest.raises(GraphError, match="must span the axes that are not stationary"):
+        fit_covariances(strip, wide, form="stationary", axes=(1,))
+    with pytest.raises(GraphError, match="requires windows of a tensor"):
+        fit_covariances(chain(3), {"f0": pieces[:, :2], "f1": pieces[:, :2]}, form="stationary")
+
+
+def test_values_of_variables_are_packed() -> None:
+    graph, data = chain(3), ar1(3, 0.5).sample(50, torch.Generator().manual_seed(0))
+    found = fit_covariances(graph, graph.unpack(data))
+    assert torch.equal(
+        found.of(graph.regions.groups[0]), fit_covariances(graph, data).of(graph.regions.groups[0])
+    )
