@@ -66,6 +66,12 @@ def warn(text: str) -> None:
     warnings.warn(text, stacklevel=level)
 
 
+def note(error: Exception, text: str) -> None:
+    """Adds to an error where it arose, which Python shows below it (from 3.11 on)."""
+    if hasattr(error, "add_note"):
+        error.add_note(f"pgmdiff: {text}")
+
+
 def shape_text(lead: str, event: Iterable[int]) -> str:
     """A shape as messages write it: `[*batch, 3, 16, 16]`."""
     return f"[{', '.join([lead, *map(str, event)])}]"

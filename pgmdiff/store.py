@@ -42,13 +42,16 @@ UNSET = CellType()
 PLAIN = (type(None), Number, str, bytes, torch.dtype, Path, np.generic)
 
 
-def save(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def save(
+    path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any] | None = None
+) -> None:
     """Writes tensors and facts to a file, whole or not at all.
 
     Args:
         path: the file, whose name usually ends in `.safetensors`; its folder is made if need be.
         tensors: by name; of any device, and they may share memory.
-        facts: what JSON can hold: numbers, text, lists (tuples become lists) and dicts of these.
+        facts: what JSON can hold: numbers, text, lists (tuples become lists) and dicts of these;
+            none if None.
 
     Raises:
         PgmdiffError: the folder cannot be written, or the disk is full; a file that was there
@@ -58,7 +61,7 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], facts: Mapping[str, An
 
     path = Path(path)
     part = path.with_name(f"{path.name}.{token_hex(4)}.part")  # another may write it, too
-    about = {"facts": json.dumps(facts), "sha256": BLANK}
+    about = {"facts": json.dumps(facts or {}), "sha256": BLANK}
     apart = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in tensors.items()

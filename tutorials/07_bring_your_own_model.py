@@ -158,7 +158,7 @@ def told(values: list[float]) -> str:
 
 
 made_by = {"data": velocities[:64]}
-warnings.filterwarnings("ignore", "sample: the start of deviation 20")  # of the wrong adapter
+warnings.filterwarnings("ignore", "sample: ")  # of the wrong adapter, which explodes
 print("                   1. a window's speed   2. excess   3. turn at ends   curves' speed")
 for name, (graph, window, overlap) in wirings.items():
     pieces = drawn(partial(window, turn=NOTHING.expand(64, 2)), 16)

@@ -17,7 +17,7 @@ from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.names import check_mapping
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import check_counts
-from pgmdiff.scores.walls import check_wrapped, train_mode_layers
+from pgmdiff.scores.walls import check_wrapped, train_mode_layers, train_mode_text
 from pgmdiff.text import counted
 
 __all__ = ["compose"]
@@ -174,8 +174,5 @@ def _warn_in_train_mode(batches: Iterable[Batch]) -> None:
         layers |= found
     if nodes:
         others = f" and {counted(len(nodes) - 3, 'other')}" if len(nodes) > 3 else ""
-        warn(
-            f"compose: the networks of {', '.join(map(repr, nodes[:3]))}{others} are in train "
-            f"mode ({', '.join(sorted(layers))}): their results are random or depend on the batch. "
-            "Call network.eval() before you compose."
-        )
+        named = f"{', '.join(map(repr, nodes[:3]))}{others}"
+        warn(f"compose: the networks of {named} are {train_mode_text(layers)}")

@@ -22,7 +22,7 @@ from pgmdiff.composition.evaluate import Chunk, Tilt, flattened
 from pgmdiff.composition.observed import LEAST, Observed, foldable
 from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.composition.rules import Memory, Rule, bound
-from pgmdiff.errors import ScoreError, warn
+from pgmdiff.errors import ScoreError, note, warn
 from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
@@ -71,7 +71,7 @@ class Joint:
     max_batch: MaxBatch
     check_finite: bool
     checkpoint: bool = False
-    copies = True
+    copies = told_of_train_mode = True
     _untold: str = ""  # what a call without conditions warns of
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
@@ -345,13 +345,10 @@ class Joint:
             else:  # what is given has been copied for this call
                 value = function(x, sigmas, **given)
         except Exception as error:
-            if hasattr(error, "add_note"):  # from Python 3.11 on
-                others = chunk.stop - chunk.start - 1
-                several = f" and of {counted(others, 'other')}" if others else ""
-                error.add_note(
-                    f"pgmdiff: while the score of node {chunk.name!r}{several} was called on x of "
-                    f"{tuple(x.shape)} {_where(chunk, sigma)}."
-                )
+            others = chunk.stop - chunk.start - 1
+            several = f" and of {counted(others, 'other')}" if others else ""
+            called = f"the score of node {chunk.name!r}{several} was called on x of"
+            note(error, f"while {called} {tuple(x.shape)} {_where(chunk, sigma)}.")
             raise
         values = received(value, like, partial(_whose, kind, chunk, sigma))
         check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")

@@ -62,8 +62,8 @@ class Embedding(nn.Module):
         held = f", from {int(label.min())} to {int(label.max())}" if whole else ""
         raise ShapeError(
             f"label: expected integers [batch] from 0 to {self.classes}, the null class, got "
-            f"{brief(label)}{held}. Classes count from 0, and a node's own label is a tensor "
-            "without a batch axis."
+            f"{brief(label)}{held}. Classes count from 0; as a condition of a node write "
+            "torch.tensor(1)."
         )
 
     def fourier(self, values: Tensor) -> Tensor:

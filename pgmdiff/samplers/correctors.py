@@ -41,7 +41,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError, ScoreError
+from pgmdiff.errors import PgmdiffError, ScoreError, warn
 from pgmdiff.linalg import squared_norms
 from pgmdiff.noise import CORRECTORS, Draw
 from pgmdiff.samplers.base import Solver, State
@@ -205,7 +205,8 @@ class PredictorCorrector(Solver):
     """A solver whose every step is followed by a corrector, except the last one, to σ = 0.
 
     Args:
-        predictor: any solver.
+        predictor: a one-step solver, such as `Heun()` or `SDE()`. Others extrapolate from steps
+            that the corrector has left, by which samples of exact scores get worse: a warning.
         corrector: applied at the level that the predictor reached.
         report: called with (sigma, acceptance `[batch]`) after every correction.
 
@@ -247,6 +248,12 @@ class PredictorCorrector(Solver):
         return self.predictor.init(x, sigma, step)
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
+        if state.history:
+            warn(
+                f"PredictorCorrector: {self.predictor} extrapolates from earlier steps, which the "
+                "corrector has left: samples become less accurate than by either alone. Use a "
+                "one-step predictor, such as Heun() or SDE()."
+            )
         after = self.predictor.step(score, state, sigma_next, noise)
         if sigma_next == 0:
             return after

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, warn
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Draw, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
-from pgmdiff.samplers.start import check_drawn, check_hidden, eta_of, mean_of
+from pgmdiff.samplers.start import check_drawn, check_hidden, check_size, eta_of, mean_of
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import Score, begun, spread_part
-from pgmdiff.scores.walls import check_score
+from pgmdiff.scores.walls import check_score, train_mode_layers, train_mode_text
 from pgmdiff.store import fingerprint
 
 __all__ = ["Step", "sample"]
@@ -134,6 +134,8 @@ def sample(
     solver = UniPC() if solver is None else solver
     check_run("sample", levels, solver)
     check_score("sample", score)
+    if layers := train_mode_layers(score):
+        warn(f"sample: a network is {train_mode_text(layers)}")
     _check_start(levels, x, shape, state)
     check_drawn("sample", mean, shape)
     given = x if state is None else state.x
@@ -211,6 +213,8 @@ def sample(
         state = replace(after, memory=dict(getattr(score, "memory", {})), run=facts)
         if run is not None:
             run.save(state.step, *state.parts(), last=state.step == len(levels) - 1)
+    if shape is not None:
+        check_size("sample", state.x - mean, max(levels))
     finish = getattr(score, "finish", None)
     if finish is not None and levels[-1] == 0:  # a noised state need not meet an observation
         finish(state.x)

@@ -14,11 +14,15 @@ from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError, warn
 from pgmdiff.linalg import is_finite, tensor_of
+from pgmdiff.text import counted
 
-__all__ = ["check_drawn", "check_hidden", "eta_of", "mean_of"]
+__all__ = ["check_drawn", "check_hidden", "check_size", "eta_of", "mean_of"]
 
 MISSED = 0.15
 """Standard deviations by which samples may miss their mean without a warning."""
+LARGE = 10.0
+"""Root mean square of a sample, over the largest σ, from which it has exploded: that noise hides
+only data that are smaller."""
 
 
 def check_drawn(who: str, mean: object, shape: Sequence[int] | None) -> None:
@@ -89,9 +93,25 @@ def check_hidden(who: str, denoised: Tensor, noise: Tensor, sigma: float, eta: f
             f"{who}: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
             f"first denoised values is up to {mean.abs().max():.3g} from the start's, so that "
             f"samples will miss their mean by about {missed:.2g} standard deviations. Give mean=, "
-            "that of the data, or begin at a larger sigmas[0]. If neither helps, the score is not "
-            "that of noised data: a clean score, or a rule that does not suit the graph, as "
-            "Marginal a star."
+            "that of the data (under a condition, of what it leaves), or begin at a larger "
+            "sigmas[0]. If neither helps, this is no score of noised data: a score of clean ones, "
+            "or a rule that does not suit the graph (Marginal on a star)."
+        )
+
+
+def check_size(who: str, x: Tensor, sigma: float) -> None:
+    """Warns of samples, about their mean, that are far larger than the noise they began from."""
+    if not x.numel():
+        return
+    x = x - x.mean(dim=0) if len(x) > 1 else x  # a mean that is missed has a warning of its own
+    sizes = x.reshape(len(x), -1).square().mean(dim=1).sqrt()
+    larger = int((sizes > LARGE * sigma).sum())
+    if larger:
+        warn(
+            f"{who}: {larger} of {counted(len(x), 'sample')} are up to {sizes.max() / sigma:.2g} "
+            f"times as large as the noise that they began from, σ = {sigma:g}: they have exploded. "
+            "Try one piece alone: its network may predict something else than its adapter says, "
+            "or be poor at large σ."
         )
 
 

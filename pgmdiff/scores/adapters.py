@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.linalg import beside as beside
@@ -220,13 +220,20 @@ class NetworkScore(Around):
         return value
 
 
-def _check_callable(who: str, *functions: object) -> None:
-    for function in functions:
-        if not callable(function):
-            raise ScoreError(
-                f"{who}: expected a callable network(x, sigma, **condition), and for timesteps a "
-                f"callable t(sigma), got {type(function).__name__}. Give the function itself."
-            )
+def _check_callable(who: str, network: object) -> None:
+    if not callable(network) or isinstance(network, Timesteps):
+        raise ScoreError(
+            f"{who}: expected a callable network(x, sigma, **condition), got "
+            f"{type(network).__name__}. Give the function itself; the network comes first."
+        )
+
+
+def _check_timesteps(who: str, timesteps: object) -> None:
+    if not callable(timesteps) or isinstance(timesteps, nn.Module):
+        raise ScoreError(
+            f"{who}: expected timesteps as a callable t(sigma), got {type(timesteps).__name__}. "
+            "Give Timesteps(alphas_cumprod), after the network."
+        )
 
 
 def from_denoiser(denoiser: Callable[..., Tensor]) -> NetworkScore:
@@ -395,7 +402,8 @@ def _read_v(alpha: Tensor, sigma_t: Tensor, x_t: Tensor, v: Tensor) -> tuple[Ten
 
 def _variance_preserving(who: str, network: Score, timesteps: Score, read: Read) -> NetworkScore:
     """The score of a network at x_t = α x."""
-    _check_callable(who, network, timesteps)
+    _check_callable(who, network)
+    _check_timesteps(who, timesteps)
     return NetworkScore(network, partial(_preserved, network, timesteps, read))
 
 

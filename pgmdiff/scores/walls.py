@@ -19,7 +19,7 @@ from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.store import captured
 from pgmdiff.text import brief, counted
 
-__all__ = ["called", "received", "train_mode_layers"]
+__all__ = ["called", "received", "train_mode_layers", "train_mode_text"]
 
 MOST_OBJECTS = 1000
 """Most objects into which is looked in search of modules."""
@@ -63,9 +63,10 @@ def named(network: object) -> Callable[[], str]:
 
 
 def copies(function: Any) -> bool:
-    """Whether a function, or the object whose method it is, does not touch what it is given.
+    """Whether a function, or the object whose method it is, says that it needs no copies.
 
-    Scores of the library say so by an attribute `copies`: they copy what they hand on themselves.
+    Scores of the library, and a user's own models that promise to write into nothing and to return
+    new memory, say so by an attribute `copies`: what must be copied they copy themselves.
     """
     return getattr(getattr(function, "__self__", function), "copies", False) is True
 
@@ -136,7 +137,7 @@ def train_mode_layers(function: Any, known: dict[int, set[str]] | None = None) -
 
     These are dropout, batch normalisation, and any layer whose own `forward` reads `training`.
     Modules are sought in methods, partial functions, closures and the globals that functions read,
-    and in attributes and containers.
+    and in attributes and containers, but not in joints, whose networks `compose` has looked at.
 
     Args:
         function: a score, a network or anything that holds one.
@@ -150,6 +151,8 @@ def train_mode_layers(function: Any, known: dict[int, set[str]] | None = None) -
         if id(value) in seen:
             continue
         seen.add(id(value))
+        if getattr(type(value), "told_of_train_mode", False):
+            continue
         if not isinstance(value, nn.Module):
             left.extend(islice(_held(value), MOST_OBJECTS))
         elif id(value) not in known:
@@ -157,6 +160,14 @@ def train_mode_layers(function: Any, known: dict[int, set[str]] | None = None) -
             known[id(value)] = {type(layer).__name__ for layer in layers if _differs(layer)}
         found |= known.get(id(value), set())
     return found
+
+
+def train_mode_text(layers: set[str]) -> str:
+    """What layers in train mode do, and the remedy."""
+    return (
+        f"in train mode ({', '.join(sorted(layers))}): results are random or depend on the batch. "
+        "Call network.eval() first."
+    )
 
 
 def _held(value: Any) -> Iterator[Any]:

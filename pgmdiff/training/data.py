@@ -7,7 +7,7 @@ with diffusion models", 2023, Algorithms 1, 2 and 6).
 """
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, TypeAlias, cast
@@ -359,6 +359,11 @@ def crops(
                 kind = Regions(batch, rows, joint.event_shape)
                 cuts += [(batch.score, kind, outer, float(len(rows)))] if len(rows) else []
     else:
+        if not all(isinstance(shape, Iterable) for shape in where):
+            raise ShapeError(
+                f"crops: expected a graph, or the shapes of crops, got {brief(where)}. Write a "
+                "single shape in a list, [(3, 64)]."
+            )
         states = States(data, labels)
         for place, shape in enumerate(map(tuple, where)):
             if not shared and shape not in scores:

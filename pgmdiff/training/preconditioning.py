@@ -39,7 +39,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from pgmdiff.errors import ScoreError, ShapeError, check_scale, warn
+from pgmdiff.errors import ScoreError, ShapeError, check_scale, note, warn
 from pgmdiff.linalg import Shape, sent
 from pgmdiff.noise import Generator, seed_of, torch_generator
 from pgmdiff.scores.adapters import beside, per_sample
@@ -330,7 +330,12 @@ def denoising_loss(
     s = sigma if per_element else beside(sigma, clean)
     error = linear_error(clean.shape[1:], s) if linear_error else _white_error(s, sigma_data)
     noisy = clean + s * noise
-    value = received(denoise(noisy, sigma, **condition), clean, lambda: brief(denoise), cast=True)
+    try:
+        value = denoise(noisy, sigma, **condition)
+    except Exception as failure:
+        note(failure, f"while {brief(denoise)} was trained on crops {list(clean.shape)}.")
+        raise
+    value = received(value, clean, lambda: brief(denoise), cast=True)
     losses: Tensor = (value - clean) ** 2 / error
     if record is not None:
         record(losses.detach(), sigma)

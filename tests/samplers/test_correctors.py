@@ -28,6 +28,8 @@ from pgmdiff.samplers import (
     Metropolis,
     Noise,
     PredictorCorrector,
+    Solver,
+    UniPC,
     karras,
     sample,
 )
@@ -265,3 +267,17 @@ def test_metropolis_with_a_measured_step_keeps_two_modes() -> None:
         truth = q.noised(sigma).sample(400_000, torch.Generator().manual_seed(1)) ** power
         error = (out**power).mean() - truth.mean()
         assert error.abs() < 4 * truth.std() * (1 / n + 1 / 400_000) ** 0.5
+
+
+def test_predictors_that_extrapolate_are_told() -> None:
+    """Exact moves for an exact score make samples of UniPC worse, as it reads what they left."""
+    q, sigmas = ar1(2, 0.9), karras(20, 0.02, 40.0)
+    moves, options = Metropolis(q.log_density, 0.1, 1), {"shape": (20_000, 2), "generator": 3}
+
+    def off(solver: Solver) -> float:
+        u = sample(q.score, sigmas, solver=solver, dtype=torch.float64, **options)
+        return (torch.cov(u.T) - q.covariance).norm().item()
+
+    with pytest.warns(UserWarning, match=r"UniPC\(.*\) extrapolates from earlier steps"):
+        assert off(PredictorCorrector(UniPC(3), moves)) > 0.1
+    assert off(PredictorCorrector(SDE(), moves)) < off(SDE())

@@ -115,6 +115,7 @@ SOLVERS: list[Solver] = [
     PredictorCorrector(Heun(), Langevin(0.2, 3)),
     PredictorCorrector(UniPC(2), Metropolis(density, 0.5, 3)),
 ]
+pytestmark = pytest.mark.filterwarnings("ignore:PredictorCorrector")  # of UniPC: less accurate
 CASES = [(solver, "guided") for solver in SOLVERS] + [(Heun(), name) for name in WRAPPERS]
 START = 8.0 * Noise.of(1, 4)(0, torch.zeros(4, 3, dtype=torch.float64))
 

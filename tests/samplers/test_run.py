@@ -1,10 +1,15 @@
 """The sampling loop: starts, rises, resumption, callbacks, and bad arguments."""
 
+import warnings
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from pgmdiff import PgmdiffError, ShapeError
+from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import chain
 from pgmdiff.noise import RISE
 from pgmdiff.samplers import (
@@ -144,3 +149,22 @@ def test_states_of_another_schedule_are_named() -> None:
         sample(TARGET.score, sigmas, state=state, shape=(1, 2))
     double = sample(TARGET.score, sigmas, state=state, dtype=torch.float64)
     assert double.dtype == torch.float64
+
+
+def test_samples_that_explode_are_told() -> None:
+    """Whatever the units and the mean; no samples of data that the start hides are as large."""
+    levels = karras(10, 0.01, 10.0)
+    for unit in (1e-3, 1.0, 1e3):
+        options: dict = {"shape": (3, 4), "mean": 5 * unit, "generator": 0}
+        with pytest.warns(UserWarning, match="sample: 3 of 3 samples are up to .*have exploded"):
+            sample(partial(away, unit), [unit * s for s in levels], **options)
+    wide = Gaussian(torch.zeros(4), 25.0 * torch.eye(4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(wide, levels, shape=(3, 4), generator=0)
+        sample(wide, levels, shape=(0, 4))
+
+
+def away(unit: float, x: Tensor, sigma: Tensor) -> Tensor:
+    """A score with the wrong sign."""
+    return (x - 5 * unit) / sigma[:, None] ** 2

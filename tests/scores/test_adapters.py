@@ -244,6 +244,7 @@ def test_what_is_not_callable_is_named() -> None:
         (from_eps, (3,)),
         (from_flow, (3,)),
         (from_vp_v, (abs, 3)),
+        (from_vp_eps, (Timesteps([0.9, 0.5]), abs)),  # swapped
     ]:
-        with pytest.raises(ScoreError, match=f"^{adapt.__name__}: expected a callable"):
+        with pytest.raises(ScoreError, match=f"^{adapt.__name__}: expected .*a callable"):
             adapt(*given)

@@ -238,6 +238,26 @@ def test_conditions_of_single_regions_stay_with_several_samples_too() -> None:
         assert torch.equal(*found)
 
 
+def test_a_model_that_promises_to_write_into_nothing_is_given_views_of_the_state() -> None:
+    class Looks:
+        """A score that writes down whether it was given the state's own memory."""
+
+        def __init__(self, copies: bool) -> None:
+            self.copies, self.own = copies, set[bool]()
+
+        def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+            first = u.untyped_storage().data_ptr()
+            self.own.add(x.untyped_storage().data_ptr() == first)
+            return -x / (1 + sigma[:, None] ** 2)
+
+    u, found = torch.randn(1, 100_000, generator=torch.Generator().manual_seed(0)), []
+    for copies in (True, False):
+        score = Looks(copies)
+        found.append(compose(tiles((100_000,), 2, 1), score)(u, 1.0))
+        assert score.own == {copies}
+    assert torch.equal(*found)
+
+
 def test_the_state_stays_where_windows_do_not_overlap() -> None:
     """Windows that are read as views of the state, of which none would have to be copied."""
 
@@ -727,6 +747,25 @@ def test_networks_in_train_mode_are_named_once(how: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             compose(graph, {"pair": HELD[how](network.eval()), **scores})
+
+
+@pytest.mark.parametrize(
+    "how", sorted(HELD.keys() - {"list", "guided"})
+)  # which need more to be called
+def test_a_network_in_train_mode_alone_is_told_when_it_is_sampled(how: str) -> None:
+    """Once: of a network in a joint `compose` has told, and of one in evaluation mode nobody."""
+    network = Network(nn.Dropout(0.1))
+    options: dict[str, Any] = {"shape": (2, 2), "generator": 0}
+    score = HELD[how](network)
+    with pytest.warns(UserWarning, match=r"sample: a network is in train mode \(Dropout\)"):
+        sample(score, [1.0, 0.5], **options)
+    with pytest.warns(UserWarning, match="compose: "):
+        joint = compose(tiles((4,), 2, 0), score)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sample(joint, [1.0, 0.5], shape=(2, 4))
+        network.eval()
+        sample(score, [1.0, 0.5], **options)
 
 
 def test_a_global_network_and_one_with_a_switch_of_its_own_are_found() -> None:
