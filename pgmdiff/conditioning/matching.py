@@ -34,10 +34,11 @@ from torch import Tensor
 from pgmdiff.conditioning.informing import Known, informed
 from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
-from pgmdiff.conditioning.reconstructing import differentiable, gradient_required
+from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.conditioning.solving import Product, carried_back
 from pgmdiff.errors import PgmdiffError, check_scale
 from pgmdiff.scores.adapters import Around, NetworkScore, Score, beside, denoise, per_sample
+from pgmdiff.scores.gradients import gradient_required
 from pgmdiff.scores.pyramids import Turned
 from pgmdiff.text import brief, described
 

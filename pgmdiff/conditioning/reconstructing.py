@@ -15,13 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.errors import PgmdiffError, check_scale
 from pgmdiff.linalg import ordinary, squared_norms
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
+from pgmdiff.scores.gradients import gradient_required
 from pgmdiff.scores.walls import on_copies, received
 from pgmdiff.text import brief
 
@@ -128,12 +129,6 @@ def _descended(
     descent = beside(weights, x) * slope
     total = denoised - beside(sigma, x) ** 2 * descent
     return total if differentiate else total.detach()
-
-
-def gradient_required(*given: Any) -> bool:
-    """Whether a gradient with respect to any tensor in pytrees is asked for."""
-    leaves = (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
-    return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
 
 
 def differentiable(

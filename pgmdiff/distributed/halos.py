@@ -35,6 +35,7 @@ from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.precision import Solve
 from pgmdiff.samplers import Run
+from pgmdiff.scores.gradients import gradient_required
 from pgmdiff.store import fingerprint
 from pgmdiff.text import by_field, counted, described
 
@@ -226,7 +227,7 @@ class Slab:
         """
         condition = map_tensors(lambda t: t, condition, self._cropped)
         flat, sigmas, condition = flattened(self.event_shape, u, sigma, condition)
-        if u.requires_grad and torch.is_grad_enabled():
+        if gradient_required(u, sigmas, condition):
             raise ScoreError("Slab: it has no gradients. Use the joint itself on every rank.")
         said = self.ranks.agree(None, len(flat), float(sigmas.double().sum()))
         if (said != said[0]).any():

@@ -22,6 +22,7 @@ from pgmdiff.linalg import is_finite
 from pgmdiff.samplers import Run
 from pgmdiff.samplers.store import Facts
 from pgmdiff.scores.adapters import Score, per_element
+from pgmdiff.scores.gradients import gradient_required
 from pgmdiff.scores.walls import received
 from pgmdiff.text import brief, described
 
@@ -215,7 +216,7 @@ class _SharedScore:
         mine = slice(cuts[ranks.rank], cuts[ranks.rank + 1])
         part, error = torch.zeros_like(like[: -(-n // ranks.size)]), None
         own = tree_map(lambda t: t[mine] if isinstance(t, Tensor) else t, condition)
-        if torch.is_grad_enabled() and x.requires_grad:
+        if gradient_required(x, sigma, condition):
             raise ScoreError(
                 "distributed.shared: shared calls have no gradients. Use the joint itself on every "
                 "rank, or call this one under torch.no_grad."

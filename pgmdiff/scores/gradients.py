@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
+from torch.utils._pytree import tree_leaves
 
 from pgmdiff.errors import ScoreError
 
-__all__ = ["check_gradient"]
+__all__ = ["check_gradient", "gradient_required"]
 
 
 def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
@@ -51,6 +52,12 @@ def check_gradient(values: Tensor, x: Tensor, who: Callable[[], str]) -> None:
         "input, let it add 0 * x; if no gradient is wanted, detach its input, or call it under "
         "torch.no_grad."
     )
+
+
+def gradient_required(*given: Any) -> bool:
+    """Whether autograd records, and any tensor in pytrees requires a gradient."""
+    leaves = (leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor))
+    return torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
 
 
 def _node(tensor: Tensor) -> Any:

@@ -16,6 +16,7 @@ from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.linalg import ordinary
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.scores.adapters import per_sample
+from pgmdiff.scores.gradients import gradient_required
 from pgmdiff.text import counted, described
 
 __all__ = [
@@ -190,8 +191,8 @@ class ModeChain:
         return total.logsumexp(dim=1)
 
     def __call__(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """∇ log q_σ(u), differentiable if u requires gradients."""
-        differentiate = torch.is_grad_enabled() and u.requires_grad
+        """∇ log q_σ(u), differentiable by u and σ."""
+        differentiate = gradient_required(u, sigma)
         with torch.inference_mode(False), torch.enable_grad():
             leaf = u if u.requires_grad else u.detach().clone().requires_grad_()
             total = self.log_density(leaf, ordinary(per_sample(sigma, u))).sum()

@@ -77,6 +77,8 @@ ERRORS = {
     "gradient of a slab": "it has no gradients",
     "measured sizes": "expected max_batch as a number or None",
     "gradient of shared": "shared calls have no gradients",
+    "slope of a slab": "it has no gradients",
+    "slope of shared": "shared calls have no gradients",
     "field": r"the condition 'tone': .* whole state \[\*channels, 3, 16, 6\].* every rank",
     "moments": "a mask or a crop .* got a method that acts on all elements together",
     "gradient of an observation": "reconstruction: .* got a method that acts on all elements",
