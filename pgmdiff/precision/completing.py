@@ -53,6 +53,8 @@ __all__ = ["Blocks", "Completion", "completed", "outer_regions", "without"]
 
 PATIENCE = 30
 """Sweeps that hardly lower the ridge, after which covariances count as having no completion."""
+STALLED = 1e-8
+"""Misfit of a correlation that counts as rounding where sweeps no longer lower it."""
 EXTRAPOLATED = 5
 """Sweeps from one extrapolation to the next."""
 WIDE = 8
@@ -204,15 +206,16 @@ def scaled(
         # W stays definite, but for rounding, where all blocks are.
         if definite and (sweep == 1 or waited) and torch.linalg.cholesky_ex(w).info.any():
             break
-        done = gaps.amax(dim=0) <= _enough(tolerance, sweep)
+        worst = float(gaps.max())
+        best, waited = (worst, 0) if worst < 0.9 * best else (best, waited + 1)
+        enough = STALLED if waited == PATIENCE else _enough(tolerance, sweep)
+        done = gaps.amax(dim=0) <= enough
         found[left[done]] = w[done]
         if done.all():
             return found[:, :n, :n], sweep
         if done.any():
             w, left, gaps = w[~done], left[~done], gaps[:, ~done]
             regions, given, reals = ([x[~done] for x in xs] for xs in (regions, given, reals))
-        worst = float(gaps.max())
-        best, waited = (worst, 0) if worst < 0.9 * best else (best, waited + 1)
         if waited == PATIENCE or worst == math.inf:
             break
     region, which = divmod(int(gaps.argmax()), len(left))
