@@ -67,7 +67,7 @@ def warn(text: str) -> None:
 
 
 def note(error: Exception, text: str) -> None:
-    """Adds to an error where it arose, which Python shows below it (from 3.11 on)."""
+    """Adds to an error a note that says where it arose; Python shows it from 3.11 on."""
     if hasattr(error, "add_note"):
         error.add_note(f"pgmdiff: {text}")
 

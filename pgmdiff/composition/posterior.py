@@ -284,7 +284,8 @@ class Posterior(Closure):
         prior: covariances of the regions before they were conditioned, where regions are
             conditioned on different observations and thus are not marginals of one distribution:
             then K = P + (K_0 - P_0), with K_0 and P_0 of these, and m is their mean, which is not
-            measured. None if there are no such conditions; junction trees do not require it.
+            measured. None if there are no such conditions. Junction trees do not require it, but
+            without it differing variances are warned of.
 
     Raises:
         GraphError: the covariances have no completion, a mean by name leaves out an element, or

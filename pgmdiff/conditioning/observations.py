@@ -65,7 +65,8 @@ class Observation:
         that is left out, and the noise may be None.
         """
         is_mask = isinstance(operator, Tensor | np.ndarray | list | tuple)
-        if isinstance(y, LinearOperator) or (is_mask and _boolean(y) and not _boolean(operator)):
+        swapped = is_mask and tensor_of(what, "the mask", operator).is_floating_point()
+        if isinstance(y, LinearOperator) or (swapped and _boolean(y)):
             raise ShapeError(
                 f"{what}: expected the observation before its operator or mask, got {brief(y)}. "
                 f"Swap them: {what}(score, y, operator)."
@@ -207,8 +208,7 @@ class Part(Observation):
 
 
 def _boolean(value: object) -> bool:
-    kind = getattr(value, "dtype", None)
-    return kind == torch.bool or kind == np.bool_
+    return getattr(value, "dtype", None) in (torch.bool, np.bool_)
 
 
 def observing(
@@ -220,8 +220,8 @@ def observing(
 ) -> NetworkScore:
     """The score of a conditioned denoiser; arguments: see `Conditioned`."""
     check_score(observation.what, score)
-    event = getattr(score, "event_shape", None)  # as joints have
-    if event is not None:
+    event = getattr(score, "event_shape", None)
+    if event is not None and hasattr(score, "unpack"):  # a joint's
         observation.check_event(event, f"a score of {shape_text('batch', event)}")
     network = Conditioned(denoiser, observation, score, remedy)
     made = partial(observing, denoiser, observation, remedy=remedy)

@@ -34,7 +34,7 @@ def carried_back(
     products: tuple[Product, Product],
     limits: tuple[float | None, int, int],
 ) -> Tensor:
-    """V Hᵀ w with (H V Hᵀ + R) w = misfit; 0 at σ = 0, and where w tells that V is no covariance.
+    """V Hᵀ w with (H V Hᵀ + R) w = misfit; 0 at σ = 0, and where V proves to be no covariance.
 
     Args:
         observation: H, which is linearised if it is a function, and R.

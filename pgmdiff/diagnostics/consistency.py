@@ -43,8 +43,8 @@ SIGNIFICANT = 4.0
 NEGLIGIBLE = 0.05
 """Share of a disagreement that the overlap may predict; networks that work well reach 0.02."""
 FAINT = 0.01
-"""Share of the denoising error below which what is wrong counts for nothing: of 0.01 the means of
-the posterior are off by a tenth of its standard deviation."""
+"""Share of the denoising error below which a fault is ignored: at 0.01 the posterior's mean is off
+by a tenth of its standard deviation."""
 
 
 @dataclass(frozen=True)

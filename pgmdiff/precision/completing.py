@@ -122,8 +122,8 @@ def completed(
     Args:
         graph: every counted region lies inside an outer one.
         covariances: the provider of the outer regions' Σ_r.
-        tolerance: the largest change of a correlation in the last sweep; after 300 sweeps ten
-            times more for every 100 further ones, up to 1e-6, since convergence may be slow.
+        tolerance: the largest change of a correlation in the last sweep; after 300 sweeps
+            it is loosened tenfold for every 100 more, up to 1e-6.
         most_sweeps: the number of sweeps after which it fails.
 
     Raises:
@@ -261,8 +261,9 @@ def _regressed(
 
 
 def _enough(tolerance: float, sweep: int) -> float:
-    """The tolerance in a sweep: after 300, ten times more for every 100, up to 1e-6."""
-    return tolerance * min(10 ** max(0.0, sweep / 100 - 3), max(1.0, 1e-6 / tolerance))
+    """The tolerance in a sweep: loosened tenfold for every 100 after 300, up to 1e-6."""
+    looser: float = tolerance * 10 ** min(max(0.0, sweep / 100 - 3), 12.0)
+    return max(tolerance, min(looser, 1e-6))
 
 
 def outer_regions(graph: RegionGraph) -> Iterator[tuple[RegionGroup, Tensor]]:

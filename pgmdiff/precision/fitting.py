@@ -33,7 +33,7 @@ from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError, shape_text, warn
 from pgmdiff.graphs.factor_graph import FactorGraph, GraphLike, graph_of
-from pgmdiff.graphs.groups import WindowGroup
+from pgmdiff.graphs.groups import RegionGroup, WindowGroup
 from pgmdiff.graphs.names import check_known
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.windows import tiles
@@ -127,7 +127,8 @@ def fit_covariances(
     drawn = graph_of(graph, "fit_covariances")
     regions = drawn.regions
     if isinstance(drawn, FactorGraph) and isinstance(data, Mapping):
-        data = drawn.pack(data) if data.keys() == set(drawn.variables) else data
+        pieces, names = {*_outer_groups(regions)}, set(drawn.variables)
+        data = drawn.pack(data) if data.keys() == names and not names <= pieces else data
     if not 0 <= ridge < inf:
         raise GraphError(f"fit_covariances: expected a share ridge >= 0, got {ridge!r}.")
     if form not in (None, *get_args(Form)):
@@ -135,18 +136,17 @@ def fit_covariances(
             f"fit_covariances: expected form= 'dense', 'low_rank' or 'stationary', got {form!r}."
         )
     if axes is not None and form != "stationary":
-        raise GraphError("fit_covariances: axes= belongs to form='stationary'.")
+        raise GraphError("fit_covariances: axes= applies only to form='stationary'.")
     if isinstance(data, Mapping):
-        given = _samples(regions, data, shared or form == "stationary")
         if form == "stationary":
-            return _of_windows(regions, given, channels, axes, ridge)
+            return _of_windows(regions, data, channels, axes, ridge)
         if form == "low_rank" or channels:
             raise GraphError(
                 "fit_covariances: got form='low_rank' or channels=True with samples of regions, "
                 "which are fitted as form='dense', or of windows as 'stationary'. Give states of "
                 "the whole."
             )
-        return _of_nodes(regions, given, ridge)
+        return _of_nodes(regions, data, shared, ridge)
     whole = _Channels(regions.event_shape[0]) if channels else None
     inner = without_channels(regions) if channels else regions
     if form is None:
@@ -181,96 +181,112 @@ def fit_covariances(
     return found
 
 
-def _samples(graph: RegionGraph, data: Mapping[Any, Any], shared: bool) -> dict[Hashable, Tensor]:
-    """The samples of every outer region, float64 `[n, d]`; one tensor for those that are pooled.
-
-    They are given by the name of a region, or by the id of its model.
-    """
-    outer = {
+def _outer_groups(graph: RegionGraph) -> dict[Hashable, RegionGroup]:
+    """The group of every outer region."""
+    return {
         name: group
         for group in graph.groups
         for name in group.select(np.flatnonzero(group.outer)).names
     }
+
+
+def _samples(
+    graph: RegionGraph, data: Mapping[Any, Any]
+) -> tuple[dict[Hashable, Hashable], dict[Hashable, Tensor]]:
+    """For every outer region the key of its samples, its name or its model's id; and these.
+
+    Samples are float64 `[n, d]`.
+    """
+    outer, flat = _outer_groups(graph), dict[Hashable, Tensor]()
+    keys = {name: name if name in data else group.model for name, group in outer.items()}
     known = {*outer, *(group.model for group in outer.values())} - {None}
-    check_known(
-        "fit_covariances: samples are given for",
-        data,
-        known,
-        "outer region",
-        "Give those of outer regions; or of a factor graph all variables, as graph.pack does.",
-    )
-    flat = dict[int, Tensor]()
-    kinds, pooled = dict[Hashable, Hashable](), defaultdict[Hashable, dict[int, Tensor]](dict)
-    for name, group in outer.items():
-        one = data.get(name, data.get(group.model, [0]))
-        if id(one) not in flat:
-            given = tensor_of("fit_covariances", f"samples of {name!r}", one)
-            if given.ndim < 1 or len(given) < 2 or given[0].numel() != prod(group.shape):
-                got = tuple(given.shape) if data.keys() & {name, group.model} else "none"
-                raise ShapeError(
-                    f"fit_covariances: expected at least 2 samples of region {name!r}, of "
-                    f"{prod(group.shape)} elements each, got {got}. Give those of all outer "
-                    "regions."
-                )
-            flat[id(one)] = given.detach().cpu().double().reshape(len(given), -1)
-        kinds[name] = (group.model, group.shape) if shared and group.model is not None else name
-        pooled[kinds[name]][id(one)] = flat[id(one)]
-    joined = {
-        kind: torch.cat([*parts.values()]) if len(parts) > 1 else next(iter(parts.values()))
-        for kind, parts in pooled.items()
-    }
-    return {name: joined[kind] for name, kind in kinds.items()}
+    remedy = "Give those of outer regions; or of a factor graph all variables, as graph.pack does."
+    check_known("fit_covariances: samples are given for", data, known, "outer region", remedy)
+    for key in data.keys() - set(keys.values()):
+        raise GraphError(
+            f"fit_covariances: samples are given for {key!r}, whose regions all have samples of "
+            "their own. Leave out either."
+        )
+    seen: dict[int, tuple[Hashable, Any]] = {}  # kept, so that no other value gets its id
+    for name, key in keys.items():
+        size, given = prod(outer[name].shape), torch.empty(0)
+        if key in data:
+            value = data[key]
+            keys[name] = same = seen.setdefault(id(value), (key, value))[0]
+            who = f"samples of {name!r}"
+            given = (
+                flat[same] if same in flat else _finite(tensor_of("fit_covariances", who, value))
+            )
+        if given.ndim < 1 or len(given) < 2 or given[0].numel() != size:
+            raise ShapeError(
+                f"fit_covariances: expected at least 2 samples of region {name!r}, of {size} "
+                f"elements each, got {tuple(given.shape) if key in data else 'none'}. Give those "
+                "of all outer regions."
+            )
+        flat[keys[name]] = given.reshape(len(given), -1)
+    return keys, flat
 
 
 def _of_windows(
     graph: RegionGraph,
-    samples: Mapping[Hashable, Tensor],
+    data: Mapping[Any, Any],
     channels: bool,
     axes: Sequence[int] | None,
     ridge: float,
 ) -> Covariances:
     """The autocovariance of samples of windows that are alike."""
+    _, flat = _samples(graph, data)
     shapes = {group.shape for group in graph.groups if group.outer.any()}
-    pieces = {id(each): each for each in samples.values()}
-    windows = all(isinstance(group, WindowGroup) for group in graph.groups)
-    if not windows or len(shapes) > 1 or len(pieces) > 1:
+    if len(shapes) > 1 or not all(isinstance(group, WindowGroup) for group in graph.groups):
         raise GraphError(
             "fit_covariances: form='stationary' requires windows of a tensor (graphs.tiles), of "
-            "one model and shape. Give states of the whole, or form='dense'."
+            "one shape. Give states of the whole, or form='dense'."
         )
-    (shape,), (some,) = shapes, pieces.values()
-    along = list(range(1 if channels else 0, len(shape))) if axes is None else [*axes]
-    sides = [(a, *both) for a, both in enumerate(zip(shape, graph.event_shape, strict=True))]
-    if any(own < side for a, own, side in sides if a not in along):
-        raise GraphError(
-            f"fit_covariances: windows {shape} of a state {graph.event_shape} must span the axes "
-            f"that are not stationary, got axes={along}. Name all axes that are tiled."
-        )
-    one = tiles(shape, shape, [0] * len(shape))
+    (shape,) = shapes
     options: Any = {"form": "stationary", "channels": channels, "axes": axes, "ridge": ridge}
-    found = fit_covariances(one, some.reshape(len(some), *shape), **options)
+    pieces = torch.cat([*flat.values()]).reshape(-1, *shape)
+    found = fit_covariances(tiles(shape, shape, [0] * len(shape)), pieces, **options)
+    along = [*range(1 if channels else 0, len(shape))] if axes is None else [*axes]
+    for axis, (own, side) in enumerate(zip(shape, graph.event_shape, strict=True)):
+        if own < side and axis not in along:
+            raise GraphError(
+                f"fit_covariances: windows {shape} of a state {graph.event_shape} must span the "
+                f"axes that are not stationary, got axes={along}. Name all axes that are tiled."
+            )
     assert found.mean is not None, "it has been fitted"
     level = found.mean.mean(along, keepdim=True).expand(graph.event_shape)
     object.__setattr__(found, "mean", level)
     return found
 
 
-def _of_nodes(graph: RegionGraph, samples: Mapping[Hashable, Tensor], ridge: float) -> Covariances:
-    """Dense covariances of every outer region's own samples, made consistent."""
-    outer, fitted = _outer(graph, shared=False), dict[Hashable, Tensor]()
-    known: dict[int, tuple[Tensor, Tensor]] = {}
-    ranks: dict[Hashable, tuple[int, int]] = {}
+def _of_nodes(
+    graph: RegionGraph, data: Mapping[Any, Any], shared: bool, ridge: float
+) -> Covariances:
+    """Dense covariances of the outer regions' own samples, made consistent.
+
+    Samples that are pooled keep the means of their regions.
+    """
+    keys, flat = _samples(graph, data)
+    groups, outer = _outer_groups(graph), _outer(graph, shared=False)
+    pools: dict[Hashable, Hashable] = {}  # by key
+    for name, key in keys.items():
+        tied = shared and groups[name].model is not None
+        pools[key] = (groups[name].model, groups[name].shape) if tied else key
+    parts: defaultdict[Hashable, list[Tensor]] = defaultdict(list)
+    for key, pool in pools.items():
+        parts[pool].append(flat[key] - flat[key].mean(dim=0))
+    found_of, ranks = dict[Hashable, Tensor](), dict[Hashable, tuple[int, int]]()
+    for pool, centred in parts.items():
+        rows = torch.cat(centred)
+        ranks[pool] = len(rows) - len(centred), rows.shape[1]
+        found_of[pool] = rows.T @ rows / len(rows)
+        _raise(found_of[pool].diagonal(), ridge, found_of[pool].diagonal().mean())
+    _warn_of_few(ranks, "Give more samples, or raise ridge=.")
     sums = torch.zeros(2, graph.n_elements, dtype=torch.float64)
     for name, index in outer.items():
-        flat = samples[name]
-        if id(flat) not in known:
-            ranks[name] = len(flat) - 1, flat.shape[1]
-            covariance = torch.cov(flat.T, correction=0).reshape(index.numel(), -1)
-            _raise(covariance.diagonal(), ridge, covariance.diagonal().mean())
-            known[id(flat)] = flat.mean(dim=0), covariance
-        mean, fitted[name] = known[id(flat)]
+        mean = flat[keys[name]].mean(dim=0)
         sums[:, index[0]] += torch.stack([mean, torch.ones_like(mean)])
-    _warn_of_few(ranks, "Give more samples, or raise ridge=.")
+    fitted = {name: found_of[pools[keys[name]]] for name in outer}
     found: Covariances = Pooled(fitted, _parents(graph, outer))
     if graph.n_elements <= COMPLETED:
         try:
@@ -306,6 +322,11 @@ def _checked(batch: Tensor, graph: RegionGraph) -> Tensor:
             f"fit_covariances: expected a tensor of states {expected}, got {got}. Reshape them, or "
             "pack a factor graph's variables."
         )
+    return _finite(batch)
+
+
+def _finite(batch: Tensor) -> Tensor:
+    """Finite real numbers, float64 on the CPU."""
     if batch.is_complex() or not batch.isfinite().all():
         raise ShapeError(
             f"fit_covariances: expected states of finite real numbers, got {batch.dtype}"

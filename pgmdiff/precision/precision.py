@@ -73,7 +73,7 @@ def check_units(who: str, graph: RegionGraph, covariances: Covariances) -> None:
     if graph.conditions:
         return
     found = [
-        (group, index, covariances.form(group).variances().clone().expand(index.shape))
+        (group, index, covariances.form(group).variances().double().clone().expand(index.shape))
         for group, index, _ in weighed(graph)  # no views, which would keep the matrices
     ]
     numbers = torch.randint(2**62, (graph.n_elements,), generator=torch.Generator().manual_seed(0))
@@ -98,9 +98,9 @@ def check_units(who: str, graph: RegionGraph, covariances: Covariances) -> None:
         warn(
             f"{who}: regions {named[0]!r} and {named[1]!r} share element {element}, whose variance "
             f"is {low:.3g} in the covariance of the one and {high:.3g} in that of the other. Give "
-            "those of one distribution, in the same units and in the order of their elements: with "
-            "shared=True only if pieces are alike, and of regions with observations of their own "
-            "together with prior=."
+            "those of one distribution, in the same units and in the order of their elements. Use "
+            "shared=True only if the pieces are alike; if regions have observations of their own, "
+            "also give prior=."
         )
 
 

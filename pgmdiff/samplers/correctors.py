@@ -205,8 +205,9 @@ class PredictorCorrector(Solver):
     """A solver whose every step is followed by a corrector, except the last one, to σ = 0.
 
     Args:
-        predictor: a one-step solver, such as `Heun()` or `SDE()`. Others extrapolate from steps
-            that the corrector has left, by which samples of exact scores get worse: a warning.
+        predictor: a one-step solver, such as `Heun()` or `SDE()`. Multistep solvers extrapolate
+            from states that the corrector has moved, which makes samples worse even for exact
+            scores; they cause a warning.
         corrector: applied at the level that the predictor reached.
         report: called with (sigma, acceptance `[batch]`) after every correction.
 
@@ -248,11 +249,11 @@ class PredictorCorrector(Solver):
         return self.predictor.init(x, sigma, step)
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
-        if state.history:
+        if len(state.history) == 1:  # once
             warn(
-                f"PredictorCorrector: {self.predictor} extrapolates from earlier steps, which the "
-                "corrector has left: samples become less accurate than by either alone. Use a "
-                "one-step predictor, such as Heun() or SDE()."
+                f"PredictorCorrector: {self.predictor} extrapolates from earlier steps, whose "
+                "states the corrector has moved: samples become less accurate than by either "
+                "alone. Use a one-step predictor, such as Heun() or SDE()."
             )
         after = self.predictor.step(score, state, sigma_next, noise)
         if sigma_next == 0:

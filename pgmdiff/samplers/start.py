@@ -93,9 +93,9 @@ def check_hidden(who: str, denoised: Tensor, noise: Tensor, sigma: float, eta: f
             f"{who}: the start of deviation {sigma:.3g} does not hide the data: the mean of the "
             f"first denoised values is up to {mean.abs().max():.3g} from the start's, so that "
             f"samples will miss their mean by about {missed:.2g} standard deviations. Give mean=, "
-            "that of the data (under a condition, of what it leaves), or begin at a larger "
-            "sigmas[0]. If neither helps, this is no score of noised data: a score of clean ones, "
-            "or a rule that does not suit the graph (Marginal on a star)."
+            "that of the data (under a condition, the mean given it), or begin at a larger "
+            "sigmas[0]. If neither helps, the score is not that of noised data: it may be that of "
+            "clean data, or the rule may not suit the graph (Marginal on a star)."
         )
 
 
@@ -103,15 +103,15 @@ def check_size(who: str, x: Tensor, sigma: float) -> None:
     """Warns of samples, about their mean, that are far larger than the noise they began from."""
     if not x.numel():
         return
-    x = x - x.mean(dim=0) if len(x) > 1 else x  # a mean that is missed has a warning of its own
+    x = x - (x.mean(dim=0) if len(x) > 1 else x.mean())  # a missed mean has a warning of its own
     sizes = x.reshape(len(x), -1).square().mean(dim=1).sqrt()
     larger = int((sizes > LARGE * sigma).sum())
     if larger:
         warn(
-            f"{who}: {larger} of {counted(len(x), 'sample')} are up to {sizes.max() / sigma:.2g} "
-            f"times as large as the noise that they began from, σ = {sigma:g}: they have exploded. "
-            "Try one piece alone: its network may predict something else than its adapter says, "
-            "or be poor at large σ."
+            f"{who}: {larger} of {counted(len(x), 'sample')} exploded: up to "
+            f"{sizes.max() / sigma:.2g} times as large as the noise that they began from, σ = "
+            f"{sigma:g}. Try one piece alone: its network may predict something else than its "
+            "adapter says, or be poor at large σ."
         )
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.linalg import beside as beside
@@ -229,7 +229,7 @@ def _check_callable(who: str, network: object) -> None:
 
 
 def _check_timesteps(who: str, timesteps: object) -> None:
-    if not callable(timesteps) or isinstance(timesteps, nn.Module):
+    if not callable(timesteps):
         raise ScoreError(
             f"{who}: expected timesteps as a callable t(sigma), got {type(timesteps).__name__}. "
             "Give Timesteps(alphas_cumprod), after the network."

@@ -6,6 +6,7 @@ before any arithmetic: broadcasting would hide a wrong shape, and promotion a wr
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dis import get_instructions
 from functools import partial
 from itertools import islice
 from types import FunctionType, MethodType, ModuleType
@@ -178,8 +179,8 @@ def _held(value: Any) -> Iterator[Any]:
         yield from captured(value)
         yield from (*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
         if str(value.__module__).partition(".")[0] not in ("pgmdiff", "torch"):
-            names = value.__globals__
-            yield from (names[name] for name in value.__code__.co_names if name in names)
+            read = {i.argval for i in get_instructions(value) if i.opname == "LOAD_GLOBAL"}
+            yield from (value.__globals__[name] for name in read & value.__globals__.keys())
     elif isinstance(value, partial):
         yield from (value.func, value.args, value.keywords)
     elif isinstance(value, Mapping):

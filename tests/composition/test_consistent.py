@@ -375,7 +375,7 @@ def test_regions_conditioned_on_different_observations_use_the_completion_of_the
             torch.testing.assert_close(joint(u, sigma), posterior(u, sigma), rtol=1e-7, atol=1e-9)
     with pytest.raises(GraphError, match="expected the mean of prior="):
         compose(graph, scores, rule=Posterior(covariances, prior=dict(given)))
-    with pytest.warns(UserWarning, match="share element .* together with prior="):
+    with pytest.warns(UserWarning, match="share element .* also give prior="):
         without = compose(graph, scores, rule=Posterior(covariances, mean=prior.mean))
     error = (without(u, 1.0) - posterior(u, 1.0)).norm() / posterior(u, 1.0).norm()
     assert error > 0.05, "covariances under different conditions belong to no distribution"

@@ -449,3 +449,19 @@ def test_jacobians_that_are_no_covariance_do_not_make_samples_explode() -> None:
     gain = q.covariance[:, 0] / (q.covariance[0, 0] + 0.01)
     deviations = (q.covariance - gain[:, None] * q.covariance[:1]).diagonal().sqrt()
     assert ((u - gain) / deviations).abs().max() < 6, "67 if they count as covariances"
+
+
+def test_swapped_and_named_observations_are_told() -> None:
+    joint, mask = composed(ar1(N, 0.9)), torch.arange(N) < 3
+    y = torch.zeros(N)
+    for given in ((mask, y), (Mask(mask), y)):
+        with pytest.raises(ShapeError, match="expected the observation before its operator"):
+            moment_matching(joint, *given)
+    with pytest.raises(ShapeError, match=r"y, mask = graph\.observe"):
+        moment_matching(joint, {"x0": 1.0}, mask)
+    with pytest.raises(ShapeError, match="expected a boolean mask"):
+        replacement(joint, mask, mask.to(torch.uint8))
+    replacement(joint, mask, mask.tolist())  # values that happen to be booleans
+    shaped = torch.distributions.Normal(0.0, 1.0)  # its event_shape is its own
+    shaped.__class__ = type("Own", (torch.distributions.Normal,), {"__call__": lambda s, x, v: -x})
+    replacement(shaped, y, mask)

@@ -1,11 +1,14 @@
 """Providers of covariances."""
 
+from math import prod
+
 import pytest
 import torch
 
 from pgmdiff import Consistent, GraphError, Posterior, ShapeError, compose
 from pgmdiff.graphs import chain, tiles
-from pgmdiff.precision import ComposedPrecision, Eigen, fit_covariances, solver_of
+from pgmdiff.graphs.groups import RegionGroup
+from pgmdiff.precision import ComposedPrecision, Covariances, Eigen, fit_covariances, solver_of
 from pgmdiff.precision.forms import (
     DenseCovariances,
     LowRankCovariances,
@@ -59,6 +62,14 @@ def test_regions_that_contradict_one_another_are_named() -> None:
         for wrong in ({"f2": 4 * torch.eye(2)}, {"x2": torch.full((1, 1), 0.2)}):
             with pytest.warns(UserWarning, match="regions '.*' and '.*' share element 2, whose"):
                 compose(graph, score, rule=rule({**unit, **wrong}))
+    compose(graph, score, rule=Posterior(Single()))
     two = {"f0": {"label": torch.tensor(1)}}  # its own observations, perhaps
     rules = Posterior({**unit, "f0": 9 * torch.eye(2)})
     compose(graph, lambda x, sigma, label=None: -x, conditions=two, rule=rules)
+
+
+class Single(Covariances):
+    """In float32, as a user's own may be."""
+
+    def of(self, group: RegionGroup) -> torch.Tensor:
+        return torch.eye(prod(group.shape))[None]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pgmdiff import GraphError, Posterior, ShapeError, compose
+from pgmdiff import GraphError, PgmdiffError, Posterior, ShapeError, compose
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import FactorGraph, chain, tiles
 from pgmdiff.precision import (
@@ -133,7 +133,7 @@ def test_separable_fits_find_both_sides() -> None:
     [
         ({"form": "toeplitz"}, GraphError, "'dense', 'low_rank' or 'stationary', got 'toeplitz'"),
         ({"form": "low_rank", "rank": 0}, GraphError, "a rank of at least 1, got 0"),
-        ({"axes": (0,)}, GraphError, "axes= belongs to form='stationary'"),
+        ({"axes": (0,)}, GraphError, "axes= applies only to form='stationary'"),
         ({"ridge": -0.1}, GraphError, "a share ridge >= 0, got -0.1"),
         ({"form": "stationary", "axes": (5,)}, GraphError, r"axes= of the event's 1.*got \(5,\)"),
         ({"data": torch.zeros(1, 12)}, ShapeError, "at least 2 states, got 1"),
@@ -249,7 +249,7 @@ def test_samples_of_pieces_alone_are_fitted_in_the_form_that_is_said() -> None:
         assert relative(covariance.mean(dim=0), ar1(16, 0.8).covariance) < 0.05
     options: list[tuple[dict, str]] = [
         ({"form": "nonsense"}, "expected form="),
-        ({"axes": (0,)}, "axes= belongs to"),
+        ({"axes": (0,)}, "axes= applies only to"),
         ({"form": "low_rank"}, "with samples of regions"),
         ({"channels": True}, "with samples of regions"),
     ]
@@ -261,6 +261,34 @@ def test_samples_of_pieces_alone_are_fitted_in_the_form_that_is_said() -> None:
         fit_covariances(strip, wide, form="stationary", axes=(1,))
     with pytest.raises(GraphError, match="requires windows of a tensor"):
         fit_covariances(chain(3), {"f0": pieces[:, :2], "f1": pieces[:, :2]}, form="stationary")
+
+
+def test_pooled_pieces_keep_their_means_and_every_value_is_its_own() -> None:
+    """Also of a mapping that makes its values when they are asked for."""
+    graph = tiles((10,), 6, 4)
+    data = torch.randn(4000, 10, generator=torch.Generator().manual_seed(0)) + 3 * torch.arange(
+        10.0
+    )
+
+    class Lazy(dict):
+        def __getitem__(self, name: str) -> np.ndarray:
+            return data[:, graph.elements(name)].numpy().copy()
+
+    whole = fit_covariances(graph, data, shared=True)
+    for given in (Lazy.fromkeys(graph.pieces), {n: Lazy()[n] for n in graph.pieces}):
+        fitted = fit_covariances(graph, given, shared=True)
+        assert relative(fitted.mean, whole.mean) < 1e-6
+        assert relative(fitted.of(graph.groups[0]).mean(dim=0), whole.of(graph.groups[0])[0]) < 0.1
+    names = dict.fromkeys(graph.pieces, data[:, :6])
+    for wrong, message in (
+        ({**names, (6,): data[:, :6]}, "whose regions all have samples of their own"),
+        ({(6,): data[:, :6] * torch.nan}, "with NaN or infinity"),
+        ({(6,): data[:, :6] + 1j}, "finite real numbers"),
+    ):
+        with pytest.raises(PgmdiffError, match=message):
+            fit_covariances(graph, wrong)
+    apart = FactorGraph.from_scopes({}, {"a": (2,), "b": (2,)})  # pieces of their own
+    fit_covariances(apart, {"a": torch.randn(50, 2), "b": torch.randn(80, 2)})
 
 
 def test_values_of_variables_are_packed() -> None:

@@ -156,13 +156,14 @@ def test_samples_that_explode_are_told() -> None:
     levels = karras(10, 0.01, 10.0)
     for unit in (1e-3, 1.0, 1e3):
         options: dict = {"shape": (3, 4), "mean": 5 * unit, "generator": 0}
-        with pytest.warns(UserWarning, match="sample: 3 of 3 samples are up to .*have exploded"):
+        with pytest.warns(UserWarning, match="sample: 3 of 3 samples exploded: up to"):
             sample(partial(away, unit), [unit * s for s in levels], **options)
     wide = Gaussian(torch.zeros(4), 25.0 * torch.eye(4))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sample(wide, levels, shape=(3, 4), generator=0)
         sample(wide, levels, shape=(0, 4))
+        sample(Gaussian(torch.full((4,), 300.0), torch.eye(4)), levels, shape=(1, 4), generator=0)
 
 
 def away(unit: float, x: Tensor, sigma: Tensor) -> Tensor:

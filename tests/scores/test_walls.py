@@ -768,6 +768,13 @@ def test_a_network_in_train_mode_alone_is_told_when_it_is_sampled(how: str) -> N
         sample(score, [1.0, 0.5], **options)
 
 
+def test_an_attribute_named_as_a_global_network_is_no_alarm() -> None:
+    held = SimpleNamespace(DROPPING=lambda x, s: -x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        compose(chain(2, (2,)), lambda x, s: held.DROPPING(x, s))
+
+
 def test_a_global_network_and_one_with_a_switch_of_its_own_are_found() -> None:
     for score in (by_global, Choosing()):
         with pytest.warns(UserWarning, match="Dropout|Choosing"):
