@@ -158,7 +158,7 @@ def told(values: list[float]) -> str:
 
 
 made_by = {"data": velocities[:64]}
-warnings.filterwarnings("ignore", "sample: ")  # of the wrong adapter, which explodes
+warnings.filterwarnings("ignore", "sample: .*(deviation 20|exploded)")  # of the wrong adapter
 print("                   1. a window's speed   2. excess   3. turn at ends   curves' speed")
 for name, (graph, window, overlap) in wirings.items():
     pieces = drawn(partial(window, turn=NOTHING.expand(64, 2)), 16)

@@ -65,8 +65,9 @@ class Observation:
         that is left out, and the noise may be None.
         """
         is_mask = isinstance(operator, Tensor | np.ndarray | list | tuple)
-        swapped = is_mask and tensor_of(what, "the mask", operator).is_floating_point()
-        if isinstance(y, LinearOperator) or (swapped and _boolean(y)):
+        boolean = is_mask and getattr(y, "dtype", None) in (torch.bool, np.bool_)
+        swapped = boolean and tensor_of(what, "the mask", operator).is_floating_point()
+        if isinstance(y, LinearOperator) or swapped:
             raise ShapeError(
                 f"{what}: expected the observation before its operator or mask, got {brief(y)}. "
                 f"Swap them: {what}(score, y, operator)."
@@ -205,10 +206,6 @@ class Part(Observation):
     """An observation of the part of one rank; its fingerprint is that of the whole."""
 
     fingerprint: str = ""
-
-
-def _boolean(value: object) -> bool:
-    return getattr(value, "dtype", None) in (torch.bool, np.bool_)
 
 
 def observing(

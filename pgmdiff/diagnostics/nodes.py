@@ -61,8 +61,8 @@ def node_samples(
     """
     regions = graph_of(graph, "node_samples").regions
     regions = replace(regions, conditions=merged(regions.conditions, conditions or {}))
-    own = isinstance(scores, RegionScores)  # bound to the elements of this graph
-    if isinstance(scores, RegionScores):
+    own = isinstance(scores, RegionScores)
+    if isinstance(scores, RegionScores):  # bound to the elements of this graph
         if not isinstance(scores, Mapping):
             raise GraphError(
                 f"node_samples: expected scores that can be called alone, got "
@@ -75,19 +75,18 @@ def node_samples(
     whole = mean_of("node_samples", mean, regions.event_shape, dtype, device).flatten()
     means = list[Tensor]()
     for group in regions.groups:
+        shared = None if own else group.model
         for row in np.flatnonzero(group.outer).tolist():
             name = group.name(row)
             condition = regions.conditions.get(name, {})
-            model = name if own or group.model is None else group.model
+            model = name if shared is None else shared
             chosen[name] = key = model, group.shape, condition_key(condition)
             if key in kinds:
                 continue
             size, one = torch.Size(group.shape).numel(), np.ones(1, np.int64)
             index = torch.arange(total, total + size).reshape(1, *group.shape)
             means.append(whole[regions.elements(name).reshape(-1)])
-            kinds[key] = IndexGroup(
-                index, one, [name], one.astype(bool), None if own else group.model
-            )
+            kinds[key] = IndexGroup(index, one, [name], one.astype(bool), shared)
             theirs, total = theirs | ({name: condition} if condition else {}), total + size
     alone = RegionGraph((total,), tuple(kinds.values()), conditions=theirs)
     drawn = sample(

@@ -23,6 +23,7 @@ averaged (`precision.completed`), up to 2,000 elements; else, a larger ridge hel
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from functools import cache
 from math import inf, prod
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -268,25 +269,25 @@ def _of_nodes(
     """
     keys, flat = _samples(graph, data)
     groups, outer = _outer_groups(graph), _outer(graph, shared=False)
-    pools: dict[Hashable, Hashable] = {}  # by key
+    pooled: defaultdict[Hashable, dict[Hashable, None]] = defaultdict(dict)  # keys, each once
     for name, key in keys.items():
-        tied = shared and groups[name].model is not None
-        pools[key] = (groups[name].model, groups[name].shape) if tied else key
-    parts: defaultdict[Hashable, list[Tensor]] = defaultdict(list)
-    for key, pool in pools.items():
-        parts[pool].append(flat[key] - flat[key].mean(dim=0))
-    found_of, ranks = dict[Hashable, Tensor](), dict[Hashable, tuple[int, int]]()
-    for pool, centred in parts.items():
-        rows = torch.cat(centred)
-        ranks[pool] = len(rows) - len(centred), rows.shape[1]
-        found_of[pool] = rows.T @ rows / len(rows)
-        _raise(found_of[pool].diagonal(), ridge, found_of[pool].diagonal().mean())
+        pooled[_kind(groups[name], name, shared)][key] = None
+    ranks: dict[Hashable, tuple[int, int]] = {}
+
+    @cache
+    def covariance(several: tuple[Hashable, ...]) -> Tensor:
+        rows = torch.cat([flat[key] - flat[key].mean(dim=0) for key in several])
+        ranks[several[0]] = len(rows) - len(several), rows.shape[1]
+        found = rows.T @ rows / len(rows)
+        _raise(found.diagonal(), ridge, found.diagonal().mean())
+        return found
+
+    fitted = {name: covariance((*pooled[_kind(groups[name], name, shared)],)) for name in outer}
     _warn_of_few(ranks, "Give more samples, or raise ridge=.")
     sums = torch.zeros(2, graph.n_elements, dtype=torch.float64)
     for name, index in outer.items():
         mean = flat[keys[name]].mean(dim=0)
         sums[:, index[0]] += torch.stack([mean, torch.ones_like(mean)])
-    fitted = {name: found_of[pools[keys[name]]] for name in outer}
     found: Covariances = Pooled(fitted, _parents(graph, outer))
     if graph.n_elements <= COMPLETED:
         try:
@@ -554,11 +555,16 @@ def _outer(graph: RegionGraph, shared: bool) -> Outer:
     found: dict[Hashable, Tensor] = {}
     for group, index, _ in weighed(graph, [g.outer.astype(np.float64) for g in graph.groups]):
         if shared and group.model is not None:
-            key = (group.model, group.shape)
+            key = _kind(group, None, shared)
             found[key] = torch.cat([found[key], index]) if key in found else index
         else:
             found.update((name, row[None]) for name, row in zip(group.names, index, strict=True))
     return found
+
+
+def _kind(group: RegionGroup, name: Hashable, shared: bool) -> Hashable:
+    """The kind of a region, which has one estimate: its name, or its model and shape."""
+    return (group.model, group.shape) if shared and group.model is not None else name
 
 
 def _parents(graph: RegionGraph, outer: Outer) -> dict[Hashable, Place]:

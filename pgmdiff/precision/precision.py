@@ -72,10 +72,7 @@ def check_units(who: str, graph: RegionGraph, covariances: Covariances) -> None:
     """
     if graph.conditions:
         return
-    found = [
-        (group, index, covariances.form(group).variances().double().clone().expand(index.shape))
-        for group, index, _ in weighed(graph)  # no views, which would keep the matrices
-    ]
+    found = list(_variances(graph, covariances))
     numbers = torch.randint(2**62, (graph.n_elements,), generator=torch.Generator().manual_seed(0))
     sums = torch.cat([numbers[index].sum(dim=1) for _, index, _ in found])
     if len(sums.unique()) < len(sums):
@@ -102,6 +99,15 @@ def check_units(who: str, graph: RegionGraph, covariances: Covariances) -> None:
             "shared=True only if the pieces are alike; if regions have observations of their own, "
             "also give prior=."
         )
+
+
+def _variances(
+    graph: RegionGraph, covariances: Covariances
+) -> Iterator[tuple[RegionGroup, Tensor, Tensor]]:
+    """For every group its counted regions, their elements and the variances of these, `[n, d]`."""
+    for group, index, _ in weighed(graph):
+        variances = covariances.form(group).variances().double()
+        yield group, index, variances.clone().expand(index.shape)  # a view would keep the matrices
 
 
 def add_blocks(total: Tensor, index: Tensor, blocks: Tensor) -> None:
@@ -203,8 +209,7 @@ class ComposedPrecision:
     def variances(self) -> Tensor:
         """The variance of every element, averaged over the counted regions that hold it: `[N]`."""
         total = torch.zeros(2, self.graph.n_elements, dtype=torch.float64)
-        for group, index, _ in weighed(self.graph):
-            variances = self.covariances.form(group).variances().expand(index.shape)
+        for _, index, variances in _variances(self.graph, self.covariances):
             total[0].index_add_(0, index.reshape(-1), variances.reshape(-1))
             total[1].index_add_(0, index.reshape(-1), torch.ones_like(variances).reshape(-1))
         return total[0] / total[1]

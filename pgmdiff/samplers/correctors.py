@@ -249,7 +249,7 @@ class PredictorCorrector(Solver):
         return self.predictor.init(x, sigma, step)
 
     def step(self, score: Score, state: State, sigma_next: float, noise: Draw) -> State:
-        if len(state.history) == 1:  # once
+        if len(state.history) == 1:  # as a history begins, which some never extend
             warn(
                 f"PredictorCorrector: {self.predictor} extrapolates from earlier steps, whose "
                 "states the corrector has moved: samples become less accurate than by either "

@@ -297,3 +297,13 @@ def test_values_of_variables_are_packed() -> None:
     assert torch.equal(
         found.of(graph.regions.groups[0]), fit_covariances(graph, data).of(graph.regions.groups[0])
     )
+
+
+def test_one_tensor_for_regions_of_two_models_is_pooled_with_each() -> None:
+    scopes = {"f": ("a", "b"), "g": ("b", "c"), "h": ("c", "d")}
+    graph = FactorGraph.from_scopes(scopes, models={"f": "m", "g": "n", "h": "n"})
+    one, other = torch.randn(2, 500, 2, generator=torch.Generator().manual_seed(0)).unbind()
+    apart = fit_covariances(graph, {"f": one, "g": one.clone(), "h": 9 * other}, shared=True)
+    same = fit_covariances(graph, {"f": one, "g": one, "h": 9 * other}, shared=True)
+    for group in graph.regions.groups:
+        torch.testing.assert_close(same.of(group), apart.of(group))
