@@ -32,7 +32,7 @@ from pgmdiff.composition.composing import compose
 from pgmdiff.composition.rules import Rule
 from pgmdiff.conditioning.reconstructing import Weight, reconstruction
 from pgmdiff.conditioning.replacing import replacement
-from pgmdiff.errors import GraphError, PgmdiffError, ShapeError
+from pgmdiff.errors import GraphError, PgmdiffError, ShapeError, warn
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.noise import Noise
 from pgmdiff.samplers.start import mean_of
@@ -146,7 +146,9 @@ def outpainting(
     """One piece after another, each given what it shares with those drawn before (Fig. 4).
 
     Pieces that share nothing new are drawn at once: from the middle of a strip one to the left and
-    one to the right. On a ring they meet in a last piece, which is given both its ends.
+    one to the right. On a ring whose pieces overlap by less than half they meet in a last piece,
+    which is given both its ends. Wider overlaps leave it nothing to draw, and the ends know nothing
+    of each other: a warning says so.
 
     Replacement meets overlaps, but the rest depends on them less than it should. With
     `conditioning.matched`, overlaps of one element and Gaussian data Markov to the graph, the whole
@@ -267,6 +269,7 @@ def _in_waves(
     noise, counts = Noise.of(options.pop("generator", None), n), Counter[Any]()
     score, critical = Counted(score, counts), 0
     u, known = given or (None, torch.zeros(regions.n_elements, dtype=torch.bool))
+    drawn, full = list[int](), list[int]()
     u = u if u is None else u.expand(n, -1).clone()
     mean = mean_of(who, options.pop("mean", 0.0), regions.event_shape, torch.float64).flatten()
     for wave in waves(index, known):
@@ -277,7 +280,9 @@ def _in_waves(
         for mask, some in alike.items():
             seen, calls = torch.tensor(mask).reshape(shape), counts["calls"]
             if seen.all():
+                full += some
                 continue
+            drawn += some
             conditioned: Score = score
             if u is not None and seen.any():
                 y = u[:, index[some]].transpose(0, 1).reshape(-1, *shape)
@@ -296,5 +301,22 @@ def _in_waves(
                 known[index[piece]] = True
             most = max(most, counts["calls"] - calls)
         critical += most
+    if given is None:
+        _warn_of_apart(who, index, drawn, full)
     assert u is not None, "there are pieces"
     return Drawn(u.reshape(n, *regions.event_shape), counts["rows"] // n, critical)
+
+
+def _warn_of_apart(who: str, index: Tensor, drawn: Sequence[int], full: Sequence[int]) -> None:
+    """Warns of a piece that was not drawn, with elements that no drawn piece has together."""
+    held = torch.zeros(len(drawn), int(index.max()) + 1, dtype=torch.float64)
+    held.scatter_(1, index[list(drawn)], 1.0)
+    for piece in full:
+        kinds = held[:, index[piece]].unique(dim=1)
+        if not (kinds.mT @ kinds).all():
+            warn(
+                f"{who}: all elements of piece {piece} were drawn, but with different pieces: what "
+                "meets there is not joined, as the two ends of a ring. Let pieces overlap by less "
+                "than half, or compose them (baselines.composed)."
+            )
+            return

@@ -220,6 +220,22 @@ def test_windows_may_overlap_by_more_than_half() -> None:
     assert one_way.critical_path == 7 * 3
 
 
+@pytest.mark.parametrize("sides", [(16, 4, 2), (16, 4, 3), (18, 6, 4)])
+def test_ends_of_a_ring_that_do_not_meet_are_told(sides: tuple[int, int, int]) -> None:
+    """What two pieces drew apart is correlated with nothing; below half a piece has both ends."""
+
+    def joined(n: int, window: int, overlap: int) -> float:
+        score = ar1(window, 0.9).score
+        ring = tiles((n,), window, overlap, periodic=True)
+        u = outpainting(score, ring, karras(6, 0.05, 10.0), batch=400, generator=0).samples
+        neighbours = torch.corrcoef(torch.cat([u, u[:, :1]], dim=1).T).diagonal(1)
+        return float(neighbours.min())
+
+    with pytest.warns(UserWarning, match=r"outpainting: .* piece \d+ .* not joined"):
+        assert joined(*sides) < 0.2
+    assert joined(15, 4, 1) > 0.3
+
+
 @pytest.mark.parametrize("batch", [0, -1, 1.5, None])
 @pytest.mark.parametrize("method", [concatenation, naive, composed, outpainting])
 def test_a_wrong_batch_is_named(method: Callable[..., Drawn], batch: Any) -> None:

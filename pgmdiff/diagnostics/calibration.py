@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.linalg import is_finite
+from pgmdiff.noise import Generator, torch_generator
 
 __all__ = ["crps", "interval_coverage", "rank_statistics"]
 
@@ -42,7 +43,8 @@ def interval_coverage(draws: Tensor, truth: Tensor, level: float = 0.9) -> float
     """The share of truths within the central interval of the draws; `level` if calibrated.
 
     The interval lies between the k-th smallest and the k-th largest of the draws, which has the
-    probability 1 - 2k / (m + 1) under the true posterior: only such levels are accepted.
+    probability 1 - 2k / (m + 1) under the true posterior: only such levels are accepted. A truth
+    that equals draws, as counts do, has each rank among them with the same chance.
 
     Args:
         draws: `[n, m, *event]`.
@@ -63,22 +65,26 @@ def interval_coverage(draws: Tensor, truth: Tensor, level: float = 0.9) -> float
             f"interval_coverage: no interval between {m} draws has level {level}. Possible levels "
             f"are {', '.join(possible[-5:])}; or make 2 k / (1 - level) - 1 draws."
         )
-    ordered = draws.sort(dim=1).values
-    inside = (ordered[:, k - 1] < truth) & (truth < ordered[:, m - k])
-    return inside.double().mean().item()
+    below, tied = _ranks(draws, truth)
+    inside = (below + tied).clamp(max=m - k) - below.clamp(min=k) + 1
+    return (inside.clamp(min=0) / (tied + 1.0)).mean().item()
 
 
-def rank_statistics(draws: Tensor, truth: Tensor, *, bins: int = 10) -> tuple[Tensor, float]:
+def rank_statistics(
+    draws: Tensor, truth: Tensor, *, bins: int = 10, generator: Generator = None
+) -> tuple[Tensor, float]:
     """The ranks of truths among draws, int64 `[n]`, and the p-value of their uniformity.
 
     A small p-value says that the draws are not from the posterior. Give one statistic per data set,
-    such as a mean or a roughness: elements of one data set depend on each other.
+    such as a mean or a roughness: elements of one data set depend on each other. A truth that
+    equals draws, as counts do, gets one of their ranks at random.
 
     Args:
         draws: a statistic of every draw, `[n, m]`.
         truth: that of every truth, `[n]`.
         bins: the most bins of the χ² test; neighbouring ranks are pooled, and each bin expects
             at least five data sets.
+        generator: the source of ranks among equal draws; see `pgmdiff.noise.Generator`.
 
     Raises:
         ShapeError: the shapes do not fit, or there are fewer than ten data sets.
@@ -91,13 +97,23 @@ def rank_statistics(draws: Tensor, truth: Tensor, *, bins: int = 10) -> tuple[Te
             f"rank_statistics: expected draws [n, m] and truths [n] of at least 10 data sets and 2 "
             f"bins, got {tuple(draws.shape)} and {tuple(truth.shape)}. Reduce each to one number."
         )
-    ranks = (draws < truth[:, None]).sum(dim=1)
+    ranks, tied = _ranks(draws, truth)
+    if tied.any():
+        stream = torch_generator(generator, "rank_statistics")
+        chance = torch.rand(n, generator=stream, dtype=torch.float64).to(truth.device)
+        ranks = ranks + (chance * (tied + 1)).long()
     bin_of = torch.arange(m + 1) * n_bins // (m + 1)
     counts = torch.bincount(bin_of[ranks.cpu()], minlength=n_bins).numpy()
     expected = torch.bincount(bin_of).double().numpy() * n / (m + 1)
     from scipy.stats import chisquare  # takes a third of a second to import
 
     return ranks, float(chisquare(counts, expected).pvalue)
+
+
+def _ranks(draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """How many draws are below each truth, and how many are equal to it."""
+    truth = truth[:, None]
+    return (draws < truth).sum(dim=1), (draws == truth).sum(dim=1)
 
 
 def _checked(who: str, draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

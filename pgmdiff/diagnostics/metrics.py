@@ -62,6 +62,8 @@ __all__ = [
 ]
 
 CHUNK, DIRECTIONS = 2000, 64
+EQUAL = 1e-6
+"""Distances that differ by less than this, in units of the features, count as equal."""
 
 
 def energy_distance(a: Tensor, b: Tensor, *, mirrored: bool = False) -> float:
@@ -93,7 +95,7 @@ def energy_distance(a: Tensor, b: Tensor, *, mirrored: bool = False) -> float:
 
 
 def _states(who: str, *samples: Tensor, about_zero: bool = False) -> list[Tensor]:
-    """Samples as `[n, N]`, less a common mean, in which differences might drown."""
+    """Samples as float64 `[n, N]`, less a common mean, in which differences might drown."""
     if len({x.shape[1:] for x in samples}) > 1 or min(map(len, samples)) < 2:
         shapes = " and ".join(str(tuple(x.shape)) for x in samples)
         raise ShapeError(
@@ -101,7 +103,7 @@ def _states(who: str, *samples: Tensor, about_zero: bool = False) -> list[Tensor
         )
     flat = [x.reshape(len(x), -1) for x in samples]
     mean = 0 if about_zero else flat[0].double().mean(dim=0)
-    return [(x - mean).to(x.dtype) for x in flat]
+    return [x.double() - mean for x in flat]
 
 
 def _within(x: Tensor, mirrored: bool) -> float:
@@ -375,6 +377,7 @@ def manifold_precision(samples: Tensor, real: Tensor, *, k: int = 3) -> float:
     a, b = _relative(torch.cat([a, b]), a, b)
     near = [torch.cdist(part, b).topk(k + 1, largest=False).values for part in b.split(CHUNK)]
     radii = torch.cat(near)[:, -1]
+    radii = radii * (1 + EQUAL) + EQUAL
     inside = [(torch.cdist(part, b) <= radii).any(dim=1) for part in a.split(CHUNK)]
     return torch.cat(inside).double().mean().item()
 
@@ -410,7 +413,8 @@ def r_precision(samples: Tensor, conditions: Tensor, *, top: int = 3, pool: int 
     """The chance that a sample's own condition is among the `top` nearest of a random pool.
 
     A pool holds the own condition and pool - 1 of the others. With q of the n - 1 others nearer
-    than the own one the chance is hypergeometric, so that no pool has to be drawn; for embeddings
+    than the own one the chance is hypergeometric, so that no pool has to be drawn; others that are
+    as near, as equal conditions are, come before it or after it in any order alike. For embeddings
     that know nothing of each other it is top / pool (Guo et al., "Generating diverse and natural
     3D human motions from text", 2022).
 
@@ -431,10 +435,14 @@ def r_precision(samples: Tensor, conditions: Tensor, *, top: int = 3, pool: int 
         )
     a, b = _features("r_precision", samples, conditions)
     distances = torch.cdist(a[:, 0], b[:, 0])
-    nearer = (distances < distances.diagonal()[:, None]).sum(dim=1).cpu().numpy()
+    own, slack = distances.diagonal()[:, None], EQUAL * distances.max()
+    nearer = (distances < own - slack).sum(dim=1).cpu().numpy()
+    last = (distances <= own + slack).sum(dim=1).cpu().numpy()  # of those as near, it included
     from scipy.stats import hypergeom  # slow to import
 
-    return float(hypergeom.cdf(top - 1, n - 1, nearer, pool - 1).mean())
+    found = hypergeom.cdf(top - 1, n - 1, np.arange(n), pool - 1)
+    sums = np.append(0.0, found.cumsum())
+    return float(((sums[last] - sums[nearer]) / (last - nearer)).mean())
 
 
 def autocorrelation(x: Tensor, longest: int, *, axis: int = -1) -> Tensor:
@@ -556,6 +564,8 @@ def bootstrap(
             f"bootstrap: expected at least four samples in every set, and equally many in pairs, "
             f"got {sizes}."
         )
+    # Of an odd number the smaller half varies more than the whole does.
+    shares = [(n // 2 / (n - n // 2)) ** 0.5 for n in sizes]
     stream, values = torch_generator(generator, "bootstrap"), []
     for _ in range(resamples):
         order = [torch.randperm(n, generator=stream)[: n // 2] for n in sizes]
@@ -563,7 +573,8 @@ def bootstrap(
         values.append(metric(*(x[o.to(x.device)] for x, o in zip(sets, order, strict=True))))
     found, value = torch.tensor(values, dtype=torch.float64), float(metric(*sets))
     outside = torch.tensor([(1 + level) / 2, (1 - level) / 2], dtype=torch.float64)
-    low, high = (value - (found - found.mean()).quantile(outside)).tolist()
+    deviations = (found - found.mean()) * (sum(shares) / len(shares))
+    low, high = (value - deviations.quantile(outside)).tolist()
     return Interval(value, low, high)
 
 

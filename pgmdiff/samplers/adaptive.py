@@ -107,6 +107,8 @@ class Adaptive(Solver):
         If `commit` is given, it is called after every accepted step and changes the drift. The next
         step then begins with an evaluation of its own, not with the last one of the step before.
         """
+        if not len(y):
+            return y
         eps = torch.finfo(y.dtype).eps
         tolerated = y  # of a step that ends where the drift was evaluated last
 
@@ -233,7 +235,7 @@ def log_likelihood(
             "log_likelihood: expected floating-point states x [batch, *event] on a device, got "
             f"{tuple(x.shape)} of {x.dtype} on {x.device}. Give a batch axis: x[None]."
         )
-    n, score = x[0].numel(), getattr(score, "pure", score)
+    n, score = math.prod(x.shape[1:]), getattr(score, "pure", score)
     if trace == "exact":  # unit vectors, whose products are the diagonal of the Jacobian
         eye = torch.eye(n, dtype=x.dtype, device=x.device)
         share, directions = 1.0, [row.reshape(x.shape[1:]).expand(x.shape) for row in eye]

@@ -222,6 +222,8 @@ class States:
                     "pairs (state, labels)."
                 )
         self._batches: Iterator[Any] | None = None
+        self._open: tuple[Tensor, Mapping[str, Any], int, int] | None = None
+        """A loader's batch, its labels, the next row, and how many were not drawn."""
 
     def one(self, state: Any) -> Tensor:
         """A state, or several, as a tensor."""
@@ -248,10 +250,7 @@ class States:
             states = [self.one(state) for state, _ in pairs]
             labels = {word: [own[word] for _, own in pairs] for word in pairs[0][1]}
         else:
-            self._batches = self._batches or self._endless()
-            batch, labels = _labelled(next(self._batches))
-            states = self.one(batch)
-            rows = rows % len(states)
+            states, labels, rows = self._loaded(n, stream)
         plain, fields = dict[str, Tensor](), dict[str, Tensor | list[Tensor]]()
         for word, label in labels.items():
             some = label if isinstance(label, list) else [label]
@@ -262,6 +261,22 @@ class States:
                 own = [*map(torch.as_tensor, some)]
                 plain[word] = torch.stack(own) if some is label else own[0][rows]
         return states, rows, plain, fields
+
+    def _loaded(self, n: int, stream: torch.Generator) -> tuple[Tensor, Mapping[str, Any], Tensor]:
+        """A loader's batch, its labels, and the rows that are drawn; larger batches serve longer.
+
+        Where one number is no multiple of the other some rows come once more, at a random place.
+        """
+        if self._open is None:
+            self._batches = self._batches or self._endless()
+            batch, labels = _labelled(next(self._batches))
+            states, first = self.one(batch), 0
+            if max(n, len(states)) % min(n, len(states)):
+                first = int(torch.randint(len(states), (), generator=stream))
+            self._open = states, labels, first, len(states)
+        states, labels, first, left = self._open
+        self._open = (states, labels, first + n, left - n) if left > n else None
+        return states, labels, (first + torch.arange(n)) % len(states)
 
     def _endless(self) -> Iterator[Any]:
         """The batches of a loader, epoch after epoch."""

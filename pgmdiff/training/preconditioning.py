@@ -95,7 +95,9 @@ class WienerFilter(nn.Module):
         centred = wide - result.mean
         for axis in range(1, states.ndim):
             lines = centred.movedim(axis, -1).flatten(0, -2)
-            setattr(result, f"basis{axis}", torch.linalg.eigh(lines.mT @ lines / len(lines))[1])
+            basis = torch.linalg.eigh(lines.mT @ lines / len(lines))[1]
+            # In the order of a checkpoint, since products by another one round differently.
+            setattr(result, f"basis{axis}", basis.contiguous())
         if like is not None:
             result.basis1 = like.basis1.double()
         result.variance = result.turned(centred).var(dim=0)

@@ -67,6 +67,22 @@ def test_ranks_are_uniform_for_the_posterior_only() -> None:
         rank_statistics(normal(600, 19, 2), normal(600, 2))
 
 
+def test_counts_which_equal_draws_are_calibrated_too() -> None:
+    """Draws of what truths are drawn from: ranks are uniform, and coverage is the level."""
+    stream = torch.Generator().manual_seed(0)
+    draws, truth = (
+        torch.poisson(torch.full(shape, 1.0), generator=stream) for shape in ((4000, 19), (4000,))
+    )
+    for level in (0.9, 0.5):
+        assert interval_coverage(draws, truth, level) == pytest.approx(level, abs=0.02)
+    ranks, p = rank_statistics(draws, truth, generator=0)
+    assert p > 0.01
+    below, last = (draws < truth[:, None]).sum(dim=1), (draws <= truth[:, None]).sum(dim=1)
+    assert ((below <= ranks) & (ranks <= last)).all()
+    assert rank_statistics(draws + 1, truth, generator=0)[1] < 1e-6
+    assert interval_coverage(torch.ones(10, 19), torch.ones(10)) == pytest.approx(0.9)
+
+
 def test_p_values_are_uniform() -> None:
     values = [
         rank_statistics(normal(100, 12, seed=2 * k), normal(100, seed=2 * k + 1))[1]

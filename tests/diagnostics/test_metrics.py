@@ -11,6 +11,7 @@ from pgmdiff.diagnostics import (
     bootstrap,
     crop_features,
     diversity,
+    energy_distance,
     frechet_distance,
     kernel_distance,
     manifold_precision,
@@ -199,6 +200,25 @@ def test_precision_and_recall() -> None:
         manifold_precision(on_a_line, on_a_line, k=5)
 
 
+def test_precision_counts_distances_that_equal_the_radius() -> None:
+    """On a lattice, whose distances are known exactly; two equal units of it."""
+    stream = generator()
+    for _ in range(20):
+        a, b = (torch.randint(12, (60, 2), generator=stream) for _ in range(2))
+        a, b = (torch.cat([x, x.flip(1)]) for x in (a, b))
+        within, across = ((x[:, None] - b).square().sum(dim=2) for x in (b, a))
+        radii = within.sort(dim=1).values[:, 3]
+        exact = (across <= radii).any(dim=1).double().mean().item()
+        assert manifold_precision(a, b) == exact
+
+
+def test_a_far_sample_spoils_no_distance_in_float32() -> None:
+    a, b = normal(60, 3).float(), normal(60, 3, seed=1).float()
+    a[0] = 1e6
+    exact = energy_distance(a.double(), b.double())
+    assert energy_distance(a, b) == pytest.approx(exact, rel=1e-6)
+
+
 def test_diversity_and_distances_of_embeddings() -> None:
     x = normal(2000, 1)
     assert diversity(x) == pytest.approx(2 / math.sqrt(math.pi), rel=0.03)
@@ -218,6 +238,10 @@ def test_r_precision_is_the_mean_over_all_pools() -> None:
     assert r_precision(samples, samples, top=1, pool=7) == 1
     apart = [r_precision(normal(300, 2), normal(300, 2, seed=k)) for k in range(1, 9)]
     assert sum(apart) / 8 == pytest.approx(3 / 32, abs=0.03)
+    assert r_precision(normal(64, 2), torch.zeros(64, 2)) == pytest.approx(3 / 32)
+    alike = normal(2, 2)[torch.arange(300) % 2]
+    assert r_precision(normal(300, 2, seed=1), alike) == pytest.approx(3 / 32, abs=0.02)
+    assert r_precision(alike, alike, top=1) == pytest.approx(2 / 32, abs=0.005)  # of 150 alike
     with pytest.raises(ShapeError, match="expected pairs of embeddings"):
         r_precision(samples, conditions)
 

@@ -49,6 +49,12 @@ def test_the_ode_of_a_gaussian() -> None:
     assert 1e-7 < (loose - expected).abs().max() < 1e-2
 
 
+def test_an_empty_batch() -> None:
+    empty = torch.zeros(0, 2, dtype=torch.float64)
+    assert sample(TARGET.score, [4.0, 1.0], x=empty, solver=FINE).shape == (0, 2)
+    assert log_likelihood(TARGET.score, empty, 0.1, 4.0).shape == (0,)
+
+
 def test_up_and_down_again() -> None:
     data, noise = states(5, 0.01), Noise.of(0, 5)
     there = FINE.step(TARGET.score, FINE.init(data, 0.01), 40.0, noise)

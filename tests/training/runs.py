@@ -47,7 +47,8 @@ def made(kill: bool = False) -> Network:
 def trained(folder: Path | None, kill: bool = False, **options: Any) -> dict[str, Tensor]:
     """The weights of a run that saves after every step."""
     run = None if folder is None else Run(folder, every=0)
-    given: dict[str, Any] = {"steps": 30, "batch": 16, "generator": 3, "warmup": 5, **options}
+    given: dict[str, Any] = {"steps": 30, "batch": 16, "generator": 3, "warmup": 5}
+    given |= {"wiener": True, **options}
     denoiser: EDMDenoiser = fit(WINDOWS, made(kill), DATA, run=run, **given)
     return denoiser.state_dict()
 

@@ -124,8 +124,14 @@ def test_datasets_and_loaders() -> None:
         crop = cut.draw(3, 0)
         assert torch.equal(crop.clean, data[rows])
         assert crop.condition["label"].tolist() == rows
+    cut = crops([(1, 8)], DataLoader(TensorDataset(data, label), batch_size=6))
+    drawn = [cut.draw(2, 0).condition["label"].tolist() for _ in range(6)]
+    assert drawn == [[0, 1], [2, 3], [4, 5]] * 2, "a batch that is larger is used up"
+    stream, cut = torch.Generator().manual_seed(0), crops([(1, 8)], loaded(data, label))
+    many = torch.cat([cut.draw(3, stream).condition["label"] for _ in range(600)])
+    assert (torch.bincount(many) / 300 - 1).abs().max() < 0.2
     cut = crops([(1, 8)], iter([data]))
-    cut.draw(3)
+    cut.draw(6)
     with pytest.raises(PgmdiffError, match="no batches left"):
         cut.draw(3)
 
