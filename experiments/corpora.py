@@ -1,7 +1,8 @@
-"""Two colour corpora, and the models of their patches.
+"""Three colour corpora, and the models of their patches.
 
     landscape  strips of panoramas: horizons, correlated far beyond a patch (scenes/scenes.md)
-    tissue     scikit-image's `immunohistochemistry`: a texture
+    galaxies   scikit-image's `hubble_deep_field`: a texture that is alike everywhere
+    tissue     scikit-image's `immunohistochemistry`: a texture that differs from place to place
 
 Strips have 32 rows, patches are 32 × 32, values lie in [-1, 1]. One network per corpus is the model
 of patches and of their overlaps. `python -m experiments.train NAME` trains it. `landscape64` and
@@ -26,14 +27,15 @@ from pgmdiff.models import tissue
 from pgmdiff.models.pictures import picture
 from pgmdiff.models.unet import UNet, trained
 from pgmdiff.noise import Generator
-from pgmdiff.samplers import karras
+from pgmdiff.samplers import DPMSolver2M, karras
 from pgmdiff.training import Crops, EDMDenoiser, crops, fit
 
-__all__ = ["CORPORA", "Corpus", "colour_map"]
+__all__ = ["CORPORA", "OURS", "Corpus", "colour_map"]
 
 FOLDER = Path(__file__).parent
 LANDSCAPES = ("dawn", "night", "park", "sky", "sunrise", "venice")
 SIDE = 32
+OURS = DPMSolver2M(eta=1.0, rho=7.0)
 LARGE = {"steps": 2500, "batch": 96, "lr": 1e-3, "ema": 0.9985}
 """Training of networks for patches of 64 × 64, on a GPU."""
 
@@ -49,7 +51,8 @@ class Corpus:
         weights: the file of its trained weights.
         field: the number of channels of the network's condition `field=`, 0 if it has none.
         whitened, widths, features: of the network, see `UNet`.
-        lowest: the lowest noise level of sampling.
+        lowest, highest: noise levels of sampling.
+        solver: of sampling, where methods are compared.
         training: options of `fit`, for `python -m experiments.train`.
     """
 
@@ -60,6 +63,8 @@ class Corpus:
     weights: Path
     training: dict[str, Any]
     lowest: float
+    highest: float = 40.0
+    solver: DPMSolver2M = OURS
     field: int = 0
     whitened: bool = False
     side: int = SIDE
@@ -98,7 +103,7 @@ class Corpus:
 
     def levels(self, steps: int) -> list[float]:
         """The noise levels of a run of some steps, within those of training."""
-        return karras(steps, self.lowest, 40.0)
+        return karras(steps, self.lowest, self.highest)
 
 
 def colour_map(pictures: Tensor) -> Tensor:
@@ -141,19 +146,26 @@ def landscapes(side: int) -> list[Tensor]:
     return found
 
 
+def galaxies() -> list[Tensor]:
+    """The Hubble eXtreme Deep Field at half its size, turned and mirrored in all eight ways."""
+    return _turned(picture("hubble_deep_field", "galaxies", (436, 500)))
+
+
 def stained(side: int) -> list[Tensor]:
-    """The picture of tissue, 8 patches high and wide; if large, turned and mirrored, eight in all.
+    """The picture of tissue, 8 patches high and wide; if large, in all eight ways.
 
     Large networks would learn one picture by heart.
     """
-    whole = picture("immunohistochemistry", "tissue_image", 8 * side)
-    if side == SIDE:
-        return [whole]
+    whole = picture("immunohistochemistry", "tissue_image", (8 * side, 8 * side))
+    return [whole] if side == SIDE else _turned(whole)
+
+
+def _turned(whole: Tensor) -> list[Tensor]:
     return [each.rot90(k, (1, 2)).contiguous() for each in (whole, whole.flip(2)) for k in range(4)]
 
 
 def _corpora(side: int, suffix: str, training: Mapping[str, Any], **network: Any) -> list[Corpus]:
-    """Both corpora with patches of a side, and options of the networks and of their training."""
+    """Landscapes and tissue by patches of a side, with options of networks and of training."""
     weights, half = FOLDER / "weights" if side == SIDE else Path("out/weights"), side // 2
     of_tissue = Path(tissue.__file__).parent if side == SIDE else weights
     return [
@@ -189,10 +201,25 @@ def _corpora(side: int, suffix: str, training: Mapping[str, Any], **network: Any
     ]
 
 
+GALAXIES = Corpus(
+    "galaxies",
+    "galaxies",
+    galaxies,
+    {(3, SIDE, SIDE): 0.6, (3, SIDE, SIDE // 2): 0.4},
+    FOLDER / "weights" / "galaxies.safetensors",
+    {"steps": 13000, "lr": 2e-3, "p_mean": math.log(0.2), "p_std": 1.8},
+    lowest=0.003,
+    highest=150.0,  # a large galaxy is that far from the mean of the pixels of a patch
+    solver=DPMSolver2M(rho=7.0),
+    whitened=True,
+    widths=(24, 32, 32),
+    features=32,
+)
 CORPORA = {
     each.name: each
     for each in [
         *_corpora(SIDE, "", {}),
+        GALAXIES,
         *_corpora(2 * SIDE, "64", LARGE, widths=(64, 96, 128, 160), features=128),
     ]
 }

@@ -4,8 +4,8 @@ For each corpus there are five parts. *gate*: single patches against real crops,
 are copies. *quality*: strips of 8 patches by every method. *size*: evaluations, time, and quality
 against the distance from the first piece, for strips of 1 to 32 patches. *sampler*: the paper's
 sampler beside ours. *time*: methods with so many levels that all take about as long. Drawings are
-kept in `out/experiments`: parts of the two corpora can be run in two processes at once, and what
-was drawn is not drawn again.
+kept in `out/experiments`: parts of several corpora can be run in processes at once, and what was
+drawn is not drawn again.
 
 FD is the Fréchet distance of features in units of the real ones; it is no FID. There are two kinds
 of features: those of a *pretrained* network, which sees what pictures show, and *textures*,
@@ -334,8 +334,9 @@ def _size(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
 
 def _sampler(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
     """DiffCollage with our sampler, and with the paper's: EDM's, with churn."""
+    ours = "DPM-Solver++ 2M" + " SDE" * bool(corpus.solver.eta)
     cases: Cases = {
-        f"DPM-Solver++ 2M SDE, {sizes.steps} levels": ("DiffCollage", {}),
+        f"{ours}, {sizes.steps} levels": ("DiffCollage", {}),
         f"EDM stochastic, {sizes.slow} levels": (
             "DiffCollage", {"steps": sizes.slow, "solver": EDM(sizes.slow)},
         ),
@@ -448,7 +449,7 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
             figure = draw_strips(shown, seams=ticks, title=title)
             figure.savefig(path / f"experiment_infinite_{name}.png", dpi=100)
         if f"{name}-size" in result and not charts:
-            size = f"size{name.removeprefix('landscape').removeprefix('tissue')}"
+            size = f"size{corpus.side}" if corpus.side > 32 else size
             rows_of_all = result[f"{name}-size"]["rows"]
             for key, label in (
                 ("critical_path", "evaluations in a row"), ("evaluations", "evaluations"),

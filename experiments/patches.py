@@ -25,7 +25,7 @@ from benchmarks.reports import columns, measured, settings, table
 from experiments.corpora import CORPORA, Corpus
 from experiments.infinite import FEATURES, apart, looks
 from experiments.memory import nearest
-from experiments.strips import MAX_BATCH, OURS, crops, mean_of
+from experiments.strips import MAX_BATCH, crops, mean_of
 from pgmdiff.baselines import composed
 from pgmdiff.graphs import tiles
 from pgmdiff.linalg import beside
@@ -167,7 +167,7 @@ def _start(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
     for start in tqdm(sizes.starts[::-1], desc=f"{corpus.name}, start"):
         noisy = given + levels[start] * torch.randn(given.shape, generator=stream)
         drawn = [
-            sample(score, levels[start:], x=some, solver=OURS, generator=number)
+            sample(score, levels[start:], x=some, solver=corpus.solver, generator=number)
             for number, some in enumerate(noisy.split(MAX_BATCH))
         ]
         rows.append({"sigma": levels[start], **_row(corpus, torch.cat(drawn))})
@@ -203,7 +203,11 @@ def _mixture(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
 def _drawn(corpus: Corpus, model: nn.Module, sizes: Sizes) -> list[dict[str, Any]]:
     """Samples of every seed against real crops."""
     shape, score, rows = (3, corpus.side, corpus.side), from_denoiser(model), []
-    options: dict[str, Any] = {"batch": sizes.patches, "solver": OURS, "max_batch": MAX_BATCH}
+    options: dict[str, Any] = {
+        "batch": sizes.patches,
+        "solver": corpus.solver,
+        "max_batch": MAX_BATCH,
+    }
     options["mean"] = mean_of(corpus.name, corpus.side)
     for seed in tqdm(range(sizes.seeds), desc=corpus.name):
         levels = corpus.levels(sizes.steps)

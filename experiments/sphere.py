@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.reports import Column, columns, measured, plus_minus, settings, table
+from experiments.corpora import OURS
 from experiments.infinite import EXTRACTORS, FEATURES
 from experiments.sphere_model import (
     CLASSES,
@@ -46,7 +47,7 @@ from experiments.sphere_model import (
     segmentation,
 )
 from experiments.sphere_page import cross, equirectangular, page
-from experiments.strips import MAX_BATCH, OURS
+from experiments.strips import MAX_BATCH
 from pgmdiff import store
 from pgmdiff.composition import Average, Rule, compose
 from pgmdiff.composition.fields import field

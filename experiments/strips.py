@@ -26,16 +26,15 @@ from pgmdiff.graphs import RegionGraph, tiles
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.precision import Covariances, LowRank, fit_covariances
 from pgmdiff.precision.forms import LowRankCovariances
-from pgmdiff.samplers import DPMSolver2M, Solver
+from pgmdiff.samplers import Solver
 from pgmdiff.scores.adapters import Score, from_denoiser
 
-__all__ = ["METHODS", "OURS", "Strips", "cost", "crops", "mean_of", "patches_of", "seams", "strips"]
+__all__ = ["METHODS", "Strips", "cost", "crops", "mean_of", "patches_of", "seams", "strips"]
 
 METHODS = (
     "concatenation", "replacement", "reconstruction", "average", "DiffCollage", "posterior",
     "consistent",
 )  # fmt: skip
-OURS = DPMSolver2M(eta=1.0, rho=7.0)
 FOLDER = Path("out/experiments")
 MAX_BATCH = 512 if torch.cuda.is_available() else 64
 SCALE = 10.0
@@ -127,7 +126,7 @@ def cost(corpus: Corpus, method: str, width: int, steps: int) -> tuple[int, int]
     """Evaluations of a strip, and those on the critical path, counted with a score of no cost."""
     like = "DiffCollage" if method in ("posterior", "consistent") else method  # the same regions
     free: Score = lambda x, sigma: -x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)  # noqa: E731
-    drawn = _way(corpus, like, width)(free, corpus.levels(steps), generator=0, solver=OURS)
+    drawn = _way(corpus, like, width)(free, corpus.levels(steps), generator=0, solver=corpus.solver)
     return drawn.evaluations, drawn.critical_path
 
 
@@ -137,10 +136,11 @@ def patches_of(
     """Samples of a single region of the shape `(channels, height, width)`, or those found."""
     denoiser, levels = corpus.denoiser(), corpus.levels(steps)
     mean = mean_of(corpus.name, shape[1])
-    made = denoiser.state_dict(), levels, OURS, mean, device
+    made = denoiser.state_dict(), levels, corpus.solver, mean, device
     file = _file(made, f"{corpus.name}_patches", f"{tuple(shape)} {n}")
     if not file.exists():
-        options: dict[str, Any] = {"batch": n, "generator": 0, "solver": OURS, "device": device}
+        options: dict[str, Any] = {"batch": n, "generator": 0, "device": device}
+        options["solver"] = corpus.solver
         score, graph = from_denoiser(denoiser.to(device)), tiles(shape, shape)
         drawn = composed(score, graph, levels, max_batch=MAX_BATCH, mean=mean, **options)
         store.save(file, {"images": drawn.samples.cpu()}, {})
@@ -171,7 +171,7 @@ def strips(
     seed: int,
     *,
     steps: int,
-    solver: Solver = OURS,
+    solver: Solver | None = None,
     device: str = "cpu",
 ) -> Strips:
     """Draws n strips, or finds those that were drawn before.
@@ -180,7 +180,7 @@ def strips(
     on another device.
     """
     denoiser, levels = corpus.denoiser(), corpus.levels(steps)
-    mean = mean_of(corpus.name, corpus.side)
+    mean, solver = mean_of(corpus.name, corpus.side), solver or corpus.solver
     made = denoiser.state_dict(), levels, solver, mean, device
     told = method + f" {SCALE}" * (method == "reconstruction") + f" {width} {n} {seed}"
     file = _file(made, f"{corpus.name}_{method}_{width}_{seed}", told)

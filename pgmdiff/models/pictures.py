@@ -9,13 +9,13 @@ from pgmdiff.errors import required
 __all__ = ["picture"]
 
 
-def picture(name: str, who: str, side: int = 256) -> Tensor:
-    """One of scikit-image's pictures, resized: `[channels, side, side]` in [-1, 1].
+def picture(name: str, who: str, sides: tuple[int, int] = (256, 256)) -> Tensor:
+    """One of scikit-image's pictures, resized: `[channels, *sides]` in [-1, 1].
 
     Args:
         name: the name of a function of `skimage.data`.
         who: the name of the caller, for the error.
-        side: its side in pixels.
+        sides: its height and width in pixels.
 
     Raises:
         ImportError: scikit-image is not installed; `pip install 'pgmdiff[demo]'`.
@@ -23,6 +23,6 @@ def picture(name: str, who: str, side: int = 256) -> Tensor:
     data = required("skimage.data", who, "demo")
     transform = required("skimage.transform", who, "demo")
     image = getattr(data, name)() / 255.0
-    sized = transform.resize(image, (side, side, *image.shape[2:]), anti_aliasing=True)
-    values = np.asarray(2 * sized - 1, dtype=np.float32).reshape(side, side, -1)
+    sized = transform.resize(image, (*sides, *image.shape[2:]), anti_aliasing=True)
+    values = np.asarray(2 * sized - 1, dtype=np.float32).reshape(*sides, -1)
     return torch.from_numpy(values).movedim(2, 0)
