@@ -52,8 +52,8 @@ from pgmdiff.scores.gradients import check_gradient
 __all__ = ["Consistent"]
 
 MESSAGES, CAPPED = "messages", "capped"
-"""Names in the memory: η, `[B, M]`, region after region, and how many updates of a sample's
-messages the trust radius cut, `[B]`."""
+"""Names in the memory: η, `[B, M]`, region after region, and in how many calls the trust radius cut
+a sample's messages, `[B]`."""
 FADED = 1e-6
 """Share by which the loop term may fade where a log-density is asked for."""
 ROUNDING = 100
@@ -74,7 +74,7 @@ class Consistent(Closure):
     It is the exact score at every σ for Gaussian data Markov to the graph, loops included, with
     true covariances and mean. For other data it is an approximation; fixed points of the messages
     need not be unique, not even on trees. The memory of a run holds the messages and, under
-    "capped", how many updates of a sample's messages the trust radius cut.
+    "capped", in how many calls the trust radius cut a sample's messages.
 
     On a star (several regions over the same elements, at most 64, with different covariances, whose
     counts sum to 1) messages also have a precision, and regions are evaluated at lower noise
@@ -157,8 +157,7 @@ class Consistent(Closure):
         if (star := self._exchanged) is not None:
             return self._run_star(star, evaluate, u, sigma, memory).to(u)
         mean, messages = self.known_mean(evaluate, u, memory), memory.get(MESSAGES)
-        capped = memory.get(CAPPED, torch.zeros_like(sigma))
-        seen = self.seen(u, sigma)
+        cut, seen = torch.zeros_like(sigma, dtype=torch.bool), self.seen(u, sigma)
         for _ in range(self.iterations):
             score, _, answers = self.heard(evaluate, u, sigma, mean, messages)
             moved = [(each.eta + self.damping * each.move).detach() for each in answers]
@@ -171,9 +170,9 @@ class Consistent(Closure):
             rms = rms if self.solve is None else self.solve.largest(rms)
             within = (self.trust / rms.clamp(min=1e-300)).clamp(max=1)
             messages = (_collected(u, answers, moved) * within[:, None]).to(u)
-            capped = capped + (within < 1)
+            cut = cut | (within < 1)
         assert messages is not None, "there is at least one iteration"
-        memory[MESSAGES], memory[CAPPED] = messages, capped
+        memory[MESSAGES], memory[CAPPED] = messages, memory.get(CAPPED, 0) + cut.to(sigma)
         return score.to(u)
 
     def _run_star(
@@ -186,7 +185,7 @@ class Consistent(Closure):
         pull = self._pull(u, self.known_mean(evaluate, u, memory))
         damping = (1 + self.damping) / 2 if star.alone else self.damping
         messages, centre, carried = (memory.get(name) for name in (MESSAGES, CENTRE, CARRIED))
-        capped = memory.get(CAPPED, torch.zeros_like(sigma))
+        cut = torch.zeros_like(sigma, dtype=torch.bool)
         for _ in range(self.iterations):
             said = star.said(evaluate, u, sigma, messages, centre, carried)
             closure, carried = star.shares(said, u, sigma, carried)
@@ -202,7 +201,8 @@ class Consistent(Closure):
             within = (self.trust / rms.clamp(min=1e-300)).clamp(max=1)
             messages = (_collected(u, answers, moved) * within[:, None]).to(u)
             centre = u + moved_on
-            capped = capped + (within < 1)
+            cut = cut | (within < 1)
+        capped = memory.get(CAPPED, 0) + cut.to(sigma)
         found = {MESSAGES: messages, CENTRE: centre, CARRIED: carried, CAPPED: capped}
         memory |= {name: each for name, each in found.items() if each is not None}
         return score

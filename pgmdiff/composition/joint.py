@@ -52,9 +52,9 @@ class Joint:
 
     Made by `compose`. `u` has any batch shape before the graph's event shape; sigma is one number
     or has the batch shape. Conditions given at the call start with the batch shape and reach every
-    node, unless `null_condition` replaces them; a `field` is cropped to each node. It works in the
-    state's floating-point dtype and on its device, under autograd or without, in several threads at
-    once.
+    node, unless it has its own or `null_condition` replaces them; a `field` is cropped to each
+    node. It works in the state's floating-point dtype and on its device, under autograd or without,
+    in several threads at once.
 
     Attributes:
         graph: the graph that was composed, as it was given.
@@ -126,6 +126,13 @@ class Joint:
         if self.check_finite and not torch.compiler.is_compiling() and not _finite(total):
             again = partial(self.rule.score, partial(evaluate, finite=True), flat, sigmas, before)
             self.find_guilty(again, ~total.isfinite(), flat, sigmas)
+        for word in condition:
+            if all(word in batch.condition for batch in self.batches):
+                warn(
+                    f"Joint: the condition {word!r} given at the call reaches no node, since each "
+                    "has its own or the null condition. Give it to compose(conditions=) alone, or "
+                    "here alone."
+                )
         if self._untold and not condition:  # and the model accepted that
             remedy = "Give it one in conditions=, such as the null condition, or one in the call."
             warn(f"Joint: {self._untold}. {remedy}")
@@ -483,6 +490,12 @@ class Remembering:
     def remembering(self, memory: Memory | None = None) -> "Remembering":
         """The same joint with a memory of its own: that given, or a copy of this one's."""
         return self.joint.remembering(memory or self.memory)
+
+    def check_samples(self, who: str, x: Tensor, sigma: float) -> None:
+        """Warns of samples of noise level σ that the rule says are wrong."""
+        doubt = self.joint.rule.doubt(x.reshape(len(x), -1), sigma)
+        if doubt is not None:
+            warn(f"{who}: {doubt}")
 
     @property
     def pure(self) -> Joint:

@@ -58,6 +58,8 @@ AMPLIFIED = 30.0
 """Growth of an error above which trained scores count as not accurate enough. For windows of a
 smooth process whose denoisers are off by 3 %, the spread of samples is 0.99, 1.06 and 2.5 at a
 growth of 23, 83 and 617."""
+WIDER = 3.0
+"""Ratio of the variance of samples to that of the covariances above which both are doubted."""
 PROBES = 2
 """Outer regions of a group in which P is compared with the completion; each costs as much as a
 sample of a call at a noise level of its own."""
@@ -138,6 +140,22 @@ class Closure(Rule, ABC):
         solve = Loops(completion, composed)
         loops = ClosedLoops(solve, precision, known, whole, fades=self.prior is None)
         return bound(self, precision=precision, loops=loops, solve=solve, centre=centre)
+
+    def doubt(self, x: Tensor, sigma: float) -> str | None:
+        if self.precision is None or len(x) < 4 or not x.numel():
+            return None
+        known = self.precision.variances + sigma**2
+        ratio = (x.var(dim=0).cpu().double() / known).mean().item()
+        few = 2 / (9 * (len(x) - 1))  # of χ²(n - 1), if all elements vary as one (Wilson, Hilferty)
+        if ratio <= max(WIDER, (1 - few + 4 * few**0.5) ** 3):
+            return None
+        return (
+            f"samples have {ratio:.3g} times the variance that the covariances of "
+            f"{type(self).__name__} say. Models may be in other units (joint.validate() tells), or "
+            "answer a shift of their input more strongly than these say, as imperfect networks do, "
+            "and those of rare bright things. Compare with Marginal(), Posterior(...) and "
+            "Consistent(..., trust=0.1)."
+        )
 
     def part(self, elements: Tensor, solve: Callable[[], Solve]) -> Rule:
         small = self.loops is not None and isinstance(self.loops.completion, Completion)

@@ -103,6 +103,10 @@ class Rule(ABC):
             f"Slab: {self!r} requires the whole state on every rank. Use distributed.shared(joint)."
         )
 
+    def doubt(self, x: Tensor, sigma: float) -> str | None:
+        """Why samples `[n, N]` about their mean, of noise level σ, seem to be wrong, or None."""
+        return None
+
     def findings(self) -> tuple[list[str], str | None]:
         """What the rule adds to the exactness report: lines, and a warning or None."""
         return [], None

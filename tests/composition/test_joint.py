@@ -594,3 +594,18 @@ def test_bad_input_is_explained_in_one_line(wrong, message: str) -> None:
     with pytest.raises(PgmdiffError, match=message) as raised:
         wrong()
     assert "\n" not in str(raised.value)
+
+
+def test_a_condition_of_the_call_that_reaches_no_node_is_told() -> None:
+    graph = chain(3)
+
+    def score(x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+        return -x * (1 + label.to(x)).reshape(-1, *[1] * (x.ndim - 1))
+
+    own = {name: {"label": torch.tensor(1)} for name in ("f0", "f1", "x1")}
+    u, label = torch.ones(2, 3), torch.tensor([0, 3])
+    every = compose(graph, score, conditions=own)
+    with pytest.warns(UserWarning, match="'label' given at the call reaches no node"):
+        assert torch.equal(every(u, 1.0, label=label), every(u, 1.0))
+    del own["f0"]
+    compose(graph, score, conditions=own)(u, 1.0, label=label)

@@ -471,3 +471,21 @@ def test_conjugate_gradients_know_when_a_row_is_done() -> None:
         ])  # fmt: skip
         assert relative(solve(b, sigma).double() / b.norm(dim=1, keepdim=True),
                         expected / b.norm(dim=1, keepdim=True)) < 1e-5  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [Posterior, Consistent])
+def test_samples_wider_than_their_covariances_say_are_told(
+    rule: type[Posterior | Consistent],
+) -> None:
+    """Models and covariances of other units; those of true ones are not."""
+    graph, q = chain(6), ar1(6, 0.9)
+
+    def draw(scale: float) -> Tensor:
+        given = {name: scale * each for name, each in node_covariances(graph, q).items()}
+        joint = compose(graph, node_scores(graph, q), rule=rule(given))
+        return sample(joint, karras(12, 0.01, 30.0), shape=(40, 6), generator=0)
+
+    assert draw(1.0).shape == (40, 6)
+    name = rule.__name__
+    with pytest.warns(UserWarning, match=rf"sample: samples have \d+ times .* of {name} say"):
+        draw(0.01)
