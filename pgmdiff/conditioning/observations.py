@@ -27,6 +27,8 @@ Noise = float | Tensor | Sequence[Any]
 ONE = torch.ones((), dtype=torch.float64)
 MISSED = 0.01
 """The share of its variation that a noiseless observation may be missed by."""
+FAR = 3.0
+"""How many deviations of their noise the values of an observation may be missed by."""
 IN_PLACE = " Values stand in their places in the whole state; those not seen may be anything."
 
 
@@ -189,9 +191,14 @@ class Observation:
         """The observation `[n or 1, *observed]`."""
         return self.y[None] if self.y.ndim == like.ndim - 1 else self.y
 
-    def units(self, like: Tensor) -> Tensor:
-        """Units of the observed values in which noise is alike, up to a factor of 100."""
-        return self.relative.clamp(min=0.01).to(like.real)
+    def units(self, like: Tensor, level: Tensor) -> Tensor:
+        """Units of values in which noise beside a level is alike, up to a factor of 100.
+
+        The level `[n, 1, ...]`, of what is observed, is in units of the largest noise.
+        """
+        found = (self.relative.to(like.real) ** 2 + level**2).sqrt()
+        largest = found.reshape(len(found), -1).amax(dim=1)
+        return (found / beside(largest, found)).clamp(min=0.01)
 
     def correlate(self, v: Tensor) -> Tensor:
         """R v / noise², for weights v `[batch, *observed]`."""
@@ -231,9 +238,11 @@ class Conditioned:
 
         ‖y - H u‖ > max(‖y - H ū‖, ‖H u - H ū‖) / 100 + 10 √(tr R) + rounding
 
-    R is the covariance of the noise, and ū is constant: the mean of a sample over its elements,
-    so that what is missed is measured by how much it varies, whatever its units and offset. With
-    exact moments at most 6e-6 of the variation was missed, in float32 and by five solvers.
+    or if most samples miss the values with noise by three of its deviations (root mean square), as
+    those of a solve do that stops too early. R is the covariance of the noise, and ū is constant:
+    the mean of a sample over its elements, so that what is missed is measured by how much it
+    varies, whatever its units and offset. With exact moments at most 6e-6 of the variation was
+    missed, in float32 and by five solvers.
 
     Args:
         denoiser: `denoiser(score, x, sigma, **condition)`, D_y of a score.
@@ -274,6 +283,17 @@ class Conditioned:
                 f"{observation.what}: {int(far.sum())} of {counted(len(u), 'sample')} miss "
                 f"the observation, ‖H u - y‖ is up to {residual[worst]:.3g} for ‖y‖ = "
                 f"{size.expand_as(residual)[worst]:.3g}. {self.remedy}"
+            )
+            return
+        deviations = observation.noise * observation.relative.cpu()
+        noisy = (deviations > 0).expand_as(missed)
+        off = (missed.abs().cpu().double() / deviations.clamp(min=1e-300)).where(noisy, 0)
+        away = (_norms(off) / noisy.flatten(1).sum(dim=1).clamp(min=1).sqrt()).median().item()
+        if away > FAR:
+            warn(
+                f"{observation.what}: most samples miss the noisy values of the observation by "
+                f"{away:.2g} deviations of their noise (root mean square). Either its linear solve "
+                "stops too early (most_steps=), or the models hold these values for unlikely."
             )
 
 

@@ -49,7 +49,7 @@ def carried_back(
     h = Linearised(observation.seen, denoised) if known is None else known
     gap = misfit.where(beside(sigma, misfit) > 0, 0)  # V = 0 at σ = 0
     usual = 1e-10 if sigma.dtype == torch.float64 else 1e-5
-    units, largest = observation.units(gap), observation.noise or 0.0
+    units, largest = torch.ones_like(gap.real), observation.noise or 0.0
 
     def adjoint(v: Tensor) -> Tensor:
         seen = on_copies(h.A_adjoint, v / units)
@@ -57,6 +57,9 @@ def carried_back(
 
     # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
     with torch.no_grad():
+        if largest:  # units in which (H σ² Hᵀ + R)_ii are alike
+            level = beside(magnitudes(adjoint(gap.sgn())) * sigma / largest, gap)
+            units = observation.units(gap, level)
         size = magnitudes(adjoint(gap.sgn())).clamp(min=largest)
     level = beside((largest / size) ** 2, gap)
 

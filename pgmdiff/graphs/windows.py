@@ -80,7 +80,7 @@ def tiles(
         if len(values) != n or not all(isinstance(v, int | np.integer) for v in values):
             raise GraphError(
                 f"tiles: expected one integer {name} or one for each of the {n} axes, got "
-                f"{value!r}. Give a tuple of {n}."
+                f"{value!r}. Give a tuple of {n} integers."
             )
         per_axis.append(values)
     axes = [

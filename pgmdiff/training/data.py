@@ -232,8 +232,8 @@ class States:
         if not isinstance(state, Tensor) or not state.is_floating_point() or not state.numel():
             got = brief(state) if isinstance(state, Tensor) else type(state).__name__
             raise PgmdiffError(
-                f"crops: expected states as floating-point tensors, got {got}. Convert them; named "
-                "variables need the graph that has them."
+                f"crops: expected states as floating-point tensors with elements, got {got}. "
+                "Convert them; named variables need the graph that has them."
             )
         return state
 
@@ -245,6 +245,8 @@ class States:
         if isinstance(states, Tensor):
             rows = torch.randint(len(states), (n,), generator=stream)
         elif hasattr(states, "__getitem__") and hasattr(states, "__len__"):
+            if not len(states):
+                raise PgmdiffError(f"crops: expected some states, got {brief(states)}, empty.")
             numbers = torch.randint(len(states), (n,), generator=stream).tolist()
             pairs = [_labelled(states[number]) for number in numbers]
             states = [self.one(state) for state, _ in pairs]
@@ -288,7 +290,8 @@ class States:
                 yield batch
         raise PgmdiffError(
             f"crops: {brief(self.data)} has no batches left. Give a DataLoader, which can be read "
-            "again, and not an iterator."
+            "again, and not an iterator; and no larger a batch_size than it has states, if it has "
+            "drop_last=True."
         )
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from pgmdiff import store
 from pgmdiff.composition.plan import map_tensors
-from pgmdiff.errors import PgmdiffError
+from pgmdiff.errors import PgmdiffError, warn
 from pgmdiff.graphs.names import check_known
 from pgmdiff.linalg import sent
 from pgmdiff.noise import SECOND, START, Generator, Noise, seed_of, split_seed
@@ -34,6 +34,9 @@ from pgmdiff.training.preconditioning import EDMDenoiser, WienerFilter, denoisin
 
 __all__ = ["fit", "train"]
 
+APART, MOST_CHANNELS = 10.0, 16
+"""Ratio of deviations above which channels count as of other units, and most entries of an axis of
+channels."""
 EVERY = 50
 """Steps after which the progress bar shows new losses."""
 
@@ -63,7 +66,8 @@ def fit(
             network. Each is trained alone, on its own nodes.
         steps: number of steps of every network.
         sigma_data: standard deviation of the data, in their units, whose mean is then taken to be
-            0; if None, both are those of 4,096 crops.
+            0; if None, both are those of 4,096 crops. It is one number for all channels, which
+            should be standardised if they have different units.
         wiener: whether the denoiser begins as a Wiener filter, measured on 4,096 crops of every
             shape, in place of EDM's c_skip: see `EDMDenoiser`. It learns correlated data sooner.
         processes: how many networks are trained at once, each in a new process with its share of
@@ -119,8 +123,11 @@ def fit(
             mean, scale, filters = 0.0, sigma_data, list[WienerFilter]()
             stream = torch.Generator().manual_seed(Noise((_common(seeds[place]),)).seeds(START)[0])
             if scale is None:
-                some = [own.draw(64, stream).clean.flatten().double() for _ in range(64)]
-                mean, scale = torch.cat(some).mean().item(), torch.cat(some).std().item()
+                some = [own.draw(64, stream).clean.double() for _ in range(64)]
+                if not getattr(each, "whitened", False):
+                    _warn_of_units(some)
+                every = torch.cat([x.flatten() for x in some])
+                mean, scale = every.mean().item(), every.std().item()
             if wiener:
                 for clean in own.of_each_shape(4096, stream):
                     same = filters and getattr(each, "whitened", False) and clean.ndim > 2
@@ -132,6 +139,22 @@ def fit(
     trained = dict(zip(jobs, _together([*jobs.values()], processes), strict=True))
     result = {name: trained[id(networks[name])] for name in found}
     return result[None] if shared else result
+
+
+def _warn_of_units(crops: Sequence[Tensor]) -> None:
+    """Warns of channels, the first axis of crops, whose deviations differ by more than `APART`."""
+    first = crops[0].shape[1]
+    alike = [x.movedim(1, 0).flatten(1) for x in crops if x.ndim > 2 and x.shape[1] == first]
+    if not alike or first > MOST_CHANNELS:
+        return
+    deviations = torch.cat(alike, dim=1).std(dim=1)
+    least, most = deviations[deviations > 0].aminmax() if deviations.any() else (1.0, 1.0)
+    if most > APART * least:
+        warn(
+            f"fit: the channels have standard deviations from {least:.3g} to {most:.3g}, but "
+            "networks are given one unit for all. Standardise each channel of the data, and of "
+            "observations and their noise; or use UNet(..., whitened=True) with wiener=True."
+        )
 
 
 def _keywords(*functions: Callable[..., Any]) -> dict[str, None]:

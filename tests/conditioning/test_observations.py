@@ -25,6 +25,7 @@ from pgmdiff.conditioning import (
 )
 from pgmdiff.gaussian import node_covariances, node_scores
 from pgmdiff.graphs import chain
+from pgmdiff.samplers import karras, sample
 from tests.helpers import ar1, relative
 
 N = 6
@@ -224,3 +225,24 @@ def test_a_fault_of_an_operator_is_reported_as_it_is(shape: tuple[int, ...]) -> 
     assert operator.calls == 1
     assert raised.value.__context__ is None
     assert raised.traceback[-1].name == "A_dagger"
+
+
+def test_exact_and_noisy_values_are_met_together() -> None:
+    """With three products of the solve; samples of the posterior miss by 1.00 deviations."""
+    n, exact = 400, torch.arange(400) < 200
+    q, mask = ar1(n, 0.9), exact.clone()
+    mask[240::20] = True
+    noise = torch.where(exact, 0.0, 0.1).double()
+    y = q.sample(1, generator=3)[0] + noise * random(n, seed=4)
+    score = moment_matching(q.score, y, Mask(mask), noise=noise, most_steps=3)
+    u = sample(score, karras(12, 0.01, 30.0), shape=(8, n), generator=0)
+    missed = ((u - y) / 0.1)[:, mask & ~exact].square().mean().sqrt()
+    assert missed.item() == pytest.approx(1, abs=0.15)
+
+
+def test_noisy_values_that_are_missed_are_told() -> None:
+    """The posterior of values at 10 of N(0, 1), with noise of deviation 0.5, lies at 8."""
+    y = torch.full((N,), 10.0).double()
+    score = moment_matching(ar1(N, 0.0).score, y, Mask(torch.ones(N).bool()), noise=0.5)
+    with pytest.warns(UserWarning, match="most samples miss the noisy values .* by 4.* deviations"):
+        sample(score, karras(12, 0.01, 30.0), shape=(20, N), generator=0, mean=8.0)

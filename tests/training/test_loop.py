@@ -384,3 +384,20 @@ def test_wrong_options_are_named() -> None:
         fit([(4,)], network, data, steps=1, sigma_data=1e-30, generator=0)
     with pytest.raises(ShapeError, match="got position, which it was made without"):
         fit([(4,)], network, torch.randn(5, 8), steps=1, position=True)
+
+
+def test_channels_of_other_units_are_told() -> None:
+    data = torch.randn(50, 2, 12) * torch.tensor([50.0, 0.1])[:, None]
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Conv1d(2, 2, 1)
+
+        def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+            out: Tensor = self.layer(x)
+            return out
+
+    with pytest.warns(UserWarning, match="fit: the channels have standard deviations from 0.1"):
+        fit([(2, 4)], Network(), data, steps=1, generator=0)
+    fit([(2, 4)], Network(), data / data.std(dim=(0, 2))[:, None], steps=1, generator=0)
