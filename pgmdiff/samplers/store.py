@@ -127,7 +127,7 @@ def check_dtype(who: str, dtype: torch.dtype) -> None:
     """A `PgmdiffError` unless the state of a run has single or double precision."""
     if dtype not in (torch.float32, torch.float64):
         raise PgmdiffError(
-            f"{who}: the state must be torch.float32 or torch.float64, got {dtype!r}. Pass "
+            f"{who}: the state must be float32 or float64, got {dtype!r}. Pass "
             "dtype=torch.float32; cast inside the model if it needs half precision."
         )
 

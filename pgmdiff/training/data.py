@@ -231,9 +231,10 @@ class States:
             state = self.pack(state)
         if not isinstance(state, Tensor) or not state.is_floating_point() or not state.numel():
             got = brief(state) if isinstance(state, Tensor) else type(state).__name__
+            got += " without elements" * (isinstance(state, Tensor) and not state.numel())
             raise PgmdiffError(
-                f"crops: expected states as floating-point tensors with elements, got {got}. "
-                "Convert them; named variables need the graph that has them."
+                f"crops: expected states as floating-point tensors, got {got}. Convert them; named "
+                "variables need the graph that has them."
             )
         return state
 

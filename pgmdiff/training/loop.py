@@ -143,9 +143,9 @@ def fit(
 
 def _warn_of_units(crops: Sequence[Tensor]) -> None:
     """Warns of channels, the first axis of crops, whose deviations differ by more than `APART`."""
-    first = crops[0].shape[1]
-    alike = [x.movedim(1, 0).flatten(1) for x in crops if x.ndim > 2 and x.shape[1] == first]
-    if not alike or first > MOST_CHANNELS:
+    wide = [x for x in crops if x.ndim > 2 and x.shape[1] <= MOST_CHANNELS]
+    alike = [x.movedim(1, 0).flatten(1) for x in wide if x.shape[1] == wide[0].shape[1]]
+    if not alike:
         return
     deviations = torch.cat(alike, dim=1).std(dim=1)
     least, most = deviations[deviations > 0].aminmax() if deviations.any() else (1.0, 1.0)

@@ -149,6 +149,7 @@ def test_windows_and_indices_that_are_too_many_to_be_kept(name: str, monkeypatch
         assert not joint._kept
 
 
+@pytest.mark.filterwarnings("ignore:Joint. the condition 'f' given at the call reaches no node")
 def test_who_receives_which_field() -> None:
     """Given at call time < to all nodes < null_condition < a node's own."""
     graph, (call, every, null, own) = graphs.chain(4), draw(4, 4)

@@ -50,6 +50,7 @@ def test_messages_without_damping_and_trust_grow_without_bound(kind: str, sigma:
 
 @pytest.mark.filterwarnings("ignore:.*exploded")
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.filterwarnings("ignore:sample. samples have")  # undamped and untrusted
 def test_samples_stay_near_those_without_messages(kind: str) -> None:
     """Within a tenth of their spread by default; undamped and untrusted they are far away."""
     drawn = {
