@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from experiments.memory import eight_ways
 from pgmdiff import field
 from pgmdiff.models import tissue
 from pgmdiff.models.pictures import picture
@@ -148,7 +149,7 @@ def landscapes(side: int) -> list[Tensor]:
 
 def galaxies() -> list[Tensor]:
     """The Hubble eXtreme Deep Field at half its size, turned and mirrored in all eight ways."""
-    return _turned(picture("hubble_deep_field", "galaxies", (436, 500)))
+    return eight_ways(picture("hubble_deep_field", "galaxies", (436, 500)))
 
 
 def stained(side: int) -> list[Tensor]:
@@ -157,11 +158,7 @@ def stained(side: int) -> list[Tensor]:
     Large networks would learn one picture by heart.
     """
     whole = picture("immunohistochemistry", "tissue_image", (8 * side, 8 * side))
-    return [whole] if side == SIDE else _turned(whole)
-
-
-def _turned(whole: Tensor) -> list[Tensor]:
-    return [each.rot90(k, (1, 2)).contiguous() for each in (whole, whole.flip(2)) for k in range(4)]
+    return [whole] if side == SIDE else eight_ways(whole)
 
 
 def _corpora(side: int, suffix: str, training: Mapping[str, Any], **network: Any) -> list[Corpus]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["nearest"]
+__all__ = ["eight_ways", "nearest"]
 
 CORNER = 4
 
@@ -39,11 +39,17 @@ def nearest(
     return found.min().item(), found.mean().item()
 
 
+def eight_ways(picture: Tensor) -> list[Tensor]:
+    """A picture `[channels, rows, columns]`, turned by four right angles, and mirrored too."""
+    both = picture, picture.flip(2)
+    return [one.rot90(k, (1, 2)).contiguous() for one in both for k in range(4)]
+
+
 def _origins(patch: Tensor, picture: Tensor) -> Iterator[list[int]]:
     """Where in the picture a patch, mirrored or turned, begins of which a corner is there."""
     blocks = picture.unfold(1, CORNER, 1).unfold(2, CORNER, 1)  # [channels, rows, columns, ...]
-    turned = [one.rot90(k, (1, 2)) for one in (patch, patch.flip(2)) for k in range(4)]
-    for each in turned if patch.shape[1] == patch.shape[2] else turned[::2]:
+    ways = eight_ways(patch)
+    for each in ways if patch.shape[1] == patch.shape[2] else ways[::2]:
         for top in (0, each.shape[1] - CORNER):
             for left in (0, each.shape[2] - CORNER):
                 corner = each[:, top : top + CORNER, left : left + CORNER]

@@ -203,12 +203,8 @@ def _mixture(corpus: Corpus, sizes: Sizes) -> dict[str, Any]:
 def _drawn(corpus: Corpus, model: nn.Module, sizes: Sizes) -> list[dict[str, Any]]:
     """Samples of every seed against real crops."""
     shape, score, rows = (3, corpus.side, corpus.side), from_denoiser(model), []
-    options: dict[str, Any] = {
-        "batch": sizes.patches,
-        "solver": corpus.solver,
-        "max_batch": MAX_BATCH,
-    }
-    options["mean"] = mean_of(corpus.name, corpus.side)
+    options: dict[str, Any] = {"batch": sizes.patches, "max_batch": MAX_BATCH}
+    options |= {"solver": corpus.solver, "mean": mean_of(corpus.name, corpus.side)}
     for seed in tqdm(range(sizes.seeds), desc=corpus.name):
         levels = corpus.levels(sizes.steps)
         drawn = composed(score, tiles(shape, shape), levels, generator=seed, **options).samples

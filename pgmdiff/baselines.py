@@ -269,7 +269,7 @@ def _in_waves(
     noise, counts = Noise.of(options.pop("generator", None), n), Counter[Any]()
     score, critical = Counted(score, counts), 0
     u, known = given or (None, torch.zeros(regions.n_elements, dtype=torch.bool))
-    drawn, full = list[int](), list[int]()
+    drawn = list[int]()
     u = u if u is None else u.expand(n, -1).clone()
     mean = mean_of(who, options.pop("mean", 0.0), regions.event_shape, torch.float64).flatten()
     for wave in waves(index, known):
@@ -280,7 +280,6 @@ def _in_waves(
         for mask, some in alike.items():
             seen, calls = torch.tensor(mask).reshape(shape), counts["calls"]
             if seen.all():
-                full += some
                 continue
             drawn += some
             conditioned: Score = score
@@ -302,17 +301,16 @@ def _in_waves(
             most = max(most, counts["calls"] - calls)
         critical += most
     if given is None:
-        _warn_of_apart(who, index, drawn, full)
+        _warn_of_apart(who, index, drawn)
     assert u is not None, "there are pieces"
     return Drawn(u.reshape(n, *regions.event_shape), counts["rows"] // n, critical)
 
 
-def _warn_of_apart(who: str, index: Tensor, drawn: Sequence[int], full: Sequence[int]) -> None:
+def _warn_of_apart(who: str, index: Tensor, drawn: Sequence[int]) -> None:
     """Warns of a piece that was not drawn, with elements that no drawn piece has together."""
-    held = torch.zeros(len(drawn), int(index.max()) + 1, dtype=torch.float64)
-    held.scatter_(1, index[list(drawn)], 1.0)
-    for piece in full:
-        kinds = held[:, index[piece]].unique(dim=1)
+    for piece in sorted({*range(len(index))} - {*drawn}):
+        held = torch.stack([torch.isin(index[piece], index[other]) for other in drawn])
+        kinds = held.unique(dim=1).double()
         if not (kinds.mT @ kinds).all():
             warn(
                 f"{who}: all elements of piece {piece} were drawn, but with different pieces: what "

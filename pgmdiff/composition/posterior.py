@@ -153,7 +153,7 @@ class Closure(Rule, ABC):
             f"samples have {ratio:.3g} times the variance that the covariances of "
             f"{type(self).__name__} say. Models may be in other units (joint.validate() tells), or "
             "answer a shift of their input more strongly than these say, as imperfect networks do, "
-            "and those of rare bright things. Compare with Marginal(), Posterior(...) and "
+            "and models of what is rare and large. Compare with Marginal(), Posterior(...) and "
             "Consistent(..., trust=0.1)."
         )
 

@@ -287,7 +287,7 @@ class Conditioned:
             return
         deviations = observation.noise * observation.relative.cpu()
         noisy = (deviations > 0).expand_as(missed)
-        off = (missed.abs().cpu().double() / deviations.clamp(min=1e-300)).where(noisy, 0)
+        off = (missed.cpu() / deviations.clamp(min=1e-300)).where(noisy, 0)
         away = (_norms(off) / noisy.flatten(1).sum(dim=1).clamp(min=1).sqrt()).median().item()
         if away > FAR:
             warn(

@@ -58,8 +58,8 @@ def carried_back(
     # H / |H| and y / |H| in place of H and y: squares of |H| underflow or overflow.
     with torch.no_grad():
         if largest:  # units in which (H σ² Hᵀ + R)_ii are alike
-            level = beside(magnitudes(adjoint(gap.sgn())) * sigma / largest, gap)
-            units = observation.units(gap, level)
+            seen = magnitudes(adjoint(gap.sgn())) * sigma / largest
+            units = observation.units(gap, beside(seen, gap))
         size = magnitudes(adjoint(gap.sgn())).clamp(min=largest)
     level = beside((largest / size) ** 2, gap)
 

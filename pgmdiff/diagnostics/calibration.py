@@ -12,8 +12,8 @@ are exact for finite m. `metrics.bootstrap(crps, draws, truth, paired=True)` giv
 import torch
 from torch import Tensor
 
+from pgmdiff.diagnostics.metrics import check_finite
 from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.linalg import is_finite
 from pgmdiff.noise import Generator, torch_generator
 
 __all__ = ["crps", "interval_coverage", "rank_statistics"]
@@ -122,8 +122,5 @@ def _checked(who: str, draws: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
             f"{who}: expected draws [n, m >= 2, *event] and truths [n, *event], got "
             f"{tuple(draws.shape)} and {tuple(truth.shape)}."
         )
-    if not (is_finite(draws) and is_finite(truth)):  # NaN is below no truth, and above none
-        raise PgmdiffError(
-            f"{who}: expected finite draws and truths, got NaN or infinity. Look at the samples."
-        )
+    check_finite(who, "draws and truths", draws, truth)
     return draws.double(), truth.double()

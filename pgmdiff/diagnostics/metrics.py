@@ -101,7 +101,7 @@ def _states(who: str, *samples: Tensor, about_zero: bool = False) -> list[Tensor
         raise ShapeError(
             f"{who}: expected at least two samples each, of one event shape, got {shapes}."
         )
-    _check_finite(who, samples)
+    check_finite(who, "samples", *samples)
     flat = [x.reshape(len(x), -1) for x in samples]
     mean = 0 if about_zero else flat[0].double().mean(dim=0)
     return [x.double() - mean for x in flat]
@@ -180,7 +180,7 @@ def seam_ratio(
         True
     """
     images, seams = images.movedim(axis, -1), [*map(index, seams)]
-    _check_finite("seam_ratio", [images])
+    check_finite("seam_ratio", "images", images)
     width = images.shape[-1]
     if not all(0 <= seam < width for seam in seams):
         raise ShapeError(f"seam_ratio: expected seams within 0 to {width - 1}, got {seams}.")
@@ -294,14 +294,15 @@ def _features(who: str, *sets: Tensor) -> list[Tensor]:
             f"{who}: expected features [n >= 2, d] and [m >= 2, d], or with an axis of crops in "
             f"the middle, got {' and '.join(str(tuple(x.shape)) for x in sets)}."
         )
-    _check_finite(who, found)
+    check_finite(who, "features", *found)
     return found
 
 
-def _check_finite(who: str, sets: Sequence[Tensor]) -> None:
+def check_finite(who: str, what: str, *sets: Tensor) -> None:
+    """Raises `PgmdiffError` for NaN, which is below nothing and above nothing, and infinity."""
     if not all(map(is_finite, sets)):
         raise PgmdiffError(
-            f"{who}: expected finite samples or features, got NaN or infinity. Look at the samples."
+            f"{who}: expected finite {what}, got NaN or infinity. Look at the samples."
         )
 
 

@@ -214,9 +214,10 @@ def sample(
         if run is not None:
             run.save(state.step, *state.parts(), last=state.step == len(levels) - 1)
     if shape is not None:
-        check_size("sample", state.x - mean, max(levels))
+        centred = state.x - mean
+        check_size("sample", centred, max(levels))
         if places is None and hasattr(score, "check_samples"):
-            score.check_samples("sample", state.x - mean, levels[-1])
+            score.check_samples("sample", centred, levels[-1])
     finish = getattr(score, "finish", None)
     if finish is not None and levels[-1] == 0:  # a noised state need not meet an observation
         finish(state.x)

@@ -148,12 +148,13 @@ def _warn_of_units(crops: Sequence[Tensor]) -> None:
     if not alike:
         return
     deviations = torch.cat(alike, dim=1).std(dim=1)
-    least, most = deviations[deviations > 0].aminmax() if deviations.any() else (1.0, 1.0)
-    if most > APART * least:
+    vary = deviations[deviations > 0]
+    if len(vary) and vary.max() > APART * vary.min():
         warn(
-            f"fit: the channels have standard deviations from {least:.3g} to {most:.3g}, but "
-            "networks are given one unit for all. Standardise each channel of the data, and of "
-            "observations and their noise; or use UNet(..., whitened=True) with wiener=True."
+            f"fit: the channels have standard deviations from {vary.min():.3g} to "
+            f"{vary.max():.3g}, but networks are given one unit for all. Standardise each channel "
+            "of the data, and of observations and their noise; or use UNet(..., whitened=True) "
+            "with wiener=True."
         )
 
 

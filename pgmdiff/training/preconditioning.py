@@ -255,10 +255,9 @@ class EDMDenoiser(nn.Module):
         keys = {
             name[len(start) :].partition(".")[0] for name in state_dict if name.startswith(start)
         }
+        order = [*(key for key in self.filters if key in keys), *sorted(keys - {*self.filters})]
         like = next(self.network.parameters(), torch.ones(()))
-        filters = {
-            key: WienerFilter(tuple(map(int, key.split("x")))).to(like) for key in sorted(keys)
-        }
+        filters = {key: WienerFilter(tuple(map(int, key.split("x")))).to(like) for key in order}
         self.filters = nn.ModuleDict(filters)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 

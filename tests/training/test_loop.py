@@ -302,7 +302,7 @@ def test_a_run_goes_on_after_sigkill(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.training.runs", str(tmp_path)]
     assert subprocess.run(command).returncode == -signal.SIGKILL
     expected, found = runs.trained(None), runs.trained(tmp_path)
-    assert found.keys() == expected.keys()
+    assert [*found] == [*expected]
     assert all(torch.equal(found[name], expected[name]) for name in expected)
     again = runs.trained(tmp_path)
     assert all(torch.equal(again[name], expected[name]) for name in expected), "from the file"
