@@ -8,6 +8,7 @@ metadata hold the facts as JSON and a SHA-256 of all its bytes; nothing in it is
 import copyreg
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
@@ -15,6 +16,7 @@ from functools import cached_property, partial
 from hashlib import sha256
 from numbers import Number
 from pathlib import Path
+from random import Random
 from secrets import token_hex
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -32,6 +34,16 @@ BLANK = "0" * 64
 
 LIBRARIES = ("numpy", "pgmdiff", "scipy", "torch")
 """Packages whose code counts by name."""
+
+HOLDERS = ("argparse", "builtins", "collections", "datetime", "decimal", "enum", "fractions",
+           "functools", "pathlib", "types")  # fmt: skip
+"""Packages of Python whose objects hold values: those of others, such as locks, change by use."""
+
+OF_MODULES = {*vars(nn.Module()), "_compiled_call_impl"}
+"""Attributes that every `torch.nn.Module` has."""
+
+STREAMS = (Iterator, Random, torch.Generator, np.random.Generator, np.random.RandomState)
+"""Objects that change by use: they count by their type."""
 
 COMPILED = "_torchdynamo_orig_callable"
 """The attribute of a function of torch.compile that holds what was compiled."""
@@ -127,12 +139,14 @@ def fingerprint(thing: object) -> str:
     """SHA-256 of what an object consists of: equal in every process that makes it alike.
 
     It reads the bytes of tensors, arrays, parameters and buffers; numbers and text; containers and
-    attributes; and of functions the code, the defaults, and the variables that they use. An
+    attributes, those of a user's classes included; of functions the code, the defaults, and the
+    variables that they use, also those in modules. An
     attribute `fingerprint` that is a string stands for all of its object: set it where a model is
     too large to be hashed (one or two seconds per GB), or counts its own calls.
 
-    It does not see the code of methods of classes, what compiled extensions hold, or files; the
-    code of pgmdiff and torch counts by name. Cached properties are left out, as are attributes with
+    It does not see the code of methods of classes, hooks of networks, what compiled extensions
+    hold, the state of random generators, or files; functions of pgmdiff, torch and any other
+    package count by name. Cached properties are left out, as are attributes with
     a leading underscore where they are caches: those of libraries, and of dataclasses whose field
     has a default.
 
@@ -201,9 +215,10 @@ def _parts(thing: Any) -> Iterator[Any]:
         for module in thing.modules():
             own = _root(module) in LIBRARIES  # which keep ids of the process and caches there
             for name, value in vars(module).items():
-                inner = name.startswith("_")
-                if not (own and inner) and (isinstance(value, PLAIN) or not (own or inner)):
+                mine = not own and name not in OF_MODULES
+                if mine or (not name.startswith("_") and isinstance(value, PLAIN)):
                     yield from (name, value)
+            yield from _of_classes(module)
     elif isinstance(thing, FunctionType) and hasattr(thing, COMPILED):
         yield getattr(thing, COMPILED)
     elif isinstance(thing, FunctionType):
@@ -213,9 +228,12 @@ def _parts(thing: Any) -> Iterator[Any]:
         root = _root(thing)
         if root not in LIBRARIES:
             yield thing.__code__
-            used = [thing.__globals__.get(name) for name in _names(thing.__code__)]
-            near = root, "builtins", "functools", *LIBRARIES
-            yield [each for each in used if isinstance(each, nn.Module) or _root(each) in near]
+            for each in _used(thing):
+                package = _root(each)
+                if isinstance(each, FunctionType) and package not in (root, *LIBRARIES):
+                    yield f"{each.__module__}.{each.__qualname__}".encode()
+                elif package in HOLDERS or package not in sys.stdlib_module_names:
+                    yield each
     elif isinstance(thing, CodeType):
         yield thing.co_code
         yield [thing.co_names, thing.co_consts]
@@ -233,10 +251,52 @@ def _parts(thing: Any) -> Iterator[Any]:
         hidden = made or _root(thing) in LIBRARIES
         slots = copyreg._slotnames(type(thing))  # type: ignore[attr-defined]
         held = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
-        for name, value in {**getattr(thing, "__dict__", {}), **held}.items():
+        held = {**getattr(thing, "__dict__", {}), **held}
+        yield from _of_classes(thing)
+        bare = not isinstance(thing, (Set, *STREAMS))
+        for name, value in held.items():
             cached = isinstance(getattr(type(thing), name, None), cached_property)
             if not cached and not (hidden and name.startswith("_") and name not in given):
+                bare = False
                 yield from (name, value)
+        if bare:
+            yield from _made_of(thing)
+
+
+def _of_classes(thing: object) -> Iterator[Any]:
+    """The names and values of attributes of a user's classes, but for methods."""
+    for each in type(thing).__mro__:
+        if each.__module__.split(".")[0] not in (*LIBRARIES, *sys.stdlib_module_names):
+            for name, value in vars(each).items():
+                if not (name.startswith("__") or hasattr(value, "__get__")):
+                    yield from (name, value)
+
+
+def _made_of(thing: object) -> Iterator[Any]:
+    """What makes an object without attributes again, such as a slice, or a function in C."""
+    known = copyreg.dispatch_table.get(type(thing))
+    try:
+        made = known(thing) if known else thing.__reduce_ex__(2)
+    except Exception:  # it cannot be made again, such as a lock
+        return
+    if isinstance(made, str):
+        yield f"{getattr(thing, '__module__', '')}.{made}".encode()
+    else:
+        items = (list(each) for each in made[3:] if each)  # made[2] are attributes
+        yield from (*made[:2], *items)
+
+
+def _used(function: FunctionType) -> list[Any]:
+    """The values of the globals that a function uses, those in modules of users included."""
+    names = _names(function.__code__)
+    used = [function.__globals__.get(name) for name in names]
+    modules = [each for each in used if isinstance(each, ModuleType)]
+    for module in modules:
+        if module.__name__.split(".")[0] not in (*LIBRARIES, *sys.stdlib_module_names):
+            found = [vars(module)[name] for name in names if name in vars(module)]
+            modules += [m for m in found if isinstance(m, ModuleType) and m not in modules]
+            used += found
+    return used
 
 
 def _root(thing: object) -> str:

@@ -1,15 +1,18 @@
 """Files that are whole or not there, and fingerprints of what a run depends on."""
 
+import argparse
 import errno
 import json
 import os
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -102,7 +105,7 @@ def by_global(x: Tensor, sigma: Tensor) -> Tensor:
 class Plain:
     """A score whose parameter is an attribute."""
 
-    def __init__(self, scale: float) -> None:
+    def __init__(self, scale: Any) -> None:
         self.scale = scale
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -137,6 +140,30 @@ class Holding(nn.Module):
         return -self.scale[0] * x
 
 
+class Hidden(nn.Module):
+    """A network whose parameter is a tensor with an underscore."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self._scale = torch.tensor(scale)
+
+    def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return self._scale - x
+
+
+class ByClass:
+    """A score whose parameter belongs to its class."""
+
+    scale = 1.0
+
+    def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
+        return -self.scale * x
+
+    @staticmethod
+    def other() -> "ByClass":
+        return type("ByClass", (ByClass,), {"scale": 2.0})()
+
+
 def network(scale: float = 1.0) -> nn.Module:
     net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.1), nn.BatchNorm1d(4)).eval()
     for parameter in net.parameters():
@@ -144,7 +171,7 @@ def network(scale: float = 1.0) -> nn.Module:
     return net
 
 
-def closed(scale: float) -> Callable[..., Tensor]:
+def closed(scale: Any) -> Callable[..., Tensor]:
     return lambda x, sigma: -scale * x
 
 
@@ -207,6 +234,27 @@ CASES: dict[str, Callable[[], Any]] = {
     "another noise": lambda: observed(noise=0.2),
     "a replacement": lambda: replacement(joint(), torch.zeros(4).double(), Mask(MASK)),
     "a method": lambda: ar1(4, 0.5).score,
+    "a slice": lambda: Plain(slice(0, 2)),
+    "another slice": lambda: Plain(slice(2, 4)),
+    "a range": lambda: Plain(range(2)),
+    "a queue": lambda: Plain(deque([1.0, 2.0], maxlen=3)),
+    "another queue": lambda: Plain(deque([1.0, 3.0], maxlen=3)),
+    "bytes": lambda: Plain(bytearray(b"one")),
+    "other bytes": lambda: Plain(bytearray(b"two")),
+    "a device": lambda: Plain(torch.device("cpu")),
+    "another device": lambda: Plain(torch.device("meta")),
+    "a function in C": lambda: Plain(torch.sin),
+    "another in C": lambda: Plain(torch.cos),
+    "a method in C": lambda: Plain(torch.Tensor.sin),
+    "another method in C": lambda: Plain(torch.Tensor.cos),
+    "a function of numpy": lambda: Plain(np.sin),
+    "another of numpy": lambda: Plain(np.cos),
+    "a function in a closure": lambda: closed(torch.tanh),
+    "another in a closure": lambda: closed(torch.relu),
+    "a hidden tensor": lambda: Hidden(0.0),
+    "another hidden tensor": lambda: Hidden(5.0),
+    "a class": lambda: ByClass(),
+    "another class": lambda: ByClass.other(),
     "a solver": UniPC,
     "another solver": lambda: UniPC(2),
     "a set": lambda: {"a", "b", "c", "d"},
@@ -262,6 +310,14 @@ def test_globals_count_and_names_stand_for_their_objects(monkeypatch: pytest.Mon
     with torch.no_grad():
         NET.weight[0, 0] += 1
     assert fingerprint(by_global) != before
+    scales = [argparse.Namespace(scale=scale) for scale in (1.0, 2.0)]
+    for name, values in {"SCALE": scales, "NET": [torch.tanh, torch.relu]}.items():
+        found = []
+        for value in values:
+            monkeypatch.setattr(sys.modules[__name__], name, value)
+            found.append(fingerprint(by_global))
+        assert found[0] != found[1]
+        monkeypatch.undo()
     one, two = Plain(1.0), Plain(2.0)
     one.fingerprint = two.fingerprint = "the same"
     assert fingerprint(one) == fingerprint(two)
