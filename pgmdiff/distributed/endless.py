@@ -16,6 +16,7 @@ The engine is the library infinite-tensor, made for canvases without end by aver
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil, prod
+from operator import index
 from threading import Lock
 from types import EllipsisType
 from typing import Any
@@ -157,28 +158,43 @@ class Endless:
     def __getitem__(self, view: View | tuple[View, ...]) -> Tensor:
         """The canvas at a view: integers, or slices with a start and a stop on endless axes.
 
+        Axes with a size are read as those of a tensor, with steps above 0.
+
         Raises:
             ShapeError: it has no end, is too far away or fits no shape.
         """
         given = [*view] if isinstance(view, tuple) else [view]
-        given += [] if ... in given else [...]
-        at, missing = given.index(...), len(self.shape) - len(given) + 1
-        each = [*given[:at], *[slice(None)] * missing, *given[at + 1 :]]
-        fits = len(each) == len(self.shape) and all(isinstance(v, int | slice) for v in each)
-        for size, v in zip(self.shape, each, strict=False) if fits else ():
-            ends = [v.start, v.stop] if isinstance(v, slice) else [v]
-            near = all(isinstance(e, int) and abs(e) * self._inner < FARTHEST for e in ends)
-            forward = not isinstance(v, slice) or (v.step is None and near and v.start < v.stop)
-            fits = fits and (size is not None or (near and forward))
-        if not fits:
+        try:
+            given = [v if v is ... or isinstance(v, slice) else _integer(v) for v in given]
+            given += [] if ... in given else [...]
+            at, missing = given.index(...), len(self.shape) - len(given) + 1
+            each = [*given[:at], *[slice(None)] * missing, *given[at + 1 :]]
+            parts = [self._part(s, v) for s, v in zip(self.shape, each, strict=True)]
+        except (TypeError, ValueError, IndexError):
             raise ShapeError(
-                f"Endless: expected a view of {self.shape}, with integers or slices that have a "
-                f"start below a stop where the size is None, such as [..., 0:256], got {view!r}."
-            )
+                f"Endless: expected a view of {self.shape}, integers inside it or slices with a "
+                "step above 0; where the size is None, with no step and a start below a stop, "
+                f"such as [..., 0:256]. Got {view!r}."
+            ) from None
         with self._lock:
-            place = (0, *each)
+            place = (0, *parts)
             found: Tensor = self.states[-1][place]
         return found
+
+    def _part(self, size: int | None, v: Any) -> int | slice:
+        """A view of one axis, without what lies outside it; an error if it fits none."""
+        if size is None:
+            ends = [*map(_integer, [v.start, v.stop] if isinstance(v, slice) else [v])]
+            far = max(map(abs, ends)) * self._inner >= FARTHEST
+            if far or (isinstance(v, slice) and (v.step is not None or ends[0] >= ends[1])):
+                raise IndexError
+            return slice(*ends) if isinstance(v, slice) else ends[0]
+        if isinstance(v, slice):
+            start, end, step = v.indices(size)
+            if step < 0:
+                raise IndexError
+            return slice(start, max(start, end), step)
+        return range(size)[_integer(v)]
 
     @property
     def _inner(self) -> int:
@@ -297,6 +313,13 @@ class Endless:
             values = noise(number, flat, last * self._inner)
             drawn.append(values.reshape([self._tile[axis] for axis in order]))
         return torch.stack(drawn).permute(0, *(1 + order.index(a) for a in range(len(order))))
+
+
+def _integer(v: Any) -> int:
+    """An integer of any library; arrays and booleans, which tensors take for more, are none."""
+    if isinstance(v, bool) or getattr(v, "ndim", None):
+        raise TypeError
+    return index(v)
 
 
 def _scored(

@@ -6,6 +6,10 @@ For q = N(m, Σ) and q_σ = N(m, Σ + σ² I):
     denoiser   D(u, σ) = m + Σ (Σ + σ² I)⁻¹ (u - m)
     entropy    H = ½ log det(2πe Σ)
 
+Where Σ is singular and σ = 0, up to the rounding of float64, there is no such density: its
+logarithm is -∞ off the support, and +∞ on it if the state's rounding leaves it there at all, and
+the entropy is -∞.
+
 For a mixture q = Σ_k w_k N(m_k, Σ_k) the score is the mean of its components' scores, weighted with
 the posterior probability of each component, its responsibility p(k | u_σ = u):
 
@@ -23,7 +27,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
-from pgmdiff.linalg import correlations
+from pgmdiff.linalg import correlations, widest
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.precision.precision import taken_blocks
 from pgmdiff.scores.adapters import Score, beside, per_sample
@@ -104,7 +108,9 @@ class Distribution(ABC):
         return u + beside(per_sample(sigma, u), u) ** 2 * self.score(u, sigma)
 
     def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
-        """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats.
+        """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats, in u's dtype.
+
+        Where a covariance is singular it is -∞ or +∞ at sigma = 0.
 
         Raises:
             ShapeError: u or sigma does not fit.
@@ -220,8 +226,11 @@ class Gaussian(Distribution):
     @cached_property
     @torch.inference_mode(False)  # what is kept must serve autograd later
     def _eigen(self) -> tuple[Tensor, Tensor]:
-        values, vectors = torch.linalg.eigh(self.covariance)
-        return values, vectors
+        return _eigh(self.covariance)
+
+    @property
+    def _singular(self) -> bool:
+        return not bool((self._eigen[0] > 0).all())
 
     @property
     def _stack(self) -> "Stack":  # type: ignore[override]
@@ -253,8 +262,8 @@ class Gaussian(Distribution):
         return Gaussian(self.mean, self.covariance + sigma**2 * eye)
 
     def entropy(self, sigma: float = 0.0) -> float:
-        """½ log det(2πe (Σ + σ² I)), in nats."""
-        variances = self._eigen[0] + sigma**2
+        """½ log det(2πe (Σ + σ² I)), in nats; -∞ if it is singular."""
+        variances = self._eigen[0].to(widest(self.mean.device)).clamp(min=0) + sigma**2
         return 0.5 * (2 * math.pi * math.e * variances).log().sum().item()
 
     def sample(self, n: int, generator: Generator = None) -> Tensor:
@@ -393,7 +402,7 @@ class GaussianMixture(Distribution):
 
     def _log_density(self, u: Tensor, sigma: Tensor) -> Tensor:
         x = u.reshape(len(u), 1, -1)
-        return self._stack.like(x).log_density(x, sigma[:, None])[:, 0]
+        return self._stack.like(x).log_density(x, sigma[:, None])[:, 0].to(u.dtype)
 
 
 WEIGHT_TOLERANCE = 1e-6
@@ -402,7 +411,24 @@ WEIGHT_TOLERANCE = 1e-6
 
 def _log_normal(rotated: Tensor, variances: Tensor) -> Tensor:
     """The log-density of a centred Gaussian along its eigenvectors, `[..., d]` to `[...]`."""
-    return -0.5 * ((2 * math.pi * variances).log() + rotated**2 / variances).sum(dim=-1)
+    on_support = (rotated == 0) & (variances == 0)
+    distance = (rotated**2 / variances).where(~on_support, 0).sum(dim=-1)
+    total = -0.5 * ((2 * math.pi * variances).log().sum(dim=-1) + distance)
+    return total.masked_fill(distance.isinf(), -torch.inf)
+
+
+def _eigh(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of covariances `[..., N, N]`.
+
+    Values are those of float64. They are not above 0 where vᵀ Σ v is lost in its rounding.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    wide = covariance.to(widest(covariance.device))
+    if wide.dtype != covariance.dtype:
+        values = torch.linalg.eigvalsh(wide)
+    sizes = (vectors.abs() * (covariance.abs() @ vectors.abs())).sum(dim=-2)
+    rounding = covariance.shape[-1] * torch.finfo(wide.dtype).eps * sizes
+    return values.where(values > rounding, values.clamp(max=0)).to(covariance), vectors
 
 
 def _weighted(weights: Tensor, values: Sequence[Tensor]) -> Tensor:
@@ -442,7 +468,7 @@ class Stack:
         mean = torch.stack([m.reshape(len(group), -1) for m, _ in parts], dim=1)
         covariance = torch.stack([c for _, c in parts], dim=1)
         log_weights = weights.to(mean).log().expand(len(group), -1)
-        return cls(log_weights, mean, *torch.linalg.eigh(covariance))
+        return cls(log_weights, mean, *_eigh(covariance))
 
     def like(self, x: Tensor) -> "Stack":
         """The same stack on x's device, in the wider dtype of both."""
@@ -525,18 +551,27 @@ def marginals(q: Distribution, group: RegionGroup) -> tuple[Tensor, Tensor]:
 def kl_divergence(p: Gaussian, q: Gaussian) -> float:
     """KL(p ‖ q) = ½ (tr Σ_q⁻¹Σ_p + |m_q - m_p|²_{Σ_q⁻¹} - log det Σ_q⁻¹Σ_p - N), in nats.
 
+    It is computed in float64, and ∞ if one of both is singular: its support has measure 0 for the
+    other.
+
     Args:
         p: of N elements.
-        q: of as many; not singular.
+        q: of as many.
 
     Raises:
-        ShapeError: the covariance of q is singular.
+        ShapeError: the covariances of both are singular.
     """
-    difference = (q.mean - p.mean).reshape(-1)
-    factor, info = torch.linalg.cholesky_ex(q.covariance)
-    if info:
-        raise ShapeError("kl_divergence: the covariance of q is singular. Add noise: q.noised(σ).")
-    ratio = torch.cholesky_solve(p.covariance, factor)
+    if p._singular and q._singular:
+        raise ShapeError(
+            "kl_divergence: expected at most one singular covariance, got two, whose supports are "
+            "equal or not by their rounding. Add noise to both: p.noised(σ), q.noised(σ)."
+        )
+    if p._singular or q._singular:
+        return math.inf
+    dtype = widest(q.mean.device)
+    difference = (q.mean.to(dtype) - p.mean.to(dtype)).reshape(-1)
+    factor = torch.linalg.cholesky(q.covariance.to(dtype))
+    ratio = torch.cholesky_solve(p.covariance.to(dtype), factor)
     shift = difference @ torch.cholesky_solve(difference[:, None], factor)[:, 0]
     log_det = torch.linalg.slogdet(ratio).logabsdet
     return float(0.5 * (ratio.trace() + shift - log_det - len(difference)))

@@ -81,13 +81,17 @@ def _written(graph: GraphLike) -> tuple[dict[str, Any], str]:
 def fingerprint(graph: GraphLike) -> str:
     """SHA-256 of a graph's JSON: equal for equal graphs, in every process.
 
+    Dicts in conditions are equal in any order.
+
     Args:
         graph: a factor graph or a region graph.
 
     Raises:
         GraphError: a name, a model id or a condition holds something that JSON cannot.
     """
-    return hashlib.sha256(_written(graph)[1].encode()).hexdigest()
+    document = json.loads(_written(graph)[1], object_hook=_ordered)
+    text = json.dumps(document, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def from_json(text: str) -> Graph:
@@ -255,8 +259,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, frozenset):
         return {"frozenset": sorted((_plain(each) for each in value), key=json.dumps)}
     if isinstance(value, Mapping):
-        pairs = [[_plain(k), _plain(v)] for k, v in value.items()]
-        return {"dict": sorted(pairs, key=lambda pair: json.dumps(pair[0]))}
+        return {"dict": [[_plain(k), _plain(v)] for k, v in value.items()]}
     if isinstance(value, Tensor) and value.dtype in DTYPES.values():
         data = value.detach().cpu().contiguous().numpy().tobytes()
         dtype = next(name for name, known in DTYPES.items() if known == value.dtype)
@@ -265,6 +268,13 @@ def _plain(value: Any) -> Any:
         f"to_json: {value!r} of type {type(value).__name__} cannot be stored. Use strings, "
         "numbers, tuples, and tensors of a common dtype."
     )
+
+
+def _ordered(plain: dict[str, Any]) -> dict[str, Any]:
+    """A tag and its content, sorted by the JSON of the keys if it is a dict."""
+    if "dict" in plain:
+        plain["dict"].sort(key=lambda pair: json.dumps(pair[0]))
+    return plain
 
 
 # ---------------------------------------------------------------- reading

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only, tree_structure
 
 from pgmdiff.errors import ScoreError, ShapeError
+from pgmdiff.linalg import widest
 from pgmdiff.scores.adapters import Score, Wrapped, beside
 from pgmdiff.scores.walls import called, copied, on_copies
 from pgmdiff.text import brief, described
@@ -201,6 +202,9 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
         a, b: the vectors, `[..., d]`.
         t: the place between them from 0 (a) to 1 (b), broadcastable to `[...]`.
 
+    The weights are computed in float64, since float32 knows no digit of θ near the opposite
+    direction.
+
     Raises:
         ShapeError: the shapes differ, or a dtype is not floating point.
     """
@@ -209,6 +213,8 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
             "slerp: expected floating-point embeddings of one shape, got "
             f"{tuple(a.shape)} of {a.dtype} and {tuple(b.shape)} of {b.dtype}. Convert them first."
         )
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    a, b = (each.to(widest(each.device)) for each in (a, b))
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device)[..., None]
     lengths = a.norm(dim=-1, keepdim=True) * b.norm(dim=-1, keepdim=True)
     cosine = (a * b).sum(dim=-1, keepdim=True) / lengths.clamp(min=torch.finfo(a.dtype).tiny)
@@ -218,7 +224,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     sine = angle.sin()
     left = torch.where(straight, 1 - t, ((1 - t) * angle).sin() / sine)
     right = torch.where(straight, t, (t * angle).sin() / sine)
-    return left * a + right * b
+    return (left * a + right * b).to(dtype)
 
 
 def interpolated(

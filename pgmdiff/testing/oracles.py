@@ -153,7 +153,8 @@ class ModeChain:
 
     Args:
         modes: means of the K modes, `[K]`.
-        table: joint probabilities of the modes of neighbours, `[K, K]`; its margins agree.
+        table: joint probabilities of the modes of neighbours, `[K, K]`; its margins agree, and
+            are above 0.
         length: number of variables.
     """
 
@@ -175,7 +176,11 @@ class ModeChain:
         """Log q_σ(u) in nats, `[batch]`, for u `[batch, length]`."""
         start = self.table.sum(dim=1)
         change = self.table / start[:, None]
-        stay, leave = change.diagonal().log(), (change - torch.diag(change.diagonal())).log()
+        never = torch.finfo(change.dtype).min / (4 * self.length)  # ln 0, with derivatives
+        stay, leave = (
+            part.log().clamp(min=never)
+            for part in (change.diagonal(), change - torch.diag(change.diagonal()))
+        )
         level = per_sample(sigma, u)[:, None, None, None]
         runs = []  # log-densities of all runs of n neighbours in each mode: [batch, places, K]
         for n, (values, vectors) in enumerate(self.eigensystems, start=1):

@@ -184,12 +184,28 @@ def test_what_does_not_fit_is_refused_in_words(case: str) -> None:
 @pytest.mark.parametrize(
     "view",
     [(..., slice(0, None)), (0,), slice(0, 2), (0, 0, 0), (0, slice(5, 5)), (0, slice(8, 0)),
-     (0, slice(0, 9, 2)), (0, 1 << 62), (0, 0.5), (0, torch.tensor([1])), (None, 0)],
+     (0, slice(0, 9, 2)), (0, 1 << 62), (0, 0.5), (0, torch.tensor([1])), (None, 0), (2, 0),
+     (-3, 0), (True, 0), (0, slice(0, True)), (slice(None, None, -1), 0), (slice(0, 2, 0), 0),
+     (slice(0.5, 1), 0), (np.arange(2), 0), (0, np.int64(1 << 62))],
     ids=str,
 )  # fmt: skip
 def test_views_without_end_are_refused(view: Any) -> None:
     with pytest.raises(ShapeError, match="expected a view of"):
         _ = line()[view]
+
+
+def test_axes_with_a_size_are_read_as_those_of_a_tensor() -> None:
+    canvas = Endless(separable, LEVELS, (3, None), (3, 6), (0, 3), generator=3, dtype=WIDE)
+    whole, ends = canvas[:, -2:6], (None, -9, -4, -3, -1, 0, 1, 2, 3, 5)
+    views = [slice(*each) for each in product(ends, ends, (None, 1, 2, 5))]
+    for view in (*views, *range(-3, 3), np.int64(1), np.int8(-1), torch.tensor(2)):
+        torch.testing.assert_close(canvas[view, -2:6], whole[view], rtol=0, atol=0)
+    for place in (np.int64(-2), torch.tensor(3)):
+        assert torch.equal(canvas[:, place], whole[:, int(place) + 2])
+    assert torch.equal(canvas[..., np.int64(-2) : np.int64(6)], whole)
+    for beyond in (3, -4, np.int64(3)):
+        with pytest.raises(ShapeError, match="integers inside it"):
+            _ = canvas[beyond, 0:4]
 
 
 def test_without_infinite_tensor_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Gaussians, and what all distributions with closed forms share."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -155,6 +157,102 @@ def test_a_seed_or_a_generator_makes_draws() -> None:
     assert torch.equal(torch.get_rng_state(), state), "the global state is left alone"
 
 
+def low_rank(n: int, rank: int, scale: float, seed: int) -> torch.Tensor:
+    """A covariance whose null space is known only up to rounding."""
+    root = torch.randn(n, rank, generator=torch.Generator().manual_seed(seed)).double()
+    return scale * root @ root.T
+
+
+SINGULAR = {
+    "equal": Gaussian(torch.zeros(2).double(), torch.ones(2, 2).double()),
+    "constant": Gaussian(torch.ones(2).double(), torch.diag(torch.tensor([1.0, 0.0])).double()),
+    "nothing": Gaussian(torch.zeros(3).double(), torch.zeros(3, 3).double()),
+    **{
+        f"rank {rank} of {n}, {scale:g}": Gaussian(
+            torch.zeros(n).double(), low_rank(n, rank, scale, seed)
+        )
+        for seed, (n, rank, scale) in enumerate(((6, 3, 1.0), (30, 29, 1e8), (12, 1, 1e-9)))
+    },
+    "few samples": Gaussian.fit(ar1(9, 0.9).sample(5, 0)),
+}
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_a_singular_gaussian_has_no_density_and_is_infinitely_far_from_others(name: str) -> None:
+    p = SINGULAR[name]
+    n = p.mean.numel()
+    q = Gaussian(torch.zeros(n).double(), torch.eye(n).double())
+    assert p.entropy() == -math.inf
+    assert kl_divergence(p, q) == kl_divergence(q, p) == math.inf
+    away = p.mean + p._eigen[1][:, 0] + torch.linspace(-1, 1, n)
+    both = GaussianMixture(torch.tensor([0.4, 0.6]).double(), [p, q])
+    assert p.log_density(away[None]).tolist() == [-math.inf]
+    torch.testing.assert_close(
+        both.log_density(away[None]), math.log(0.6) + q.log_density(away[None])
+    )
+    for sigma in (1e-3, 1.0):  # noise makes all of them finite
+        noisy, states = p.noised(sigma), p.noised(sigma).sample(3, 0)
+        other = torch.distributions.MultivariateNormal(noisy.mean, noisy.covariance)
+        if p.covariance.max() < 1e6:
+            torch.testing.assert_close(
+                p.log_density(states, sigma), other.log_prob(states), rtol=1e-6, atol=1e-6
+            )
+            assert p.entropy(sigma) == pytest.approx(other.entropy().item(), rel=1e-6, abs=1e-6)
+            assert math.isfinite(kl_divergence(noisy, q))
+
+
+def test_the_density_on_the_support_of_a_singular_gaussian_is_infinite() -> None:
+    p, off = SINGULAR["constant"], torch.tensor([[0.5, 1.0], [0.5, 1.1]]).double()
+    mixture = GaussianMixture(torch.ones(1), [p])
+    for q in (p, mixture):
+        assert q.log_density(off).tolist() == [math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("sigma", [1e-4, 0.1])
+def test_entropies_of_float32_are_those_of_float64(sigma: float) -> None:
+    for q in (SINGULAR["equal"], SINGULAR["nothing"], ar1(40, 0.9999)):
+        narrow = Gaussian(q.mean.float(), q.covariance.float())
+        wide = Gaussian(q.mean, narrow.covariance.double())
+        assert narrow.entropy(sigma) == pytest.approx(wide.entropy(sigma), rel=1e-5)
+        assert narrow.entropy() == pytest.approx(wide.entropy(), rel=1e-5)
+        far = Gaussian(narrow.mean + 1, narrow.noised(0.1).covariance)
+        exact = kl_divergence(Gaussian(wide.mean + 1, far.covariance.double()), wide.noised(sigma))
+        assert kl_divergence(far, wide.noised(sigma)) == pytest.approx(exact)
+
+
+def test_variances_of_any_scale_are_no_rounding() -> None:
+    scales = torch.tensor([1.0, 1e-10, 1e8, 1e-3]).double()
+    for q in (
+        Gaussian(torch.zeros(4).double(), (scales**2).diag()),
+        ar1(200, 1 - 1e-9),
+        Gaussian(torch.zeros(2), torch.tensor([1.0, 1e-12]).diag()),
+    ):
+        other = torch.distributions.MultivariateNormal(q.mean, q.covariance)
+        assert q.entropy() == pytest.approx(other.entropy().item(), rel=1e-5)
+        assert kl_divergence(q, q) == pytest.approx(0, abs=1e-6)
+    assert Gaussian(torch.zeros(0), torch.zeros(0, 0)).entropy() == 0
+
+
+@pytest.mark.parametrize("name", ["score", "denoise", "log_density"])
+@pytest.mark.parametrize("own", [torch.float32, torch.float64])
+def test_all_values_come_in_the_dtype_of_the_state(own: torch.dtype, name: str) -> None:
+    graph, q = chain(3), ar1(3, 0.8, own)
+    mixture = GaussianMixture(torch.tensor([0.3, 0.7]), [q, Gaussian(q.mean + 1, q.covariance)])
+    for each in (q, mixture):
+        rows, given = each.of_regions(graph.regions.groups[0])
+        for dtype in (torch.float32, torch.float64):
+            u = torch.linspace(-1, 1, 6).reshape(2, 3).to(dtype)
+            for sigma in (0.5, torch.tensor(0.5), torch.ones(2).double()):
+                found = getattr(each, name)(u, sigma)
+                assert found.dtype == dtype
+                wide = getattr(each, name)(u.double(), sigma)
+                torch.testing.assert_close(found.double(), wide, rtol=1e-5, atol=1e-5)
+            if name != "denoise":
+                part = u[:, : given["mean"].shape[-1]]
+                values = getattr(rows, name, rows)(part, torch.ones(2).to(dtype), **given)
+                assert values.dtype == dtype
+
+
 WRONG = {
     "a state without a batch": (
         lambda: PAIR.score(torch.zeros(2), 1.0),
@@ -193,8 +291,8 @@ def test_bad_gaussians_are_named() -> None:
         node_scores(chain(4), ar1(5, 0.5))
     with pytest.raises(ShapeError, match="graph has 3 elements, the Gaussian 5"):
         compose(chain(3), node_scores(chain(5), ar1(5, 0.5)))
-    with pytest.raises(ShapeError, match="singular"):
-        kl_divergence(ar1(2, 0.5), Gaussian(torch.zeros(2).double(), torch.ones(2, 2).double()))
+    with pytest.raises(ShapeError, match=r"at most one singular covariance, got two"):
+        kl_divergence(SINGULAR["equal"], SINGULAR["constant"])
 
 
 def test_node_scores_are_also_a_mapping() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._pytree import tree_structure
 
 from pgmdiff import GraphError, compose
 from pgmdiff.graphs import (
@@ -78,6 +79,31 @@ def test_conditions_come_back_bit_for_bit() -> None:
     assert rest == ("a", None, 0.1)
     assert mask.dtype == torch.bool
     assert conditions["g"]["n"] == 3
+
+
+TREE = {"f": {"z": {"b": 1, "a": {3: torch.ones(1), (1, "q"): [{"y": 1, "x": {}}]}}, "A": 2.5}}
+
+
+def reverse(tree: object) -> object:
+    """The same tree with the dicts in it in another order."""
+    if isinstance(tree, dict):
+        return {key: reverse(value) for key, value in reversed(tree.items())}
+    return [reverse(each) for each in tree] if isinstance(tree, list) else tree
+
+
+def test_dicts_keep_their_order_and_fingerprints_ignore_it() -> None:
+    """torch's pytrees tell dicts of another order apart, whose values are then other leaves."""
+    prints = set()
+    for tree in (TREE, reverse(TREE)):
+        graph = FactorGraph.from_scopes({"f": ("x",)}, conditions=tree)  # type: ignore[arg-type]
+        again = from_json(to_json(graph))
+        assert repr(dict(again.conditions)) == repr(tree)
+        assert tree_structure(dict(again.conditions)) == tree_structure(tree)
+        assert to_json(again) == to_json(graph)
+        prints.add(fingerprint(graph))
+    assert prints == {"abc30460fb65bb54f7d7833aefbd418ff94fec067bfe1fce02d54111c9c7240b"}, (
+        "that of version 1"
+    )
 
 
 def test_a_loaded_graph_composes() -> None:

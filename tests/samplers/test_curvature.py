@@ -58,6 +58,48 @@ def test_extremes_are_those_of_the_dense_jacobian(name: str, rule: Rule, sigma: 
     assert ((single.largest.double() / scale - 1).abs() < 0.01).all()
 
 
+@pytest.mark.parametrize("sigma", [2.0, 0.02, 2e-3, 2e-4, 5e-5])
+@pytest.mark.parametrize("wide", [True, False], ids=["exact score", "score of float32"])
+def test_float32_finds_both_extremes_at_every_sigma(sigma: float, wide: bool) -> None:
+    """λ_min keeps its sign, although it is a hundredth of λ_max."""
+    q = ar1(8, 0.9)
+    model = q if wide else Gaussian(q.mean.float(), q.covariance.float())
+    x = q.noised(sigma).sample(16, 0).float()
+    values = 1 / (torch.linalg.eigvalsh(q.covariance) + sigma**2)
+    found = curvature_extremes(model.score, x, sigma, products=8, generator=0)
+    share = 0.005 if sigma >= 1e-4 * x.abs().max() else 0.02
+    for end, exact in zip(found, (values.min(), values.max()), strict=True):
+        torch.testing.assert_close(
+            end.double(), exact.expand(16), rtol=0, atol=share * values.max().item()
+        )
+    assert (found.smallest > 0).all()
+
+
+def test_differences_do_not_depend_on_other_states() -> None:
+    seen = []
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        seen.append(x[:1])
+        return -x
+
+    x = torch.ones(2, 3) * torch.tensor([[1.0], [1e3]])
+    for states in (x, x[:1]):
+        curvature_extremes(score, states, 0.1, products=1, generator=[0, 1][: len(states)])
+    assert torch.equal(seen[0], seen[2])
+    assert torch.equal(seen[1], seen[3])
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.01, 1e-3, 2e-4])
+def test_larger_differences_stay_within_the_range_of_a_curved_density(sigma: float) -> None:
+    """Two points at ±1, blurred: J = 1/σ² - sech²(x/σ²)/σ⁴, in float32 to 1 % of 1/σ²."""
+    x = sigma * torch.tensor([[-1.3], [0.2], [1.0]]) + 1.0
+    points = lambda x, s: ((x / s[:, None] ** 2).tanh() - x) / s[:, None] ** 2  # noqa: E731
+    found = curvature_extremes(points, x, sigma, products=1, generator=0).largest.double()
+    level = sigma**2
+    exact = 1 / level - 1 / (x[:, 0].double() / level).cosh() ** 2 / level**2
+    torch.testing.assert_close(found, exact, rtol=0, atol=0.01 / level)
+
+
 def test_the_composed_precision_exceeds_that_of_noise() -> None:
     """σ² λ_max ≤ 1 for every noised distribution; 1.74 under the marginal rule at ρ = 0.99."""
     graph, q = chain(100), ar1(100, 0.99)

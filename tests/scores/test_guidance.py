@@ -140,6 +140,25 @@ def test_slerp_keeps_to_the_sphere() -> None:
     torch.testing.assert_close(names[1]["text"], 3 * torch.tensor([0.5, 0.5]).sqrt())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("opposite", [False, True])
+def test_slerp_is_that_of_float64_up_to_the_rounding_of_its_dtype(
+    dtype: torch.dtype, opposite: bool
+) -> None:
+    """At all angles, to those where it is linear, of vectors of all lengths."""
+    a, away = torch.randn(2, 64, 5, generator=torch.Generator().manual_seed(1)).double()
+    angles = torch.logspace(-6, 0, 64).double()[:, None]
+    b = (angles * away + (-a if opposite else a)).to(dtype)
+    a, t = a.to(dtype), torch.linspace(0, 1, 64)
+    for scale in (1e-15, 1.0, 1e15):
+        exact = slerp((scale * a).double(), (scale * b).double(), t.double())
+        found = slerp(scale * a, scale * b, t)
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, exact.to(dtype), rtol=1e-5, atol=1e-6 * scale)
+    mixed = slerp(a, b.double(), t)
+    assert mixed.dtype == torch.float64
+
+
 def test_slerp_has_gradients_where_it_is_straight() -> None:
     for b in (torch.tensor([1.0, 0.0]), torch.tensor([-2.0, 0.0]), torch.tensor([1.0, 1e-5])):
         a = torch.tensor([1.0, 0.0], requires_grad=True)
