@@ -43,10 +43,12 @@ class Embedding(nn.Module):
         self.label = nn.Embedding(classes + 1, features) if classes else None
         self.position = nn.Linear(position * features, features) if position else None
 
-    def forward(self, noise: Tensor, label: Tensor | None, position: Tensor | None) -> Tensor:
+    def forward(self, noise: Tensor, label: Tensor | int | None, position: Tensor | None) -> Tensor:
         features: Tensor = self.mlp(self.fourier(noise[:, None]))
         if self.label is not None:
             missing = torch.full_like(noise, self.classes, dtype=torch.int64)
+            if isinstance(label, int):  # of all rows, as a condition of a node
+                label = torch.full_like(missing, label)
             features = features + self.label(missing if label is None else self.checked(label))
         if self.position is not None and position is not None:
             features = features + self.position(self.fourier(position.to(noise)))
@@ -58,12 +60,12 @@ class Embedding(nn.Module):
         if whole and (
             label.device.type != "cpu" or not ((label < 0) | (label > self.classes)).any()
         ):
-            return label
+            return label.long()
         held = f", from {int(label.min())} to {int(label.max())}" if whole else ""
         raise ShapeError(
             f"label: expected integers [batch] from 0 to {self.classes}, the null class, got "
-            f"{brief(label)}{held}. Classes count from 0; as a condition of a node write "
-            "torch.tensor(1)."
+            f"{brief(label)}{held}. Classes count from 0; a condition of a node is one number, "
+            "such as 1."
         )
 
     def fourier(self, values: Tensor) -> Tensor:

@@ -214,7 +214,13 @@ class States:
         if isinstance(self.data, Tensor) and not self.data.isfinite().all():
             raise PgmdiffError("crops: expected finite data. Remove states that are not finite.")
         for word, label in self.labels.items():
-            size = len(label.values if isinstance(label, Field) else label)
+            values = label.values if isinstance(label, Field) else label
+            size = len(values)
+            if not values.isfinite().all():
+                raise PgmdiffError(
+                    f"crops: expected finite labels {word!r}, got NaN or infinity. Remove their "
+                    "states, or give these what stands for an unknown label."
+                )
             if not isinstance(self.data, Tensor) or size != len(self.data):
                 raise ShapeError(
                     f"crops: expected labels {word!r} with one entry per state, beside states in "
@@ -262,7 +268,15 @@ class States:
                 fields[word] = values if some is label else values[0]
             else:
                 own = [*map(torch.as_tensor, some)]
-                plain[word] = torch.stack(own) if some is label else own[0][rows]
+                given = torch.stack(own) if some is label else own[0][rows]
+                if given.is_floating_point():  # NumPy's are of float64
+                    given = given.to(states[0].dtype)
+                if not given.isfinite().all():
+                    raise PgmdiffError(
+                        f"crops: expected finite labels {word!r}, got NaN or infinity. Remove "
+                        "their states, or give these what stands for an unknown label."
+                    )
+                plain[word] = given
         return states, rows, plain, fields
 
     def _loaded(self, n: int, stream: torch.Generator) -> tuple[Tensor, Mapping[str, Any], Tensor]:

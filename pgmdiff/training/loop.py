@@ -142,19 +142,24 @@ def fit(
 
 
 def _warn_of_units(crops: Sequence[Tensor]) -> None:
-    """Warns of channels, the first axis of crops, whose deviations differ by more than `APART`."""
-    wide = [x for x in crops if x.ndim > 2 and x.shape[1] <= MOST_CHANNELS]
+    """Warns of channels, the first axis of crops, whose deviations differ by more than `APART`.
+
+    The few elements of crops of one axis are channels, too, such as parameters.
+    """
+    wide = [x for x in crops if x.ndim > 1 and x.shape[1] <= MOST_CHANNELS]
     alike = [x.movedim(1, 0).flatten(1) for x in wide if x.shape[1] == wide[0].shape[1]]
     if not alike:
         return
     deviations = torch.cat(alike, dim=1).std(dim=1)
     vary = deviations[deviations > 0]
     if len(vary) and vary.max() > APART * vary.min():
+        what, others = "elements", ""
+        if wide[0].ndim > 2:
+            what, others = "channels", "; or use UNet(..., whitened=True) with wiener=True"
         warn(
-            f"fit: the channels have standard deviations from {vary.min():.3g} to "
-            f"{vary.max():.3g}, but networks are given one unit for all. Standardise each channel "
-            "of the data, and of observations and their noise; or use UNet(..., whitened=True) "
-            "with wiener=True."
+            f"fit: the {what} have standard deviations from {vary.min():.3g} to "
+            f"{vary.max():.3g}, but networks are given one unit for all. Standardise each of them "
+            f"in the data, and in observations and their noise{others}."
         )
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -231,6 +232,13 @@ def test_wrong_input_is_named() -> None:
         crops(graph, torch.zeros(5, 3, dtype=torch.uint8))
     with pytest.raises(PgmdiffError, match="expected finite data"):
         crops(graph, torch.full((5, 3), torch.nan))
+    unknown = torch.tensor([0.0, torch.nan, 0.0, 0.0, 0.0])
+    with pytest.raises(PgmdiffError, match="expected finite labels 'y', got NaN"):
+        crops(graph, torch.randn(5, 3), labels={"y": unknown})
+    with pytest.raises(PgmdiffError, match="expected finite labels 'y', got NaN"):
+        crops(graph, [(torch.randn(3), {"y": label}) for label in unknown]).draw(20, 0)
+    own = crops(graph, torch.randn(5, 3), labels={"y": np.arange(5.0)}).draw(2, 0)
+    assert own.condition["y"].dtype == torch.float32, "as states, which NumPy's labels are not"
     with pytest.raises(PgmdiffError, match="got dict"):
         crops([(3,)], {"a": torch.randn(5, 3)})
     with pytest.raises(ShapeError, match="expected labels 'label' with one entry per state"):

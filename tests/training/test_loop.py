@@ -386,8 +386,21 @@ def test_wrong_options_are_named() -> None:
         fit([(4,)], network, torch.randn(5, 8), steps=1, position=True)
 
 
+class OfElements(nn.Module):
+    """A network for two parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
+        out: Tensor = self.layer(x)
+        return out
+
+
 def test_channels_of_other_units_are_told() -> None:
-    data = torch.randn(50, 2, 12) * torch.tensor([50.0, 0.1])[:, None]
+    stream = torch.Generator().manual_seed(0)
+    data = torch.randn(50, 2, 12, generator=stream) * torch.tensor([50.0, 0.1])[:, None]
 
     class Network(nn.Module):
         def __init__(self) -> None:
@@ -401,3 +414,5 @@ def test_channels_of_other_units_are_told() -> None:
     with pytest.warns(UserWarning, match=r"fit: the channels have .* from 0\.\d+ to 5"):
         fit([(2, 4)], Network(), data, steps=1, generator=0)
     fit([(2, 4)], Network(), data / data.std(dim=(0, 2))[:, None], steps=1, generator=0)
+    with pytest.warns(UserWarning, match=r"fit: the elements have .* from 0\.\d+ to [45]"):
+        fit([(2,)], OfElements(), data[:, :, 0], steps=1, generator=0)
