@@ -240,6 +240,40 @@ def test_exact_and_noisy_values_are_met_together() -> None:
     assert missed.item() == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_functions_may_observe_one_number_per_state(noise: float) -> None:
+    """`[batch]`, as they may for `reconstruction`; samples are those of `[batch, 1]`."""
+    found = [
+        sample(
+            moment_matching(ar1(N, 0.5).score, y, seen, noise=noise),
+            karras(12, 0.01, 30.0),
+            shape=(4, N),
+            generator=0,
+        )
+        for y, seen in (
+            (torch.tensor(2.0), lambda u: u.mean(dim=1)),
+            (torch.tensor([2.0]), lambda u: u.mean(dim=1, keepdim=True)),
+        )
+    ]
+    torch.testing.assert_close(*found)
+
+
+def test_constraints_that_cancel_are_met_up_to_rounding() -> None:
+    """The ends are equal and the sum is 0: no warning of 1e-7 for ‖y‖ = 0."""
+    for seen in (lambda u: u[:, :1] - u[:, -1:], lambda u: u.sum(dim=1, keepdim=True)):
+        score = moment_matching(ar1(N, 0.9).score, torch.zeros(1), seen)
+        u = sample(score, karras(20, 0.01, 30.0), shape=(16, N), generator=0)
+        assert seen(u).abs().max() < 1e-5
+
+
+def test_one_value_that_is_missed_by_far_is_told() -> None:
+    """One of many values is at 100 of N(0, 1), with noise of deviation 0.1: it lies at 99."""
+    y = 100 * (torch.arange(40) == 0).double()
+    score = moment_matching(ar1(40, 0.0).score, y, Mask(torch.ones(40).bool()), noise=0.1)
+    with pytest.warns(UserWarning, match=r"20 of 20 samples miss a noisy value .* by up to 1\d"):
+        sample(score, karras(30, 0.001, 30.0), shape=(20, 40), generator=0, mean=y)
+
+
 def test_noisy_values_that_are_missed_are_told() -> None:
     """The posterior of values at 10 of N(0, 1), with noise of deviation 0.5, lies at 8."""
     y = torch.full((N,), 10.0).double()
