@@ -29,10 +29,11 @@ from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.local import Everything, checked_states, local_denoised
 from pgmdiff.composition.plan import Scores
-from pgmdiff.errors import ScoreError
+from pgmdiff.errors import GraphError, ScoreError
 from pgmdiff.graphs.containment import incidence
 from pgmdiff.graphs.factor_graph import GraphLike
 from pgmdiff.graphs.regions import Condition
+from pgmdiff.graphs.report import conflict
 from pgmdiff.noise import CONSISTENCY, Generator, Noise
 from pgmdiff.text import Table, brief, counted, described
 
@@ -137,10 +138,15 @@ class Consistency:
 
     @property
     def consistent(self) -> bool:
-        """Whether no row deviates both significantly and by more than `NEGLIGIBLE`."""
+        """Whether no row deviates both significantly and by more than `NEGLIGIBLE`.
+
+        It is also true without any row, of a graph in which no piece holds an overlap.
+        """
         return all(row.verdict == "consistent" for row in self.rows)
 
     def __repr__(self) -> str:
+        if not self.rows:
+            return described(self, "nothing was compared: no piece holds an overlap")
         found = Counter(row.verdict for row in self.rows)
         verdicts = (f"{n} {verdict}" for verdict, n in found.items())
         return described(self, counted(len(self.rows), "row"), *verdicts)
@@ -156,6 +162,8 @@ class Consistency:
         head = "piece / overlap", "σ", "mse, piece", "overlap", "excess (errors)", "verdict"
         verdicts = dict.fromkeys(row.verdict for row in self.rows)
         notes = [f"{v}: {ADVICE[v]}." for v in verdicts if v in ADVICE]
+        if not rows:
+            notes.append("Nothing was compared: no piece of the graph holds an overlap.")
         longer = Counter(name for row in self.rows for name in row.longer)
         if longer:
             often = (f"{name} ({counted(n, 'row')})" for name, n in longer.most_common())
@@ -196,6 +204,7 @@ def check_consistency(
 
     Raises:
         ShapeError: the data have another shape, or fewer than 2 states.
+        GraphError: pieces of the same elements have conditions of their own, such as observations.
     """
     joint = compose(
         graph,
@@ -205,6 +214,12 @@ def check_consistency(
         null_condition=null_condition,
         max_batch=max_batch,
     )
+    if (both := conflict(joint.regions)) is not None:
+        raise GraphError(
+            f"check_consistency: regions {both[0]!r} and {both[1]!r} hold the same elements under "
+            "different conditions, which the data are no states of. Leave out conditions=, and "
+            "give each state its own by keyword, such as condition=y, [n, ...]."
+        )
     clean = checked_states("check_consistency", data, joint)
     _, _, condition = flattened(joint.event_shape, data, 1.0, condition)
     noise = Noise.of(generator, len(data))

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import ScoreError, ShapeError, check_consistency
+from pgmdiff import GraphError, ScoreError, ShapeError, check_consistency
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_scores
-from pgmdiff.graphs import FactorGraph, chain, tiles
+from pgmdiff.graphs import FactorGraph, chain, repeated_observations, tiles
 from tests.helpers import ar1
 
 SIGMAS = (0.1, 0.5, 1.0, 3.0)
@@ -73,7 +73,14 @@ def test_rows_name_models() -> None:
 
 
 def test_nothing_to_compare_and_bad_data() -> None:
-    assert check_consistency(tiles((12,), 4, 0), WINDOW.score, DATA).rows == ()
+    nothing = check_consistency(tiles((12,), 4, 0), WINDOW.score, DATA)
+    assert nothing.rows == ()
+    assert "nothing was compared" in repr(nothing)
+    assert "Nothing was compared" in str(nothing)
+    given = [{"y": torch.tensor(float(y))} for y in range(3)]
+    star, scores = repeated_observations(3, (1,), given), {"posterior": OVERLAP, "prior": OVERLAP}
+    with pytest.raises(GraphError, match="regions 'y0' and 'y1' hold the same elements"):
+        check_consistency(star, scores, DATA[:, :1])
     with pytest.raises(ShapeError, match="expected data"):
         check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA[:, :5])
     with pytest.raises(ShapeError, match="expected data"):
