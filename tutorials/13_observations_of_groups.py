@@ -123,6 +123,7 @@ def simulated(n: int, seed: int) -> Tensor:
 
 
 # %%
+warnings.filterwarnings("ignore", "compose: regions")  # Marginal: this notebook shows why
 y = simulated(10, 0)
 graph, q = nested(y), exact(y)
 print("largest relative error of the score, σ from 0.1 to 10")

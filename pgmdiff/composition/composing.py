@@ -11,12 +11,12 @@ from pgmdiff.composition.batching import MaxBatch
 from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import Batch, RegionScores, Scores, plan
-from pgmdiff.composition.rules import Marginal, Rule
+from pgmdiff.composition.rules import Average, Marginal, Rule
 from pgmdiff.errors import ScoreError, nearest, warn
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.names import check_mapping
 from pgmdiff.graphs.regions import Condition, RegionGraph
-from pgmdiff.graphs.report import check_counts
+from pgmdiff.graphs.report import check_counts, conflict
 from pgmdiff.scores.walls import check_wrapped, train_mode_layers, train_mode_text
 from pgmdiff.text import counted
 
@@ -104,8 +104,20 @@ def compose(
         rule = rule.bind(regions)
         batches = tuple(plan(regions, scores, rule.weights(regions), rule.precisions, null, fields))
     _warn_in_train_mode(batches)
+    _warn_of_equal_elements(regions, rule)
     untold = _untold(batches)
     return Joint(graph, regions, rule, batches, max_batch, check_finite, checkpoint, untold)
+
+
+def _warn_of_equal_elements(graph: RegionGraph, rule: Rule) -> None:
+    """Warns where a rule without covariances adds up scores of one unknown under conditions."""
+    if type(rule) in (Marginal, Average) and (both := conflict(graph)):
+        warn(
+            f"compose: regions {both[0]!r} and {both[1]!r} hold the same elements under different "
+            f"conditions, as posteriors of one unknown do. Under {rule!r} they are composed "
+            "exactly at σ = 0 only: samples are the more wrong the more regions there are, or "
+            "explode. Use Posterior or Consistent with the covariance of each."
+        )
 
 
 def _check_scores(graph: RegionGraph, scores: Mapping[Any, Any]) -> None:

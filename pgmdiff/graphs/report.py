@@ -5,12 +5,13 @@ score is exact at σ = 0. For σ > 0 composing noised marginals is an approximat
 the noised variables of a Markov chain are not Markov.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 
 import numpy as np
+import torch
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import NODE_LIMIT, acyclicity, diameter, forest_of
@@ -279,13 +280,34 @@ def report(
 def conflict(graph: RegionGraph) -> tuple[Hashable, Hashable] | None:
     """Two regions of equal elements and different conditions, the first found; None if none are."""
     seen: dict[bytes, tuple[Hashable, Hashable]] = {}
-    for name, condition in graph.conditions.items():
+    for name in _perhaps_equal(graph) if len(graph.conditions) > 1 else ():
+        if name not in graph.conditions:
+            continue
         elements = np.sort(graph.elements(name).numpy(), axis=None).tobytes()
-        key = condition_key(condition)
+        key = condition_key(graph.conditions[name])
         other, known = seen.setdefault(elements, (name, key))
         if known != key:
             return other, name
     return None
+
+
+def _perhaps_equal(graph: RegionGraph) -> Iterator[Hashable]:
+    """The regions whose elements are as many as another's, of the same sum and least element."""
+    facts = [torch.zeros(0, 3, dtype=torch.int64)]
+    for group in graph.groups:
+        size = prod(group.shape)
+        step = max(1, AT_ONCE // max(1, size))
+        for start in range(0, len(group), step):
+            index = group.indices(start, min(start + step, len(group)))
+            index = index.reshape(len(index), size)
+            least = index.amin(dim=1) if size else index.sum(dim=1)
+            facts.append(torch.stack([torch.full_like(least, size), index.sum(dim=1), least], 1))
+    _, same, times = torch.cat(facts).unique(dim=0, return_inverse=True, return_counts=True)
+    start, alike = 0, (times[same] > 1).numpy()
+    for group in graph.groups:
+        rows = np.flatnonzero(alike[start : start + len(group)])
+        yield from (group.name(int(row)) for row in rows)
+        start += len(group)
 
 
 def report_factor_graph(graph: FactorGraph) -> Report:

@@ -29,6 +29,7 @@ from pgmdiff.composition.rules import Marginal, Rule
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.graphs.families import repeated_observations
 from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at
+from pgmdiff.linalg import tensor_of
 from pgmdiff.scores.adapters import Score, beside
 from pgmdiff.scores.walls import received
 from pgmdiff.text import brief
@@ -93,10 +94,10 @@ def _scored(estimator: Any, theta: Tensor, sigma: Tensor, condition: Tensor) -> 
 def tall_data(
     posterior: Score,
     prior: Score,
-    observations: Tensor,
+    observations: Any,
     *,
     shape: Sequence[int],
-    covariances: Sequence[Tensor] | None = None,
+    covariances: Sequence[Tensor] | Tensor | None = None,
     prior_covariance: Tensor | None = None,
     rule: Rule | Callable[[Mapping[Any, Tensor]], Rule] | None = None,
 ) -> Joint:
@@ -116,12 +117,14 @@ def tall_data(
     Args:
         posterior: the score `posterior(theta, sigma, condition)`, such as `from_sbi(estimator)`.
         prior: the score `prior(theta, sigma)`, such as `gaussian.Gaussian(mean, covariance)`.
-        observations: the observations, `[N, *observed]`.
+        observations: the observations, `[N, *observed]`, a tensor, an array or a list; the float64
+            of the latter becomes torch's default dtype.
         shape: the shape of θ.
         covariances: the covariances of the N posteriors of one observation, each `[d, d]`, of
-            samples drawn from them; or for all the same mean over simulated observations, which is
-            never wider than the prior, as single posteriors may be. A single observation needs
-            none.
+            samples drawn from them, or one for all. Each its own is safer: under the mean over
+            simulated observations posteriors that are narrower count as too wide, and samples
+            become far too narrow. What is wider than the prior in some directions is left out.
+            A single observation needs none.
         prior_covariance: the covariance of the prior, `[d, d]`.
         rule: the class of a rule that is made of covariances, `Posterior` if None, or a rule to be
             used without.
@@ -133,6 +136,17 @@ def tall_data(
         GraphError: the precisions of the posteriors, less N - 1 times the prior's, are not positive
             definite: posteriors are wider than the prior.
     """
+    given_as = observations
+    observations = tensor_of("tall_data", "observations", given_as)
+    if observations.is_floating_point() and not isinstance(given_as, Tensor):
+        observations = observations.to(torch.get_default_dtype())  # NumPy's are of float64
+    if not observations.ndim:
+        raise ShapeError(
+            "tall_data: expected observations [N, *observed], got one number. A single observation "
+            "is observations[None]."
+        )
+    if isinstance(covariances, Tensor) and covariances.ndim == 2:
+        covariances = [covariances] * len(observations)
     n = len(observations)
     graph = repeated_observations(n, tuple(shape), [{"condition": y} for y in observations])
     scores = {"posterior": posterior, "prior": prior}

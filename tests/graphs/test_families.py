@@ -125,7 +125,8 @@ def test_observations_multiply_posteriors() -> None:
     def posterior(x, sigma, y):
         return -3 * (x - (y / 1.5)[:, None])  # N(y / 1.5, 1 / 3)
 
-    joint = compose(graph, {"posterior": posterior, "prior": lambda x, sigma: -x})
+    with pytest.warns(UserWarning, match="compose: regions 'y0' and 'y1' hold the same elements"):
+        joint = compose(graph, {"posterior": posterior, "prior": lambda x, sigma: -x})
     theta = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     precision, mean = 1 + 3 / 0.5, (ys.sum() / 0.5) / (1 + 3 / 0.5)
     torch.testing.assert_close(joint(theta, 0.0), -precision * (theta - mean))

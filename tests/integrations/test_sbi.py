@@ -3,6 +3,7 @@
 `test_sbis_own_estimators` runs where sbi is installed.
 """
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -79,7 +80,8 @@ def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None
     truth = Gaussian(posterior_mean(Y), posterior_covariance(5))
     theta = truth.mean + torch.randn(5, 2, generator=torch.Generator().manual_seed(2)).double()
     own = {"covariances": [posterior_covariance()] * 5, "prior_covariance": PRIOR.covariance}
-    marginal = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Marginal())
+    with pytest.warns(UserWarning, match="compose: regions 'y0' and 'y1' hold the same elements"):
+        marginal = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Marginal())
     posterior = tall_data(single, PRIOR.score, Y, shape=(2,), **own)
     consistent = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Consistent, **own)
     torch.testing.assert_close(
@@ -176,7 +178,8 @@ def test_the_report_promises_only_what_holds_for_a_star_of_observations() -> Non
     """Its regions hold the same elements under different conditions: E[(u - m) s] is not -1."""
     own = {"covariances": [posterior_covariance()] * 5, "prior_covariance": PRIOR.covariance}
     joint = tall_data(single, PRIOR.score, Y, shape=(2,), **own)
-    marginal = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Marginal())
+    with pytest.warns(UserWarning, match="compose: regions 'y0' and 'y1' hold the same elements"):
+        marginal = tall_data(single, PRIOR.score, Y, shape=(2,), rule=Marginal())
     truth = Gaussian(posterior_mean(Y), posterior_covariance(5)).noised(1.0)
     u = truth.sample(20_000, generator=0)
     law = ((u - truth.mean) * marginal(u, 1.0)).mean(dim=0)
@@ -281,3 +284,41 @@ def test_sbis_own_estimators(name: str) -> None:
     theta = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)).double() * sigma[:, None]
     found = from_sbi(estimator)(theta, sigma, Y)
     torch.testing.assert_close(found, single(theta, sigma, Y), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("factor", "told"), [
+    (0.5, "times the variance that the covariances of Posterior say. Models may"),
+    (1.0, ""),
+    (2.0, "times the variance that the covariances of Posterior say: they are too certain"),
+])  # fmt: skip
+def test_posteriors_with_wrong_covariances_are_told(factor: float, told: str) -> None:
+    """Of 20 observations of one number; without a factor samples have the deviation 1 / 9."""
+
+    def posterior(theta: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        return (0.8 * condition - theta) / (0.2 + sigma[:, None] ** 2)  # y = θ + N(0, 1/4)
+
+    y = 0.6 + 0.5 * torch.randn(20, 1, generator=torch.Generator().manual_seed(0))
+    prior = Gaussian(torch.zeros(1), torch.eye(1))
+    given = {"covariances": torch.full((1, 1), 0.2 * factor), "prior_covariance": torch.eye(1)}
+    joint = tall_data(posterior, prior.score, y.numpy(), shape=(1,), **given)
+    with pytest.warns(UserWarning, match=told) if told else nullcontext():
+        u = sample(joint, karras(18, 0.01, 10.0), shape=(500, 1), generator=0)
+    assert (abs(9 * u.std().item() - 1) < 0.05) == (not told)
+
+
+def test_observations_may_be_arrays_and_lists() -> None:
+    own = {"covariances": [posterior_covariance()] * 5, "prior_covariance": PRIOR.covariance}
+    expected = tall_data(single, PRIOR.score, Y, shape=(2,), **own)(torch.zeros(1, 2).double(), 1.0)
+
+    def in_float32(theta: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
+        assert condition.dtype == torch.float32
+        return single(theta, sigma, condition.to(theta))
+
+    for given in (Y.numpy(), Y.tolist()):
+        joint = tall_data(in_float32, PRIOR.score, given, shape=(2,), **own)
+        found = joint(torch.zeros(1, 2).double(), 1.0)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    with pytest.raises(
+        ShapeError, match=r"expected observations \[N, \*observed\], got one number"
+    ):
+        tall_data(single, PRIOR.score, torch.ones(()), shape=(2,), **own)
