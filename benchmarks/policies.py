@@ -1,12 +1,12 @@
 r"""Policies that update the messages of `Consistent`, around a joint of the library.
 
-A call moves messages by gap_r = (I + σ² Σ_r⁻¹)(A_r s - d_r). A policy makes of that
+Without a least share a call moves messages by gap_r = (I + σ² Σ_r⁻¹)(A_r s - d_r). A policy makes
+of that
 
     η_r ← τ (η_r + γ_r F_r gap_r),      F_r = (I + σ² (Σ_r + ε σ² I)⁻¹) (I + σ² Σ_r⁻¹)⁻¹
 
-The *floor* ε says how far a model's Jacobian is trusted: F_r limits what is added in directions
-whose variance, given the noisy value, is below about ε σ². *Secants* divide γ by the ratio of the
-Jacobian to the assumed one, of two successive calls: each region's, or a sample's largest.
+with the least share ε. *Secants* divide γ by the ratio of the Jacobian to the assumed one, of two
+successive calls: each region's, or a sample's largest.
 """
 
 from math import inf
@@ -24,7 +24,7 @@ __all__ = ["POLICIES", "Messages", "Policy", "free", "inverses"]
 
 def free(covariances: Any, mean: Tensor | None = None) -> Consistent:
     """`Consistent` without damping and bound: a call leaves η + gap."""
-    return Consistent(covariances, mean=mean, damping=1.0, trust=1e100)
+    return Consistent(covariances, mean=mean, damping=1.0, trust=1e100, least_share=0.0)
 
 
 class Policy(NamedTuple):
@@ -32,7 +32,7 @@ class Policy(NamedTuple):
 
     damping: float = 0.5
     trust: float = 1.0
-    floor: float = 0.0
+    share: float = 0.1
     secant: str = ""
     per_region: bool = False
     below: float = inf
@@ -44,17 +44,19 @@ POLICIES = {
     "trust 0.5": Policy(trust=0.5),
     "trust 2": Policy(trust=2.0),
     "no trust": Policy(trust=inf),
+    "least share 0": Policy(share=0.0),
+    "least share 0.03": Policy(share=0.03),
+    "least share 0.3": Policy(share=0.3),
+    "least share 0, trust 2": Policy(trust=2.0, share=0.0),
+    "least share 0, no trust": Policy(trust=inf, share=0.0),
     "damping 0.25": Policy(0.25),
     "damping 1": Policy(1.0),
-    "damping 1, no trust": Policy(1.0, inf),
+    "damping 1, least share 0, no trust": Policy(1.0, inf, 0.0),
     "trust per region": Policy(per_region=True),
-    "secants per region, trust 2": Policy(1.0, 2.0, secant="region"),
-    "secants per sample, trust 2": Policy(1.0, 2.0, secant="sample"),
+    "secants per region": Policy(1.0, secant="region"),
+    "secants per sample": Policy(1.0, secant="sample"),
     "secants per sample, no trust": Policy(1.0, inf, secant="sample"),
     "only below σ = 3": Policy(below=3.0),
-    "floor 0.03": Policy(floor=0.03),
-    "floor 0.03, trust 2": Policy(trust=2.0, floor=0.03),
-    "floor 0.03, no trust": Policy(trust=inf, floor=0.03),
 }
 
 
@@ -120,7 +122,7 @@ class Messages:
             gap, x = moved - eta, x + level**2 * eta
             denoised = x + level**2 * (s - gap / (1 + level**2 / variance) - eta)
             changes.append((denoised, variance / (variance + level**2) * x))
-            trusted = variance + policy.floor * level**2
+            trusted = variance + policy.share * level**2
             etas.append(eta)
             gaps.append(gap * (1 + level**2 / trusted) / (1 + level**2 / variance))
         steps = self._steps(changes, level)

@@ -260,7 +260,7 @@ def anderson(
     tolerance: float,
     most_steps: int,
     kept: int = 5,
-    patience: int = 60,
+    patience: int = 15,
     mixing: float = 0.5,
 ) -> FixedPoint:
     """Iterates from x = 0 until r(x) = 0 to a tolerance, for a batch, every sample by itself.
@@ -273,8 +273,8 @@ def anderson(
             whose residual is not finite.
         most_steps: the largest number of residuals.
         kept: number of earlier steps that are used.
-        patience: number of steps after which only 2 are used, which is slower but safer, for as
-            many steps; and so on.
+        patience: after twice as many steps only 2 earlier ones are used for so many, and then none
+            for so many, which gets samples going again that extrapolation keeps going around.
         mixing: β.
 
     Source: Anderson, "Iterative procedures for nonlinear integral equations", 1965.
@@ -301,8 +301,8 @@ def anderson(
         step = step.where(active[:, None], 0)
         x, before = x + step, now
         now, steps = residual(x), steps + 1
-        depth = 2 if steps // patience % 2 else kept
-        moved, changed = [*moved, step][-depth:], [*changed, now.moves - before.moves][-depth:]
+        first = max(0, len(moved) + 1 - (kept, kept, 2, 0)[steps // patience % 4])
+        moved, changed = [*moved, step][first:], [*changed, now.moves - before.moves][first:]
 
 
 def implicit_fixed_point(

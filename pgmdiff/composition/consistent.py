@@ -7,21 +7,26 @@ N(u; x, σ²) e^{η x} ∝ N(u + σ² η; x, σ²), so that an ordinary denoiser
 
     d_r   = η_r + s_r(A_r u + σ² η_r, σ)
     s     = (I + σ² K)⁻¹ [Σ_r c_r A_rᵀ ((I + σ² Σ_r⁻¹) d_r - η_r) - (K - P)(u - m)]
-    η_r  ← τ (η_r + γ (I + σ² Σ_r⁻¹)(A_r s - d_r))
+    η_r  ← τ (η_r + γ (I + σ² (Σ_r + ε σ² I)⁻¹)(A_r s - d_r))
 
 K is the maximum-entropy completion of the Σ_r (see `precision.completing`) and P the composed
 precision; on a junction tree K = P. The damping is γ, and τ ≤ 1, per sample, keeps every
-rms(σ η_r) within the trust radius. At a fixed point d_r = A_r s for all r: this is expectation
-consistency with first moments (Opper, Winther, "Expectation consistent approximate inference",
-2005; Heskes, Opper, Wiegerinck, Winther, Zoeter, "Approximate inference techniques with expectation
-constraints", 2005). From η = 0 the first evaluation is posterior composition.
+rms(σ η_r) within the trust radius. The least share ε is how closely a denoiser is relied on: in
+directions of variance far below that of the noise it keeps less of its input than an imperfect
+network can be right about, and what it is wrong by would be multiplied by σ² Σ_r⁻¹. With observed
+elements σ² in it is the mean of their σ̃², see `observed`. At a fixed point d_r = A_r s for all r:
+this is expectation consistency with first moments (Opper, Winther, "Expectation consistent
+approximate inference", 2005; Heskes, Opper, Wiegerinck, Winther, Zoeter, "Approximate inference
+techniques with expectation constraints", 2005). From η = 0 the first evaluation is posterior
+composition.
 
 On loops the last term fades where data is not Gaussian; see `loops`. Regions on equal elements,
 such as posteriors of many observations, exchange precisions, too; see `stars`.
 
 A run carries the messages from call to call. A call without memory is a pure function of (u, σ): it
 iterates from η = 0 to the fixed point, by Anderson's extrapolation (Anderson, "Iterative procedures
-for nonlinear integral equations", 1965), without damping or trust. There s is the gradient of
+for nonlinear integral equations", 1965), without damping, trust or least share. There s is the
+gradient of
 
     L_σ(u) = Σ_r c_r [log q_σ(A_r u + σ² η_r) + ½ σ² |η_r|² - σ² η_r · A_r s]
              - ½ (D - m)ᵀ (K - P)(D - m)
@@ -87,6 +92,7 @@ class Consistent(Closure):
         trust: the largest rms(σ η_r) of a region's message that a run carries on; at 0 it is
             posterior composition.
         damping: γ in (0, 1].
+        least_share: ε >= 0; 0 suits exact scores alone.
         iterations: evaluations of every region per call of a run.
 
     Raises:
@@ -97,23 +103,28 @@ class Consistent(Closure):
 
     trust: float = 1.0
     damping: float = 0.5
+    least_share: float = 0.1
     iterations: int = 1
     star: Stars | None = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        numbers = all(isinstance(each, Real) for each in (self.trust, self.damping))
-        sound = numbers and 0 <= self.trust < float("inf") and 0 < self.damping <= 1
+        own = (self.trust, self.damping, self.least_share)
+        numbers = all(isinstance(each, Real) for each in own)
+        sound = numbers and all(0 <= each < float("inf") for each in own) and 0 < own[1] <= 1
         if not (sound and isinstance(self.iterations, int) and self.iterations >= 1):
             raise ScoreError(
-                "Consistent: expected trust >= 0, damping in (0, 1] and an integer iterations >= "
-                f"1, got {self.trust!r}, {self.damping!r} and {self.iterations!r}."
+                "Consistent: expected trust >= 0, damping in (0, 1], least_share >= 0 and an "
+                f"integer iterations >= 1, got {own[0]!r}, {own[1]!r}, {own[2]!r} and "
+                f"{self.iterations!r}."
             )
 
     @property
     def _options(self) -> list[str]:
         options = f"trust={self.trust:g}", f"damping={self.damping:g}"
+        usual = self.least_share == Consistent.least_share
+        share = "" if usual else f"least_share={self.least_share:g}"
         times = f"iterations={self.iterations}" if self.iterations > 1 else ""
-        return [*super()._options, *options, times]
+        return [*super()._options, *options, share, times]
 
     def bind(self, graph: RegionGraph) -> "Consistent":
         rule = super().bind(graph)
@@ -159,7 +170,8 @@ class Consistent(Closure):
         mean, messages = self.known_mean(evaluate, u, memory), memory.get(MESSAGES)
         cut, seen = torch.zeros_like(sigma, dtype=torch.bool), self.seen(u, sigma)
         for _ in range(self.iterations):
-            score, _, answers = self.heard(evaluate, u, sigma, mean, messages)
+            share = self.least_share
+            score, _, answers = self.heard(evaluate, u, sigma, mean, messages, share=share)
             moved = [(each.eta + self.damping * each.move).detach() for each in answers]
             if seen is None:
                 rms = sigma * _largest_rms(u, answers, moved)
@@ -215,10 +227,12 @@ class Consistent(Closure):
         mean: Tensor | None,
         messages: Tensor | None,
         centre: Tensor | None = None,
+        share: float = 0.0,
     ) -> tuple[Tensor, Tensor, "list[Answer]"]:
         """The score and the fade for given messages, as `joined`, and what regions answer.
 
-        Messages in a star are relative to a centre, without which they are 0; see `Stars.said`.
+        The share is ε of the updates, which stars leave out. Messages in a star are relative to a
+        centre, without which they are 0; see `Stars.said`.
         """
         if (star := self._exchanged) is not None:
             said = star.said(evaluate, u, sigma, messages, centre)
@@ -232,7 +246,9 @@ class Consistent(Closure):
         answers = []
         for chunk, tilted, eta in local:
             gap = chunk.gather(score) - tilted
-            move = sharpened(gap, chunk, sigma)
+            noise = sigma[chunk.samples, None, None] if seen is None else chunk.gather(seen.levels)
+            floor = share * noise.double().square().mean(dim=2) if share else None
+            move = sharpened(gap, chunk, sigma, floor)
             move = move if seen is None else move + seen.gains(chunk) * gap
             answers.append(Answer(chunk, eta, gap, move))
         return score, fade, answers
@@ -358,8 +374,8 @@ class Answer(NamedTuple):
         chunk: the regions and samples.
         eta: η_r.
         gap: A_r s - d_r.
-        move: (I + σ² Σ_r⁻¹) gap, the undamped update of the messages; if elements are folded, with
-            σ² / R added to Σ_r⁻¹.
+        move: (I + σ² (Σ_r + ε σ² I)⁻¹) gap, the undamped update of the messages; if elements are
+            folded, with 1 / R added to the inverse.
     """
 
     chunk: Chunk

@@ -253,11 +253,17 @@ class Joint:
             if fine is not None and not fine.all():
                 sample, row = (~fine).nonzero()[0].tolist()
                 entry, kind = chunk.samples.start + sample, "log-density" if density else "score"
-                where = "" if tilt is None else ", where its message shifts its input"
+                where, remedy = "", "Call it alone on this input; a denoiser has no score at σ = 0."
+                if tilt is not None:
+                    where = ", where its message shifts its input"
+                    remedy = (
+                        "Messages that run away shift it far: in a loop or function of your own "
+                        "use joint.remembering(), as `sample` does. Or call it alone on this input."
+                    )
                 raise ScoreError(
                     f"Joint: the {kind} of node {chunk.batch.group.name(chunk.start + row)!r} "
                     f"is not finite at σ = {sigma[entry].max():g}, batch entry {entry}{where}. "
-                    "Call it alone on this input; a denoiser has no score at σ = 0."
+                    f"{remedy}"
                 )
             yield chunk, values
 

@@ -16,7 +16,7 @@ where r runs over outer regions, whose models see x_r. For Gaussian data x = 0 a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, prod
 from typing import Any
@@ -26,7 +26,6 @@ import torch
 from torch import Tensor
 
 from pgmdiff.composition.evaluate import Chunk, Evaluate
-from pgmdiff.composition.plan import Batch
 from pgmdiff.errors import GraphError, ShapeError, warn
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Shape, implicit_fixed_point
@@ -37,6 +36,7 @@ from pgmdiff.precision import (
     Neighbourhoods,
     nearby,
 )
+from pgmdiff.precision.forms import by_region
 from pgmdiff.precision.solves.loops import Fading
 from pgmdiff.text import by_field
 
@@ -67,7 +67,6 @@ class ClosedLoops:
     mean: Tensor | None
     completion: Completion | Neighbourhoods
     fades: bool
-    _modes: dict[Any, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     __repr__ = by_field
 
@@ -151,41 +150,24 @@ class ClosedLoops:
 
         The state less its mean is `[B, N]`, messages and scores are `[samples, regions, d]`.
         """
-        known = self._eigen(chunk.batch, scores.device)
-        level = sigma[chunk.samples, None, None] ** 2
-        if known is None or not chunk.batch.group.outer[chunk.start : chunk.stop].any():
+        level, batch = sigma[chunk.samples, None, None] ** 2, chunk.batch
+        outer = torch.tensor(batch.group.outer[chunk.start : chunk.stop])
+        if not outer.any():
             return torch.zeros_like(level[:, 0, 0])
-        outer, values, vectors = (t[chunk.start : chunk.stop] for t in known)
+        assert batch.precisions is not None, "the plan holds those of a bound rule"
+        values, vectors = batch.precisions.modes
+        if not batch.precisions.shared:
+            values, vectors = (t[chunk.start : chunk.stop] for t in (values, vectors))
         x = chunk.gather(u) + level * eta
-        both = torch.cat([x.double(), scores.double()]).transpose(0, 1) @ vectors
-        away, own = both.transpose(0, 1).tensor_split(2)
-        variances = values + level
-        terms: Tensor = (own + away / variances) ** 2 * (variances * outer)
+        away, own = (by_region(each.double(), vectors) for each in (x, scores))
+        variances = 1 / values + level
+        weights = variances * outer.to(variances)[:, None]
+        terms: Tensor = (own + away / variances) ** 2 * weights
         return terms.sum(dim=(1, 2))
 
     def fade(self, misfit: Tensor) -> Tensor:
         """The weights w, `[B]`, of the sums of `misfit`."""
         return 1 / (1 + (misfit / self.n_outer) ** 2) if self.fades else torch.ones_like(misfit)
-
-    def _eigen(self, batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Which regions of a batch are outer ones, `[n, 1]`, and the eigenvalues and eigenvectors
-        of their Σ_r, `[n, d]` and `[n, d, d]`, kept; None if none is.
-        """
-        if not batch.group.outer.any():
-            return None
-        key = batch.offset, device
-        if key not in self._modes:
-            n = len(batch.group)
-            assert batch.precisions is not None, "the plan holds those of a bound rule"
-            with torch.inference_mode(False):
-                values, vectors = torch.linalg.eigh(batch.precisions.dense().double().cpu())
-                outer = torch.tensor(batch.group.outer).double()[:, None]
-            self._modes[key] = (
-                outer.to(device),
-                (1 / values).to(device).expand(n, -1),
-                vectors.to(device).expand(n, -1, -1),
-            )
-        return self._modes[key]
 
 
 def state_mean(graph: RegionGraph, mean: Tensor | Mapping[Any, Tensor] | None) -> Tensor | None:

@@ -25,7 +25,7 @@ from pgmdiff.composition.evaluate import Chunk, Evaluate
 from pgmdiff.composition.loops import ClosedLoops, state_mean
 from pgmdiff.composition.observed import Folded, Observed
 from pgmdiff.composition.rules import Marginal, Memory, Rule, bound
-from pgmdiff.composition.stars import Likely, likely
+from pgmdiff.composition.stars import SOLVED, Likely, likely
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
@@ -144,10 +144,24 @@ class Closure(Rule, ABC):
     def doubt(self, x: Tensor, sigma: float) -> str | None:
         if self.precision is None or len(x) < 4 or not x.numel():
             return None
-        known = self.precision.variances + sigma**2
-        ratio = (x.var(dim=0).cpu().double() / known).mean().item()
+        graph, solve = self.precision.graph, self.solve
+        variances = self.precision.variances
+        star = graph.n_elements <= SOLVED and conflict(graph) is not None
+        if star:  # regions of equal elements know less than all of them together
+            whole = solve.completion if isinstance(solve, Loops) else self.precision.dense()
+            variances = torch.linalg.inv(whole.cpu()).diagonal()
+        ratio = (x.var(dim=0).cpu().double() / (variances + sigma**2)).mean().item()
         few = 2 / (9 * (len(x) - 1))  # of χ²(n - 1), if all elements vary as one (Wilson, Hilferty)
-        if ratio <= max(WIDER, (1 - few + 4 * few**0.5) ** 3):
+        least, most = (max(0.0, 1 - few + way * few**0.5) ** 3 for way in (-4, 4))
+        if star and ratio < min(1 / WIDER, least):
+            return (
+                f"samples have {ratio:.3g} times the variance that the covariances of "
+                f"{type(self).__name__} say: they are too certain. Where covariances of posteriors "
+                "are too wide, what they know beyond their prior is taken for too little, and is "
+                "counted for each of them. Give each posterior its own covariance, from samples of "
+                "it alone, and a solver of the SDE; compare with Posterior(...)."
+            )
+        if ratio <= max(WIDER, most):
             return None
         return (
             f"samples have {ratio:.3g} times the variance that the covariances of "
@@ -322,10 +336,16 @@ class Posterior(Closure):
         return self.joined(evaluate, u, sigma, mean)[0].to(u)
 
 
-def sharpened(values: Tensor, chunk: Chunk, sigma: Tensor) -> Tensor:
-    """(I + σ² Σ_r⁻¹) values_r of the regions of a chunk: float64 `[samples, regions, d]`."""
-    precisions = chunk.batch.precisions
+def sharpened(values: Tensor, chunk: Chunk, sigma: Tensor, floor: Tensor | None = None) -> Tensor:
+    """(I + σ² (Σ_r + f_r I)⁻¹) values_r of the regions of a chunk: float64 `[samples, regions, d]`.
+
+    The floors f are `[samples, regions or 1]`, 0 if None.
+    """
+    precisions, rows = chunk.batch.precisions, slice(chunk.start, chunk.stop)
     assert precisions is not None, "the plan holds those of a bound rule"
     wide, levels = values.double(), sigma[chunk.samples].double()
-    pulled = precisions.rows(chunk.start, chunk.stop).times(wide)
+    if floor is None:
+        pulled = precisions.rows(chunk.start, chunk.stop).times(wide)
+    else:
+        pulled = precisions.floored(wide, floor, rows)
     return wide + levels[:, None, None] ** 2 * pulled

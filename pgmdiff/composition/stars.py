@@ -37,6 +37,7 @@ their prior. Where Σ_r c_r Q_r has a negative part, it is no likelihood's: all 
 projected onto the rest of its eigenvectors, relative to Σ_0⁻¹; see `likely`.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
@@ -52,7 +53,7 @@ from pgmdiff.composition.evaluate import Chunk, Evaluate, Tilt
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.precision import ComposedPrecision
 from pgmdiff.precision.covariances import Covariances
-from pgmdiff.precision.forms import RegionCovariances
+from pgmdiff.precision.forms import RegionCovariances, by_region
 from pgmdiff.precision.precision import taken_blocks
 
 __all__: list[str] = []
@@ -68,7 +69,8 @@ LEAST = 0.2
 """Least θ. With less, K is that of a plateau while modes are chosen, and runs swing until they are
 lost."""
 NEGLIGIBLE = 1e-6
-"""Share of the largest eigenvalue, or of a precision, below which one counts as 0."""
+"""Share of the largest eigenvalue, or of a precision, below which one counts as 0, and rounding of
+sums of counts."""
 REGAINED = 1.5
 """Factor by which λ_r that swings have reduced grow per call."""
 CENTRE, CARRIED = "centre", "star"
@@ -91,7 +93,10 @@ class Said(NamedTuple):
 class Held(NamedTuple):
     """A star: its elements `[d]`, the names and precisions of its regions, and sums over these.
 
+    The elements are sorted, and those of all matrices with them.
+
     Attributes:
+        places: of the regions' own elements among these, `[regions, d]`.
         negative: the sum of negative counts.
         total: Σ_r c_r Q_r.
         reference: Σ_0⁻¹.
@@ -99,6 +104,7 @@ class Held(NamedTuple):
 
     elements: Tensor
     names: list[Hashable]
+    places: Tensor
     precisions: Tensor
     negative: Tensor
     total: Tensor
@@ -107,28 +113,36 @@ class Held(NamedTuple):
 
 def _held(precision: ComposedPrecision) -> Iterator[Held]:
     """The stars of a graph; none of one that is too large."""
-    held = defaultdict[bytes, list[tuple[Hashable, float, Tensor]]](list)
+    held = defaultdict[bytes, list[tuple[Hashable, float, Tensor, Tensor]]](list)
     small = [block for block in precision.blocks if block.index.shape[1] <= LARGEST]
     for block in small if precision.graph.n_elements <= SOLVED else ():
-        own = block.precisions.dense().expand(len(block.index), -1, -1)
-        each = zip(block.group.names, block.counts.tolist(), own, strict=True)
-        for row, region in zip(block.index.numpy(), each, strict=True):
+        rows, order = block.index.sort(dim=1)
+        own = reordered(block.precisions.dense().expand(len(rows), -1, -1), order)
+        each = zip(block.group.names, block.counts.tolist(), order.argsort(dim=1), own, strict=True)
+        for row, region in zip(rows.numpy(), each, strict=True):
             held[row.tobytes()].append(region)
     for key, several in held.items():
-        rest = sum(count for _, count, _ in several) - 1  # of a separator beside the star
-        extra = next((name for name, count, _ in several if rest and count == rest < 0), None)
+        rest = math.fsum(count for _, count, *_ in several) - 1  # of a separator beside the star
+        alike = (name for name, count, *_ in several if abs(count - rest) < NEGLIGIBLE)
+        extra = next(alike, None) if rest < -NEGLIGIBLE else None
         regions = [region for region in several if extra is None or region[0] != extra]
-        counts = torch.tensor([count for _, count, _ in regions]).double()
+        counts = torch.tensor([count for _, count, *_ in regions]).double()
         lesser = counts.clamp(max=0)
-        if len(regions) == 1 or not lesser.any() or counts.sum() != 1:
+        if len(regions) == 1 or not lesser.any() or abs(counts.sum() - 1) > NEGLIGIBLE:
             continue
+        places = torch.stack([each for *_, each, _ in regions])
         own = torch.stack([each for *_, each in regions])
         reference = torch.tensordot(lesser / lesser.sum(), own, 1)
         total = torch.tensordot(counts, own - reference, 1)
         if torch.linalg.eigvalsh(total)[-1] > NEGLIGIBLE * torch.linalg.matrix_norm(reference, 2):
             index = torch.from_numpy(np.frombuffer(key, np.int64).copy())
             names = [name for name, *_ in regions]
-            yield Held(index, names, own, lesser.sum(), total, reference)
+            yield Held(index, names, places, own, lesser.sum(), total, reference)
+
+
+def reordered(matrices: Tensor, order: Tensor) -> Tensor:
+    """Matrices `[n, d, d]` with rows and columns in an order of each, `[n, d]`."""
+    return matrices[torch.arange(len(order))[:, None, None], order[:, :, None], order[:, None]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,7 +175,8 @@ def likely(precision: ComposedPrecision) -> ComposedPrecision:
             kept = vectors[:, values >= 0]
             projection = lower @ kept @ kept.T @ inverse
             own = projection @ (star.precisions - star.reference) @ projection.T
-            found |= zip(star.names, torch.linalg.inv(star.reference + own), strict=True)
+            covariances = reordered(torch.linalg.inv(star.reference + own), star.places)
+            found |= zip(star.names, covariances, strict=True)
     given = precision.covariances
     return ComposedPrecision(precision.graph, Likely(given, found)) if found else precision
 
@@ -173,11 +188,13 @@ class Rows(NamedTuple):
         star: the star of each, or the number of stars if it is in none, `[n]`.
         bounds: λ_min(C_r - Σ_r⁻¹) of those inside a star, or 0, `[n]`.
         references: Σ_0⁻¹ of each, `[n or 1, d, d]`.
+        order: of its elements as the star sorts them, `[n, d]`.
     """
 
     star: Tensor
     bounds: Tensor
     references: Tensor
+    order: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +204,7 @@ class Stars:
     Attributes:
         whole: K, `[N, N]`.
         names: the star of each region in one; their counts have the sum 1.
-        elements: those of each star, int64 `[d]`.
+        elements: those of each star, int64 `[d]`, sorted.
         loose: the elements of regions that lie inside no star.
         negative: the sums of the negative counts, `[stars]`.
         sums: Σ_r c_r Q_r, `[stars, d, d]`.
@@ -258,17 +275,21 @@ class Stars:
             for row in index.tolist()
         ]
         inside = (star < stars) | torch.tensor(held)
+        order = index.argsort(dim=1)
         if not inside.any():
-            return Rows(star, torch.zeros(len(index)).double(), torch.zeros(1, d, d).double())
+            none = torch.zeros(len(index)).double(), torch.zeros(1, d, d).double()
+            return Rows(star, *none, order)
         others = torch.linalg.inv(taken_blocks(self.covariance, index)) - own.dense().cpu()
         values = torch.linalg.eigvalsh(others)
         bounds = values[:, 0].where(inside & (values[:, 0] > NEGLIGIBLE * values[:, -1]), 0)
         references = F.pad(self.references[:, :d, :d], (0, 0, 0, 0, 0, 1))[star]
-        return Rows(star, bounds, references[:1] if self.alone else references)
+        references = reordered(references, order.argsort(dim=1))
+        one = self.alone and bool((order == order[:1]).all())
+        return Rows(star, bounds, references[:1] if one else references, order)
 
     def sharper(self, chunk: Chunk, like: Tensor, carried: Tensor | None) -> Tensor:
         """λ_r, `[samples, regions]`, with θ of what is carried, or 1; `like` is `[B]`."""
-        star, bounds, _ = self.rows(chunk)
+        star, bounds, *_ = self.rows(chunk)
         if carried is None:
             return bounds.expand(chunk.samples.stop - chunk.samples.start, -1)
         share = carried[chunk.samples, -len(self.elements) :]
@@ -337,7 +358,7 @@ class Stars:
             if theta is not None:
                 rows = self.rows(each.chunk)
                 part = theta[each.chunk.samples][:, rows.star, None]
-                own = part * own + (1 - part) * turned(values, rows.references)
+                own = part * own + (1 - part) * by_region(values, rows.references)
             return values + squared[each.chunk.samples] * (each.sharper * values + own)
 
         total = torch.zeros_like(u, dtype=torch.float64)
@@ -363,13 +384,13 @@ class Stars:
         negative = F.pad(self.negative.to(u.device), (0, 1), value=1)
         for chunk, _, tilted, scores, _ in said:
             rows, weights = chunk.samples, chunk.weights.double()
-            star, _, references = self.rows(chunk)
+            star, _, references, order = self.rows(chunk)
             members = (star == torch.arange(stars).to(star)[:, None]).double()
             if not members.any():
                 continue
             denoised = chunk.gather(u) + sigma.double()[rows, None, None] ** 2 * tilted.detach()
             assumed, own = pulled(chunk, denoised), -scores.detach()
-            alone = turned(denoised, references)
+            alone = by_region(denoised, references)
             rest = (weights - weights.clamp(max=0) / negative[star])[:, None]
             weights = weights[:, None]
             parts = (
@@ -380,7 +401,7 @@ class Stars:
                 rest * own,
             )
             for total, part in zip(sums, parts, strict=True):
-                total[rows, :, : part.shape[2]] += members @ part
+                total[rows, :, : part.shape[2]] += members @ part.gather(2, order.expand_as(part))
             regions += members.sum(dim=1) if rows.start == 0 else 0
         sums[0] /= regions[:, None]
         now = sums.permute(1, 2, 0, 3)
@@ -437,10 +458,3 @@ def pulled(chunk: Chunk, values: Tensor) -> Tensor:
     """Σ_r⁻¹ values_r of the regions of a chunk, `[samples, regions, d]`."""
     assert chunk.batch.precisions is not None, "the plan holds those of a bound rule"
     return chunk.batch.precisions.rows(chunk.start, chunk.stop).times(values)
-
-
-def turned(values: Tensor, matrices: Tensor) -> Tensor:
-    """M_r values_r of regions, `[samples, regions, d]`, for symmetric `[regions or 1, d, d]`."""
-    if len(matrices) == 1:
-        return values @ matrices[0]
-    return (values.transpose(0, 1) @ matrices).transpose(0, 1)

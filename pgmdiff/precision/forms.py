@@ -29,11 +29,15 @@ __all__ = [
     "RegionPrecisions",
     "SeparableCovariances",
     "SeparablePrecisions",
+    "by_region",
     "concatenated",
 ]
 
 NEGLIGIBLE = 1e-13
 """Eigenvalues of correlations below this share of the largest count as 0."""
+
+INDEFINITE = 1e-6
+"""Share below whose negative an eigenvalue is none of rounding."""
 
 Names = Callable[[int], Hashable]
 """Maps the row of a region in its group to the region's name."""
@@ -51,6 +55,21 @@ class RegionPrecisions(ABC):
     @abstractmethod
     def dense(self) -> Tensor:
         """The matrices, `[n or 1, d, d]`."""
+
+    @cached_property
+    def modes(self) -> tuple[Tensor, Tensor]:
+        """The eigenvalues `[n or 1, d]` and eigenvectors `[n or 1, d, d]` of Σ_r⁻¹, float64."""
+        with torch.inference_mode(False):  # what is kept must serve autograd later
+            dense = self.dense()
+            values, vectors = torch.linalg.eigh(dense.double().cpu().clone())
+        return values.clamp(min=0).to(dense.device), vectors.to(dense.device)
+
+    def floored(self, v: Tensor, floor: Tensor, rows: slice) -> Tensor:
+        """(Σ_r + f_r I)⁻¹ v_r of some of the regions, for v `[B, n, d]` and f `[B, n or 1]`."""
+        some = slice(None) if self.shared else rows
+        values, vectors = (mode[some] for mode in self.modes)
+        along = by_region(v, vectors) * (values / (1 + floor[:, :, None] * values))
+        return by_region(along, vectors.mT)
 
     @abstractmethod
     def log_determinants(self, sigma: Tensor) -> Tensor:
@@ -89,22 +108,14 @@ class DensePrecisions(RegionPrecisions):
     inverse: Tensor
 
     def times(self, v: Tensor) -> Tensor:
-        if self.shared:
-            return v @ self.inverse[0]
-        return (v.transpose(0, 1) @ self.inverse).transpose(0, 1)
+        return by_region(v, self.inverse)
 
     def dense(self) -> Tensor:
         return self.inverse
 
     def log_determinants(self, sigma: Tensor) -> Tensor:
-        return torch.log1p(_column(sigma, self.eigenvalues) ** 2 * self.eigenvalues).sum(dim=2)
-
-    @cached_property
-    def eigenvalues(self) -> Tensor:
-        """The eigenvalues of the inverses, `[n or 1, d]`."""
-        with torch.inference_mode(False):  # what is kept must serve autograd later
-            values: Tensor = torch.linalg.eigvalsh(self.inverse.clone())
-        return values.clamp(min=0)
+        values, _ = self.modes
+        return torch.log1p(_column(sigma, values) ** 2 * values).sum(dim=2)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "DensePrecisions":
         return DensePrecisions(function(self.inverse))
@@ -129,12 +140,15 @@ class LowRankPrecisions(RegionPrecisions):
     floor: float
 
     def times(self, v: Tensor) -> Tensor:
-        if self.shared:
-            inside = (v @ self.vectors[0]) * self.gains[0] @ self.vectors[0].T
-        else:
-            inside = (v.transpose(0, 1) @ self.vectors) * self.gains[:, None]
-            inside = (inside @ self.vectors.mT).transpose(0, 1)
+        inside = by_region(by_region(v, self.vectors) * self.gains, self.vectors.mT)
         return (v - inside) / self.floor
+
+    def floored(self, v: Tensor, floor: Tensor, rows: slice) -> Tensor:
+        some = slice(None) if self.shared else rows
+        vectors, gains = self.vectors[some], self.gains[some]
+        own, total = self.floor * gains / (1 - gains), self.floor + floor[:, :, None]
+        along = by_region(v, vectors) * (own / (own + total))
+        return (v - by_region(along, vectors.mT)) / total
 
     def dense(self) -> Tensor:
         eye = torch.eye(self.vectors.shape[1]).to(self.vectors)
@@ -169,6 +183,17 @@ class SeparablePrecisions(RegionPrecisions):
     def times(self, v: Tensor) -> Tensor:
         return _separable(self.channels[0], self.places.times, v)
 
+    def floored(self, v: Tensor, floor: Tensor, rows: slice) -> Tensor:
+        values, vectors = torch.linalg.eigh(self.channels[0])
+
+        def places(v: Tensor) -> Tensor:
+            each = floor[:, None] * values[:, None]
+            found = self.places.floored(v, each.flatten(0, 1), rows)
+            scaled: Tensor = found * values.repeat(len(floor))[:, None, None]
+            return scaled
+
+        return _separable(vectors, lambda v: v, _separable(vectors.T, places, v))
+
     def dense(self) -> Tensor:
         return torch.stack([torch.kron(self.channels[0], s) for s in self.places.dense()])
 
@@ -197,6 +222,13 @@ def concatenated(parts: Sequence[tuple[RegionPrecisions, int]]) -> RegionPrecisi
         return LowRankPrecisions(vectors, gains, low[0][0].floor)
     inverse = torch.cat([p.dense().expand(n, -1, -1) for p, n in parts])
     return DensePrecisions(inverse)
+
+
+def by_region(v: Tensor, matrices: Tensor) -> Tensor:
+    """v_r M_r of n regions: `[B, n, k]` for v `[B, n, d]` and M `[n or 1, d, k]`."""
+    if len(matrices) == 1:
+        return v @ matrices[0]
+    return (v.transpose(0, 1) @ matrices).transpose(0, 1)
 
 
 def _separable(channels: Tensor, places: Callable[[Tensor], Tensor], v: Tensor) -> Tensor:
@@ -262,10 +294,16 @@ class DenseCovariances(RegionCovariances):
         if not (values > floor).all():
             row = int((values <= floor).any(dim=1).nonzero()[0])
             own = torch.linalg.eigvalsh(self.matrices[row])
+            remedy = "Estimate it from more samples, or add to its diagonal (ridge=)."
+            if values[row, 0] < -INDEFINITE * values[row, -1]:
+                remedy = (
+                    "No samples have such a covariance: if windows share it, parts of theirs that "
+                    "should be alike are not, as of clips that begin alike. Cut clips at random "
+                    "places, or fit form='stationary'."
+                )
             raise GraphError(
                 f"Covariances: the covariance of {names(row)!r} is singular or indefinite, its "
-                f"eigenvalues go from {own.min():.3g} to {own.max():.3g}. Estimate "
-                "it from more samples, or add to its diagonal (ridge=)."
+                f"eigenvalues go from {own.min():.3g} to {own.max():.3g}. {remedy}"
             )
         vectors = units[:, :, None] * vectors
         return DensePrecisions((vectors / values[:, None]) @ vectors.mT)
@@ -284,8 +322,8 @@ class LowRankCovariances(RegionCovariances):
     floor: float
 
     def times(self, v: Tensor) -> Tensor:
-        inside = v.transpose(0, 1) @ self.factors @ self.factors.mT
-        return inside.transpose(0, 1) + self.floor * v
+        inside = by_region(by_region(v, self.factors), self.factors.mT)
+        return inside + self.floor * v
 
     def dense(self) -> Tensor:
         eye = torch.eye(self.factors.shape[1]).to(self.factors)

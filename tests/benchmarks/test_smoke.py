@@ -179,11 +179,11 @@ def test_parts_of_a_benchmark_are_run_again_one_by_one(
 
 def test_damping() -> None:
     result = damping.run(smoke=True)
-    assert "damping 1, no trust" in printed(damping, result)
+    assert "damping 1, least share 0, no trust" in printed(damping, result)
     largest = {(row["case"], row["policy"]): row["largest"] for row in result["safety"]}
     for case in ("sea", "rough", "smooth"):
         assert largest[case, "default"] <= 1 + 1e-6
-        assert largest[case, "damping 1, no trust"] > 30
+        assert largest[case, "damping 1, least share 0, no trust"] > 30
     ratios = [row["largest"] for row in result["jacobians"]]
     assert max(ratios) > 5 > ratios[0]  # the first direction is the smoothest
 
@@ -209,7 +209,7 @@ def test_precisions_beside_shifts_keep_gaussians_exact(step: float) -> None:
 
 def test_without_precisions_the_shifts_are_those_of_consistent() -> None:
     q = second_order.two_mode_chain(4)
-    rule = Consistent(q.problem.covariances, trust=1e100)
+    rule = Consistent(q.problem.covariances, trust=1e100, least_share=0.0)
     joint = compose(q.graph, q.problem.scores(q.graph), rule=rule).remembering()
     run = second_order.SecondOrder(q, 0.0)
     for sigma in (4.0, 2.0, 1.0):

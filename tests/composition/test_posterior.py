@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pgmdiff import Consistent, GraphError, Marginal, Posterior, ScoreError, ShapeError, compose
-from pgmdiff.composition.rules import bound
+from pgmdiff.composition.rules import Average, Rule, bound
 from pgmdiff.gaussian import (
     Gaussian,
     GaussianMixture,
@@ -26,6 +26,7 @@ from pgmdiff.graphs import (
     cluster_variation,
     cycle,
     nested_cubemap,
+    repeated_observations,
     star,
     tiles,
     torus,
@@ -489,3 +490,17 @@ def test_samples_wider_than_their_covariances_say_are_told(
     name = rule.__name__
     with pytest.warns(UserWarning, match=rf"sample: samples have \d+ times .* of {name} say"):
         draw(0.01)
+
+
+@pytest.mark.parametrize("rule", [Marginal(), Average()])
+def test_rules_without_covariances_are_warned_of_on_equal_elements(rule: Rule) -> None:
+    """Posteriors of observations, whose sum is no score; but not windows with labels."""
+    given = [{"y": torch.tensor(float(y))} for y in range(3)]
+    scores = {"posterior": lambda x, sigma, y: -x, "prior": lambda x, sigma: -x}
+    for shape in ((2,), ()):
+        with pytest.warns(UserWarning, match="'y0' and 'y1' hold the same elements"):
+            compose(repeated_observations(3, shape, given), scores, rule=rule)
+    compose(repeated_observations(3, (2,), given[:1] * 3), scores, rule=rule)
+    windows = tiles((32,), 8, 4)
+    labels = {name: {"y": torch.tensor(i % 3)} for i, name in enumerate(windows.names)}
+    compose(windows, lambda x, sigma, y=None: -x, rule=rule, conditions=labels)

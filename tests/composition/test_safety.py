@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
 
 from benchmarks.damping import too_steep
 from pgmdiff import compose, gaussian, graphs
@@ -15,7 +16,7 @@ from pgmdiff.samplers import Heun, karras, sample
 GRAPH = graphs.tiles((26,), (8,), (2,))
 PLACES = torch.arange(26)
 Q = Gaussian(torch.zeros(26).double(), 0.94 ** (PLACES[:, None] - PLACES).abs().double())
-FREE = {"damping": 1.0, "trust": 1e100}
+FREE = {"damping": 1.0, "trust": 1e100, "least_share": 0.0}
 KINDS = ["rough", "smooth"]
 
 
@@ -48,24 +49,38 @@ def test_messages_without_damping_and_trust_grow_without_bound(kind: str, sigma:
     assert max(sizes(imperfect(kind), sigma, 30)) <= 1 + 1e-12
 
 
+def drawn(kind: str, **options: float) -> Tensor:
+    """50 samples, always of the same noise."""
+    joint, levels = imperfect(kind, **options), karras(20, 0.01, 40.0)
+    shared = {"solver": Heun(), "generator": 2, "dtype": torch.float64}
+    return sample(joint, levels, shape=(50, 26), **shared)
+
+
 @pytest.mark.filterwarnings("ignore:.*exploded")
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:sample. samples have")  # undamped and untrusted
-def test_samples_stay_near_those_without_messages(kind: str) -> None:
-    """Within a tenth of their spread by default; undamped and untrusted they are far away."""
-    drawn = {
-        name: sample(
-            imperfect(kind, **options),
-            karras(20, 0.01, 40.0),
-            shape=(50, 26),
-            solver=Heun(),
-            generator=2,
-            dtype=torch.float64,
-        )
-        for name, options in {"none": {"trust": 0.0}, "default": {}, "free": FREE}.items()
-    }
-    spread = drawn["none"].std()
-    away = {name: float((x - drawn["none"]).square().mean().sqrt()) for name, x in drawn.items()}
-    assert drawn["default"].isfinite().all()
-    assert 0 < away["default"] < 0.1 * spread
-    assert away["free"] > 5 * away["default"]
+def test_samples_stay_near_those_without_messages() -> None:
+    """Within a twentieth of their spread by default; undamped and untrusted they are far away."""
+    none = drawn("rough", trust=0.0)
+    default, free = (
+        float((drawn("rough", **options) - none).square().mean().sqrt()) for options in ({}, FREE)
+    )
+    assert 0 < default < 0.05 * none.std()
+    assert free > 5 * default
+
+
+@pytest.mark.parametrize("options", [{}, {"trust": 0.0}, {"least_share": 0.0}])
+def test_models_that_vary_more_than_their_covariances_say_are_told(
+    options: dict[str, float],
+) -> None:
+    """In the smooth direction, where no share protects from them; with messages and without."""
+    with pytest.warns(UserWarning, match=r"samples have [\d.]+ times the variance"):
+        assert drawn("smooth", **options).isfinite().all()
+
+
+def test_a_least_share_keeps_messages_of_rough_errors_small() -> None:
+    """What a model is wrong by in directions of little variance is not multiplied without bound."""
+    for sigma in (10.0, 40.0):
+        free = {"damping": 0.5, "trust": 1e100}
+        with_share = max(sizes(imperfect("rough", **free), sigma, 30))
+        without = max(sizes(imperfect("rough", **free, least_share=0.0), sigma, 30))
+        assert with_share < 5 < 1e3 < without

@@ -366,6 +366,80 @@ def test_observed_chains_of_modes_are_sampled_as_by_the_exact_score() -> None:
     torch.testing.assert_close(found.std(dim=0), exact.std(dim=0), rtol=0.05, atol=0)
 
 
+def mixture(elements: list[int], seed: int) -> GaussianMixture:
+    """A mixture of two Gaussians whose elements are listed in an order."""
+    generator, d, at = torch.Generator().manual_seed(seed), len(elements), torch.tensor(elements)
+    roots, means = (torch.randn(2, d, *s, generator=generator).double() for s in ((d,), ()))
+    parts = [
+        Gaussian(mean, 0.4 * root @ root.T + (0.3 + (seed == 0)) * torch.eye(d).double())
+        for root, mean in zip(roots, means, strict=True)
+    ]
+    places = at.argsort().argsort()
+    return GaussianMixture(torch.tensor([0.4, 0.6]).double(), parts).marginal(places)
+
+
+def region_star(orders: list[list[int]], wider: bool) -> tuple[Joint, dict[str, Tensor]]:
+    """Three regions and their prior in orders of elements, alone or with two other regions."""
+    regions = dict(zip(("prior", "a", "b", "c"), orders, strict=True))
+    counts = {"prior": -2, "a": 1, "b": 1, "c": 1}
+    if wider:
+        regions |= {"pair": [2, 3], "x": [2]}
+        counts |= {"pair": 1, "x": -1}
+    models = {name: mixture(each, seed) for seed, (name, each) in enumerate(regions.items())}
+    graph = graphs.RegionGraph.from_regions(regions, counts, event_shape=(3 + wider,))
+    covariances = {name: model.covariance for name, model in models.items()}
+    return compose(graph, models, rule=Consistent(covariances)), covariances
+
+
+@pytest.mark.parametrize("wider", [False, True], ids=["alone", "beside others"])
+@pytest.mark.parametrize(
+    "orders",
+    [
+        [[0, 1, 2], [2, 0, 1], [0, 1, 2], [1, 0, 2]],
+        [[2, 1, 0], [2, 1, 0], [2, 1, 0], [2, 1, 0]],
+        [[1, 2, 0], [0, 2, 1], [2, 0, 1], [2, 0, 1]],
+    ],
+    ids=str,
+)
+def test_the_order_of_elements_in_regions_changes_nothing(
+    orders: list[list[int]], wider: bool
+) -> None:
+    """Neither of scores, pure or in a run, nor of densities or of what is left of a star."""
+    (sorted_one, plain), (joint, given) = (
+        region_star(each, wider) for each in ([[0, 1, 2]] * 4, orders)
+    )
+    (elements,) = joint.rule.star.elements
+    assert elements.tolist() == [0, 1, 2]
+    torch.testing.assert_close(joint.rule.star.sums, sorted_one.rule.star.sums)
+    assert not torch.equal(given["a"], plain["a"]) or orders[1] == [0, 1, 2]
+    whole = (each.rule.precision.dense() for each in (joint, sorted_one))
+    torch.testing.assert_close(*whole)
+    u = torch.randn(5, 3 + wider, generator=torch.Generator().manual_seed(20)).double()
+    runs = joint.remembering(), sorted_one.remembering()
+    for sigma in (3.0, 1.0, 0.5, 0.3):
+        exact = sorted_one(u, sigma)
+        torch.testing.assert_close(joint(u, sigma), exact, rtol=1e-8, atol=1e-8)
+        for _ in range(3):
+            found, exact = (run(u, sigma) for run in runs)
+            torch.testing.assert_close(found, exact, rtol=1e-7, atol=1e-7)
+        assert not torch.allclose(alone(joint)(u, sigma), exact, rtol=1e-3), "there is a star"
+    assert (runs[0].memory["star"][:, -1] < 0.99).any(), "θ < 1 takes part"
+
+
+@pytest.mark.parametrize(("n", "count", "denominator"), [(10, 3, 10), (7, 1, 3), (9, 7, 9)])
+def test_counts_with_denominators_sum_to_one_up_to_rounding(
+    n: int, count: int, denominator: int
+) -> None:
+    names = [f"y{j}" for j in range(n)]
+    counts = dict.fromkeys(names, count) | {"prior": denominator - n * count}
+    graph = graphs.RegionGraph.from_regions(
+        {name: [0, 1] for name in counts}, counts, event_shape=(2,), denominator=denominator
+    )
+    covariances = {**dict.fromkeys(names, 0.5 * torch.eye(2)), "prior": torch.eye(2)}
+    joint = compose(graph, lambda x, sigma: -x, rule=Consistent(covariances))
+    assert joint.rule.star.alone
+
+
 def test_other_graphs_are_left_as_they_are() -> None:
     chain = graphs.chain(4)
     ones = {name: torch.eye(chain.regions.elements(name).numel()) for name in chain.regions.names}

@@ -54,6 +54,37 @@ def test_every_form_and_its_inverse_multiply_as_their_matrices(n: int) -> None:
             torch.testing.assert_close(each.times(v), expected)
 
 
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("own", [1, 2])
+def test_inverses_with_a_floor_are_those_of_the_matrices_and_the_floor(n: int, own: int) -> None:
+    """(Σ_r + f_r I)⁻¹ v_r of the regions 1 and 2 of four, with one floor for both or one each."""
+    stream = torch.Generator().manual_seed(0)
+    factors = torch.randn(n, 4, 2, generator=stream).double()
+    low = LowRankCovariances(factors, 0.3)
+    dense = DenseCovariances(factors @ factors.mT + torch.eye(4))
+    channels = torch.tensor([[2.0, 0.5], [0.5, 1.0]]).double()
+    floor = torch.rand(5, own, generator=stream).double()
+    for form in (low, dense, *(SeparableCovariances(channels, each) for each in (low, dense))):
+        matrices = form.dense().expand(4, -1, -1)[1:3]
+        eye = torch.eye(matrices.shape[1]).double()
+        v = torch.randn(5, 2, len(eye), generator=stream).double()
+        expected = torch.linalg.solve(matrices + floor[:, :, None, None] * eye, v[..., None])
+        found = form.inverse(str).floored(v, floor, slice(1, 3))
+        torch.testing.assert_close(found, expected[..., 0])
+
+
+def test_windows_whose_shared_parts_differ_are_told() -> None:
+    """Clips that all begin near 0: no ridge and no more of them help."""
+    stream = torch.Generator().manual_seed(0)
+    clips = 2 * torch.randn(5000, 1, generator=stream)
+    clips = clips + 0.5 * torch.randn(5000, 8, generator=stream).cumsum(dim=1)
+    graph = tiles((20,), 8, 4)
+    for ridge in (1e-6, 1e-2):
+        fitted = fit_covariances(graph, {(8,): clips}, ridge=ridge)
+        with pytest.raises(GraphError, match="No samples have such a covariance: if windows share"):
+            ComposedPrecision(graph, fitted).dense()
+
+
 def test_regions_that_contradict_one_another_are_named() -> None:
     graph, score = chain(4), lambda x, sigma: -x
     unit = {name: torch.eye(2 if name[0] == "f" else 1) for name in graph.regions.names}
