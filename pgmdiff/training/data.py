@@ -216,11 +216,7 @@ class States:
         for word, label in self.labels.items():
             values = label.values if isinstance(label, Field) else label
             size = len(values)
-            if not values.isfinite().all():
-                raise PgmdiffError(
-                    f"crops: expected finite labels {word!r}, got NaN or infinity. Remove their "
-                    "states, or give these what stands for an unknown label."
-                )
+            _check_finite(word, values)
             if not isinstance(self.data, Tensor) or size != len(self.data):
                 raise ShapeError(
                     f"crops: expected labels {word!r} with one entry per state, beside states in "
@@ -269,14 +265,10 @@ class States:
             else:
                 own = [*map(torch.as_tensor, some)]
                 given = torch.stack(own) if some is label else own[0][rows]
-                if given.is_floating_point():  # NumPy's are of float64
-                    given = given.to(states[0].dtype)
-                if not given.isfinite().all():
-                    raise PgmdiffError(
-                        f"crops: expected finite labels {word!r}, got NaN or infinity. Remove "
-                        "their states, or give these what stands for an unknown label."
-                    )
-                plain[word] = given
+                if not self.labels:  # others were looked at when they were given
+                    _check_finite(word, given)
+                floats = given.is_floating_point()  # NumPy's are of float64
+                plain[word] = given.to(states[0].dtype) if floats else given
         return states, rows, plain, fields
 
     def _loaded(self, n: int, stream: torch.Generator) -> tuple[Tensor, Mapping[str, Any], Tensor]:
@@ -480,6 +472,15 @@ class _Mark:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return x
+
+
+def _check_finite(word: str, label: Tensor) -> None:
+    """Raises `PgmdiffError` for labels that are not finite."""
+    if not label.isfinite().all():
+        raise PgmdiffError(
+            f"crops: expected finite labels {word!r}, got NaN or infinity. Remove their states, or "
+            "give these what stands for an unknown label."
+        )
 
 
 def warn_of_null(who: str, labels: Mapping[str, Tensor | Field], null: Condition) -> None:

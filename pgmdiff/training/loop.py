@@ -147,14 +147,15 @@ def _warn_of_units(crops: Sequence[Tensor]) -> None:
     The few elements of crops of one axis are channels, too, such as parameters.
     """
     wide = [x for x in crops if x.ndim > 1 and x.shape[1] <= MOST_CHANNELS]
-    alike = [x.movedim(1, 0).flatten(1) for x in wide if x.shape[1] == wide[0].shape[1]]
-    if not alike:
+    if not wide:
         return
-    deviations = torch.cat(alike, dim=1).std(dim=1)
+    first = wide[0]
+    like = [x for x in wide if (x.ndim, x.shape[1]) == (first.ndim, first.shape[1])]
+    deviations = torch.cat([x.movedim(1, 0).flatten(1) for x in like], dim=1).std(dim=1)
     vary = deviations[deviations > 0]
     if len(vary) and vary.max() > APART * vary.min():
         what, others = "elements", ""
-        if wide[0].ndim > 2:
+        if first.ndim > 2:
             what, others = "channels", "; or use UNet(..., whitened=True) with wiener=True"
         warn(
             f"fit: the {what} have standard deviations from {vary.min():.3g} to "
