@@ -19,7 +19,7 @@ from pgmdiff.composition.consistent import Consistent
 from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.plan import Batch
 
-__all__ = ["POLICIES", "Messages", "Policy", "free", "inverses"]
+__all__ = ["POLICIES", "Messages", "Policy", "free", "principal"]
 
 
 def free(covariances: Any, mean: Tensor | None = None) -> Consistent:
@@ -64,10 +64,11 @@ Changes = list[tuple[Tensor, Tensor]]
 """Denoised values of every region, the model's own and the assumed."""
 
 
-def inverses(batch: Batch) -> Tensor:
-    """Σ_r⁻¹ of a batch, float64 `[n or 1, d, d]`."""
+def principal(batch: Batch) -> tuple[Tensor, Tensor]:
+    """Variances along, and the principal directions of a batch's Σ_r: `[n or 1, d]`, and d more."""
     assert batch.precisions is not None, "Consistent binds them"
-    return batch.precisions.dense().double()
+    values, vectors = batch.precisions.modes
+    return 1 / values, vectors
 
 
 class Messages:
@@ -86,8 +87,8 @@ class Messages:
         self._now: Changes = []
         self.modes = []
         for batch in joint.batches:
-            values, vectors = torch.linalg.eigh(inverses(batch))
-            self.modes.append((1 / values, vectors.expand(len(batch.group), -1, -1)))
+            variances, vectors = principal(batch)
+            self.modes.append((variances, vectors.expand(len(batch.group), -1, -1)))
 
     def hold(self) -> None:
         """Keeps what is remembered from call to call until `commit`."""

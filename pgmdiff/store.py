@@ -35,6 +35,9 @@ BLANK = "0" * 64
 LIBRARIES = ("numpy", "pgmdiff", "scipy", "torch")
 """Packages whose code counts by name."""
 
+OTHERS = {*LIBRARIES, *sys.stdlib_module_names}
+"""Packages that are not the user's."""
+
 HOLDERS = ("argparse", "builtins", "collections", "datetime", "decimal", "enum", "fractions",
            "functools", "pathlib", "types")  # fmt: skip
 """Packages of Python whose objects hold values: those of others, such as locks, change by use."""
@@ -266,7 +269,7 @@ def _parts(thing: Any) -> Iterator[Any]:
 def _of_classes(thing: object) -> Iterator[Any]:
     """The names and values of attributes of a user's classes, but for methods."""
     for each in type(thing).__mro__:
-        if each.__module__.split(".")[0] not in (*LIBRARIES, *sys.stdlib_module_names):
+        if each.__module__.split(".")[0] not in OTHERS:
             for name, value in vars(each).items():
                 if not (name.startswith("__") or hasattr(value, "__get__")):
                     yield from (name, value)
@@ -292,7 +295,7 @@ def _used(function: FunctionType) -> list[Any]:
     used = [function.__globals__.get(name) for name in names]
     modules = [each for each in used if isinstance(each, ModuleType)]
     for module in modules:
-        if module.__name__.split(".")[0] not in (*LIBRARIES, *sys.stdlib_module_names):
+        if module.__name__.split(".")[0] not in OTHERS:
             found = [vars(module)[name] for name in names if name in vars(module)]
             modules += [m for m in found if isinstance(m, ModuleType) and m not in modules]
             used += found

@@ -51,7 +51,7 @@ from pgmdiff.composition.stars import CARRIED, CENTRE, Stars
 from pgmdiff.errors import ScoreError
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Residual, anderson, implicit, implicit_fixed_point
-from pgmdiff.precision import Loops, Solve
+from pgmdiff.precision import Solve
 from pgmdiff.scores.gradients import check_gradient
 
 __all__ = ["Consistent"]
@@ -132,9 +132,7 @@ class Consistent(Closure):
         assert rule.precision is not None, "compose binds it"
         if rule.loops is not None and rule.loops.fades:
             return bound(rule, star=None)
-        solve = None if rule.loops is None else rule.loops.solve
-        whole = solve.completion if isinstance(solve, Loops) else None
-        return bound(rule, star=Stars.of(rule.precision, whole))
+        return bound(rule, star=Stars.of(rule.precision, rule.completion))
 
     def part(self, elements: Tensor, solve: Callable[[], Solve]) -> Rule:
         if self.star is not None:

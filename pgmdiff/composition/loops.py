@@ -151,18 +151,18 @@ class ClosedLoops:
         The state less its mean is `[B, N]`, messages and scores are `[samples, regions, d]`.
         """
         level, batch = sigma[chunk.samples, None, None] ** 2, chunk.batch
-        outer = torch.tensor(batch.group.outer[chunk.start : chunk.stop])
+        rows = slice(chunk.start, chunk.stop)
+        outer = batch.group.outer[rows]
         if not outer.any():
             return torch.zeros_like(level[:, 0, 0])
         assert batch.precisions is not None, "the plan holds those of a bound rule"
-        values, vectors = batch.precisions.modes
-        if not batch.precisions.shared:
-            values, vectors = (t[chunk.start : chunk.stop] for t in (values, vectors))
+        values, vectors = batch.precisions.modes_of(rows)
         x = chunk.gather(u) + level * eta
         away, own = (by_region(each.double(), vectors) for each in (x, scores))
         variances = 1 / values + level
-        weights = variances * outer.to(variances)[:, None]
-        terms: Tensor = (own + away / variances) ** 2 * weights
+        terms: Tensor = (own + away / variances) ** 2 * variances
+        if not outer.all():
+            terms = terms * torch.tensor(outer).to(terms)[:, None]
         return terms.sum(dim=(1, 2))
 
     def fade(self, misfit: Tensor) -> Tensor:

@@ -141,15 +141,18 @@ class Closure(Rule, ABC):
         loops = ClosedLoops(solve, precision, known, whole, fades=self.prior is None)
         return bound(self, precision=precision, loops=loops, solve=solve, centre=centre)
 
+    def completion(self) -> Tensor:
+        """K, float64 `[N, N]`, of a graph that is small, or a junction tree."""
+        assert self.precision is not None, "compose binds it"
+        return self.solve.completion if isinstance(self.solve, Loops) else self.precision.dense()
+
     def doubt(self, x: Tensor, sigma: float) -> str | None:
         if self.precision is None or len(x) < 4 or not x.numel():
             return None
-        graph, solve = self.precision.graph, self.solve
-        variances = self.precision.variances
+        graph, variances = self.precision.graph, self.precision.variances
         star = graph.n_elements <= SOLVED and conflict(graph) is not None
         if star:  # regions of equal elements know less than all of them together
-            whole = solve.completion if isinstance(solve, Loops) else self.precision.dense()
-            variances = torch.linalg.inv(whole.cpu()).diagonal()
+            variances = torch.linalg.inv(self.completion().cpu()).diagonal()
         ratio = (x.var(dim=0).cpu().double() / (variances + sigma**2)).mean().item()
         few = 2 / (9 * (len(x) - 1))  # of χ²(n - 1), if all elements vary as one (Wilson, Hilferty)
         least, most = (max(0.0, 1 - few + way * few**0.5) ** 3 for way in (-4, 4))
@@ -341,11 +344,11 @@ def sharpened(values: Tensor, chunk: Chunk, sigma: Tensor, floor: Tensor | None 
 
     The floors f are `[samples, regions or 1]`, 0 if None.
     """
-    precisions, rows = chunk.batch.precisions, slice(chunk.start, chunk.stop)
+    precisions = chunk.batch.precisions
     assert precisions is not None, "the plan holds those of a bound rule"
     wide, levels = values.double(), sigma[chunk.samples].double()
     if floor is None:
         pulled = precisions.rows(chunk.start, chunk.stop).times(wide)
     else:
-        pulled = precisions.floored(wide, floor, rows)
+        pulled = precisions.floored(wide, floor, slice(chunk.start, chunk.stop))
     return wide + levels[:, None, None] ** 2 * pulled

@@ -39,7 +39,7 @@ projected onto the rest of its eigenvectors, relative to Σ_0⁻¹; see `likely`
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -221,8 +221,8 @@ class Stars:
     _rows: dict[Any, Rows] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, precision: ComposedPrecision, whole: Tensor | None) -> "Stars | None":
-        """Those of a graph with K; None if it has none or is too large."""
+    def of(cls, precision: ComposedPrecision, whole: Callable[[], Tensor]) -> "Stars | None":
+        """Those of a graph, and K, computed if need be; None if it has none or is too large."""
         found, names = list[tuple[Tensor, ...]](), dict[Hashable, int]()
         for star in _held(precision):
             names |= dict.fromkeys(star.names, len(found))
@@ -234,13 +234,12 @@ class Stars:
         sums, references = (
             torch.stack([F.pad(m, (0, width - len(m)) * 2) for m in some]) for some in matrices
         )
-        k = precision.dense() if whole is None else whole
         sets, loose = [set(each.tolist()) for each in elements], set[int]()
         for block in precision.blocks:
             for name, row in zip(block.group.names, block.index.tolist(), strict=True):
                 if name not in names and not any(each.issuperset(row) for each in sets):
                     loose.update(row)
-        return cls(k, names, elements, loose, torch.stack(negative), sums, references)
+        return cls(whole(), names, elements, loose, torch.stack(negative), sums, references)
 
     @cached_property
     def alone(self) -> bool:

@@ -136,10 +136,10 @@ def tall_data(
         GraphError: the precisions of the posteriors, less N - 1 times the prior's, are not positive
             definite: posteriors are wider than the prior.
     """
-    given_as = observations
-    observations = tensor_of("tall_data", "observations", given_as)
-    if observations.is_floating_point() and not isinstance(given_as, Tensor):
-        observations = observations.to(torch.get_default_dtype())  # NumPy's are of float64
+    if not isinstance(observations, Tensor):
+        observations = tensor_of("tall_data", "observations", observations)
+        if observations.is_floating_point():  # of float64
+            observations = observations.to(torch.get_default_dtype())
     if not observations.ndim:
         raise ShapeError(
             "tall_data: expected observations [N, *observed], got one number. A single observation "

@@ -64,10 +64,14 @@ class RegionPrecisions(ABC):
             values, vectors = torch.linalg.eigh(dense.double().cpu().clone())
         return values.clamp(min=0).to(dense.device), vectors.to(dense.device)
 
+    def modes_of(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """The modes of some of the regions."""
+        values, vectors = self.modes
+        return (values, vectors) if self.shared else (values[rows], vectors[rows])
+
     def floored(self, v: Tensor, floor: Tensor, rows: slice) -> Tensor:
         """(Σ_r + f_r I)⁻¹ v_r of some of the regions, for v `[B, n, d]` and f `[B, n or 1]`."""
-        some = slice(None) if self.shared else rows
-        values, vectors = (mode[some] for mode in self.modes)
+        values, vectors = self.modes_of(rows)
         along = by_region(v, vectors) * (values / (1 + floor[:, :, None] * values))
         return by_region(along, vectors.mT)
 

@@ -26,7 +26,7 @@ from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.names import check_known, check_mapping
 from pgmdiff.graphs.regions import Condition
-from pgmdiff.linalg import Ints, Shape, beside, tensor_of
+from pgmdiff.linalg import Ints, Shape, beside, is_finite, tensor_of
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.text import brief, by_field, counted, described
 
@@ -476,7 +476,7 @@ class _Mark:
 
 def _check_finite(word: str, label: Tensor) -> None:
     """Raises `PgmdiffError` for labels that are not finite."""
-    if not label.isfinite().all():
+    if not is_finite(label):
         raise PgmdiffError(
             f"crops: expected finite labels {word!r}, got NaN or infinity. Remove their states, or "
             "give these what stands for an unknown label."
