@@ -9,10 +9,12 @@ import json
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from PIL import Image
 from scipy.ndimage import map_coordinates
 from torch import Tensor
@@ -33,7 +35,7 @@ from pgmdiff.graphs import (
 )
 from pgmdiff.models.gravel import gravel_denoiser, gravel_image
 from pgmdiff.plotting import Panel, animate, flow, panels, plot, ring_image
-from pgmdiff.plotting.style import Sheet
+from pgmdiff.plotting.style import GREY, INK, Sheet, colour_of
 from pgmdiff.samplers import Step, karras, sample
 from scripts.pictures import IMAGES, rules_of, run
 
@@ -129,6 +131,24 @@ def error_against_sigma() -> None:
     _save(figure, "error_against_sigma", dpi=110)
 
 
+def plans() -> None:
+    """Paths that the lines of the page on plans make, without and with its obstacle."""
+    made: dict[str, Any] = {}
+    exec((IMAGES.parent / "plans.md").read_text("utf-8").split("```")[1].partition("\n")[2], made)
+    figure = Figure(figsize=(8.2, 3.9), layout="constrained")
+    titles = {"direct": "start and goal observed", "around": "and the disc observed to be empty"}
+    for axes, (name, title) in zip(figure.subplots(1, 2, sharey=True), titles.items(), strict=True):
+        shape, sigmas = (20, *made["windows"].event_shape), karras(20, 0.01, 20.0)
+        for path in sample(made[name], sigmas, shape=shape, generator=0):
+            axes.plot(*path, color=colour_of(1), linewidth=1, alpha=0.6)
+        axes.add_patch(Circle((0, 0), 0.8, color=GREY))
+        for place, text, side in ((-1.5, "start ", "right"), (1.5, " goal", "left")):
+            axes.plot(place, place, "o", color=INK)
+            axes.text(place, place, text, ha=side, va="center", fontsize=10)
+        axes.set(title=title, aspect="equal", xlim=(-3, 3), ylim=(-2.6, 2.6))
+    _save(figure, "plans", dpi=110)
+
+
 def ring() -> None:
     """A ring of gravel in 24 steps: noisy on the left, denoised on the right."""
     graph = tiles(
@@ -199,6 +219,7 @@ PICTURES: Mapping[str, Callable[[], None]] = {
     "counts_over_image": counts_over_image,
     "flow": information_flow,
     "error_against_sigma": error_against_sigma,
+    "plans": plans,
     "ring": ring,
     "gallery_sphere": sphere,
 }

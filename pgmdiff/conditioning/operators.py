@@ -247,7 +247,8 @@ def _check_shapes(who: str, operators: Sequence[Any]) -> None:
         if not isinstance(each, Operator):
             raise ShapeError(
                 f"{who}: expected operators that know their shapes, got {brief(each)}. Make one of "
-                "a function of batches by conditioning.Linear(function, event_shape)."
+                "a linear function of batches by conditioning.Linear(function, event_shape); if it "
+                "is not linear, give moment_matching one function that returns all values."
             )
 
 

@@ -55,9 +55,10 @@ def declared(
         check_mapping("FactorGraph", "shapes", shapes, 'Name the variables: {"a": (2,)}.')
     for factor, scope in scopes.items():
         if isinstance(scope, str | bytes):
+            letters = f" or {tuple(scope)!r}" if len(scope) > 1 else ""
             raise GraphError(
                 f"FactorGraph: the scope of factor {factor!r} is the string {scope!r}, "
-                f"expected a sequence of names. Write {(scope,)!r} or {tuple(scope)!r}."
+                f"expected a sequence of names. Write {(scope,)!r}{letters}."
             )
         if not isinstance(scope, Sequence):
             raise GraphError(

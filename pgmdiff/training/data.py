@@ -73,8 +73,9 @@ class Regions:
         if found != {self.event_shape}:
             raise ShapeError(
                 f"crops: expected states {shape_text('n', self.event_shape)}, as the graph's, got "
-                f"{', '.join(map(str, sorted(found)))}. For crops of larger data give the shapes "
-                "of regions in place of the graph."
+                f"{', '.join(map(str, sorted(found)))}. Of states of other sizes, such as single "
+                "pieces, give the shapes of all regions in place of the graph: "
+                f"[{tuple(self.batch.group.shape)}, ...]."
             )
         flat = (states if together else torch.stack(states)).flatten(1)
         chosen = torch.randint(len(self.rows), (len(owners),), generator=stream)
