@@ -18,7 +18,7 @@ The label of a window is also read by another recogniser, of another size and se
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from itertools import pairwise, permutations
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ from experiments.recognition import Recogniser
 from experiments.stick import animate, poses
 from pgmdiff.composition import Consistent, compose
 from pgmdiff.diagnostics import metrics
-from pgmdiff.graphs import tiles
+from pgmdiff.graphs import shared_conditions, tiles
 from pgmdiff.plotting.style import Sheet
 from pgmdiff.samplers import Euler, sample
 from pgmdiff.scores.adapters import from_denoiser
@@ -200,18 +200,15 @@ def order(studio: Studio) -> dict[str, Any]:
         [clips.known[k] for k in torch.randperm(len(clips.known), generator=stream)[:3].tolist()]
         for _ in range(sizes.orders)
     ]
-    score, names = from_denoiser(studio.denoiser), graph.names
+    score, null = from_denoiser(studio.denoiser), {"label": torch.tensor(CLASSES)}
     rule = Consistent(studio.covariances(graph, within=False))
-    pieces = [name for name, count in graph.counting_numbers().items() if count > 0]
-    overlaps = [name for name in names if name not in pieces]
     largest = max(x.diff(dim=1).square().mean(dim=0).sqrt().max().item() for x in clips.states)
 
     def joined(labels: Sequence[int], seed: int, *, rule: Any = None, same: bool = False) -> Tensor:
         own = [labels[k] for k in ORDER]
-        given = {name: {"label": torch.tensor(k)} for name, k in zip(pieces, own, strict=True)}
-        for name, (a, b) in zip(overlaps, pairwise(own), strict=True):
-            given[name] = {"label": torch.tensor(a if same and a == b else CLASSES)}
-        joint = compose(graph, score, rule=rule, conditions=given)
+        told = {name: {"label": torch.tensor(k)} for name, k in zip(graph.pieces, own, strict=True)}
+        given = shared_conditions(graph, told) if same else told
+        joint = compose(graph, score, rule=rule, conditions=given, null_condition=null)
         shape = (sizes.draws, *graph.event_shape)
         return sample(joint, studio.levels, shape=shape, generator=seed, solver=Euler())
 

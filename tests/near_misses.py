@@ -178,6 +178,7 @@ OTHER_CALLS: list[Callable[[], Any]] = [
     lambda: graphs.tree(2, 2),
     lambda: graphs.hidden_markov(3),
     lambda: graphs.repeated_observations(3),
+    lambda: graphs.shared_conditions(graphs.chain(3), {"f0": {"text": NUMBERS[0]}}),
     lambda: graphs.is_alpha_acyclic(graphs.chain(3)),
     lambda: graphs.is_berge_acyclic(graphs.chain(3)),
     lambda: conditioning.blur((8, 8), torch.ones(3) / 3),

@@ -28,6 +28,7 @@ from benchmarks.reports import plus_minus
 from experiments import stick
 from pgmdiff import compose, karras, sample, tiles
 from pgmdiff.diagnostics.metrics import mean_and_error
+from pgmdiff.graphs import shared_conditions
 
 torch.set_num_threads(1)  # for matrices this small, several threads are slower than one
 
@@ -140,10 +141,7 @@ curves({name.split(",")[0]: x[0] for name, x in walked.items() if name[:4] != "o
 # %%
 ORDER = (0, 0, 1, 1, 1, 2, 2)  # two windows walk, three jog, two hop
 graph = strip(LONG)
-counts = graph.counting_numbers()
-windows = [name for name, count in counts.items() if count > 0]
-overlaps = [name for name, count in counts.items() if count < 0]
-told = {name: {"label": torch.tensor(k)} for name, k in zip(windows, ORDER, strict=True)}
+told = {name: {"label": torch.tensor(k)} for name, k in zip(graph.pieces, ORDER, strict=True)}
 null = {"label": torch.tensor(NULL)}
 ordered = compose(graph, score, conditions=told, null_condition=null)
 
@@ -154,14 +152,13 @@ ordered = compose(graph, score, conditions=told, null_condition=null)
 # jog over steps within it, and *swing* the mean square angle in the jog over what it should be.
 
 # %%
-pairs = zip(overlaps, ORDER[:-1], ORDER[1:], strict=True)
-within = {name: {"label": torch.tensor(a)} for name, a, b in pairs if a == b}
 apart = []
 for k, n in enumerate((36, 24, 36)):
     alike = partial(compose(strip(n), score), label=torch.full((N,), k))
     apart.append(sample(alike, levels, shape=(N, 2, n), generator=k))
 made = {"one after another": torch.cat(apart, dim=2)}
-rival = compose(graph, score, conditions=told | within, null_condition=null)
+within = shared_conditions(graph, told)
+rival = compose(graph, score, conditions=within, null_condition=null)
 for name, joint in {"null labels": ordered, "labels within actions": rival}.items():
     made[name] = sample(joint, levels, shape=(N, 2, LONG), generator=0)
 

@@ -21,6 +21,7 @@ from pgmdiff.graphs.pyramids import Pyramid, pyramid
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.report import Report
 from pgmdiff.graphs.serialization import fingerprint, from_json, to_json
+from pgmdiff.graphs.sharing import shared_conditions
 from pgmdiff.graphs.windows import product, tiles, time_by_parts
 
 __all__ = [
@@ -43,9 +44,10 @@ __all__ = [
     "markov_random_field",
     "named_tree",
     "nested_cubemap",
-    "repeated_observations",
     "product",
     "pyramid",
+    "repeated_observations",
+    "shared_conditions",
     "star",
     "tiles",
     "time_by_parts",
