@@ -7,7 +7,7 @@ and replaced: its parts are `crops`, `EDMDenoiser` and `denoising_loss`.
 import copy
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -180,6 +180,17 @@ def _warning(crops: Crops, network: nn.Module) -> Crops:
     return replace(crops, _null_of_network={**crops._null_of_network, **new})
 
 
+def _warn_of_classes(network: nn.Module, words: Collection[str]) -> None:
+    """Warns of a network with classes that is trained without labels."""
+    null = getattr(network, "null_condition", None)
+    for word in null if isinstance(null, Mapping) else ():
+        if word not in words:
+            warn(
+                f"fit: the network has classes, but crops come without a {word}: their embeddings "
+                f"stay as they are. Give labels={{{word!r}: ...}}, or make it without classes."
+            )
+
+
 def _together(jobs: Sequence[Callable[[], EDMDenoiser]], processes: int) -> list[EDMDenoiser]:
     """The results of jobs, of which some are done at once in processes of their own."""
     processes = min(processes, len(jobs))
@@ -296,6 +307,8 @@ def train(
             home = torch.cuda if on_gpu else torch.default_generator
             home.manual_seed(noise.seeds(SECOND + step)[0])
             crop = crops.draw(batch, stream)
+            if step == begin:
+                _warn_of_classes(denoiser.network, {*crops.words, *crop.condition})
             with torch.autocast(place.type, torch.bfloat16, enabled=rounded):
                 loss = denoising_loss(
                     model,

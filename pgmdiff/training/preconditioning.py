@@ -175,7 +175,7 @@ class EDMDenoiser(nn.Module):
         _check_network(network)
         self.network = network
         self.whitened: bool = getattr(network, "whitened", False)
-        self.sigma_data, self.mean, self.unit = sigma_data, mean, unit
+        self.sigma_data, self.mean, self.unit = sigma_data, float(mean), unit
         self.filters = nn.ModuleDict({_key(each.mean.shape): each for each in filters})
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:

@@ -186,6 +186,17 @@ def test_labels_that_count_from_one_are_warned_of(pairs: Any, null: Any, network
                 train(own, crops(graph, given, labels=labels, **told), steps=2, generator=0)
 
 
+@pytest.mark.parametrize("pairs", [None, TensorDataset])
+def test_classes_without_labels_are_warned_of(pairs: Any) -> None:
+    """Embeddings that no crop trains would be random numbers to whoever asks for a class."""
+    data, graph = torch.randn(8, 1, 8), tiles((1, 8), (1, 4), (0, 2))
+    network = UNet(1, (8, 8), 8, axes=1, classes=4)
+    with pytest.warns(match="has classes, but crops come without a label"):
+        fit(graph, network, pairs(data) if pairs else data, steps=1, generator=0)
+    own = {name: {"label": torch.tensor(1)} for name in graph.pieces}  # and none on overlaps
+    fit(graph, network, pairs(data) if pairs else data, steps=3, conditions=own, generator=0)
+
+
 def test_labels_and_null_labels_of_overlaps() -> None:
     """Overlaps have their state's label, or always the null one if it is their own condition."""
     graph, data = GRAPHS["series"], numbered(4, (12,))

@@ -384,6 +384,8 @@ def test_wrong_options_are_named() -> None:
         fit([(4,)], network, data, steps=1, sigma_data=1e-30, generator=0)
     with pytest.raises(ShapeError, match="got position, which it was made without"):
         fit([(4,)], network, torch.randn(5, 8), steps=1, position=True)
+    with pytest.raises(PgmdiffError, match="expected mean as float"):
+        EDMDenoiser(network, 1.0, mean=torch.zeros(2, 1))
 
 
 class OfElements(nn.Module):
