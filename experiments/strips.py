@@ -67,6 +67,14 @@ class Windows(Covariances):
 
     fitted: LowRank
 
+    @classmethod
+    def fit(cls, crops: Tensor, window: int, rank: int) -> "Windows":
+        """Covariances of crops `[n, channels, window, width]`, all places along them pooled."""
+        graph = tiles(crops.shape[1:], (crops.shape[1], window, window), (0, 0, window // 2))
+        found = fit_covariances(graph, crops, form="low_rank", rank=rank, shared=True)
+        assert isinstance(found, LowRank)
+        return cls(found)
+
     def of(self, group: RegionGroup) -> LowRankCovariances:
         (factor,) = self.fitted.outer.values()
         channels, height, width = group.shape
@@ -76,13 +84,8 @@ class Windows(Covariances):
 
 @cache
 def _covariances(name: str) -> Covariances:
-    """Covariances of windows, all places along a strip pooled."""
     corpus = CORPORA[name]
-    width = 3 * corpus.side // 2
-    real = crops(corpus, width, FITTED, 18)
-    found = fit_covariances(_graph(corpus, width), real, form="low_rank", rank=RANK, shared=True)
-    assert isinstance(found, LowRank)
-    return Windows(found)
+    return Windows.fit(crops(corpus, 3 * corpus.side // 2, FITTED, 18), corpus.side, RANK)
 
 
 @cache

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from benchmarks.reports import columns, plus_minus, settings, table
 from experiments.corpora import CORPORA, Corpus, colour_map
+from experiments.strips import Windows
 from pgmdiff import baselines, field
 from pgmdiff import conditioning as ways
 from pgmdiff.composition import Consistent, Joint, compose
@@ -35,7 +36,6 @@ from pgmdiff.diagnostics import crps, interval_coverage
 from pgmdiff.diagnostics.metrics import mean_and_error, seam_ratio
 from pgmdiff.graphs import RegionGraph, tiles
 from pgmdiff.plotting.style import Sheet, picture
-from pgmdiff.precision import fit_covariances
 from pgmdiff.samplers import sample
 from pgmdiff.scores.adapters import Score, from_denoiser
 from pgmdiff.scores.guidance import slerp
@@ -46,8 +46,8 @@ __all__ = ["PARTS", "Studio", "colour_map", "draw", "passage", "run", "tables"]
 CORPUS, LEVELS, BLOCK, ROWS = "landscape", 16, 8, 64
 PAIRS, SEEDS, REAL, PICTURES, DRAWS = 4, 3, 24, 8, 19
 SHARE, COARSE, NOISE = 0.1, 4, 0.01  # the noise is about one of 256 shades
-STATES, RANK, STEPS = 200, 64, 15
-"""Of the covariances: real strips, and rank. Steps of the solves with them."""
+STATES, RANK, STEPS = 1000, 64, 30
+"""Of the covariances: real crops, and rank. Steps of the solves with them."""
 MORE_STEPS, FEW_STEPS, FEW_DRAWS = 12, 3, 3
 """With Jacobians, which cost a gradient per step."""
 STRENGTHS = (0.3, 0.7, 1.5)
@@ -86,11 +86,17 @@ class Studio:
     def joint(self, patches: int) -> Joint:
         return compose(self.strip(patches), self.score, max_batch=ROWS)
 
-    def consistent(self, patches: int, overlap: bool = True) -> Joint:
-        """A joint with fitted covariances; without overlaps, of patches each of which is alone."""
-        graph, data = self.strip(patches, overlap), self.real(patches, self.few(STATES, 40), 5)
-        found = fit_covariances(graph, data, form="low_rank", shared=True, rank=self.few(RANK, 16))
-        return compose(graph, self.score, rule=Consistent(found), max_batch=ROWS)
+    def consistent(self, patches: int, overlap: bool = True, colours: bool = False) -> Joint:
+        """A joint with covariances of real patches, or of what their colours leave open.
+
+        Without overlaps it consists of patches each of which is alone.
+        """
+        graph, size = self.strip(patches, overlap), (self.corpus.side, 3 * self.corpus.side // 2)
+        data = self.corpus.crops(size, self.few(STATES, 200), torch.Generator().manual_seed(5))
+        if colours:
+            data = data - colour_map(data)[:, :3]
+        rule = Consistent(Windows.fit(data, size[0], self.few(RANK, 16)))
+        return compose(graph, self.score, rule=rule, max_batch=ROWS)
 
     def draws(self, score: Score, like: Tensor, seed: int) -> Tensor:
         """Samples, as many and as large as these states."""
@@ -157,11 +163,19 @@ def connect(studio: Studio) -> dict[str, Any]:
     seen = torch.ones(observed.shape[1:], dtype=torch.bool)
     seen[..., side:-side] = False
     maps, real = passage(left, right, gap), studio.real(5, studio.few(REAL), 3)
-    free = ways.moment_matching(
-        studio.joint(6), observed, seen, ways.Tweedie(), noise=NOISE, most_steps=MORE_STEPS
-    )
-    bound = partial(free, field=field(maps.to(studio.device)))
-    scores: dict[str, Score] = {"colours as conditions": bound, "no conditions": free}
+    joint, whole = studio.joint(6), studio.consistent(6)
+    given = ways.Composed(studio.consistent(6, colours=True))
+    methods: dict[str, tuple[Joint, Any, int, bool]] = {
+        "colours as conditions": (joint, given, STEPS, True),
+        "Consistent": (whole, ways.Composed(whole), STEPS, True),
+        "Jacobians": (joint, ways.Tweedie(), MORE_STEPS, True),
+        "no conditions": (joint, ways.Composed(whole), STEPS, False),
+    }
+    scores, colours = dict[str, Score](), field(maps.to(studio.device))
+    for name, (own, covariance, steps, bound) in methods.items():
+        options: dict[str, Any] = {"noise": NOISE, "most_steps": steps}
+        score = ways.moment_matching(own, observed, seen, covariance, **options)
+        scores[name] = partial(score, field=colours) if bound else score
     mirrored = [torch.cat(x * 3, dim=3) for x in ([left, left.flip(3)], [right.flip(3), right])]
     t = ((torch.arange(6 * side) - side + 1) / (gap + 1)).clamp(0, 1)
     found = {

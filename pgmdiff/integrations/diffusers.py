@@ -13,6 +13,7 @@ imports diffusers.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -60,7 +61,8 @@ IMPLIED = {
 
 SIGMA_LIMIT = 1e3
 """The largest σ at which a driven joint is called. Flow matching starts at α = 0, where σ = ∞: the
-joint is then called at this σ on a state with the same noise, whose D is off by about Σ_0 ε / σ."""
+joint is then called at this σ on a state with the same noise, whose D is off by about Σ_0 ε / σ. The
+prediction is that of the scheduler's own state, so that it finds this D in it."""
 
 
 def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
@@ -167,7 +169,10 @@ def _timesteps(scheduler: Any) -> Callable[[Tensor], Tensor]:
             f"{type(scheduler).__name__}: it has no alphas_cumprod to find timesteps by. Use "
             "pgmdiff.scores.from_vp_eps, from_vp_v or from_vp_sample with timesteps of your own."
         )
-    return Timesteps(torch.as_tensor(alphas).double().tolist())
+    alphas = torch.as_tensor(alphas).double().tolist()
+    if config.get("rescale_betas_zero_snr") and alphas[-1] >= alphas[-2]:
+        alphas[-1] = 0.0  # of which some schedulers make 2^-24, more than the one before it
+    return Timesteps(alphas)
 
 
 def _quarter_of_log(sigma: Tensor) -> Tensor:
@@ -338,7 +343,7 @@ def drive(
         sigma = sigma_t / max(alpha, sigma_t / SIGMA_LIMIT)
         u = x * (sigma / sigma_t)
         denoised = denoise(joint, u, sigma)
-        output = _prediction(kind, driven, u, sigma, denoised)
+        output = _prediction(kind, driven, x, alpha, sigma_t, denoised)
         seen = {"x": u, "i": i, "sigma": sigma, "denoised": denoised.clone()} if callback else {}
         x = driven.step(output, t, x, return_dict=False, **own)[0].to(dtype)
         if not is_finite(x):
@@ -440,14 +445,16 @@ def _level(driven: Any, kind: str, t: Tensor) -> tuple[float, float]:
     return squared**0.5, (1 - squared) ** 0.5
 
 
-def _prediction(kind: str, driven: Any, u: Tensor, sigma: float, denoised: Tensor) -> Tensor:
-    """What a network of this kind would have predicted."""
+def _prediction(
+    kind: str, driven: Any, x: Tensor, alpha: float, sigma_t: float, denoised: Tensor
+) -> Tensor:
+    """What a network of this kind would have predicted at x = α D + σ_t ε."""
     if hasattr(driven, "precondition_outputs"):
-        c_out = float(driven.precondition_outputs(0.0, 1.0, sigma))
-        skipped: Tensor = driven.precondition_outputs(u, 0.0, sigma)
+        c_out = float(driven.precondition_outputs(0.0, 1.0, sigma_t))
+        skipped: Tensor = driven.precondition_outputs(x, 0.0, sigma_t)
         return (denoised - skipped) / c_out
-    eps: Tensor = (u - denoised) / sigma
+    eps: Tensor = (x - alpha * denoised) / sigma_t
     if kind == "v_prediction":
-        velocity: Tensor = (eps - sigma * denoised) / (1 + sigma**2) ** 0.5
+        velocity: Tensor = (alpha * eps - sigma_t * denoised) / math.hypot(alpha, sigma_t)
         return velocity
     return {"epsilon": eps, "sample": denoised, "flow_prediction": eps - denoised}[kind]

@@ -17,6 +17,7 @@ Chen, Ben-Hamu, Nickel, Le, "Flow matching for generative modeling", 2023). `fro
 small number.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -280,7 +281,8 @@ class Timesteps:
 
     With ᾱ_t the network's cumulative products, σ_t = √((1 - ᾱ_t) / ᾱ_t); between them timesteps
     are interpolated in log σ and never rounded. Outside the network's range the nearest timestep
-    is used. Timesteps with ᾱ_t = 0 (σ = ∞) are left out.
+    is used, above it on a state whose noise is that of the timestep: D(x, σ) = D(r x, r σ) with
+    r = `largest` / σ, which is off by about Σ_0 / `largest`. A last ᾱ_t = 0 (σ = ∞) is left out.
 
     Args:
         alphas_cumprod: ᾱ_t for t = 0, 1, ..., decreasing within (0, 1); the last may be 0.
@@ -290,18 +292,21 @@ class Timesteps:
     """
 
     alphas_cumprod: Sequence[float]
+    largest: float = field(init=False, compare=False)
     _tables: dict[torch.device, Tensor] = field(default_factory=dict, init=False, compare=False)
 
     def __post_init__(self) -> None:
         alphas = torch.as_tensor(self.alphas_cumprod, dtype=torch.float64).cpu()
-        alphas = alphas[alphas > 0]
-        if len(alphas) < 2 or not (alphas < 1).all() or not (alphas.diff() < 0).all():
+        alphas = alphas[: len(alphas) - int(len(alphas) > 0 and alphas[-1] == 0)]
+        within = ((alphas > 0) & (alphas < 1)).all()
+        if len(alphas) < 2 or not within or not (alphas.diff() < 0).all():
             raise ScoreError(
                 "Timesteps: expected alphas_cumprod, numbers that decrease within (0, 1), got "
                 f"{brief(self.alphas_cumprod)}. Of betas they are (1 - betas).cumprod(0)."
             )
         logs = 0.5 * ((-alphas).log1p() - alphas.log())
         self._tables[logs.device] = torch.stack([torch.arange(len(logs)).to(logs), logs])
+        object.__setattr__(self, "largest", float(logs[-1].exp()))
 
     def __repr__(self) -> str:
         sigmas = self._on(torch.device("cpu"))[1].exp().tolist()
@@ -314,22 +319,28 @@ class Timesteps:
         return self._tables[device]
 
     def __call__(self, sigma: Tensor) -> Tensor:
-        """The timesteps of σ, of any shape, in its dtype; they have no gradient.
+        """The timesteps of σ, of any shape, in its floating-point dtype; they have no gradient.
 
         Raises:
             ScoreError: a gradient with respect to σ is required.
         """
         steps, logs = self._on(sigma.device)
-        found = _interpolated(sigma.detach().to(logs).log(), logs, steps).to(sigma)
+        found = _interpolated(sigma.detach().to(logs).log(), logs, steps).to(_floating(sigma))
         check_gradient(found, sigma, lambda: repr(self))
         return found
 
     def sigmas(self, timesteps: Tensor) -> Tensor:
         """The σ of timesteps, which need not be integers: the inverse within the range."""
         steps, logs = self._on(timesteps.device)
-        found = _interpolated(timesteps.detach().to(logs), steps, logs).exp().to(timesteps)
+        found = _interpolated(timesteps.detach().to(logs), steps, logs).exp()
+        found = found.to(_floating(timesteps))
         check_gradient(found, timesteps, lambda: repr(self))
         return found
+
+
+def _floating(like: Tensor) -> torch.dtype:
+    """A dtype that holds numbers that are not integers."""
+    return like.dtype if like.is_floating_point() else torch.get_default_dtype()
 
 
 def _interpolated(x: Tensor, places: Tensor, values: Tensor) -> Tensor:
@@ -410,9 +421,16 @@ def _variance_preserving(who: str, network: Score, timesteps: Score, read: Read)
 def _preserved(
     network: Score, timesteps: Score, read: Read, x: Tensor, sigma: Tensor, **condition: Any
 ) -> tuple[Any, Any]:
-    alpha = (1 + beside(sigma, x) ** 2).rsqrt()
-    sigma_t, x_t = alpha * beside(sigma, x), alpha * x
-    return read(alpha, sigma_t, x_t, called(network, x_t, timesteps(copied(sigma)), **condition))
+    s = beside(sigma, x)
+    share = (getattr(timesteps, "largest", math.inf) / s).clamp(max=1)  # of the noise in x
+    alpha = (1 + (share * s) ** 2).rsqrt()
+    sigma_t, x_t = alpha * share * s, alpha * share * x
+    prediction = called(network, x_t, timesteps(copied(sigma)), **condition)
+    denoised, eps = read(alpha, sigma_t, x_t, prediction)
+    if eps is not None:  # D = x - σ ε = r x - r σ ε_r
+        rest = (1 - share) / s.clamp(min=torch.finfo(s.dtype).tiny)
+        eps = torch.addcmul(share * eps, rest, x)
+    return denoised, eps
 
 
 def from_flow(velocity: Callable[..., Tensor]) -> NetworkScore:

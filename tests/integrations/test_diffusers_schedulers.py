@@ -81,6 +81,21 @@ def test_a_driven_joint_is_sampled_as_by_our_solver(
     assert (driven - sample(TARGET.score, sigmas, x=x, solver=solver)).abs().max() < tolerance
 
 
+@pytest.mark.parametrize("name", ["DPMSolverMultistep", "UniPCMultistep", "EulerDiscrete"])
+@pytest.mark.parametrize("options", [{"beta_schedule": "squaredcos_cap_v2"}, {}])
+def test_what_is_predicted_makes_no_difference(name: str, options: dict) -> None:
+    """Cosine betas reach σ = 20,000, where ε of D at `SIGMA_LIMIT` was that of D σ / 1000."""
+    far = Gaussian(torch.full((2,), 5.0).double(), 0.25 * torch.eye(2).double())
+    made = []
+    for kind in ("sample", "epsilon", "v_prediction"):
+        scheduler = getattr(schedulers, f"{name}Scheduler")(prediction_type=kind, **options)
+        drawn = {"shape": (200, 2), "mean": 5.0, "generator": 0, "dtype": torch.float64}
+        made.append(drive(far.score, scheduler, steps=20, **drawn))
+    assert (made[1] - made[0]).abs().max() < 1e-3
+    assert (made[2] - made[0]).abs().max() < 1e-3
+    assert (made[0].mean(dim=0) - 5).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_a_joint_driven_by_flow_matching_is_sampled_by_euler(shift: float) -> None:
     scheduler = schedulers.FlowMatchEulerDiscreteScheduler(shift=shift)

@@ -1,3 +1,4 @@
+import math
 import pickle
 from collections.abc import Callable
 
@@ -128,6 +129,31 @@ def test_variance_preserving_predictions(kind: str, adapt: Callable) -> None:
     torch.testing.assert_close(score(x, 0.5), Q.score(x, 0.5))
 
 
+@pytest.mark.parametrize(
+    ("kind", "adapt"), [("eps", from_vp_eps), ("sample", from_vp_sample), ("v", from_vp_v)]
+)
+def test_beyond_the_timesteps_the_noise_is_that_of_the_last(kind: str, adapt: Callable) -> None:
+    """D is off by about Σ_0 / σ_T, whatever is predicted: of ε it was D σ / σ_T."""
+    times = Timesteps((1 - torch.linspace(1e-4, 0.02, 1000).double()).cumprod(0).tolist())
+    m = 5.0
+
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
+        s = times.sigmas(t)[:, None]
+        alpha = (1 + s**2).rsqrt()
+        x = x_t / alpha
+        denoised = m + Q.denoise(x - m, s[:, 0])
+        eps = (x - denoised) / s
+        return {"eps": eps, "sample": denoised, "v": alpha * (eps - s * denoised)}[kind]
+
+    score = adapt(network, times)
+    for large in (times.largest, 20.0, 80.0, 1e4):
+        sigma = torch.full((5,), large, dtype=torch.float64)
+        x = m + large * U
+        off = denoise(score, x, sigma) - (m + Q.denoise(x - m, sigma))
+        assert off.abs().max() < (2.5 / times.largest if large > times.largest else 1e-6)
+        torch.testing.assert_close(score(x, sigma) * large, -U, rtol=0, atol=0.5)
+
+
 def test_flow_velocities() -> None:
     seen = []
 
@@ -161,7 +187,28 @@ def test_timesteps_and_back() -> None:
     torch.testing.assert_close(timesteps.sigmas(t), sigma, rtol=1e-12, atol=0)
     endless = Timesteps([*alphas.tolist(), 0.0])  # zero terminal signal
     assert endless(torch.tensor([1e9])).item() == 999.0
+    assert endless.largest == pytest.approx(timesteps.sigmas(torch.tensor([999.0])).item())
     torch.testing.assert_close(endless(sigma), t)
+
+
+def test_integers_are_numbers_too() -> None:
+    """The timesteps of schedulers are, and their σ are not."""
+    timesteps = Timesteps((1 - torch.linspace(1e-4, 0.02, 1000).double()).cumprod(0).tolist())
+    whole = torch.tensor([1, 400, 999])
+    for function in (timesteps, timesteps.sigmas):
+        torch.testing.assert_close(function(whole), function(whole.float()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -0.2, 0.0, 1.0, 1.5])
+@pytest.mark.parametrize("place", range(4))
+def test_alphas_that_are_none_are_refused(wrong: float, place: int) -> None:
+    alphas = [0.99, 0.9, 0.5, 0.1]
+    alphas[place] = wrong
+    if (wrong, place) == (0.0, 3):
+        assert Timesteps(alphas) == Timesteps(alphas)
+        return
+    with pytest.raises(ScoreError, match="numbers that decrease within"):
+        Timesteps(alphas)
 
 
 def test_timesteps_are_those_of_numpys_interpolation() -> None:
