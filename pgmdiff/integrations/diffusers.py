@@ -61,8 +61,8 @@ IMPLIED = {
 
 SIGMA_LIMIT = 1e3
 """The largest σ at which a driven joint is called. Flow matching starts at α = 0, where σ = ∞: the
-joint is then called at this σ on a state with the same noise, whose D is off by about Σ_0 ε / σ. The
-prediction is that of the scheduler's own state, so that it finds this D in it."""
+joint is then called at this σ on a state with the same noise, whose D is off by about Σ_0 ε / σ.
+The prediction is that of the scheduler's own state, in which it then finds this D."""
 
 
 def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:

@@ -9,6 +9,7 @@ with diffusion models", 2023, Algorithms 1, 2 and 6).
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from operator import itemgetter
 from typing import Any, TypeAlias, cast
 
@@ -224,9 +225,7 @@ class States:
                     f"one tensor, got {brief(label)} beside {brief(self.data)}. A Dataset gives "
                     "pairs (state, labels)."
                 )
-        self._batches: Iterator[Any] | None = None
-        self._open: tuple[Tensor, Mapping[str, Any], int, int] | None = None
-        """A loader's batch, its labels, the next row, and how many were not drawn."""
+        self._loaded: Iterator[tuple[Tensor, Mapping[str, Any]]] | None = None
 
     def one(self, state: Any) -> Tensor:
         """A state, or several, as a tensor."""
@@ -248,15 +247,17 @@ class States:
         rows, labels, states = torch.arange(n), cast(Mapping[str, Any], self.labels), self.data
         if isinstance(states, Tensor):
             rows = torch.randint(len(states), (n,), generator=stream)
-        elif hasattr(states, "__getitem__") and hasattr(states, "__len__"):
-            if not len(states):
-                raise PgmdiffError(f"crops: expected some states, got {brief(states)}, empty.")
-            numbers = torch.randint(len(states), (n,), generator=stream).tolist()
-            pairs = [_labelled(states[number]) for number in numbers]
+        else:
+            if hasattr(states, "__getitem__") and hasattr(states, "__len__"):
+                if not len(states):
+                    raise PgmdiffError(f"crops: expected some states, got {brief(states)}, empty.")
+                numbers = torch.randint(len(states), (n,), generator=stream).tolist()
+                pairs = [_labelled(states[number]) for number in numbers]
+            else:
+                self._loaded = self._loaded or self._rows()
+                pairs = list(islice(self._loaded, n))
             states = [self.one(state) for state, _ in pairs]
             labels = {word: [own[word] for _, own in pairs] for word in pairs[0][1]}
-        else:
-            states, labels, rows = self._loaded(n, stream)
         plain, fields = dict[str, Tensor](), dict[str, Tensor | list[Tensor]]()
         for word, label in labels.items():
             some = label if isinstance(label, list) else [label]
@@ -272,30 +273,21 @@ class States:
                 plain[word] = given.to(states[0].dtype) if floats else given
         return states, rows, plain, fields
 
-    def _loaded(self, n: int, stream: torch.Generator) -> tuple[Tensor, Mapping[str, Any], Tensor]:
-        """A loader's batch, its labels, and the rows that are drawn; larger batches serve longer.
-
-        Where one number is no multiple of the other some rows come once more, at a random place.
-        """
-        if self._open is None:
-            self._batches = self._batches or self._endless()
-            batch, labels = _labelled(next(self._batches))
-            states, first = self.one(batch), 0
-            if max(n, len(states)) % min(n, len(states)):
-                first = int(torch.randint(len(states), (), generator=stream))
-            self._open = states, labels, first, len(states)
-        states, labels, first, left = self._open
-        self._open = (states, labels, first + n, left - n) if left > n else None
-        return states, labels, (first + torch.arange(n)) % len(states)
-
-    def _endless(self) -> Iterator[Any]:
-        """The batches of a loader, epoch after epoch."""
+    def _rows(self) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+        """The states of a loader's batches with their labels, epoch after epoch."""
         batches = [None]
         while batches:
             batches = []
             for batch in self.data:
-                batches = [batch]
-                yield batch
+                batches, (states, labels) = [batch], _labelled(batch)
+                for row, state in enumerate(self.one(states)):
+                    yield (
+                        state,
+                        {
+                            word: Field(x.values[row]) if isinstance(x, Field) else x[row]
+                            for word, x in labels.items()
+                        },
+                    )
         raise PgmdiffError(
             f"crops: {brief(self.data)} has no batches left. Give a DataLoader, which can be read "
             "again, and not an iterator; and no larger a batch_size than it has states, if it has "

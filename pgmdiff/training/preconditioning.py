@@ -49,6 +49,8 @@ from pgmdiff.text import brief
 
 __all__ = ["EDMDenoiser", "WienerFilter", "denoising_loss"]
 
+LEAST = 1e-12
+"""Noise level, in σ_d, below which D is x to rounding, and formulas divide by 0 at last."""
 SEEN = 0.005
 """Noise level, in σ_d, below which a network is told this one where it is given one per element:
 smaller ones are rare in training, and exact observations have none."""
@@ -89,7 +91,15 @@ class WienerFilter(nn.Module):
         Args:
             states: the states.
             like: another filter, whose basis of the first axis is taken.
+
+        Raises:
+            ShapeError: there are fewer than two states.
         """
+        if len(states) < 2:
+            raise ShapeError(
+                f"WienerFilter: expected several states [n, *shape], got {tuple(states.shape)}. "
+                "Variances need at least two."
+            )
         result, wide = cls(tuple(states.shape[1:])).to(torch.float64), states.double()
         result.mean = wide.mean(dim=0)
         centred = wide - result.mean
@@ -181,6 +191,7 @@ class EDMDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         if not isinstance(sigma, Tensor) or sigma.ndim == 0:
             sigma = per_sample(sigma, x)
+        sigma = sigma.clamp(min=LEAST * self.sigma_data)  # at σ = 0 D is x
         s = beside(sigma, x)
         total = s**2 + self.sigma_data**2
         own = self._filter(x.shape[1:], s)
@@ -250,8 +261,11 @@ class EDMDenoiser(nn.Module):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Makes room for the filters that a state has, before they are loaded."""
-        state_dict.setdefault(f"{prefix}_extra_state", self.get_extra_state())
         start = f"{prefix}filters."
+        if f"{prefix}_extra_state" not in state_dict:  # an older file, or the weights alone
+            state_dict[f"{prefix}_extra_state"] = self.get_extra_state()
+            own = self.filters.state_dict(prefix=start).items()
+            state_dict.update({key: x for key, x in own if key not in state_dict})
         keys = {
             name[len(start) :].partition(".")[0] for name in state_dict if name.startswith(start)
         }

@@ -179,6 +179,27 @@ def test_a_state_dict_holds_all_of_a_denoiser(separable: Gaussian) -> None:
     old = EDMDenoiser(Nothing(), 2.0, 3.0, unit=4.0)
     old.load_state_dict({"network.weight": torch.ones(())})
     assert (old.sigma_data, old.mean, old.unit, *old.filters) == (2.0, 3.0, 4.0)
+    before = denoise(data, sigma)
+    denoise.load_state_dict({"network.weight": denoise.network.weight})
+    assert torch.equal(denoise(data, sigma), before), "filters are left, too"
+
+
+@pytest.mark.parametrize("wiener", [False, True])
+@pytest.mark.parametrize("whitened", [False, True])
+def test_without_noise_a_state_is_its_own_denoised_value(wiener: bool, whitened: bool) -> None:
+    states = torch.randn(50, 2, 8, generator=torch.Generator().manual_seed(0)).cumsum(-1)
+    network = UNet(2, (8, 8), 8, axes=1, whitened=whitened)
+    filters = [WienerFilter.of(states)] if wiener or whitened else []
+    denoise = EDMDenoiser(network, 2.0, filters=filters)
+    for sigma in (0.0, torch.zeros(50), 1e-30):
+        torch.testing.assert_close(denoise(states, sigma), states)
+    field = UNet(2, (8, 8), 8, axes=1, noise_field=True)
+    torch.testing.assert_close(EDMDenoiser(field, 2.0)(states, torch.zeros_like(states)), states)
+
+
+def test_one_state_has_no_variance() -> None:
+    with pytest.raises(ShapeError, match="expected several states"):
+        WienerFilter.of(torch.randn(1, 2, 3))
 
 
 def test_a_noise_level_per_element() -> None:
