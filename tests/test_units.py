@@ -768,6 +768,41 @@ def test_a_start_around_the_mean_leaves_no_bias() -> None:
     torch.testing.assert_close(both, torch.cat(one))
 
 
+@pytest.mark.parametrize("n", [4, 64])
+@pytest.mark.parametrize("unit", [1.0, 5e-5, 60.0])
+def test_a_last_level_that_is_not_small_is_told(unit: float, n: int) -> None:
+    """Samples are denoised values there, of variance Σ² / (Σ + σ²) in place of Σ."""
+    size = 64
+    data = Gaussian(torch.full((size,), 3 * unit), unit**2 * ar1(size, 0.5).covariance.float())
+    run: dict[str, Any] = {"shape": (n, size), "mean": data.mean, "generator": 0}
+    for last in (1.0, 3.0, 30.0):
+        levels = s.karras(20, last * unit, 100 * unit)
+        with pytest.warns(UserWarning, match="above 0, .* not small beside the data") as found:
+            s.sample(data.score, levels, **run)
+        words = re.search(r"by about (\d+)% too little.* reach about (\S+) before", f"{found[0]}")
+        assert words
+        whole = data.covariance
+        noised = whole + (last * unit) ** 2 * torch.eye(size)
+        kept = (whole @ torch.linalg.solve(noised, whole)).trace() / whole.trace()
+        near = 0.12 if n == 4 else 0.03
+        assert int(words[1]) / 100 == pytest.approx(1 - kept.sqrt().item(), abs=near)
+        s.sample(data.score, s.karras(20, float(words[2]), 100 * unit), **run)
+    s.sample(data.score, [100 * unit, 10 * unit, unit], **run)  # of these a part is wanted
+
+
+def test_a_mean_is_missed_by_networks_that_hardly_look_at_the_noise_too() -> None:
+    """Their gain at the first level may be below 0, which data of a single point do not have."""
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        level = sigma[:, None]
+        gain = torch.where(level > 19, -0.001, 1 / (1 + level**2))
+        return (5 + gain * (x - 5) - x) / level**2
+
+    with pytest.warns(UserWarning, match=r"by about 0\.25 standard deviations"):
+        found = s.sample(score, s.karras(24, 0.02, 20.0), shape=(64, 128), generator=0)
+    assert found.mean().item() == pytest.approx(4.75, abs=0.02)
+
+
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
 def test_scales_must_be_positive(wrong: float) -> None:
     with pytest.raises(PgmdiffError, match="dps: expected a positive data_std"):

@@ -37,7 +37,7 @@ from pgmdiff.linalg import Shape, tensor_of
 from pgmdiff.noise import RISE, START, Generator, Noise
 from pgmdiff.samplers import Run, Solver, State, UniPC
 from pgmdiff.samplers.run import check_run, solver_text
-from pgmdiff.samplers.start import check_hidden, eta_of, mean_of
+from pgmdiff.samplers.start import check_hidden, check_settled, eta_of, mean_of
 from pgmdiff.samplers.store import ELSEWHERE, check_dtype, check_same, noise_of
 from pgmdiff.store import fingerprint
 from pgmdiff.text import array, described
@@ -253,6 +253,8 @@ class _Front:
             mean = self.mean.narrow(self.dim, start, stop - start)
             eta = eta_of(self.solver, self.levels)
             check_hidden("stream", after.denoised - mean, own.x - mean, own.sigma, eta)
+        if level == first == 0 and after.denoised is not None:
+            check_settled("stream", after.denoised, own.x, own.sigma)
         after = replace(after, denoised=None)
         if isinstance(active, Remembering):
             active.commit()

@@ -91,6 +91,7 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
         ScoreError: the prediction type is unknown, there are no `alphas_cumprod` to interpolate, or
             flow times are inverted; when called, the model is on another device than the state.
     """
+    _check_model(model)
     kind = _prediction_type(scheduler)
     if hasattr(scheduler, "precondition_outputs"):
         score = from_denoiser(partial(_preconditioned, model, scheduler))
@@ -101,6 +102,22 @@ def from_diffusers(model: Callable[..., Any], scheduler: Any) -> NetworkScore:
         adapters = {"epsilon": from_vp_eps, "sample": from_vp_sample, "v_prediction": from_vp_v}
         score = adapters[kind](partial(_predicted, model, 1), _timesteps(scheduler))
     return replace(score, network=model)
+
+
+def _check_model(model: Any) -> None:
+    """Raises `ScoreError` for what stands around a network, or beside it."""
+    parts = getattr(model, "components", None)
+    if isinstance(parts, dict):
+        found = " or ".join(f"pipeline.{x}" for x in ("unet", "transformer") if x in parts)
+        raise ScoreError(
+            f"from_diffusers: expected a network, got the pipeline {type(model).__name__}. Give "
+            f"{found or 'its network'}, and pipeline.scheduler."
+        )
+    if hasattr(model, "set_timesteps"):
+        raise ScoreError(
+            f"from_diffusers: expected a network, got the scheduler {type(model).__name__}. The "
+            "network comes first."
+        )
 
 
 # What networks predict are functions of the module, so that their scores can be pickled.

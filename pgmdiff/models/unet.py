@@ -114,6 +114,12 @@ class Conditional(nn.Module):
                 f"{list(x.shape)}. Make it with the data's own channels=; one state alone is a "
                 "batch, x[None]."
             )
+        weights, place = next(self.parameters()).dtype, x.device.type
+        if x.dtype.itemsize > weights.itemsize and not torch.is_autocast_enabled(place):
+            raise ShapeError(
+                f"{type(self).__name__}: expected x of {weights}, as its weights are, got "
+                f"{x.dtype}. Give states of that dtype, or convert the network: network.double()."
+            )
         given = [name for name, value in condition.items() if value is not None]
         unknown = [name for name in given if not self.sizes.get(name)]
         if noise.ndim > 1 and not self.noise_field:

@@ -19,7 +19,14 @@ from pgmdiff.linalg import is_finite
 from pgmdiff.noise import RISE, START, Draw, Generator
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.samplers.multistep import UniPC
-from pgmdiff.samplers.start import check_drawn, check_hidden, check_size, eta_of, mean_of
+from pgmdiff.samplers.start import (
+    check_drawn,
+    check_hidden,
+    check_settled,
+    check_size,
+    eta_of,
+    mean_of,
+)
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import Score, begun, spread_part
 from pgmdiff.scores.walls import check_score, train_mode_layers, train_mode_text
@@ -199,6 +206,8 @@ def sample(
         if shape is not None and state.step == 0 and after.denoised is not None:
             away = after.denoised - mean, state.x - mean
             check_hidden("sample", *away, levels[0], eta_of(solver, levels))
+        if sigma_next == 0 and after.denoised is not None:
+            check_settled("sample", after.denoised, state.x, state.sigma)
         if callback is not None and after.denoised is not None:
             step = Step(
                 x=state.x.clone(),

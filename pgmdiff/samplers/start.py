@@ -16,7 +16,7 @@ from pgmdiff.errors import PgmdiffError, ShapeError, warn
 from pgmdiff.linalg import is_finite, tensor_of
 from pgmdiff.text import counted
 
-__all__ = ["check_drawn", "check_hidden", "check_size", "eta_of", "mean_of"]
+__all__ = ["check_drawn", "check_hidden", "check_settled", "check_size", "eta_of", "mean_of"]
 
 MISSED = 0.15
 """Standard deviations by which samples may miss their mean without a warning."""
@@ -85,7 +85,7 @@ def check_hidden(who: str, denoised: Tensor, noise: Tensor, sigma: float, eta: f
     share = (gain / mean_gain / d.shape[1]).clamp(1 / d.shape[1], 1)
     reach = torch.maximum(size * share.sqrt(), largest)
     deviations = reach / (1 - gain).sqrt() * gain ** (eta**2 / 2) / sigma
-    if mean_gain < 10 * torch.finfo(d.dtype).eps:
+    if mean_gain.abs() < 10 * torch.finfo(d.dtype).eps:
         return  # data of a single point miss nothing
     _check_spread(who, d, noise, sigma, eta, sure)
     if (missed := deviations.item()) > MISSED:
@@ -96,6 +96,28 @@ def check_hidden(who: str, denoised: Tensor, noise: Tensor, sigma: float, eta: f
             "that of the data (under a condition, the mean given it), or begin at a larger "
             "sigmas[0]. If neither helps, the score is not that of noised data: it may be that of "
             "clean data, or the rule may not suit the graph (Marginal on a star)."
+        )
+
+
+def check_settled(who: str, denoised: Tensor, x: Tensor, sigma: float) -> None:
+    """Warns where the last denoised values, which samples are, leave out much of the data's spread.
+
+    Σ = Cov(D) + E Cov(x_0 | x) for any data, and Cov(x, D) = Σ: so tr Cov(D) / tr Cov(x, D) is the
+    share of the variance that samples have, as four of them tell it.
+    """
+    if len(x) < 4 or not x.numel():
+        return
+    d, noised = (each.reshape(len(x), -1) - each.mean(dim=0).flatten() for each in (denoised, x))
+    kept, whole = d.square().sum(dim=1), (d * noised).sum(dim=1)
+    beyond = (1 - MISSED) ** 2 * whole - kept
+    sure = 3 * (1 + 4 / (len(x) - 1))
+    if beyond.mean() > sure * beyond.std() / len(x) ** 0.5:
+        share = (kept.sum() / whole.sum()).item()
+        warn(
+            f"{who}: the last level above 0, σ = {sigma:.3g}, is not small beside the data: "
+            f"samples vary by about {1 - share**0.5:.0%} too little. Let the schedule reach about "
+            f"{0.1 * sigma * (share / (1 - share)) ** 0.5:.1g} before 0. Levels are deviations of "
+            "noise in units of the data, not timesteps."
         )
 
 

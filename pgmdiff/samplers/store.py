@@ -140,6 +140,10 @@ def check_same(what: str, run: Mapping[str, Any], given: Mapping[str, Any], reme
             if isinstance(old, list) and len(old) == len(value):
                 place = [a == b for a, b in zip(old, value, strict=True)].index(False)
                 name, old, value = f"{name}[{place}]", old[place], value[place]
+            if isinstance(old, str) and isinstance(value, str):  # long ones begin alike
+                same = (a == b for a, b in zip(old, value, strict=False))
+                start = [*same, False].index(False)
+                old, value = (text[start - 20 if start > 40 else 0 :] for text in (old, value))
             raise PgmdiffError(
                 f"{what} belongs to another run: expected {name} {brief(old)}, got {brief(value)}. "
                 f"{remedy}"

@@ -22,6 +22,8 @@ from pgmdiff.text import brief, counted
 
 __all__ = ["called", "received", "train_mode_layers", "train_mode_text"]
 
+PLAIN = (int, float, complex, str, bytes, type(None), Tensor, type, ModuleType)
+"""What holds no network."""
 MOST_OBJECTS = 1000
 """Most objects into which is looked in search of modules."""
 
@@ -155,7 +157,8 @@ def train_mode_layers(function: Any, known: dict[int, set[str]] | None = None) -
         if getattr(type(value), "told_of_train_mode", False):
             continue
         if not isinstance(value, nn.Module):
-            left.extend(islice(_held(value), MOST_OBJECTS))
+            held = islice(_held(value), MOST_OBJECTS)
+            left.extend(each for each in held if not isinstance(each, PLAIN))
         elif id(value) not in known:
             layers = (layer for layer in value.modules() if layer.training)
             known[id(value)] = {type(layer).__name__ for layer in layers if _differs(layer)}
@@ -187,17 +190,17 @@ def _held(value: Any) -> Iterator[Any]:
         yield from value.values()
     elif isinstance(value, tuple | list | set | frozenset):
         yield from value
-    elif not isinstance(value, type | ModuleType | Tensor):
+    else:
         yield from getattr(value, "__dict__", {}).values()
 
 
 def _differs(layer: nn.Module) -> bool:
     """Whether a layer computes something else in train mode."""
-    if any(getattr(layer, name, None) == 0 for name in ("p", "dropout", "drop_prob")):
+    if any(vars(layer).get(name) == 0 for name in ("p", "dropout", "drop_prob")):
         return False
     if isinstance(layer, nn.modules.batchnorm._NormBase):
         return layer.track_running_stats
     code = getattr(getattr(type(layer), "forward", None), "__code__", None)
     names = code.co_names if code else ()  # torch's transformers choose a faster path by it
-    harmless = type(layer).__module__ == "torch.nn.modules.transformer"
+    harmless = type(layer).__module__ in ("torch.nn.modules.transformer", "diffusers.models.resnet")
     return "training" in names and "gradient_checkpointing" not in names and not harmless

@@ -271,7 +271,7 @@ def train(
 
     given = {"sampler": "training", "steps": steps, "batch": batch, "lr": lr, "warmup": warmup}
     given |= {"clip": clip, "ema": ema, "p_mean": p_mean, "p_std": p_std, "ranks": ranks}
-    given |= {"per_element": per_element, "bf16": rounded, "network": str(denoiser)}
+    given |= {"per_element": per_element, "bf16": rounded, "network": str(denoiser.network)}
     begin, seed, earlier = 0, _common(generator), None
     if run is not None:
         earlier, given["data and conditions"] = run.latest(), store.fingerprint(crops)

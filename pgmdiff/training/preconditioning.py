@@ -253,6 +253,9 @@ class EDMDenoiser(nn.Module):
             )
         return cast(WienerFilter, self.filters[_key(shape)])
 
+    def extra_repr(self) -> str:
+        return f"sigma_data={self.sigma_data:.4g}, mean={self.mean:.4g}, unit={self.unit:.4g}"
+
     def get_extra_state(self) -> Tensor:
         return torch.tensor([self.sigma_data, self.mean, self.unit], dtype=torch.float64)
 

@@ -304,6 +304,11 @@ def test_what_cannot_be_adapted_is_named() -> None:
         (lambda: from_diffusers(network, schedulers.SCMScheduler()), "got 'trigflow'"),
         (lambda: from_diffusers(network, schedulers.IPNDMScheduler()), "no alphas_cumprod"),
         (lambda: from_diffusers(network, object()), "has no config"),
+        (lambda: from_diffusers(ddpm, network), "got the scheduler DDPMScheduler"),
+        (
+            lambda: from_diffusers(diffusers.DDPMPipeline(network, ddpm), ddpm),
+            r"got the pipeline DDPMPipeline. Give pipeline\.unet, and",
+        ),
         (
             lambda: from_diffusers(
                 network, schedulers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True)

@@ -116,6 +116,8 @@ def test_networks_take_conditions(kind: type[UNet | SeriesNet]) -> None:
             kind()(x, noise, **{name: given[name]})
     with pytest.raises(ShapeError, match="got a noise level per element"):
         kind()(x, each)
+    with pytest.raises(ShapeError, match=r"expected x of torch\.float32, as its weights are"):
+        kind()(x.double(), noise)
     one = network(x, noise, label=torch.ones(4, dtype=torch.uint8))
     torch.testing.assert_close(one, network(x, noise, label=1))  # of all, a condition of a node
     for label in (1 + torch.arange(4), 4, 2.0):

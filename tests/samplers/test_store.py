@@ -33,6 +33,7 @@ from pgmdiff.samplers import (
     sample_weighted,
     time_travel,
 )
+from pgmdiff.samplers.store import check_same
 from pgmdiff.store import save
 from tests.helpers import ar1
 from tests.samplers.cases import TARGET, normal
@@ -183,6 +184,14 @@ def test_another_run_is_refused(change: dict[str, Any], message: str, tmp_path: 
     if len(change.get("sigmas", SIGMAS)) == len(SIGMAS):
         bare = {"state": replace(state, run={})}
         assert sample(**arguments | change, **bare).shape == out.shape, "an explicit restart"
+
+
+def test_long_facts_are_shown_from_where_they_differ() -> None:
+    layers = "".join(f"(layer {k}): Linear(32, 32) " for k in range(20))
+    with pytest.raises(PgmdiffError, match=r"expected network '.{20}4\)', got '.{20}8\)'"):
+        check_same("fit", {"network": f"Net({layers}4)"}, {"network": f"Net({layers}8)"}, "")
+    with pytest.raises(PgmdiffError, match=r"expected solver 'Heun\(\)', got 'Heun\(1\)'"):
+        check_same("sample", {"solver": "Heun()"}, {"solver": "Heun(1)"}, "")
 
 
 def test_a_run_is_refused_another_score_start_or_dtype(tmp_path: Path) -> None:

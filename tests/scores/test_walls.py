@@ -781,6 +781,19 @@ def test_a_global_network_and_one_with_a_switch_of_its_own_are_found() -> None:
             compose(chain(2, (2,)), score)
 
 
+@pytest.mark.parametrize("n", [10, 1000, 5000])
+def test_many_numbers_beside_a_network_hide_nothing(n: int) -> None:
+    """As the alphas_cumprod of its adapter, or a table that a function reads."""
+    network, table = Network(nn.Dropout(0.1)), [0.5] * n
+    alphas = (1 - torch.linspace(1e-4, 0.02, n)).double().cumprod(0).tolist()[:1000]
+    for score in (
+        adapters.from_vp_eps(network, adapters.Timesteps(alphas)),
+        lambda x, sigma: network(table[0] * x, sigma),
+    ):
+        with pytest.warns(UserWarning, match=r"compose: .* in train mode \(Dropout\)"):
+            compose(chain(2, (2,)), score)
+
+
 @pytest.mark.filterwarnings("error")
 def test_train_mode_that_does_not_matter_is_no_alarm() -> None:
     layers = (nn.Dropout(0.0), nn.LayerNorm(2), nn.GroupNorm(1, 2), nn.SiLU(), nn.Identity())

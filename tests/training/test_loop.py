@@ -165,6 +165,7 @@ def test_a_state_dict_holds_all_of_a_denoiser(separable: Gaussian) -> None:
     denoise = fit(shapes, Nothing(), data, **given)
     assert {"2x3", "2x2"} == {*denoise.filters}
     assert denoise.mean == pytest.approx(data.mean().item(), rel=0.01)
+    assert f"sigma_data={denoise.sigma_data:.4g}, mean={denoise.mean:.4g}" in repr(denoise)
     saved, copy = denoise.state_dict(), EDMDenoiser(Nothing(), 1.0)
     assert all(isinstance(value, Tensor) for value in saved.values())
     copy.load_state_dict(saved)
