@@ -308,9 +308,9 @@ class Conditioned:
             )
         if told:
             warn(
-                f"{observation.what}: {told}. Either its linear solve stops too early "
-                "(most_steps=), the operator is too far from linear (reconstruction may then do "
-                "better), or the models hold these values for unlikely."
+                f"{observation.what}: {told}. Either levels are too few, its linear solve stops "
+                "too early (most_steps=), the operator is too far from linear (reconstruction may "
+                "then do better), or the models hold these values for unlikely."
             )
 
 
