@@ -315,6 +315,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Prediction": lambda: advise({"chain": chain(3), "cycle": cycle(3)}, gaussian(3)).rows[0],
     "Consistency": lambda: consistency(),
     "Agreement": lambda: consistency().rows[0],
+    "Calibration": lambda: consistency().models[0],
     "Drawn": lambda: Drawn(torch.zeros(8, 3, 32, 512), 1240, 40),
     "Interval": lambda: Interval(0.5, 0.4, 0.6),
     "Checked": lambda: assert_lawful(chain(3), only=list(pgmdiff.testing.LAWS)[:4]),

@@ -590,7 +590,7 @@ EXEMPT: dict[str, str] = {
     **dict.fromkeys((f"conditioning.{n}" for n in (
         "LinearOperator", "Operator", "PosteriorCovariance")), ABSTRACT),
     **dict.fromkeys((f"diagnostics.{n}" for n in (
-        "Advice", "Agreement", "Consistency", "Interval", "Prediction")), RESULT),
+        "Advice", "Agreement", "Calibration", "Consistency", "Interval", "Prediction")), RESULT),
     "baselines.Drawn": RESULT, "distributed.Streamed": RESULT,
     **dict.fromkeys((f"distributed.{n}" for n in ("Ranks", "SharedJoint", "Slab", "shared")),
         "equal to one process, in tests of their own"),

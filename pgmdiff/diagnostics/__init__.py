@@ -3,7 +3,7 @@
 from pgmdiff.diagnostics.advice import Advice, Prediction, advise, window_candidates
 from pgmdiff.diagnostics.affine import distribution_reached
 from pgmdiff.diagnostics.calibration import crps, interval_coverage, rank_statistics
-from pgmdiff.diagnostics.consistency import Agreement, Consistency, check_consistency
+from pgmdiff.diagnostics.consistency import Agreement, Calibration, Consistency, check_consistency
 from pgmdiff.diagnostics.influences import influence, influence_over_steps
 from pgmdiff.diagnostics.metrics import (
     Interval,
@@ -32,6 +32,7 @@ from pgmdiff.diagnostics.nodes import node_samples
 __all__ = [
     "Advice",
     "Agreement",
+    "Calibration",
     "Consistency",
     "Interval",
     "Prediction",

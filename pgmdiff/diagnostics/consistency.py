@@ -1,4 +1,4 @@
-r"""Consistency: whether the models of pieces agree with the models of their overlaps.
+r"""Consistency: whether models are right in scale, and agree with the models of their overlaps.
 
 Let D_f be the denoiser of a piece, D_o that of an overlap inside it, both restricted to the
 overlap. If the two models are marginals of one distribution, then (law of total expectation)
@@ -9,12 +9,13 @@ overlap. If the two models are marginals of one distribution, then (law of total
 `check_consistency` measures both on noised data. Composition divides by the overlap's model, so
 that an inconsistency there shows as an error at the seams. Of D_f - D_o = (D_f - u_0) + (u_0 - D_o)
 neither part can be predicted from u_o where its model is right: the share of the second in what g
-predicts is the share of the overlap's model in the blame.
+predicts is the share of the overlap's model in the blame. In particular u_0 - D cannot be predicted
+from D - m and u - D, which tells a wrong adapter or unit of σ of each model alone.
 """
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ from pgmdiff.graphs.report import conflict
 from pgmdiff.noise import CONSISTENCY, Generator, Noise
 from pgmdiff.text import Table, brief, counted, described
 
-__all__ = ["Agreement", "Consistency", "check_consistency"]
+__all__ = ["Agreement", "Calibration", "Consistency", "check_consistency"]
 
 SIGNIFICANT = 4.0
 """Standard errors beyond which a deviation counts as real."""
@@ -116,6 +117,36 @@ class Agreement:
         return (self.overlap,) if self.blame > 0.75 else (self.piece, self.overlap)
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Whether the denoised values of one kind of model have the right scale, at one σ.
+
+    Attributes:
+        model: the model id, or the names of regions where each has its own model.
+        sigma: noise level.
+        error: mean squared denoising error per element.
+        gain: the share of it that D + a (D - m) + b (u - D) + c would save, by one regression for
+            all elements, fitted to the other half of the data: 0 where D is the posterior mean.
+        deviation: how far `gain` is above 0, in standard errors over the data.
+    """
+
+    model: str
+    sigma: float
+    error: float
+    gain: float
+    deviation: float
+
+    def __repr__(self) -> str:
+        names = "sigma", "error", "gain", "deviation"
+        figures = (f"{name}={getattr(self, name):.3g}" for name in names)
+        return described(self, brief(self.model, 30), *figures)
+
+    @property
+    def right(self) -> bool:
+        """Whether the gain is negligible, or no more than chance makes it."""
+        return not (self.deviation > SIGNIFICANT and self.gain > NEGLIGIBLE)
+
+
 ADVICE = {
     "piece lags": "the piece's model, which sees more, denoises the overlap worse than the "
     "overlap's own model: train the piece's model further, or share one network, or check its "
@@ -132,24 +163,25 @@ class Consistency:
 
     Attributes:
         rows: one `Agreement` per kind of piece, kind of overlap and σ.
+        models: one `Calibration` per kind of model and σ.
     """
 
     rows: tuple[Agreement, ...]
+    models: tuple[Calibration, ...] = ()
 
     @property
     def consistent(self) -> bool:
-        """Whether no row deviates both significantly and by more than `NEGLIGIBLE`.
-
-        It is also true without any row, of a graph in which no piece holds an overlap.
-        """
-        return all(row.verdict == "consistent" for row in self.rows)
+        """Whether nothing deviates both significantly and by more than `NEGLIGIBLE`."""
+        agree = all(row.verdict == "consistent" for row in self.rows)
+        return agree and all(model.right for model in self.models)
 
     def __repr__(self) -> str:
-        if not self.rows:
-            return described(self, "nothing was compared: no piece holds an overlap")
         found = Counter(row.verdict for row in self.rows)
-        verdicts = (f"{n} {verdict}" for verdict, n in found.items())
-        return described(self, counted(len(self.rows), "row"), *verdicts)
+        parts = [f"{n} {verdict}" for verdict, n in found.items()]
+        compared = counted(len(self.rows), "row") if self.rows else "no piece holds an overlap"
+        wrong = sum(not model.right for model in self.models)
+        scales = f"{wrong} of {counted(len(self.models), 'scale')} wrong" if wrong else ""
+        return described(self, compared, *parts, scales)
 
     @property
     def table(self) -> Table:
@@ -163,7 +195,20 @@ class Consistency:
         verdicts = dict.fromkeys(row.verdict for row in self.rows)
         notes = [f"{v}: {ADVICE[v]}." for v in verdicts if v in ADVICE]
         if not rows:
-            notes.append("Nothing was compared: no piece of the graph holds an overlap.")
+            notes.append("No overlaps were compared: no piece of the graph holds one.")
+        wrong: dict[str, list[Calibration]] = defaultdict(list)
+        for model in self.models:
+            if not model.right:
+                wrong[model.model].append(model)
+        for name, found in wrong.items():
+            worst = max(found, key=lambda model: model.gain)
+            notes.append(
+                f"{name}: its denoised values have a wrong scale or offset, which makes "
+                f"{worst.gain:.0%} of its error at σ = {worst.sigma:.3g}. Check its adapter, the "
+                "unit of σ and that of the data, or train longer."
+            )
+        if self.models and not wrong:
+            notes.append("All denoised values have the right scale.")
         longer = Counter(name for row in self.rows for name in row.longer)
         if longer:
             often = (f"{name} ({counted(n, 'row')})" for name, n in longer.most_common())
@@ -187,7 +232,9 @@ def check_consistency(
     progress: bool = False,
     **condition: Any,
 ) -> Consistency:
-    """Measures how far the models of pieces disagree with those of their overlaps, per σ.
+    """Measures whether models are right in scale and agree with those of their overlaps, per σ.
+
+    One score alone is checked on a graph of one piece: `tiles(shape, window=shape)`.
 
     Args:
         graph: its outer regions are the pieces, its other counted regions the overlaps.
@@ -223,20 +270,27 @@ def check_consistency(
     clean = checked_states("check_consistency", data, joint)
     _, _, condition = flattened(joint.event_shape, data, 1.0, condition)
     noise = Noise.of(generator, len(data))
-    kinds = _pairs_by_kind(joint)
+    regions, alike = list(_regions(joint)), defaultdict[tuple[str, int], list[_Region]](list)
+    for region in regions:
+        alike[region.kind, len(region.elements)].append(region)
+    kinds = _pairs_by_kind(regions, joint.regions.n_elements)
     if sigmas is None:
         scale = clean.double().var(dim=0).mean().sqrt().item()
         sigmas = [share * scale for share in (0.1, 0.3, 1.0, 3.0)]
-    rows = []
+    rows, models = list[Agreement](), list[Calibration]()
     for step, sigma in enumerate(tqdm(list(sigmas), disable=not progress, desc="consistency")):
         noisy = clean + sigma * noise(CONSISTENCY + step, clean)
         denoised = local_denoised(joint, noisy, sigma, condition)
+        for (kind, _), own in alike.items():
+            found = torch.stack([denoised[region.name] for region in own], dim=1)
+            u, u_0 = (torch.stack([x[:, r.elements] for r in own], 1) for x in (noisy, clean))
+            models.append(_calibration(kind, sigma, found, u, u_0))
         for (piece, overlap), pairs in kinds.items():
             by_piece = torch.stack([denoised[p.piece][:, p.places] for p in pairs], dim=1)
             by_overlap = torch.stack([denoised[p.overlap] for p in pairs], dim=1)
             u, u_0 = (torch.stack([x[:, p.elements] for p in pairs], 1) for x in (noisy, clean))
             rows.append(_agreement(piece, overlap, sigma, by_piece, by_overlap, u, u_0))
-    return Consistency(tuple(rows))
+    return Consistency(tuple(rows), tuple(models))
 
 
 @dataclass(frozen=True)
@@ -249,35 +303,58 @@ class _Pair:
     places: Tensor
 
 
-def _pairs_by_kind(joint: Joint) -> dict[tuple[str, str], list[_Pair]]:
-    """Every counted region that is not outer, with every outer region that contains it.
+@dataclass(frozen=True)
+class _Region:
+    """A counted region, its kind, a label for all that one callable evaluates, its elements."""
 
-    A kind is a label for all regions that one callable evaluates.
-    """
-    pieces: list[tuple[Hashable, str, Tensor]] = []
-    overlaps: list[tuple[Hashable, str, Tensor]] = []
-    for batch in joint.batches:
-        group = batch.group
+    name: Hashable
+    kind: str
+    elements: Tensor
+    outer: bool
+
+
+def _regions(joint: Joint) -> Iterator[_Region]:
+    for group in (batch.group for batch in joint.batches):
         more = f" … (+{len(group) - 1})" if len(group) > 1 else ""
         kind = f"{group.name(0)}{more}" if group.model is None else str(group.model)
         for row, elements in enumerate(group.indices(0, len(group)).reshape(len(group), -1)):
-            regions = pieces if group.outer[row] else overlaps
-            regions.append((group.name(row), kind, elements))
+            yield _Region(group.name(row), kind, elements, bool(group.outer[row]))
+
+
+def _pairs_by_kind(
+    regions: Sequence[_Region], n_elements: int
+) -> dict[tuple[str, str], list[_Pair]]:
+    """Every region that is not outer, with every outer region that contains it."""
+    pieces = [region for region in regions if region.outer]
+    overlaps = [region for region in regions if not region.outer]
     kinds: dict[tuple[str, str], list[_Pair]] = defaultdict(list)
     if not pieces or not overlaps:
         return kinds
     rows, columns = (
-        incidence([elements.numpy() for *_, elements in regions], joint.regions.n_elements)
-        for regions in (pieces, overlaps)
+        incidence([region.elements.numpy() for region in some], n_elements)
+        for some in (pieces, overlaps)
     )
     shared = (rows @ columns.T).tocoo()
     for row, column, size in zip(shared.row, shared.col, shared.data, strict=True):
-        (piece, piece_kind, whole), (overlap, overlap_kind, part) = pieces[row], overlaps[column]
+        piece, overlap = pieces[row], overlaps[column]
+        whole, part = piece.elements, overlap.elements
         if size == len(part):
             order = whole.argsort()
             places = order[torch.searchsorted(whole[order], part)]
-            kinds[piece_kind, overlap_kind].append(_Pair(piece, overlap, part, places))
+            pair = _Pair(piece.name, overlap.name, part, places)
+            kinds[piece.kind, overlap.kind].append(pair)
     return kinds
+
+
+def _calibration(name: str, sigma: float, *seen: Tensor) -> Calibration:
+    """The figures of one kind, from D, u and u_0 on its regions, `[n, regions, d]` each."""
+    denoised, noisy, clean = (x.double().flatten(1)[..., None] for x in seen)
+    features = torch.cat([denoised, noisy - denoised], dim=2)
+    predicted = _cross_predicted(clean - denoised, features)
+    saved = ((clean - denoised) * predicted).mean(dim=(1, 2))
+    error = ((clean - denoised) ** 2).mean().item()
+    gain = saved.mean().item() / error if error else 0.0
+    return Calibration(name, sigma, error, gain, _in_standard_errors(saved))
 
 
 def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreement:

@@ -206,7 +206,7 @@ def sample(
         if shape is not None and state.step == 0 and after.denoised is not None:
             away = after.denoised - mean, state.x - mean
             check_hidden("sample", *away, levels[0], eta_of(solver, levels))
-        if sigma_next == 0 and after.denoised is not None:
+        if shape is not None and sigma_next == 0 and after.denoised is not None:
             check_settled("sample", after.denoised, state.x, state.sigma)
         if callback is not None and after.denoised is not None:
             step = Step(

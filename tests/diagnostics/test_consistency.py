@@ -1,10 +1,13 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from pgmdiff import GraphError, ScoreError, ShapeError, check_consistency
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_scores
-from pgmdiff.graphs import FactorGraph, chain, repeated_observations, tiles
+from pgmdiff.graphs import FactorGraph, RegionGraph, chain, repeated_observations, tiles
+from pgmdiff.scores import Score, from_denoiser, from_eps, from_flow
 from tests.helpers import ar1
 
 SIGMAS = (0.1, 0.5, 1.0, 3.0)
@@ -72,11 +75,48 @@ def test_rows_name_models() -> None:
     assert (row.piece, row.overlap) == ("(4,)", "(2,)")
 
 
+WRONG: dict[str, Callable[[Gaussian], Score]] = {
+    "half the noise": lambda q: from_denoiser(lambda x, s: q.denoise(x, s / 2)),
+    "the variance": lambda q: from_denoiser(lambda x, s: q.denoise(x, s**2)),
+    "for ε": lambda q: from_eps(q.denoise),
+    "for a velocity": lambda q: from_flow(q.denoise),
+    "an offset": lambda q: from_denoiser(lambda x, s: q.denoise(x, s) + 0.5),
+    "other units": lambda q: from_denoiser(lambda x, s: 2 * q.denoise(x / 2, s / 2)),
+}
+"""Denoisers of data that are given for something else."""
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("graph", [tiles((64,), 64), tiles((64,), 16, 8)])
+def test_the_scale_of_one_model_is_right_or_wrong(wrong: str, graph: RegionGraph) -> None:
+    """Also of all alike, which agree with each other."""
+    q = ar1(64, 0.9)
+    scores = {g.shape: q.marginal(torch.arange(g.shape[0])) for g in graph.groups}
+    exact, data = {shape: each.score for shape, each in scores.items()}, q.sample(500, 0)
+    right = check_consistency(graph, exact, data, generator=0)
+    assert right.consistent
+    assert "All denoised values have the right scale" in str(right)
+    given = {shape: WRONG[wrong](each) for shape, each in scores.items()}
+    found = check_consistency(graph, given, data, generator=0)
+    assert not found.consistent
+    assert "wrong scale or offset" in str(found)
+    assert {model.model for model in found.models if not model.right} == set(map(str, scores))
+
+
+def test_what_is_rough_but_right_in_scale_is_no_fault() -> None:
+    """A denoiser that sees no neighbours is the best of its kind."""
+    data = ar1(64, 0.9).sample(500, 0)
+    white = check_consistency(
+        tiles((64,), 64), lambda x, s: -x / (1 + s[:, None] ** 2), data, generator=0
+    )
+    assert white.consistent
+
+
 def test_nothing_to_compare_and_bad_data() -> None:
     nothing = check_consistency(tiles((12,), 4, 0), WINDOW.score, DATA)
     assert nothing.rows == ()
-    assert "nothing was compared" in repr(nothing)
-    assert "Nothing was compared" in str(nothing)
+    assert "no piece holds an overlap" in repr(nothing)
+    assert "No overlaps were compared" in str(nothing)
     given = [{"y": torch.tensor(float(y))} for y in range(3)]
     star, scores = repeated_observations(3, (1,), given), {"posterior": OVERLAP, "prior": OVERLAP}
     with pytest.raises(GraphError, match="regions 'y0' and 'y1' hold the same elements"):
