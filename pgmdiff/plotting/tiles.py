@@ -255,7 +255,7 @@ def draw_maps(
         _show(place, shown, height, width)
         if labels is not False:
             _write_counts(place, panel, one)
-        place.set_title(name if ax is None or not title else title, fontsize=10)
+        place.set_title(name if ax is None or not title else title, fontsize=10, parse_math=False)
     return figure_of(axes[0])
 
 
