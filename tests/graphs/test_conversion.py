@@ -75,9 +75,7 @@ def test_a_forgotten_shape_is_no_scalar() -> None:
     assert FactorGraph.from_networkx(drawn).shapes == ((), ())
     for graph in (drawn, FactorGraph.from_networkx(drawn).to_networkx()):
         graph.nodes["a"]["shape"] = (2,)
-        with pytest.raises(
-            GraphError, match=r"'b' has no shape, .*, which is \(\) of"
-        ):
+        with pytest.raises(GraphError, match=r"'b' has no shape, .*, which is \(\) of"):
             FactorGraph.from_networkx(graph)
         graph.nodes["b"]["shape"] = ()
         assert sorted(FactorGraph.from_networkx(graph).shapes) == [(), (2,)]
