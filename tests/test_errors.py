@@ -119,7 +119,7 @@ def test_raw_errors_name_the_argument(call: Callable[[], object], words: str) ->
         (lambda: Gaussian.fit(X, ridg=1), r"argument 'ridg'. Gaussian.fit accepts samples"),
         (lambda: graphs.chain(3, seed=0), r"from_arrays accepts .* axis, .* accepts n, shape\.$"),
         (
-            lambda: with_floor(lambda x, y: 0.0, X, X, seed=0),
+            lambda: with_floor(lambda x, y: 0.0, X, torch.cat([X, X]), seed=0),
             r"argument 'seed'. bootstrap accepts .* generator\. with_floor accepts metric, ",
         ),
         (

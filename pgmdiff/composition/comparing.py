@@ -41,6 +41,12 @@ TIMES, ALIKE = 3.0, 0.75
 of Gaussians have 0.83 to 1.27, and at least 0.92; one with a rare far mode (1 %) has 3.8."""
 
 
+REMEDY = (
+    "of the same data and label (functools.partial(score, label=...)), or train the network longer "
+    "at large σ"
+)
+
+
 class Compared(NamedTuple):
     """A region, how many times its model's variances those of its covariance are, and how alike."""
 
@@ -75,12 +81,10 @@ def compared(joint: "Joint") -> tuple[list[str], list[str]]:
     for name, times, alike in found:
         if alike < ALIKE:
             text = "are not those that its model says: give them in the order of its elements, and"
-            text += " of the same data, or train the network longer at large σ"
-            warnings.append(f"covariances of {name!r} {text}")
+            warnings.append(f"covariances of {name!r} {text} {REMEDY}")
         elif not 1 / TIMES <= times <= TIMES:
             text = f"are about {times:.2g} times what its model says: give both in the same units,"
-            text += " of the same data, or train the network longer at large σ"
-            warnings.append(f"covariances of {name!r} {text}")
+            warnings.append(f"covariances of {name!r} {text} {REMEDY}")
     if len(warnings) > 1:
         warnings = [f"{warnings[0]} (and {counted(len(warnings) - 1, 'other region')})"]
     return [said], warnings

@@ -55,7 +55,7 @@ class InPlace(Operator):
         self._set(mask=mask, event_shape=event, observed_shape=event)
 
     def kept(self, x: Tensor) -> Tensor:
-        """The values x `[batch, *event]` where the mask is true; 0 elsewhere."""
+        """The values of a batch `[batch, *event]` where the mask is true; 0 elsewhere."""
         if self.mask.ndim > len(self.event_shape) and len(self.mask) not in (1, len(x)):
             raise ShapeError(
                 f"{type(self).__name__}: there is a mask for each of {len(self.mask)} samples, got "
@@ -86,10 +86,10 @@ class Mask(InPlace):
     """
 
     def A(self, x: Tensor) -> Tensor:
-        return self.kept(x)
+        return self.kept(self._states(x))
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return self.A(y)
+        return self.kept(self._observations(y))
 
     A_dagger = A_adjoint
 
@@ -121,11 +121,11 @@ class Crop(Operator):
 
     def A(self, x: Tensor) -> Tensor:
         part = (slice(None), *self.part)
-        return x[part]
+        return self._states(x)[part]
 
     def A_adjoint(self, y: Tensor) -> Tensor:
         whole, part = y.new_zeros(len(y), *self.event_shape), (slice(None), *self.part)
-        whole[part] = y
+        whole[part] = self._observations(y)
         return whole
 
     A_dagger = A_adjoint
@@ -174,10 +174,11 @@ class FourierMask(InPlace):
         return (self.mask + flipped) / 2
 
     def A(self, x: Tensor) -> Tensor:
-        return self.kept(torch.fft.fftn(x, dim=self.dims, norm="ortho"))
+        return self.kept(torch.fft.fftn(self._states(x), dim=self.dims, norm="ortho"))
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        back: Tensor = torch.fft.ifftn(self.kept(y), dim=self.dims, norm="ortho").real
+        kept = self.kept(self._observations(y))
+        back: Tensor = torch.fft.ifftn(kept, dim=self.dims, norm="ortho").real
         return back
 
     def A_dagger(self, y: Tensor) -> Tensor:

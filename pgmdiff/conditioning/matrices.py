@@ -66,13 +66,14 @@ class PerAxis(Operator):
         return {a: torch.linalg.pinv(m.double(), rtol=self.tolerance) for a, m in items}
 
     def A(self, x: Tensor) -> Tensor:
-        return _along(x, self.matrices)
+        return _along(self._states(x), self.matrices)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return _along(y, {axis: matrix.T for axis, matrix in self.matrices.items()})
+        turned = {axis: matrix.T for axis, matrix in self.matrices.items()}
+        return _along(self._observations(y), turned)
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        return _along(y, self._inverses)
+        return _along(self._observations(y), self._inverses)
 
 
 def _along(x: Tensor, matrices: Mapping[int, Tensor]) -> Tensor:
@@ -200,10 +201,10 @@ class DenseOperator(Operator):
         return inverse
 
     def A(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), prod(self.event_shape)) @ self.matrix.to(x).T
+        return self._states(x).reshape(len(x), prod(self.event_shape)) @ self.matrix.to(x).T
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return (y @ self.matrix.to(y)).reshape(len(y), *self.event_shape)
+        return (self._observations(y) @ self.matrix.to(y)).reshape(len(y), *self.event_shape)
 
     def A_dagger(self, y: Tensor) -> Tensor:
-        return (y @ self._inverse.to(y).T).reshape(len(y), *self.event_shape)
+        return (self._observations(y) @ self._inverse.to(y).T).reshape(len(y), *self.event_shape)

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
 from pgmdiff.linalg import Shape, conjugate_gradients, implicit, magnitudes
 from pgmdiff.scores.adapters import beside
 from pgmdiff.scores.gradients import check_gradient
@@ -78,6 +78,14 @@ class Operator(LinearOperator):
         for name, value in attributes.items():
             object.__setattr__(self, name, value)
 
+    def _states(self, x: Tensor) -> Tensor:
+        """The states themselves, if they are `[batch, *event]`; else a `ShapeError`."""
+        return _checked(self, "states", x, self.event_shape)
+
+    def _observations(self, y: Tensor) -> Tensor:
+        """The observations themselves, if they are `[batch, *observed]`; else a `ShapeError`."""
+        return _checked(self, "observations", y, self.observed_shape)
+
     @property
     def _shapes(self) -> str:
         """The shapes of state and observation, for the repr."""
@@ -86,6 +94,15 @@ class Operator(LinearOperator):
     def __matmul__(self, inner: "Operator") -> "Operator":
         """The composition: first `inner`, then this operator."""
         return Composition(self, inner)
+
+
+def _checked(operator: Operator, what: str, batch: Tensor, shape: Shape) -> Tensor:
+    if batch.ndim != len(shape) + 1 or tuple(batch.shape[1:]) != tuple(shape):
+        raise ShapeError(
+            f"{type(operator).__name__}: expected {what} {shape_text('batch', shape)}, got "
+            f"{tuple(batch.shape)}. Reshape them, or add a batch axis to a single one: x[None]."
+        )
+    return batch
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -172,7 +189,7 @@ class Stacked(ByIteration):
         self._set(widest=_narrowest(self.operators), is_complex=_any_complex(self.operators))
 
     def A(self, x: Tensor) -> Tensor:
-        parts = []
+        parts, x = [], self._states(x)
         for operator, size in zip(self.operators, self.sizes, strict=True):
             part = on_copies(operator.A, x)
             check_gradient(part, x, partial(repr, operator))
@@ -185,7 +202,7 @@ class Stacked(ByIteration):
         return torch.cat(parts, dim=1)
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        total: Tensor = y.real.new_zeros(len(y), *self.event_shape)
+        total: Tensor = self._observations(y).real.new_zeros(len(y), *self.event_shape)
         for operator, part in zip(self.operators, y.split(self.sizes, dim=1), strict=True):
             part = part if operator.is_complex else part.real  # the adjoint over the reals
             shaped = part.reshape(len(part), *operator.observed_shape)
@@ -228,10 +245,10 @@ class Composition(ByIteration):
         )
 
     def A(self, x: Tensor) -> Tensor:
-        return self.outer.A(self.inner.A(x))
+        return self.outer.A(self.inner.A(self._states(x)))
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        return self.inner.A_adjoint(self.outer.A_adjoint(y))
+        return self.inner.A_adjoint(self.outer.A_adjoint(self._observations(y)))
 
 
 def _narrowest(operators: Sequence[Operator]) -> torch.dtype:
@@ -291,10 +308,10 @@ class Linear(ByIteration):
             )
 
     def A(self, x: Tensor) -> Tensor:
-        return asked("Linear", self.function, x)
+        return asked("Linear", self.function, self._states(x))
 
     def A_adjoint(self, y: Tensor) -> Tensor:
-        again = torch.is_grad_enabled() and y.requires_grad
+        again = self._observations(y).requires_grad and torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
             x = torch.zeros(len(y), *self.event_shape, dtype=y.real.dtype, device=y.device)
             x.requires_grad_()

@@ -5,11 +5,10 @@ from pgmdiff.diagnostics.affine import distribution_reached
 from pgmdiff.diagnostics.calibration import crps, interval_coverage, rank_statistics
 from pgmdiff.diagnostics.consistency import Agreement, Calibration, Consistency, check_consistency
 from pgmdiff.diagnostics.influences import influence, influence_over_steps
+from pgmdiff.diagnostics.intervals import Interval, bootstrap, with_floor
 from pgmdiff.diagnostics.metrics import (
-    Interval,
     autocorrelation,
     autocorrelation_distance,
-    bootstrap,
     crop_features,
     diversity,
     energy_distance,
@@ -25,7 +24,6 @@ from pgmdiff.diagnostics.metrics import (
     spectrum,
     spectrum_distance,
     texture_features,
-    with_floor,
 )
 from pgmdiff.diagnostics.nodes import node_samples
 

@@ -43,8 +43,9 @@ def interval_coverage(draws: Tensor, truth: Tensor, level: float = 0.9) -> float
     """The share of truths within the central interval of the draws; `level` if calibrated.
 
     The interval lies between the k-th smallest and the k-th largest of the draws, which has the
-    probability 1 - 2k / (m + 1) under the true posterior: only such levels are accepted. A truth
-    that equals draws, as counts do, has each rank among them with the same chance.
+    probability 1 - 2k / (m + 1) under the true posterior: only such levels are accepted, also
+    rounded to three digits. A truth that equals draws, as counts do, has each rank among them with
+    the same chance.
 
     Args:
         draws: `[n, m, *event]`.
@@ -57,9 +58,8 @@ def interval_coverage(draws: Tensor, truth: Tensor, level: float = 0.9) -> float
     """
     draws, truth = _checked("interval_coverage", draws, truth)
     m = draws.shape[1]
-    wanted = (1 - level) * (m + 1) / 2
-    k = round(wanted)
-    if abs(wanted - k) > 1e-6 or not 1 <= k <= m // 2:
+    k = round((1 - level) * (m + 1) / 2)
+    if f"{1 - 2 * k / (m + 1):.3g}" != f"{level:.3g}" or not 1 <= k <= m // 2:
         possible = [f"{1 - 2 * k / (m + 1):.3g}" for k in range(m // 2, 0, -1)]
         raise PgmdiffError(
             f"interval_coverage: no interval between {m} draws has level {level}. Possible levels "

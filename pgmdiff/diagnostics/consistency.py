@@ -150,10 +150,11 @@ class Calibration:
 ADVICE = {
     "piece lags": "the piece's model, which sees more, denoises the overlap worse than the "
     "overlap's own model: train the piece's model further, or share one network, or check its "
-    "adapter and units",
+    "adapter, its units and the order of its scope",
     "not a marginal": "the overlap's model is not a marginal of the piece's: train both on crops "
-    "of the same data in the same units (training.fit), or train longer, or share one "
-    "network, or refit the overlap's model",
+    "of the same data in the same units (training.fit), and, if overlaps get a null condition, "
+    "with it (null_condition= of fit); or train longer, or share one network, or refit the "
+    "overlap's model. A scope must list variables in the order that its model knows",
 }
 
 

@@ -10,7 +10,8 @@ two: E|a - b| is the mean of |a - b| and |a + b|. This is unbiased too, and free
 many samples happen to lie on either side (Székely and Rizzo, "Energy statistics", 2013; Bonneel,
 Rabin, Peyré, Pfister, "Sliced and Radon Wasserstein barycenters of measures", 2015).
 
-Distances between sets of features `[n, d]`, or `[n, m, d]` of m crops of each of n samples:
+Distances between sets of features `[n, d]`, or `[n, m, d]` of m crops of each of n samples (not of
+states, whose channels would be taken as crops):
 
     Fréchet    |m_a - m_b|² + tr(Σ_a + Σ_b - 2 (Σ_a Σ_b)^½),     the sets taken as Gaussians
     kernel     E k(a, a') + E k(b, b') - 2 E k(a, b),   k = (x · y / d + 1)³,     unbiased
@@ -27,14 +28,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from operator import index
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgmdiff.errors import PgmdiffError, ShapeError
+from pgmdiff.diagnostics.intervals import Interval, bootstrap, with_floor
+from pgmdiff.errors import PgmdiffError, ShapeError, warn
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import Generator, torch_generator
 
@@ -317,7 +319,8 @@ def frechet_distance(a: Tensor, b: Tensor, *, relative: bool = False) -> float:
     """The squared Fréchet distance of two sets of features.
 
     It is biased upwards for finite sets: compare it with the distance between two equally large
-    sets of real features.
+    sets of real features. A set with no more features than these have dimensions varies in some
+    directions not at all, and a warning says so.
 
     Args:
         a, b: features, see the module; at least two of each.
@@ -331,6 +334,12 @@ def frechet_distance(a: Tensor, b: Tensor, *, relative: bool = False) -> float:
     sets = _features("frechet_distance", a, b)
     sets = _relative(sets[1], *sets) if relative else sets
     a_np, b_np = (x.flatten(0, 1).cpu().numpy() for x in sets)
+    if (fewest := min(len(a_np), len(b_np))) <= a_np.shape[1]:
+        warn(
+            f"frechet_distance: {fewest} features of {a_np.shape[1]} dimensions vary in fewer "
+            "directions than there are, and are far from any others, also of the same "
+            "distribution. Give more samples, fewer dimensions, or use kernel_distance."
+        )
     cov_a, cov_b = (np.atleast_2d(np.cov(x, rowvar=False)) for x in (a_np, b_np))
     values, vectors = np.linalg.eigh(cov_a)
     root = vectors * np.sqrt(values.clip(min=0)) @ vectors.T
@@ -412,7 +421,17 @@ def multimodal_distance(samples: Tensor, conditions: Tensor) -> float:
 
     Args:
         samples, conditions: embeddings of both in one space, `[n, d]`, pair by pair.
+
+    Raises:
+        ShapeError: the embeddings are not pairs.
+        PgmdiffError: an embedding is not finite.
     """
+    if samples.ndim != 2 or samples.shape != conditions.shape:
+        raise ShapeError(
+            f"multimodal_distance: expected pairs of embeddings [n, d], got {tuple(samples.shape)} "
+            f"and {tuple(conditions.shape)}."
+        )
+    check_finite("multimodal_distance", "embeddings", samples, conditions)
     return float((samples - conditions).double().norm(dim=1).mean())
 
 
@@ -465,7 +484,9 @@ def autocorrelation(x: Tensor, longest: int, *, axis: int = -1) -> Tensor:
 
     Raises:
         ShapeError: the lag does not fit on the axis.
+        PgmdiffError: a value is not finite.
     """
+    check_finite("autocorrelation", "data", x)
     x = x.double().movedim(axis, -1)
     x = x - x.mean(dim=(0, -1), keepdim=True)
     length = x.shape[-1]
@@ -487,7 +508,11 @@ def spectrum(x: Tensor, bands: int = 24, *, axis: int = -1) -> Tensor:
         x: `[n, *event]`, at least 4 long on the axis.
         bands: the most bands; there are fewer where frequencies are few.
         axis: the axis of x along which the data is stationary.
+
+    Raises:
+        PgmdiffError: a value is not finite.
     """
+    check_finite("spectrum", "data", x)
     x = x.double().movedim(axis, -1)
     x = x - x.mean(dim=(0, -1), keepdim=True)
     length = x.shape[-1]
@@ -515,99 +540,15 @@ def spectrum_distance(a: Tensor, b: Tensor, bands: int = 24, *, axis: int = -1) 
     Args:
         a, b: `[n, *event]` and `[m, *event]`, of one length along the axis.
         bands, axis: as for `spectrum`.
+
+    Raises:
+        ShapeError: the lengths differ.
+        PgmdiffError: a value is not finite.
     """
+    if a.shape[axis] != b.shape[axis]:
+        raise ShapeError(
+            f"spectrum_distance: expected data of one length on axis {axis}, got {a.shape[axis]} "
+            f"and {b.shape[axis]}. Cut the longer into pieces."
+        )
     ratio = spectrum(a, bands, axis=axis) / spectrum(b, bands, axis=axis)
     return (10 * ratio.log10()).square().mean().sqrt().item()
-
-
-class Interval(NamedTuple):
-    """A value and its confidence interval.
-
-    Attributes:
-        value, low, high: the metric of all samples, and the ends.
-    """
-
-    value: float
-    low: float
-    high: float
-
-
-def bootstrap(
-    metric: Callable[..., float],
-    *sets: Tensor,
-    paired: bool = False,
-    level: float = 0.9,
-    resamples: int = 200,
-    generator: Generator = None,
-) -> Interval:
-    """A metric with its confidence interval over samples, from random halves of them.
-
-    A half is drawn without replacement: its deviations from the mean of all halves have the
-    variance that the whole has, and no sample meets itself, which would upset distances and
-    neighbours (Politis and Romano, "Large sample confidence regions based on subsamples", 1994).
-
-    Args:
-        metric: `metric(*sets)`, a number.
-        sets: tensors whose first axis is that of independent samples, at least four in each.
-        paired: whether the samples of all sets belong together and are drawn together.
-        level: the coverage of the interval.
-        resamples: number of halves.
-        generator: the source of the halves; see `pgmdiff.noise.Generator`.
-
-    Raises:
-        ShapeError: there are too few samples, or sets that are not pairs.
-
-    Example:
-        >>> import torch
-        >>> from pgmdiff.diagnostics import bootstrap
-        >>> x = torch.randn(400, generator=torch.Generator().manual_seed(0))
-        >>> value, low, high = bootstrap(lambda x: x.mean().item(), x, generator=0)
-        >>> low < value < high and 0.1 < high - low < 0.2  # 2 · 1.64 / √400
-        True
-    """
-    sizes = [len(x) for x in sets]
-    if min(sizes) < 4 or (paired and len(set(sizes)) > 1):
-        raise ShapeError(
-            f"bootstrap: expected at least four samples in every set, and equally many in pairs, "
-            f"got {sizes}."
-        )
-    # Of an odd number the smaller half varies more than the whole does.
-    shares = [(n // 2 / (n - n // 2)) ** 0.5 for n in sizes]
-    stream, values = torch_generator(generator, "bootstrap"), []
-    for _ in range(resamples):
-        order = [torch.randperm(n, generator=stream)[: n // 2] for n in sizes]
-        order = order[:1] * len(sets) if paired else order
-        values.append(metric(*(x[o.to(x.device)] for x, o in zip(sets, order, strict=True))))
-    found, value = torch.tensor(values, dtype=torch.float64), float(metric(*sets))
-    outside = torch.tensor([(1 + level) / 2, (1 - level) / 2], dtype=torch.float64)
-    deviations = (found - found.mean()) * (sum(shares) / len(shares))
-    low, high = (value - deviations.quantile(outside)).tolist()
-    return Interval(value, low, high)
-
-
-def with_floor(
-    metric: Callable[[Tensor, Tensor], float], samples: Tensor, real: Tensor, **options: Any
-) -> tuple[Interval, Interval]:
-    """A metric of samples against half of the real data, and its floor: that of the other half.
-
-    Both are sets of the same size, since most metrics depend on it: what is left over is not used.
-
-    Args:
-        metric: `metric(samples, real)`; for one of samples alone `lambda a, b: ...`.
-        samples, real: states or features, with equally many crops of each; features of single
-            crops may be grouped, `[n m, d]` to `[n, m, d]`.
-        options: level, resamples and generator, as for `bootstrap`.
-
-    Raises:
-        ShapeError: a sample has another shape than a real one.
-    """
-    if samples.shape[1:] != real.shape[1:]:
-        raise ShapeError(
-            f"with_floor: expected samples and real data of one shape, got {tuple(samples.shape)} "
-            f"and {tuple(real.shape)}. Give as many crops of each, or group them."
-        )
-    options["generator"] = stream = torch_generator(options.get("generator"), "with_floor")
-    one, other = real[torch.randperm(len(real), generator=stream).to(real.device)].chunk(2)
-    n = min(len(samples), len(other))
-    value, floor = (bootstrap(metric, x[:n], one, **options) for x in (samples, other))
-    return value, floor

@@ -16,13 +16,14 @@ of `Consistent` go with the state: those of a window lie on the columns of its f
 trust radius acts on all messages together, and here on those of a strip and its halo.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -43,6 +44,9 @@ from pgmdiff.store import fingerprint
 from pgmdiff.text import array, described
 
 __all__ = ["Streamed", "stream"]
+
+OTHERS = (".h5", ".hdf5", ".npy", ".npz", ".png", ".pt", ".safetensors", ".tif", ".tiff")
+"""Endings of files, which no zarr array is."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,9 @@ def stream(
         graph: windows of one tensor, as `tiles` makes them; the other axes may be tiled, too.
         scores: see `compose`; scores per region are refused.
         sigmas: noise levels, as for `sample`.
-        out: where to write: the path of a zarr array to be made (extra `zarr`), whose chunks are
-            the strips; or an array `[batch, *event]` that can be assigned to, such as a
-            `numpy.memmap`.
+        out: where to write: the path of a zarr array (extra `zarr`), a folder, that is made once
+            there is something to write, and whose chunks are the strips; or an array of floats
+            `[batch, *event]` that can be assigned to, such as a `numpy.memmap`.
         shape: `[batch, *event]`; one sample of the graph's event if None. On the axis of the strips
             it may be any length: windows then go on as they begin in the graph, which is a pattern
             and need not be larger than two windows.
@@ -165,15 +169,21 @@ def stream(
     front = _Front(strips, levels, solver, noise, whole)
     if found:
         front.restore(*found)
-    elif run is not None:
-        run.save(0, *front.parts(facts))
+    begin = front.parts(facts)
     chunks = [1, *strips.event]
     chunks[strips.axis + 1] = min(strips.width, strips.length)
-    target = _opened(out, given, tuple(chunks), dtype, bool(found), front.wave >= len(levels))
+    written = front.wave >= len(levels)
+    opened = _opening(out, given, tuple(chunks), dtype, bool(found), written)
+    target = opened() if written else None
     waves = range(front.wave, front.n_waves)
     for wave in tqdm(waves, disable=not progress, desc="sampling strips"):
-        front.advance(target)
-        if run is not None:
+        made = front.advance()
+        if run is not None and wave == 1 and not found:  # now the score has been evaluated
+            run.save(0, *begin)
+        if made is not None:
+            target = opened() if target is None else target
+            target[made[0]] = made[1]
+        if run is not None and wave:
             run.save(wave + 1, *front.parts(facts), last=wave + 1 == front.n_waves)
     return Streamed(target, tuple(front.truncation), front.capped)
 
@@ -195,9 +205,10 @@ class _Front:
         self.number = ceil(strips.length / strips.width)
         self.dim, self.n_waves = strips.axis + 1, self.number + len(levels) - 1
 
-    def advance(self, target: Any) -> None:
-        """One wave: every level works on its own strip, and the last one writes it."""
+    def advance(self) -> tuple[tuple[slice, ...], np.ndarray] | None:
+        """One wave: every level works on its own strip; that of the last one is to be written."""
         width, dim = self.strips.width, self.dim
+        done: tuple[tuple[slice, ...], np.ndarray] | None = None
         for k in range(len(self.levels)):
             first = (self.wave - k) * width
             last = min(first + width, self.strips.length)
@@ -205,7 +216,7 @@ class _Front:
                 continue
             state = self._step(k, first, last) if k else self._start(first, last)
             if k == len(self.levels) - 1:
-                target[(slice(None),) * dim + (slice(first, last),)] = state.x.cpu().numpy()
+                done = (*[slice(None)] * dim, slice(first, last)), state.x.cpu().numpy()
             else:
                 begin, before = self.held.get(k, (first, None))
                 self.held[k] = begin, state if before is None else _joined(before, state, dim)
@@ -216,6 +227,7 @@ class _Front:
                 kept = max(begin, last - self.strips.reach)
                 self.held[k - 1] = kept, _cut(before, dim, kept - begin, before.x.shape[dim])
         self.wave += 1
+        return done
 
     def _start(self, first: int, last: int) -> State:
         mean = self.mean.narrow(self.dim, first, last - first)
@@ -308,10 +320,10 @@ def _joined(before: State, after: State, dim: int) -> State:
     return replace(after, x=x, history=history, memory=memory)
 
 
-def _opened(
+def _opening(
     out: Any, shape: Shape, chunks: Shape, dtype: torch.dtype, begun: bool, written: bool
-) -> Any:
-    """The array to write to: that given, a new one, or that of a run which goes on."""
+) -> Callable[[], Any]:
+    """Makes the array to write to: that given, a new one, or that of a run which goes on."""
     if not isinstance(out, str | Path):
         if tuple(getattr(out, "shape", ())) != shape or not hasattr(out, "__setitem__"):
             got = array(out) if hasattr(out, "dtype") else repr(out)
@@ -319,7 +331,12 @@ def _opened(
                 f"stream: expected out, an array of shape {shape} that can be assigned to, or the "
                 f"path of a zarr array to be made, got {got}."
             )
-        return out
+        if getattr(getattr(out, "dtype", None), "kind", "f") in "biu":
+            raise ShapeError(
+                f"stream: expected out, an array of floats, got {array(out)}, in which values "
+                "would be cut. Round them once they are all there."
+            )
+        return lambda: out
     zarr, kind = required("zarr", "stream", "zarr"), str(dtype).removeprefix("torch.")
     path, there = Path(out), Path(out).exists()
     if (there and not begun) or (written and not there):
@@ -328,12 +345,17 @@ def _opened(
             f"{'has written a part of it' if written else 'begins'}. Give another path and "
             "another folder (run=), or those of one run."
         )
+    if path.suffix in OTHERS:
+        raise PgmdiffError(
+            f"stream: expected the path of a zarr array, which is a folder, got {str(path)!r}. End "
+            "it in .zarr, or give an array, such as one of numpy.lib.format.open_memmap."
+        )
     if not there:
-        return zarr.create_array(str(path), shape=shape, chunks=chunks, dtype=kind)
+        return partial(zarr.create_array, str(path), shape=shape, chunks=chunks, dtype=kind)
     found = zarr.open_array(str(path), mode="r+")
     if found.shape != shape or str(found.dtype) != kind:
         raise ShapeError(
             f"stream: expected {path} as an array of shape {shape}, {kind}, got {found.shape}, "
             f"{found.dtype}. Give the path with which the run began."
         )
-    return found
+    return lambda: found

@@ -1,6 +1,6 @@
 """The strips of a canvas, for `stream`: the windows around columns, and their joints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil, prod
 from typing import Any
@@ -20,7 +20,8 @@ from pgmdiff.errors import GraphError, ScoreError, ShapeError
 from pgmdiff.graphs import RegionGraph, tiles
 from pgmdiff.graphs.groups import RegionGroup, WindowGroup
 from pgmdiff.linalg import Shape, keep
-from pgmdiff.precision.covariances import Dense, Stationary
+from pgmdiff.precision.covariances import Covariances, Dense, Separable, Stationary
+from pgmdiff.precision.forms import RegionCovariances
 from pgmdiff.samplers import State
 from pgmdiff.scores.adapters import begun
 from pgmdiff.text import array, brief
@@ -213,8 +214,10 @@ def strips_of(
     rule = _with_mean(rule, axis, tuple(sides))
     given = composing.get("conditions") or {}
     both = {n: {**graph.conditions[n], **given[n]} for n in graph.conditions.keys() & given.keys()}
-    if solved and isinstance(rule.covariances, Mapping):
-        rule = replace(rule, covariances=Dense(rule.covariances))  # a strip has not all models
+    if solved and not _is_stationary(rule.covariances):
+        mapped = isinstance(rule.covariances, Mapping)  # a strip has not all models
+        own = Dense(rule.covariances) if mapped else Alike(_forms(rule.covariances, graph))
+        rule = replace(rule, covariances=own)
     options = {"scores": scores, **composing, "rule": rule}
     options["conditions"] = {**graph.conditions, **given, **both}
     strips = Strips(axis, tuple(sides), windows, width, halo, evaluations, options)
@@ -262,13 +265,41 @@ def _check_rule(rule: Any, graph: RegionGraph) -> None:
             "whose score depends on the whole state. Use Consistent(covariances)."
         )
     given, models = rule.covariances, {group.model for group in graph.groups}
-    by_model = isinstance(given, Mapping) and {*given} <= models
-    if not by_model and not isinstance(given, Stationary):
+    alike = isinstance(given, Mapping) and {*given} <= models
+    if isinstance(given, Covariances):
+        alike = _is_stationary(given) or len(_forms(given, graph)) == len(graph.groups)
+    if not alike:
         raise ScoreError(
             "stream: expected covariances that are the same for all windows, by model id such as "
-            f"{graph.groups[0].model}, or those of fit_covariances(..., form='stationary'), got "
-            f"{brief(given)}."
+            f"{graph.groups[0].model}, or those of fit_covariances(..., shared=True) or "
+            f"form='stationary', got {brief(given)}."
         )
+
+
+@dataclass(frozen=True)
+class Alike(Covariances):
+    """Covariances that all regions of a model share, by model id."""
+
+    forms: Mapping[Hashable, RegionCovariances]
+
+    def of(self, group: RegionGroup) -> RegionCovariances:
+        if group.model not in self.forms:
+            raise GraphError(
+                f"stream: region {group.name(0)!r} of the last window, which is shifted, has a "
+                "shape for which no covariance was fitted. Use form='stationary', or a length that "
+                "windows cover without a shift."
+            )
+        return self.forms[group.model]
+
+
+def _forms(given: Covariances, graph: RegionGraph) -> dict[Hashable, RegionCovariances]:
+    """The covariances of each model whose regions share one."""
+    found = {group.model: given.form(group) for group in graph.groups}
+    return {model: form for model, form in found.items() if len(form.variances()) == 1}
+
+
+def _is_stationary(given: Any) -> bool:
+    return isinstance(given.places if isinstance(given, Separable) else given, Stationary)
 
 
 def _with_mean(rule: Any, axis: int, event: Shape) -> Any:

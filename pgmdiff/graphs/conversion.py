@@ -52,9 +52,16 @@ def from_networkx(
         {n: graph.nodes[n][key] for n in nodes if graph.nodes[n].get(key) is not None}
         for key in ("model", "condition", "graph")
     )
+    variables = [node for node in nodes if sides[node] == VARIABLE]
+    bare = [x for x in variables if "shape" not in graph.nodes[x]]
+    if 0 < len(bare) < len(variables):
+        raise GraphError(
+            f"FactorGraph: variable {bare[0]!r} has no shape, while others have one. Set "
+            f"graph.nodes[{bare[0]!r}]['shape'], which is () of a scalar."
+        )
     built = kind.from_scopes(
         {f: _ordered_scope(graph, f, number) for f in nodes if sides[f] == FACTOR},
-        {x: graph.nodes[x].get("shape", ()) for x in nodes if sides[x] == VARIABLE},
+        {x: graph.nodes[x].get("shape", ()) for x in variables},
         axis=graph.graph.get("axis") if axis is None else axis,
         models=models,
         conditions=conditions,
@@ -119,7 +126,7 @@ def to_networkx(graph: "FactorGraph") -> "nx.Graph":
     if graph.axis is not None:
         drawn.graph["axis"] = graph.axis
     for name, shape in zip(graph.variables, graph.shapes, strict=True):
-        shaped = {"shape": shape} if shape else {}  # which most file formats cannot hold
+        shaped = {"shape": shape} if any(graph.shapes) else {}  # most file formats hold none
         drawn.add_node(name, bipartite=VARIABLE, **shaped)
     drawn.add_nodes_from(graph.factors, bipartite=FACTOR)
     for name, data in drawn.nodes(data=True):

@@ -197,11 +197,12 @@ class FactorGraph:
         """A graph drawn with networkx.
 
         Nodes carry networkx's attribute `bipartite`: 0 for a variable, 1 for a factor; and, where
-        they apply, `shape` (of a variable, by default `()`), `model`, `condition`, and `graph` (the
-        inner graph of a nested node, of any kind). A scope is ordered by the edges' attribute
-        `position` or, where a factor's edges have none, as its variables are among the graph's
-        nodes. (networkx's copies keep the order of nodes, but not that of edges; `position`
-        survives everything.) Everything else on the graph is kept for `to_networkx`.
+        they apply, `shape` (of a variable; without any, all are scalars, `()`), `model`,
+        `condition`, and `graph` (the inner graph of a nested node, of any kind). A scope is ordered
+        by the edges' attribute `position` or, where a factor's edges have none, as its variables
+        are among the graph's nodes. (networkx's copies keep the order of nodes, but not that of
+        edges; `position` survives everything.) Everything else on the graph is kept for
+        `to_networkx`.
 
         Args:
             graph: undirected and bipartite; nodes are declared in its order.
@@ -209,7 +210,8 @@ class FactorGraph:
 
         Raises:
             GraphError: the graph is directed, or has a node without `bipartite`, an edge within
-                one side, a factor without edges, parallel edges, or a wrong kind of attribute.
+                one side, a factor without edges, parallel edges, or a wrong kind of attribute; or
+                some variables have a shape and others none.
         """
         return conversion.from_networkx(cls, graph, axis)
 

@@ -14,10 +14,19 @@ import numpy as np
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.groups import WindowGroup
 from pgmdiff.graphs.regions import RegionGraph
-from pgmdiff.linalg import Ints, Shape
+from pgmdiff.linalg import Bools, Ints, Shape
 from pgmdiff.plotting.scenes import check_size, listed
 
-__all__ = ["Box", "are_windows", "boxes_of", "drawn_axes", "interval_of", "intervals", "size_of"]
+__all__ = [
+    "Box",
+    "are_windows",
+    "boxes_of",
+    "drawn_axes",
+    "interval_of",
+    "intervals",
+    "size_of",
+    "split",
+]
 
 Intervals = list[tuple[int, int]]
 """Start and length on every axis; start + length may exceed the axis, whose end it then passes."""
@@ -109,4 +118,22 @@ def interval_of(elements: Ints, shape: Shape) -> Intervals | None:
         if len(gaps) > 1 or (len(gaps) == 1 and (place[0] > 0 or place[-1] < side - 1)):
             return None
         found.append((int(place[gaps[0] + 1] if len(gaps) else place[0]), len(place)))
+    return found
+
+
+def split(mask: Bools) -> list[tuple[int, int, int, int]]:
+    """Splits a mask [H, W] into boxes: top, left, height and width of each.
+
+    Runs of a row that are the same in successive rows are one box.
+    """
+    edges = np.diff(np.pad(mask.astype(int), ((0, 1), (1, 1))), axis=1)  # the last row ends all
+    begun: dict[tuple[int, int], int] = {}
+    found = []
+    for row, line in enumerate(edges):
+        starts, ends = (np.flatnonzero(line == sign).tolist() for sign in (1, -1))
+        runs = list(zip(starts, ends, strict=True))
+        for left, right in [run for run in begun if run not in runs]:
+            top = begun.pop((left, right))
+            found.append((top, left, row - top, right - left))
+        begun |= {run: row for run in runs if run not in begun}
     return found

@@ -1,7 +1,8 @@
 """An unfolded cube, with the windows of every face: U above F, then L F R B in a row, D below F.
 
 A region inside one face is drawn like a window of an image. One that spans several faces has a
-colour of its own, so that its parts are recognised on all of them.
+colour of its own, so that its parts are recognised on all of them. What is no box of a face, or
+goes around its end, is drawn as several boxes.
 """
 
 from collections import Counter
@@ -19,6 +20,7 @@ from torch import Tensor
 from pgmdiff.errors import GraphError, ShapeError
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats, Shape
+from pgmdiff.plotting.boxes import split
 from pgmdiff.plotting.scenes import MAX_NODES, check_size, listed
 from pgmdiff.plotting.style import (
     INK,
@@ -65,7 +67,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Piece:
-    """The box that a region covers of one face, from its upper left corner right and down."""
+    """A box that a region covers of one face, from its upper left corner right and down."""
 
     region: Region
     corner: Floats
@@ -157,19 +159,23 @@ def _pieces(graph: RegionGraph) -> list[Piece]:
     seen: Counter[tuple[float, ...]] = Counter()
     n_spanning = 0
     for number, (name, count, outer) in enumerate(listed(graph)):
-        index = np.unravel_index(graph.elements(name).numpy().ravel(), graph.event_shape)
-        face, place = index[0], np.stack([index[-1], index[-2]], axis=1)
+        face, *_, down, right = np.unravel_index(
+            graph.elements(name).numpy().ravel(), graph.event_shape
+        )
         faces = np.unique(face).tolist()
         spanning = outer and len(faces) > 1
         colour = SPANNING[n_spanning % len(SPANNING)] if spanning else None
         n_spanning += spanning
         region = Region(number, name_text(name), count, outer, colour)
         for f in faces:
-            low, high = place[face == f].min(axis=0), place[face == f].max(axis=0)
-            corner, size = _corner(FACES[f], n) + low, (high - low + 1).astype(float)
-            box = (*corner.tolist(), *size.tolist())
-            pieces.append(Piece(region, corner, size, bool((size == n).all()), seen[box]))
-            seen[box] += 1
+            mask = np.zeros((n, n), bool)
+            mask[down[face == f], right[face == f]] = True
+            for top, left, height, width in split(mask):
+                corner = _corner(FACES[f], n) + np.array([left, top])
+                size = np.array([width, height], float)
+                box = (*corner.tolist(), *size.tolist())
+                pieces.append(Piece(region, corner, size, bool((size == n).all()), seen[box]))
+                seen[box] += 1
     return pieces
 
 

@@ -38,7 +38,8 @@ def plot(
 ) -> Figure:
     r"""Draws a graph with its counting numbers: blue positive, orange negative, grey zero.
 
-    The legend lists each counting number and how many nodes have it. Positions depend on the graph
+    The legend lists each counting number and how many nodes have it; under `"counts"`, the counts
+    of elements. Positions depend on the graph
     alone, so that the picture is the same every time.
 
     Args:

@@ -64,13 +64,13 @@ def strips(
         tops = parts[0].subplots(1, len(sizes), width_ratios=sizes, squeeze=False)
         for axis, (caption, panel) in zip(tops[0], panels.items(), strict=True):
             axis.imshow(picture(panel), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_title(caption, loc="left", fontsize=12)
+            axis.set_title(caption, loc="left", fontsize=12, parse_math=False)
             axis.set_axis_off()
     axes = parts[-1].subplots(len(strips), 1, height_ratios=rows, squeeze=False)
     for axis, (caption, strip) in zip(axes[:, 0], strips.items(), strict=True):
         axis.imshow(picture(strip), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         axis.set_xlim(-0.5, width - 0.5)
-        axis.set_title(caption, loc="left", fontsize=12)
+        axis.set_title(caption, loc="left", fontsize=12, parse_math=False)
         axis.set_yticks([])
         axis.set_xticks([seam - 0.5 for seam in seams.get(caption, ())], labels=[])
         axis.tick_params(length=4, color="#b2182b")
@@ -78,5 +78,5 @@ def strips(
         if caption in joins:
             axis.axvline(joins[caption] - 0.5, -0.12, 0, color="#2166ac", lw=2, clip_on=False)
     if title:
-        figure.suptitle(title, fontsize=13)
+        figure.suptitle(title, fontsize=13, parse_math=False)
     return figure

@@ -102,7 +102,7 @@ def flow(
         axes.set_xticks(_ticks(share.shape[1]))
         axes.tick_params(labelsize=8, color=MIST)
         axes.spines[:].set_color(MIST)
-        axes.set_title(label, loc="left", fontsize=10, color=INK)
+        axes.set_title(label, loc="left", fontsize=10, color=INK, parse_math=False)
     for axes in list(grid.flat)[len(shares) :]:
         axes.remove()
     for row in grid:
@@ -116,7 +116,7 @@ def flow(
     white = Patch(fc="white", ec=MIST, lw=0.8, label="exactly 0: no dependence")
     figure.legend(handles=[white], loc="outside lower left", frameon=False, fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left", parse_math=False)
     return figure
 
 

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from pgmdiff.errors import ShapeError
-from pgmdiff.plotting.style import Sheet, figure_of
+from pgmdiff.errors import ShapeError, warn
+from pgmdiff.plotting.style import Sheet, figure_of, legend_of
 
 __all__ = ["Panel", "curves", "panels"]
 
@@ -92,7 +93,7 @@ def curves(
         ax: matplotlib axes to draw on. If None, a figure is made.
 
     Returns:
-        The figure.
+        The figure. Texts are written as they are: dollar signs are no mathematics.
 
     Raises:
         ShapeError: a curve has different numbers of x and y.
@@ -104,8 +105,9 @@ def curves(
         'steps'
     """
     axes = Sheet(figsize=(7, 4.2), layout="constrained").subplots() if ax is None else ax
-    _draw(axes, Panel(curves, xlabel, ylabel, title, limit, log=log), list(curves))
-    axes.legend(frameon=False, fontsize=9)
+    entries = _entries(axes)  # of curves that are there already
+    entries |= _draw(axes, Panel(curves, xlabel, ylabel, title, limit, log=log), list(curves))
+    legend_of(axes, entries, frameon=False, fontsize=9)
     return figure_of(axes)
 
 
@@ -130,41 +132,64 @@ def panels(panels: Sequence[Panel], title: str, *, columns: int = 0) -> Figure:
     figure = Sheet(figsize=(4.6 * columns, 3.5 * rows + 0.9), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     labels = list(dict.fromkeys(label for panel in panels for label in panel.curves))
+    entries: dict[str, Artist] = {}
     for axes, panel in zip(grid.flat, panels, strict=False):
-        _draw(axes, panel, labels)
+        entries |= _draw(axes, panel, labels)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    figure.suptitle(title, fontsize=11, x=0.02, ha="left")
-    entries: dict[str, Any] = {}
-    for axes in figure.axes:
-        handles, labels = axes.get_legend_handles_labels()
-        entries |= dict(zip(labels, handles, strict=True))
-    figure.legend(
-        list(entries.values()), list(entries), loc="outside lower center", ncols=4, frameon=False
-    )
+    figure.suptitle(title, fontsize=11, x=0.02, ha="left", parse_math=False)
+    legend_of(figure, entries, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
-def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> None:
-    """Draws a panel; the style of a label depends on its place among the labels of all panels."""
+def _entries(axes: Axes) -> dict[str, Artist]:
+    handles, labels = axes.get_legend_handles_labels()
+    return dict(zip(labels, handles, strict=True))
+
+
+def style_of(number: int) -> tuple[str, str, str, float]:
+    """Returns the style of a label that names no method: after one round, with other markers."""
+    turn, place = divmod(number, len(STYLES))
+    colour, _, line, width = STYLES[place]
+    return colour, STYLES[(place + turn) % len(STYLES)][1], line, width
+
+
+def _draw(axes: Axes, panel: Panel, labels: Sequence[str]) -> dict[str, Artist]:
+    """Draws a panel; the style of a label depends on its place among the labels of all panels.
+
+    Returns the entries of the legend.
+    """
+    entries: dict[str, Artist] = {}
     axes.set_xscale("log" if "x" in panel.log else "linear")
     axes.set_yscale("log" if "y" in panel.log else "linear")
     plain = [label for label in labels if label not in METHOD_STYLES]
-    styles = {label: STYLES[number % len(STYLES)] for number, label in enumerate(plain)}
+    styles = {label: style_of(number) for number, label in enumerate(plain)}
     for label, (x, y) in panel.curves.items():
         colour, marker, line, width = (METHOD_STYLES | styles)[label]
-        axes.plot(x, y, line, color=colour, marker=marker, markersize=5, lw=width, label=label)
+        for axis, values in (("x", x), ("y", y)):
+            if axis in panel.log and (lost := sum(float(value) <= 0 for value in values)):
+                warn(
+                    f"curves: {lost} of {len(values)} values of {axis} of {label!r} are not "
+                    "positive, and a logarithmic axis does not show them. Leave "
+                    f"{axis!r} out of log."
+                )
+        mark: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "lw": width}
+        (entries[label],) = axes.plot(x, y, line, label=label, **mark)
         notes = (panel.notes or {}).get(label, ())
         for at, height, note in zip(x, y, notes, strict=False):
-            axes.annotate(note, (at, height), (0, 5), textcoords="offset points", fontsize=7)
+            above: dict[str, Any] = {"textcoords": "offset points", "fontsize": 7}
+            axes.annotate(note, (at, height), (0, 5), parse_math=False, **above)
     if panel.limit is not None:
-        axes.axhline(panel.limit[1], color="#b2182b", ls="--", lw=1.2, label=panel.limit[0])
+        label, height = panel.limit
+        dashed: dict[str, Any] = {"color": "#b2182b", "ls": "--", "lw": 1.2}
+        entries[label] = axes.axhline(height, label=label, **dashed)
     largest = max((max(x, default=0) for x, _ in panel.curves.values()), default=0)
     if "x" in panel.log and largest < 10_000:
         axes.xaxis.set_major_formatter("{x:g}")
         axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-    axes.set_xlabel(panel.xlabel)
-    axes.set_ylabel(panel.ylabel)
-    axes.set_title(panel.title, loc="left", fontsize=10)
+    axes.set_xlabel(panel.xlabel, parse_math=False)
+    axes.set_ylabel(panel.ylabel, parse_math=False)
+    axes.set_title(panel.title, loc="left", fontsize=10, parse_math=False)
     axes.grid(True, which="major", color=GRID, lw=0.8)
     axes.spines[["top", "right"]].set_visible(False)
+    return entries

@@ -39,6 +39,7 @@ __all__ = [
     "colour_of",
     "count_entries",
     "figure_of",
+    "legend_of",
     "name_text",
     "picture",
     "points_per_unit",
@@ -158,6 +159,16 @@ def write(ax: Axes, x: float, y: float, text: str, size: float, **style: Any) ->
     return ax.text(x, y, text, size=size, ha="center", va="center", parse_math=False, **style)
 
 
+def legend_of(ax: Axes | Figure, entries: Mapping[str, Artist], **style: Any) -> None:
+    """Adds a legend whose labels are written as they are, without mathematics.
+
+    matplotlib leaves out labels that begin with an underscore.
+    """
+    legend = ax.legend(list(entries.values()), ["."] * len(entries), **style)
+    for text, label in zip(legend.get_texts(), entries, strict=True):
+        text.set(text=label, parse_math=False)
+
+
 def figure_of(ax: Axes) -> Figure:
     """Returns the figure that holds the axes."""
     return ax.figure if isinstance(ax.figure, Figure) else ax.figure.figure
@@ -192,7 +203,7 @@ def axes_for(
     if ax is None:
         return sheet(size, entries, title)[0]
     if title:
-        ax.set_title(title, fontsize=12)
+        ax.set_title(title, fontsize=12, parse_math=False)
     if entries:
         columns = _columns(ax.get_position().width * figure_of(ax).get_figwidth(), entries)
         place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.02)}
@@ -219,7 +230,7 @@ def sheet(
     tall = low + height + high
     figure = Sheet(figsize=(wide, tall))
     if title:
-        figure.suptitle(title, fontsize=12, y=1 - 0.12 / tall, va="top")
+        figure.suptitle(title, fontsize=12, y=1 - 0.12 / tall, va="top", parse_math=False)
     if entries:
         place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, MARGIN / 2 / tall)}
         figure.legend(handles=list(entries), ncols=n_columns, **place, **LEGEND)

@@ -21,6 +21,7 @@ from pgmdiff.errors import ShapeError
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats, Ints
 from pgmdiff.plotting.boxes import Box, boxes_of, drawn_axes, size_of
+from pgmdiff.plotting.scenes import listed
 from pgmdiff.plotting.style import (
     INK,
     MIST,
@@ -64,7 +65,8 @@ def draw_tiles(
 ) -> Figure:
     """Draws outlines of windows, shaded overlaps, and counts where they fit.
 
-    Only outlines are drawn over an image if there are many boxes, which would hide it.
+    Only outlines are drawn over an image if there are many boxes, which would hide it. The legend
+    counts regions, of which several may have one box.
     """
     boxes, (height, width) = boxes_of(graph), size_of(graph)
     if image is None:  # how many windows contain each pixel, in shades of grey
@@ -78,10 +80,10 @@ def draw_tiles(
     windows = [box for box in boxes if box.outer]
     overlaps = [box for box in boxes if not box.outer]
     entries: list[Artist] = []
-    for entry in count_entries(box.count for box in windows):
+    for entry in count_entries(count for _, count, outer in listed(graph) if outer):
         entry.set(label=f"window {entry.get_label()}", fc="white", ec=OUTLINES[0], lw=1.4)
         entries.append(entry)
-    for entry in count_entries(box.count for box in overlaps):
+    for entry in count_entries(count for _, count, outer in listed(graph) if not outer):
         shade = to_rgba(entry.get_facecolor(), 0.6)
         entry.set(label=f"overlap {entry.get_label()}", fc=shade, ec="none")
         entries.append(entry)
@@ -253,7 +255,7 @@ def draw_maps(
         _show(place, shown, height, width)
         if labels is not False:
             _write_counts(place, panel, one)
-        place.set_title(name if ax is None or not title else title, fontsize=10)
+        place.set_title(name if ax is None or not title else title, fontsize=10, parse_math=False)
     return figure_of(axes[0])
 
 

@@ -13,6 +13,7 @@ nodes are given to `compose(conditions=)`; overlaps have none of their own and r
     slerp(a, b, t) = [sin((1 - t) θ) a + sin(t θ) b] / sin θ,      θ the angle between a and b
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -238,10 +239,15 @@ def interpolated(
         a, b: the embeddings, `[..., d]`.
 
     Raises:
-        ShapeError: there are fewer than two nodes, or the shapes differ.
+        ShapeError: there are fewer than two nodes, a name is given twice, or the shapes differ.
     """
     names = list(names)
     if len(names) < 2:
         raise ShapeError(f"interpolated: expected at least two nodes, got {names}. Add one.")
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise ShapeError(
+            f"interpolated: expected different nodes, got {twice[0]!r} twice. A node has one "
+            "condition: name each once."
+        )
     last = len(names) - 1
     return {name: {key: slerp(a, b, place / last)} for place, name in enumerate(names)}

@@ -1,6 +1,7 @@
 """Reports say where covariances are not those of the models, and are silent where they are."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -102,6 +103,22 @@ def test_models_that_fail_without_conditions_of_the_call_are_not_compared() -> N
     null = {"label": torch.tensor(1)}
     joint = compose(graph, needy, rule=Posterior(given), conditions=own, null_condition=null)
     assert "where compared" in joint.validate().findings[0]
+
+
+def test_models_with_labels_are_compared_with_the_label_of_the_covariances() -> None:
+    graph, q = chain(3), ar1(3, 0.5)
+    variances = {0: 1.0, 1: 100.0, None: 50.5}  # without a label: of both
+
+    def labelled(x: Tensor, sigma: Tensor, label: int | None = None) -> Tensor:
+        n = x.shape[1:].numel()
+        covariance = variances[label] * ar1(n, 0.5).covariance
+        return Gaussian(torch.zeros(n).double(), covariance).score(x.double(), sigma).to(x)
+
+    rule = Posterior(dict(node_covariances(graph, q)))
+    report = compose(graph, labelled, rule=rule).validate()
+    assert "data and label (functools.partial(score, label=...))" in report.warning
+    report = compose(graph, partial(labelled, label=0), rule=rule).validate()
+    assert report.warning is None
 
 
 def test_models_are_called_as_in_the_latest_call() -> None:

@@ -57,6 +57,23 @@ OPERATORS: dict[str, Operator] = {
 }
 
 
+@pytest.mark.parametrize("name", OPERATORS)
+def test_batches_of_another_shape_are_refused(name: str) -> None:
+    """Also where they would broadcast, or a slice would fit another axis."""
+    operator, kind = OPERATORS[name], type(OPERATORS[name]).__name__
+    event, observed = tuple(operator.event_shape), tuple(operator.observed_shape)
+    for function, what, shape in (
+        (operator.A, "states", event),
+        (operator.A_adjoint, "observations", observed),
+        (operator.A_dagger, "observations", observed),
+    ):
+        wrong = [shape, (2, *shape[:-1], shape[-1] + 1), (2, 2, *shape), (2,)]
+        for other in wrong:
+            with pytest.raises(ShapeError, match=rf"{kind}: expected {what} \[batch, .*x\[None\]"):
+                function(torch.zeros(other, dtype=torch.float64))
+        assert len(function(torch.zeros(2, *shape, dtype=torch.float64))) == 2
+
+
 def matrix(function, shape: tuple[int, ...]) -> Tensor:
     eye = torch.eye(prod(shape), dtype=torch.float64).reshape(-1, *shape)
     columns = function(eye)

@@ -53,6 +53,19 @@ def test_coverage_of_calibrated_draws_is_the_level() -> None:
         interval_coverage(draws, truth, 0.95)
 
 
+@pytest.mark.parametrize("m", [2, 16, 30, 19])
+def test_levels_are_accepted_as_they_are_written(m: int) -> None:
+    """A refusal lists levels with three digits, as which they can be given."""
+    draws, truth = normal(20, m), normal(20, seed=1)
+    with pytest.raises(PgmdiffError, match="Possible levels") as refused:
+        interval_coverage(draws, truth, 0.999)
+    listed = str(refused.value).split("levels are ")[1].split(";")[0].split(", ")
+    for place, level in enumerate(reversed(listed)):
+        exact = 1 - 2 * (place + 1) / (m + 1)
+        found = interval_coverage(draws, truth, float(level))
+        assert found == interval_coverage(draws, truth, exact)
+
+
 def test_ranks_are_uniform_for_the_posterior_only() -> None:
     draws, truth = normal(600, 19), normal(600, seed=1)
     ranks, p = rank_statistics(draws, truth)

@@ -187,7 +187,23 @@ def test_models_of_overlaps_that_know_the_null_label_only() -> None:
     told = {name: {"label": torch.tensor(1)} for name in graph.pieces}
     half = data[label == 1]
     options = {"conditions": told, "null_condition": null, "generator": 0}
-    assert not check_consistency(graph, scores, half, SIGMAS, **options).consistent
+    found = check_consistency(graph, scores, half, SIGMAS, **options)
+    assert not found.consistent
+    assert "with it (null_condition= of fit)" in " ".join(str(found).split())
+
+
+def test_another_order_of_a_scope_is_no_marginal_and_the_report_says_so() -> None:
+    """The model of a pair knows its first variable as the one that varies more."""
+    covariance = torch.tensor([[9.0, 2.4, 2.4], [2.4, 1.0, 0.64], [2.4, 0.64, 1.0]]).double()
+    q = Gaussian(torch.zeros(3).double(), covariance)
+    pair, one = q.marginal(torch.arange(2)).score, q.marginal(torch.arange(1)).score
+    for scope in (("a", "b"), ("b", "a")):
+        graph = FactorGraph.from_scopes({"f": scope, "g": ("a", "c")}, dict.fromkeys("abc", (1,)))
+        scores = {"f": pair, "g": pair, "a": one}
+        found = check_consistency(graph, scores, q.sample(500, 0), [1.0, 3.0], generator=0)
+        assert found.consistent == (scope == ("a", "b"))
+        told = "order" in " ".join(str(found).split())
+        assert told == (scope == ("b", "a")), str(found)
 
 
 def test_what_hardly_matters_is_no_disagreement() -> None:

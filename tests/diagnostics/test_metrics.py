@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from pgmdiff.diagnostics import (
     multimodal_distance,
     r_precision,
     seam_ratio,
+    sliced_wasserstein,
     spectrum,
     spectrum_distance,
     texture_features,
@@ -68,6 +70,16 @@ def test_frechet_distance_of_gaussians() -> None:
     assert frechet_distance(a[:, :1], b[:, 1:2]) == pytest.approx(2, rel=0.03)
     with pytest.raises(ShapeError, match="expected features"):
         frechet_distance(a, b[:, :2])
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (10, 2, 30), (30, 30)])
+def test_too_few_features_for_a_covariance_are_warned_of(shape: tuple[int, ...]) -> None:
+    """Also states with channels, which look like crops of fewer features."""
+    many = normal(200, *shape[1:], seed=1)
+    for pair in ((normal(*shape), many), (many, normal(*shape))):
+        with pytest.warns(UserWarning, match=r"0 features of 30 dimensions"):
+            frechet_distance(*pair)
+    assert frechet_distance(normal(31, 30), many.flatten(0, -2)) > 0
 
 
 def test_texture_features_tell_textures_apart() -> None:
@@ -265,6 +277,27 @@ def test_autocorrelation_and_spectrum_of_an_ar1_series() -> None:
                                atol=0)  # fmt: skip
     assert spectrum_distance(x, 10 * x) == pytest.approx(20)
     assert spectrum_distance(x[:2000], x[2000:]) < 0.5
+    with pytest.raises(ShapeError, match="of one length on axis -1, got 128 and 64"):
+        spectrum_distance(x, x[:, :64])
+    assert spectrum_distance(x[:, :, None], x[:, :, None].expand(-1, -1, 2), axis=1) < 1e-9
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_no_metric_is_nan_for_nan(wrong: float) -> None:
+    good = normal(40, 16)
+    bad = good.clone()
+    bad[3, 5] = wrong
+    metrics: list[Callable[[Tensor, Tensor], object]] = [
+        energy_distance, sliced_wasserstein, frechet_distance, kernel_distance, manifold_precision,
+        manifold_recall, multimodal_distance, r_precision, spectrum_distance,
+        lambda a, b: autocorrelation_distance(a, b, 4),
+        lambda a, b: (diversity(a), diversity(b)),
+        lambda a, b: (seam_ratio(a, [8]), seam_ratio(b, [8])),
+    ]  # fmt: skip
+    for metric in metrics:
+        for pair in ((good, bad), (bad, good)):
+            with pytest.raises(PgmdiffError, match=r"expected finite .*, got NaN or infinity"):
+                metric(*pair)
 
 
 def test_curves_on_any_axis() -> None:
@@ -344,3 +377,9 @@ def test_the_floor_is_of_sets_of_equal_sizes() -> None:
     )[0]  # fmt: skip
     with pytest.raises(ShapeError, match="expected samples and real data of one shape"):
         with_floor(metric, normal(9, 2, 5), real)
+    for n, n_real in ((9, 1), (9, 7), (3, 9), (1, 1)):
+        with pytest.raises(
+            ShapeError, match=rf"8 real ones, which are halved, got {n} and {n_real}"
+        ):
+            with_floor(metric, normal(n, 5), normal(n_real, 5), generator=0)
+    assert with_floor(lambda a, b: 0.0, normal(4, 5), normal(8, 5), generator=0)[1].value == 0

@@ -169,6 +169,45 @@ def test_a_strip_may_lack_some_of_the_models() -> None:
     torch.testing.assert_close(strips, whole, rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("rule", [Posterior, Consistent])
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((140,), {"shared": True}),
+        ((140,), {"shared": True, "form": "low_rank", "rank": 5}),
+        ((2, 140), {"shared": True}),
+        ((2, 140), {"shared": True, "channels": True}),
+        ((2, 140), {"form": "stationary", "channels": True}),
+    ],
+)
+def test_covariances_that_windows_share_are_accepted(
+    rule: Any, shape: tuple[int, ...], options: dict[str, Any]
+) -> None:
+    """However they were fitted; also those of a pattern that goes on."""
+    windows: Any = (8, 4) if len(shape) == 1 else ((2, 8), (0, 4))
+    whole, pattern = tiles(shape, *windows), tiles((*shape[:-1], 40), *windows)
+    process = Gaussian(torch.zeros(140), covariance(140))
+    data = process.sample(800, 0).reshape(-1, *shape)
+    fitted, mean = fit_covariances(pattern, data[..., :40], **options), torch.full(shape, 0.5)
+    far: dict[str, Any] = {"generator": 0, "dtype": WIDE}
+    given = {group.model: fitted.form(group).dense()[0] for group in pattern.groups}
+    for graph, covariances in ((whole, given), (pattern, fitted)):
+        mean = mean[..., : graph.event_shape[-1]]
+        out = np.zeros((1, *graph.event_shape))
+        drawn = rule(fitted, mean=mean)
+        stream(pattern, pixels, LEVELS, out=out, shape=out.shape, rule=drawn, halo=140, **far)
+        joint = compose(graph, pixels, rule=rule(covariances, mean=mean))
+        expected = sample(joint, LEVELS, shape=out.shape, **far)
+        np.testing.assert_allclose(out, expected.numpy(), atol=1e-7)
+
+
+def test_a_window_that_is_shifted_needs_an_overlap_of_its_own() -> None:
+    found = fit_covariances(PLAIN, LINE.sample(99, 0), shared=True)
+    out = np.zeros((1, 18))
+    with pytest.raises(GraphError, match="the last window, which is shifted"):
+        stream(PLAIN, pixels, LEVELS, out=out, shape=out.shape, rule=Posterior(found))
+
+
 def test_the_truncated_solve_reports_its_error() -> None:
     """It is the exact score of the strip and its halo; reported is what twice the halo changes."""
     n, width, score, wholes = 420, 100, process, []
@@ -367,6 +406,35 @@ def test_zarr_arrays_are_made_once(tmp_path: Path) -> None:
         stream(graph, process, LEVELS, out=out, generator=0)
 
 
+@pytest.mark.parametrize("name", ["x.npy", "x.h5", "x.pt"])
+def test_a_path_of_another_format_is_no_zarr_array(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("zarr")
+    with pytest.raises(PgmdiffError, match=rf"which is a folder, got '.*{name}'. End it in .zarr"):
+        stream(PLAIN, pixels, LEVELS, out=tmp_path / name)
+    assert not any(tmp_path.iterdir())
+
+
+def fails(x: Tensor, sigma: Tensor) -> Tensor:
+    raise KeyError("no such layer")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [({"label": 1}, TypeError), ({"conditions": {"[1:9]": {}}}, GraphError),
+     ({"max_batch": -3}, PgmdiffError), ({"scores": fails}, KeyError)],
+)  # fmt: skip
+def test_nothing_is_left_of_a_call_that_fails(wrong: Any, error: Any, tmp_path: Path) -> None:
+    """So that the corrected call finds the path and the folder free."""
+    pytest.importorskip("zarr")
+    options: dict[str, Any] = {"scores": pixels, "generator": 0}
+    options |= {"out": tmp_path / "canvas", "run": tmp_path / "run"}
+    with pytest.raises(error):
+        stream(PLAIN, sigmas=LEVELS, **{**options, **wrong})
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    made = stream(PLAIN, sigmas=LEVELS, **options)
+    assert np.array_equal(zarr_of(str(tmp_path / "canvas")), made.array[...])
+
+
 RING = tiles((16,), 8, 4, periodic=True)
 PLAIN = tiles((16,), 8, 4)
 LINE = Gaussian(torch.zeros(16), torch.eye(16))
@@ -408,6 +476,15 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[], dict[str, Any]]]] = 
     "shape": (ShapeError, "at least 8", lambda: {"shape": (1, 4)}),
     "channels": (ShapeError, "expected shape", lambda: {"shape": (1, 2, 16)}),
     "array": (ShapeError, "an array of shape", lambda: {"out": np.zeros((2, 16))}),
+    "integers": (
+        ShapeError, r"array of floats, got \[1, 16\] int16",
+        lambda: {"out": np.zeros((1, 16), np.int16)},
+    ),
+    "booleans": (ShapeError, "array of floats", lambda: {"out": np.zeros((1, 16), bool)}),
+    "covariances of every window": (
+        ScoreError, "shared=True",
+        lambda: {"rule": Posterior(fit_covariances(PLAIN, LINE.sample(99, 0)))},
+    ),
     "no array": (ShapeError, "path of a zarr array", lambda: {"out": 3}),
     "levels": (PgmdiffError, "fall at the end", lambda: {"sigmas": [1.0, 2.0]}),
     "half": (PgmdiffError, "float32 or float64", lambda: {"dtype": torch.float16}),

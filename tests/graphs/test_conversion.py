@@ -56,7 +56,7 @@ def test_networkx_round_trip_loses_nothing() -> None:
 def test_what_networkx_knows_beyond_the_graph_is_kept() -> None:
     drawn = nx.Graph(title="mine")
     drawn.add_node("f", bipartite=1, pos=(0, 1))
-    drawn.add_node("b", bipartite=0)
+    drawn.add_node("b", bipartite=0, shape=())
     drawn.add_node("a", bipartite=0, shape=(2,))
     drawn.add_edge("f", "b", colour="red")
     drawn.add_edge("a", "f")
@@ -67,6 +67,18 @@ def test_what_networkx_knows_beyond_the_graph_is_kept() -> None:
     assert again.nodes["f"]["pos"] == (0, 1)
     assert again.edges["f", "b"] == {"colour": "red", "position": 0}
     assert drawn.edges["f", "b"] == {"colour": "red"}, "the input is not changed"
+
+
+def test_a_forgotten_shape_is_no_scalar() -> None:
+    drawn = nx.Graph([("f", "b"), ("f", "a")])
+    nx.set_node_attributes(drawn, {"f": 1, "a": 0, "b": 0}, "bipartite")
+    assert FactorGraph.from_networkx(drawn).shapes == ((), ())
+    for graph in (drawn, FactorGraph.from_networkx(drawn).to_networkx()):
+        graph.nodes["a"]["shape"] = (2,)
+        with pytest.raises(GraphError, match=r"'b' has no shape, .*, which is \(\) of"):
+            FactorGraph.from_networkx(graph)
+        graph.nodes["b"]["shape"] = ()
+        assert sorted(FactorGraph.from_networkx(graph).shapes) == [(), (2,)]
 
 
 def test_scope_order_survives_relabelling() -> None:

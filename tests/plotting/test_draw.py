@@ -23,7 +23,7 @@ from pgmdiff.graphs import (
     torus,
     tree,
 )
-from pgmdiff.plotting import plot
+from pgmdiff.plotting import flow, plot, strips
 from tests.plotting.helpers import KIKUCHI, check_legible, scattered
 
 SMALL: dict[str, Callable[[], Figure]] = {
@@ -127,3 +127,23 @@ def test_what_cannot_be_drawn_is_refused() -> None:
         plot(nx.DiGraph([("x", "z"), ("y", "z")]))
     with pytest.raises(GraphError, match="got int"):
         plot(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", ["$", "a $b$", r"$\nothing{$"])
+def test_titles_and_captions_are_no_mathematics(text: str, tmp_path) -> None:
+    image = torch.zeros(4, 8)
+    drawn = [
+        plot(chain(3), title=text),
+        plot(tiles((8, 8), 4), title=text),
+        plot(tiles((8, 8), 4), title=text, layout="counts"),
+        plot(chain(3), title=text, ax=Figure().subplots()),
+        plot(tiles((8, 8), 4), title=text, layout="counts", ax=Figure().subplots()),
+        plot(FactorGraph.from_scopes({f"{text} f": (text, "y")}), title=text),
+        strips({text: image}, panels={text: image}, title=text),
+        flow({text: torch.eye(3)}, title=text),
+    ]
+    for number, figure in enumerate(drawn):
+        shown = figure.findobj(lambda each: text in getattr(each, "get_text", str)())
+        assert shown, number
+        assert not any(each.get_parse_math() for each in shown), number
+        figure.savefig(tmp_path / "drawn.png")

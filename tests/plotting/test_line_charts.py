@@ -5,7 +5,7 @@ import pytest
 
 from pgmdiff.errors import ShapeError
 from pgmdiff.plotting import Panel, curves, panels
-from pgmdiff.plotting.line_charts import METHOD_STYLES, STYLES
+from pgmdiff.plotting.line_charts import METHOD_STYLES, STYLES, style_of
 
 POINTS = ([1.0, 2.0, 4.0], [0.1, 0.2, 0.05])
 
@@ -63,6 +63,38 @@ def test_no_two_styles_are_alike() -> None:
     assert len(set(plain)) == len(plain)
     assert not methods & set(plain)
     assert len({style[:3] for style in METHOD_STYLES.values()}) == len(METHOD_STYLES)
+
+
+def test_every_curve_of_many_looks_different() -> None:
+    figure = curves({f"curve {n}": POINTS for n in range(36)}, xlabel="", ylabel="")
+    (axes,) = figure.axes
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 36
+    assert [style_of(n) for n in range(len(STYLES))] == list(STYLES)
+
+
+def test_labels_are_written_as_they_are(tmp_path) -> None:
+    """Also those that matplotlib hides, or takes for mathematics that it cannot parse."""
+    labels = ["_hidden", "$", "a $b$", r"$\nothing{$", "plain"]
+    given, notes = dict.fromkeys(labels, POINTS), {"$": ["$", "_", r"$\nothing{$"]}
+    for n, word in enumerate(labels):
+        single = curves(given, xlabel=word, ylabel=word, title=word, limit=(f"{word} aim", 0.1))
+        several = panels([Panel(given, word, word, word, (f"{word} aim", 0.1), notes)] * 2, word)
+        legends = [single.axes[0].get_legend(), several.legends[0]]
+        for figure, legend in zip((single, several), legends, strict=True):
+            assert [text.get_text() for text in legend.get_texts()] == [*labels, f"{word} aim"]
+            figure.savefig(tmp_path / f"{n}.png")
+            assert not any(text.get_parse_math() for text in legend.get_texts())
+
+
+@pytest.mark.parametrize("axis", ["x", "y"])
+def test_values_that_a_logarithmic_axis_does_not_show_are_named(axis) -> None:
+    values = [0.0, 1.0, -1.0]
+    points = (values, [1.0, 2.0, 3.0]) if axis == "x" else ([1.0, 2.0, 3.0], values)
+    given = {"good": POINTS, "bad": points}
+    with pytest.warns(UserWarning, match=f"2 of 3 values of {axis} of 'bad'"):
+        curves(given, xlabel="", ylabel="")
+    other = "y" if axis == "x" else "x"
+    curves(given, xlabel="", ylabel="", log=other)
 
 
 def test_no_panels_are_refused() -> None:

@@ -1,5 +1,8 @@
 """Windows over images, and maps of their counts."""
 
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ from pgmdiff.errors import ShapeError
 from pgmdiff.graphs import RegionGraph, tiles
 from pgmdiff.plotting import plot
 from pgmdiff.plotting.style import colour_of
+from pgmdiff.text import count_text
 from tests.plotting.helpers import check_legible, legend, texts
 
 
@@ -23,6 +27,31 @@ def test_tiles_write_their_counts_where_they_fit() -> None:
     assert texts(plot(tiles((52, 64), 16, 4), labels=False)) == []
     listed = legend(plot(tiles((52, 64), 16, 4)))
     assert listed == ["window +1 × 20", "overlap +1 × 12", "overlap −1 × 31"]
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        tiles((4, 8, 8), (2, 4, 4)),  # two windows have each box that is drawn
+        tiles((6, 6, 6), (4, 4, 4), (2, 2, 2)),
+        tiles((64, 64), 16, 8, True),  # many, of which an image shows outlines alone
+        RegionGraph.from_regions(
+            {"all": [0, 1, 2], "again": [0, 1, 2], "none": [1, 2]},
+            {"all": 1, "again": 0, "none": 0},
+            event_shape=(3,),
+        ),
+    ],
+)
+def test_legends_count_regions(graph: RegionGraph) -> None:
+    number = Counter(count_text(c) for c in graph.counting_numbers().values())
+    image = torch.zeros(graph.event_shape[-2:])
+    for figure in (plot(graph, layout="tiles"), plot(graph, layout="tiles", image=image)):
+        entries = [re.split(" × | ", entry) for entry in legend(figure)]
+        assert Counter({count: 0 for _, count, _ in entries}).keys() == number.keys()
+        for count, expected in number.items():
+            assert sum(int(n) for _, each, n in entries if each == count) == expected
+    hasse = dict(entry.split(" × ") for entry in legend(plot(graph, layout="hasse")))
+    assert {count: int(n) for count, n in hasse.items()} == number
 
 
 def outlines(figure: Figure) -> torch.Tensor:

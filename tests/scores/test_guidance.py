@@ -190,6 +190,7 @@ def test_bad_conditions_are_named() -> None:
             "floating-point embeddings",
         ),
         (lambda: interpolated(["f"], "text", EMPTY, EMPTY), ShapeError, "two nodes"),
+        (lambda: interpolated("fgf", "text", EMPTY, EMPTY), ShapeError, "got 'f' twice"),
     ]:
         with pytest.raises(error, match=message):
             call()
