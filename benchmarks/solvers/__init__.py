@@ -4,7 +4,7 @@ The error is the W2 distance to two targets. Every run starts from the exact noi
 σ = 80, so that only the solver's error shows, on a Karras grid 80 → 0.002 → 0 (ρ = 7). *Gaussian*:
 the distribution reached is exact, noise included, from pushing a basis through the solver.
 *Mixture*: quantiles are pushed through the solver; where it draws noise, stratified noise (see
-`targets`), and the mean of three runs is given.
+`distributions`), and the mean of three runs is given.
 """
 
 from collections.abc import Mapping
@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from benchmarks.problems import Counter
 from benchmarks.reports import columns, points, settings, spread, table
-from benchmarks.solvers.peers import Peer, Task, peers
-from benchmarks.solvers.targets import (
+from benchmarks.solvers.distributions import (
     GAUSSIAN,
     MIXTURE,
     gaussian_distance,
@@ -27,6 +26,7 @@ from benchmarks.solvers.targets import (
     mixture_quantiles,
     stratified,
 )
+from benchmarks.solvers.peers import Peer, Task, peers
 from pgmdiff import samplers
 from pgmdiff.diagnostics import distribution_reached
 from pgmdiff.gaussian import Gaussian

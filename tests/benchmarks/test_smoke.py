@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +24,7 @@ from benchmarks import (
     speed,
     stars,
 )
-from benchmarks.__main__ import main
+from benchmarks.__main__ import NAMES, main
 from benchmarks.exactness.distributions import MarkovTree, Pair
 from benchmarks.policies import Messages, Policy
 from benchmarks.problems import METHODS
@@ -149,6 +150,16 @@ def test_correctors_spend_no_more_than_their_budget() -> None:
             levels = correctors.levels_within(budget, each)
             assert levels == 0 or (levels - 1) * each + 1 <= budget
             assert max(levels, correctors.FEWEST - 1) * each + 1 > budget
+
+
+def test_what_the_command_calls_is_a_function() -> None:
+    """A module of a benchmark by one of these names would end a run that took minutes."""
+    for name in NAMES:
+        benchmark = import_module(f"benchmarks.{name}")
+        assert callable(benchmark.run)
+        assert callable(benchmark.tables)
+        for hook in ("draw", "targets"):
+            assert callable(getattr(benchmark, hook, print)), (name, hook)
 
 
 def test_parts_of_a_benchmark_are_run_again_one_by_one(
