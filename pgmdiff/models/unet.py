@@ -93,6 +93,11 @@ class Conditional(nn.Module):
         whitened: bool = False,
     ) -> None:
         super().__init__()
+        if features < 2 or features % 2:
+            raise ShapeError(
+                f"{type(self).__name__}: expected an even number of features, got {features}: half "
+                "of them are sines, half cosines."
+            )
         if not widths or any(width < 8 or width % 8 for width in widths):
             raise ShapeError(
                 f"{type(self).__name__}: expected positive multiples of 8 as numbers of channels "

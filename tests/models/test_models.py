@@ -114,6 +114,8 @@ def test_networks_take_conditions(kind: type[UNet | SeriesNet]) -> None:
     for name in given:
         with pytest.raises(ShapeError, match=f"got {name}, which it was made without"):
             kind()(x, noise, **{name: given[name]})
+    with pytest.raises(ShapeError, match="expected an even number of features, got 33"):
+        kind(features=33)
     with pytest.raises(ShapeError, match="got a noise level per element"):
         kind()(x, each)
     with pytest.raises(ShapeError, match=r"expected x of torch\.float32, as its weights are"):
