@@ -23,6 +23,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:frechet_distance")  # of the few crops of a smoke run
 @pytest.mark.filterwarnings("ignore:sample. the start of deviation 40")  # of 40 crops' covariances
 def test_smoke(folder: Path) -> None:
     parts = [name for name in infinite.PARTS if name.startswith("tissue")]

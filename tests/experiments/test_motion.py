@@ -181,6 +181,7 @@ def opening(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     motion._studio.cache_clear()
 
 
+@pytest.mark.filterwarnings("ignore:frechet_distance")  # of the few crops of a smoke run
 def test_smoke(opening: None, tmp_path: Path) -> None:
     result = motion.run(smoke=True)
     assert set(result) == {"settings", *motion.PARTS}

@@ -53,6 +53,7 @@ def test_a_mixture_of_one_is_the_filter_and_below_its_level_there_is_the_network
         assert not torch.allclose(linear, network(x, sigma), atol=0.05)
 
 
+@pytest.mark.filterwarnings("ignore:frechet_distance")  # of the few crops of a smoke run
 def test_the_smoke_run_fills_the_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(patches.PARTS, "tissue-mixture", "mixture")
     result = patches.run(smoke=True, parts=["tissue-start", "tissue-mixture"])

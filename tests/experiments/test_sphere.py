@@ -39,6 +39,7 @@ def result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     return sphere.run(smoke=True)
 
 
+@pytest.mark.filterwarnings("ignore:frechet_distance")  # of the few crops of a smoke run
 def test_smoke(result: dict[str, Any], tmp_path: Path) -> None:
     assert set(result) == {"settings", "sizes", *sphere.PARTS}
     rows = result["sphere"]["rows"]
