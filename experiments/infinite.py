@@ -30,7 +30,7 @@ from experiments.corpora import CORPORA, Corpus
 from experiments.memory import nearest
 from experiments.pretrained import pretrained_features
 from experiments.strips import METHODS, Strips, cost, crops, patches_of, seams, strips
-from pgmdiff.diagnostics import metrics
+from pgmdiff.diagnostics import bootstrap, metrics
 from pgmdiff.samplers import EDM
 from pgmdiff.text import Table
 from pgmdiff.training import crops as cut
@@ -261,7 +261,7 @@ class Ruler:
     def interval(self, metric: Callable[..., float], *sets: Tensor) -> list[float]:
         """Low end, value and high end."""
         options: dict[str, Any] = {"resamples": self.sizes.resamples, "generator": 6}
-        value, low, high = metrics.bootstrap(metric, *sets, **options)
+        value, low, high = bootstrap(metric, *sets, **options)
         return [low, value, high]
 
 

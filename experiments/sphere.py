@@ -51,7 +51,7 @@ from experiments.strips import MAX_BATCH
 from pgmdiff import store
 from pgmdiff.composition import Average, Rule, compose
 from pgmdiff.composition.fields import field
-from pgmdiff.diagnostics import metrics
+from pgmdiff.diagnostics import bootstrap, metrics
 from pgmdiff.graphs import RegionGraph, cubemap, tiles
 from pgmdiff.graphs.cube import FACES, FRAMES, face_directions
 from pgmdiff.images import cube_to_equirectangular
@@ -384,7 +384,7 @@ def _interval(features: Tensor, like: Tensor, sizes: Sizes) -> list[float]:
     if len(features) < 4:
         return 3 * [_fd(features.flatten(0, 1), like)]
     options: dict[str, Any] = {"resamples": sizes.resamples, "generator": 6}
-    value, low, high = metrics.bootstrap(lambda x: _fd(x.flatten(0, 1), like), features, **options)
+    value, low, high = bootstrap(lambda x: _fd(x.flatten(0, 1), like), features, **options)
     return [low, value, high]
 
 

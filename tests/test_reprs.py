@@ -23,7 +23,7 @@ from pgmdiff.conditioning import masks, matrices, moment_matching, replacement
 from pgmdiff.conditioning.matching import Composed, Isotropic, Tweedie
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import Linear, Stacked
-from pgmdiff.diagnostics.metrics import Interval
+from pgmdiff.diagnostics.intervals import Interval
 from pgmdiff.distributed import Endless, Slab, Streamed, shared
 from pgmdiff.gaussian import Gaussian, GaussianMixture, node_covariances, node_scores
 from pgmdiff.gaussian import distributions as gaussian_distributions

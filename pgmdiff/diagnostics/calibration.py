@@ -6,7 +6,7 @@ r"""Calibration of posterior samples: m draws for each of n data sets whose trut
 
 (Gneiting and Raftery, "Strictly proper scoring rules, prediction, and estimation", 2007; Talts et
 al., "Validating Bayesian inference algorithms with simulation-based calibration", 2018.) All three
-are exact for finite m. `metrics.bootstrap(crps, draws, truth, paired=True)` gives an interval.
+are exact for finite m. `bootstrap(crps, draws, truth, paired=True)` gives an interval.
 """
 
 import torch

@@ -35,16 +35,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgmdiff.diagnostics.intervals import Interval, bootstrap, with_floor
 from pgmdiff.errors import PgmdiffError, ShapeError, warn
 from pgmdiff.linalg import is_finite
 from pgmdiff.noise import Generator, torch_generator
 
 __all__ = [
-    "Interval",
     "autocorrelation",
     "autocorrelation_distance",
-    "bootstrap",
     "crop_features",
     "diversity",
     "energy_distance",
@@ -60,7 +57,6 @@ __all__ = [
     "spectrum",
     "spectrum_distance",
     "texture_features",
-    "with_floor",
 ]
 
 CHUNK, DIRECTIONS = 2000, 64
