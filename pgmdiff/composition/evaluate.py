@@ -200,9 +200,13 @@ def flattened(
     else:
         sigma = torch.as_tensor(sigma, dtype=u.dtype, device=u.device)
         if sigma.ndim and sigma.shape != batch:
+            hint = _unbatched(event) if n_batch == 0 else ""
+            if tuple(sigma.shape) == tuple(batch[:1]):
+                hint = f" Axes before {tuple(event)} are those of a batch: a graph of states with "
+                hint += f"channels has their axis, {(*batch[1:], *event)}."
             raise ShapeError(
                 f"Joint: expected sigma as one number or of the batch shape {tuple(batch)}, got "
-                f"{tuple(sigma.shape)}.{_unbatched(event) if n_batch == 0 else ''}"
+                f"{tuple(sigma.shape)}.{hint}"
             )
         sigma = sigma if sigma.ndim == 1 else sigma.expand(batch).reshape(size)
 

@@ -173,6 +173,8 @@ def test_states_that_do_not_fit_are_named() -> None:
     for score in (joint, guided(joint, {}), first):
         with pytest.raises(ShapeError, match=r"\(4,\) has no batch axis: .* \[batch, 4\]"):
             samplers.sample(score, [2.0, 1.0], shape=(4,))
+    with pytest.raises(ShapeError, match=r"a graph of states with channels has .*, \(3, 4\)"):
+        samplers.sample(joint, [2.0, 1.0], shape=(2, 3, 4))
     with pytest.raises(ShapeError, match="start with the batch shape"):
         joint(torch.zeros(2, 4), 1.0, y=torch.ones(3, 1))
     with pytest.raises(ShapeError, match="as a tensor, got list"):
