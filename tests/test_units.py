@@ -788,6 +788,8 @@ def test_a_last_level_that_is_not_small_is_told(unit: float, n: int) -> None:
         assert int(words[1]) / 100 == pytest.approx(1 - kept.sqrt().item(), abs=near)
         s.sample(data.score, s.karras(20, float(words[2]), 100 * unit), **run)
     s.sample(data.score, [100 * unit, 10 * unit, unit], **run)  # of these a part is wanted
+    point = from_denoiser(lambda x, sigma: 3 * unit + 1e-5 * (x - 3 * unit))  # but for errors
+    s.sample(point, s.karras(20, 0.01 * unit, 100 * unit), dtype=torch.float64, **run)
 
 
 def test_a_mean_is_missed_by_networks_that_hardly_look_at_the_noise_too() -> None:

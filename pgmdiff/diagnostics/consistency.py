@@ -10,7 +10,7 @@ overlap. If the two models are marginals of one distribution, then (law of total
 that an inconsistency there shows as an error at the seams. Of D_f - D_o = (D_f - u_0) + (u_0 - D_o)
 neither part can be predicted from u_o where its model is right: the share of the second in what g
 predicts is the share of the overlap's model in the blame. In particular u_0 - D cannot be predicted
-from D - m and u - D, which tells a wrong adapter or unit of σ of each model alone.
+from D - m and u - D: this detects a wrong adapter or unit of σ of each model alone.
 """
 
 import math
@@ -44,6 +44,10 @@ SIGNIFICANT = 4.0
 """Standard errors beyond which a deviation counts as real."""
 NEGLIGIBLE = 0.05
 """Share of a disagreement that the overlap may predict; networks that work well reach 0.02."""
+CERTAIN, ROUNDED = 1e9, 1e-10
+"""Standard errors of what does not vary; share of the squares of data that counts as variance."""
+UNTRAINED = 0.1
+"""Share of a model's own error that another scale may save: a network has 0.07 after 300 steps."""
 FAINT = 0.01
 """Share of the denoising error below which a fault is ignored: at 0.01 the posterior's mean is off
 by a tenth of its standard deviation."""
@@ -83,13 +87,7 @@ class Agreement:
     blame: float
 
     def __post_init__(self) -> None:
-        figures = [value for value in vars(self).values() if isinstance(value, float)]
-        if not all(map(math.isfinite, figures)):  # NaN is above no limit, and looks consistent
-            raise ScoreError(
-                f"check_consistency: a figure of {self.piece!r} against {self.overlap!r} at σ = "
-                f"{self.sigma:g} is not finite, since squares of denoised values overflow. Look at "
-                "both models there."
-            )
+        _check_finite(self, f"{self.piece!r} against {self.overlap!r}")
 
     def __repr__(self) -> str:
         kinds = (f"{name}={brief(getattr(self, name), 30)}" for name in ("piece", "overlap"))
@@ -128,6 +126,7 @@ class Calibration:
         gain: the share of it that D + a (D - m) + b (u - D) + c would save, by one regression for
             all elements, fitted to the other half of the data: 0 where D is the posterior mean.
         deviation: how far `gain` is above 0, in standard errors over the data.
+        prior: the error that the best scalar denoiser has, v σ² / (v + σ²) for data of variance v.
     """
 
     model: str
@@ -135,6 +134,10 @@ class Calibration:
     error: float
     gain: float
     deviation: float
+    prior: float
+
+    def __post_init__(self) -> None:
+        _check_finite(self, repr(self.model))
 
     def __repr__(self) -> str:
         names = "sigma", "error", "gain", "deviation"
@@ -144,7 +147,8 @@ class Calibration:
     @property
     def right(self) -> bool:
         """Whether the gain is negligible, or no more than chance makes it."""
-        return not (self.deviation > SIGNIFICANT and self.gain > NEGLIGIBLE)
+        real = self.deviation > SIGNIFICANT and self.gain > UNTRAINED
+        return not (real and self.gain * self.error > FAINT * self.prior)
 
 
 ADVICE = {
@@ -354,8 +358,10 @@ def _calibration(name: str, sigma: float, *seen: Tensor) -> Calibration:
     predicted = _cross_predicted(clean - denoised, features)
     saved = ((clean - denoised) * predicted).mean(dim=(1, 2))
     error = ((clean - denoised) ** 2).mean().item()
+    v = (clean.var(dim=0) + ROUNDED * clean.square().mean(dim=0)).mean().item()
     gain = saved.mean().item() / error if error else 0.0
-    return Calibration(name, sigma, error, gain, _in_standard_errors(saved))
+    prior = v * sigma**2 / (v + sigma**2)
+    return Calibration(name, sigma, error, gain, _in_standard_errors(saved), prior)
 
 
 def _agreement(piece: str, overlap: str, sigma: float, *seen: Tensor) -> Agreement:
@@ -401,6 +407,18 @@ def _cross_predicted(target: Tensor, features: Tensor) -> Tensor:
 
 
 def _in_standard_errors(values: Tensor) -> float:
-    """The mean in units of its standard error; 0 where nothing varies."""
-    spread = values.std().item()
-    return values.mean().item() / (spread / len(values) ** 0.5) if spread else 0.0
+    """The mean in units of its standard error, wider for few; `CERTAIN` where nothing varies."""
+    spread, mean = float(values.std()), float(values.mean())
+    few = 1 + 4 / (len(values) - 1)
+    if not spread:
+        return math.copysign(CERTAIN, mean) if mean else 0.0
+    return mean * math.sqrt(len(values)) / (few * spread)
+
+
+def _check_finite(figures: object, what: str) -> None:
+    """Raises `ScoreError` for a figure that is NaN or infinite: above no limit, it looks right."""
+    if not all(math.isfinite(x) for x in vars(figures).values() if isinstance(x, float)):
+        raise ScoreError(
+            f"check_consistency: a figure of {what} at σ = {vars(figures)['sigma']:g} is not "
+            "finite, since squares of denoised values overflow. Look at the models there."
+        )

@@ -345,7 +345,7 @@ def _opening(
             f"{'has written a part of it' if written else 'begins'}. Give another path and "
             "another folder (run=), or those of one run."
         )
-    if path.suffix in OTHERS:
+    if path.suffix.lower() in OTHERS:
         raise PgmdiffError(
             f"stream: expected the path of a zarr array, which is a folder, got {str(path)!r}. End "
             "it in .zarr, or give an array, such as one of numpy.lib.format.open_memmap."

@@ -120,7 +120,7 @@ class Conditional(nn.Module):
                 "batch, x[None]."
             )
         weights, place = next(self.parameters()).dtype, x.device.type
-        if x.dtype.itemsize > weights.itemsize and not torch.is_autocast_enabled(place):
+        if x.dtype != weights and not torch.is_autocast_enabled(place):
             raise ShapeError(
                 f"{type(self).__name__}: expected x of {weights}, as its weights are, got "
                 f"{x.dtype}. Give states of that dtype, or convert the network: network.double()."

@@ -20,6 +20,9 @@ __all__ = ["check_drawn", "check_hidden", "check_settled", "check_size", "eta_of
 
 MISSED = 0.15
 """Standard deviations by which samples may miss their mean without a warning."""
+POINT = 1e-4
+"""Share of the variance below which the last denoised values count as one point: where data vary by
+less than a hundredth of the noise, errors of a network would be taken for them."""
 LARGE = 10.0
 """Root mean square of a sample, over the largest σ, from which it has exploded: that noise hides
 only data that are smaller."""
@@ -111,10 +114,11 @@ def check_settled(who: str, denoised: Tensor, x: Tensor, sigma: float) -> None:
     kept, whole = d.square().sum(dim=1), (d * noised).sum(dim=1)
     beyond = (1 - MISSED) ** 2 * whole - kept
     sure = 3 * (1 + 4 / (len(x) - 1))
-    if beyond.mean() > sure * beyond.std() / len(x) ** 0.5:
-        share = (kept.sum() / whole.sum()).item()
+    share = (kept.sum() / whole.sum()).item()
+    if share > POINT and beyond.mean() > sure * beyond.std() / len(x) ** 0.5:
         warn(
-            f"{who}: the last level above 0, σ = {sigma:.3g}, is not small beside the data: "
+            f"{who}: the last level above 0, σ = {sigma:.3g}, is not small beside the data, or "
+            "what observations leave open of them: "
             f"samples vary by about {1 - share**0.5:.0%} too little. Let the schedule reach about "
             f"{0.1 * sigma * (share / (1 - share)) ** 0.5:.1g} before 0. Levels are deviations of "
             "noise in units of the data, not timesteps."

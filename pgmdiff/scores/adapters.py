@@ -422,13 +422,14 @@ def _preserved(
     network: Score, timesteps: Score, read: Read, x: Tensor, sigma: Tensor, **condition: Any
 ) -> tuple[Any, Any]:
     s = beside(sigma, x)
-    share = (getattr(timesteps, "largest", math.inf) / s).clamp(max=1)  # of the noise in x
-    alpha = (1 + (share * s) ** 2).rsqrt()
-    sigma_t, x_t = alpha * share * s, alpha * share * x
+    seen, least = s.clamp(max=getattr(timesteps, "largest", math.inf)), torch.finfo(s.dtype).tiny
+    share = torch.where(seen < s, seen / s.clamp(min=least), 1.0)  # of the noise in x
+    alpha = (1 + seen**2).rsqrt()
+    sigma_t, x_t = alpha * seen, alpha * share * x
     prediction = called(network, x_t, timesteps(copied(sigma)), **condition)
     denoised, eps = read(alpha, sigma_t, x_t, prediction)
     if eps is not None:  # D = x - σ ε = r x - r σ ε_r
-        rest = (1 - share) / s.clamp(min=torch.finfo(s.dtype).tiny)
+        rest = (1 - share) / s.clamp(min=least)
         eps = torch.addcmul(share * eps, rest, x)
     return denoised, eps
 

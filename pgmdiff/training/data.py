@@ -255,7 +255,11 @@ class States:
                 pairs = [_labelled(states[number]) for number in numbers]
             else:
                 self._loaded = self._loaded or self._rows()
-                pairs = list(islice(self._loaded, n))
+                try:
+                    pairs = list(islice(self._loaded, n))
+                except BaseException:  # which ends a generator
+                    self._loaded = None
+                    raise
             states = [self.one(state) for state, _ in pairs]
             labels = {word: [own[word] for _, own in pairs] for word in pairs[0][1]}
         plain, fields = dict[str, Tensor](), dict[str, Tensor | list[Tensor]]()

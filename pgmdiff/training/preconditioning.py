@@ -191,7 +191,8 @@ class EDMDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         if not isinstance(sigma, Tensor) or sigma.ndim == 0:
             sigma = per_sample(sigma, x)
-        sigma = sigma.clamp(min=LEAST * self.sigma_data)  # at σ = 0 D is x
+        least = max(LEAST * self.sigma_data, torch.finfo(sigma.dtype).tiny)
+        sigma = sigma.clamp(min=least)  # at σ = 0 D is x
         s = beside(sigma, x)
         total = s**2 + self.sigma_data**2
         own = self._filter(x.shape[1:], s)

@@ -103,6 +103,39 @@ def test_the_scale_of_one_model_is_right_or_wrong(wrong: str, graph: RegionGraph
     assert {model.model for model in found.models if not model.right} == set(map(str, scores))
 
 
+@pytest.mark.parametrize("n", [4, 20, 200])
+def test_right_models_raise_no_alarm(n: int) -> None:
+    """Of a few states, too; and of data that are one of a few points, by rounding or a little."""
+    alarms = 0
+    for seed in range(20):
+        data = torch.randn(n, 2, generator=torch.Generator().manual_seed(seed))
+        found = check_consistency(
+            tiles((2,), 2), lambda x, s: -x / (1 + s[:, None] ** 2), data, generator=seed
+        )
+        alarms += not found.consistent
+    assert alarms == 0
+    stream = torch.Generator().manual_seed(0)
+    hot = torch.eye(5)[torch.randint(5, (n,), generator=stream)]
+    signs = 2.0 * torch.randint(2, (n, 5), generator=stream) - 1
+    for data, score in (
+        (hot, from_denoiser(lambda x, s: torch.softmax(x / s[:, None] ** 2, 1))),
+        (signs, from_denoiser(lambda x, s: torch.tanh(x / s[:, None] ** 2))),
+        (signs, from_denoiser(lambda x, s: 0.999 * torch.tanh(x / s[:, None] ** 2))),
+        (torch.full((n, 5), 5.0), from_denoiser(lambda x, s: torch.full_like(x, 5 + 1e-6))),
+    ):
+        sigmas = (0.1, 0.3, 1.0)
+        assert check_consistency(tiles((5,), 5), score, data, sigmas, generator=0).consistent
+
+
+def test_an_offset_of_constant_data_and_overflow_are_found() -> None:
+    graph, data = tiles((5,), 5), torch.full((50, 5), 5.0)
+    off = from_denoiser(lambda x, s: torch.full_like(x, 6.0))
+    assert not check_consistency(graph, off, data, (1.0,), generator=0).consistent
+    wild = from_denoiser(lambda x, s: torch.full_like(x, 1e200))
+    with pytest.raises(ScoreError, match=r"a figure of '\(5,\)' at σ = 1 is not finite"):
+        check_consistency(graph, wild, data.double(), (1.0,), generator=0)
+
+
 def test_what_is_rough_but_right_in_scale_is_no_fault() -> None:
     """A denoiser that sees no neighbours is the best of its kind."""
     data = ar1(64, 0.9).sample(500, 0)

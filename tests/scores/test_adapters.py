@@ -154,6 +154,18 @@ def test_beyond_the_timesteps_the_noise_is_that_of_the_last(kind: str, adapt: Ca
         torch.testing.assert_close(score(x, sigma) * large, -U, rtol=0, atol=0.5)
 
 
+@pytest.mark.parametrize("adapt", [from_vp_eps, from_vp_sample, from_vp_v])
+def test_variance_preserving_scores_have_gradients_by_sigma(adapt: Callable) -> None:
+    def network(x_t: Tensor, t: Tensor) -> Tensor:
+        return x_t * torch.sigmoid(t)[:, None]
+
+    def smooth(sigma: Tensor) -> Tensor:
+        return sigma.log()
+
+    sigma = SIGMA.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: adapt(network, smooth)(U, s), sigma)
+
+
 def test_flow_velocities() -> None:
     seen = []
 

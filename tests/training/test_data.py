@@ -147,6 +147,23 @@ def test_every_state_of_a_loader_is_drawn_equally_often(
     assert torch.bincount(drawn).tolist() == [3 * n] * states
 
 
+def test_a_loader_serves_again_after_an_error() -> None:
+    class Flaky(TensorDataset):
+        fails = True
+
+        def __getitem__(self, number: int) -> Any:
+            if self.fails and number == 3:
+                raise OSError("no answer")
+            return super().__getitem__(number)
+
+    data = Flaky(torch.randn(5, 1, 8))
+    cut = crops([(1, 8)], DataLoader(data, batch_size=2))
+    with pytest.raises(OSError, match="no answer"):
+        cut.draw(4, 0)
+    data.fails = False
+    assert torch.equal(cut.draw(4, 0).clean, data.tensors[0][:4])
+
+
 def test_conditions_of_nodes_and_states() -> None:
     """A crop has its node's condition and its state's label; a null condition replaces them."""
     graph = chain(3, shape=(2,), factor_model="pair", variable_model="one")

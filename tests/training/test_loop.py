@@ -194,6 +194,9 @@ def test_without_noise_a_state_is_its_own_denoised_value(wiener: bool, whitened:
     denoise = EDMDenoiser(network, 2.0, filters=filters)
     for sigma in (0.0, torch.zeros(50), 1e-30):
         torch.testing.assert_close(denoise(states, sigma), states)
+    if not filters:
+        half = EDMDenoiser(network.half(), 0.5)(states.half(), torch.zeros(50).half())
+        torch.testing.assert_close(half, states.half())
     field = UNet(2, (8, 8), 8, axes=1, noise_field=True)
     torch.testing.assert_close(EDMDenoiser(field, 2.0)(states, torch.zeros_like(states)), states)
 
