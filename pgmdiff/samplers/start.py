@@ -118,8 +118,8 @@ def check_settled(who: str, denoised: Tensor, x: Tensor, sigma: float) -> None:
     if share > POINT and beyond.mean() > sure * beyond.std() / len(x) ** 0.5:
         warn(
             f"{who}: the last level above 0, σ = {sigma:.3g}, is not small beside the data, or "
-            "what observations leave open of them: "
-            f"samples vary by about {1 - share**0.5:.0%} too little. Let the schedule reach about "
+            "what observations leave open of them: samples vary by about "
+            f"{1 - share**0.5:.0%} too little. Let the schedule reach about "
             f"{0.1 * sigma * (share / (1 - share)) ** 0.5:.1g} before 0. Levels are deviations of "
             "noise in units of the data, not timesteps."
         )
