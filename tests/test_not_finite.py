@@ -411,5 +411,5 @@ def test_figures_that_overflow_are_no_verdict() -> None:
     """Comparisons with NaN are false: what overflows looked consistent."""
     graph, data = chain(N), Q.sample(100, 0)
     far = {name: (lambda x, s: 1e200 * x) for name in graph.regions.names}
-    with pytest.raises(PgmdiffError, match="a figure of 'f0' against 'x1' at σ = 1 is not finite"):
+    with pytest.raises(PgmdiffError, match="a figure of 'f0' at σ = 1 is not finite"):
         check_consistency(graph, far, data, [1.0])
