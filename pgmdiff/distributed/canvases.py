@@ -167,9 +167,9 @@ def stream(
         check_same(f"stream: the folder {run.folder}", earlier, facts, ELSEWHERE)
     whole = mean_of("stream", mean, given, dtype, device)
     front = _Front(strips, levels, solver, noise, whole)
+    begin = front.parts(facts)
     if found:
         front.restore(*found)
-    begin = front.parts(facts)
     chunks = [1, *strips.event]
     chunks[strips.axis + 1] = min(strips.width, strips.length)
     written = front.wave >= len(levels)
@@ -291,7 +291,7 @@ class _Front:
             values, about = state.parts()
             tensors |= {f"{k}.{name}": value for name, value in values.items()}
             states[str(k)] = {"begin": begin, **about}
-        found = {"truncation": self.truncation, "capped": self.capped}
+        found = {"truncation": [*self.truncation], "capped": self.capped}
         return tensors, {"run": facts, "wave": self.wave, "states": states, **found}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

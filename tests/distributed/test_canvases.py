@@ -435,6 +435,25 @@ def test_nothing_is_left_of_a_call_that_fails(wrong: Any, error: Any, tmp_path: 
     assert np.array_equal(zarr_of(str(tmp_path / "canvas")), made.array[...])
 
 
+@pytest.mark.parametrize("strip", [24, 80])
+def test_what_a_run_reports_is_counted_once(strip: int, tmp_path: Path) -> None:
+    """Its first save is made in its second step, and says what was known before the first."""
+    calls, graph = iter(range(10_000)), tiles((80,), 8, 4)
+
+    def dies(x: Tensor, sigma: Tensor) -> Tensor:
+        if sigma.flatten()[0] < LEVELS[1] and next(calls) == 0:
+            raise KeyboardInterrupt
+        return bent(x, sigma)
+
+    options: dict[str, Any] = {"generator": 3, "rule": agreeing(graph), "strip": strip, "halo": 8}
+    made = stream(graph, bent, LEVELS, out=np.zeros((1, 80), np.float32), **options)
+    out, run = np.zeros((1, 80), np.float32), Run(tmp_path, every=1e9)
+    with pytest.raises(KeyboardInterrupt):
+        stream(graph, dies, LEVELS, out=out, run=run, **options)
+    again = stream(graph, dies, LEVELS, out=out, run=run, **options)
+    assert len(again.truncation) == len(made.truncation)
+
+
 RING = tiles((16,), 8, 4, periodic=True)
 PLAIN = tiles((16,), 8, 4)
 LINE = Gaussian(torch.zeros(16), torch.eye(16))
