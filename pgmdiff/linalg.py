@@ -42,6 +42,7 @@ __all__ = [
     "ordinary",
     "squared_norms",
     "tensor_of",
+    "widened",
     "widest",
 ]
 
@@ -412,6 +413,14 @@ def correlations(covariances: Tensor) -> tuple[Tensor, Tensor]:
     variances = covariances.diagonal(dim1=-2, dim2=-1)
     units = torch.where(variances > 0, variances, 1).rsqrt()
     return units[..., :, None] * covariances * units[..., None, :], units
+
+
+def widened(n: int) -> float:
+    """How much wider three standard errors of n samples are, about as of Student's t.
+
+    Of four samples they are seven.
+    """
+    return 1 + 4 / (n - 1)
 
 
 def squared_norms(a: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from pgmdiff.graphs.containment import incidence
 from pgmdiff.graphs.factor_graph import GraphLike
 from pgmdiff.graphs.regions import Condition
 from pgmdiff.graphs.report import conflict
+from pgmdiff.linalg import widened
 from pgmdiff.noise import CONSISTENCY, Generator, Noise
 from pgmdiff.text import Table, brief, counted, described
 
@@ -176,15 +177,19 @@ class Consistency:
 
     @property
     def consistent(self) -> bool:
-        """Whether nothing deviates both significantly and by more than `NEGLIGIBLE`."""
-        agree = all(row.verdict == "consistent" for row in self.rows)
-        return agree and all(model.right for model in self.models)
+        """Whether all rows are, and all models have the right scale."""
+        return not self.wrong and all(row.verdict == "consistent" for row in self.rows)
+
+    @property
+    def wrong(self) -> list[Calibration]:
+        """The models of a wrong scale."""
+        return [model for model in self.models if not model.right]
 
     def __repr__(self) -> str:
         found = Counter(row.verdict for row in self.rows)
         parts = [f"{n} {verdict}" for verdict, n in found.items()]
         compared = counted(len(self.rows), "row") if self.rows else "no piece holds an overlap"
-        wrong = sum(not model.right for model in self.models)
+        wrong = len(self.wrong)
         scales = f"{wrong} of {counted(len(self.models), 'scale')} wrong" if wrong else ""
         return described(self, compared, *parts, scales)
 
@@ -201,18 +206,15 @@ class Consistency:
         notes = [f"{v}: {ADVICE[v]}." for v in verdicts if v in ADVICE]
         if not rows:
             notes.append("No overlaps were compared: no piece of the graph holds one.")
-        wrong: dict[str, list[Calibration]] = defaultdict(list)
-        for model in self.models:
-            if not model.right:
-                wrong[model.model].append(model)
-        for name, found in wrong.items():
-            worst = max(found, key=lambda model: model.gain)
+        for name in dict.fromkeys(model.model for model in self.wrong):
+            same = (model for model in self.wrong if model.model == name)
+            worst = max(same, key=lambda model: model.gain)
             notes.append(
                 f"{name}: its denoised values have a wrong scale or offset, which makes "
                 f"{worst.gain:.0%} of its error at σ = {worst.sigma:.3g}. Check its adapter, the "
                 "unit of σ and that of the data, or train longer."
             )
-        if self.models and not wrong:
+        if self.models and not self.wrong:
             notes.append("All denoised values have the right scale.")
         longer = Counter(name for row in self.rows for name in row.longer)
         if longer:
@@ -409,10 +411,9 @@ def _cross_predicted(target: Tensor, features: Tensor) -> Tensor:
 def _in_standard_errors(values: Tensor) -> float:
     """The mean in units of its standard error, wider for few; `CERTAIN` where nothing varies."""
     spread, mean = float(values.std()), float(values.mean())
-    few = 1 + 4 / (len(values) - 1)
     if not spread:
         return math.copysign(CERTAIN, mean) if mean else 0.0
-    return mean * math.sqrt(len(values)) / (few * spread)
+    return mean * math.sqrt(len(values)) / (widened(len(values)) * spread)
 
 
 def _check_finite(figures: object, what: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError, warn
-from pgmdiff.linalg import is_finite, tensor_of
+from pgmdiff.linalg import is_finite, tensor_of, widened
 from pgmdiff.text import counted
 
 __all__ = ["check_drawn", "check_hidden", "check_settled", "check_size", "eta_of", "mean_of"]
@@ -79,7 +79,7 @@ def check_hidden(who: str, denoised: Tensor, noise: Tensor, sigma: float, eta: f
         return
     d, noise = denoised.reshape(len(denoised), -1), noise.reshape(len(denoised), -1)
     mean, error = d.mean(dim=0), d.var(dim=0) / len(d)
-    sure = 3 * (1 + 4 / (len(d) - 1))  # standard errors, as of Student's t: 7 for four samples
+    sure = 3 * widened(len(d))  # standard errors
     size = (mean**2 - sure**2 * error).sum().clamp(min=0).sqrt()
     error = error.clamp(min=error.median())  # of many elements, some seem certain by chance
     largest = (mean**2 - sure**2 * error).max().clamp(min=0).sqrt()
@@ -113,7 +113,7 @@ def check_settled(who: str, denoised: Tensor, x: Tensor, sigma: float) -> None:
     d, noised = (each.reshape(len(x), -1) - each.mean(dim=0).flatten() for each in (denoised, x))
     kept, whole = d.square().sum(dim=1), (d * noised).sum(dim=1)
     beyond = (1 - MISSED) ** 2 * whole - kept
-    sure = 3 * (1 + 4 / (len(x) - 1))
+    sure = 3 * widened(len(x))  # standard errors
     share = (kept.sum() / whole.sum()).item()
     if share > POINT and beyond.mean() > sure * beyond.std() / len(x) ** 0.5:
         warn(

@@ -170,20 +170,24 @@ def _keywords(*functions: Callable[..., Any]) -> dict[str, None]:
     return dict.fromkeys(x.name for x in each if x.kind is x.KEYWORD_ONLY)
 
 
-def _warning(crops: Crops, network: nn.Module) -> Crops:
-    """Crops that warn of labels that are the network's null class: now, or of pairs when drawn."""
+def _null_of(network: nn.Module) -> Mapping[str, Any]:
+    """The null class of each keyword of a network that has classes, or of that in a denoiser."""
     inner = network.network if isinstance(network, EDMDenoiser) else network
     null = getattr(inner, "null_condition", None)
+    return null if isinstance(null, Mapping) else {}
+
+
+def _warning(crops: Crops, network: nn.Module) -> Crops:
+    """Crops that warn of labels that are the network's null class: now, or of pairs when drawn."""
     known = {**crops.null_condition, **crops._null_of_network}  # of these they warn already
-    new = {w: null[w] for w in null if w not in known} if isinstance(null, Mapping) else {}
+    new = {w: value for w, value in _null_of(network).items() if w not in known}
     warn_of_null("fit", crops.states.labels, new)
     return replace(crops, _null_of_network={**crops._null_of_network, **new})
 
 
 def _warn_of_classes(network: nn.Module, words: Collection[str]) -> None:
     """Warns of a network with classes that is trained without labels."""
-    null = getattr(network, "null_condition", None)
-    for word in null if isinstance(null, Mapping) else ():
+    for word in _null_of(network):
         if word not in words:
             warn(
                 f"fit: the network has classes, but crops come without a {word}: their embeddings "
@@ -308,7 +312,7 @@ def train(
             home.manual_seed(noise.seeds(SECOND + step)[0])
             crop = crops.draw(batch, stream)
             if step == begin:
-                _warn_of_classes(denoiser.network, {*crops.words, *crop.condition})
+                _warn_of_classes(denoiser, {*crops.words, *crop.condition})
             with torch.autocast(place.type, torch.bfloat16, enabled=rounded):
                 loss = denoising_loss(
                     model,

@@ -191,8 +191,8 @@ class EDMDenoiser(nn.Module):
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         if not isinstance(sigma, Tensor) or sigma.ndim == 0:
             sigma = per_sample(sigma, x)
-        least = max(LEAST * self.sigma_data, torch.finfo(sigma.dtype).tiny)
-        sigma = sigma.clamp(min=least)  # at σ = 0 D is x
+        least = max(LEAST * self.sigma_data, torch.finfo(sigma.dtype).tiny)  # at σ = 0 D is x
+        sigma = sigma.clamp(min=least)
         s = beside(sigma, x)
         total = s**2 + self.sigma_data**2
         own = self._filter(x.shape[1:], s)
@@ -212,8 +212,8 @@ class EDMDenoiser(nn.Module):
                 lost = (s**2 / (own.variance + s**2)).mean(axes, True)
                 condition["residual"] = turned(centred - linear) / (s * lost.sqrt())
         each = self.per_element and sigma.shape == x.shape
-        who, least = named(self.network), SEEN * self.sigma_data if each else 0
-        noise = (sigma.clamp(min=least) / self.unit).log() / 4
+        who, told = named(self.network), sigma.clamp(min=SEEN * self.sigma_data) if each else sigma
+        noise = (told / self.unit).log() / 4
         value = self.network(c_in * turned(centred), noise, **condition)
         value = received(value, x, who, cast=True)
         check_gradient(value, x, who)
