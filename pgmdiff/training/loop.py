@@ -263,6 +263,7 @@ def train(
     dtype, on_gpu = parameters[0].dtype, place.type == "cuda"
     rounded = on_gpu if bf16 is None else bf16
     denoiser = copy.deepcopy(denoiser).to(place).train()
+    denoiser.always = frozenset()
     if not any(p.requires_grad for p in parameters):
         denoiser.requires_grad_(True)
     rank, ranks = (dist.get_rank(), dist.get_world_size()) if _grouped() else (0, 1)
@@ -284,7 +285,7 @@ def train(
         begin, seed = facts["step"], facts["run"]["seed"] if generator is None else seed
         check_same(f"fit: {run}", facts["run"], {**given, "seed": seed}, ELSEWHERE)
         _restore(tensors, denoiser, average, optimizer)
-    noise = Noise((split_seed(seed, ranks)[rank],))
+    noise, always = Noise((split_seed(seed, ranks)[rank],)), set[str]()
 
     p_mean = math.log(0.6 * denoiser.sigma_data) if p_mean is None else p_mean
     edges = torch.tensor([p_mean - 0.43 * p_std, p_mean + 0.43 * p_std], device=place)
@@ -313,6 +314,8 @@ def train(
             crop = crops.draw(batch, stream)
             if step == begin:
                 _warn_of_classes(denoiser, {*crops.words, *crop.condition})
+                always = crop.condition.keys() - crops.null_condition.keys()
+            always &= crop.condition.keys()
             with torch.autocast(place.type, torch.bfloat16, enabled=rounded):
                 loss = denoising_loss(
                     model,
@@ -340,6 +343,7 @@ def train(
                 bar.set_postfix({name: f"{mean.item():.3f}" for name, mean in means})
                 bands.zero_()
     if begin < steps:
+        averaged.always = frozenset(always)
         save(steps, last=True)
     return averaged.eval().requires_grad_(False)
 

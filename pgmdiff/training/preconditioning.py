@@ -151,8 +151,9 @@ class EDMDenoiser(nn.Module):
     σ is a number, one noise level per sample, `[batch]`, or one per element, with the shape of x;
     the network receives its logarithm, `[batch]` or like x. It says that it is `per_element` if its
     network has `noise_field = True` and there are no filters. `state_dict()` holds all that
-    `load_state_dict` needs: the weights, `sigma_data`, `mean` and `unit`, and the filters. (Files
-    without these, older ones, leave what the denoiser was made with.)
+    `load_state_dict` needs: the weights, `sigma_data`, `mean`, `unit` and `always`, and the filters.
+    (Files without these, older ones, leave what the denoiser was made with.) A warning says so if a
+    call leaves out a condition that training `always` gave.
 
     Args:
         network: the network `F(x, noise, **condition)` of x `[batch, *shape]` and noise `[batch]`;
@@ -163,6 +164,9 @@ class EDMDenoiser(nn.Module):
             network independent of units, as `training.fit` does; 1 is EDM's own.
         filters: Wiener filters, one for each shape of x that has one. They take one noise level
             per sample.
+
+    Attributes:
+        always: the conditions that it was never trained without.
 
     Raises:
         ScoreError: the network does not accept the noise as a second argument.
@@ -187,8 +191,15 @@ class EDMDenoiser(nn.Module):
         self.whitened: bool = getattr(network, "whitened", False)
         self.sigma_data, self.mean, self.unit = sigma_data, float(mean), unit
         self.filters = nn.ModuleDict({_key(each.mean.shape): each for each in filters})
+        self.always = frozenset[str]()
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
+        if missing := ", ".join(map(repr, sorted(self.always - condition.keys()))):
+            warn(
+                f"EDMDenoiser: got no {missing}, with which it was always trained: what it says "
+                "without was never learnt. Give it, as to compose(conditions=) or at the call; or "
+                "train with null_condition= to make it optional."
+            )
         if not isinstance(sigma, Tensor) or sigma.ndim == 0:
             sigma = per_sample(sigma, x)
         least = max(LEAST * self.sigma_data, torch.finfo(sigma.dtype).tiny)  # at σ = 0 D is x
@@ -258,10 +269,13 @@ class EDMDenoiser(nn.Module):
         return f"sigma_data={self.sigma_data:.4g}, mean={self.mean:.4g}, unit={self.unit:.4g}"
 
     def get_extra_state(self) -> Tensor:
-        return torch.tensor([self.sigma_data, self.mean, self.unit], dtype=torch.float64)
+        words = " ".join(sorted(self.always)).encode()
+        numbers = self.sigma_data, self.mean, self.unit, *words
+        return torch.tensor(numbers, dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:
-        self.sigma_data, self.mean, self.unit = state.tolist()
+        self.sigma_data, self.mean, self.unit, *words = state.tolist()
+        self.always = frozenset(bytes(map(int, words)).decode().split())
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
         """Makes room for the filters that a state has, before they are loaded."""

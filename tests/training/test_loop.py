@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pgmdiff import PgmdiffError, ShapeError, from_denoiser
+from pgmdiff import PgmdiffError, ShapeError, compose, field, from_denoiser
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import FactorGraph, chain, tiles
 from pgmdiff.models.series import SeriesNet
@@ -183,6 +183,33 @@ def test_a_state_dict_holds_all_of_a_denoiser(separable: Gaussian) -> None:
     before = denoise(data, sigma)
     denoise.load_state_dict({"network.weight": denoise.network.weight})
     assert torch.equal(denoise(data, sigma), before), "filters are left, too"
+
+
+def test_a_condition_that_training_always_gave_is_missed(tmp_path: Path) -> None:
+    """Also after weights were saved; not if null conditions, or crops without it, were trained."""
+    data, season = torch.randn(2, 9, 1, 32, generator=torch.Generator().manual_seed(0))
+    shapes, graph = [(1, 16), (1, 8)], tiles((1, 32), (1, 16), (0, 8))
+    x, sigma = torch.zeros(2, 1, 16), torch.ones(2)
+    labels: Any = {"field": field(season)}
+
+    def network() -> SeriesNet:
+        return SeriesNet(1, width=8, depth=2, field=1, position=2)
+
+    denoise = fit(shapes, network(), data, steps=2, labels=labels, position=True, generator=0)
+    save_weights(denoise, tmp_path / "weights.safetensors")
+    again = trained(EDMDenoiser(network(), 1.0), tmp_path / "weights.safetensors")
+    for each in (denoise, again):
+        assert each.always == {"field", "position"}
+        each(x, sigma, field=x, position=torch.zeros(2, 2))
+        with pytest.warns(UserWarning, match="got no 'field', with which it was always trained"):
+            each(x, sigma, position=torch.zeros(2, 2))
+    with pytest.warns(UserWarning, match="got no 'field', 'position'"):
+        compose(graph, from_denoiser(denoise))(torch.zeros(1, 1, 32), 1.0)
+    null: Any = {"labels": labels, "null_condition": {"field": 0.0}}
+    for given in (null, {}):
+        fit(shapes, network(), data, steps=2, generator=0, **given)(x, sigma)
+    one = {graph.names[0]: {"position": torch.zeros(2)}}
+    fit(graph, network(), data, steps=20, conditions=one, generator=0)(x, sigma)
 
 
 @pytest.mark.parametrize("wiener", [False, True])
