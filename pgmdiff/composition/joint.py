@@ -32,6 +32,7 @@ from pgmdiff.precision import ComposedPrecision, Solve
 from pgmdiff.scores.adapters import beside, per_element
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import copied, copies, on_copies, received
+from pgmdiff.store import fingerprint
 from pgmdiff.text import Table, brief, counted, described
 
 __all__ = ["Joint", "Remembering"]
@@ -220,6 +221,11 @@ class Joint:
         said, wrong = ([], []) if self.precision is None else compared(self)
         warning = "; ".join([*wrong, *([warning] if warning else [])]) or None
         return replace(self.regions.validate(), findings=(*said, *findings), own_warning=warning)
+
+    @property
+    def fingerprint(self) -> str:
+        """What saved runs are resumed by: all but how many rows a call has, and what is checked."""
+        return fingerprint([self.graph, self.regions, self.rule, self.batches])
 
     def pack(self, values: Mapping[Any, Tensor]) -> Tensor:
         """The state from a tensor per variable: see the graph's own `pack`."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff import PgmdiffError, ShapeError, compose
-from pgmdiff.composition import FeynmanKac
+from pgmdiff.composition import Average, FeynmanKac
 from pgmdiff.gaussian import node_scores
 from pgmdiff.graphs import chain
 from pgmdiff.samplers import (
@@ -206,6 +206,37 @@ def test_a_run_is_refused_another_score_start_or_dtype(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(PgmdiffError, match=f"expected {name}.*Make the call that began"):
             sample(run=Run(tmp_path), **arguments | change)
+
+
+def test_a_run_goes_on_with_smaller_calls_but_not_under_another_rule(tmp_path: Path) -> None:
+    """As after running out of memory; models, conditions and the rule must be those it began with."""
+    target, calls = ar1(3, 0.5), list[int]()
+
+    def scores(stop: float = float("inf")) -> dict[str, Callable[..., Tensor]]:
+        def counting(name: str, score: Any) -> Callable[..., Tensor]:
+            def call(x: Tensor, sigma: Tensor) -> Tensor:
+                calls.append(len(x))
+                if len(calls) > stop:
+                    raise Interrupted
+                return score(x, sigma)
+
+            call.fingerprint = name  # type: ignore[attr-defined]
+            return call
+
+        return {name: counting(name, each) for name, each in node_scores(chain(3), target).items()}
+
+    arguments = {"sigmas": SIGMAS, "shape": (4, 3), "generator": 5}
+    with pytest.raises(Interrupted):
+        sample(compose(chain(3), scores(20)), run=Run(tmp_path, every=0), **arguments)
+    for other in ({"rule": Average()}, {"conditions": {"x0": {"label": torch.ones(1)}}}):
+        with pytest.raises(PgmdiffError, match="belongs to another run: expected score"):
+            sample(compose(chain(3), scores(), **other), run=Run(tmp_path), **arguments)
+    calls.clear()
+    smaller = compose(chain(3), scores(), max_batch=1, check_finite=False)
+    found = sample(smaller, run=Run(tmp_path), **arguments)
+    assert set(calls) == {1}
+    whole = sample(compose(chain(3), scores()), **arguments)
+    torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-6)
 
 
 def test_a_state_may_begin_a_saved_run_and_other_files_are_refused(tmp_path: Path) -> None:
