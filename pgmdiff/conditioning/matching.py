@@ -220,8 +220,8 @@ def moment_matching(
         covariance: the choice of V: `Composed(joint)`, `Tweedie()` or `Isotropic(data_std)`; None
             for that of `choose_covariance`.
         noise: σ_y, the standard deviation of the noise; 0 for a noiseless observation. It may be
-            one number, one for each observed value `[*observed]`, or of a `Stacked` operator a list
-            of one for each of its operators. Correlated noise is given by its covariance matrix R,
+            one number, one for each observed value `[*observed]` (axes of 1 stand for all of
+            theirs), or of a `Stacked` operator a list of one for each of its operators. Correlated noise is given by its covariance matrix R,
             `[*observed, *observed]`, in place of deviations. Of complex values, real and imaginary
             part each have this noise, independent of the other.
         tolerance: the relative residual at which the solve with H V Hᵀ + σ_y² I stops; None for

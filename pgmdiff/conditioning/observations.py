@@ -335,7 +335,8 @@ def _spread(
     given = value.real.double().cpu()
     if shape is None:
         inner = tuple(y.shape[1:])
-        shape = inner if tuple(given.shape) in (inner, inner * 2) else tuple(y.shape)
+        own = given.ndim == len(inner) or tuple(given.shape) == inner * 2
+        shape = inner if own else tuple(y.shape)
     covariance = None
     if given.ndim and tuple(given.shape) == tuple(shape) * 2:
         covariance = given.reshape(prod(shape), prod(shape))
@@ -366,12 +367,14 @@ def _spread(
 
 
 def _deviations(what: str, noise: Any, shape: Shape) -> Tensor:
-    """One deviation for each of an observation's values."""
+    """One deviation for each of an observation's values; axes of 1 stand for all of theirs."""
     given = tensor_of(what, "the noise", noise)
-    if given.ndim and tuple(given.shape) != tuple(shape):
+    alike = all(one in (1, side) for one, side in zip(given.shape, shape, strict=False))
+    if given.ndim and not (alike and given.ndim == len(shape)):
         raise ShapeError(
-            f"{what}: expected noise as one number, one for each observed value {list(shape)}, or "
-            f"a covariance matrix {[*shape, *shape]}, got {brief(noise)}."
+            f"{what}: expected noise as one number, one for each observed value {list(shape)} "
+            "(axes of 1 stand for all of theirs, as [channels, 1, 1] for one per channel), or a "
+            f"covariance matrix {[*shape, *shape]}, got {brief(noise)}."
         )
     return given.double().expand(shape)
 

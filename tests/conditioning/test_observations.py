@@ -23,7 +23,7 @@ from pgmdiff.conditioning import (
     reconstruction,
     replacement,
 )
-from pgmdiff.gaussian import node_covariances, node_scores
+from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import chain
 from pgmdiff.samplers import karras, sample
 from tests.helpers import ar1, relative
@@ -106,6 +106,24 @@ def test_noise_of_every_kind_is_exact(name: str) -> None:
         for moments in (Composed(JOINT), Tweedie()):
             found = moment_matching(JOINT, y, h, moments, noise=noise, most_steps=60)
             assert relative(found.denoise(u, sigma), expected) < 1e-7, (sigma, moments)
+
+
+def test_axes_of_1_stand_for_all_of_theirs() -> None:
+    """As of one deviation per channel, also in a stack and of a function, but not of other axes."""
+    q = Gaussian(torch.zeros(2, 3, 2), torch.eye(12).double() + 0.5)
+    y, noise = random(1, 12, seed=1).reshape(2, 3, 2), torch.tensor([0.1, 0.7]).reshape(2, 1, 1)
+    mask, u = Mask(torch.rand(2, 3, 2) > 0.3), random(3, 12).reshape(3, 2, 3, 2)
+    whole = noise.expand(2, 3, 2)
+    for h, each, full in [
+        (mask, noise, whole),
+        (lambda x: x, noise, whole),
+        (Stacked((mask, mask)), (0.3, noise), (0.3, whole)),
+    ]:
+        seen = torch.cat([y.flatten()] * 2) if isinstance(h, Stacked) else y
+        found, expected = (moment_matching(q, seen, h, noise=n)(u, 1.0) for n in (each, full))
+        assert torch.equal(found, expected)
+    with pytest.raises(ShapeError, match=r"one per channel.*got \[1, 2, 1\]"):
+        moment_matching(q, y, mask, noise=noise.reshape(1, 2, 1))
 
 
 def test_functions_and_operators_without_shapes_have_noise_for_each_value() -> None:
