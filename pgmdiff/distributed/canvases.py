@@ -107,7 +107,8 @@ def stream(
             `[batch, *event]` that can be assigned to, such as a `numpy.memmap`.
         shape: `[batch, *event]`; one sample of the graph's event if None. On the axis of the strips
             it may be any length: windows then go on as they begin in the graph, which is a pattern
-            and need not be larger than two windows.
+            and need not be larger than two windows. Where they do not fit, the last one is shifted,
+            and a warning says so.
         mean: that of the data, as for `sample`; with size 1 along the axis of the strips if it is
             the same everywhere. The first strip tells whether to warn, of four samples or more.
         solver: `UniPC()` if None; any whose steps are `elementwise`.

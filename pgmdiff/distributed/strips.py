@@ -16,7 +16,7 @@ from pgmdiff.composition.consistent import MESSAGES
 from pgmdiff.composition.joint import Remembering
 from pgmdiff.composition.plan import RegionScores, Scores
 from pgmdiff.composition.rules import WeightedSum
-from pgmdiff.errors import GraphError, ScoreError, ShapeError
+from pgmdiff.errors import GraphError, ScoreError, ShapeError, warn
 from pgmdiff.graphs import RegionGraph, tiles
 from pgmdiff.graphs.groups import RegionGroup, WindowGroup
 from pgmdiff.linalg import Shape, keep
@@ -205,11 +205,19 @@ def strips_of(
             f"with this solver, a multiple of the stride {stride}, and halo >= 1, got "
             f"strip={width} and halo={halo}."
         )
-    if isinstance(rule, Consistent) and (left := (sides[axis] - window) % stride):
+    left = (sides[axis] - window) % stride
+    fitting = f"{sides[axis] - left} or {sides[axis] - left + stride}"
+    if isinstance(rule, Consistent) and left:
         raise ShapeError(
             f"stream: under Consistent the last window cannot be shifted: expected {window} and a "
-            f"multiple of {stride} columns on axis {axis}, got {sides[axis]}. Use "
-            f"{sides[axis] - left} or {sides[axis] - left + stride}, or Posterior."
+            f"multiple of {stride} columns on axis {axis}, got {sides[axis]}. Use {fitting}, or "
+            "Posterior."
+        )
+    if left and (graph.event_shape[axis] - window) % stride == 0:  # none is shifted there
+        warn(
+            f"stream: windows of {window} with stride {stride} do not fit {sides[axis]} columns on "
+            f"axis {axis}: the last one is shifted and shares {window - left} with that before it, "
+            f"a shape that the graph does not have and models may not know. Use {fitting}."
         )
     rule = _with_mean(rule, axis, tuple(sides))
     given = composing.get("conditions") or {}

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
-from pgmdiff.linalg import correlations, widest
+from pgmdiff.linalg import correlations, is_finite, widest
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.precision.precision import taken_blocks
 from pgmdiff.scores.adapters import Score, beside, per_sample
@@ -203,10 +203,11 @@ class Gaussian(Distribution):
         positive semi-definite in float64.
 
         Raises:
-            ShapeError: there are fewer than two samples.
+            ShapeError: there are fewer than two samples, or they are not finite.
         """
-        if len(samples) < 2:
-            raise ShapeError(f"Gaussian.fit: expected at least 2 samples, got {len(samples)}.")
+        if len(samples) < 2 or not is_finite(samples):
+            got = "NaN or infinity" if len(samples) > 1 else len(samples)
+            raise ShapeError(f"Gaussian.fit: expected at least 2 finite samples, got {got}.")
         wide = samples.double() if samples.is_floating_point() else samples
         mean = wide.mean(dim=0)
         flat = (wide - mean).reshape(len(samples), -1)

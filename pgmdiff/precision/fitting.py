@@ -320,8 +320,8 @@ def _checked(batch: Tensor, graph: RegionGraph) -> Tensor:
         got = tuple(batch.shape) if isinstance(batch, Tensor) else type(batch).__name__
         expected = shape_text("n", graph.event_shape)
         raise ShapeError(
-            f"fit_covariances: expected a tensor of states {expected}, got {got}. Reshape them, or "
-            "pack a factor graph's variables."
+            f"fit_covariances: expected a tensor of states {expected}, got {got}. Reshape them; of "
+            "an array make a tensor by torch.from_numpy, of named variables by graph.pack."
         )
     return _finite(batch)
 
@@ -332,7 +332,7 @@ def _finite(batch: Tensor) -> Tensor:
         raise ShapeError(
             f"fit_covariances: expected states of finite real numbers, got {batch.dtype}"
             f"{'' if batch.is_complex() else ' with NaN or infinity'}. Remove states that are not "
-            "finite."
+            "finite; of records with gaps give complete rows of each region, {name: rows}."
         )
     return batch.detach().cpu().double()
 

@@ -202,10 +202,16 @@ def test_covariances_that_windows_share_are_accepted(
 
 
 def test_a_window_that_is_shifted_needs_an_overlap_of_its_own() -> None:
+    """It is told, unless the graph has one itself."""
     found = fit_covariances(PLAIN, LINE.sample(99, 0), shared=True)
     out = np.zeros((1, 18))
-    with pytest.raises(GraphError, match="the last window, which is shifted"):
-        stream(PLAIN, pixels, LEVELS, out=out, shape=out.shape, rule=Posterior(found))
+    with pytest.warns(UserWarning, match=r"the last one is shifted and shares 6 .*Use 16 or 20"):
+        stream(PLAIN, pixels, LEVELS, out=out, shape=out.shape)
+    with pytest.warns(UserWarning, match="the last one is shifted"):
+        with pytest.raises(GraphError, match="the last window, which is shifted"):
+            stream(PLAIN, pixels, LEVELS, out=out, shape=out.shape, rule=Posterior(found))
+    graph = tiles((18,), 8, 4, remainder="shift")
+    stream(graph, pixels, LEVELS, out=out, shape=out.shape)
 
 
 def test_the_truncated_solve_reports_its_error() -> None:
@@ -293,7 +299,7 @@ def test_the_trust_radius_is_told_and_runs_resume(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             super().__setitem__(where, values)
 
-    options: dict[str, Any] = {"generator": 3, "rule": agreeing(graph, 0.1), "strip": 80}
+    options: dict[str, Any] = {"generator": 3, "rule": agreeing(graph, 0.01), "strip": 80}
     plain, killed = np.zeros((2, 1, 204), np.float32)
     made = stream(graph, bent, LEVELS, out=plain, **options)
     assert made.capped > 0
