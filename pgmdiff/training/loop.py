@@ -156,7 +156,10 @@ def _warn_of_units(crops: Sequence[Tensor]) -> None:
     if len(vary) and vary.max() > APART * vary.min():
         what, others = "elements", ""
         if first.ndim > 2:
-            what, others = "channels", "; or use UNet(..., whitened=True) with wiener=True"
+            what, others = "channels", (
+                "; or use UNet(..., whitened=True) with wiener=True, and sample around the mean of "
+                "each (mean=), with levels that end far below the smallest deviation"
+            )
         warn(
             f"fit: the {what} have standard deviations from {vary.min():.3g} to "
             f"{vary.max():.3g}, but networks are given one unit for all. Standardise each of them "
