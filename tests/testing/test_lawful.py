@@ -219,6 +219,22 @@ def test_a_wrong_library_would_be_caught(
         assert_lawful(graph, only=[law])
 
 
+@pytest.mark.parametrize("name", [
+    "chain", "star", "tree", "hidden markov", "strip", "tiles", "ring", "grid", "junction tree",
+])  # fmt: skip
+def test_covariances_of_other_data_would_be_caught(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on junction trees, where messages converge to the exact score whatever they are."""
+    law = "consistent_composition_is_exact"
+    assert law in assert_lawful(FAMILIES[name], only=law).passed
+    right = laws.node_covariances
+    other = oracles.markov_gaussian(Subject(FAMILIES[name]).small, 99)
+    monkeypatch.setattr(laws, "node_covariances", lambda graph, q: right(graph, other))
+    with pytest.raises(LawBroken, match=r"consistent score at σ = 0\.3"):
+        assert_lawful(FAMILIES[name], only=law)
+
+
 def test_wrong_counting_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     right = laws.cluster_variation
 
