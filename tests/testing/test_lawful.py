@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from pgmdiff import GraphError
+from pgmdiff import GraphError, PgmdiffError
 from pgmdiff.gaussian import composed_precision
 from pgmdiff.graphs import (
     FactorGraph,
@@ -265,6 +265,24 @@ def test_a_subject_may_be_networkx_and_nothing_else() -> None:
         assert_lawful({"f": "xy"})
     with pytest.raises(GraphError, match="no law is named 'gravity'"):
         assert_lawful(drawn, only=["gravity"])
+
+
+def test_a_law_and_a_seed_are_required() -> None:
+    with pytest.raises(GraphError, match=r"a law to check, got only=\[\]"):
+        assert_lawful(chain(3), only=[])
+    with pytest.raises(PgmdiffError, match=r"a seed from 0 to .*, got -1"):
+        lawful_at_random(chain(3), generator=-1)
+
+
+def test_lost_conditions_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    law, right = "saving_and_loading_is_the_identity", laws.to_json
+    graph = FactorGraph.from_scopes({"f": ("a", "b")}, conditions={"f": {"y": torch.ones(2)}})
+    for each in (graph, graph.regions):
+        assert law in assert_lawful(each, only=law).passed
+    monkeypatch.setattr(laws, "to_json", lambda g: right(replace(g, conditions={})))
+    for each in (graph, graph.regions):
+        with pytest.raises(LawBroken, match="loaded conditions"):
+            assert_lawful(each, only=law)
 
 
 def test_reduction_to_atoms_keeps_counts() -> None:
