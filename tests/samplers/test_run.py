@@ -209,3 +209,8 @@ def test_a_batch_of_0_has_scores_and_densities() -> None:
         assert known(none, torch.ones(0).double()).shape == (0, 4)
         x = sample(known, karras(4, 0.1, 3.0), shape=(0, 4), generator=0, dtype=torch.float64)
         assert x.shape == (0, 4)
+
+
+def test_a_complex_state_is_named() -> None:
+    with pytest.raises(PgmdiffError, match=r"a real state, got torch\.complex64"):
+        sample(TARGET.score, [1.0, 0.0], x=torch.ones(2, 2) * 1j, dtype=torch.float32)
