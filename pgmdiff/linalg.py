@@ -40,6 +40,7 @@ __all__ = [
     "keep",
     "magnitudes",
     "ordinary",
+    "rows",
     "squared_norms",
     "tensor_of",
     "widened",
@@ -421,6 +422,11 @@ def widened(n: int) -> float:
     Of four samples they are seven.
     """
     return 1 + 4 / (n - 1)
+
+
+def rows(x: Tensor) -> Tensor:
+    """The samples of `[batch, ...]` as rows `[batch, N]`, also of a batch of 0."""
+    return x.reshape(len(x), prod(x.shape[1:]))
 
 
 def squared_norms(a: Tensor) -> Tensor:

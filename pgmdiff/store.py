@@ -64,25 +64,17 @@ def save(
 
     Args:
         path: the file, whose name usually ends in `.safetensors`; its folder is made if need be.
-        tensors: by name; of any device, and they may share memory.
-        facts: what JSON can hold: numbers, text, lists (tuples become lists) and dicts of these;
-            none if None.
+        tensors: by name; dense, of any device, and they may share memory.
+        facts: what JSON can hold: numbers, text, lists (tuples become lists) and dicts of these
+            by text; none if None.
 
     Raises:
-        PgmdiffError: the folder cannot be written, or the disk is full; a file that was there
-            before is unchanged.
+        PgmdiffError: the folder cannot be written, or the disk is full; a tensor or a fact cannot
+            be saved; a file that was there before is unchanged.
     """
-    import safetensors.torch as safe
-
     path = Path(path)
     part = path.with_name(f"{path.name}.{token_hex(4)}.part")  # another may write it, too
-    about = {"facts": json.dumps(facts or {}), "sha256": BLANK}
-    apart = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, value in tensors.items()
-    }
-    data = safe.save(apart, about)
-    data = data.replace(BLANK.encode(), sha256(data).hexdigest().encode(), 1)
+    data = _made_bytes(tensors, facts or {})
     for again in (True, False):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +100,48 @@ def save(
                 "the disk, or give a folder that you may write to; what was there before is "
                 "unchanged."
             ) from error
+
+
+def _made_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """What a file consists of; its SHA-256 is that of all bytes with BLANK in its place."""
+    import safetensors.torch as safe
+
+    for name, value in tensors.items():
+        if not isinstance(name, str) or name == "__metadata__":
+            raise PgmdiffError(
+                "store: expected text as the names of tensors, other than '__metadata__', got "
+                f"{name!r}. Rename it."
+            )
+        dense = isinstance(value, Tensor) and value.layout == torch.strided
+        if not dense or value.is_meta:
+            kind = f"{value.layout} on {value.device}" if isinstance(value, Tensor) else type(value)
+            raise PgmdiffError(
+                f"store: expected a dense tensor with values as {name!r}, got {kind}. Use "
+                "torch.as_tensor for arrays, and to_dense() for sparse tensors."
+            )
+    try:
+        said = json.dumps(facts)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PgmdiffError(
+            f"store: expected facts that JSON can hold, got some that it cannot ({error}). Give "
+            "tensors and arrays among the tensors, and numbers as int or float."
+        ) from error
+    place = token_hex(32)  # no fact holds that
+    try:
+        apart = {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for name, value in tensors.items()
+        }
+        data = safe.save(apart, {"facts": said, "sha256": place})
+    except (KeyError, UnicodeError) as error:
+        raise PgmdiffError(
+            f"store: expected names and dtypes that safetensors can hold, got {error}. Convert the "
+            "tensor, or rename it."
+        ) from error
+    before, _, after = data.partition(place.encode())
+    digest = sha256(before + BLANK.encode())
+    digest.update(after)
+    return b"".join([before, digest.hexdigest().encode(), after])
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -205,7 +239,8 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield thing.__name__.encode()
     elif isinstance(thing, Tensor):
         dense = thing.detach().cpu()
-        dense = (dense if dense.layout == torch.strided else dense.to_dense()).contiguous()
+        dense = dense if dense.layout == torch.strided else dense.to_dense()
+        dense = dense.resolve_conj().resolve_neg().contiguous()
         yield repr((dense.dtype, tuple(dense.shape))).encode()
         values: Any = dense.reshape(-1).view(torch.uint8).numpy()
         yield sha256(values).digest()

@@ -307,6 +307,21 @@ def test_uniform_numbers_are_uniform() -> None:
     assert (u - single).abs().max() <= 2.0**-23
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.float16, 10), (torch.bfloat16, 7)])
+def test_uniform_numbers_of_half_precision_are_inside_0_and_1(
+    dtype: torch.dtype, bits: int
+) -> None:
+    """They are all centres of 2^bits intervals, which are equally frequent."""
+    u = Noise.of(2, 100).uniform(5, torch.empty(100, 1000, dtype=dtype))
+    assert u.dtype == dtype
+    places, counts = (u.double() * 2**bits - 0.5).unique(return_counts=True)
+    assert torch.equal(places, torch.arange(2**bits).double())
+    expected = u.numel() / 2**bits
+    assert (counts - expected).square().sum() / expected < 2**bits + 4 * (2 * 2**bits) ** 0.5
+    single = Noise.of(2, 100).uniform(5, torch.empty(100, 1000))
+    assert (u.float() - single).abs().max() <= 2.0 ** -(bits + 1)
+
+
 def test_the_largest_numbers() -> None:
     """The tails are those of 40 bits: r is at most √(2 log 2^41), and half precision keeps it."""
     radius = _centred(torch.tensor([0, 2**40 - 1]), 40, torch.float64).log().mul(-2).sqrt()

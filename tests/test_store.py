@@ -9,11 +9,13 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ from pgmdiff.conditioning import Isotropic, Mask, moment_matching, replacement
 from pgmdiff.graphs import FactorGraph, chain, tiles
 from pgmdiff.precision.solves.iterative import ConjugateGradients
 from pgmdiff.samplers import UniPC
-from pgmdiff.store import fingerprint, load, save
+from pgmdiff.store import BLANK, fingerprint, load, save
 from tests.helpers import ar1
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +43,7 @@ def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
         "index": torch.tensor([1, -2]),
         "flags": torch.tensor([True, False]),
         "leaf": torch.ones(2, requires_grad=True),
+        "conjugate": torch.tensor([1 + 2j]).conj(),
     }
     facts = {"seed": 2**127, "sigma": 0.1 + 0.2, "names": ["é", None], "nested": {"a": [1]}}
     save(tmp_path / "new" / "file.safetensors", tensors, facts)
@@ -51,6 +54,62 @@ def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
         assert torch.equal(found[name], value), name
         assert found[name].dtype == value.dtype
     assert os.listdir(tmp_path / "new") == ["file.safetensors"]
+
+
+@pytest.mark.parametrize("_", range(8))  # the order in the file varies
+def test_facts_with_runs_of_zeros_come_back(_: int, tmp_path: Path) -> None:
+    facts = {
+        "mask": "1" + "0" * 99,
+        "large": 10**70,
+        "sha256": BLANK,
+        "text": f'"sha256":"{BLANK}"',
+        f'sha256":"{BLANK}': 1,
+    }
+    zeros = torch.full((200,), ord("0"), dtype=torch.uint8)
+    save(tmp_path / "file", {"zeros": zeros, BLANK: zeros[:64], "sha256": zeros}, facts)
+    tensors, said = load(tmp_path / "file")
+    assert said == facts
+    assert {name: len(value) for name, value in tensors.items()} == {
+        "zeros": 200,
+        BLANK: 64,
+        "sha256": 200,
+    }
+    assert all(value.eq(ord("0")).all() for value in tensors.values())
+
+
+def test_files_of_the_first_writer_are_read(tmp_path: Path) -> None:
+    """It patched the first run of 64 zeros, which was the hash where no fact had such a run."""
+    about = {"facts": json.dumps({"step": 3, "few": "0" * 63}), "sha256": BLANK}
+    data = safetensors.torch.save({"x": torch.arange(4.0)}, about)
+    data = data.replace(BLANK.encode(), sha256(data).hexdigest().encode(), 1)
+    (tmp_path / "file").write_bytes(data)
+    tensors, facts = load(tmp_path / "file")
+    assert facts == {"step": 3, "few": "0" * 63}
+    assert torch.equal(tensors["x"], torch.arange(4.0))
+
+
+def test_what_cannot_be_saved_is_named_and_changes_nothing(tmp_path: Path) -> None:
+    x = torch.ones(2)
+    save(tmp_path / "file", {"x": x})
+    loop: list[object] = []
+    loop.append(loop)
+    for tensors, facts, message in [
+        ({1: x}, {}, "text as the names of tensors.* got 1"),
+        ({"__metadata__": x}, {}, "other than '__metadata__'"),
+        ({"x": np.ones(2)}, {}, "dense tensor with values as 'x', got .*ndarray.*as_tensor"),
+        ({"x": None}, {}, "dense tensor with values as 'x', got .*NoneType"),
+        ({"x": x.to_sparse()}, {}, r"got torch\.sparse_coo on cpu.*to_dense"),
+        ({"x": x.to("meta")}, {}, r"got torch\.strided on meta"),
+        ({"x": x.to(torch.complex128)}, {}, r"got torch\.complex128\. Convert"),
+        ({"\ud800": x}, {}, "names and dtypes that safetensors can hold"),
+        ({"x": x}, {"y": x}, "expected facts that JSON can hold.* among the tensors"),
+        ({"x": x}, {"y": np.float32(1)}, "float32 is not JSON"),
+        ({"x": x}, {"y": loop}, "Circular reference"),
+    ]:
+        with pytest.raises(PgmdiffError, match=f"store: .*{message}"):
+            save(tmp_path / "file", tensors, facts)  # type: ignore[arg-type]
+    assert os.listdir(tmp_path) == ["file"]
+    assert torch.equal(load(tmp_path / "file")[0]["x"], x)
 
 
 def test_every_damage_is_named(tmp_path: Path) -> None:
@@ -222,6 +281,8 @@ CASES: dict[str, Callable[[], Any]] = {
     "a compiled function": lambda: torch.compile(closed(3.0), backend="eager"),
     "another compiled function": lambda: torch.compile(closed(4.0), backend="eager"),
     "a network in train mode": lambda: network().train(),
+    "a complex number": lambda: Plain(torch.tensor([1 + 2j])),
+    "its conjugate": lambda: Plain(torch.tensor([1 + 2j]).conj()),
     "a joint": joint,
     "another joint": lambda: joint(0.6),
     "another rule": lambda: joint(rule="posterior"),

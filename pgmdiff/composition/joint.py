@@ -27,7 +27,7 @@ from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Report
-from pgmdiff.linalg import Shape, keep, ordinary, widest
+from pgmdiff.linalg import Shape, keep, ordinary, rows, widest
 from pgmdiff.precision import ComposedPrecision, Solve
 from pgmdiff.scores.adapters import beside, per_element
 from pgmdiff.scores.gradients import check_gradient
@@ -343,7 +343,7 @@ class Joint:
         if sigma.ndim == 2:  # per element of the state
             sigmas = sigma[chunk.samples].index_select(1, chunk.index).reshape(x.shape)
             if not per_element(batch.score):
-                sigmas = sigmas.reshape(len(x), -1)[:, 0].clone()
+                sigmas = rows(sigmas)[:, 0].clone()
         elif chunk.entries is None:
             sigmas = sigma[chunk.samples].repeat_interleave(chunk.sizes[1])
         else:
@@ -425,7 +425,7 @@ class Joint:
 
         with torch.no_grad():
             found = again()
-        entry = int(wrong.reshape(len(u), -1).any(dim=1).nonzero()[0])
+        entry = int(rows(wrong).any(dim=1).nonzero()[0])
         where = f"at σ = {sigma[entry].item():g}, batch entry {entry}"
         if found[entry].isfinite().all():
             raise ScoreError(
@@ -505,7 +505,7 @@ class Remembering:
 
     def check_samples(self, who: str, x: Tensor, sigma: float) -> None:
         """Warns of samples of noise level σ that the rule says are wrong."""
-        doubt = self.joint.rule.doubt(x.reshape(len(x), -1), sigma)
+        doubt = self.joint.rule.doubt(rows(x), sigma)
         if doubt is not None:
             warn(f"{who}: {doubt}")
 

@@ -10,7 +10,7 @@ from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.rules import WeightedSum
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.regions import Condition, RegionGraph
-from pgmdiff.linalg import Floats
+from pgmdiff.linalg import Floats, rows
 
 __all__ = ["checked_states", "local_denoised"]
 
@@ -35,7 +35,7 @@ def checked_states(what: str, data: Tensor, joint: Joint) -> Tensor:
             f"{what}: expected finite floating-point data, got {data.dtype}. Convert it to the "
             "units the models know, and remove states that are not finite."
         )
-    return data.reshape(len(data), -1)
+    return rows(data)
 
 
 @torch.no_grad()

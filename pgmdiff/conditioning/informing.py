@@ -21,6 +21,7 @@ from pgmdiff.conditioning.masks import Crop, Mask
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import Operator
 from pgmdiff.conditioning.solving import Product, carried_back
+from pgmdiff.linalg import rows
 from pgmdiff.scores.adapters import Score, denoise
 
 __all__ = ["informed"]
@@ -116,9 +117,9 @@ def _in_place(observation: Observation, part: Operator, start: int) -> tuple[Ten
     lead = getattr(part, "mask", y).shape[: -len(shape) or None]
 
     def placed(values: Tensor) -> Tensor:
-        own = values.reshape(len(values), -1)[:, start : start + prod(shape)]
+        own = rows(values)[:, start : start + prod(shape)]
         own = own.reshape(len(own), *shape).expand(max(len(own), *lead, 1), *shape)
-        return part.A_adjoint(own).reshape(len(own), -1)
+        return rows(part.A_adjoint(own))
 
     seen = placed(torch.ones_like(y)) > 0
     return placed(y), placed(deviations).square().where(seen, torch.inf)

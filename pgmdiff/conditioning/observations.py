@@ -13,7 +13,7 @@ from torch import Tensor
 from pgmdiff.conditioning.masks import Crop, InPlace, Mask
 from pgmdiff.conditioning.operators import LinearOperator, Operator, Stacked, asked
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text, warn
-from pgmdiff.linalg import Shape, squared_norms, tensor_of
+from pgmdiff.linalg import Shape, rows, squared_norms, tensor_of
 from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser, spread_part
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import check_score
@@ -199,7 +199,7 @@ class Observation:
         The level `[n, 1, ...]`, of what is observed, is in units of the largest noise.
         """
         found = (self.relative.to(like.real) ** 2 + level**2).sqrt()
-        largest = found.reshape(len(found), -1).amax(dim=1)
+        largest = rows(found).amax(dim=1)
         return (found / beside(largest, found)).clamp(min=0.01)
 
     def correlate(self, v: Tensor) -> Tensor:
@@ -271,11 +271,11 @@ class Conditioned:
             inner(u)
         if observation.noise is None or not u.numel():
             return
-        constant = beside(u.reshape(len(u), -1).mean(dim=1), u).expand_as(u)
+        constant = beside(rows(u).mean(dim=1), u).expand_as(u)
         missed, still = observation.misfit(u), observation.misfit(constant)
         residual, size = _norms(missed), _norms(observation.batched(missed).to(missed))
         varies = torch.maximum(_norms(still), _norms(still - missed))
-        other = u.abs().reshape(len(u), -1).roll(1, dims=1).reshape(u.shape)  # where H u may cancel
+        other = rows(u.abs()).roll(1, dims=1).reshape(u.shape)  # where H u may cancel
         large = _norms(observation.misfit(other)).nan_to_num(0, 0, 0)
         rounding = 100 * torch.finfo(u.dtype).eps * (size + varies + large)
         noise = observation.noise * _norms(observation.relative.expand_as(missed))
@@ -292,7 +292,7 @@ class Conditioned:
         deviations = observation.noise * observation.relative.cpu()
         noisy = (deviations > 0).expand_as(missed)
         off = (missed.cpu() / deviations.clamp(min=1e-300)).where(noisy, 0)
-        off, noisy = (each.reshape(len(u), -1) for each in (off.abs(), noisy))
+        off, noisy = (rows(each) for each in (off.abs(), noisy))
         away = (_norms(off) / noisy.sum(dim=1).clamp(min=1).sqrt()).median().item()
         most = off.amax(dim=1) if off.shape[1] else off.sum(dim=1)
         told = ""
@@ -384,7 +384,7 @@ def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:
     if isinstance(operator, Operator):
         y = y.to(torch.promote_types(y.dtype, operator.widest))
     nearest = operator.A(asked(what, operator.A_dagger, y))
-    gap, scale = (v.abs().reshape(len(v), -1).amax(dim=1) for v in (nearest - y, y))
+    gap, scale = (rows(v.abs()).amax(dim=1) for v in (nearest - y, y))
     worst = int((gap - 1e-3 * scale).argmax())
     if gap[worst] > 1e-3 * scale[worst].clamp(min=1e-30):
         raise PgmdiffError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.gaussian import Gaussian
+from pgmdiff.linalg import rows
 from pgmdiff.samplers import Solver, State
 from pgmdiff.scores.adapters import Score, begun
 
@@ -67,7 +68,7 @@ class _Basis:
         self.n, self.total, self.draws = n, total, 0
 
     def __call__(self, number: int, like: Tensor) -> Tensor:
-        noise = torch.zeros_like(like).reshape(len(like), -1)
+        noise = rows(torch.zeros_like(like))
         if self.total:
             first = 1 + self.n * (1 + self.draws)
             noise[first : first + self.n] = torch.eye(self.n, dtype=like.dtype, device=like.device)

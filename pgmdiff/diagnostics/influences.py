@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.linalg import ordinary
+from pgmdiff.linalg import ordinary, rows
 from pgmdiff.noise import Generator
 from pgmdiff.samplers import Euler, Noise, Solver
 from pgmdiff.scores.adapters import Score, per_sample
@@ -115,7 +115,7 @@ def influence_over_steps(
 
 def _influence(output: Tensor, start: Tensor, chosen: Sequence[int]) -> Tensor:
     """Σ_i |∂ output_i / ∂ start_j|, averaged over the batch: `[*event]`."""
-    total, flat = torch.zeros_like(start), output.reshape(len(output), -1)
+    total, flat = torch.zeros_like(start), rows(output)
     for place in chosen:  # samples do not depend on each other: one gradient serves the batch
         (gradient,) = torch.autograd.grad(
             flat[:, place].sum(), start, retain_graph=True, materialize_grads=True

@@ -18,6 +18,7 @@ from pgmdiff.gaussian.distributions import Distribution, Gaussian, Stack, margin
 from pgmdiff.gaussian.marginals import check_size
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.report import check_counts
+from pgmdiff.linalg import rows
 from pgmdiff.precision import Covariances, completed, provider_of
 from pgmdiff.precision.precision import add_blocks, taken_blocks, weighed
 from pgmdiff.scores.adapters import per_sample
@@ -96,7 +97,7 @@ def composed_log_density(
     """
     graph = graph_of(graph, "composed_log_density").regions
     check_size("composed_log_density", graph, q)
-    flat, sigmas = u.reshape(len(u), -1), per_sample(sigma, u)
+    flat, sigmas = rows(u), per_sample(sigma, u)
     if flat.shape[1] != graph.n_elements:
         raise ShapeError(
             f"composed_log_density: expected states of {graph.n_elements} elements, got "

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
-from pgmdiff.linalg import correlations, is_finite, widest
+from pgmdiff.linalg import correlations, is_finite, rows, widest
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.precision.precision import taken_blocks
 from pgmdiff.scores.adapters import Score, beside, per_sample
@@ -383,7 +383,8 @@ class GaussianMixture(Distribution):
 
     def sample(self, n: int, generator: Generator = None) -> Tensor:
         generator = torch_generator(generator, "GaussianMixture.sample")
-        which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+        drawn = max(n, 1)  # multinomial refuses 0
+        which = torch.multinomial(self.weights, drawn, replacement=True, generator=generator)[:n]
         draws = self.mean.new_empty(n, *self.event_shape)
         for k, component in enumerate(self.components):
             mine = which == k
@@ -398,11 +399,11 @@ class GaussianMixture(Distribution):
         return Stack(self.weights.to(means).log()[None], means, values, vectors)
 
     def _score(self, u: Tensor, sigma: Tensor) -> Tensor:
-        x = u.reshape(len(u), 1, -1)
+        x = rows(u)[:, None]
         return self._stack.like(x).score(x, sigma[:, None]).reshape(u.shape).to(u.dtype)
 
     def _log_density(self, u: Tensor, sigma: Tensor) -> Tensor:
-        x = u.reshape(len(u), 1, -1)
+        x = rows(u)[:, None]
         return self._stack.like(x).log_density(x, sigma[:, None])[:, 0].to(u.dtype)
 
 
@@ -529,13 +530,13 @@ class _RowsScore:
     copies = per_element = True
 
     def __call__(self, x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
-        flat = x.reshape(1, len(x), -1)
+        flat = rows(x)[None]
         levels = sigma[None] if sigma.ndim == 1 else sigma.reshape(flat.shape)
         return Stack(**stack).like(x).score(flat, levels).reshape(x.shape).to(x.dtype)
 
     def log_density(self, x: Tensor, sigma: Tensor, **stack: Tensor) -> Tensor:
         """Log q_σ(x), `[rows]`, in nats."""
-        flat = x.reshape(1, len(x), -1)
+        flat = rows(x)[None]
         return Stack(**stack).like(x).log_density(flat, sigma[None])[0].to(x.dtype)
 
 

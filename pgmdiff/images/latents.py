@@ -10,9 +10,11 @@ whole input: then no margin is exact, and `receptive_margin` raises an error. De
 fits (`window` as large as the latents, a margin on periodic axes only), or blend.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,32 +33,66 @@ def receptive_margin(
 ) -> int:
     """The exact margin of a decoder: how far the pixels of one latent reach, in latents.
 
-    One latent in the middle is NaN; how far NaN spreads is the receptive field, for any weights.
+    One latent in the middle is changed, and then NaN; how far either spreads is the receptive
+    field. Windows of random latents are decoded with this margin and compared with the whole, up to
+    4 √ε of its spread with the machine's ε, since no margin is right where the decoder depends on
+    the place or the size.
 
     Args:
         decoder: the decoder; see `Decoder`.
         channels: the number of channels of the latents.
-        size: the side of the square that is tried, more than twice the result.
+        size: the side of the square that is tried: more than twice the result, and at least 8 more.
         like: a tensor with the dtype and device to use; None for float32 on the CPU.
 
     Raises:
-        ShapeError: NaN reached the border: the receptive field is not finite (normalisation over
-            the image, attention), or `size` is too small.
+        ShapeError: the receptive field is not finite (normalisation over the image, attention), or
+            `size` is too small; windows differ from the whole; or the decoder does not scale both
+            sides by one integer.
     """
     like = torch.zeros(()) if like is None else like
-    latents = torch.zeros(1, channels, size, size, dtype=like.dtype, device=like.device)
-    middle = size // 2
-    latents[..., middle, middle] = torch.nan
-    spoiled = decoder(latents).isnan().flatten(0, 1).any(dim=0)
-    places = spoiled.nonzero() // (spoiled.shape[-1] // size)  # rows and columns, in latents
-    reach = int((places - middle).abs().max())
-    if reach >= size // 2 - 1:
+    if channels < 1 or size < 1 or not like.is_floating_point():
         raise ShapeError(
-            f"receptive_margin: one of {size} × {size} latents changes the border too. If the "
-            "decoder normalises or attends over the whole image, decode the whole, or use "
-            "decode(..., blend=True); if it does not, try a larger size=."
+            "receptive_margin: expected at least one channel, a size of at least 1 and like= of a "
+            f"floating-point dtype, got {channels}, {size} and {like.dtype}. Leave out size= and "
+            "like= for 64 and float32."
         )
-    return reach
+    noise = torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(0))
+    latents, other = noise.to(like).split(1)
+    whole = decoder(latents)
+    scale = _scale("receptive_margin", whole, latents)
+    eps = max(torch.finfo(x.dtype).eps for x in (latents, whole) if x.is_floating_point())
+    whole = whole.to(torch.promote_types(whole.dtype, torch.float32))
+    spread = (whole - whole.mean()).abs().max()
+    middle, reach = size // 2, 0
+    for change in (8 * other[..., middle, middle], torch.nan):
+        changed = latents.clone()
+        changed[..., middle, middle] = change
+        image = decoder(changed)
+        spoiled = image.isnan() | ((image - whole).abs() > 64 * eps * spread)
+        places = spoiled.flatten(0, 1).any(dim=0).nonzero() // scale  # rows, columns, in latents
+        reach = max(reach, *(places - middle).abs().flatten().tolist(), 0)
+        if reach >= size // 2 - 1 or reach + 8 > size:
+            raise ShapeError(
+                f"receptive_margin: one of {size} × {size} latents changes the border too. If the "
+                "decoder normalises or attends over the whole image, decode the whole, or use "
+                "decode(..., blend=True); if it is in train mode, call eval(); if it is neither, "
+                "try a larger size=."
+            )
+    cause: Exception | None = None
+    found = "cannot be decoded"
+    try:  # the second window begins at 7, which is no multiple of a stride
+        error = (decode(decoder, latents, window=reach + 7, margin=reach) - whole).abs().max()
+        if error <= 4 * eps**0.5 * spread:
+            return reach
+        found = f"differ from the whole by {error / spread:.2g} of its largest deviation"
+    except (RuntimeError, ShapeError) as raised:  # of a decoder that accepts only some sizes
+        cause = raised
+    raise ShapeError(
+        f"receptive_margin: one latent reaches {reach}, but windows with this margin {found}. The "
+        "decoder depends on the size or the place, as by strides before upsampling, align_corners, "
+        "circular padding (padded with zeros it has the margin that is right on periodic axes), "
+        "positions, or train mode. Decode the whole, or use decode(..., blend=True)."
+    ) from cause
 
 
 @torch.no_grad()
@@ -73,7 +109,8 @@ def decode(
 
     This is exact, to rounding, if `margin` is at least the decoder's `receptive_margin`. With
     `blend` neighbouring windows are mixed linearly across twice the margin instead of being
-    cropped: the result is continuous, but differs from decoding the whole.
+    cropped: the result is continuous, but differs from decoding the whole. Images in half precision
+    are summed in float32.
 
     Args:
         decoder: the decoder; see `Decoder`. Its scale is found from its output.
@@ -100,28 +137,46 @@ def decode(
         >>> bool((image - decoder(latents)).abs().max() < 1e-6)
         True
     """
-    total = weights = None
+    total = weights = image = None
     for rows, columns in product(*_axes(latents, window, margin, periodic)):
         part = latents[:, :, rows.places(1, latents)][..., columns.places(1, latents)]
         image = decoder(part)
-        scale = image.shape[-1] // part.shape[-1]
-        if scale < 1 or tuple(image.shape[2:]) != tuple(scale * side for side in part.shape[2:]):
-            raise ShapeError(
-                "decode: expected a decoder that scales both sides by one whole number, got "
-                f"{tuple(image.shape)} for latents of {tuple(part.shape)}. Pad its convolutions."
-            )
+        scale = _scale("decode", image, part)
         if total is None or weights is None:
-            height, width = (scale * size for size in latents.shape[2:])
-            total = image.new_zeros(*image.shape[:2], height, width)
-            weights = image.new_zeros(height, width)
-        down, across = (span.weights(scale, margin, blend, image) for span in (rows, columns))
+            height, width = sides = [scale * size for size in latents.shape[2:]]
+            dtype = torch.promote_types(image.dtype, torch.float32)
+            total = image.new_zeros(*image.shape[:2], height, width, dtype=dtype)
+            weights = image.new_zeros(height, width, dtype=dtype)
+        if sides != [scale * size for size in latents.shape[2:]]:
+            raise ShapeError(
+                f"decode: expected a decoder of one scale, got {sides[0] // latents.shape[2]} and "
+                f"{scale}. Make its output as large as its input demands."
+            )
+        down, across = (span.weights(scale, margin, blend, total) for span in (rows, columns))
         weight = down[:, None] * across
         to = rows.places(scale, image), columns.places(scale, image)
         _add(total, image * weight, *to)
         _add(weights, weight, *to)
-    if total is None or weights is None:
+    if total is None or weights is None or image is None:
         raise ShapeError(f"decode: expected latents with elements, got {tuple(latents.shape)}.")
-    return total / weights
+    return (total / weights).to(image.dtype if image.is_floating_point() else total.dtype)
+
+
+def _scale(who: str, image: Any, latents: Tensor) -> int:
+    """How many times as long as its latents the sides of an image are."""
+    if not isinstance(image, Tensor) or image.ndim != 4:
+        raise ShapeError(
+            f"{who}: expected a decoder that returns images [batch, channels, height, width], got "
+            f"{tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__}. Return "
+            "the images alone."
+        )
+    scale = image.shape[-1] // latents.shape[-1]
+    if scale < 1 or tuple(image.shape[2:]) != tuple(scale * side for side in latents.shape[2:]):
+        raise ShapeError(
+            f"{who}: expected a decoder that scales both sides by one whole number, got "
+            f"{tuple(image.shape)} for latents of {tuple(latents.shape)}. Pad its convolutions."
+        )
+    return scale
 
 
 @dataclass(frozen=True)
@@ -156,7 +211,7 @@ def _axes(
     latents: Tensor, window: int | Sequence[int], margin: int, periodic: Sequence[bool]
 ) -> list[list[Span]]:
     """The windows on both axes."""
-    widths = (window, window) if isinstance(window, int) else tuple(window)
+    widths = tuple(window) if isinstance(window, Iterable) else (window, window)
     floating = latents.is_floating_point()
     if latents.ndim != 4 or len(widths) != 2 or len(periodic) != 2 or not floating:
         raise ShapeError(
@@ -164,10 +219,11 @@ def _axes(
             f"and periodic for two axes, got {tuple(latents.shape)} of {latents.dtype}, {window} "
             f"and {periodic}."
         )
-    if margin < 0 or min(widths) < 1:
+    whole = all(isinstance(each, Integral) for each in (*widths, margin))
+    if not whole or margin < 0 or min(widths) < 1:
         raise ShapeError(
-            f"decode: expected a window of at least 1 and a margin of at least 0, got {widths} and "
-            f"{margin}. Count them in latents."
+            "decode: expected a window of at least 1 and a margin of at least 0, whole numbers, "
+            f"got {window} and {margin}. Count them in latents."
         )
     axes = []
     for size, width, closed in zip(latents.shape[2:], widths, periodic, strict=True):

@@ -5,6 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgmdiff.linalg import rows
 from pgmdiff.models.unet import Conditional, ResidualBlock
 
 __all__ = ["SeriesNet"]
@@ -45,7 +46,7 @@ class SeriesNet(Conditional):
         nn.init.zeros_(self.leave.weight)
 
     def forward(self, x: Tensor, noise: Tensor, **condition: Tensor | None) -> Tensor:
-        series = x.reshape(len(x), 1, -1) if x.ndim < 3 and self.channels == 1 else x
+        series = rows(x)[:, None] if x.ndim < 3 and self.channels == 1 else x
         hidden, embedding = self.entered(series, noise, **condition)
         hidden = self.enter(hidden)
         for block in self.blocks:

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from pgmdiff.errors import ShapeError
-from pgmdiff.linalg import beside
+from pgmdiff.linalg import beside, rows
 from pgmdiff.text import brief
 from pgmdiff.training.preconditioning import EDMDenoiser as EDMDenoiser
 
@@ -142,7 +142,7 @@ class Conditional(nn.Module):
         parts, field = [x], self.sizes["field"]
         if self.noise_field:
             each = noise.reshape(x.shape) if noise.ndim > 1 else beside(noise, x).expand_as(x)
-            parts, noise = [x, each], noise.reshape(len(x), -1).mean(dim=1)
+            parts, noise = [x, each], rows(noise).mean(dim=1)
         if self.whitened:
             parts.append(condition["residual"].reshape(x.shape))
         if field:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, required
-from pgmdiff.linalg import is_finite
+from pgmdiff.linalg import is_finite, rows
 from pgmdiff.noise import PROBES, Draw, Generator, Noise
 from pgmdiff.samplers.base import Solver, State
 from pgmdiff.scores.adapters import Score, denoise
@@ -139,7 +139,7 @@ class Adaptive(Solver):
             vars(measured).update(callback_step=begins, callback_accept_step=accepts)
 
         def worst_sample(error: Tensor) -> Tensor:
-            relative = (error / tolerated).reshape(len(error), -1)
+            relative = rows(error / tolerated)
             return relative.square().mean(dim=1).max().sqrt()
 
         ode = required("torchdiffeq", "the solver Adaptive (and log_likelihood)", "ode")

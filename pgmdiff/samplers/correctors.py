@@ -165,6 +165,14 @@ class Metropolis(_LangevinMoves):
     n_moves: int = 1
     curvature: Bound = None
 
+    def __post_init__(self) -> None:
+        if not callable(self.log_density):
+            raise PgmdiffError(
+                "Metropolis: expected a function log_density(x, sigma) as the first argument, got "
+                f"{self.log_density!r}. Give joint.log_density, or use Langevin, which needs none."
+            )
+        super().__post_init__()
+
     @property
     def evaluations(self) -> int:
         return self.n_moves + 1

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ScoreError
-from pgmdiff.linalg import inner, squared_norms
+from pgmdiff.linalg import inner, rows, squared_norms
 from pgmdiff.noise import CURVATURE, Generator, Noise
 from pgmdiff.samplers.base import Solver
 from pgmdiff.samplers.one_step import Euler
@@ -107,7 +107,7 @@ def curvature_extremes(
             "curvature_extremes: expected sigma above 0 and products of at least 1, got "
             f"{sigma} and {products}."
         )
-    rounding = torch.finfo(x.dtype).eps * x.reshape(len(x), -1).abs().amax(dim=1)
+    rounding = torch.finfo(x.dtype).eps * rows(x).abs().amax(dim=1)
     if not REACH * sigma > rounding.max():
         raise PgmdiffError(
             f"curvature_extremes: differences of σ/100 = {REACH * sigma:.2g} are lost in the "
@@ -121,7 +121,7 @@ def curvature_extremes(
     projected = x.new_zeros(len(x), size, size, dtype=torch.float64)
     for column in range(size):
         direction = basis[column]
-        delta = beside(reach / direction.reshape(len(x), -1).abs().amax(dim=1), x)
+        delta = beside(reach / rows(direction).abs().amax(dim=1), x)
         move = delta * direction
         w = (called(score, x - move, level) - called(score, x + move, level)) / (2 * delta)
         for row, v in enumerate(basis):

@@ -146,6 +146,11 @@ def sample(
     _check_start(levels, x, shape, state)
     check_drawn("sample", mean, shape)
     given = x if state is None else state.x
+    if given is not None and given.is_complex():
+        raise PgmdiffError(
+            f"sample: expected a real state, got {given.dtype}. Give its real and imaginary parts "
+            "as two channels: torch.view_as_real."
+        )
     dtype = dtype or (torch.float32 if given is None else given.dtype)
     check_dtype("sample", dtype)
     if given is None:

@@ -43,7 +43,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
-from pgmdiff.linalg import is_finite
+from pgmdiff.linalg import is_finite, rows
 from pgmdiff.noise import LAST, PARTICLES, RESAMPLE, Generator, Noise
 from pgmdiff.samplers.start import check_hidden, mean_of
 from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_dtype, check_same, noise_of
@@ -368,5 +368,5 @@ def _uniforms(noise: Noise, number: int, log_weights: Tensor) -> Tensor:
 
 def _gathered(x: Tensor, chosen: Tensor, components: Tensor) -> Tensor:
     """The chosen states of every component `[n, C]`, put together."""
-    flat = x.reshape(len(x), -1)
+    flat = rows(x)
     return flat.gather(0, chosen[:, components.reshape(-1)]).reshape(x.shape)

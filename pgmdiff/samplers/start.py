@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError, warn
-from pgmdiff.linalg import is_finite, tensor_of, widened
+from pgmdiff.linalg import is_finite, rows, tensor_of, widened
 from pgmdiff.text import counted
 
 __all__ = ["check_drawn", "check_hidden", "check_settled", "check_size", "eta_of", "mean_of"]
@@ -77,7 +77,7 @@ def check_hidden(who: str, denoised: Tensor, noise: Tensor, sigma: float, eta: f
     """
     if len(denoised) < 4 or not denoised.numel() or eta == inf:
         return
-    d, noise = denoised.reshape(len(denoised), -1), noise.reshape(len(denoised), -1)
+    d, noise = rows(denoised), rows(noise)
     mean, error = d.mean(dim=0), d.var(dim=0) / len(d)
     sure = 3 * widened(len(d))  # standard errors
     size = (mean**2 - sure**2 * error).sum().clamp(min=0).sqrt()
@@ -110,7 +110,7 @@ def check_settled(who: str, denoised: Tensor, x: Tensor, sigma: float) -> None:
     """
     if len(x) < 4 or not x.numel():
         return
-    d, noised = (each.reshape(len(x), -1) - each.mean(dim=0).flatten() for each in (denoised, x))
+    d, noised = (rows(each) - each.mean(dim=0).flatten() for each in (denoised, x))
     kept, whole = d.square().sum(dim=1), (d * noised).sum(dim=1)
     beyond = (1 - MISSED) ** 2 * whole - kept
     sure = 3 * widened(len(x))  # standard errors
@@ -130,7 +130,7 @@ def check_size(who: str, x: Tensor, sigma: float) -> None:
     if not x.numel():
         return
     x = x - (x.mean(dim=0) if len(x) > 1 else x.mean())  # a missed mean has a warning of its own
-    sizes = x.reshape(len(x), -1).square().mean(dim=1).sqrt()
+    sizes = rows(x).square().mean(dim=1).sqrt()
     larger = int((sizes > LARGE * sigma).sum())
     if larger:
         warn(

@@ -12,7 +12,7 @@ import torch
 
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
-from pgmdiff.noise import Generator, seed_of
+from pgmdiff.noise import Generator, seed_of, split_seed
 from pgmdiff.testing import laws
 from pgmdiff.testing.laws import LawBroken, NotApplicable, Subject
 from pgmdiff.text import counted, described
@@ -70,7 +70,7 @@ def assert_lawful(
 
     Raises:
         LawBroken: an AssertionError: the first law that fails, where, and what was expected.
-        GraphError: the graph is of no known kind, or a law's name is unknown.
+        GraphError: the graph is of no known kind, a law's name is unknown, or `only` is empty.
 
     Example:
         >>> from pgmdiff.graphs import RegionGraph
@@ -82,9 +82,12 @@ def assert_lawful(
         pgmdiff.testing.laws.LawBroken: counts_sum_to_one: element 2 is in 'a' (+1), 'b' (+1): the \
 counts sum to 2, expected 1.
     """
-    subject = Subject(graph_of(graph, "assert_lawful"), seed_of(generator, "assert_lawful"))
+    seed = split_seed(seed_of(generator, "assert_lawful"), 1)[0]
+    subject = Subject(graph_of(graph, "assert_lawful"), seed)
     passed, skipped = [], {}
-    chosen = [only] if isinstance(only, str) else LAWS if only is None else only
+    chosen = [only] if isinstance(only, str) else [*(LAWS if only is None else only)]
+    if not chosen:
+        raise GraphError("assert_lawful: expected a law to check, got only=[]. None means all.")
     for name in chosen:
         if name not in LAWS:
             raise GraphError(f"assert_lawful: no law is named {name!r}. See testing.LAWS.")

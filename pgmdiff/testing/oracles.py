@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pgmdiff.errors import ShapeError
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph, RegionGraph
-from pgmdiff.linalg import ordinary
-from pgmdiff.noise import Generator, torch_generator
+from pgmdiff.linalg import ordinary, rows
+from pgmdiff.noise import Generator, split_seed, torch_generator
 from pgmdiff.scores.adapters import per_sample
 from pgmdiff.scores.gradients import gradient_required
 from pgmdiff.text import counted, described
@@ -45,7 +46,7 @@ def markov_gaussian(graph: FactorGraph | RegionGraph, seed: int) -> Gaussian:
         graph: of the state; its pieces are the factors of the density.
         seed: seed of the draw.
     """
-    regions, rng = graph.regions, np.random.default_rng(seed)
+    regions, rng = graph.regions, np.random.default_rng(split_seed(seed, 1)[0])
     precision = np.eye(regions.n_elements)
     for group in regions.groups:
         for elements in group.flat().numpy()[group.outer]:
@@ -65,7 +66,8 @@ def markov_mixture(graph: FactorGraph | RegionGraph, seed: int, k: int = 3) -> G
         k: number of components; weights are proportional to 1 … k.
     """
     weights = torch.arange(1.0, k + 1, dtype=torch.float64)
-    components = [markov_gaussian(graph, seed * k + each) for each in range(k)]
+    seed = split_seed(seed, 1)[0]
+    components = [markov_gaussian(graph, (seed * k + each) % 2**64) for each in range(k)]
     return GaussianMixture(weights / weights.sum(), components)
 
 
@@ -131,7 +133,7 @@ def weighted_sum(
     for name, count in graph.counting_numbers().items():
         elements = graph.elements(name)
         score = q.marginal(elements).score(u[:, elements], sigma)
-        total[:, elements.reshape(-1)] += count / graph.denominator * score.reshape(len(u), -1)
+        total[:, elements.reshape(-1)] += count / graph.denominator * rows(score)
     return total
 
 
@@ -155,12 +157,39 @@ class ModeChain:
         modes: means of the K modes, `[K]`.
         table: joint probabilities of the modes of neighbours, `[K, K]`; its margins agree, and
             are above 0.
-        length: number of variables.
+        length: number of variables, at least 1.
+
+    Raises:
+        ShapeError: the modes, the table or the length do not fit, or are not those of a
+            distribution; a state is of another length.
     """
 
     modes: Tensor
     table: Tensor
     length: int
+
+    def __post_init__(self) -> None:
+        modes, table = (
+            torch.as_tensor(part).detach().double() for part in (self.modes, self.table)
+        )
+        start = table.sum(dim=0)
+        fits = table.ndim == 2 and table.shape == (*modes.shape, *modes.shape) and self.length >= 1
+        if not (
+            fits
+            and table.min() >= 0
+            and start.min() > 0
+            and torch.allclose(start.sum(), torch.ones_like(start[0]), rtol=0, atol=1e-6)
+            and torch.allclose(start, table.sum(dim=1), rtol=0, atol=1e-6)
+            and modes.isfinite().all()
+        ):
+            raise ShapeError(
+                "ModeChain: expected finite modes [K], a table [K, K] of probabilities that sum to "
+                "1, with equal margins above 0, and a length of at least 1, got "
+                f"{tuple(modes.shape)}, {tuple(table.shape)} with the sum {table.sum():.6g}, and "
+                f"{self.length}. Divide the table by its sum."
+            )
+        for name, part in zip(("modes", "table"), (modes, table), strict=True):
+            object.__setattr__(self, name, part.clone())
 
     def __repr__(self) -> str:
         return described(self, counted(self.length, "variable"), counted(len(self.modes), "mode"))
@@ -174,6 +203,12 @@ class ModeChain:
 
     def log_density(self, u: Tensor, sigma: Tensor | float) -> Tensor:
         """Log q_σ(u) in nats, `[batch]`, for u `[batch, length]`."""
+        if u.ndim != 2 or u.shape[1] != self.length or not u.is_floating_point():
+            raise ShapeError(
+                f"ModeChain: expected states [batch, {self.length}] of a floating-point dtype, got "
+                f"{tuple(u.shape)} of {u.dtype}. Take the part of the chain that they belong to."
+            )
+        dtype, u = u.dtype, u.double()  # as the chain is
         start = self.table.sum(dim=1)
         change = self.table / start[:, None]
         never = torch.finfo(change.dtype).min / (4 * self.length)  # ln 0, with derivatives
@@ -193,7 +228,7 @@ class ModeChain:
             ended = [begun[end - n] + n * stay + runs[n][:, end - n] for n in range(end + 1)]
             total = torch.stack(ended).logsumexp(dim=0)
             begun.append((total[:, :, None] + leave).logsumexp(dim=1))
-        return total.logsumexp(dim=1)
+        return total.logsumexp(dim=1).to(dtype)
 
     def __call__(self, u: Tensor, sigma: Tensor | float) -> Tensor:
         """∇ log q_σ(u), differentiable by u and σ."""

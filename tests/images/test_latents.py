@@ -1,3 +1,6 @@
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -38,9 +41,108 @@ def test_the_margin_is_the_reach_of_the_convolutions() -> None:
     whole = nn.Sequential(decoder(), nn.GroupNorm(1, 3).double())
     with pytest.raises(ShapeError, match="normalises or attends"):
         receptive_margin(whole, 4, size=16, like=LATENTS)
+    with pytest.raises(ShapeError, match="train mode"):
+        receptive_margin(nn.Sequential(decoder(), nn.Dropout(0.1)), 4, size=16, like=LATENTS)
 
 
-@pytest.mark.parametrize("window", [(9, 25), (4, 7), 5, (1, 1)])
+class Swallowing(nn.Module):
+    """Its wide path turns NaN into 0; the narrow one keeps it, if there is one."""
+
+    def __init__(self, kept: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.wide, self.narrow = nn.Conv2d(4, 4, 5, padding=2), nn.Conv2d(4, 4, 3, padding=1)
+        self.kept = kept
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.wide(x)
+        return torch.where(h > 0, h, 0) + (self.narrow(x) if self.kept else 0)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "margin"),
+    [
+        (Swallowing(True), 2),
+        (Swallowing(False), 2),
+        (nn.Upsample(scale_factor=2, mode="bicubic"), 2),
+        (nn.Upsample(scale_factor=3, mode="bilinear"), 1),
+        (nn.Conv2d(4, 3, 7, padding=3, padding_mode="reflect"), 3),
+        (nn.MaxPool2d(3, 1, 1), 1),
+        (nn.Conv2d(4, 3, 1), 0),
+        (torch.ones_like, 0),
+    ],
+)
+def test_the_margin_is_right_whatever_the_layers(
+    decoder: Callable[[Tensor], Tensor], margin: int
+) -> None:
+    with torch.no_grad():
+        assert receptive_margin(decoder, 4, size=20) == margin
+        latents = LATENTS.float()
+        for window in (1, 4, (9, 7)):
+            found = decode(decoder, latents, window=window, margin=margin)
+            assert (found - decoder(latents)).abs().max() < 1e-5
+
+
+DOWN = nn.Conv2d(4, 4, 4, stride=2, padding=1)
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        nn.Sequential(DOWN, nn.SiLU(), nn.ConvTranspose2d(4, 3, 4, stride=2, padding=1)),
+        nn.Sequential(DOWN, DOWN, nn.Upsample(scale_factor=4, mode="bilinear")),
+        nn.Sequential(nn.AvgPool2d(2, ceil_mode=True), nn.Upsample(scale_factor=4)),
+        nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
+        nn.Conv2d(4, 3, 3, padding=1, padding_mode="circular"),
+        lambda z: z + torch.linspace(0, 1, z.shape[-1]),
+        lambda z: z * z.shape[-1],
+        lambda z: nn.functional.interpolate(z, 64),
+        lambda z: z + DOWN(z).repeat_interleave(2, 2).repeat_interleave(2, 3),
+    ],
+)
+def test_where_no_margin_is_right_none_is_returned(decoder: Callable[[Tensor], Tensor]) -> None:
+    with pytest.raises(ShapeError, match=r"but windows with this margin (differ|cannot)"):
+        receptive_margin(decoder, 4, size=32)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "message"),
+    [
+        (nn.Conv2d(4, 3, 3), "one whole number.* Pad its convolutions"),
+        (nn.Upsample(scale_factor=1.5), "one whole number"),
+        (nn.Upsample(scale_factor=(2, 3)), "one whole number"),
+        (lambda z: (z, z), "returns images .* got tuple. Return the images alone"),
+        (lambda z: z[0], r"got \(4, \d+, \d+\)"),
+    ],
+)
+def test_what_is_no_decoder_is_named(decoder: Callable[[Tensor], Tensor], message: str) -> None:
+    with pytest.raises(ShapeError, match=f"receptive_margin: .*{message}"):
+        receptive_margin(decoder, 4)
+    with pytest.raises(ShapeError, match=f"decode: .*{message}"):
+        decode(decoder, LATENTS.float(), window=5, margin=1)
+
+
+def test_what_is_tried_has_elements_of_a_floating_point_dtype() -> None:
+    for options in ({"size": 0}, {"like": torch.zeros(2, dtype=torch.int64)}):
+        with pytest.raises(ShapeError, match="expected at least one channel, a size of at least 1"):
+            receptive_margin(nn.Identity(), 4, **options)
+    assert receptive_margin(nn.Identity(), 4, like=torch.zeros(1).bfloat16()) == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("blend", [False, True])
+def test_sums_of_images_in_half_precision_do_not_overflow(dtype: torch.dtype, blend: bool) -> None:
+    latents = torch.full((1, 4, 9, 25), 30000, dtype=dtype)
+    for periodic in ((False, False), (True, True)):
+        options = {"window": 2, "margin": 6, "periodic": periodic, "blend": blend}
+        image = decode(
+            lambda z: z.repeat_interleave(2, 2).repeat_interleave(2, 3), latents, **options
+        )
+        assert image.dtype == dtype
+        assert torch.equal(image, latents[:, :, :1, :1].expand(1, 4, 18, 50))
+
+
+@pytest.mark.parametrize("window", [(9, 25), (4, 7), 5, (1, 1), np.int64(5)])
 def test_windows_with_the_margin_are_exact(window: int | tuple[int, int]) -> None:
     whole = decoder()(LATENTS)
     found = decode(decoder(), LATENTS, window=window, margin=MARGIN)
@@ -121,6 +223,8 @@ def test_bad_windows_are_named() -> None:
         ({"window": 0, "margin": 1}, "window of at least 1"),
         ({"window": 4, "margin": -1}, "margin of at least 0"),
         ({"window": (4,), "margin": 1}, "two axes"),
+        ({"window": 4.5, "margin": 1}, r"whole numbers, got 4\.5 and 1"),
+        ({"window": 4, "margin": 0.5}, r"whole numbers, got 4 and 0\.5"),
         ({"window": 4, "margin": 26, "periodic": (False, True)}, "wraps around"),
     ]:
         with pytest.raises(ShapeError, match=message):
@@ -131,3 +235,10 @@ def test_bad_windows_are_named() -> None:
         decode(identity, LATENTS[0], window=4, margin=1)
     with pytest.raises(ShapeError, match="one whole number"):
         decode(lambda z: z[..., 1:], LATENTS, window=4, margin=1)
+    with pytest.raises(ShapeError, match="a decoder of one scale, got 8 and 1"):
+        decode(
+            lambda z: z.repeat_interleave(z.shape[3], 2).repeat_interleave(z.shape[3], 3),
+            LATENTS,
+            window=(9, 8),
+            margin=0,
+        )

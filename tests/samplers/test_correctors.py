@@ -281,3 +281,8 @@ def test_predictors_that_extrapolate_are_told() -> None:
     with pytest.warns(UserWarning, match=r"UniPC\(.*\) extrapolates from earlier steps"):
         assert off(PredictorCorrector(UniPC(3), moves)) > 0.1
     assert off(PredictorCorrector(SDE(), moves)) < off(SDE())
+
+
+def test_a_step_in_place_of_a_log_density_is_named() -> None:
+    with pytest.raises(PgmdiffError, match=r"Metropolis: expected a function log_density.* 0\.1"):
+        Metropolis(0.1)  # type: ignore[arg-type]

@@ -8,18 +8,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import PgmdiffError, ShapeError
-from pgmdiff.gaussian import Gaussian
+from pgmdiff import (
+    Consistent,
+    Marginal,
+    PgmdiffError,
+    Posterior,
+    ShapeError,
+    compose,
+    gaussian,
+)
+from pgmdiff.conditioning import Isotropic, Mask, moment_matching
+from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import chain
 from pgmdiff.noise import RISE
 from pgmdiff.samplers import (
     DEIS,
+    SDE,
+    Adaptive,
     DPMSolver2M,
     Euler,
     Heun,
     Noise,
     Solver,
     State,
+    UniPC,
     karras,
     sample,
     time_travel,
@@ -169,3 +181,36 @@ def test_samples_that_explode_are_told() -> None:
 def away(unit: float, x: Tensor, sigma: Tensor) -> Tensor:
     """A score with the wrong sign."""
     return (x - 5 * unit) / sigma[:, None] ** 2
+
+
+@pytest.mark.parametrize("solver", [Heun(), UniPC(), SDE(), Adaptive()])
+def test_a_batch_of_0_is_sampled(solver: Solver) -> None:
+    data = ar1(4, 0.5)
+    mixture = GaussianMixture(torch.tensor([0.5, 0.5]).double(), [data, data])
+    covariances = gaussian.node_covariances(chain(4), data)
+    for rule in (Marginal(), Posterior(covariances), Consistent(covariances)):
+        score = compose(chain(4), gaussian.node_scores(chain(4), mixture), rule=rule)
+        x = sample(score, karras(4, 0.1, 3.0), shape=(0, 4), solver=solver, generator=0)
+        assert x.shape == (0, 4)
+
+
+def test_a_batch_of_0_has_scores_and_densities() -> None:
+    data, none = ar1(4, 0.5), torch.zeros(0, 4).double()
+    mixture = GaussianMixture(torch.tensor([0.5, 0.5]).double(), [data, data])
+    for q in (data, mixture):
+        for found in (q.score(none, 1.0), q.denoise(none, 1.0), q.sample(0, generator=0)):
+            assert found.shape == (0, 4)
+        assert q.log_density(none, 1.0).shape == (0,)
+        assert gaussian.composed_log_density(chain(4), q, none, 1.0).shape == (0,)
+    y = torch.tensor([1.0, 0.0, 0.0, 0.0]).double()
+    seen = torch.tensor([True, False, False, False])
+    for noise in (0.0, 0.5):
+        known = moment_matching(mixture.score, y, Mask(seen), Isotropic(), noise=noise)
+        assert known(none, torch.ones(0).double()).shape == (0, 4)
+        x = sample(known, karras(4, 0.1, 3.0), shape=(0, 4), generator=0, dtype=torch.float64)
+        assert x.shape == (0, 4)
+
+
+def test_a_complex_state_is_named() -> None:
+    with pytest.raises(PgmdiffError, match=r"a real state, got torch\.complex64"):
+        sample(TARGET.score, [1.0, 0.0], x=torch.ones(2, 2) * 1j, dtype=torch.float32)

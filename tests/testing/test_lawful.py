@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from pgmdiff import GraphError
+from pgmdiff import GraphError, PgmdiffError
 from pgmdiff.gaussian import composed_precision
 from pgmdiff.graphs import (
     FactorGraph,
@@ -219,6 +219,22 @@ def test_a_wrong_library_would_be_caught(
         assert_lawful(graph, only=[law])
 
 
+@pytest.mark.parametrize("name", [
+    "chain", "star", "tree", "hidden markov", "strip", "tiles", "ring", "grid", "junction tree",
+])  # fmt: skip
+def test_covariances_of_other_data_would_be_caught(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on junction trees, where messages converge to the exact score whatever they are."""
+    law = "consistent_composition_is_exact"
+    assert law in assert_lawful(FAMILIES[name], only=law).passed
+    right = laws.node_covariances
+    other = oracles.markov_gaussian(Subject(FAMILIES[name]).small, 99)
+    monkeypatch.setattr(laws, "node_covariances", lambda graph, q: right(graph, other))
+    with pytest.raises(LawBroken, match=r"consistent score at σ = 0\.3"):
+        assert_lawful(FAMILIES[name], only=law)
+
+
 def test_wrong_counting_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     right = laws.cluster_variation
 
@@ -249,6 +265,24 @@ def test_a_subject_may_be_networkx_and_nothing_else() -> None:
         assert_lawful({"f": "xy"})
     with pytest.raises(GraphError, match="no law is named 'gravity'"):
         assert_lawful(drawn, only=["gravity"])
+
+
+def test_a_law_and_a_seed_are_required() -> None:
+    with pytest.raises(GraphError, match=r"a law to check, got only=\[\]"):
+        assert_lawful(chain(3), only=[])
+    with pytest.raises(PgmdiffError, match=r"a seed from 0 to .*, got -1"):
+        lawful_at_random(chain(3), generator=-1)
+
+
+def test_lost_conditions_would_be_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    law, right = "saving_and_loading_is_the_identity", laws.to_json
+    graph = FactorGraph.from_scopes({"f": ("a", "b")}, conditions={"f": {"y": torch.ones(2)}})
+    for each in (graph, graph.regions):
+        assert law in assert_lawful(each, only=law).passed
+    monkeypatch.setattr(laws, "to_json", lambda g: right(replace(g, conditions={})))
+    for each in (graph, graph.regions):
+        with pytest.raises(LawBroken, match="loaded conditions"):
+            assert_lawful(each, only=law)
 
 
 def test_reduction_to_atoms_keeps_counts() -> None:

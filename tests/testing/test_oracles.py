@@ -6,8 +6,9 @@ from itertools import product
 import pytest
 import torch
 
+from pgmdiff import PgmdiffError, ShapeError, graphs
 from pgmdiff.gaussian import Gaussian, GaussianMixture
-from pgmdiff.testing import ModeChain, two_mode_chain
+from pgmdiff.testing import ModeChain, markov_gaussian, markov_mixture, two_mode_chain
 from pgmdiff.testing.oracles import SPREAD, WITHIN
 
 TABLES = {
@@ -58,3 +59,35 @@ def test_two_modes_stay_with_probability_nine_tenths() -> None:
     chain = two_mode_chain(3)
     kept = (chain.sample(4000, 0).sign().diff(dim=1) == 0).double().mean()
     assert abs(kept - 0.9) < 3 * math.sqrt(0.09 / 4000)
+
+
+def test_a_chain_of_modes_knows_its_arguments() -> None:
+    modes, table = torch.tensor([-2.0, 2.0]), torch.tensor([[0.45, 0.05], [0.05, 0.45]])
+    for wrong in (
+        (modes, 2 * table, 4),
+        (modes, table, 0),
+        (modes[:1], table, 4),
+        (modes, table - 0.1, 4),
+        (modes, torch.tensor([[0.4, 0.2], [0.1, 0.3]]), 4),
+        (modes / 0, table, 4),
+    ):
+        with pytest.raises(ShapeError, match="ModeChain: expected finite modes"):
+            ModeChain(*wrong)
+    chain, u = ModeChain(modes, table, 4), torch.randn(3, 4, generator=torch.Generator())
+    before = chain(u, 0.5)
+    modes += 1
+    table *= 2
+    assert torch.equal(chain(u, 0.5), before)
+    assert before.dtype == torch.float32
+    assert (before - chain(u.double(), 0.5)).abs().max() < 1e-5
+    for length in (3, 5):
+        with pytest.raises(ShapeError, match=r"states \[batch, 4\]"):
+            chain(torch.zeros(3, length).double(), 0.5)
+    with pytest.raises(ShapeError, match=r"got \(4,\) of"):
+        chain.log_density(torch.zeros(4).double(), 0.5)
+
+
+def test_seeds_of_random_distributions_are_those_of_noise() -> None:
+    for make in (markov_gaussian, markov_mixture):
+        with pytest.raises(PgmdiffError, match=r"expected a seed from 0 to 2\^64 - 1, got -1"):
+            make(graphs.chain(3), -1)
