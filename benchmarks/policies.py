@@ -32,7 +32,7 @@ class Policy(NamedTuple):
 
     damping: float = 0.5
     trust: float = 1.0
-    share: float = 0.1
+    share: float = 1 / 3
     secant: str = ""
     per_region: bool = False
     below: float = inf
@@ -45,8 +45,8 @@ POLICIES = {
     "trust 2": Policy(trust=2.0),
     "no trust": Policy(trust=inf),
     "least share 0": Policy(share=0.0),
-    "least share 0.03": Policy(share=0.03),
-    "least share 0.3": Policy(share=0.3),
+    "least share 0.1": Policy(share=0.1),
+    "least share 1": Policy(share=1.0),
     "least share 0, trust 2": Policy(trust=2.0, share=0.0),
     "least share 0, no trust": Policy(trust=inf, share=0.0),
     "damping 0.25": Policy(0.25),

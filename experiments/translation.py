@@ -163,11 +163,10 @@ def connect(studio: Studio) -> dict[str, Any]:
     seen = torch.ones(observed.shape[1:], dtype=torch.bool)
     seen[..., side:-side] = False
     maps, real = passage(left, right, gap), studio.real(5, studio.few(REAL), 3)
-    joint, whole = studio.joint(6), studio.consistent(6)
-    given = ways.Composed(studio.consistent(6, colours=True))
+    joint, whole, given = studio.joint(6), studio.consistent(6), studio.consistent(6, colours=True)
     methods: dict[str, tuple[Joint, Any, int, bool]] = {
-        "colours as conditions": (joint, given, STEPS, True),
-        "Consistent": (whole, ways.Composed(whole), STEPS, True),
+        "colours as conditions": (joint, ways.Composed(given), STEPS, True),
+        "Consistent": (given, ways.Composed(given), STEPS, True),
         "Jacobians": (joint, ways.Tweedie(), MORE_STEPS, True),
         "no conditions": (joint, ways.Composed(whole), STEPS, False),
     }

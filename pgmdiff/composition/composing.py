@@ -67,8 +67,8 @@ def compose(
 
     Raises:
         GraphError: it is no graph, its counting numbers are invalid, or a condition names no node.
-        ScoreError: a node that must be evaluated has no score. (Scores of nodes that the graph does not
-            have may be among those given: they may serve other graphs.)
+        ScoreError: a node that must be evaluated has no score. (Those of nodes that the graph does
+            not have may be among the scores: they may serve other graphs.)
         ShapeError: a field does not fit the state.
 
     Source: Zhang et al., "DiffCollage: parallel generation of large content with diffusion

@@ -13,12 +13,17 @@ K is the maximum-entropy completion of the Σ_r (see `precision.completing`) and
 precision; on a junction tree K = P. The damping is γ, and τ ≤ 1, per sample, keeps every
 rms(σ η_r) within the trust radius. The least share ε is how closely a denoiser is relied on: in
 directions of variance far below that of the noise it keeps less of its input than an imperfect
-network can be right about, and what it is wrong by would be multiplied by σ² Σ_r⁻¹. With observed
-elements σ² in it is the mean of their σ̃², see `observed`. At a fixed point d_r = A_r s for all r:
-this is expectation consistency with first moments (Opper, Winther, "Expectation consistent
-approximate inference", 2005; Heskes, Opper, Wiegerinck, Winther, Zoeter, "Approximate inference
-techniques with expectation constraints", 2005). From η = 0 the first evaluation is posterior
-composition.
+network can be right about, and what it is wrong by would be multiplied by σ² Σ_r⁻¹. If a message
+moves by δ, the local mean d_r moves by J δ, with J the Jacobian of the denoiser, between 0 and I
+for log-concave data. At ε ≥ γ / (2 - γ), as by default, the eigenvalues of
+γ (I + σ² (Σ_r + ε σ² I)⁻¹) J are at most 2, whatever Σ_r: no update leaves d_r farther from what is
+asked of it than it was. (Regions that contradict each other may still drive each other.) With
+observed elements σ² in it is the mean of their σ̃², see `observed`.
+
+At a fixed point d_r = A_r s for all r: this is expectation consistency with first moments (Opper,
+Winther, "Expectation consistent approximate inference", 2005; Heskes, Opper, Wiegerinck, Winther,
+Zoeter, "Approximate inference techniques with expectation constraints", 2005). From η = 0 the first
+evaluation is posterior composition.
 
 On loops the last term fades where data is not Gaussian; see `loops`. Regions on equal elements,
 such as posteriors of many observations, exchange precisions, too; see `stars`.
@@ -103,7 +108,7 @@ class Consistent(Closure):
 
     trust: float = 1.0
     damping: float = 0.5
-    least_share: float = 0.1
+    least_share: float = 1 / 3
     iterations: int = 1
     star: Stars | None = field(default=None, init=False, compare=False, repr=False)
 

@@ -221,9 +221,10 @@ def moment_matching(
             for that of `choose_covariance`.
         noise: σ_y, the standard deviation of the noise; 0 for a noiseless observation. It may be
             one number, one for each observed value `[*observed]` (axes of 1 stand for all of
-            theirs), or of a `Stacked` operator a list of one for each of its operators. Correlated noise is given by its covariance matrix R,
-            `[*observed, *observed]`, in place of deviations. Of complex values, real and imaginary
-            part each have this noise, independent of the other.
+            theirs), or of a `Stacked` operator a list of one for each of its operators. Correlated
+            noise is given by its covariance matrix R, `[*observed, *observed]`, in place of
+            deviations. Of complex values, real and imaginary part each have this noise, independent
+            of the other.
         tolerance: the relative residual at which the solve with H V Hᵀ + σ_y² I stops; None for
             1e-10 in float64 and 1e-5 in float32.
         most_steps: the number of its steps after which it stops; None for 10 with `Tweedie`, where

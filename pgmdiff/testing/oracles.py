@@ -202,7 +202,11 @@ class ModeChain:
         return [torch.linalg.eigh(covariance[:n, :n]) for n in range(1, self.length + 1)]
 
     def log_density(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """Log q_σ(u) in nats, `[batch]`, for u `[batch, length]`."""
+        """Log q_σ(u) in nats, `[batch]`, for u `[batch, length]`.
+
+        Raises:
+            ShapeError: u has another shape, or no floating-point dtype.
+        """
         if u.ndim != 2 or u.shape[1] != self.length or not u.is_floating_point():
             raise ShapeError(
                 f"ModeChain: expected states [batch, {self.length}] of a floating-point dtype, got "

@@ -156,7 +156,8 @@ def _warn_of_units(crops: Sequence[Tensor]) -> None:
     if len(vary) and vary.max() > APART * vary.min():
         what, others = "elements", ""
         if first.ndim > 2:
-            what, others = "channels", (
+            what = "channels"
+            others = (
                 "; or use UNet(..., whitened=True) with wiener=True, and sample around the mean of "
                 "each (mean=), with levels that end far below the smallest deviation"
             )

@@ -151,7 +151,7 @@ class EDMDenoiser(nn.Module):
     σ is a number, one noise level per sample, `[batch]`, or one per element, with the shape of x;
     the network receives its logarithm, `[batch]` or like x. It says that it is `per_element` if its
     network has `noise_field = True` and there are no filters. `state_dict()` holds all that
-    `load_state_dict` needs: the weights, `sigma_data`, `mean`, `unit` and `always`, and the filters.
+    `load_state_dict` needs: the weights, `sigma_data`, `mean`, `unit`, `always` and the filters.
     (Files without these, older ones, leave what the denoiser was made with.) A warning says so if a
     call leaves out a condition that training `always` gave.
 

@@ -10,12 +10,15 @@ from benchmarks.damping import too_steep
 from pgmdiff import compose, gaussian, graphs
 from pgmdiff.composition import Consistent
 from pgmdiff.composition.joint import Joint
+from pgmdiff.composition.posterior import sharpened
 from pgmdiff.gaussian import Gaussian
+from pgmdiff.noise import torch_generator
 from pgmdiff.samplers import Heun, karras, sample
 
 GRAPH = graphs.tiles((26,), (8,), (2,))
 PLACES = torch.arange(26)
 Q = Gaussian(torch.zeros(26).double(), 0.94 ** (PLACES[:, None] - PLACES).abs().double())
+COVARIANCES = gaussian.node_covariances(GRAPH, Q)
 FREE = {"damping": 1.0, "trust": 1e100, "least_share": 0.0}
 KINDS = ["rough", "smooth"]
 
@@ -26,8 +29,7 @@ def imperfect(kind: str, **options: float) -> Joint:
     It is 2 times too large at σ = 3 and 23 times at σ = 40. The network of the sea's temperatures
     errs in the first way, by as much: see `python -m benchmarks damping`.
     """
-    rule = Consistent(gaussian.node_covariances(GRAPH, Q), **options)
-    return compose(GRAPH, too_steep(kind, Q), rule=rule)
+    return compose(GRAPH, too_steep(kind, Q), rule=Consistent(COVARIANCES, **options))
 
 
 def sizes(joint: Joint, sigma: float, calls: int) -> list[float]:
@@ -84,3 +86,51 @@ def test_a_least_share_keeps_messages_of_rough_errors_small() -> None:
         with_share = max(sizes(imperfect("rough", **free), sigma, 30))
         without = max(sizes(imperfect("rough", **free, least_share=0.0), sigma, 30))
         assert with_share < 5 < 1e3 < without
+
+
+@pytest.mark.parametrize("damping", [0.25, 0.5, 1.0])
+def test_at_the_usual_least_share_no_update_leaves_a_region_farther_from_what_is_asked(
+    damping: float,
+) -> None:
+    """Whatever the covariances say, for Jacobians between 0 and 1; at a third of it, some do.
+
+    Distances of d_r from A_r s, which is held, are those of F = I + σ² (Σ_r + ε σ² I)⁻¹, by which
+    messages move; see the module.
+    """
+    graph, generator = graphs.tiles((10,), (4,), (2,)), torch_generator(3, "Jacobians")
+    factors = torch.randn(20, 10, 10, generator=generator).double()
+    jacobians = {}
+    for width in (2, 4):
+        vectors, _ = torch.linalg.qr(torch.randn(width, width, generator=generator).double())
+        jacobians[width] = (vectors * torch.linspace(0.2, 1.0, width)) @ vectors.T
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        return (x @ jacobians[x.shape[1]] - x) / sigma[:, None] ** 2
+
+    def grown(share: float) -> float:
+        """The largest ratio of the square of a distance after an update to that before."""
+        found = []
+        for factor in factors:
+            whole = factor @ torch.diag(torch.logspace(-3, 3, 10).double()) @ factor.T
+            index = {name: graph.elements(name) for name in graph.names}
+            covariances = {name: whole[i][:, i] for name, i in index.items()}
+            joint = compose(graph, score, rule=Consistent(covariances))
+            rule = joint.rule
+            assert isinstance(rule, Consistent)
+            for level in (0.1, 1.0, 10.0):
+                noise = torch.randn(3, 10, generator=generator).double()
+                u, sigma = level * noise, torch.full((3,), level).double()
+                asked, _, before = rule.heard(joint.evaluate, u, sigma, None, None, share=share)
+                messages = torch.cat([(damping * a.move).flatten(1) for a in before], dim=1)
+                now, _, after = rule.heard(joint.evaluate, u, sigma, None, messages, share=share)
+                for old, new in zip(before, after, strict=True):
+                    gap = new.gap + new.chunk.gather(asked) - new.chunk.gather(now)
+                    moved = sharpened(gap, new.chunk, sigma, torch.full((3, 1), share * level**2))
+                    ratios = (gap * moved).sum(dim=2) / (old.gap * old.move).sum(dim=2)
+                    found.append(float(ratios.max()))
+        return max(found)
+
+    usual = damping / (2 - damping)
+    assert damping != 0.5 or usual == Consistent.least_share
+    assert grown(usual) <= 1 + 1e-6
+    assert grown(usual / 3) > 1.5

@@ -209,7 +209,7 @@ def test_a_run_is_refused_another_score_start_or_dtype(tmp_path: Path) -> None:
 
 
 def test_a_run_goes_on_with_smaller_calls_but_not_under_another_rule(tmp_path: Path) -> None:
-    """As after running out of memory; models, conditions and the rule must be those it began with."""
+    """As after running out of memory; models, conditions and the rule must be those of before."""
     target, calls = ar1(3, 0.5), list[int]()
 
     def scores(stop: float = float("inf")) -> dict[str, Callable[..., Tensor]]:

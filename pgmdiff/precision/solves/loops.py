@@ -165,7 +165,7 @@ class Loops(Fading, Eigen):
             top = float(torch.linalg.eigvalsh(relative)[-1])
         kept = 1.0 if top <= 1 - DEFINITE else (1 - DEFINITE) / top
         matrix = torch.eye(n).to(gap) + sigma**2 * self.completion - kept * gap
-        return Level(torch.linalg.inv(matrix), kept)
+        return Level(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), kept)
 
 
 class LargeLoops(Fading):
