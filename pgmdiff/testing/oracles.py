@@ -169,16 +169,15 @@ class ModeChain:
     length: int
 
     def __post_init__(self) -> None:
-        modes, table = (
-            torch.as_tensor(part).detach().double() for part in (self.modes, self.table)
-        )
+        given = (self.modes, self.table)
+        modes, table = (torch.as_tensor(part).detach().double().clone() for part in given)
         start = table.sum(dim=0)
         fits = table.ndim == 2 and table.shape == (*modes.shape, *modes.shape) and self.length >= 1
         if not (
             fits
             and table.min() >= 0
             and start.min() > 0
-            and torch.allclose(start.sum(), torch.ones_like(start[0]), rtol=0, atol=1e-6)
+            and abs(float(table.sum()) - 1) <= 1e-6
             and torch.allclose(start, table.sum(dim=1), rtol=0, atol=1e-6)
             and modes.isfinite().all()
         ):
@@ -188,8 +187,8 @@ class ModeChain:
                 f"{tuple(modes.shape)}, {tuple(table.shape)} with the sum {table.sum():.6g}, and "
                 f"{self.length}. Divide the table by its sum."
             )
-        for name, part in zip(("modes", "table"), (modes, table), strict=True):
-            object.__setattr__(self, name, part.clone())
+        object.__setattr__(self, "modes", modes)
+        object.__setattr__(self, "table", table)
 
     def __repr__(self) -> str:
         return described(self, counted(self.length, "variable"), counted(len(self.modes), "mode"))

@@ -289,7 +289,7 @@ def train(
         begin, seed = facts["step"], facts["run"]["seed"] if generator is None else seed
         check_same(f"fit: {run}", facts["run"], {**given, "seed": seed}, ELSEWHERE)
         _restore(tensors, denoiser, average, optimizer)
-    noise, always = Noise((split_seed(seed, ranks)[rank],)), set[str]()
+    noise = Noise((split_seed(seed, ranks)[rank],))
 
     p_mean = math.log(0.6 * denoiser.sigma_data) if p_mean is None else p_mean
     edges = torch.tensor([p_mean - 0.43 * p_std, p_mean + 0.43 * p_std], device=place)
@@ -318,8 +318,10 @@ def train(
             crop = crops.draw(batch, stream)
             if step == begin:
                 _warn_of_classes(denoiser, {*crops.words, *crop.condition})
-                always = crop.condition.keys() - crops.null_condition.keys()
-            always &= crop.condition.keys()
+            before = (
+                averaged.always if step else crop.condition.keys() - crops.null_condition.keys()
+            )
+            averaged.always = frozenset(before & crop.condition.keys())
             with torch.autocast(place.type, torch.bfloat16, enabled=rounded):
                 loss = denoising_loss(
                     model,
@@ -347,7 +349,6 @@ def train(
                 bar.set_postfix({name: f"{mean.item():.3f}" for name, mean in means})
                 bands.zero_()
     if begin < steps:
-        averaged.always = frozenset(always)
         save(steps, last=True)
     return averaged.eval().requires_grad_(False)
 

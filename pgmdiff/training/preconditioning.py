@@ -194,11 +194,12 @@ class EDMDenoiser(nn.Module):
         self.always = frozenset[str]()
 
     def forward(self, x: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
-        if missing := ", ".join(map(repr, sorted(self.always - condition.keys()))):
+        if missing := self.always - condition.keys():
             warn(
-                f"EDMDenoiser: got no {missing}, with which it was always trained: what it says "
-                "without was never learnt. Give it, as to compose(conditions=) or at the call; or "
-                "train with null_condition= to make it optional."
+                f"EDMDenoiser: got no {', '.join(map(repr, sorted(missing)))}, with which it was "
+                "always trained: what it says without was never learnt. Give it, as to "
+                "compose(conditions=) or at the call; or train with null_condition= to make it "
+                "optional."
             )
         if not isinstance(sigma, Tensor) or sigma.ndim == 0:
             sigma = per_sample(sigma, x)

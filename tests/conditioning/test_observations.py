@@ -112,7 +112,7 @@ def test_axes_of_1_stand_for_all_of_theirs() -> None:
     """As of one deviation per channel, also in a stack and of a function, but not of other axes."""
     q = Gaussian(torch.zeros(2, 3, 2), torch.eye(12).double() + 0.5)
     y, noise = random(1, 12, seed=1).reshape(2, 3, 2), torch.tensor([0.1, 0.7]).reshape(2, 1, 1)
-    mask, u = Mask(torch.rand(2, 3, 2) > 0.3), random(3, 12).reshape(3, 2, 3, 2)
+    mask, u = Mask(random(1, 12, seed=2).reshape(2, 3, 2) > -0.5), random(3, 12).reshape(3, 2, 3, 2)
     whole = noise.expand(2, 3, 2)
     for h, each, full in [
         (mask, noise, whole),

@@ -17,6 +17,7 @@ from pgmdiff.graphs import FactorGraph, chain, tiles
 from pgmdiff.models.series import SeriesNet
 from pgmdiff.models.unet import UNet, save_weights, trained
 from pgmdiff.noise import Noise, split_seed
+from pgmdiff.samplers import Run
 from pgmdiff.training import (
     EDMDenoiser,
     WienerFilter,
@@ -210,6 +211,35 @@ def test_a_condition_that_training_always_gave_is_missed(tmp_path: Path) -> None
         fit(shapes, network(), data, steps=2, generator=0, **given)(x, sigma)
     one = {graph.names[0]: {"position": torch.zeros(2)}}
     fit(graph, network(), data, steps=20, conditions=one, generator=0)(x, sigma)
+
+
+def test_a_resumed_training_knows_of_crops_without_a_condition_before(tmp_path: Path) -> None:
+    """Killed before its last step, whatever that draws; the finished one is read with it, too."""
+
+    class Dies(SeriesNet):
+        left = 10**6
+
+        def forward(self, *inputs: Tensor, **condition: Tensor | None) -> Tensor:
+            self.left -= 1
+            if self.left < 0:
+                raise KeyboardInterrupt
+            return super().forward(*inputs, **condition)
+
+    data = torch.randn(4, 1, 32, generator=torch.Generator().manual_seed(0))
+    graph = tiles((1, 32), (1, 16), (0, 8))
+    one: Any = {name: {"position": torch.zeros(2)} for name in graph.names[1:]}
+    for seed in range(4):
+        for conditions in (one, one | {graph.names[0]: one[graph.names[1]]}):
+            options: Any = {"steps": 12, "conditions": conditions, "generator": seed}
+            options["run"] = Run(tmp_path / f"{seed} {len(conditions)}", every=0)
+            network = Dies(1, width=8, depth=1, position=2)
+            network.left = 11
+            with pytest.raises(KeyboardInterrupt):
+                fit(graph, network, data, **options)
+            network.left = 10**6
+            for _ in range(2):
+                found = fit(graph, network, data, **options)
+                assert found.always == ({"position"} if len(conditions) > len(one) else set())
 
 
 @pytest.mark.parametrize("wiener", [False, True])
