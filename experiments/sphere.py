@@ -234,6 +234,9 @@ def views(x: Tensor, n: int, seed: int, *, edges: bool) -> Tensor:
     for image in wide:
         chosen = torch.randint(6, (n,), generator=stream)
         right, down, normal = frames[chosen].unbind(dim=1)
+        turns = torch.randint(4, (n,), generator=stream)  # else they see one edge of each face
+        sides = torch.stack([right, down, -right, -down])
+        right, down = (sides[(turns + k) % 4, torch.arange(n)] for k in (0, 1))
         along = 1.6 * torch.rand(n, 1, generator=stream) - 0.8
         ahead = normal + (right + along * down if edges else 0 * right)
         ahead, angle = F.normalize(ahead, dim=1), 6.2832 * torch.rand(n, 1, generator=stream)

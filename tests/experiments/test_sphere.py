@@ -4,6 +4,7 @@ The network is replaced by a painter of flat colours, but where its own weights 
 """
 
 import re
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,16 @@ def test_views_look_at_edges() -> None:
     across, within = (sphere.views(x, 8, 0, edges=edges)[0] for edges in (True, False))
     assert (across.flatten(1).std(dim=1) > 0.2).all()
     assert (within[:, :, 8:16, 8:16].flatten(1).std(dim=1) < 1e-5).all()
+
+
+def test_views_look_at_every_edge_equally_often() -> None:
+    x = torch.eye(6)[:, :, None, None].expand(6, 6, SIDE, SIDE)[None]
+    middle = sphere.views(x, 600, 0, edges=True)[0][..., SIDE // 2 - 2 : SIDE // 2 + 2, :]
+    shares = middle[..., SIDE // 2 - 2 : SIDE // 2 + 2].mean(dim=(2, 3))
+    pairs = Counter(tuple(sorted(pair.tolist())) for pair in shares.topk(2).indices)
+    assert len(pairs) == 12
+    assert min(pairs.values()) > 25
+    assert max(pairs.values()) < 80
 
 
 def test_painted_segmentations_have_one_class_per_pixel() -> None:
