@@ -229,7 +229,7 @@ class Closure(Rule, ABC):
                 chunk.add(means, tilted)
             chunk.add(total, sharpened(tilted, chunk, sigma) - eta)
             if start is not None:  # the marginal rule's score
-                chunk.add(start, (scores if seen is None else tilted).detach())
+                chunk.add(start, (scores if seen is None else tilted).detach().to(start))
             if loops is not None and loops.fades:
                 tilt, own = eta, scores
                 if seen is not None:  # an observation is a message, too

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pgmdiff import Consistent, GraphError, Marginal, Posterior, ScoreError, ShapeError, compose
 from pgmdiff.composition.rules import Average, Rule, bound
+from pgmdiff.conditioning import Mask, moment_matching
 from pgmdiff.gaussian import (
     Gaussian,
     GaussianMixture,
@@ -223,7 +224,8 @@ def test_the_solves_agree() -> None:
     assert ConjugateGradients(joint.precision).product(b).allclose(b @ dense)
 
 
-def test_large_states_are_solved_by_conjugate_gradients() -> None:
+def test_large_states_are_solved_by_conjugate_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgmdiff.precision.solves.choice.FACTORED", 1_000_000)
     graph = tiles((56, 40), (16, 16), (8, 4), remainder="shift")
     place = torch.arange(56.0)
     rows = 0.7 ** (place[:, None] - place).abs()
@@ -243,6 +245,11 @@ def test_large_states_are_solved_by_conjugate_gradients() -> None:
     total = replace(joint, rule=bound(joint.rule, solve=Unsolved()))(u, 0.5).reshape(2, -1)
     expected = torch.linalg.solve(torch.eye(2240, dtype=u.dtype) + 0.25 * dense, total.T).T
     assert relative(joint(u, 0.5).reshape(2, -1), expected) < 1e-8
+    y, known = torch.ones(56, 40), Mask(torch.arange(40) < 3, event_shape=(56, 40))
+    conditioned = moment_matching(joint, y, known, noise=0.1)
+    single = conditioned(u.float(), 0.5)
+    assert single.dtype == torch.float32
+    assert relative(single.double(), conditioned(u, 0.5)) < 1e-4
 
 
 def test_indefinite_precisions_do_no_harm_where_there_is_a_completion() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import Consistent, GraphError, Posterior, compose
+from pgmdiff import Consistent, GraphError, Posterior, ScoreError, compose
 from pgmdiff.composition.rules import bound
 from pgmdiff.gaussian import node_covariances, node_scores
 from pgmdiff.graphs import RegionGraph, tiles, torus
@@ -169,6 +169,45 @@ def test_the_marginal_rule_is_a_good_start_for_conjugate_gradients() -> None:
         assert solve.residual < 1e-13
         steps.append(solve.steps)
     assert steps[1] < steps[0]
+
+
+class Field(Covariances):
+    """Exponential decay along both axes."""
+
+    def of(self, group):
+        rows, columns = (torch.arange(n, dtype=torch.float64) for n in group.shape)
+        lines = (0.97 ** (each - each[:, None]).abs() for each in (rows, columns))
+        return torch.kron(*lines)[None]
+
+
+def test_where_conjugate_gradients_are_too_slow_the_precision_is_factorised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A field of long correlations at large σ, where the precision is ill-conditioned."""
+    precision = ComposedPrecision(tiles((20, 20), 8, 4), Field())
+    assert isinstance(solver_of(ComposedPrecision(tiles((40, 40), 8, 4), Field())), SparseFactors)
+    solve, eye = ConjugateGradients(precision, most_steps=40), torch.eye(400).double()
+    b, levels = states(400), torch.tensor([0.3, 1.0, 20.0, 20.0]).double()
+    small = torch.full((4,), 0.02).double()
+    for sigma, slow in ((small, False), (levels, True), (small, False), (levels + 1, True)):
+        dense = eye + sigma[:, None, None] ** 2 * precision.dense()
+        expected = torch.linalg.solve(dense, b)
+        assert relative(solve(b, sigma), expected) < 1e-9
+        assert (solve.steps == 0) == slow
+        assert solve.residual < 1e-12
+    leaf, sigma = b.clone().requires_grad_(), torch.full((4,), 20.0).double().requires_grad_()
+    direct = SparseFactors(precision)
+    for one, two in zip(
+        torch.autograd.grad(solve(leaf, sigma).square().sum(), (leaf, sigma)),
+        torch.autograd.grad(direct(leaf, sigma).square().sum(), (leaf, sigma)),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, two)
+    torch.testing.assert_close(solve.log_determinant(levels), direct.log_determinant(levels))
+    assert torch.equal(pickle.loads(pickle.dumps(solve))(b, sigma), solve(b, sigma))
+    monkeypatch.setattr("pgmdiff.precision.solves.iterative.SPARSE_ENTRIES", 0)
+    with pytest.raises(ScoreError, match=r"after 40 steps\. P is too large .* lower first noise"):
+        ConjugateGradients(precision, most_steps=40)(b, levels)
 
 
 class OtherFloors(Covariances):

@@ -7,8 +7,10 @@ r"""The choice of a solve with I + σ² P, by structure and size: the first that
                           and Fourier transforms over the shifts leave one small block per frequency
     `BlockTree`           regions in a row, such as windows along one axis, or on a tree: block
                           Cholesky factors
-    `SparseFactors`       any other junction tree, with separators within separators: sparse LU
-    `ConjugateGradients`  all else: only products, started from the marginal rule's score
+    `SparseFactors`       any other junction tree, with separators within separators, and graphs
+                          whose Σ_r⁻¹ have up to four million entries: sparse LU
+    `ConjugateGradients`  all else: products, started from the marginal rule's score; where they
+                          do not converge, sparse LU, if P fits into memory
 
 `BlockTree` needs no copies to the CPU. On a CPU it makes the factors of a new σ two to four times
 as fast as `SparseFactors` for cliques of 16 elements and more, from 10,000 elements on, and those
@@ -33,11 +35,16 @@ from pgmdiff.precision.solves.small_space import SmallSpace, common_floor
 
 __all__ = ["Channelwise", "solver_of"]
 
+FACTORED = 4_000_000
+"""Most entries of the Σ_r⁻¹ of a graph that is no junction tree for which P is factorised."""
+
 
 def solver_of(precision: ComposedPrecision) -> Solve:
     """The solve that suits a graph and its covariances; see the module for the order.
 
-    All but `ConjugateGradients`, the last, are exact up to rounding.
+    All but `ConjugateGradients`, the last, are exact up to rounding. On two-dimensional fields of
+    neighbouring correlation 0.9, 9,216 elements in windows of 8 × 8, sparse LU takes 0.25 s for a
+    new σ and 5 ms for another solve, where conjugate gradients take thousands of steps and 3 s.
 
     Args:
         precision: P, which knows its graph and covariances.
@@ -58,7 +65,7 @@ def solver_of(precision: ComposedPrecision) -> Solve:
     nodes = nodes_of(precision)
     if nodes is not None:
         return BlockTree(precision, nodes)
-    if on_junction_tree(graph):
+    if on_junction_tree(graph) or precision.n_entries <= FACTORED:
         return SparseFactors(precision)
     return ConjugateGradients(precision)
 

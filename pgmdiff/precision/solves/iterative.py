@@ -1,21 +1,23 @@
 """Solves by conjugate gradients, for graphs and covariances without a structure that helps."""
 
+from functools import cached_property
+from math import inf
+
 import torch
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ScoreError
-from pgmdiff.linalg import implicit, iterate_conjugate_gradients
+from pgmdiff.linalg import Solution, implicit, iterate_conjugate_gradients
 from pgmdiff.precision.forms import RegionPrecisions
 from pgmdiff.precision.precision import ComposedPrecision
 from pgmdiff.precision.solves.base import (
-    SMALL,
     SPARSE_ENTRIES,
     Placed,
     Solve,
     indefinite,
     symmetric,
 )
-from pgmdiff.precision.solves.direct import positive_pivots
+from pgmdiff.precision.solves.direct import SparseFactors, positive_pivots
 from pgmdiff.text import by_field
 
 __all__ = ["ConjugateGradients"]
@@ -79,9 +81,13 @@ class Products(Placed):
 class ConjugateGradients(Solve):
     """Products with P only, preconditioned by its diagonal, on the state's device, in float64.
 
+    Where they do not converge, P is factorised, if its entries fit into memory (`SPARSE_ENTRIES`):
+    from that σ on `SparseFactors` solves.
+
     Args:
         precision: P. Beyond `TESTED` elements an indefinite one is found only while solving.
-        most_steps: the largest number of iterations; a solve that has not converged then fails.
+        most_steps: the largest number of iterations, after which P is factorised, or the solve
+            fails; 500 in the first case and 5,000 in the second if None.
         tolerance: the relative residual at which they stop.
 
     Attributes:
@@ -95,12 +101,18 @@ class ConjugateGradients(Solve):
     uses_start = True
 
     def __init__(
-        self, precision: ComposedPrecision, *, most_steps: int = 500, tolerance: float = ROUNDING
+        self,
+        precision: ComposedPrecision,
+        *,
+        most_steps: int | None = None,
+        tolerance: float = ROUNDING,
     ) -> None:
         self.precision, self.product = precision, Products(precision)
-        self.most_steps, self.tolerance = most_steps, tolerance
+        unless_told = 5_000 if self.product.sparse is None else 500
+        self.most_steps = unless_told if most_steps is None else most_steps
+        self.tolerance = tolerance
         self.steps = 0
-        self._residual = 0.0
+        self._residual, self._hard = 0.0, inf
         tested = precision.graph.n_elements <= TESTED
         if tested and not positive_pivots(precision.sparse()):
             raise indefinite(precision)
@@ -111,31 +123,47 @@ class ConjugateGradients(Solve):
 
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
         def solve(right: Tensor, sigma: Tensor) -> Tensor:
-            wide, s2 = right.double(), sigma.double()[:, None] ** 2
-            diagonal = self.product.diagonal(wide)
-            found = iterate_conjugate_gradients(
-                lambda v: v + s2 * self.product(v),
-                wide,
-                tolerance=self.tolerance,
-                most_steps=self.most_steps,
-                scale=1 / (1 + s2 * diagonal).clamp(min=1e-12),
-                start=None if start is None else start.detach().to(wide),
-                indefinite=lambda: indefinite(self.precision),
-            )
-            self.steps, self._residual = found.steps, found.residual
-            if not found.residual <= max(ACCEPTED, self.tolerance):
-                raise ScoreError(
-                    f"Joint: conjugate gradients left a relative residual of "
-                    f"{found.residual:.2g} after {found.steps} steps. {found.reason} Better "
-                    "conditioned covariances (a larger ridge) help."
-                )
-            return found.x.to(right)
+            level = float(sigma.max()) if len(sigma) else 0.0
+            if level < self._hard:
+                found = self._iterated(right.double(), sigma.double(), start)
+                self.steps, self._residual = found.steps, found.residual
+                if found.residual <= max(ACCEPTED, self.tolerance):
+                    return found.x.to(right)
+                slow = found.steps == self.most_steps
+                if not slow or self.product.sparse is None:
+                    why = "P is too large to be factorised." if slow else found.reason
+                    raise ScoreError(
+                        f"Joint: conjugate gradients left a relative residual of "
+                        f"{found.residual:.2g} after {found.steps} steps. {why} Better conditioned "
+                        "covariances (a larger ridge), smaller regions or a lower first noise "
+                        "level help."
+                    )
+                self._hard = level
+            self.steps, self._residual = 0, 0.0
+            return self._factors(right, sigma)
 
         return symmetric(solve, b, sigma)
 
+    def _iterated(self, b: Tensor, sigma: Tensor, start: Tensor | None) -> Solution:
+        s2 = sigma[:, None] ** 2
+        return iterate_conjugate_gradients(
+            lambda v: v + s2 * self.product(v),
+            b,
+            tolerance=self.tolerance,
+            most_steps=self.most_steps,
+            scale=1 / (1 + s2 * self.product.diagonal(b)).clamp(min=1e-12),
+            start=None if start is None else start.detach().to(b),
+            indefinite=lambda: indefinite(self.precision),
+        )
+
+    @cached_property
+    def _factors(self) -> SparseFactors:
+        return SparseFactors(self.precision)
+
     def log_determinant(self, sigma: Tensor) -> Tensor:
+        if self.product.sparse is not None:
+            return self._factors.log_determinant(sigma)
         raise GraphError(
             f"Joint.log_density: log det(I + σ² P) of {self.precision.graph.n_elements} elements "
-            f"is not computed beyond {SMALL} elements, except on junction trees, for low rank and "
-            "on periodic windows. The score does not need it."
+            "is not computed where P is too large to be factorised. The score does not need it."
         )
