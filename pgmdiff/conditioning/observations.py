@@ -83,6 +83,8 @@ class Observation:
             )
         h: Any = Mask(operator) if is_mask else operator
         linear = h if isinstance(h, LinearOperator) else None
+        if linear is None and callable(getattr(h, "A", None)):
+            h = h.A  # of deepinv's physics, which when called adds noise to that
         if linear is None and not callable(h):
             raise PgmdiffError(
                 f"{what}: expected an operator or a function, got {type(h).__name__}. See "
@@ -106,6 +108,8 @@ class Observation:
         if not y.isfinite().all():
             raise ShapeError(f"{what}: an observed value is not finite. Mask what is missing.")
         y = y.clone()  # the caller may change theirs
+        if linear is not None and not isinstance(linear, Operator):
+            _check_linear(what, y, linear)
         known: Any = ()
         if project or noise is not None:
             known = _spread(what, noise, h, shape, y)
@@ -377,6 +381,22 @@ def _deviations(what: str, noise: Any, shape: Shape) -> Tensor:
             f"covariance matrix {[*shape, *shape]}, got {brief(noise)}."
         )
     return given.double().expand(shape)
+
+
+def _check_linear(what: str, y: Tensor, operator: LinearOperator) -> None:
+    """Raises `PgmdiffError` unless A(-2 v) = -2 A(v) for a v in the range of the adjoint."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(y.shape, generator=generator, dtype=y.dtype).to(y.device)
+    with torch.no_grad():
+        v = asked(what, operator.A_adjoint, drawn)
+        one, other = (asked(what, operator.A, each) for each in (v, -2 * v))
+    gap, scale = (other + 2 * one).abs(), other.abs()
+    if y.numel() and not gap.max() <= 1e-3 * scale.max().clamp(min=1e-30):
+        raise PgmdiffError(
+            f"{what}: {brief(operator)} has an adjoint, but is not linear: A(-2 v) differs from "
+            f"-2 A(v) by {gap.max():.3g}, where values are up to {scale.max():.3g}. Give the "
+            "function operator.A to moment_matching or reconstruction, which accept nonlinear ones."
+        )
 
 
 def _in_range(what: str, y: Tensor, operator: LinearOperator) -> Tensor:

@@ -44,6 +44,8 @@ def _denoised(denoiser: Any, x: Tensor, sigma: Tensor, **condition: Any) -> Tens
         return sigma_t / alpha  # type: ignore[no-any-return]
 
     check_device(denoiser, x)
+    if not len(x):
+        return x.clone()
     t = time_at(ratio, sigma)
     alpha, sigma_t = (value.to(x) for value in denoiser.schedule(t))
     x_t = x * beside(as_seen(alpha, sigma_t, sigma), x)

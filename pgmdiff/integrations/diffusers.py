@@ -350,7 +350,7 @@ def drive(
     if hasattr(driven, "noise_sampler_seed"):
         driven.noise_sampler_seed = seeds
     if "generator" in inspect.signature(driven.step).parameters:
-        own["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
+        own["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds] or None
     joint = begun(joint)
     for i, t in enumerate(tqdm(timesteps, disable=not progress, desc="sampling")):
         driven.scale_model_input(x, t) if hasattr(driven, "scale_model_input") else None

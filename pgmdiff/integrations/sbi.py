@@ -3,7 +3,9 @@ r"""Scores from the estimators of sbi for one observation, composed over many ob
 An estimator (NPSE, FMPE) returns ∇ log p_t(θ_t | y) of θ_t = m_t θ + s_t ε. With u = θ_t / m_t and
 σ = s_t / m_t the variance-exploding score is
 
-    s(u, σ | y) = m_t ∇ log p_t(m_t u | y).
+    s(u, σ | y) = m_t ∇ log p_t(m_t u | y),
+
+and above the estimator's largest level, σ_T, the denoiser is D(r u, σ_T) with r = σ_T / σ.
 
 N observations that are independent given θ form a star, `graphs.repeated_observations`:
 q(θ | y_1 … y_N) ∝ q(θ)^{1-N} Π q(θ | y_i). On it the marginal rule is the method of Geffner,
@@ -17,6 +19,7 @@ This module never imports sbi.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -71,11 +74,16 @@ def _scored(estimator: Any, theta: Tensor, sigma: Tensor, condition: Tensor) -> 
         return levels.reshape(times.shape)
 
     check_device(estimator, theta)
+    if not len(theta):
+        return theta.clone()
     dtype = network_dtype(estimator, theta.dtype)
-    t = time_at(ratio, sigma, float(estimator.t_min), float(estimator.t_max))
+    known = signature(estimator.mean_t_fn).parameters.get("effective_t_max")  # m_t is cut off there
+    last = float(estimator.t_max if known is None else min(estimator.t_max, known.default))
+    t = time_at(ratio, sigma, float(estimator.t_min), last)
     mean = estimator.mean_t_fn(t).reshape(t.shape).to(theta)
     std = estimator.std_fn(t).reshape(t.shape).to(theta)
-    m = beside(as_seen(mean, std, sigma), theta)
+    seen = as_seen(mean, std, sigma)
+    m, r, level = (beside(each, theta) for each in (seen, seen / mean, sigma))
     theta_t, condition, t = (m * theta).to(dtype), condition.to(dtype), t.to(dtype)
     # One call per time: not all estimators accept one time per row.
     places = [(t == time).nonzero()[:, 0] for time in t.unique()]
@@ -88,7 +96,10 @@ def _scored(estimator: Any, theta: Tensor, sigma: Tensor, condition: Tensor) -> 
         )
         for rows in places
     ]
-    return m * torch.cat(scores)[torch.cat(places).argsort()]
+    score = torch.cat(scores)[torch.cat(places).argsort()]
+    # The velocity of FMPE is that of noise (t + noise_scale) ε, but its score divides v by t.
+    score = score / (1 + getattr(estimator, "noise_scale", 0.0))
+    return r * m * score + (r - 1) * theta / level**2
 
 
 def tall_data(

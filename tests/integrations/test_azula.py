@@ -68,6 +68,11 @@ def test_analytic_denoisers_give_the_score(schedule: object) -> None:
         score(X, SIGMA)
 
 
+def test_a_batch_of_0_is_denoised() -> None:
+    score = from_azula(azula_denoise.SimpleDenoiser(Backbone(False), SCHEDULES[0]))
+    assert score(X[:0], SIGMA[:0]).shape == (0, 2)
+
+
 @named
 def test_networks_give_the_score(schedule: object) -> None:
     for denoiser in (

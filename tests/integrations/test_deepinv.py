@@ -3,12 +3,21 @@
 `test_deepinvs_own_denoisers_and_physics` runs where deepinv is installed.
 """
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pgmdiff import Posterior, ScoreError, compose, gaussian
-from pgmdiff.conditioning import Composed, LinearOperator, Mask, moment_matching, replacement
+from pgmdiff import PgmdiffError, Posterior, ScoreError, compose, gaussian
+from pgmdiff.conditioning import (
+    Composed,
+    LinearOperator,
+    Mask,
+    moment_matching,
+    reconstruction,
+    replacement,
+)
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import chain
 from pgmdiff.integrations.deepinv import from_deepinv
@@ -80,6 +89,38 @@ def test_physics_condition_joints_as_our_operators_do() -> None:
         torch.testing.assert_close(condition(theirs)(u, sigma), condition(ours)(u, sigma))
 
 
+class Squares(Inpainting):
+    """It has the form of a phase retrieval: its adjoint is that of a part of it."""
+
+    def A(self, x: Tensor, **kwargs: Tensor) -> Tensor:
+        return (x * self.mask) ** 2
+
+
+class Noisy:
+    """It has the form of a physics that is not linear: called, it adds noise to A(x)."""
+
+    def A(self, x: Tensor, **kwargs: Tensor) -> Tensor:
+        return x**2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.A(x) + torch.randn_like(x)
+
+
+def test_physics_that_are_not_linear_count_as_functions_or_are_refused() -> None:
+    q, y = ar1(4, 0.8), torch.tensor([1.0, 0.5, 0.2, 2.0]).double()
+    squares, u = Squares(torch.ones(4).double()), torch.ones(2, 4).double()
+    matching = partial(moment_matching, noise=0.1)
+    guiding = partial(reconstruction, weight=lambda sigma, gap: 0.1 * sigma)
+    for condition in (matching, replacement, guiding):
+        for observed in (y, 0 * y):
+            with pytest.raises(PgmdiffError, match=r"Squares.* is not linear: A\(-2 v\) differs"):
+                condition(q.score, observed, squares)
+    for condition in (matching, guiding):
+        expected = condition(q.score, y, lambda x: x**2)(u, 1.0)
+        for operator in (squares.A, Noisy(), Noisy()):
+            assert torch.equal(condition(q.score, y, operator)(u, 1.0), expected)
+
+
 def test_deepinvs_own_denoisers_and_physics() -> None:
     dinv = pytest.importorskip("deepinv", reason="deepinv or torchvision is not installed")
 
@@ -97,6 +138,10 @@ def test_deepinvs_own_denoisers_and_physics() -> None:
     y = physics.A(X[:1])
     theirs = replacement(moved.score, y, physics)(X, SIGMA)
     torch.testing.assert_close(theirs, replacement(moved.score, y, Mask(mask))(X, SIGMA))
+
+    squared = dinv.physics.PhaseRetrieval(dinv.physics.CompressedSensing(8, (1, 2, 3)))
+    with pytest.raises(PgmdiffError, match=r"PhaseRetrieval.* is not linear"):
+        moment_matching(from_deepinv(Own()), squared.A(X[:1].float()), squared, noise=0.1)
 
     drunet = dinv.models.DRUNet(in_channels=1, out_channels=1, pretrained=None).eval()
     x = torch.rand(2, 1, 16, 16)

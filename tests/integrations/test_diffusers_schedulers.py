@@ -201,6 +201,12 @@ def test_other_stochastic_schedulers_come_near_the_distribution(name: str, optio
     assert (torch.cov(x.T) - TARGET.covariance).abs().max() < 0.02 + 4 * (2 / n) ** 0.5
 
 
+@pytest.mark.parametrize("name", ["DDPMScheduler", "EulerAncestralDiscreteScheduler"])
+def test_a_batch_of_0_is_sampled(name: str) -> None:
+    scheduler = getattr(schedulers, name)()
+    assert drive(TARGET.score, scheduler, steps=3, shape=(0, 2), generator=0).shape == (0, 2)
+
+
 @pytest.mark.parametrize("name", ["DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"])
 def test_schedulers_with_brownian_trees(name: str) -> None:
     pytest.importorskip("torchsde", reason="these schedulers need torchsde")

@@ -16,6 +16,7 @@ from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import repeated_observations
 from pgmdiff.integrations.sbi import from_sbi, tall_data
 from pgmdiff.samplers import Heun, UniPC, karras, sample
+from pgmdiff.scores import denoise
 
 PRIOR = Gaussian(
     torch.tensor([0.5, -1.0], dtype=torch.float64),
@@ -73,6 +74,20 @@ def test_estimators_give_the_score() -> None:
     torch.testing.assert_close(
         found, single(theta * sigma[:, None], sigma, Y), rtol=1e-6, atol=1e-6
     )
+
+
+def test_above_the_largest_level_the_denoiser_is_that_of_the_largest() -> None:
+    last = torch.ones(1, dtype=torch.float64)
+    largest = (Estimator().std_fn(last) / Estimator().mean_t_fn(last)).item()
+    sigma = torch.tensor([13.0, 20.0, 80.0, 400.0, 1e4], dtype=torch.float64)
+    theta = posterior_mean(Y[:, None]) + sigma[:, None] * torch.randn(
+        5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    near = theta * largest / sigma[:, None]
+    expected = near + largest**2 * single(near, torch.full_like(sigma, largest), Y)
+    found = denoise(from_sbi(Estimator()), theta, sigma, condition=Y)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert from_sbi(Estimator())(theta[:0], sigma[:0], Y[:0]).shape == (0, 2)
 
 
 def test_posterior_composition_of_observations_is_the_posterior_of_all() -> None:
@@ -273,7 +288,9 @@ def test_sbis_own_estimators(name: str) -> None:
             if name != "FlowMatchingEstimator":
                 return score
             t = time[:, None]
-            return -(score * (t + self.noise_scale) + input) / (1 - t)
+            epsilon = -(t + self.noise_scale) * score  # E[ε | θ_t], θ_t = (1 - t) θ + (t + s) ε
+            clean = (input - (t + self.noise_scale) * epsilon) / (1 - t)
+            return epsilon - clean
 
     class Nothing(torch.nn.Module):
         def forward(self, *inputs: Tensor) -> Tensor:
@@ -284,6 +301,9 @@ def test_sbis_own_estimators(name: str) -> None:
     theta = torch.randn(5, 2, generator=torch.Generator().manual_seed(1)).double() * sigma[:, None]
     found = from_sbi(estimator)(theta, sigma, Y)
     torch.testing.assert_close(found, single(theta, sigma, Y), rtol=1e-6, atol=1e-6)
+    above = torch.tensor([20.0, 80.0, 400.0, 1e3, 1e4], dtype=torch.float64)
+    found = denoise(from_sbi(estimator), theta, above, condition=Y)
+    torch.testing.assert_close(found, posterior_mean(Y[:, None]), rtol=0, atol=0.1)
 
 
 @pytest.mark.parametrize(("factor", "told"), [
