@@ -32,6 +32,7 @@ from pgmdiff.composition import (
     Posterior,
     compose,
     field,
+    per_node,
 )
 from pgmdiff.diagnostics import advise, check_consistency, window_candidates
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError
@@ -88,6 +89,7 @@ __all__ = [
     "junction_tree",
     "karras",
     "models",
+    "per_node",
     "precision",
     "sample",
     "samplers",

@@ -199,6 +199,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "FeynmanKac": lambda: FeynmanKac(joint("marginal")),
     "Remembering": lambda: joint().remembering(),
     "Field": lambda: pgmdiff.field(torch.zeros(4, 1, 14, 16)),
+    "PerNode": lambda: pgmdiff.per_node(["f0", "f1"], torch.zeros(4, 2, 16)),
     "Chunk": lambda: next(joint().evaluate(torch.zeros(1, N), torch.ones(1)))[0],
     "Batch": lambda: joint().batches[0],
     "Marginal": Marginal,

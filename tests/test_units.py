@@ -580,6 +580,7 @@ ENTRY = "numbers of another law here: "
 EXEMPT: dict[str, str] = {
     "composition.compose": ENTRY + "Marginal", "composition.Joint": ENTRY + "Marginal",
     "composition.Field": CONDITION, "composition.field": CONDITION,
+    "composition.PerNode": CONDITION, "composition.per_node": CONDITION,
     "composition.Rule": ABSTRACT, "composition.RegionScores": ABSTRACT,
     "conditioning.moment_matching": ENTRY + "Composed",
     "conditioning.choose_covariance": "makes a choice",

@@ -10,7 +10,8 @@ import torch
 from pgmdiff.composition.batching import MaxBatch
 from pgmdiff.composition.fields import Field
 from pgmdiff.composition.joint import Joint
-from pgmdiff.composition.plan import Batch, RegionScores, Scores, plan
+from pgmdiff.composition.nodewise import PerNode
+from pgmdiff.composition.plan import AT_CALLS, Batch, RegionScores, Scores, plan
 from pgmdiff.composition.rules import Average, Marginal, Rule
 from pgmdiff.errors import ScoreError, nearest, warn
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
@@ -97,6 +98,9 @@ def compose(
     null = {} if null_condition is None else null_condition
     for what, given in (("conditions", conditions), ("null_condition", null)):
         check_mapping("compose", what, given, "Conditions are keyword arguments.")
+        for word, value in given.items():
+            if isinstance(value, PerNode):
+                raise ScoreError(f"compose: {what} gives {word!r} {value!r}, {AT_CALLS}")
     fields = {word: value for word, value in conditions.items() if isinstance(value, Field)}
     named = {name: each for name, each in conditions.items() if name not in fields}
     regions = replace(regions, conditions=merged(regions.conditions, named))

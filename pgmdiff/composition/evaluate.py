@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from pgmdiff.composition.fields import Field, placed, respaced
+from pgmdiff.composition.nodewise import PerNode
 from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.errors import ScoreError, ShapeError, shape_text
 from pgmdiff.graphs.groups import CHUNK
 from pgmdiff.graphs.regions import Condition
 from pgmdiff.graphs.spaced import SpacedWindows
 from pgmdiff.linalg import Shape
-from pgmdiff.text import by_field
+from pgmdiff.text import brief, by_field
 
 __all__ = ["Chunk", "Evaluate", "Tilt", "flattened"]
 
@@ -125,6 +126,34 @@ class Chunk:
         rows = rows.reshape(-1, *channels, *index.shape[1:])
         return rows.to(like.dtype) if rows.is_floating_point() else rows
 
+    def told(self, word: str, given: PerNode, own: Any) -> Tensor | None:
+        """A condition per node for these regions and samples, `[samples * regions, ...]`.
+
+        Regions that are not among its nodes keep their own; it is None if no region is. Errors
+        name the keyword.
+
+        Raises:
+            ShapeError: regions that are not among its nodes have nothing of this shape.
+        """
+        known = self.batch.told(word, given.nodes)
+        if not known.some:
+            return None
+        places, values = known.places[self.start : self.stop], given.values[self.samples]
+        rows = values.index_select(1, places.clamp(min=0)).flatten(0, 1)
+        if known.all:
+            return rows
+        if not isinstance(own, Tensor) or own.shape != rows.shape:
+            found = (int(mask.nonzero()[0]) for mask in (known.places >= 0, known.places < 0))
+            first, other = map(self.batch.group.name, found)
+            had = f"a condition {tuple(own.shape[1:])}" if isinstance(own, Tensor) else brief(own)
+            raise ShapeError(
+                f"Joint: the per_node condition {word!r} has values {tuple(rows.shape[1:])} for "
+                f"node {first!r}, but node {other!r}, which the same calls evaluate, has {had}. "
+                "Name that node, too, or give null_condition= to compose."
+            )
+        named = (places >= 0).repeat(self.sizes[0]).reshape(-1, *[1] * (rows.ndim - 1))
+        return torch.where(named, rows, own.to(rows.dtype))
+
     def add(self, total: Tensor, values: Tensor) -> None:
         """Adds w_r A_rᵀ values_r to the samples of `total` `[B, N]`, in place.
 
@@ -219,7 +248,14 @@ def flattened(
             )
         return leaf.reshape(size, *leaf.shape[n_batch:])
 
-    def flat_field(word: str, given: Field) -> Field:
+    def flat_field(word: str, given: Field | PerNode) -> Field | PerNode:
+        if isinstance(given, PerNode):
+            if given is not condition[word]:
+                raise ShapeError(
+                    f"Joint: the condition {word!r} holds {given!r} in {brief(condition[word])}. "
+                    "Give per_node conditions as keywords of their own."
+                )
+            return PerNode(given.nodes, flat(given.values).to(u.device))
         made = placed(f"Joint: the condition {word!r}", given, event, tuple(batch))
         return Field(made.values.to(u.device))
 

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint as repeated_later
 from pgmdiff.composition.batching import MaxBatch, chunks, fastest, halves, out_of_memory
 from pgmdiff.composition.comparing import compared
 from pgmdiff.composition.evaluate import Chunk, Tilt, flattened
+from pgmdiff.composition.nodewise import PerNode
 from pgmdiff.composition.observed import LEAST, Observed, foldable
 from pgmdiff.composition.plan import Batch, map_tensors
 from pgmdiff.composition.rules import Memory, Rule, bound
@@ -77,6 +78,7 @@ class Joint:
     _kept: dict[Any, tuple[Chunk, ...]] = field(default_factory=dict, repr=False)
     _placed: dict[Any, tuple[Batch, ...]] = field(default_factory=dict, repr=False)
     _limits: dict[Any, tuple[int, float]] = field(default_factory=dict, repr=False)
+    _nodes: dict[str, tuple[Hashable, ...]] = field(default_factory=dict, repr=False)
 
     # ---------------------------------------------------------------- the score
 
@@ -109,7 +111,7 @@ class Joint:
             ScoreError: the memory belongs to another batch, the rule has covariances and the device
                 no float64; or as for a call.
         """
-        flat, sigmas, condition = flattened(self.event_shape, u, sigma, condition)
+        flat, sigmas, condition = self._flattened(u, sigma, condition)
         if self.precision is not None and widest(u.device) != torch.float64:
             raise ScoreError(
                 f"Joint: {brief(self.rule)} computes in float64, which {u.device.type!r} does not "
@@ -127,8 +129,9 @@ class Joint:
         if self.check_finite and not torch.compiler.is_compiling() and not _finite(total):
             again = partial(self.rule.score, partial(evaluate, finite=True), flat, sigmas, before)
             self.find_guilty(again, ~total.isfinite(), flat, sigmas)
-        for word in condition:
-            if all(word in batch.condition for batch in self.batches):
+        for word, given in condition.items():
+            told = isinstance(given, PerNode)  # which goes before the conditions of nodes
+            if not told and all(word in batch.condition for batch in self.batches):
                 warn(
                     f"Joint: the condition {word!r} given at the call reaches no node, since each "
                     "has its own or the null condition. Give it to compose(conditions=) alone, or "
@@ -138,6 +141,21 @@ class Joint:
             remedy = "Give it one in conditions=, such as the null condition, or one in the call."
             warn(f"Joint: {self._untold}. {remedy}")
         return total.reshape(u.shape)
+
+    def _flattened(
+        self, u: Tensor, sigma: Tensor | float, condition: Condition
+    ) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        """The arguments of a call as `flattened` has them, whose nodes are regions."""
+        for word, given in condition.items():
+            if isinstance(given, PerNode):
+                self.check_nodes(word, given)
+        return flattened(self.event_shape, u, sigma, condition)
+
+    def check_nodes(self, word: str, given: PerNode) -> None:
+        """Raises `GraphError` for a node that is no region; the latest are not checked again."""
+        if self._nodes.get(word) != given.nodes:
+            given.check(self.regions)
+            self._nodes[word] = given.nodes
 
     def denoise(self, u: Tensor, sigma: Tensor | float, **condition: Any) -> Tensor:
         """The composed denoiser D(u, σ) = u + σ² s(u, σ); arguments are as for a call."""
@@ -154,10 +172,9 @@ class Joint:
             ScoreError: the rule has no density (`Consistent` has, where its messages converge), or
                 a piece's log-density is not known: its score requires a method
                 `log_density(x, sigma, **condition) -> [batch]`.
-            GraphError: log det(I + σ² P) is not available: the state is too large and the graph no
-                junction tree.
+            GraphError: log det(I + σ² P) is not available: P is too large to be factorised.
         """
-        flat, sigmas, condition = flattened(self.event_shape, u, sigma, condition)
+        flat, sigmas, condition = self._flattened(u, sigma, condition)
         evaluate = partial(self.evaluate, condition=condition)
         total = self.rule.log_density(evaluate, flat, sigmas)
         if self.check_finite and total.isnan().any():
@@ -226,6 +243,15 @@ class Joint:
     def fingerprint(self) -> str:
         """What saved runs are resumed by: all but how many rows a call has, and what is checked."""
         return fingerprint([self.graph, self.regions, self.rule, self.batches])
+
+    @property
+    def outline(self) -> dict[str, Any]:
+        """The parts of the fingerprint by name, which says what differs if a run is refused."""
+        named: dict[str, Any] = {"graph": self.graph, "regions": self.regions, "rule": self.rule}
+        for batch in self.batches[:LISTED]:
+            named[f"scores[{batch.group.name(0)!r}]"] = batch.score
+            named[f"conditions[{batch.group.name(0)!r}]"] = batch.condition
+        return named
 
     def pack(self, values: Mapping[Any, Tensor]) -> Tensor:
         """The state from a tensor per variable: see the graph's own `pack`."""
@@ -389,7 +415,14 @@ class Joint:
         own = map_tensors(per_row, chunk.batch.condition, crop)
         if own and 1 in (n, regions) and not copies(chunk.batch.score):
             own = copied(own)  # others are copies already
-        return {**map_tensors(per_sample, condition, crop), **own}
+        told = {
+            word: chunk.told(word, given, own.get(word))
+            for word, given in condition.items()
+            if isinstance(given, PerNode)
+        }
+        others = {word: given for word, given in condition.items() if word not in told}
+        told = {word: values for word, values in told.items() if values is not None}
+        return {**map_tensors(per_sample, others, crop), **own, **told}
 
     def _on(self, u: Tensor) -> tuple[Batch, ...]:
         key = (u.device, u.dtype)
@@ -440,7 +473,7 @@ class Joint:
 
     def __getstate__(self) -> dict[str, Any]:
         """What copies and pickles hold: nothing that is made again when it is needed."""
-        return {**vars(self), "_kept": {}, "_placed": {}, "_limits": {}}
+        return {**vars(self), "_kept": {}, "_placed": {}, "_limits": {}, "_nodes": {}}
 
     def __repr__(self) -> str:
         return described(self, repr(self.graph), *(f"{k}={v}" for k, v in self._made_of.items()))

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate
 from math import prod
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from pgmdiff.composition.fields import Field, placed, respaced
+from pgmdiff.composition.nodewise import PerNode
 from pgmdiff.errors import ScoreError, nearest
 from pgmdiff.graphs.groups import IndexGroup, RegionGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
@@ -65,6 +66,19 @@ class _Shared:
         return _Shared(self.values.to(device), self.rows.to(device))
 
 
+@dataclass(frozen=True)
+class Told:
+    """Where the regions of a batch stand among nodes: `places`, int64 `[n]`, -1 for others.
+
+    `some` of them stand there, or `all`.
+    """
+
+    nodes: tuple[Hashable, ...]
+    places: Tensor
+    some: bool
+    all: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """Regions evaluated by the same calls: they share a callable, a shape and a kind of condition.
@@ -89,6 +103,7 @@ class Batch:
     offset: int = 0
     spaced: SpacedWindows | None = None
     places: Tensor | None = None
+    _told: dict[str, "Told"] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:
         return described(
@@ -103,6 +118,22 @@ class Batch:
         """The common weight of all regions; None if they differ."""
         first = self.weights[0]
         return first.item() if (self.weights == first).all() else None
+
+    def told(self, word: str, nodes: tuple[Hashable, ...]) -> "Told":
+        """Where the regions stand among nodes; the latest answer is kept for every keyword."""
+        known = self._told.get(word)
+        if known is None or known.nodes != nodes:
+            own = {name: place for place, name in enumerate(nodes)}
+            with torch.inference_mode(False):
+                found = [own.get(name, -1) for name in self.group.names]
+                known = Told(
+                    nodes,
+                    torch.tensor(found, device=self.weights.device),
+                    max(found) >= 0,
+                    min(found) >= 0,
+                )
+            self._told[word] = known
+        return known
 
     def to(self, device: torch.device, dtype: torch.dtype, fields: "EachField") -> "Batch":
         """The same batch, ready for states of a device and dtype, with fields made of its own."""
@@ -146,6 +177,8 @@ def plan(
     def for_all(word: str, given: Field) -> Field:
         """A field for all states, the same one for all regions that share its tensor."""
         who, event = f"compose: the condition {word!r}", graph.event_shape
+        if isinstance(given, PerNode):
+            raise ScoreError(f"{who} is {given!r}, {AT_CALLS}")
         made = known.setdefault(id(given.values), placed(who, given, event, None))
         respaced(who, group.indices(0, 1), event, made)
         return made
@@ -246,32 +279,43 @@ def _callable(score: Any, what: str) -> Score:
     return score  # type: ignore[no-any-return]
 
 
-EachField = Callable[[str, Field], Any]
-"""A function of a keyword, and of a field in its condition."""
+EachField = Callable[[str, Any], Any]
+"""A function of a keyword, and of a field, or a `PerNode`, in its condition."""
 
 
 def map_tensors(
     function: Callable[[Any], Any], tree: Condition, fields: EachField | None = None
 ) -> dict[str, Any]:
-    """Applies a function to tensors of a condition (`_Shared`, too), and another one to fields."""
+    """Applies a function to tensors of a condition (`_Shared`, too), and another one to fields.
+
+    A `PerNode` counts as a field.
+
+    Raises:
+        ScoreError: a condition is an array.
+    """
     if not tree:
         return {}
 
     def mapped(word: str, leaf: Any) -> Any:
         if isinstance(leaf, Tensor | _Shared):
             return function(leaf)
-        return fields(word, leaf) if fields and _is_field(leaf) else leaf
+        if isinstance(leaf, np.ndarray):  # which would reach models without the axis of rows
+            raise ScoreError(
+                f"the condition {word!r} is an array {leaf.shape}, expected a tensor. Convert it "
+                "with torch.as_tensor."
+            )
+        return fields(word, leaf) if fields and _is_whole(leaf) else leaf
 
-    return {w: tree_map(partial(mapped, w), v, is_leaf=_is_field) for w, v in tree.items()}
+    return {w: tree_map(partial(mapped, w), v, is_leaf=_is_whole) for w, v in tree.items()}
 
 
-def _is_field(value: Any) -> bool:
-    return isinstance(value, Field)
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Field | PerNode)
 
 
 def _structure(condition: Condition) -> Any:
     """A key of conditions that can be stacked: alike but for the values of their tensors."""
-    leaves, spec = tree_flatten(dict(sorted(condition.items())), is_leaf=_is_field)
+    leaves, spec = tree_flatten(dict(sorted(condition.items())), is_leaf=_is_whole)
     signature = (
         (tuple(leaf.shape), leaf.dtype)
         if isinstance(leaf, Tensor)
@@ -288,13 +332,16 @@ def _identity(value: Any) -> Any:
     return (type(value), value) if isinstance(value, SCALARS) else id(value)
 
 
+AT_CALLS = "which differs between samples. Give it as a keyword of the joint's call."
+"""What is wrong with a `PerNode` given to `compose`."""
+
 SCALARS = (str, bytes, bool, int, float, type(None))
 
 
 def _combine(function: Callable[[list[Any]], Any], conditions: list[Condition]) -> dict[str, Any]:
     """Stacks or concatenates conditions of one structure, tensor by tensor."""
     flattened = [
-        tree_flatten(dict(sorted(condition.items())), is_leaf=_is_field) for condition in conditions
+        tree_flatten(dict(sorted(condition.items())), is_leaf=_is_whole) for condition in conditions
     ]
     leaves = zip(*(leaves for leaves, _ in flattened), strict=True)
     kinds = Tensor | _Shared

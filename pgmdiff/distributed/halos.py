@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.composition import Field, Joint
+from pgmdiff.composition import Field, Joint, PerNode
 from pgmdiff.composition.evaluate import Chunk, flattened
 from pgmdiff.composition.joint import Remembering
 from pgmdiff.composition.plan import Batch, EachField, map_tensors
@@ -241,10 +241,12 @@ class Slab:
             own = self.halo.added(score) if rule.solve is None else score[:, : self.halo.n_own]
         return own.reshape(u.shape)
 
-    def _cropped(self, word: str, given: Field) -> Field:
+    def _cropped(self, word: str, given: Field | PerNode) -> Field | PerNode:
         """A field at the places of the axis that this rank's regions hold."""
         event, values = self.joint.event_shape, given.values
-        if self.ranks.size == 1:
+        if isinstance(given, PerNode):
+            self.joint.check_nodes(word, given)
+        if self.ranks.size == 1 or isinstance(given, PerNode):
             return given
         if values.ndim < len(event) or values.shape[self.axis] != event[self.axis]:
             raise ShapeError(

@@ -1,13 +1,13 @@
 """Conditions that overlaps share with the pieces around them."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Container, Hashable, Iterator, Mapping
 
 from pgmdiff.graphs.containment import regions_around
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.names import check_known
-from pgmdiff.graphs.regions import Condition, condition_key
+from pgmdiff.graphs.regions import Condition, RegionGraph, condition_key
 
-__all__ = ["shared_conditions"]
+__all__ = ["pieces_around", "shared_conditions"]
 
 
 def shared_conditions(
@@ -37,15 +37,22 @@ def shared_conditions(
     """
     regions = graph_of(graph, "shared_conditions").regions
     what, pieces = "shared_conditions: a condition is given for", regions.pieces
-    held = (zip(g.names, g.flat().tolist(), strict=True) for g in regions.groups)
-    holds = {name: frozenset(elements) for group in held for name, elements in group}
-    check_known(what, conditions, holds, "region", "Use the name of a piece.")
+    check_known(what, conditions, set(regions.names), "region", "Use the name of a piece.")
     keys = [condition_key(conditions[name]) if name in conditions else None for name in pieces]
-    inner = [name for name in holds if name not in conditions]
-    around = regions_around([holds[name] for name in inner], [holds[name] for name in pieces])
     shared = dict(conditions)
-    for name, found in zip(inner, around, strict=True):
+    for name, found in pieces_around(regions, conditions):
         own = {keys[place] for place in found}
         if len(own) == 1 and own != {None}:
             shared[name] = conditions[pieces[found[0]]]
     return shared
+
+
+def pieces_around(
+    graph: RegionGraph, named: Container[Hashable]
+) -> Iterator[tuple[Hashable, list[int]]]:
+    """Every region that is not among those named, with the places of the pieces that contain it."""
+    held = (zip(g.names, g.flat().tolist(), strict=True) for g in graph.groups)
+    holds = {name: frozenset(elements) for group in held for name, elements in group}
+    inner = [name for name in holds if name not in named]
+    around = regions_around([holds[each] for each in inner], [holds[each] for each in graph.pieces])
+    return zip(inner, around, strict=True)

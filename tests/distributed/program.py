@@ -158,6 +158,12 @@ def conditioned() -> None:
     compared("fields of nodes", some, axis=0)
     call = partial(partial, tone=pgmdiff.field(drawn(2, 2, 4, 72)))
     compared("field of a call", strip(toned), around=call, axis=-1)
+    every = strip().regions.names
+    shifts = pgmdiff.per_node(every, torch.arange(2.0 * len(every)).reshape(2, -1))
+    call = partial(partial, shift=shifts)
+    compared("conditions of nodes and samples", strip(), around=call, axis=-1)
+    wrong = pgmdiff.per_node(["nowhere"], torch.zeros(2, 1))
+    refused("node", lambda: Slab(strip(), axis=-1)(torch.zeros(2, 2, 4, 36), 0.5, shift=wrong))
     rows = tiles((3, 16, 6), (3, 4, 6), (0, 2, 0), periodic=(False, True, False))
     joint, u, maps = compose(rows, toned), drawn(2, 3, 16, 6), drawn(2, 1, 16, 1)
     slab = Slab(joint, axis=1)

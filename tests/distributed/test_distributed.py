@@ -65,6 +65,7 @@ def test_results_are_those_of_one_process(found: list[dict[str, Any]]) -> None:
             "conditions of nodes",
             "goes on",
         } <= names
+        assert "conditions of nodes and samples" in names
         assert {"field", "field of a call", "mask", "crop", "isotropic"} <= names
         assert {"known", "known each", "known none", "known to messages"} <= names
     for name, difference in differences(found):
@@ -80,6 +81,7 @@ ERRORS = {
     "slope of a slab": "it has no gradients",
     "slope of shared": "shared calls have no gradients",
     "field": r"the condition 'tone': .* whole state \[\*channels, 3, 16, 6\].* every rank",
+    "node": "a per_node condition is given for 'nowhere', which is no region",
     "moments": "a mask or a crop .* got a method that acts on all elements together",
     "gradient of an observation": "reconstruction: .* got a method that acts on all elements",
     "several noises": "got a method that acts on all elements together. Use distributed.shared",
