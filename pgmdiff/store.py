@@ -29,6 +29,9 @@ from pgmdiff.errors import PgmdiffError
 
 __all__ = ["fingerprint", "load", "save"]
 
+DEEPEST = 5
+"""How many times parts of parts are named in an outline."""
+
 BLANK = "0" * 64
 """What stands in the place of a file's SHA-256 while it is computed."""
 
@@ -201,8 +204,50 @@ def fingerprint(thing: object) -> str:
         >>> fingerprint(narrow.score) == fingerprint(wide.score)
         False
     """
+    return _hashed(thing, {})
+
+
+def outline(thing: object) -> Any:
+    """Fingerprints of an object and of its parts by name, so that a difference has a name.
+
+    Parts are what an attribute `outline` maps, the fields of pgmdiff's dataclasses, what `partial`
+    holds, and the variables of functions; "all" is the object's own fingerprint, in 16 letters,
+    which stands alone where there are no parts.
+
+    Raises:
+        PgmdiffError: the object is nested too deeply.
+    """
+    known: dict[int, tuple[bytes, object]] = {}
+
+    def outlined(each: Any, depth: int) -> Any:
+        parts = _named_parts(each) if depth else {}
+        whole = _hashed(each, known)[:16]
+        named = {str(name): outlined(part, depth - 1) for name, part in parts.items()}
+        return {**named, "all": whole} if named else whole
+
+    return outlined(thing, DEEPEST)
+
+
+def _named_parts(thing: Any) -> Mapping[Any, Any]:
+    """What a difference between two such objects may be in."""
+    if isinstance(given := getattr(thing, "outline", None), Mapping):
+        return given
+    if isinstance(getattr(thing, "fingerprint", None), str):
+        return {}
+    if isinstance(thing, partial):
+        return {"function": thing.func, **dict(enumerate(thing.args)), **thing.keywords}
+    if isinstance(thing, FunctionType):
+        cells = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
+        return {name: cell.cell_contents for name, cell in cells if cell != UNSET}
+    if is_dataclass(thing) and _root(thing) == "pgmdiff":
+        names = (f.name for f in fields(thing) if not f.name.startswith("_"))
+        return {name: getattr(thing, name) for name in names}
+    return {}
+
+
+def _hashed(thing: object, known: dict[int, tuple[bytes, object]]) -> str:
     try:
-        return _digest(thing, {}).hex()
+        return _digest(thing, known).hex()
     except RecursionError:
         raise PgmdiffError(
             f"fingerprint: this {type(thing).__name__} is nested too deeply. Give it an attribute "

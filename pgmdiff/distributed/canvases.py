@@ -40,7 +40,7 @@ from pgmdiff.samplers import Run, Solver, State, UniPC
 from pgmdiff.samplers.run import check_run, solver_text
 from pgmdiff.samplers.start import check_hidden, check_settled, eta_of, mean_of
 from pgmdiff.samplers.store import ELSEWHERE, check_dtype, check_same, noise_of
-from pgmdiff.store import fingerprint
+from pgmdiff.store import fingerprint, outline
 from pgmdiff.text import array, described
 
 __all__ = ["Streamed", "stream"]
@@ -161,7 +161,8 @@ def stream(
     facts |= {"sigmas": [*levels], "shape": list(given), "seeds": list(noise.keys)}
     facts |= {"dtype": str(dtype), "strip": strips.width, "halo": strips.halo}
     if run is not None:
-        facts["score"] = fingerprint([scores, composing, graph.conditions])[:16]
+        parts = {"scores": scores, "conditions of the graph": graph.conditions, **composing}
+        facts["score"] = {name: outline(part) for name, part in parts.items()}
         facts["mean"] = fingerprint(tensor_of("stream", "mean", mean).double())[:16]
         facts["windows"] = fingerprint(strips.windows)[:16]
     if found and run is not None:

@@ -30,7 +30,7 @@ from pgmdiff.samplers.start import (
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import Score, begun, spread_part
 from pgmdiff.scores.walls import check_score, train_mode_layers, train_mode_text
-from pgmdiff.store import fingerprint
+from pgmdiff.store import fingerprint, outline
 
 __all__ = ["Step", "sample"]
 
@@ -180,7 +180,7 @@ def sample(
         start += f" around {fingerprint(whole)[:16]}" if whole.any() else ""
         facts = {"sampler": "sample", **facts, "start": start, "dtype": str(dtype)}
         corrector = getattr(solver, "corrector", None)
-        facts |= {"score": fingerprint(score)[:16], "corrector": fingerprint(corrector)[:16]}
+        facts |= {"score": outline(score), "corrector": outline(corrector)}
     if found and run is not None:
         check_same(f"sample: the folder {run.folder}", earlier, facts, ELSEWHERE)
         state = State.of(*found)

@@ -49,7 +49,7 @@ from pgmdiff.samplers.start import check_hidden, mean_of
 from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_dtype, check_same, noise_of
 from pgmdiff.scores.adapters import per_sample
 from pgmdiff.scores.walls import on_copies, received
-from pgmdiff.store import fingerprint
+from pgmdiff.store import fingerprint, outline
 from pgmdiff.text import array, counted, described
 
 __all__ = ["Particles", "effective_sample_size", "sample_weighted", "systematic"]
@@ -228,7 +228,7 @@ def sample_weighted(
             run.save(step, values, known, last=step == len(pairs))
 
     if run is not None:
-        facts |= {"score": fingerprint(potential)[:16], "mean": fingerprint(mean)[:16]}
+        facts |= {"score": outline(potential), "mean": fingerprint(mean)[:16]}
     if run is not None and found:
         check_same(f"sample_weighted: the folder {run.folder}", found[1]["run"], facts, ELSEWHERE)
         names = "x", "score", "rates", "log_weights", "effective"

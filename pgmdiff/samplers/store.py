@@ -137,6 +137,10 @@ def check_same(what: str, run: Mapping[str, Any], given: Mapping[str, Any], reme
     for name, value in given.items():
         old = run.get(name, value)
         if old != value:
+            while isinstance(old, Mapping) and isinstance(value, Mapping):  # of outlines
+                one, two = old, value
+                part = next(k for k in [*two, *one] if one.get(k) != two.get(k))
+                name, old, value = f"{name}.{part}", one.get(part), two.get(part)
             if isinstance(old, list) and len(old) == len(value):
                 place = [a == b for a, b in zip(old, value, strict=True)].index(False)
                 name, old, value = f"{name}[{place}]", old[place], value[place]

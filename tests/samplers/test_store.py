@@ -1,12 +1,14 @@
 """Runs that are interrupted, killed, damaged and mixed up."""
 
+import json
 import os
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from pgmdiff import PgmdiffError, ShapeError, compose
 from pgmdiff.composition import Average, FeynmanKac
+from pgmdiff.conditioning import Mask, replacement
 from pgmdiff.gaussian import node_scores
 from pgmdiff.graphs import chain
 from pgmdiff.samplers import (
@@ -34,7 +37,7 @@ from pgmdiff.samplers import (
     time_travel,
 )
 from pgmdiff.samplers.store import check_same
-from pgmdiff.store import save
+from pgmdiff.store import fingerprint, outline, save
 from tests.helpers import ar1
 from tests.samplers.cases import TARGET, normal
 
@@ -206,6 +209,54 @@ def test_a_run_is_refused_another_score_start_or_dtype(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(PgmdiffError, match=f"expected {name}.*Make the call that began"):
             sample(run=Run(tmp_path), **arguments | change)
+
+
+def joint_of(scale: float = 1.0, length: int = 3, **options: Any) -> Any:
+    models = node_scores(chain(length), ar1(length, 0.5))
+    return compose(chain(length), {n: Scaled(s, scale) for n, s in models.items()}, **options)
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """A model of a user's own."""
+
+    score: Any
+    scale: float
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        return self.scale * self.score(x, sigma)
+
+
+def closed(scale: float) -> Any:
+    return lambda x, sigma: scale * TARGET.score(x, sigma)
+
+
+KNOWN, Y = Mask(torch.tensor([True, False, False])), torch.ones(3)
+REFUSED: dict[str, tuple[Any, Any]] = {
+    r"score\.graph\.variables": (joint_of(), joint_of(length=4)),
+    r"score\.rule": (joint_of(), joint_of(rule=Average())),
+    r"score\.scores\['f0'\]": (joint_of(), joint_of(2.0)),
+    r"score\.regions\.conditions": (joint_of(), joint_of(conditions={"f1": {"c": torch.ones(1)}})),
+    r"score\.conditions\['x1'\]": (joint_of(), joint_of(null_condition={"c": torch.ones(1)})),
+    r"score\.function\.rule": (partial(joint_of(), c=Y), partial(joint_of(rule=Average()), c=Y)),
+    r"score\.c ": (partial(joint_of(), c=Y), partial(joint_of(), c=2 * Y)),
+    r"score\.scale ": (closed(1.0), closed(2.0)),
+    r"score\.network.*\.y ": (
+        replacement(joint_of(), Y, KNOWN),
+        replacement(joint_of(), -Y, KNOWN),
+    ),
+}
+
+
+@pytest.mark.parametrize("part", REFUSED)
+def test_what_differs_in_the_score_is_named(part: str, tmp_path: Path) -> None:
+    first, second = REFUSED[part]
+    store = {"sampler": "sample", "score": outline(first)}
+    check_same("run", store, {"score": json.loads(json.dumps(outline(first)))}, "")
+    with pytest.raises(PgmdiffError, match=f"belongs to another run: expected {part}"):
+        check_same("run", store, {"score": outline(second)}, "")
+    assert str(outline(first)).count("all") < 60
+    assert outline(first)["all"] == fingerprint(first)[:16]
 
 
 def test_a_run_goes_on_with_smaller_calls_but_not_under_another_rule(tmp_path: Path) -> None:
