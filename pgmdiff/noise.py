@@ -131,7 +131,9 @@ class Noise:
                 f"Noise: expected one generator or {n_samples}, one per sample, got "
                 f"{len(generator)}."
             )
-        return cls(tuple(seed_of(each, "Noise") for each in generator))
+        whole = int | np.integer
+        each = (int(k) if isinstance(k, whole) else seed_of(k, "Noise") for k in generator)
+        return cls(tuple(each))
 
     def __call__(self, number: int, like: Tensor, places: int | Tensor = 0) -> Tensor:
         """The noise of a draw, with the shape, dtype and device of a state or of a part of it.
@@ -283,11 +285,17 @@ def split_seed(seed: int, n: int) -> tuple[int, ...]:
         >>> split_seed(7, 3)[:1], split_seed(7, 3)[1:] == split_seed(7, 4)[1:3]
         ((7,), True)
     """
+    first = seed_in_range(seed, "Noise")
+    return tuple(first + (sample << 64) for sample in range(n))
+
+
+def seed_in_range(seed: int | np.integer[Any], who: str) -> int:
+    """The seed, or an error in the name of `who` if it is no integer from 0 to 2^64 - 1."""
     whole = isinstance(seed, int | np.integer)
     if not (whole and 0 <= seed < 1 << 64):
         key = " Give keys from split_seed in a list, one per sample." if whole and seed > 0 else ""
-        raise PgmdiffError(f"Noise: expected a seed from 0 to 2^64 - 1, got {seed}.{key}")
-    return tuple(int(seed) + (sample << 64) for sample in range(n))
+        raise PgmdiffError(f"{who}: expected a seed from 0 to 2^64 - 1, got {seed}.{key}")
+    return int(seed)
 
 
 def torch_generator(generator: Generator, who: str) -> torch.Generator:
@@ -298,7 +306,7 @@ def torch_generator(generator: Generator, who: str) -> torch.Generator:
         who: name of the function, for the error.
 
     Raises:
-        PgmdiffError: the generator is a sequence or of another type.
+        PgmdiffError: the generator is a sequence, of another type, or a seed out of range.
     """
     if isinstance(generator, torch.Generator):
         return generator
@@ -318,4 +326,4 @@ def seed_of(generator: Generator, who: str) -> int:
             f"{who}: expected generator= an integer seed, a torch.Generator or None, got "
             f"{type(generator).__name__}.{one if isinstance(generator, list | tuple) else ''}"
         )
-    return int(generator)
+    return seed_in_range(generator, who)

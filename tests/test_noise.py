@@ -40,6 +40,7 @@ from pgmdiff.noise import (
     _mixed_word,
     _signed,
     split_seed,
+    torch_generator,
 )
 from pgmdiff.samplers import (
     SDE,
@@ -519,6 +520,10 @@ def test_bad_generators_are_named() -> None:
             split_seed(seed, 2)
     with pytest.raises(PgmdiffError, match="keys from split_seed in a list"):
         Noise.of(2**64, 3)
+    assert Noise.of([np.int64(7), 2**64], 2).keys == (7, 2**64)
+    for seed in (-1, 2**64):  # torch accepts some of these, and takes others for one another
+        with pytest.raises(PgmdiffError, match=f"someone: .* a seed from 0 to .*, got {seed}"):
+            torch_generator(seed, "someone")
     for key in (-1, 2**128):
         with pytest.raises(PgmdiffError, match=f"keys from split_seed, got {key}"):
             Noise.of([1, key], 2)

@@ -29,7 +29,7 @@ from pgmdiff.composition.plan import Scores
 from pgmdiff.composition.rules import Rule, WeightedSum
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError, required
 from pgmdiff.graphs import tiles
-from pgmdiff.noise import START, Generator, Noise, seed_of, split_seed
+from pgmdiff.noise import START, Generator, Noise, seed_of
 from pgmdiff.samplers import Solver, State, UniPC
 from pgmdiff.samplers.run import check_run
 from pgmdiff.samplers.start import mean_of
@@ -137,7 +137,7 @@ class Endless:
             )
         self._levels, self._solver, self._lock = levels, solver, Lock()
         self._like = torch.empty(0, dtype=dtype, device=device)
-        self._seed = split_seed(seed_of(generator, "Endless"), 1)[0]
+        self._seed = seed_of(generator, "Endless")
         self._window, self._overlap = tuple(window), tuple(overlap)
         self._tile = [
             max(1, w - o) if size is None else size

@@ -282,7 +282,9 @@ class Timesteps:
     With ᾱ_t the network's cumulative products, σ_t = √((1 - ᾱ_t) / ᾱ_t); between them timesteps
     are interpolated in log σ and never rounded. Outside the network's range the nearest timestep
     is used, above it on a state whose noise is that of the timestep: D(x, σ) = D(r x, r σ) with
-    r = `largest` / σ, which is off by about Σ_0 / `largest`. A last ᾱ_t = 0 (σ = ∞) is left out.
+    r = `largest` / σ, which is off by about Σ_0 / `largest`; below the smallest, σ_0, D is off by
+    about σ σ_0 times the score, and scores are σ_0 / σ times too large. A last ᾱ_t = 0 (σ = ∞) is
+    left out.
 
     Args:
         alphas_cumprod: ᾱ_t for t = 0, 1, ..., decreasing within (0, 1); the last may be 0.

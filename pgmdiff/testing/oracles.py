@@ -15,7 +15,7 @@ from pgmdiff.errors import ShapeError
 from pgmdiff.gaussian import Gaussian, GaussianMixture
 from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.linalg import ordinary, rows
-from pgmdiff.noise import Generator, split_seed, torch_generator
+from pgmdiff.noise import Generator, seed_in_range, torch_generator
 from pgmdiff.scores.adapters import per_sample
 from pgmdiff.scores.gradients import gradient_required
 from pgmdiff.text import counted, described
@@ -46,7 +46,7 @@ def markov_gaussian(graph: FactorGraph | RegionGraph, seed: int) -> Gaussian:
         graph: of the state; its pieces are the factors of the density.
         seed: seed of the draw.
     """
-    regions, rng = graph.regions, np.random.default_rng(split_seed(seed, 1)[0])
+    regions, rng = graph.regions, np.random.default_rng(seed_in_range(seed, "markov_gaussian"))
     precision = np.eye(regions.n_elements)
     for group in regions.groups:
         for elements in group.flat().numpy()[group.outer]:
@@ -66,7 +66,7 @@ def markov_mixture(graph: FactorGraph | RegionGraph, seed: int, k: int = 3) -> G
         k: number of components; weights are proportional to 1 … k.
     """
     weights = torch.arange(1.0, k + 1, dtype=torch.float64)
-    seed = split_seed(seed, 1)[0]
+    seed = seed_in_range(seed, "markov_mixture")
     components = [markov_gaussian(graph, (seed * k + each) % 2**64) for each in range(k)]
     return GaussianMixture(weights / weights.sum(), components)
 

@@ -88,6 +88,10 @@ def factor_graphs(
     variables = [f"v{i}" for i in range(draw(st.integers(1, max_variables)))]
     scope = st.lists(st.sampled_from(variables), min_size=1, max_size=4, unique=True)
     scopes = draw(st.lists(scope, max_size=max_factors))
+    if min(len(variables), max_factors) > 2 and draw(st.booleans()):  # chance closes few loops
+        ring = draw(st.permutations(variables))[:max_factors]
+        pairs = zip(ring, ring[1:] + ring[:1], strict=True)
+        scopes = [*map(list, pairs), *scopes][:max_factors]
     named = {f"f{i}": tuple(s) for i, s in enumerate(scopes)}
     return FactorGraph.from_scopes(named, {v: draw(st.sampled_from(shapes)) for v in variables})
 
