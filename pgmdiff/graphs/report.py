@@ -16,6 +16,7 @@ import torch
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import NODE_LIMIT, acyclicity, diameter, forest_of
 from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.groups import CHUNK
 from pgmdiff.graphs.nesting import flatten
 from pgmdiff.graphs.proxy import Proxy, proxy
 from pgmdiff.graphs.regions import RegionGraph, condition_key
@@ -253,8 +254,9 @@ def report(
     known, alpha_acyclic = junction_tree, True if berge_acyclic else None
     if known is None:
         known, alpha_acyclic = graph.junction_tree, True if graph.junction_tree else alpha_acyclic
-        if known is None or graph.n_regions <= NODE_LIMIT:  # what is claimed is checked
-            alpha_acyclic, known = acyclicity(graph)
+        size = sum(len(g) * prod(g.shape) for g in graph.groups)
+        if known is None or (graph.n_regions <= NODE_LIMIT and size <= CHUNK):
+            alpha_acyclic, known = acyclicity(graph)  # what is claimed is checked
     uncovered = unbalanced  # of which a valid graph has none
     if len(unbalanced):
         times = np.zeros(graph.n_elements, np.int64)
