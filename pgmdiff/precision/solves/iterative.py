@@ -16,7 +16,7 @@ from pgmdiff.precision.solves.base import (
     symmetric,
 )
 from pgmdiff.precision.solves.direct import positive_pivots
-from pgmdiff.text import by_field
+from pgmdiff.text import described
 
 __all__ = ["ConjugateGradients"]
 
@@ -40,7 +40,8 @@ class Products(Placed):
         self.precision = precision
         self.sparse = precision.sparse() if precision.n_entries <= SPARSE_ENTRIES else None
 
-    __repr__ = by_field
+    def __repr__(self) -> str:
+        return described(self, repr(self.precision))
 
     def __call__(self, v: Tensor) -> Tensor:
         """P v for v `[B, N]`, float64; differentiable."""
