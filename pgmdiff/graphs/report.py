@@ -259,9 +259,7 @@ def report(
             alpha_acyclic, known = acyclicity(graph)  # what is claimed is checked
     uncovered = unbalanced  # of which a valid graph has none
     if len(unbalanced):
-        times = np.zeros(graph.n_elements, np.int64)
-        for group in graph.groups:
-            times += group.scatter_sum(np.ones(len(group), np.int64), graph.n_elements)
+        times = graph.sums(np.ones(len(group), np.int64) for group in graph.groups)
         uncovered = unbalanced[times[unbalanced] == 0]
     return Report(
         n_elements=graph.n_elements,
@@ -298,10 +296,7 @@ def _perhaps_equal(graph: RegionGraph) -> Iterator[Hashable]:
     facts = [torch.zeros(0, 3, dtype=torch.int64)]
     for group in graph.groups:
         size = prod(group.shape)
-        step = max(1, AT_ONCE // max(1, size))
-        for start in range(0, len(group), step):
-            index = group.indices(start, min(start + step, len(group)))
-            index = index.reshape(len(index), size)
+        for _, index in group.chunks():
             least = index.amin(dim=1) if size else index.sum(dim=1)
             facts.append(torch.stack([torch.full_like(least, size), index.sum(dim=1), least], 1))
     _, same, times = torch.cat(facts).unique(dim=0, return_inverse=True, return_counts=True)

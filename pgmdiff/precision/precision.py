@@ -61,8 +61,7 @@ def weighed(
         rows = np.flatnonzero(weight)
         if len(rows):
             some = group.select(rows)
-            index = some.indices(0, len(some)).reshape(len(some), -1)
-            yield some, index, torch.from_numpy(weight[rows])
+            yield some, some.flat(), torch.from_numpy(weight[rows])
 
 
 def check_units(who: str, graph: RegionGraph, covariances: Covariances) -> None:
