@@ -27,10 +27,10 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
-from pgmdiff.linalg import correlations, is_finite, rows, widest
+from pgmdiff.linalg import beside, correlations, is_finite, rows, widest
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.precision.precision import taken_blocks
-from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.scores.adapters import Score, per_sample
 from pgmdiff.text import by_field, counted, described
 
 __all__ = [
