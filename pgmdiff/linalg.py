@@ -388,8 +388,9 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if pinned else tensor.to(device)
 
 
-def keep(kept: dict[Any, T], key: object, value: T, most: int) -> T:
-    """The value, added to the latest few that are kept; other threads may do so, too."""
+def keep(kept: dict[Any, Any], key: object, value: T, most: int) -> T:
+    """The value, made the last of the latest few that are kept; other threads may do so, too."""
+    kept.pop(key, None)
     kept[key] = value
     for old in list(kept)[:-most]:
         kept.pop(old, None)

@@ -28,6 +28,7 @@ class Away(Tensor):
     """A tensor of the pretended device."""
 
     inner: Tensor
+    is_meta = False  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> "Away":
@@ -78,10 +79,12 @@ class Elsewhere(TorchDispatchMode, TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Makes tensors of numbers and lists of Python, which are not dispatched."""
         given = dict(kwargs or {})
-        if func is Tensor.__getitem__:
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
             index = args[1] if isinstance(args[1], tuple) else (args[1],)
             lists = [torch.tensor(each) if isinstance(each, list) else each for each in index]
-            return func(args[0], tuple(lists))
+            return func(args[0], tuple(lists), *args[2:])
+        if func is torch.unravel_index and isinstance(args[0], Away):
+            return tuple(map(Away, func(args[0].inner, **given)))
         if func in (torch.tensor, torch.as_tensor) and "device" in given:
             return func(*args, **{**given, "device": "cpu"}).to(given["device"])
         return func(*args, **given)

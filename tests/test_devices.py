@@ -25,11 +25,12 @@ from pgmdiff.linalg import beside
 from pgmdiff.models.unet import UNet
 from pgmdiff.precision import Separable, Stationary
 from pgmdiff.samplers import EDM, SDE, DPMSolver2M, Euler, Heun, Solver, UniPC, sample_weighted
-from pgmdiff.testing import markov_gaussian
+from pgmdiff.testing import markov_gaussian, two_mode_chain
 from pgmdiff.training import fit
 from tests.composition.test_stars import gaussians
 from tests.elsewhere import Elsewhere
 from tests.precision.examples import low_rank, ring
+from tests.test_units import LAWS, Units, check
 
 SIGMAS = karras(8, 0.02, 10.0)
 
@@ -246,7 +247,12 @@ def agreement(device: torch.device) -> Tensor:
     return torch.tensor([row.disagreement for row in found.rows], device=device)
 
 
-@pytest.mark.parametrize("made", [outpainted, weighted, agreement])
+def modes(device: torch.device) -> Tensor:
+    chain = two_mode_chain(5)
+    return chain(chain.sample(4, 0).to(device), 0.7)
+
+
+@pytest.mark.parametrize("made", [outpainted, weighted, agreement, modes])
 def test_the_rest_agrees(made: Callable[[torch.device], Tensor], there: torch.device) -> None:
     agree(made(there), made(torch.device("cpu")), 1e-5)
 
@@ -258,3 +264,13 @@ def test_log_densities_agree(name: str, there: torch.device) -> None:
     joint = compose(graph, node_scores(graph, q), rule=Consistent(node_covariances(graph, q)))
     u = torch.randn(2, *joint.event_shape, generator=torch.Generator().manual_seed(0)).double()
     agree(joint.log_density(u.to(there), 0.7), joint.log_density(u, 0.7), 1e-7)
+
+
+NETWORKS = {"training.EDMDenoiser", "training.WienerFilter", "training.fit"}  # of the user's device
+
+
+@pytest.mark.parametrize("name", [name for name in LAWS if name not in NETWORKS])
+def test_every_public_function_accepts_tensors_of_the_device(
+    name: str, there: torch.device
+) -> None:
+    check(name, Units(device=there), 1e-6)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff import PgmdiffError
-from pgmdiff.linalg import conjugate_gradients, implicit, iterate_conjugate_gradients
+from pgmdiff.linalg import conjugate_gradients, implicit, iterate_conjugate_gradients, keep
 from tests.helpers import ar1, relative
 
 
@@ -104,3 +104,10 @@ def test_a_known_derivative_is_used_and_may_be_differentiated_again() -> None:
 
     assert torch.autograd.gradcheck(cube, x)
     assert torch.autograd.gradgradcheck(cube, x)
+
+
+def test_what_was_asked_for_latest_is_kept() -> None:
+    kept: dict[object, int] = {}
+    for key in (1, 2, 1, 3):
+        assert keep(kept, key, 10 * key, 2) == 10 * key
+    assert kept == {1: 10, 3: 30}

@@ -256,6 +256,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "SparseFactors": lambda: SparseFactors(joint().precision),
     "Factors": lambda: SparseFactors(joint().precision).factors,
     "ConjugateGradients": lambda: ConjugateGradients(joint().precision),
+    "Products": lambda: ConjugateGradients(joint().precision).product,
     "Solution": lambda: Solution(torch.zeros(8, N), 1e-9, 3, True),
     # conditioning
     "Table": lambda: Table("a title", [("a", "1")] * 90, ("name", "number"), ["a note"]),
@@ -302,6 +303,7 @@ OBJECTS: dict[str, Callable[[], Any]] = {
     "Ranks": lambda: in_a_group(lambda: Slab(joint()).ranks),
     "Slab": lambda: in_a_group(lambda: Slab(joint("marginal"))),
     "SharedJoint": lambda: in_a_group(lambda: shared(joint())),
+    "Halo": lambda: in_a_group(lambda: Slab(joint()).halo),
     "SpreadSolve": lambda: in_a_group(lambda: Slab(joint()).part.rule.solve),
     # canvases
     "Streamed": lambda: Streamed(np.zeros((1, 3, 64, 4000), np.float32), (0.01,) * 20),

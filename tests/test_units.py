@@ -67,20 +67,21 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Units:
-    """A unit a, an offset b and a dtype."""
+    """A unit a, an offset b, a dtype and a device."""
 
     a: float = 1.0
     b: float = 0.0
     dtype: torch.dtype = torch.float64
+    device: torch.device | str = "cpu"
 
     def states(self, u: Tensor) -> Tensor:
-        return (self.a * u + self.b).to(self.dtype)
+        return (self.a * u + self.b).to(self.device, self.dtype)
 
     def back(self, u: Tensor) -> Tensor:
         return (u.double() - self.b) / self.a
 
     def gaussian(self, q: Gaussian = UNIT) -> Gaussian:
-        return Gaussian(self.states(q.mean), (self.a**2 * q.covariance).to(self.dtype))
+        return Gaussian(self.states(q.mean), (self.a**2 * q.covariance).to(self.states(q.mean)))
 
     def sigmas(self, levels: list[float] = LEVELS) -> list[float]:
         return [self.a * level for level in levels]
@@ -92,7 +93,7 @@ class Units:
     @property
     def mixture(self) -> GaussianMixture:
         moved = Gaussian(UNIT.mean + 3.0, 0.5 * UNIT.covariance)
-        weights = torch.tensor([0.3, 0.7], dtype=self.dtype)
+        weights = torch.tensor([0.3, 0.7], dtype=self.dtype, device=self.device)
         return GaussianMixture(weights, [self.q, self.gaussian(moved)])
 
     @property
@@ -644,7 +645,7 @@ SINGLE = [Units(*given, torch.float32) for given in ((1e6, 0), (1e-6, -1e-4), (1
 
 def leaves(result: Any) -> list[Tensor]:
     if isinstance(result, Tensor):
-        return [result.detach().double()]
+        return [result.detach().cpu().double()]
     return [leaf for part in result for leaf in leaves(part)]
 
 

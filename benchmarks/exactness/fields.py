@@ -115,7 +115,7 @@ class ModeField(Distribution):
 
     def of_regions(self, group: RegionGroup) -> tuple[Score, dict[str, Tensor]]:
         """Mixtures over the signs of every region, evaluated together."""
-        index = group.indices(0, len(group)).reshape(len(group), -1)
+        index = group.flat()
         d = index.shape[1]
         own = torch.cartesian_prod(*[SIGNS] * d).reshape(-1, d)
         found = (self.labels[:, index][:, :, None] == own).all(dim=3).double()

@@ -173,8 +173,9 @@ class Consistent(Closure):
         mean, messages = self.known_mean(evaluate, u, memory), memory.get(MESSAGES)
         cut, seen = torch.zeros_like(sigma, dtype=torch.bool), self.seen(u, sigma)
         for _ in range(self.iterations):
-            share = self.least_share
-            score, _, answers = self.heard(evaluate, u, sigma, mean, messages, share=share)
+            score, _, answers = self.heard(
+                evaluate, u, sigma, mean, messages, share=self.least_share
+            )
             moved = [(each.eta + self.damping * each.move).detach() for each in answers]
             if seen is None:
                 rms = sigma * _largest_rms(u, answers, moved)
@@ -183,9 +184,8 @@ class Consistent(Closure):
                 scaled = [each.chunk.gather(seen.levels) * own for each, own in pairs]
                 rms = _largest_rms(u, answers, scaled)
             rms = rms if self.solve is None else self.solve.largest(rms)
-            within = (self.trust / rms.clamp(min=1e-300)).clamp(max=1)
-            messages = (_collected(u, answers, moved) * within[:, None]).to(u)
-            cut = cut | (within < 1)
+            messages, shorter = self._trusted(u, answers, moved, rms)
+            cut = cut | shorter
         assert messages is not None, "there is at least one iteration"
         memory[MESSAGES], memory[CAPPED] = messages, memory.get(CAPPED, 0) + cut.to(sigma)
         return score.to(u)
@@ -213,14 +213,19 @@ class Consistent(Closure):
                 moved.append(each.eta + damping * move.detach() - back)
                 scaled.append(moved[-1] * star.levels(each.chunk, sigma, carried)[:, :, None])
             rms = _largest_rms(u, answers, scaled)
-            within = (self.trust / rms.clamp(min=1e-300)).clamp(max=1)
-            messages = (_collected(u, answers, moved) * within[:, None]).to(u)
-            centre = u + moved_on
-            cut = cut | (within < 1)
+            messages, shorter = self._trusted(u, answers, moved, rms)
+            centre, cut = u + moved_on, cut | shorter
         capped = memory.get(CAPPED, 0) + cut.to(sigma)
         found = {MESSAGES: messages, CENTRE: centre, CARRIED: carried, CAPPED: capped}
         memory |= {name: each for name, each in found.items() if each is not None}
         return score
+
+    def _trusted(
+        self, u: Tensor, answers: "list[Answer]", moved: list[Tensor], rms: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The messages, made shorter where their rms is beyond the trust radius, and where so."""
+        within = (self.trust / rms.clamp(min=1e-300)).clamp(max=1)
+        return (_collected(u, answers, moved) * within[:, None]).to(u), within < 1
 
     def heard(
         self,

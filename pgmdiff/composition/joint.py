@@ -28,9 +28,9 @@ from pgmdiff.graphs.factor_graph import FactorGraph
 from pgmdiff.graphs.groups import IndexGroup
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import Report
-from pgmdiff.linalg import Shape, keep, ordinary, rows, widest
+from pgmdiff.linalg import Shape, beside, keep, ordinary, rows, widest
 from pgmdiff.precision import ComposedPrecision, Solve
-from pgmdiff.scores.adapters import beside, per_element
+from pgmdiff.scores.adapters import per_element
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import copied, copies, on_copies, received
 from pgmdiff.store import fingerprint

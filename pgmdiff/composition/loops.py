@@ -106,9 +106,8 @@ class ClosedLoops:
     @cached_property
     def n_outer(self) -> int:
         """Σ_r dim_r over the counted outer regions."""
-        outer = ((group.outer & (group.counts != 0)).sum() for group in self.graph.groups)
-        sizes = (prod(group.shape) for group in self.graph.groups)
-        return sum(int(n) * size for n, size in zip(outer, sizes, strict=True))
+        groups = self.graph.groups
+        return sum(int((g.outer & (g.counts != 0)).sum()) * prod(g.shape) for g in groups)
 
     @cached_property
     def constant(self) -> float:

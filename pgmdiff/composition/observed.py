@@ -148,7 +148,7 @@ def foldable(batches: Iterable[Batch], variances: Tensor) -> Tensor | None:
     places, elements = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for batch in batches:
         if not per_element(batch.score):
-            index = batch.group.indices(0, len(batch.group)).reshape(len(batch.group), -1).numpy()
+            index = batch.group.flat().numpy()
             places.append(np.repeat(np.arange(len(index)) + n + regions, index.shape[1]))
             elements.append(index.reshape(-1))
             regions += len(index)

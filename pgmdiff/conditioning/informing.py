@@ -22,25 +22,9 @@ from pgmdiff.conditioning.observations import Observation
 from pgmdiff.conditioning.operators import Operator
 from pgmdiff.conditioning.solving import Product, carried_back
 from pgmdiff.linalg import rows
-from pgmdiff.scores.adapters import Score, denoise
+from pgmdiff.scores.adapters import Score
 
 __all__ = ["informed"]
-
-
-@dataclass(frozen=True, eq=False)
-class Known:
-    """The denoiser of a joint that knows an observation; `name` is its repr."""
-
-    observation: Observation
-    name: str
-    copies = True
-
-    def __repr__(self) -> str:
-        return self.name
-
-    def __call__(self, score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        self.observation.check(x)
-        return denoise(score, x, sigma, **condition)
 
 
 @dataclass(frozen=True, eq=False)

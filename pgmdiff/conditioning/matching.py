@@ -25,19 +25,21 @@ whose w has wᵀ H V Hᵀ w <= 0, for which V is no covariance, is left to the n
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pgmdiff.conditioning.informing import Known, informed
+from pgmdiff.conditioning.informing import informed
 from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.conditioning.reconstructing import differentiable
 from pgmdiff.conditioning.solving import Product, carried_back
 from pgmdiff.errors import PgmdiffError, check_scale
-from pgmdiff.scores.adapters import Around, NetworkScore, Score, beside, denoise, per_sample
+from pgmdiff.linalg import beside
+from pgmdiff.scores.adapters import Around, NetworkScore, Score, denoise, per_sample
 from pgmdiff.scores.gradients import gradient_required
 from pgmdiff.scores.pyramids import Turned
 from pgmdiff.text import brief, described
@@ -261,9 +263,9 @@ def moment_matching(
     name = f"moment_matching({brief(covariance)}{why})"
     if own:
         known = informed(score, observation, tolerance, steps)
-        return observing(Known(part, name), part, known, remedy=REMEDY)
-    matched = Matched(part, covariance, tolerance, steps, name)
-    return observing(matched, part, score, remedy=REMEDY)
+        return observing(partial(_known, part), part, known, remedy=REMEDY, name=name)
+    matched = partial(_matched, part, covariance, (tolerance, steps))
+    return observing(matched, part, score, remedy=REMEDY, name=name)
 
 
 def _turned(score: Any, joint: object) -> bool:
@@ -274,28 +276,32 @@ def _turned(score: Any, joint: object) -> bool:
     return turned and score is joint
 
 
-@dataclass(frozen=True, eq=False)
-class Matched:
-    """The denoiser of matched moments; `name` is its repr."""
+def _known(
+    observation: Observation, score: Score, x: Tensor, sigma: Tensor, **condition: Any
+) -> Tensor:
+    """The denoiser of a joint that knows the observation."""
+    observation.check(x)
+    return denoise(score, x, sigma, **condition)
 
-    observation: Observation
-    covariance: PosteriorCovariance
-    tolerance: float | None
-    most_steps: int
-    name: str
 
-    def __repr__(self) -> str:
-        return self.name
-
-    def __call__(self, score: Score, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
-        sigma = per_sample(sigma, x)
-        known = self.covariance.moments(score, x, sigma, condition)
-        misfit = self.observation.misfit(known.denoised)
-        kept = 1 if self.covariance.symmetric else self.most_steps
-        products, limits = (known.inner, known.outer), (self.tolerance, self.most_steps, kept)
-        return known.denoised + carried_back(
-            self.observation, known.denoised, misfit, sigma, products, limits
-        )
+def _matched(
+    observation: Observation,
+    covariance: PosteriorCovariance,
+    limits: tuple[float | None, int],
+    score: Score,
+    x: Tensor,
+    sigma: Tensor,
+    **condition: Any,
+) -> Tensor:
+    """The denoiser of matched moments; the limits of the solve are its tolerance and steps."""
+    sigma = per_sample(sigma, x)
+    known = covariance.moments(score, x, sigma, condition)
+    misfit = observation.misfit(known.denoised)
+    limited = (*limits, 1 if covariance.symmetric else limits[1])
+    products = known.inner, known.outer
+    return known.denoised + carried_back(
+        observation, known.denoised, misfit, sigma, products, limited
+    )
 
 
 def _with_pull(

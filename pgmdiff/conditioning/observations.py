@@ -13,8 +13,8 @@ from torch import Tensor
 from pgmdiff.conditioning.masks import Crop, InPlace, Mask
 from pgmdiff.conditioning.operators import LinearOperator, Operator, Stacked, asked
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text, warn
-from pgmdiff.linalg import Shape, rows, squared_norms, tensor_of
-from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser, spread_part
+from pgmdiff.linalg import Shape, beside, rows, squared_norms, tensor_of
+from pgmdiff.scores.adapters import NetworkScore, Score, from_denoiser, spread_part
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import check_score
 from pgmdiff.store import fingerprint
@@ -227,14 +227,15 @@ def observing(
     score: Score,
     *,
     remedy: str,
+    name: str = "",
 ) -> NetworkScore:
     """The score of a conditioned denoiser; arguments: see `Conditioned`."""
     check_score(observation.what, score)
     event = getattr(score, "event_shape", None)
     if event is not None and hasattr(score, "unpack"):  # a joint's
         observation.check_event(event, f"a score of {shape_text('batch', event)}")
-    network = Conditioned(denoiser, observation, score, remedy)
-    made = partial(observing, denoiser, observation, remedy=remedy)
+    network = Conditioned(denoiser, observation, score, remedy, name)
+    made = partial(observing, denoiser, observation, remedy=remedy, name=name)
     return replace(from_denoiser(network), finish=network.finish, score=score, made=made)
 
 
@@ -255,16 +256,17 @@ class Conditioned:
         observation: y, H and R; if its noise is not known, nothing is checked.
         score: the score that is conditioned; if it has a `finish` too, that is called first.
         remedy: the end of the warning.
+        name: its repr; if empty, what the observation is for.
     """
 
     denoiser: Callable[..., Tensor]
     observation: Observation
     score: Score
     remedy: str
+    name: str
 
     def __repr__(self) -> str:
-        own = isinstance(self.denoiser, partial)
-        return self.observation.what if own else brief(self.denoiser, 180)
+        return self.name or self.observation.what
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         return self.denoiser(self.score, x, sigma, **condition)

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
-from pgmdiff.linalg import Shape, conjugate_gradients, implicit, magnitudes
-from pgmdiff.scores.adapters import beside
+from pgmdiff.linalg import Shape, beside, conjugate_gradients, implicit, magnitudes
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import on_copies
 from pgmdiff.text import brief, described

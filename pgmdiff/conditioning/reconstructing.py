@@ -20,8 +20,8 @@ from torch.utils._pytree import tree_map_only
 from pgmdiff.conditioning.observations import Noise, Observation, observing
 from pgmdiff.conditioning.operators import LinearOperator
 from pgmdiff.errors import PgmdiffError, check_scale
-from pgmdiff.linalg import ordinary, squared_norms
-from pgmdiff.scores.adapters import NetworkScore, Score, beside, denoise, per_sample
+from pgmdiff.linalg import beside, ordinary, squared_norms
+from pgmdiff.scores.adapters import NetworkScore, Score, denoise, per_sample
 from pgmdiff.scores.gradients import gradient_required
 from pgmdiff.scores.walls import on_copies, received
 from pgmdiff.text import brief

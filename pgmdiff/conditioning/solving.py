@@ -9,8 +9,7 @@ from torch.autograd.functional import jvp, vjp
 
 from pgmdiff.conditioning.observations import Observation
 from pgmdiff.errors import PgmdiffError
-from pgmdiff.linalg import inner, magnitudes, squared_norms
-from pgmdiff.scores.adapters import beside
+from pgmdiff.linalg import beside, inner, magnitudes, squared_norms
 from pgmdiff.scores.walls import on_copies, received
 from pgmdiff.text import brief
 

@@ -292,8 +292,8 @@ def _whole(
 
 
 def _centred(q: Gaussian) -> Gaussian:
-    """N(0, Σ) of a flat state in float64, or a `ShapeError` where Σ is singular."""
-    covariance = ((q.covariance + q.covariance.T) / 2).double()
+    """N(0, Σ) of a flat state in float64 on the CPU, or a `ShapeError` where Σ is singular."""
+    covariance = ((q.covariance + q.covariance.T) / 2).cpu().double()
     values = torch.linalg.eigvalsh(covariance)
     given, own = (torch.finfo(dtype).eps for dtype in (q.covariance.dtype, torch.float64))
     rounding = max(given * covariance.norm().item(), len(values) * own * values[-1].item())

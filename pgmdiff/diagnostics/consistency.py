@@ -324,7 +324,7 @@ def _regions(joint: Joint) -> Iterator[_Region]:
     for group in (batch.group for batch in joint.batches):
         more = f" … (+{len(group) - 1})" if len(group) > 1 else ""
         kind = f"{group.name(0)}{more}" if group.model is None else str(group.model)
-        for row, elements in enumerate(group.indices(0, len(group)).reshape(len(group), -1)):
+        for row, elements in enumerate(group.flat()):
             yield _Region(group.name(row), kind, elements, bool(group.outer[row]))
 
 

@@ -136,7 +136,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor, *, generator: Generator = None) -> 
         )
     generator = torch_generator(generator, "sliced_wasserstein")
     directions = torch.randn(a.shape[1], DIRECTIONS, generator=generator, dtype=a.dtype)
-    directions = directions / directions.norm(dim=0)
+    directions = (directions / directions.norm(dim=0)).to(a.device)
     gaps = (a @ directions).sort(dim=0).values - (b @ directions).sort(dim=0).values
     return float(gaps.abs().mean())
 

@@ -37,7 +37,7 @@ from pgmdiff.precision import Solve
 from pgmdiff.samplers import Run
 from pgmdiff.scores.gradients import gradient_required
 from pgmdiff.store import fingerprint
-from pgmdiff.text import by_field, counted, described
+from pgmdiff.text import counted, described
 
 __all__ = ["Slab"]
 
@@ -56,8 +56,6 @@ class Halo:
         shared: for every rank, the elements that it shares with others, sorted.
     """
 
-    __repr__ = by_field
-
     def __init__(self, ranks: Ranks, own: Tensor, others: dict[int, Tensor]) -> None:
         self.ranks, self.n_own, self.sizes = ranks, len(own), {k: len(e) for k, e in others.items()}
         self.held = torch.cat([own, *others.values()])
@@ -68,6 +66,9 @@ class Halo:
         for k, each in enumerate(asked):
             both = [*each.values(), *(other[k] for other in asked if k in other)]
             self.shared.append(torch.cat([own[:0], *both]).unique())
+
+    def __repr__(self) -> str:
+        return described(self, f"{self.n_own} of {counted(len(self.held), 'element')} own")
 
     def filled(self, own: Tensor) -> Tensor:
         """The values `[B, m]` of all held elements, from those `[B, n]` of the slab."""

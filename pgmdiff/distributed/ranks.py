@@ -144,14 +144,11 @@ class SharedRun(Run):
             return found
         return {name: self.part.cut(t, name) for name, t in found[0].items()}, found[1]
 
-    def save(
-        self, step: int, tensors: Mapping[str, Tensor], facts: Facts, *, last: bool = False
-    ) -> None:
-        if self.due or last:
-            if self.part is not None:
-                tensors = {name: self.part.whole(t, name) for name, t in tensors.items()}
-            if self.ranks.rank == 0:
-                self.write(step, tensors, facts, last=last)
+    def write(self, step: int, tensors: Mapping[str, Tensor], facts: Facts, *, last: bool) -> None:
+        if self.part is not None:
+            tensors = {name: self.part.whole(t, name) for name, t in tensors.items()}
+        if self.ranks.rank == 0:
+            super().write(step, tensors, facts, last=last)
 
 
 def shared(joint: Joint) -> "SharedJoint":

@@ -80,7 +80,6 @@ class SpreadSolve(LevelByLevel):
         self.owned = np.diag((self.edge < halo.n_own).astype(np.float64))
         eye = sparse.eye_array(len(self.inside), format="csc")
         self.factors = Factors(eye, total[self.inside][:, self.inside], **UNPIVOTED)
-        self._kept: dict[float, Any] = {}
 
     def _gathered(self, mine: Floats) -> list[Floats]:
         """What all ranks have for their interfaces, `[edges of the rank, columns]`."""
@@ -127,9 +126,6 @@ class SpreadSolve(LevelByLevel):
 
     def largest(self, values: Tensor) -> Tensor:
         return self.halo.ranks.gathered(values).amax(dim=0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_kept": {}}
 
 
 @dataclass(frozen=True, eq=False)

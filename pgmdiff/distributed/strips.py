@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 from torch.utils._pytree import tree_map
 
 from pgmdiff.composition import Consistent, Field, Joint, Marginal, Posterior, compose
+from pgmdiff.composition.composing import merged
 from pgmdiff.composition.consistent import MESSAGES
 from pgmdiff.composition.joint import Remembering
 from pgmdiff.composition.plan import RegionScores, Scores
@@ -220,14 +221,12 @@ def strips_of(
             f"a shape that the graph does not have and models may not know. Use {fitting}."
         )
     rule = _with_mean(rule, axis, tuple(sides))
-    given = composing.get("conditions") or {}
-    both = {n: {**graph.conditions[n], **given[n]} for n in graph.conditions.keys() & given.keys()}
     if solved and not _is_stationary(rule.covariances):
         mapped = isinstance(rule.covariances, Mapping)  # a strip has not all models
         own = Dense(rule.covariances) if mapped else Alike(_forms(rule.covariances, graph))
         rule = replace(rule, covariances=own)
     options = {"scores": scores, **composing, "rule": rule}
-    options["conditions"] = {**graph.conditions, **given, **both}
+    options["conditions"] = merged(graph.conditions, composing.get("conditions") or {})
     strips = Strips(axis, tuple(sides), windows, width, halo, evaluations, options)
     named = [name for name, value in options["conditions"].items() if not isinstance(value, Field)]
     whole = strips.graph(0, strips.length) if named else graph

@@ -175,5 +175,6 @@ def bethe_entropy(graph: GraphLike, gaussian: Gaussian, sigma: float = 0.0) -> f
         _, covariance = marginals(gaussian, group)
         variances = torch.linalg.eigvalsh(covariance) + sigma**2
         entropies = 0.5 * (2 * math.pi * math.e * variances).log().sum(dim=1)
-        total += (torch.from_numpy(group.counts / graph.denominator) * entropies).sum().item()
+        counts = torch.from_numpy(group.counts / graph.denominator)
+        total += (counts @ entropies.cpu().double()).item()
     return total

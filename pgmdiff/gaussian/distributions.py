@@ -27,10 +27,10 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
-from pgmdiff.linalg import correlations, is_finite, rows, widest
+from pgmdiff.linalg import beside, correlations, is_finite, rows, widest
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.precision.precision import taken_blocks
-from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.scores.adapters import Score, per_sample
 from pgmdiff.text import by_field, counted, described
 
 __all__ = [
@@ -271,7 +271,7 @@ class Gaussian(Distribution):
         generator = torch_generator(generator, "Gaussian.sample")
         values, vectors = self._eigen
         z = torch.randn(n, len(values), generator=generator, dtype=self.mean.dtype)
-        draws = z * values.clamp(min=0).sqrt() @ vectors.T
+        draws = z.to(values.device) * values.clamp(min=0).sqrt() @ vectors.T
         return self.mean + draws.reshape(n, *self.event_shape)
 
     def _score(self, u: Tensor, sigma: Tensor) -> Tensor:
@@ -384,7 +384,8 @@ class GaussianMixture(Distribution):
     def sample(self, n: int, generator: Generator = None) -> Tensor:
         generator = torch_generator(generator, "GaussianMixture.sample")
         drawn = max(n, 1)  # multinomial refuses 0
-        which = torch.multinomial(self.weights, drawn, replacement=True, generator=generator)[:n]
+        weights = self.weights.cpu()  # as all draws are made there
+        which = torch.multinomial(weights, drawn, replacement=True, generator=generator)[:n]
         draws = self.mean.new_empty(n, *self.event_shape)
         for k, component in enumerate(self.components):
             mine = which == k

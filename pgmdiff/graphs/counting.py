@@ -95,8 +95,9 @@ def cluster_variation(
         >>> sorted(("".join(sorted(r)), c) for r, c in regions.counting_numbers().items())
         [('abc', 1), ('bc', -1), ('bcd', 1)]
     """
-    pieces = pieces_of(scopes, shapes, event_shape, disconnected, models)
-    outer = maximal(pieces.graph, absorb)
+    who = "cluster_variation"
+    pieces = pieces_of(scopes, shapes, event_shape, disconnected, models, who)
+    outer = maximal(pieces.graph, absorb, who)
     regions = sorted(_closed(outer, pieces.touching), key=len, reverse=True)
     counts: dict[Region, int] = {}
     for region, around in zip(regions, regions_around(regions, regions), strict=True):
@@ -137,9 +138,10 @@ def junction_tree(
         >>> sorted(("".join(sorted(r)), c) for r, c in tree.counting_numbers().items())
         [('abd', 1), ('bcd', 1), ('bd', -1)]
     """
-    pieces = pieces_of(scopes, shapes, event_shape, "one", models)
+    who = "junction_tree"
+    pieces = pieces_of(scopes, shapes, event_shape, "one", models, who)
     graph = pieces.graph
-    outer = maximal(graph, absorb)
+    outer = maximal(graph, absorb, who)
     listed = numbered(graph, outer)
     forest = clique_forest(listed)
     triangulated = forest is None

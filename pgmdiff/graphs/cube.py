@@ -123,11 +123,11 @@ def cubemap(
         )
     hint = f" Give the pixels that a window has of either face; {n} joins whole faces."
     overlap = _checked("cubemap", "the overlap", n // 2 if overlap is None else overlap, 1, n, hint)
-    faces = _face_arrays(n, channels)
+    faces = _face_arrays("cubemap", n, channels)
     middle = slice(n - overlap, n + overlap)
     windows = {
         name: pair[..., middle] if "|" in name else pair[..., middle, :]
-        for name, pair in _edge_arrays(n, channels).items()
+        for name, pair in _edge_arrays(faces).items()
     }
     regions = {**dict(zip(FACES, faces, strict=True)), **windows}
     counts = Counter(list(regions))
@@ -176,11 +176,12 @@ def nested_cubemap(face_size: int, *, channels: int | None = None) -> FactorGrap
         -3
     """
     n = _checked("nested_cubemap", "face_size", face_size, 2, hint=SIZE)
-    faces = dict(zip(FACES, _face_arrays(n, channels), strict=True))
+    whole = _face_arrays("nested_cubemap", n, channels)
+    faces = dict(zip(FACES, whole, strict=True))
     axes = ["".join(FACES[a : a + 2]) for a in (0, 2, 4)]
     bands = {b: tuple(a for a in axes if set(a) < set(b)) for b in ("LFRB", "ULDR", "UFDB")}
     shape = (2, *faces["F"].shape)
-    pairs = _edge_arrays(n, channels)
+    pairs = _edge_arrays(whole)
     within = {band: "".join(scope) for band, scope in bands.items()} | {a: a for a in axes}
     return FactorGraph.from_scopes(bands, dict.fromkeys(axes, shape)).nest(
         {
@@ -209,17 +210,16 @@ def _joined(faces: list[Ints], names: str, pairs: Mapping[str, Ints]) -> RegionG
     )
 
 
-def _face_arrays(face_size: int, channels: int | None) -> Ints:
+def _face_arrays(who: str, face_size: int, channels: int | None) -> Ints:
     """The elements of the state, in its shape `[6, *C, n, n]`."""
     hint = " Give the number of channels, or None for a state without a channel axis."
-    planes = () if channels is None else (_checked("cubemap", "channels", channels, 1, hint=hint),)
+    planes = () if channels is None else (_checked(who, "channels", channels, 1, hint=hint),)
     shape = (6, *planes, face_size, face_size)
     return np.arange(prod(shape)).reshape(shape)
 
 
-def _edge_arrays(face_size: int, channels: int | None) -> dict[str, Ints]:
+def _edge_arrays(faces: Ints) -> dict[str, Ints]:
     """The elements of the 12 pairs of faces: `[*C, n, 2n]` ('F|R') or `[*C, 2n, n]` ('U/F')."""
-    faces = _face_arrays(face_size, channels)
     pairs = {}
     for name in EDGES:
         beside = name[1] == "|"

@@ -51,11 +51,6 @@ class RegionGroup(ABC):
         """Names of the regions, in order."""
         return [self.name(row) for row in range(len(self))]
 
-    @property
-    def step(self) -> int:
-        """Number of regions whose indices are held at once."""
-        return max(1, CHUNK // max(1, prod(self.shape)))
-
     def __repr__(self) -> str:
         counts = ""
         if len(self):
@@ -101,8 +96,9 @@ class RegionGroup(ABC):
 
     def chunks(self) -> Iterator[tuple[slice, Tensor]]:
         """Yields a few regions at a time: their rows, and their elements as in `flat`."""
-        for start in range(0, len(self), self.step):
-            rows = slice(start, min(start + self.step, len(self)))
+        step = max(1, CHUNK // max(1, prod(self.shape)))
+        for start in range(0, len(self), step):
+            rows = slice(start, min(start + step, len(self)))
             index = self.indices(rows.start, rows.stop)
             yield rows, index.reshape(len(index), prod(self.shape))
 
@@ -275,12 +271,17 @@ class WindowGroup(RegionGroup):
         return len(self) > 0 and self.whole and bool((self.counts == self.counts[0]).all())
 
     @property
+    def places(self) -> tuple[Ints, ...]:
+        """Per axis, which of its windows each region combines: int64 `[n]`."""
+        counts = [len(axis.starts) for axis in self.axes]
+        return np.unravel_index(self.rows.cpu().numpy(), counts)
+
+    @property
     def names(self) -> list[Hashable]:
         """Names of the regions, in order: the slices that they take."""
-        places = np.unravel_index(self.rows.cpu().numpy(), [len(axis.starts) for axis in self.axes])
         spans = [
             [f"{start}:{start + axis.length}" for start in axis.starts[place].tolist()]
-            for axis, place in zip(self.axes, places, strict=True)
+            for axis, place in zip(self.axes, self.places, strict=True)
         ]
         return [f"[{', '.join(slices)}]" for slices in zip(*spans, strict=True)]
 

@@ -140,7 +140,7 @@ class ArrayPieces(Pieces):
     labels: Ints
 
     @classmethod
-    def of(cls, source: RegionGraph, *, split: bool) -> "ArrayPieces":
+    def of(cls, source: RegionGraph, who: str, *, split: bool) -> "ArrayPieces":
         """The outer regions of a region graph; `split` counts unconnected parts on their own.
 
         Raises:
@@ -154,7 +154,7 @@ class ArrayPieces(Pieces):
         uncovered = np.flatnonzero(source.coverage() == 0)
         if len(uncovered):
             raise GraphError(
-                f"cluster_variation: {len(uncovered)} elements are in no piece, the first is "
+                f"{who}: {len(uncovered)} elements are in no piece, the first is "
                 f"{uncovered[0]}. Add a piece that holds them, or correct event_shape=."
             )
         known: list[Hashable] = [Atom(number) for number in range(int(labels.max(initial=-1)) + 1)]
@@ -241,36 +241,37 @@ def pieces_of(
     event_shape: Sequence[int] | None,
     disconnected: Disconnected,
     models: Mapping[Any, Hashable] | None,
+    who: str,
 ) -> Pieces:
-    """The pieces that `cluster_variation` and `junction_tree` are given.
+    """The pieces that `cluster_variation` and `junction_tree` are given; errors name which.
 
     Raises:
         GraphError: see there.
     """
     if disconnected not in ("one", "several"):
         raise GraphError(
-            f"cluster_variation: expected disconnected='one' or 'several', got {disconnected!r}. "
+            f"{who}: expected disconnected='one' or 'several', got {disconnected!r}. "
             "Choose how to count an intersection in several parts."
         )
     if event_shape is not None:
         if not isinstance(scopes, Mapping) or shapes is not None:
             raise GraphError(
-                "cluster_variation: with event_shape= expected a dict of index arrays, and no "
+                f"{who}: with event_shape= expected a dict of index arrays, and no "
                 f"shapes=, got {type(scopes).__name__}. Leave event_shape out for scopes."
             )
         regions: Mapping[Any, Any] = scopes
         scopes = RegionGraph.from_regions(regions, event_shape=event_shape, models=models)
     elif models is not None:
         raise GraphError(
-            "cluster_variation: models= goes with event_shape= and index arrays. Give a factor "
+            f"{who}: models= goes with event_shape= and index arrays. Give a factor "
             "graph's models to the factor graph."
         )
     if isinstance(scopes, nx.Graph):
         scopes = FactorGraph.from_networkx(scopes)
     split = disconnected == "several"
     if isinstance(scopes, RegionGraph):
-        return ArrayPieces.of(scopes, split=split)
-    graph = _factor_graph(scopes, shapes)
+        return ArrayPieces.of(scopes, who, split=split)
+    graph = _factor_graph(scopes, shapes, who)
     if not split:
         return ScopePieces(graph, None)
     beside = nx.empty_graph(graph.variables)
@@ -279,11 +280,13 @@ def pieces_of(
     return ScopePieces(graph, beside)
 
 
-def _factor_graph(scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None) -> FactorGraph:
+def _factor_graph(
+    scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None, who: str
+) -> FactorGraph:
     if isinstance(scopes, FactorGraph):
         if scopes.nested:
             raise GraphError(
-                f"cluster_variation: node {next(iter(scopes.nested))!r} is nested, and scopes say "
+                f"{who}: node {next(iter(scopes.nested))!r} is nested, and scopes say "
                 "nothing of inner graphs. Nest the result's pieces, or use flatten()."
             )
         return scopes
@@ -291,13 +294,13 @@ def _factor_graph(scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None) ->
         arrays = [name for name, scope in scopes.items() if isinstance(scope, np.ndarray | Tensor)]
         if arrays:
             raise GraphError(
-                f"cluster_variation: {arrays[0]!r} is an index array, expected a scope of names. "
+                f"{who}: {arrays[0]!r} is an index array, expected a scope of names. "
                 "Give a tuple of names, or event_shape= of the state that it indexes."
             )
         return FactorGraph.from_scopes(scopes, shapes)  # type: ignore[arg-type]
     if not isinstance(scopes, Iterable) or hasattr(scopes, "columns"):
         raise GraphError(
-            "cluster_variation: expected a graph, or scopes of names, got a value of type "
+            f"{who}: expected a graph, or scopes of names, got a value of type "
             f"{type(scopes).__name__}. Give a list of tuples, such as .values.tolist() of a table."
         )
     listed: list[Any] = list(scopes)
@@ -306,7 +309,7 @@ def _factor_graph(scopes: Scopes, shapes: Mapping[Any, Sequence[int]] | None) ->
         unordered = isinstance(scope, str | bytes | Set) and not (isinstance(scope, Set) and shapes)
         if single or unordered:
             raise GraphError(
-                f"cluster_variation: the scope {scope!r} is of type {type(scope).__name__}, "
+                f"{who}: the scope {scope!r} is of type {type(scope).__name__}, "
                 "expected a sequence of names: variables are declared in its order. Use a tuple, "
                 "or give shapes= in the order of declaration."
             )
@@ -319,7 +322,7 @@ def numbered(graph: FactorGraph, regions: list[Region]) -> list[list[int]]:
     return [sorted(number[name] for name in region) for region in regions]
 
 
-def maximal(graph: FactorGraph, absorb: bool) -> list[Region]:
+def maximal(graph: FactorGraph, absorb: bool, who: str) -> list[Region]:
     """Distinct scopes inside no other, and isolated variables."""
     factors = list(graph.scopes)
     scopes = [frozenset(scope) for scope in graph.scopes.values()]
@@ -336,12 +339,12 @@ def maximal(graph: FactorGraph, absorb: bool) -> list[Region]:
             kept[scope] = factor
         elif not absorb:
             raise GraphError(
-                f"cluster_variation: the scope of factor {factor!r} lies inside that of "
+                f"{who}: the scope of factor {factor!r} lies inside that of "
                 f"{holder!r}. Remove it, or pass absorb=True."
             )
         elif _loses(graph, factor, holder):
             raise GraphError(
-                f"cluster_variation: the scope of factor {factor!r} lies inside that of "
+                f"{who}: the scope of factor {factor!r} lies inside that of "
                 f"{holder!r}, and it has a model or a condition of its own, which would be lost. "
                 "Compose its FactorGraph, or remove it."
             )

@@ -9,7 +9,7 @@ with an exact *counting number* c_r. A graph is valid when every element is coun
 Regions that share a shape and a model are stored as one *group* of arrays: see `groups`.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from math import prod
@@ -275,10 +275,17 @@ class RegionGraph:
             name: int(c) for g in self.groups for name, c in zip(g.names, g.counts, strict=True)
         }
 
+    def sums(self, values: Iterable[Ints]) -> Ints:
+        """Σ_{r ∋ i} v_r for every element i, of values `[n]` for the regions of each group."""
+        total = np.zeros(self.n_elements, np.int64)
+        for group, each in zip(self.groups, values, strict=True):
+            if each.any():
+                total += group.scatter_sum(each, self.n_elements)
+        return total
+
     def element_sums(self) -> Ints:
         """Σ_{r ∋ i} c_r for every element i, as numerators over the denominator."""
-        zero = np.zeros(self.n_elements, np.int64)
-        return sum((g.scatter_sum(g.counts, self.n_elements) for g in self.groups), zero)
+        return self.sums(group.counts for group in self.groups)
 
     @property
     def tiled(self) -> bool:
@@ -299,9 +306,7 @@ class RegionGraph:
 
     def coverage(self) -> Ints:
         """Number of outer regions that contain each element."""
-        zero = np.zeros(self.n_elements, np.int64)
-        outer = ((g, g.outer.astype(np.int64)) for g in self.groups)
-        return sum((g.scatter_sum(o, self.n_elements) for g, o in outer), zero)
+        return self.sums(group.outer.astype(np.int64) for group in self.groups)
 
     def validate(self) -> "Report":
         """Checks the counting numbers and reports what composing on this graph promises."""

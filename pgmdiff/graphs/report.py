@@ -16,6 +16,7 @@ import torch
 from pgmdiff.errors import GraphError
 from pgmdiff.graphs.acyclicity import NODE_LIMIT, acyclicity, diameter, forest_of
 from pgmdiff.graphs.factor_graph import FactorGraph
+from pgmdiff.graphs.groups import CHUNK
 from pgmdiff.graphs.nesting import flatten
 from pgmdiff.graphs.proxy import Proxy, proxy
 from pgmdiff.graphs.regions import RegionGraph, condition_key
@@ -253,13 +254,12 @@ def report(
     known, alpha_acyclic = junction_tree, True if berge_acyclic else None
     if known is None:
         known, alpha_acyclic = graph.junction_tree, True if graph.junction_tree else alpha_acyclic
-        if known is None or graph.n_regions <= NODE_LIMIT:  # what is claimed is checked
-            alpha_acyclic, known = acyclicity(graph)
+        size = sum(len(g) * prod(g.shape) for g in graph.groups)
+        if known is None or (graph.n_regions <= NODE_LIMIT and size <= CHUNK):
+            alpha_acyclic, known = acyclicity(graph)  # what is claimed is checked
     uncovered = unbalanced  # of which a valid graph has none
     if len(unbalanced):
-        times = np.zeros(graph.n_elements, np.int64)
-        for group in graph.groups:
-            times += group.scatter_sum(np.ones(len(group), np.int64), graph.n_elements)
+        times = graph.sums(np.ones(len(group), np.int64) for group in graph.groups)
         uncovered = unbalanced[times[unbalanced] == 0]
     return Report(
         n_elements=graph.n_elements,
@@ -296,10 +296,7 @@ def _perhaps_equal(graph: RegionGraph) -> Iterator[Hashable]:
     facts = [torch.zeros(0, 3, dtype=torch.int64)]
     for group in graph.groups:
         size = prod(group.shape)
-        step = max(1, AT_ONCE // max(1, size))
-        for start in range(0, len(group), step):
-            index = group.indices(start, min(start + step, len(group)))
-            index = index.reshape(len(index), size)
+        for _, index in group.chunks():
             least = index.amin(dim=1) if size else index.sum(dim=1)
             facts.append(torch.stack([torch.full_like(least, size), index.sum(dim=1), least], 1))
     _, same, times = torch.cat(facts).unique(dim=0, return_inverse=True, return_counts=True)

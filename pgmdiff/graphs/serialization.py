@@ -100,8 +100,8 @@ def from_json(text: str) -> Graph:
     Args:
         text: may be untrusted: it is parsed, checked and never executed. Counting numbers are
             taken as given, and so is the claim that they are a junction tree's; `validate` checks
-            it (but not on thousands of regions). Time and memory are bounded by its length, and by
-            those of 33 million indices.
+            it, but not on thousands of regions or millions of their elements. Time and memory are
+            bounded by its length, and by those of 33 million indices.
 
     Raises:
         GraphError: the text is not JSON, truncated, of another version, too large, or no graph.

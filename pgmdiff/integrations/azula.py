@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pgmdiff.errors import ScoreError, required
 from pgmdiff.integrations.shared import Runs, as_seen, check_device, time_at
-from pgmdiff.scores.adapters import NetworkScore, Score, beside, from_denoiser
+from pgmdiff.linalg import beside
+from pgmdiff.scores.adapters import NetworkScore, Score, from_denoiser
 from pgmdiff.scores.walls import received
 from pgmdiff.text import brief
 

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from pgmdiff.composition.plan import map_tensors
 from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError
 from pgmdiff.integrations.shared import check_device, network_dtype
-from pgmdiff.linalg import is_finite
+from pgmdiff.linalg import beside, is_finite
 from pgmdiff.noise import DRIVEN, START, Generator, Noise
 from pgmdiff.samplers.schedules import remaining
 from pgmdiff.samplers.start import check_drawn, mean_of
@@ -38,7 +38,6 @@ from pgmdiff.scores.adapters import (
     Score,
     Timesteps,
     begun,
-    beside,
     denoise,
     from_denoiser,
     from_flow,

@@ -32,8 +32,8 @@ from pgmdiff.composition.rules import Marginal, Rule
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.graphs.families import repeated_observations
 from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at
-from pgmdiff.linalg import tensor_of
-from pgmdiff.scores.adapters import Score, beside
+from pgmdiff.linalg import beside, tensor_of
+from pgmdiff.scores.adapters import Score
 from pgmdiff.scores.walls import received
 from pgmdiff.text import brief
 

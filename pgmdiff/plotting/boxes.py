@@ -94,17 +94,17 @@ def intervals(graph: RegionGraph) -> Iterator[Intervals | None]:
     for group in graph.groups:
         if isinstance(group, WindowGroup):  # whose indices are not needed
             sides = [(axis.length, axis.size) for axis in group.axes]
-            places = np.unravel_index(group.rows.numpy(), [len(axis.starts) for axis in group.axes])
-            starts = [a.starts[place].tolist() for a, place in zip(group.axes, places, strict=True)]
+            pairs = zip(group.axes, group.places, strict=True)
+            starts = [axis.starts[place].tolist() for axis, place in pairs]
             for corner in zip(*starts, strict=True):
                 yield [
                     (start, length) if length < size else (0, size)
                     for start, (length, size) in zip(corner, sides, strict=True)
                 ]
         else:
-            for row in range(0, len(group), group.step):
-                for region in group.indices(row, min(row + group.step, len(group))).numpy():
-                    yield interval_of(region.ravel(), graph.event_shape)
+            for _, index in group.chunks():
+                for region in index.numpy():
+                    yield interval_of(region, graph.event_shape)
 
 
 def interval_of(elements: Ints, shape: Shape) -> Intervals | None:

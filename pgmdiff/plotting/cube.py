@@ -18,6 +18,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError
+from pgmdiff.graphs.cube import FACES
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats, Shape
 from pgmdiff.plotting.boxes import split
@@ -40,8 +41,6 @@ from pgmdiff.text import count_text
 
 __all__ = ["draw_cube", "is_cube"]
 
-FACES = "FBLRUD"
-"""The faces in the order of the state's first axis."""
 NET = {"U": (1, 0), "L": (0, 1), "F": (1, 1), "R": (2, 1), "B": (3, 1), "D": (1, 2)}
 """Column and row of each face."""
 INCHES = 2.4

@@ -105,7 +105,8 @@ def curves(
         'steps'
     """
     axes = Sheet(figsize=(7, 4.2), layout="constrained").subplots() if ax is None else ax
-    entries = _entries(axes)  # of curves that are there already
+    handles, names = axes.get_legend_handles_labels()  # of curves that are there already
+    entries = dict(zip(names, handles, strict=True))
     entries |= _draw(axes, Panel(curves, xlabel, ylabel, title, limit, log=log), list(curves))
     legend_of(axes, entries, frameon=False, fontsize=9)
     return figure_of(axes)
@@ -140,11 +141,6 @@ def panels(panels: Sequence[Panel], title: str, *, columns: int = 0) -> Figure:
     figure.suptitle(title, fontsize=11, x=0.02, ha="left", parse_math=False)
     legend_of(figure, entries, loc="outside lower center", ncols=4, frameon=False)
     return figure
-
-
-def _entries(axes: Axes) -> dict[str, Artist]:
-    handles, labels = axes.get_legend_handles_labels()
-    return dict(zip(labels, handles, strict=True))
 
 
 def style_of(number: int) -> tuple[str, str, str, float]:

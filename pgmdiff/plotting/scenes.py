@@ -186,8 +186,7 @@ def hasse_scene(graph: RegionGraph, *, loops: bool = False) -> Scene:
     check_size(graph.n_regions, "regions", "For windows of a tensor use layout='counts'.")
     regions: list[Ints] = []
     for group in graph.groups:
-        index = group.indices(0, len(group)).reshape(len(group), -1).numpy()
-        regions += [np.sort(row) for row in index]
+        regions += [*np.sort(group.flat().numpy(), axis=1)]
     named = [(short_name(name), count, outer) for name, count, outer in listed(graph)]
     widths = np.full(len(named), 1.2)
     if len(named) <= NAMED:

@@ -216,11 +216,8 @@ def draw_maps(
         grey = grey if grey.ndim == 2 else grey.mean(axis=2)
         low, high = np.quantile(grey, [0.01, 0.99])
         light = ((grey - low) / max(high - low, 1e-6)).clip(0, 1)[..., None]
-    pieces, overlaps = np.zeros((2, graph.n_elements), np.int64)
-    for group in graph.groups:
-        for total, chosen in ((pieces, group.outer), (overlaps, ~group.outer)):
-            if (group.counts * chosen).any():
-                total += group.scatter_sum(group.counts * chosen, graph.n_elements)
+    pieces = graph.sums(group.counts * group.outer for group in graph.groups)
+    overlaps = graph.sums(group.counts * ~group.outer for group in graph.groups)
     sums = pieces + overlaps
     wrong = int((sums != one).sum())
     verdict = f"sum: {wrong} of {sums.size} elements are not counted once" if wrong else "sum: 1"

@@ -103,8 +103,7 @@ class Blocks(Covariances):
     __repr__ = by_field
 
     def of(self, group: RegionGroup) -> Tensor:
-        index = group.indices(0, len(group)).reshape(len(group), -1)
-        return taken_blocks(self.whole, index)
+        return taken_blocks(self.whole, group.flat())
 
 
 def completed(

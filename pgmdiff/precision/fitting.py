@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import GraphError, ShapeError, shape_text, warn
+from pgmdiff.graphs.containment import regions_around
 from pgmdiff.graphs.factor_graph import FactorGraph, GraphLike, graph_of
 from pgmdiff.graphs.groups import RegionGroup, WindowGroup
 from pgmdiff.graphs.names import check_known
@@ -574,25 +575,21 @@ def _parents(graph: RegionGraph, outer: Outer) -> dict[Hashable, Place]:
     """
     around = [(kind, row) for kind, regions in outer.items() for row in regions]
     sets = [frozenset(row.tolist()) for _, row in around]
-    on: defaultdict[int, list[int]] = defaultdict(list)
-    for number, (_, row) in enumerate(around):
-        for element in row.tolist():
-            on[element].append(number)
-    found: dict[Hashable, Place] = {}
     needed = [((g.counts != 0) | g.outer).astype(np.float64) for g in graph.groups]
-    for group, index, _ in weighed(graph, needed):
-        for name, elements in zip(group.names, index, strict=True):
-            inside = frozenset(elements.tolist())
-            parents = [number for number in on[int(elements[0])] if inside <= sets[number]]
-            if not parents:
-                raise GraphError(
-                    f"fit_covariances: region {name!r} lies inside no outer region. Give its "
-                    "covariance by name: Posterior({...})."
-                )
-            same = [n for n in parents if torch.equal(around[n][1], elements)]
-            kind = around[(same or parents)[0]][0]
-            rows = [around[n][1] for n in same[:1] or parents if around[n][0] == kind]
-            orders = ((row, row.argsort()) for row in rows)
-            places = (order[torch.searchsorted(row[order], elements)] for row, order in orders)
-            found[name] = Place(kind, max(places, key=Tensor.tolist))
+    groups = weighed(graph, needed)
+    inner = [pair for g, index, _ in groups for pair in zip(g.names, index, strict=True)]
+    holders = regions_around((frozenset(row.tolist()) for _, row in inner), sets)
+    found: dict[Hashable, Place] = {}
+    for (name, elements), parents in zip(inner, holders, strict=True):
+        if not parents:
+            raise GraphError(
+                f"fit_covariances: region {name!r} lies inside no outer region. Give its "
+                "covariance by name: Posterior({...})."
+            )
+        same = [n for n in parents if torch.equal(around[n][1], elements)]
+        kind = around[(same or parents)[0]][0]
+        rows = [around[n][1] for n in same[:1] or parents if around[n][0] == kind]
+        orders = ((row, row.argsort()) for row in rows)
+        places = (order[torch.searchsorted(row[order], elements)] for row, order in orders)
+        found[name] = Place(kind, max(places, key=Tensor.tolist))
     return found

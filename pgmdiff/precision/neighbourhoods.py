@@ -188,7 +188,7 @@ def residual(precision: ComposedPrecision, solve: Solve, probes: int) -> float:
             continue
         rows = rows[:: -(-len(rows) // probes)]
         some = group.select(rows)
-        index = some.indices(0, len(some)).reshape(len(some), -1)
+        index = some.flat()
         middle = index.shape[1] // 2
         given = precision.covariances.form(some).dense()[:, middle].expand(index.shape)
         unit = torch.zeros(len(index), precision.graph.n_elements, dtype=torch.float64)

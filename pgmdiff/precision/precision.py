@@ -17,6 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from pgmdiff.errors import warn
+from pgmdiff.graphs.acyclicity import is_junction_tree
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Floats
@@ -43,7 +44,7 @@ TIMES = 3.0
 def on_junction_tree(graph: RegionGraph) -> bool:
     """Whether a graph is known, or is found, to be a junction tree."""
     known = graph.junction_tree
-    return bool(graph.validate().junction_tree if known is None else known)
+    return is_junction_tree(graph) if known is None else known
 
 
 def weighed(
@@ -60,8 +61,7 @@ def weighed(
         rows = np.flatnonzero(weight)
         if len(rows):
             some = group.select(rows)
-            index = some.indices(0, len(some)).reshape(len(some), -1)
-            yield some, index, torch.from_numpy(weight[rows])
+            yield some, some.flat(), torch.from_numpy(weight[rows])
 
 
 def check_units(who: str, graph: RegionGraph, covariances: Covariances) -> None:

@@ -42,10 +42,10 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ScoreError, warn
-from pgmdiff.linalg import squared_norms
+from pgmdiff.linalg import beside, squared_norms
 from pgmdiff.noise import CORRECTORS, Draw
 from pgmdiff.samplers.base import Solver, State
-from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.scores.adapters import Score, per_sample
 from pgmdiff.scores.walls import called, on_copies, received
 from pgmdiff.text import by_field
 

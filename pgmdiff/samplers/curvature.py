@@ -28,12 +28,12 @@ import torch
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ScoreError
-from pgmdiff.linalg import inner, rows, squared_norms
+from pgmdiff.linalg import beside, inner, rows, squared_norms
 from pgmdiff.noise import CURVATURE, Generator, Noise
 from pgmdiff.samplers.base import Solver
 from pgmdiff.samplers.one_step import Euler
 from pgmdiff.samplers.run import Step, sample
-from pgmdiff.scores.adapters import Score, beside, per_sample
+from pgmdiff.scores.adapters import Score, per_sample
 from pgmdiff.scores.walls import called
 from pgmdiff.text import array, described, span
 

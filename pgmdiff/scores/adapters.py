@@ -29,8 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import ScoreError, ShapeError
-from pgmdiff.linalg import beside as beside
-from pgmdiff.linalg import widest
+from pgmdiff.linalg import beside, widest
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import called, copied
 from pgmdiff.text import brief, by_field, described, span

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only, tree_structure
 
 from pgmdiff.errors import ScoreError, ShapeError
-from pgmdiff.linalg import widest
-from pgmdiff.scores.adapters import Score, Wrapped, beside
+from pgmdiff.linalg import beside, widest
+from pgmdiff.scores.adapters import Score, Wrapped
 from pgmdiff.scores.walls import called, copied, on_copies
 from pgmdiff.text import brief, described
 

@@ -170,7 +170,7 @@ class ModeChain:
 
     def __post_init__(self) -> None:
         given = (self.modes, self.table)
-        modes, table = (torch.as_tensor(part).detach().double().clone() for part in given)
+        modes, table = (torch.as_tensor(part).detach().cpu().double().clone() for part in given)
         start = table.sum(dim=0)
         fits = table.ndim == 2 and table.shape == (*modes.shape, *modes.shape) and self.length >= 1
         if not (
@@ -212,8 +212,9 @@ class ModeChain:
                 f"{tuple(u.shape)} of {u.dtype}. Take the part of the chain that they belong to."
             )
         dtype, u = u.dtype, u.double()  # as the chain is
-        start = self.table.sum(dim=1)
-        change = self.table / start[:, None]
+        modes, table = self.modes.to(u), self.table.to(u)
+        start = table.sum(dim=1)
+        change = table / start[:, None]
         never = torch.finfo(change.dtype).min / (4 * self.length)  # ln 0, with derivatives
         stay, leave = (
             part.log().clamp(min=never)
@@ -221,10 +222,11 @@ class ModeChain:
         )
         level = per_sample(sigma, u)[:, None, None, None]
         runs = []  # log-densities of all runs of n neighbours in each mode: [batch, places, K]
-        for n, (values, vectors) in enumerate(self.eigensystems, start=1):
+        for n, system in enumerate(self.eigensystems, start=1):
+            values, vectors = (part.to(u) for part in system)
             variances = values + level**2
             rotated = (u.unfold(1, n, 1) @ vectors)[:, :, None]
-            gap = rotated - self.modes[:, None] * vectors.sum(dim=0)
+            gap = rotated - modes[:, None] * vectors.sum(dim=0)
             runs.append(-0.5 * (gap**2 / variances + (2 * math.pi * variances).log()).sum(dim=3))
         begun = [start.log().expand(len(u), -1)]
         for end in range(self.length):

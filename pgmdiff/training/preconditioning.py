@@ -40,9 +40,9 @@ import torch
 from torch import Tensor, nn
 
 from pgmdiff.errors import ScoreError, ShapeError, check_scale, note, warn
-from pgmdiff.linalg import Shape, sent
+from pgmdiff.linalg import Shape, beside, sent
 from pgmdiff.noise import Generator, seed_of, torch_generator
-from pgmdiff.scores.adapters import beside, per_sample
+from pgmdiff.scores.adapters import per_sample
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import named, received
 from pgmdiff.text import brief

@@ -22,9 +22,9 @@ from pgmdiff.conditioning import (
 )
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import chain, tiles
+from pgmdiff.linalg import beside
 from pgmdiff.models.series import SeriesNet
 from pgmdiff.samplers import SDE, Heun, karras, sample
-from pgmdiff.scores.adapters import beside
 from pgmdiff.scores.guidance import Guided
 from pgmdiff.training import EDMDenoiser
 from tests.helpers import ar1, relative

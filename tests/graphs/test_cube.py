@@ -14,6 +14,7 @@ from pgmdiff.graphs.cube import (
     FACES,
     FRAMES,
     _edge_arrays,
+    _face_arrays,
     cubemap,
     face_directions,
     nested_cubemap,
@@ -23,6 +24,10 @@ Array = npt.NDArray[np.float64]
 
 
 SIZES = [2, 3, 4, 5, 8]
+
+
+def pairs_of(n: int, channels: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
+    return _edge_arrays(_face_arrays("cubemap", n, channels))
 
 
 PAIRS = {"F|R", "R|B", "B|L", "L|F", *(f"U/{s}" for s in "FBLR"), *(f"{s}/D" for s in "FBLR")}
@@ -66,7 +71,7 @@ def test_directions_are_unit_vectors_of_the_right_face(n: int) -> None:
 
 @pytest.mark.parametrize("n", SIZES)
 def test_pairs_are_two_whole_faces_the_side_face_upright(n: int) -> None:
-    pairs = _edge_arrays(n, None)
+    pairs = pairs_of(n)
     assert set(pairs) == PAIRS
     faces = np.arange(6 * n * n).reshape(6, n, n)
     for name, pair in pairs.items():
@@ -80,7 +85,7 @@ def test_pairs_are_two_whole_faces_the_side_face_upright(n: int) -> None:
 
 def test_channels_are_turned_together() -> None:
     n, plane = 4, 16
-    flat, deep = _edge_arrays(n, None), _edge_arrays(n, 3)
+    flat, deep = pairs_of(n), pairs_of(n, 3)
     for name, pair in flat.items():
         face, pixel = np.divmod(pair, plane)
         for channel in range(3):
@@ -89,7 +94,7 @@ def test_channels_are_turned_together() -> None:
 
 @pytest.mark.parametrize("n", [2, 3, 4, 8, 17])
 def test_neighbours_across_an_edge_are_neighbours_on_the_sphere(n: int) -> None:
-    for name, pair in _edge_arrays(n, None).items():
+    for name, pair in pairs_of(n).items():
         seen = directions(pair, n)
         assert (handedness(seen) > 0).all(), f"{name} is mirrored"
         across = seen if "|" in name else seen.swapaxes(0, 1)  # the edge is between columns n-1, n
@@ -105,7 +110,7 @@ def test_neighbours_across_an_edge_are_neighbours_on_the_sphere(n: int) -> None:
 
 def test_the_checks_notice_mirrors_and_wrong_turns() -> None:
     n = 8
-    pair = _edge_arrays(n, None)["U/R"]
+    pair = pairs_of(n)["U/R"]
     assert (handedness(directions(pair[:, ::-1], n)) < 0).all()
     upside_down = np.concatenate([pair[:n][::-1, ::-1], pair[n:]])
     seen = directions(upside_down, n)
@@ -145,7 +150,7 @@ def test_counts_are_those_of_cluster_variation(n: int, overlap: int) -> None:
 def test_windows_are_the_middle_of_the_pairs_and_names_are_slices() -> None:
     n, overlap = 8, 3
     state = torch.arange(6 * 2 * n * n).reshape(6, 2, n, n)
-    graph, pairs = cubemap(n, overlap, channels=2), _edge_arrays(n, 2)
+    graph, pairs = cubemap(n, overlap, channels=2), pairs_of(n, 2)
     for name in PAIRS:
         pair = torch.from_numpy(pairs[name].copy())
         middle = pair[..., 5:11] if "|" in name else pair[..., 5:11, :]
@@ -192,6 +197,11 @@ def test_bad_cubes_are_named(arguments: tuple, message: str) -> None:
     n, overlap, channels = (*arguments, None, None)[:3]
     with pytest.raises(GraphError, match=f"cubemap: .*{message}"):
         cubemap(n, overlap, channels=channels)
+
+
+def test_bad_nested_cubes_are_named() -> None:
+    with pytest.raises(GraphError, match="nested_cubemap: channels is 0, expected an integer"):
+        nested_cubemap(4, channels=0)
 
 
 def test_directions_need_a_size() -> None:

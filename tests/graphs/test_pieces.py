@@ -1,6 +1,7 @@
 """Cluster variation and junction trees of index arrays."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,15 @@ from hypothesis import strategies as st
 
 from pgmdiff import GraphError, compose
 from pgmdiff.gaussian import composed_precision
-from pgmdiff.graphs import FactorGraph, RegionGraph, cluster_variation, cycle, junction_tree, tiles
+from pgmdiff.graphs import (
+    FactorGraph,
+    RegionGraph,
+    chain,
+    cluster_variation,
+    cycle,
+    junction_tree,
+    tiles,
+)
 from tests.helpers import ar1, relative
 
 
@@ -215,6 +224,25 @@ def test_bad_pieces_are_named() -> None:
         cluster_variation([("a", "b")], models={"a": "m"})
     with pytest.raises(GraphError, match="region 'a' has elements from 0 to 9"):
         cluster_variation({"a": [0, 9]}, event_shape=(5,))
+
+
+@pytest.mark.parametrize("count", [cluster_variation, junction_tree])
+@pytest.mark.parametrize(
+    ("pieces", "options"),
+    [
+        ({"a": [0, 1, 2]}, {"event_shape": (5,)}),
+        ([[0, 1]], {"event_shape": (2,)}),
+        ({"a": np.arange(3)}, {}),
+        ([("a", "b")], {"models": {"a": "m"}}),
+        ([("a", "b"), ("a",)], {"absorb": False}),
+        (4, {}),
+        (["ab"], {}),
+        (chain(2).nest({"f0": chain(2)}), {}),
+    ],
+)
+def test_errors_name_the_function_that_was_called(count: Any, pieces: Any, options: Any) -> None:
+    with pytest.raises(GraphError, match=f"^{count.__name__}: "):
+        count(pieces, **options)
 
 
 def test_counted_arrays_compose() -> None:

@@ -1,5 +1,7 @@
 """Tiles, products, and time by parts."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,14 @@ def test_the_acyclicity_tiles_claim_is_the_one_computed(
     from_indices = type(graph)(graph.event_shape, graph.groups)
     assert from_indices.junction_tree is None
     assert from_indices.validate().junction_tree == graph.validate().junction_tree
+
+
+def test_few_windows_are_validated_however_large_they_are() -> None:
+    graph = tiles((3, 128, 25600), (3, 128, 128), (0, 0, 64))
+    tracemalloc.start()
+    assert graph.validate().junction_tree
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("periodic", [False, True])

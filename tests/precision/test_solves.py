@@ -30,6 +30,7 @@ from pgmdiff.precision import (
 )
 from pgmdiff.precision.covariances import Place
 from pgmdiff.precision.forms import LowRankCovariances
+from pgmdiff.precision.solves import base
 from pgmdiff.precision.solves.circulant import shifts
 from tests.helpers import Unsolved, ar1, relative
 from tests.precision.examples import SIGMA, Custom, low_rank, ring, states
@@ -241,8 +242,11 @@ def test_solves_are_pickled_after_a_call() -> None:
         assert torch.equal(pickle.loads(pickle.dumps(solve))(b, SIGMA), solved)
 
 
-def test_noise_levels_that_are_kept_are_bounded_whoever_asks() -> None:
+def test_noise_levels_that_are_kept_are_bounded_whoever_asks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Another thread may ask for a level while one is computed: here by the same thread."""
+    monkeypatch.setattr(base, "KEPT_BYTES", 20 * 3 * 3 * 8)
     solve = Loops(2 * torch.eye(3).double(), torch.eye(3).double())
     computed = solve._computed
 
@@ -254,7 +258,17 @@ def test_noise_levels_that_are_kept_are_bounded_whoever_asks() -> None:
     solve._computed = interrupted
     for sigma in range(1, 60):
         assert torch.equal(solve.level(float(sigma)).inverse, computed(float(sigma)).inverse)
-    assert len(solve._levels) <= 32
+    assert len(solve._kept) == 20
+
+
+def test_a_fade_can_be_learnt_through_after_inference_mode_and_keeps_nothing_in_a_pickle() -> None:
+    solve, b = Loops(2 * torch.eye(9).double(), torch.eye(9).double()), states(9)
+    size, half = len(pickle.dumps(solve)), torch.full((len(b),), 0.5).double()
+    with torch.inference_mode():
+        solve.faded(b, b, half, SIGMA)
+    leaf = b.clone().requires_grad_()
+    solve.faded(leaf, leaf, half, SIGMA).sum().backward()
+    assert len(pickle.dumps(solve)) == size
 
 
 def test_empty_batches_are_solved() -> None:

@@ -43,10 +43,17 @@ class IndefiniteError(GraphError):
 
 
 class Placed:
-    """What keeps tensors on the devices and in the dtypes that it was called with."""
+    """What keeps tensors on the devices and in the dtypes that it was called with.
+
+    It may keep more for the latest noise levels, in `_kept`. A pickle holds neither.
+    """
 
     @cached_property
     def _placed(self) -> dict[Any, Any]:
+        return {}
+
+    @cached_property
+    def _kept(self) -> dict[Any, Any]:
         return {}
 
     def placed(
@@ -61,7 +68,8 @@ class Placed:
         return kept
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_placed"}
+        remade = {"_placed", "_kept"}
+        return {name: value for name, value in vars(self).items() if name not in remade}
 
 
 class Solve(Placed, ABC):

@@ -244,7 +244,6 @@ class BlockTree(Solve):
         order, self.stages, self.rest = stages(nodes.parent, diagonal, coupling, max(1, DENSE // s))
         self.m, self.padding = m, m * s - len(node)
         self.places = torch.from_numpy(np.argsort(order)[node] * s + places)
-        self._kept: dict[Any, Factored] = {}
         if not self._factored(self.diagonals, self.couplings).logs.isfinite():
             raise indefinite(precision)
 
@@ -294,7 +293,8 @@ class BlockTree(Solve):
 
     def factors(self, sigma: float, like: Tensor) -> Factored:
         """The factors for a noise level, on the device of a tensor; the latest are kept."""
-        if (found := self._kept.get((sigma, like.device))) is None:
+        found: Factored | None = self._kept.get((sigma, like.device))
+        if found is None:
             with torch.inference_mode(False), torch.no_grad():
                 w, eye = sigma**2, torch.eye(self.diagonals.shape[1]).to(like)
                 diagonals, couplings = self.placed(
@@ -343,9 +343,6 @@ class BlockTree(Solve):
         like = sigma.double()
         logs = [self.factors(s, like).logs for s in sigma.tolist()]
         return torch.stack([*logs, like.new_zeros(())])[:-1] - self.padding * torch.log1p(like**2)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_kept": {}}
 
 
 def stages(

@@ -56,11 +56,10 @@ class Circulant(Solve):
             group = part.group
             assert isinstance(group, WindowGroup)
             # One window per orbit of shifts: those that start within the first block.
-            counts = [len(axis.starts) for axis in group.axes]
-            numbers = np.unravel_index(group.rows.numpy(), counts)
-            first = [p < n // k for p, n, k in zip(numbers, counts, self.periods, strict=True)]
+            sides = zip(group.axes, group.places, self.periods, strict=True)
+            first = [place < len(axis.starts) // k for axis, place, k in sides]
             some = group.select(np.flatnonzero(np.logical_and.reduce(first)))
-            blocks, within = split(some.indices(0, len(some)).reshape(len(some), -1))
+            blocks, within = split(some.flat())
             lag = shift(blocks[..., :, None] - blocks[..., None, :])
             values = (part.counts[0] * part.precisions.dense()).expand(len(some), -1, -1)
             kernel.index_put_((lag, within[:, :, None], within[:, None]), values, accumulate=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pgmdiff.linalg import Floats, keep
 from pgmdiff.precision.precision import ComposedPrecision
-from pgmdiff.precision.solves.base import Solve, indefinite, levels_kept, symmetric
+from pgmdiff.precision.solves.base import Placed, Solve, indefinite, levels_kept, symmetric
 from pgmdiff.text import counted, described
 
 __all__ = [
@@ -54,21 +54,17 @@ class Eigen(Solve):
         return found
 
 
-class Factors:
+class Factors(Placed):
     """Maps w to sparse LU factors of A + w B, kept for the latest few w; options are of `splu`."""
 
     def __init__(self, a: Any, b: Any, **options: Any) -> None:
         self.a, self.b, self.options = a, b, options
-        self._kept: dict[float, Any] = {}
 
     def __call__(self, w: float) -> Any:
         found = self._kept.get(w)
         if found is None:
             found = sparse.linalg.splu((self.a + w * self.b).tocsc(), **self.options)
         return keep(self._kept, w, found, levels_kept(12 * found.nnz))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_kept": {}}  # SuperLU's cannot be pickled
 
     def __repr__(self) -> str:
         return described(self, counted(self.a.shape[0], "row"))

@@ -18,7 +18,7 @@ from pgmdiff.precision.solves.base import (
     symmetric,
 )
 from pgmdiff.precision.solves.direct import SparseFactors, positive_pivots
-from pgmdiff.text import by_field
+from pgmdiff.text import described
 
 __all__ = ["ConjugateGradients"]
 
@@ -42,7 +42,8 @@ class Products(Placed):
         self.precision = precision
         self.sparse = precision.sparse() if precision.n_entries <= SPARSE_ENTRIES else None
 
-    __repr__ = by_field
+    def __repr__(self) -> str:
+        return described(self, repr(self.precision))
 
     def __call__(self, v: Tensor) -> Tensor:
         """P v for v `[B, N]`, float64; differentiable."""

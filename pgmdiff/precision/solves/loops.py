@@ -20,7 +20,7 @@ from torch import Tensor
 from pgmdiff.errors import ScoreError
 from pgmdiff.linalg import Floats, keep
 from pgmdiff.precision.precision import Assembled, ComposedPrecision
-from pgmdiff.precision.solves.base import IndefiniteError, Solve
+from pgmdiff.precision.solves.base import IndefiniteError, Placed, Solve, levels_kept
 from pgmdiff.precision.solves.choice import solver_of
 from pgmdiff.precision.solves.direct import Eigen
 from pgmdiff.precision.solves.iterative import ConjugateGradients, Products
@@ -30,8 +30,6 @@ __all__ = ["Fading", "LargeLoops", "Loops"]
 
 NEGLIGIBLE = 1e-12
 """Share of s_P' that is left out of the blend."""
-KEPT_LEVELS = 32
-"""Number of noise levels whose inverses are kept."""
 ONE_UNIT = 1e4
 """Ratio of the diagonal entries of K above which solves are refined."""
 DEFINITE = 0.1
@@ -41,7 +39,7 @@ ROUGH = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class Level:
+class Level(Placed):
     """What one noise level requires.
 
     Attributes:
@@ -57,15 +55,13 @@ class Level:
     def __call__(self, b: Tensor, sigma: Tensor) -> Tensor:
         """(I + σ² P')⁻¹ b for b `[B, N]` and sigma `[B]`, which is this level."""
         if isinstance(self.inverse, Tensor):
-            return b @ self.inverse.to(b)
+            product: Tensor = b @ self.placed(b, self.inverse.to, "inverse")
+            return product
         return self.inverse(b, sigma)
 
 
 class Fading(Solve):
-    """Solves with K, and the fade towards P'. Call `__init__` first."""
-
-    def __init__(self) -> None:
-        self._levels: dict[float, Level] = {}
+    """Solves with K, and the fade towards P'."""
 
     @abstractmethod
     def pulled(self, v: Tensor) -> Tensor:
@@ -82,8 +78,12 @@ class Fading(Solve):
 
     def level(self, sigma: float) -> Level:
         """What a noise level requires, kept for the latest few."""
-        found = self._levels.get(sigma) or self._computed(sigma)
-        return keep(self._levels, sigma, found, KEPT_LEVELS)
+        found: Level | None = self._kept.get(sigma)
+        if found is None:
+            with torch.inference_mode(False), torch.no_grad():
+                found = self._computed(sigma)
+        size = found.inverse.nbytes if isinstance(found.inverse, Tensor) else 0
+        return keep(self._kept, sigma, found, levels_kept(size))
 
     def faded(self, b: Tensor, v: Tensor, fade: Tensor, sigma: Tensor) -> Tensor:
         """The blend w s_K + (1 - w) s_P', `[B, N]`.
@@ -124,7 +124,6 @@ class Loops(Fading, Eigen):
     """
 
     def __init__(self, completion: Tensor, composed: Tensor) -> None:
-        super().__init__()
         self.values, self.vectors = torch.linalg.eigh(completion)
         if len(self.values) and not self.values[0] > 0:
             raise IndefiniteError(
@@ -180,7 +179,6 @@ class LargeLoops(Fading):
     def __init__(
         self, solve: Solve, completion: ComposedPrecision, composed: ComposedPrecision
     ) -> None:
-        super().__init__()
         self.solve, self.completion, self.composed = solve, completion, composed
         self.gap = Products(self._between(-1.0))
 
@@ -230,16 +228,15 @@ class LargeLoops(Fading):
 
             return sparse.linalg.LinearOperator((n, n), matvec, dtype=np.float64)
 
-        with torch.inference_mode(False), torch.no_grad():
-            top = sparse.linalg.eigsh(
-                operator(self.gap),
-                1,
-                operator(Products(self.completion)),
-                Minv=operator(lambda v: level**2 * solve(v, level)),
-                which="LA",
-                v0=np.random.default_rng(0).standard_normal(n),
-                tol=ROUGH,
-                return_eigenvectors=False,
-            )[0]
-            kept = min(1.0, (1 - DEFINITE) / max(float(top), 0.1))
-            return Level(solver_of(self._between(kept)), kept)
+        top = sparse.linalg.eigsh(
+            operator(self.gap),
+            1,
+            operator(Products(self.completion)),
+            Minv=operator(lambda v: level**2 * solve(v, level)),
+            which="LA",
+            v0=np.random.default_rng(0).standard_normal(n),
+            tol=ROUGH,
+            return_eigenvectors=False,
+        )[0]
+        kept = min(1.0, (1 - DEFINITE) / max(float(top), 0.1))
+        return Level(solver_of(self._between(kept)), kept)
