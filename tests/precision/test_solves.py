@@ -247,7 +247,7 @@ def test_noise_levels_that_are_kept_are_bounded_whoever_asks(
 ) -> None:
     """Another thread may ask for a level while one is computed: here by the same thread."""
     monkeypatch.setattr(base, "KEPT_BYTES", 20 * 3 * 3 * 8)
-    solve = Loops(2 * torch.eye(3).double(), torch.eye(3).double())
+    solve = Loops(2 * torch.eye(3).double(), -torch.eye(3).double())
     computed = solve._computed
 
     def interrupted(sigma: float):
@@ -258,17 +258,37 @@ def test_noise_levels_that_are_kept_are_bounded_whoever_asks(
     solve._computed = interrupted
     for sigma in range(1, 60):
         assert torch.equal(solve.level(float(sigma)).inverse, computed(float(sigma)).inverse)
-    assert len(solve._kept) == 20
+    assert len(solve._kept) == 40  # inverses may take twice the memory of factors
 
 
-def test_a_fade_can_be_learnt_through_after_inference_mode_and_keeps_nothing_in_a_pickle() -> None:
-    solve, b = Loops(2 * torch.eye(9).double(), torch.eye(9).double()), states(9)
+@pytest.mark.parametrize("composed", [1.0, -1.0])
+def test_a_fade_can_be_learnt_through_after_inference_mode_and_keeps_nothing_in_a_pickle(
+    composed: float,
+) -> None:
+    solve, b = Loops(2 * torch.eye(9).double(), composed * torch.eye(9).double()), states(9)
     size, half = len(pickle.dumps(solve)), torch.full((len(b),), 0.5).double()
     with torch.inference_mode():
         solve.faded(b, b, half, SIGMA)
     leaf = b.clone().requires_grad_()
     solve.faded(leaf, leaf, half, SIGMA).sum().backward()
     assert len(pickle.dumps(solve)) == size
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.89, 0.95, 1.5, 4.0])
+def test_one_decomposition_serves_all_levels_where_the_precision_does(share: float) -> None:
+    """K - P is a share of K in one direction: λ = 1 at σ = ∞ up to 0.9."""
+    root = torch.linalg.qr(states(9, batch=9))[0]
+    values = torch.linspace(0.5, 3, 9).double()
+    completion = root * values @ root.T
+    solve = Loops(completion, completion - share * values[4] * root[:, 4:5] @ root[:, 4:5].T)
+    assert (solve._far is not None) == (share <= 0.9)
+    for sigma in (0.1, 1.0, 30.0):
+        top = share * sigma**2 * values[4] / (1 + sigma**2 * values[4])
+        level, kept = solve.level(sigma), min(1.0, 0.9 / float(top))
+        assert level.kept == pytest.approx(kept)
+        matrix = torch.eye(9).double() + sigma**2 * (completion - kept * solve.gap)
+        expected = torch.linalg.solve(matrix, states(9).T).T
+        assert relative(level(states(9), torch.full((4,), sigma).double()), expected) < 1e-9
 
 
 def test_empty_batches_are_solved() -> None:

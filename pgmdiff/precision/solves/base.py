@@ -45,8 +45,10 @@ class IndefiniteError(GraphError):
 class Placed:
     """What keeps tensors on the devices and in the dtypes that it was called with.
 
-    It may keep more for the latest noise levels, in `_kept`. A pickle holds neither.
+    It may keep more for the latest noise levels, in `_kept`. A pickle holds nothing of `remade`.
     """
+
+    remade: tuple[str, ...] = ("_placed", "_kept")
 
     @cached_property
     def _placed(self) -> dict[Any, Any]:
@@ -68,8 +70,7 @@ class Placed:
         return kept
 
     def __getstate__(self) -> dict[str, Any]:
-        remade = {"_placed", "_kept"}
-        return {name: value for name, value in vars(self).items() if name not in remade}
+        return {name: value for name, value in vars(self).items() if name not in self.remade}
 
 
 class Solve(Placed, ABC):

@@ -29,15 +29,16 @@ class Eigen(Solve):
         (I + σ² P)⁻¹ b = Q diag(1 / (1 + σ² λ)) Qᵀ b
 
     Args:
-        precision: P, which is made dense: `[N, N]` in float64.
+        precision: P, which is made dense, `[N, N]` in float64; or a dense one, positive definite.
 
     Raises:
         IndefiniteError: P is not positive definite.
     """
 
-    def __init__(self, precision: ComposedPrecision) -> None:
-        self.values, self.vectors = torch.linalg.eigh(precision.dense())
-        if len(self.values) and not self.values[0] > 0:
+    def __init__(self, precision: ComposedPrecision | Tensor) -> None:
+        dense = precision if isinstance(precision, Tensor) else precision.dense()
+        self.values, self.vectors = torch.linalg.eigh(dense)
+        if not isinstance(precision, Tensor) and len(dense) and not self.values[0] > 0:
             raise indefinite(precision, self.values[0].item())
 
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:

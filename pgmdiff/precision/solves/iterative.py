@@ -100,6 +100,7 @@ class ConjugateGradients(Solve):
     """
 
     uses_start = True
+    remade = (*Solve.remade, "_factors")
 
     def __init__(
         self,

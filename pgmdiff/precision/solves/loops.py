@@ -83,7 +83,7 @@ class Fading(Solve):
             with torch.inference_mode(False), torch.no_grad():
                 found = self._computed(sigma)
         size = found.inverse.nbytes if isinstance(found.inverse, Tensor) else 0
-        return keep(self._kept, sigma, found, levels_kept(size))
+        return keep(self._kept, sigma, found, levels_kept(size // 2))  # they take long to make
 
     def faded(self, b: Tensor, v: Tensor, fade: Tensor, sigma: Tensor) -> Tensor:
         """The blend w s_K + (1 - w) s_P', `[B, N]`.
@@ -113,7 +113,7 @@ class Fading(Solve):
 
 
 class Loops(Fading, Eigen):
-    """K by one eigendecomposition for every σ, and P' by an inverse per σ.
+    """K by one eigendecomposition for every σ, and P' by another, or by an inverse per σ if λ < 1.
 
     Args:
         completion: K, positive definite, float64 `[N, N]`.
@@ -122,6 +122,8 @@ class Loops(Fading, Eigen):
     Raises:
         IndefiniteError: K is not positive definite.
     """
+
+    remade = (*Fading.remade, "_far")
 
     def __init__(self, completion: Tensor, composed: Tensor) -> None:
         self.values, self.vectors = torch.linalg.eigh(completion)
@@ -154,17 +156,32 @@ class Loops(Fading, Eigen):
         return float(self.values.log().sum())
 
     def _computed(self, sigma: float) -> Level:
-        n, gap = len(self.gap), sigma**2 * self.gap
-        root = self.vectors / (1 + sigma**2 * self.values).sqrt()  # root rootᵀ = (I + σ² K)⁻¹
-        relative = root.T @ gap @ root
-        if n > 200:
-            options = {"which": "LA", "v0": np.ones(n), "tol": 1e-3}
-            top = float(sparse.linalg.eigsh(relative.numpy(), 1, **options)[0][0])
-        else:
-            top = float(torch.linalg.eigvalsh(relative)[-1])
+        if self._far is not None:
+            return self._far
+        # root rootᵀ = (I + σ² K)⁻¹
+        top = sigma**2 * self._largest(self.vectors / (1 + sigma**2 * self.values).sqrt())
         kept = 1.0 if top <= 1 - DEFINITE else (1 - DEFINITE) / top
-        matrix = torch.eye(n).to(gap) + sigma**2 * self.completion - kept * gap
+        matrix = torch.eye(len(self.gap)).to(self.gap)
+        matrix = matrix + sigma**2 * (self.completion - kept * self.gap)
         return Level(torch.cholesky_inverse(torch.linalg.cholesky(matrix)), kept)
+
+    @cached_property
+    def _far(self) -> Level | None:
+        """What every level requires where λ = 1 at σ = ∞, and so at all: one solve with P.
+
+        It is None also where the eigenvectors of P would mix elements of different units.
+        """
+        if self.one_unit and self._largest(self.vectors / self.values.sqrt()) <= 1 - DEFINITE:
+            return Level(Eigen(self.completion - self.gap), 1.0)
+        return None
+
+    def _largest(self, root: Tensor) -> float:
+        """The largest eigenvalue of rootᵀ (K - P) root."""
+        relative = root.T @ self.gap @ root
+        if len(relative) <= 200:
+            return float(torch.linalg.eigvalsh(relative)[-1])
+        options = {"which": "LA", "v0": np.ones(len(relative)), "tol": 1e-3}
+        return float(sparse.linalg.eigsh(relative.numpy(), 1, **options)[0][0])
 
 
 class LargeLoops(Fading):
