@@ -166,7 +166,7 @@ def precisions(smallest: bool) -> Iterator[tuple[RegionGraph, Covariances]]:
         low_rank = fit_covariances(graph, states, form="low_rank", rank=8, shared=True)
         yield graph, low_rank  # SmallSpace
     for side in (32,) if smallest else (64, 128):
-        yield tiles((side, side), 16, 8), ar1(0, 1)  # ConjugateGradients, or SparseFactors
+        yield tiles((side, side), 16, 8), ar1(0, 1)  # ConjugateGradients
 
 
 @torch.no_grad()

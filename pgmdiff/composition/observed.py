@@ -118,7 +118,7 @@ class Observed:
         self, u: Tensor, sigma: Tensor, score: Tensor, means: Tensor | None, solve: Solve
     ) -> Tensor:
         """The score with observations from that without, and from Σ_r c_r (D_r - A_r u) / σ²."""
-        squared = sigma.double()[:, None] ** 2
+        squared, solve = sigma.double()[:, None] ** 2, solve.for_many()
         replaced = None
         if means is not None and self.values is not None and self.variances is not None:
             away = u + squared * means - self.values.to(u.device)

@@ -19,7 +19,6 @@ This module never imports sbi.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import torch
@@ -34,6 +33,7 @@ from pgmdiff.graphs.families import repeated_observations
 from pgmdiff.integrations.shared import as_seen, check_device, network_dtype, time_at
 from pgmdiff.linalg import beside, tensor_of
 from pgmdiff.scores.adapters import Score
+from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import received
 from pgmdiff.text import brief
 
@@ -77,9 +77,9 @@ def _scored(estimator: Any, theta: Tensor, sigma: Tensor, condition: Tensor) -> 
     if not len(theta):
         return theta.clone()
     dtype = network_dtype(estimator, theta.dtype)
-    known = signature(estimator.mean_t_fn).parameters.get("effective_t_max")  # m_t is cut off there
-    last = float(estimator.t_max if known is None else min(estimator.t_max, known.default))
-    t = time_at(ratio, sigma, float(estimator.t_min), last)
+    extra = getattr(estimator, "noise_scale", None)  # of FMPE, whose m_t is cut off at t = 0.99
+    last = estimator.t_max if extra is None else min(estimator.t_max, 0.99)
+    t = time_at(ratio, sigma, float(estimator.t_min), float(last))
     mean = estimator.mean_t_fn(t).reshape(t.shape).to(theta)
     std = estimator.std_fn(t).reshape(t.shape).to(theta)
     seen = as_seen(mean, std, sigma)
@@ -97,8 +97,9 @@ def _scored(estimator: Any, theta: Tensor, sigma: Tensor, condition: Tensor) -> 
         for rows in places
     ]
     score = torch.cat(scores)[torch.cat(places).argsort()]
-    # The velocity of FMPE is that of noise (t + noise_scale) ε, but its score divides v by t.
-    score = score / (1 + getattr(estimator, "noise_scale", 0.0))
+    check_gradient(score, theta, lambda: f"The estimator {brief(estimator)}")
+    if extra is not None:  # its velocity is that of noise (t + noise_scale) ε, its score's of t ε
+        score = score / (1 + extra)
     return r * m * score + (r - 1) * theta / level**2
 
 

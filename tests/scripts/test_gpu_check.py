@@ -25,7 +25,7 @@ def test_a_rehearsal_on_the_cpu(
     assert [row["compiled_seconds"] > 0 for row in figures["steps"]] == [True]
     assert {*gpu_check.SPEED} <= {*figures}
     assert {row["solve"] for row in figures["solves"]} == {
-        "Eigen", "BlockTree", "Circulant", "Channelwise", "SmallSpace", "SparseFactors",
+        "Eigen", "BlockTree", "Circulant", "Channelwise", "SmallSpace", "ConjugateGradients",
     }  # fmt: skip
     assert all(row["difference"] == 0 for row in figures["solves"])
 

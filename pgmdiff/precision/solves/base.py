@@ -92,6 +92,10 @@ class Solve(Placed, ABC):
     def log_determinant(self, sigma: Tensor) -> Tensor:
         """The log-determinant of I + σ² P, float64 `[B]`; not all kinds are differentiable in σ."""
 
+    def for_many(self) -> "Solve":
+        """The solve for calls that solve many times with one σ."""
+        return self
+
     def inverse(self) -> Tensor | None:
         """P⁻¹, the covariance of the composed distribution, float64 `[N, N]`, or None."""
         return None

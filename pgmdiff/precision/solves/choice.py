@@ -7,8 +7,7 @@ r"""The choice of a solve with I + σ² P, by structure and size: the first that
                           and Fourier transforms over the shifts leave one small block per frequency
     `BlockTree`           regions in a row, such as windows along one axis, or on a tree: block
                           Cholesky factors
-    `SparseFactors`       any other junction tree, with separators within separators, and graphs
-                          whose Σ_r⁻¹ have up to four million entries: sparse LU
+    `SparseFactors`       any other junction tree, with separators within separators: sparse LU
     `ConjugateGradients`  all else: products, started from the marginal rule's score; where they
                           do not converge, sparse LU, if P fits into memory
 
@@ -20,6 +19,8 @@ with kept factors solves several times as fast: milliseconds, which the models' 
 Factors are made once per graph and σ, serve the whole batch, and are kept for as many of the latest
 σ as fit into 256 MiB, at most 64.
 """
+
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -35,16 +36,11 @@ from pgmdiff.precision.solves.small_space import SmallSpace, common_floor
 
 __all__ = ["Channelwise", "solver_of"]
 
-FACTORED = 4_000_000
-"""Most entries of the Σ_r⁻¹ of a graph that is no junction tree for which P is factorised."""
-
 
 def solver_of(precision: ComposedPrecision) -> Solve:
     """The solve that suits a graph and its covariances; see the module for the order.
 
-    All but `ConjugateGradients`, the last, are exact up to rounding. On two-dimensional fields of
-    neighbouring correlation 0.9, 9,216 elements in windows of 8 × 8, sparse LU takes 0.25 s for a
-    new σ and 5 ms for another solve, where conjugate gradients take thousands of steps and 3 s.
+    All but `ConjugateGradients`, the last, are exact up to rounding.
 
     Args:
         precision: P, which knows its graph and covariances.
@@ -65,7 +61,7 @@ def solver_of(precision: ComposedPrecision) -> Solve:
     nodes = nodes_of(precision)
     if nodes is not None:
         return BlockTree(precision, nodes)
-    if on_junction_tree(graph) or precision.n_entries <= FACTORED:
+    if on_junction_tree(graph):
         return SparseFactors(precision)
     return ConjugateGradients(precision)
 
@@ -97,6 +93,11 @@ class Channelwise(Solve):
         guess = None if start is None else self._rotated(start, self.vectors.T)
         solved = self.places(self._rotated(b, self.vectors.T), levels.reshape(-1), guess)
         return self._rotated(solved, self.vectors).reshape(b.shape)
+
+    def for_many(self) -> Solve:
+        found = copy(self)
+        found.places = self.places.for_many()
+        return found
 
     def _rotated(self, v: Tensor, rotation: Tensor) -> Tensor:
         turned: Tensor = rotation.to(v) @ v.reshape(-1, len(rotation), self.n_places)

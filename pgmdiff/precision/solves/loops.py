@@ -212,6 +212,9 @@ class LargeLoops(Fading):
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
         return self.solve(b, sigma)
 
+    def for_many(self) -> Solve:
+        return self.solve.for_many()
+
     def log_determinant(self, sigma: Tensor) -> Tensor:
         return self.solve.log_determinant(sigma)
 
