@@ -93,11 +93,12 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
 
     Args:
         score: the score, which accepts the keywords of `null`.
-        null: the empty condition, by keyword: a tensor without a batch axis (for crops of fields
-            one that broadcasts, such as 0.0), a pytree of them, or another value. What it does not
-            name, in a mapping inside it, too, is the same in both evaluations. Around a joint, the
-            null of a field is a field. A network must have been trained with it (`null_condition=`
-            of `training.fit`); one that was not returns an arbitrary score there, and no error.
+        null: the empty condition, by keyword: a tensor without a batch axis (for fields one that
+            broadcasts, such as 0.0), a pytree of them, or another value. What it does not name, in
+            a mapping inside it, too, is the same in both evaluations. Around a joint, the null of a
+            field, or of a `per_node` condition, may be one, too. A network must have been trained
+            with it (`null_condition=` of `training.fit`); one that was not returns an arbitrary
+            score there, and no error.
         guidance: w where the caller gives none.
 
     Raises:
@@ -127,9 +128,11 @@ def _emptied(value: Any, null: Any, per_row: bool, word: str = "") -> Any:
             )
         return {**value, **{k: _emptied(value[k], null[k], per_row, k) for k in null}}
     if tree_structure(value) != tree_structure(null):
+        if isinstance(null, Tensor | int | float) and not isinstance(value, Mapping | list | tuple):
+            return tree_map(lambda one: _expanded(one, null, per_row), value)  # of a field
         raise ScoreError(
-            f"guided: the null of {word!r} must be built as the condition, {brief(value)}, "
-            f"a field if it is one; got {brief(null)}."
+            f"guided: the null of {word!r} must be built as the condition, {brief(value)}; got "
+            f"{brief(null)}. Give a tensor for a tensor, and a mapping for a mapping."
         )
     return tree_map(lambda one, empty: _expanded(one, empty, per_row), value, null)
 

@@ -316,6 +316,11 @@ def test_guidance_in_and_around_a_joint() -> None:
     around = guided(joint_of(), {"f": field(empty)})
     expected = (1 - w[:, None]) * dense(U, SIGMA, empty) + w[:, None] * dense(U, SIGMA, F)
     torch.testing.assert_close(around(U, SIGMA, f=field(F), guidance=w), expected)
+    around = guided(joint_of(), {"f": empty})
+    torch.testing.assert_close(around(U, SIGMA, f=field(F), guidance=w), expected)
+    around = guided(joint_of(), {"f": 0.0})
+    expected = (1 - w[:, None]) * dense(U, SIGMA, 0 * F) + w[:, None] * dense(U, SIGMA, F)
+    torch.testing.assert_close(around(U, SIGMA, f=field(F), guidance=w), expected)
 
 
 def test_samples_follow_their_own_fields(tmp_path: Any) -> None:
@@ -364,8 +369,8 @@ def test_fields_that_do_not_fit_are_named() -> None:
          r"compose: the condition 'low': .*\[\.\.\., 3, 5, 20\].*do not span axis 1. Resize"),
         (lambda: compose(nested, score, conditions={"F": {"f": field(draw(1))}}), ShapeError,
          "condition 'f'"),
-        (lambda: guided(joint, {"f": 0.0}, guidance=2)(u, torch.ones(2), f=field(u)), ScoreError,
-         r"guided: the null of 'f' .*Field\(\[2, 3, 8, 20\] float32\), a field if .* got 0"),
+        (lambda: guided(joint, {"f": {}}, guidance=2)(u, torch.ones(2), f=field(u)), ScoreError,
+         r"guided: the null of 'f' .*Field\(\[2, 3, 8, 20\] float32\); got \{\}"),
         (lambda: compose(strip, guided(score, {"f": field(u)}, guidance=2))(u, 1.0, f=field(u)),
          ScoreError, r"guided: the null of 'f' .*got Field\("),
     ]:  # fmt: skip

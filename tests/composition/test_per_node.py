@@ -207,9 +207,11 @@ def test_guidance_around_a_joint() -> None:
     expected = none + w[:, None] * (joint(u, 0.7, c=told) - none)
     around = guided(joint, {"c": PerNode(told.nodes, empty)})
     torch.testing.assert_close(around(u, 0.7, c=told, guidance=w), expected)
-    around = guided(joint, {"c": 0.0})
-    with pytest.raises(ScoreError, match=r"guided: the null of 'c' must be built as the condition"):
-        around(u, 0.7, c=told, guidance=w)
+    for null in (0.0, torch.zeros(2)):  # of every node
+        none = joint(u, 0.7, c=PerNode(told.nodes, 0 * values))
+        expected = none + w[:, None] * (joint(u, 0.7, c=told) - none)
+        found = guided(joint, {"c": null})(u, 0.7, c=told, guidance=w)
+        torch.testing.assert_close(found, expected)
 
 
 def test_samples_and_saved_runs(tmp_path: Any) -> None:
