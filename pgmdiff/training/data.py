@@ -416,7 +416,9 @@ def positions(graph: GraphLike) -> dict[Hashable, dict[str, Tensor]]:
     """The positions of a graph's regions as conditions for `compose`, `{name: {"position": p}}`.
 
     They are what a model trained with `position=True` gets for these regions: the place of the
-    region's first entry as a share of each axis of the state, `[axes]`, from 0 to below 1.
+    region's first entry as a share of each axis of the state, `[axes]`, from 0 to below 1. For
+    `distributed.stream` give the graph of the whole canvas: positions of a smaller one are shares
+    of that, and windows further on have none.
 
     Args:
         graph: the graph; a list of a million positions takes seconds.
