@@ -52,8 +52,9 @@ def compose(
             piece without any beside others of its model is warned of when the joint is called.
         null_condition: what the nodes that are not pieces (variables, overlaps) receive, such as
             the embedding of an empty prompt, unless they have a condition of their own: in place
-            of conditions given at call time, and beside pieces that have conditions here. A network
-            must have been trained with it (`null_condition=` of `training.fit`), which is not seen.
+            of conditions given at call time, and beside pieces that have conditions here. Leave it
+            out where the call gives all pieces one condition: overlaps share it. A network must
+            have been trained with it (`null_condition=` of `training.fit`), which is not seen.
         max_batch: most rows of one model call; None if there is no limit. It bounds the memory;
             which size is fastest depends on the machine and the model. "auto" measures it in the
             first call, which costs some calls more, once; where memory is too small for a call,
