@@ -114,6 +114,8 @@ RAW: tuple[type[Exception], ...] = (ArithmeticError, AssertionError, AttributeEr
 RAW += (RuntimeError, TypeError, ValueError)
 """What a wrong argument raises where nothing looks at it."""
 FULL = re.compile("(out of|enough|allocate) memory")
+CALL = re.compile(r"\S+\(\) (missing \d+ required|takes (from )?\d+|got (an unexpected|multiple)) ")
+"""What Python says of a call that does not fit a function's arguments."""
 OURS = {*["matplotlib", "networkx", "numpy", "pgmdiff", "scipy", "torch"], *sys.stdlib_module_names}
 """Modules whose errors are about the arguments; those of others, and of networks, pass."""
 CALLED = ("__init__", "__call__", "forward")
@@ -125,8 +127,9 @@ def in_words(package: str) -> None:
 
     Functions, constructors and public methods raise a `PgmdiffError` in place of a raw error, with
     the raw one as its cause. Errors within functions and networks that the user gave pass
-    unchanged. Functions and constructors refuse a class in place of an instance immediately: many
-    classes can be called, and would fail later. A call that succeeds costs one more Python frame.
+    unchanged; so do those of calls that do not fit the arguments of such, with a note. Functions
+    and constructors refuse a class in place of an instance immediately: many classes can be called,
+    and would fail later. A call that succeeds costs one more Python frame.
 
     Args:
         package: its name. What it lists in `__all__` is public, as are modules listed there; of
@@ -196,6 +199,14 @@ def _worded(function: Callable[..., Any], who: str, documented: Any) -> Callable
             # The call from outside names its own arguments.
             within = frame.f_globals.get("__name__", "").startswith(own)
             if within or _passes(error.__traceback__ and error.__traceback__.tb_next):
+                raise
+            if CALL.match(str(error)):  # the library's own calls fit: this is a user's function
+                note(
+                    error,
+                    f"while {who} called a function that it was given. Other arguments are set "
+                    "with functools.partial, or given as conditions: of nodes to compose "
+                    "(conditions=, null_condition=), of samples to the call of the joint.",
+                )
                 raise
             wrong, said = _refusal(function, documented, args, kwargs)
             first = f"{type(error).__name__}: {error}".splitlines()[0][:200]

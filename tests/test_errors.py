@@ -193,6 +193,33 @@ def test_errors_within_what_the_user_gave_pass() -> None:
         graphs.chain()
 
 
+def needs(x: Tensor, sigma: Tensor, mood: Tensor) -> Tensor:
+    return mood - x
+
+
+@pytest.mark.parametrize(
+    ("call", "who", "words"),
+    [
+        (lambda: sample(needs, [2.0, 1.0], shape=(2, 3)), "sample", "'mood'"),
+        (lambda: compose(graphs.chain(3), needs)(X, S), "Joint", "'mood'"),
+        (lambda: sample(from_eps(needs), [2.0, 1.0], shape=(2, 3)), "sample", "'mood'"),
+        (lambda: stream(TILES, needs, [2.0, 1.0], out=torch.ones(1, 8)), "stream", "'mood'"),
+        (lambda: compose(TILES, lambda x: -x)(torch.ones(1, 8), 1.0), "Joint", "takes 1 pos"),
+        (lambda: compose(TILES, lambda x, s: -x)(torch.ones(1, 8), 1.0, mood=X[:1]), "Joint",
+         "unexpected keyword argument 'mood'"),
+    ],
+)  # fmt: skip
+def test_functions_that_cannot_be_called_so_say_it_themselves(
+    call: Callable[[], object], who: str, words: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"^\S+\(\) .*{words}") as raised:
+        call()
+    assert raised.value.__cause__ is None
+    notes = getattr(raised.value, "__notes__", [f"while {who} called. functools.partial"])
+    assert f"while {who} called" in notes[-1]
+    assert "functools.partial" in notes[-1]
+
+
 def test_an_argument_with_an_odd_shape_is_shown() -> None:
     class Odd:
         shape = dtype = None

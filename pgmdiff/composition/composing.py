@@ -13,8 +13,8 @@ from pgmdiff.composition.joint import Joint
 from pgmdiff.composition.nodewise import PerNode
 from pgmdiff.composition.plan import AT_CALLS, Batch, RegionScores, Scores, plan
 from pgmdiff.composition.rules import Average, Marginal, Rule
-from pgmdiff.errors import ScoreError, nearest, warn
-from pgmdiff.graphs.factor_graph import GraphLike, graph_of
+from pgmdiff.errors import GraphError, ScoreError, nearest, warn
+from pgmdiff.graphs.factor_graph import FactorGraph, GraphLike, graph_of
 from pgmdiff.graphs.names import check_mapping
 from pgmdiff.graphs.regions import Condition, RegionGraph
 from pgmdiff.graphs.report import check_counts, conflict
@@ -52,8 +52,9 @@ def compose(
             piece without any beside others of its model is warned of when the joint is called.
         null_condition: what the nodes that are not pieces (variables, overlaps) receive, such as
             the embedding of an empty prompt, unless they have a condition of their own: in place
-            of conditions given at call time, and beside pieces that have conditions here. A network
-            must have been trained with it (`null_condition=` of `training.fit`), which is not seen.
+            of conditions given at call time, and beside pieces that have conditions here. Leave it
+            out where the call gives all pieces one condition: overlaps share it. A network must
+            have been trained with it (`null_condition=` of `training.fit`), which is not seen.
         max_batch: most rows of one model call; None if there is no limit. It bounds the memory;
             which size is fastest depends on the machine and the model. "auto" measures it in the
             first call, which costs some calls more, once; where memory is too small for a call,
@@ -67,7 +68,8 @@ def compose(
         The joint score, itself a score callable.
 
     Raises:
-        GraphError: it is no graph, its counting numbers are invalid, or a condition names no node.
+        GraphError: it is no graph, its counting numbers are invalid, or a condition names no node,
+            or one that is nested.
         ScoreError: a node that must be evaluated has no score. (Those of nodes that the graph does
             not have may be among the scores: they may serve other graphs.)
         ShapeError: a field does not fit the state.
@@ -103,6 +105,8 @@ def compose(
                 raise ScoreError(f"compose: {what} gives {word!r} {value!r}, {AT_CALLS}")
     fields = {word: value for word, value in conditions.items() if isinstance(value, Field)}
     named = {name: each for name, each in conditions.items() if name not in fields}
+    if isinstance(graph, FactorGraph):
+        _check_nested(graph, regions, named)
     regions = replace(regions, conditions=merged(regions.conditions, named))
     _check_null(null, {**regions.conditions, Field: fields})
     with torch.inference_mode(False):  # what is computed here must serve autograd later
@@ -143,6 +147,17 @@ def _check_scores(graph: RegionGraph, scores: Mapping[Any, Any]) -> None:
         else:
             continue
         raise ScoreError(f"compose: a score is given for {key!r}, {problem}")
+
+
+def _check_nested(graph: FactorGraph, regions: RegionGraph, names: Iterable[Hashable]) -> None:
+    """Raises `GraphError` for the name of a nested node, which is replaced by its regions."""
+    for name in {*names} & {*graph.nested} - {*regions.names}:
+        within, pieces = {*graph.nodes.elements(name).flatten().tolist()}, regions.pieces
+        inner = (p for p in pieces if within >= {*regions.elements(p).flatten().tolist()})
+        raise GraphError(
+            f"compose: a condition is given for {name!r}, which is nested. Give conditions to its "
+            f"regions (`graph.regions.names`), such as {next(inner, pieces[0])!r}."
+        )
 
 
 def _check_null(null: Condition, conditions: Mapping[Any, Condition]) -> None:

@@ -205,7 +205,7 @@ def flattened(
         condition: pytrees of tensors and fields that start with the batch shape.
 
     Raises:
-        ShapeError: one of them has another shape.
+        ShapeError: one of them has another shape, or the state is neither float32 nor float64.
         ScoreError: sigma is a negative number or NaN.
     """
     if not isinstance(u, Tensor):
@@ -219,6 +219,11 @@ def flattened(
             f"Joint: expected a floating-point state {shape_text('*batch', event)}, got "
             f"{tuple(u.shape)} of {u.dtype}. Reshape it, or pack a factor graph's variables with "
             f"graph.pack.{_unbatched(event) if n_batch <= 0 else ''}"
+        )
+    if u.dtype not in (torch.float32, torch.float64):  # sums of +1 and -1 would lose all digits
+        raise ShapeError(
+            f"Joint: expected a float32 or float64 state, got one of {u.dtype}. Give u.float(), "
+            "and cast inside the model."
         )
     batch = u.shape[:n_batch]
     size = prod(batch)

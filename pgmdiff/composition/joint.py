@@ -21,7 +21,7 @@ from pgmdiff.composition.comparing import compared
 from pgmdiff.composition.evaluate import Chunk, Tilt, flattened
 from pgmdiff.composition.nodewise import PerNode
 from pgmdiff.composition.observed import LEAST, Observed, foldable
-from pgmdiff.composition.plan import Batch, map_tensors
+from pgmdiff.composition.plan import Batch, given_text, map_tensors
 from pgmdiff.composition.rules import Memory, Rule, bound
 from pgmdiff.errors import ScoreError, note, warn
 from pgmdiff.graphs.factor_graph import FactorGraph
@@ -55,8 +55,8 @@ class Joint:
     Made by `compose`. `u` has any batch shape before the graph's event shape; sigma is one number
     or has the batch shape. Conditions given at the call start with the batch shape and reach every
     node, unless it has its own or `null_condition` replaces them; a `field` is cropped to each
-    node. It works in the state's floating-point dtype and on its device, under autograd or without,
-    in several threads at once.
+    node. It works in the state's dtype, float32 or float64, and on its device, under autograd or
+    without, in several threads at once.
 
     Attributes:
         graph: the graph that was composed, as it was given.
@@ -393,7 +393,8 @@ class Joint:
             others = chunk.stop - chunk.start - 1
             several = f" and of {counted(others, 'other')}" if others else ""
             called = f"the score of node {chunk.name!r}{several} was called on x of"
-            note(error, f"while {called} {tuple(x.shape)} {_where(chunk, sigma)}.")
+            told = given_text(batch.condition, condition)
+            note(error, f"while {called} {tuple(x.shape)} {_where(chunk, sigma)}.{told}")
             raise
         values = received(value, like, partial(_whose, kind, chunk, sigma))
         check_gradient(values, u, lambda: f"Joint: the {kind} of node {chunk.name!r}")

@@ -26,7 +26,7 @@ from pgmdiff.precision.forms import concatenated
 from pgmdiff.scores.adapters import Score
 from pgmdiff.text import brief, counted, described
 
-__all__ = ["Batch", "RegionScores", "Scores", "map_tensors", "plan"]
+__all__ = ["Batch", "RegionScores", "Scores", "given_text", "map_tensors", "plan"]
 
 
 class RegionScores(ABC):
@@ -307,6 +307,34 @@ def map_tensors(
         return fields(word, leaf) if fields and _is_whole(leaf) else leaf
 
     return {w: tree_map(partial(mapped, w), v, is_leaf=_is_whole) for w, v in tree.items()}
+
+
+def given_text(own: Condition, told: Condition) -> str:
+    """What a note on a failed model call says of nodes' own conditions and of the call's."""
+
+    def leaves(value: Any) -> list[Any]:
+        return tree_flatten(value, is_leaf=_is_whole)[0]
+
+    nodes = [
+        f"{word} {list(leaf.values.shape[1:])}"
+        for word, value in own.items()
+        for leaf in leaves(value)
+        if isinstance(leaf, _Shared)
+    ]
+    kinds = Tensor | Field | PerNode
+    raw = [
+        f"{word}={brief(value)}"
+        for word, value in told.items()
+        if word not in own and not all(isinstance(leaf, kinds) for leaf in leaves(value))
+    ]
+    said = ""
+    if nodes:
+        said += f" Its own conditions are {', '.join(nodes)}: conditions of nodes have no batch "
+        said += "axis; for values that differ between samples give per_node(...) to the call."
+    if raw:
+        said += f" The call was given {', '.join(raw)}, which models receive as it is: a tensor "
+        said += "[batch, ...] has a value for each sample."
+    return said
 
 
 def _is_whole(value: Any) -> bool:

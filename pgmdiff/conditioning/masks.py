@@ -38,10 +38,14 @@ class InPlace(Operator):
             )
         event = tuple(event)
         if mask.dtype != torch.bool:
-            raise ShapeError(
-                f"{who}: expected a boolean mask, got {mask.dtype}. Use torch.as_tensor(mask) > 0, "
-                "if these are not the observed values."
-            )
+            remedy = "Use torch.as_tensor(mask) > 0, if these are not the observed values."
+            inexact = mask.is_floating_point() or mask.is_complex()
+            if not inexact and ((mask < 0) | (mask > 1)).any():
+                remedy = "Use torch.as_tensor(mask) > 0; or, if these are indices, begin with mask "
+                remedy += (
+                    "= torch.zeros(event_shape, dtype=torch.bool) and set mask[indices] = True."
+                )
+            raise ShapeError(f"{who}: expected a boolean mask, got {mask.dtype}. {remedy}")
         lead: Shape = tuple(mask.shape[: max(mask.ndim - len(event), 0)])
         try:
             mask = ordinary(mask.clone()).expand(lead + event)  # the caller may change theirs

@@ -31,7 +31,6 @@ FAR = 3.0
 """How many deviations of their noise the values of an observation may be missed by."""
 FARTHEST = 8.0
 """How many of them one value may be missed by, in a tenth of the samples."""
-IN_PLACE = " Values stand in their places in the whole state; those not seen may be anything."
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +98,7 @@ class Observation:
             if tuple(y.shape[1:]) != tuple(shape):
                 raise ShapeError(
                     f"{what}: expected an observation {list(shape)}, or a batch of them, got "
-                    f"{tuple(y.shape)}.{IN_PLACE if isinstance(h, InPlace) else ''}"
+                    f"{tuple(y.shape)}.{_in_place(h, y) if isinstance(h, InPlace) else ''}"
                 )
         elif linear is not None and y.ndim < 2:
             y = y.reshape(1, -1)  # one vector; what has more axes has a batch axis, too
@@ -318,6 +317,22 @@ class Conditioned:
                 "too early (most_steps=), the operator is too far from linear (reconstruction may "
                 "then do better), or the models hold these values for unlikely."
             )
+
+
+def _in_place(h: InPlace, y: Tensor) -> str:
+    """The remedy for an observation that does not have the shape of a mask's states."""
+    state = tuple(y.shape[1:] if y.ndim > 1 else y.shape)
+    try:
+        broadcasts = torch.broadcast_shapes(h.mask.shape, state) == state
+    except RuntimeError:
+        broadcasts = False
+    if broadcasts:
+        given = f"{type(h).__name__}(mask, event_shape={state})"
+        return f" The mask is for states {tuple(h.event_shape)}; if they are {state}, give {given}."
+    return (
+        " A mask and its observation have one shape: values stand in their places in the whole "
+        "state; those not seen may be anything."
+    )
 
 
 def _norms(v: Tensor) -> Tensor:

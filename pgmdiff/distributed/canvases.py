@@ -120,9 +120,11 @@ def stream(
             after the process was killed goes on to the same bits.
         progress: whether to show a progress bar.
         dtype, device: of the state; a new zarr array has this dtype.
-        composing: `rule`, `conditions` (fields over the whole canvas are cropped), and the other
-            arguments of `compose`. Rules are `Marginal`, `Average`, `Posterior` and `Consistent`,
-            the latter two with covariances that are the same for all windows.
+        composing: `rule`, `conditions`, and the other arguments of `compose`. Rules are `Marginal`,
+            `Average`, `Posterior` and `Consistent`, the latter two with covariances that are the
+            same for all windows. Fields over the whole canvas are cropped. Conditions of nodes are
+            those of the canvas's windows by name: windows further on than in the graph have none
+            unless they are named, so make them for the graph of the whole canvas, or give fields.
 
     Raises:
         GraphError: the graph is not made of windows, or is closed along the axis of the strips.

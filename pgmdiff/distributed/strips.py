@@ -192,7 +192,11 @@ def strips_of(
     fits = all(own >= window if a == axis else own == side for a, (own, side) in pairs)
     if batch < 1 or len(sides) != len(event) or not fits:
         like = [*map(str, event[:axis]), f"at least {window}", *map(str, event[axis + 1 :])]
-        raise ShapeError(f"stream: expected shape as (batch, {', '.join(like)}), got {shape}.")
+        raise ShapeError(
+            f"stream: expected shape as (batch, {', '.join(like)}), got {shape}. Strips run along "
+            f"axis {axis} of the state, the last of those with the most windows in the graph "
+            f"({numbers[axis]}): give a graph with more of them along the axis that is to be long."
+        )
     rule = composing.get("rule") or Marginal()
     _check_rule(rule, graph)
     solved = not isinstance(rule, WeightedSum)

@@ -219,7 +219,7 @@ def scaled(
             break
     region, which = divmod(int(gaps.argmax()), len(left))
     unfit = name(int(left[which]), region)
-    raise without(sweep, unfit, float(gaps.max()), "give them a larger ridge=")
+    raise without(sweep, unfit, float(gaps.max()), "give them a larger ridge=, such as 0.01")
 
 
 def _regressed(
@@ -415,5 +415,5 @@ def without(sweeps: int, name: Hashable, misfit: float, remedy: str) -> GraphErr
         "Covariances: expected the covariances of one distribution, but no positive definite "
         f"matrix with these blocks was found in {counted(sweeps, 'sweep')}; a correlation of "
         f"region {name!r} is off by {misfit:.3g}. Read all covariances off one estimate "
-        f"(fit_covariances), or {remedy}."
+        f"(fit_covariances without shared=True), or {remedy}."
     )

@@ -303,7 +303,8 @@ class DenseCovariances(RegionCovariances):
                 remedy = (
                     "No samples have such a covariance: if windows share it, parts of theirs that "
                     "should be alike are not, as of clips that begin alike. Cut clips at random "
-                    "places, or fit form='stationary'."
+                    "places, or fit form='stationary'; if that was done, give more states, or "
+                    f"ridge={-2 * float(values.min()):.1g}."
                 )
             raise GraphError(
                 f"Covariances: the covariance of {names(row)!r} is singular or indefinite, its "

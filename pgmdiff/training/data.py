@@ -22,7 +22,7 @@ from pgmdiff.composition import compose
 from pgmdiff.composition.fields import Field, placed, respaced
 from pgmdiff.composition.local import Everything
 from pgmdiff.composition.plan import Batch, map_tensors
-from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, shape_text, warn
+from pgmdiff.errors import PgmdiffError, ScoreError, ShapeError, nearest, shape_text, warn
 from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.names import check_known, check_mapping
@@ -368,6 +368,8 @@ def crops(
         named = [*conditions.values(), *graph.regions.conditions.values()]
         told = {word for each in named if isinstance(each, Mapping) for word in each}
         states = States(data, labels, graph.pack)
+        if not shared:
+            _check_networks(graph.regions, networks)
         joint = compose(
             graph,
             scores[None] if shared else scores,
@@ -414,7 +416,9 @@ def positions(graph: GraphLike) -> dict[Hashable, dict[str, Tensor]]:
     """The positions of a graph's regions as conditions for `compose`, `{name: {"position": p}}`.
 
     They are what a model trained with `position=True` gets for these regions: the place of the
-    region's first entry as a share of each axis of the state, `[axes]`, from 0 to below 1.
+    region's first entry as a share of each axis of the state, `[axes]`, from 0 to below 1. For
+    `distributed.stream` give the graph of the whole canvas: positions of a smaller one are shares
+    of that, and windows further on have none.
 
     Args:
         graph: the graph; a list of a million positions takes seconds.
@@ -469,6 +473,23 @@ class _Mark:
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
         return x
+
+
+def _check_networks(graph: RegionGraph, networks: Mapping[Any, Any]) -> None:
+    """Raises `ScoreError` for a node, of those that are cut, without a network."""
+    for group in graph.groups:
+        for row in np.flatnonzero((group.counts != 0) | group.outer).tolist():
+            name = group.name(row)
+            model = name if group.model is None else group.model
+            if model not in networks:
+                given = brief([*networks])
+                raise ScoreError(
+                    f"crops: node {name!r} needs the model {model!r}, which is not among the "
+                    f"networks {given}.{nearest(model, networks)} Add one, which may be that of "
+                    "another id, too; `compose` needs those of overlaps as well."
+                )
+            if group.model is not None:
+                break
 
 
 def _check_finite(word: str, label: Tensor) -> None:

@@ -367,7 +367,9 @@ def denoising_loss(
     try:
         value = denoise(noisy, sigma, **condition)
     except Exception as failure:
-        note(failure, f"while {brief(denoise)} was trained on crops {list(clean.shape)}.")
+        given = ", ".join(f"{word} {brief(value)}" for word, value in condition.items())
+        given = given and f", with {given}: labels [n, ...] arrive as [batch, ...]"
+        note(failure, f"while {brief(denoise)} was trained on crops {list(clean.shape)}{given}.")
         raise
     value = received(value, clean, lambda: brief(denoise), cast=True)
     losses: Tensor = (value - clean) ** 2 / error

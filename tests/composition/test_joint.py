@@ -164,6 +164,9 @@ def test_states_that_do_not_fit_are_named() -> None:
         joint(torch.zeros(2, 5), 1.0)
     with pytest.raises(ShapeError, match="int64"):
         joint(torch.zeros(2, 4, dtype=torch.int64), 1.0)
+    for half in (torch.float16, torch.bfloat16):
+        with pytest.raises(ShapeError, match=rf"float32 or float64 state, .* {half}.*u\.float"):
+            joint(torch.zeros(2, 4, dtype=half), 1.0)
     with pytest.raises(ShapeError, match="expected sigma"):
         joint(torch.zeros(2, 4), torch.ones(3))
     for sigma in (-1.0, float("nan")):

@@ -1,6 +1,7 @@
 """The law of conditions per node: sample b is that of a joint composed with its own conditions."""
 
 import pickle
+import sys
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -305,6 +306,29 @@ def test_bad_calls_are_named() -> None:
         null(u, 1.0, c=per_node(strip.pieces[:1], torch.zeros(2, 1, 2)))
     with pytest.raises(ShapeError, match=r"'c' holds PerNode\(5 nodes, .* keywords of their own"):
         joint(u, 1.0, c={"deep": every})
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions take notes from Python 3.11 on")
+def test_what_a_model_raises_comes_with_the_conditions_that_may_be_wrong() -> None:
+    strip, u = tiles((16,), 8, 4), torch.zeros(2, 16)
+
+    def labelled(x: Tensor, sigma: Tensor, label: Tensor) -> Tensor:
+        return label.reshape(-1, 1) - x
+
+    told = {name: {"label": torch.tensor([0, 2, 1])} for name in strip.names}
+    with pytest.raises(RuntimeError, match="size of tensor") as raised:
+        compose(strip, labelled, conditions=told)(u, 1.0)
+    (note,) = raised.value.__notes__
+    assert "conditions are label [3]: conditions of nodes have no batch axis" in note
+    assert "per_node(...)" in note
+    for value, text in ((0, "label=0, which"), ([0, 2], "label=[0, 2], which")):
+        with pytest.raises(AttributeError, match="no attribute 'reshape'") as raised:
+            compose(strip, labelled)(u, 1.0, label=value)
+        (note,) = raised.value.__notes__
+        assert f"The call was given {text} models receive as it is" in note
+    with pytest.raises(RuntimeError, match="size of tensor") as raised:
+        compose(strip, labelled)(u, 1.0, label=torch.zeros(2, 3))
+    assert raised.value.__notes__[0].endswith("entry 0 on.")
 
 
 def test_compose_refuses_it() -> None:

@@ -334,6 +334,14 @@ def test_a_boolean_tensor_is_a_mask_for_every_method() -> None:
         assert torch.equal(by_tensor(u, 1.0), by_operator(u, 1.0))
     with pytest.raises(ShapeError, match="in their places in the whole state"):
         replacement(joint, torch.zeros(1), mask)
+    with pytest.raises(ShapeError, match="A mask and its observation have one shape"):
+        replacement(joint, torch.zeros(N), mask[1:])
+    for y in (torch.zeros(2, 1, 3, N), torch.zeros(1, 3, N)):
+        words = (
+            rf"for states \({N},\); if they are \((1, )?3, {N}\), give Mask\(mask, event_shape=\("
+        )
+        with pytest.raises(ShapeError, match=words):
+            moment_matching(joint, y, Mask(mask))
 
 
 def test_rounded_observations_of_operators_that_are_not_onto() -> None:

@@ -168,6 +168,12 @@ def test_bad_operators_are_named() -> None:
         (lambda: Mask(torch.ones(3).numpy()), r"boolean mask, got torch\.float32"),
         (lambda: Mask("seen"), "a boolean mask as a tensor, .*, got 'seen'"),
         (lambda: Mask(torch.ones(3)), r"boolean mask, got torch\.float32"),
+        (lambda: Mask([0, 1, 1]), r"got torch\.int64\. Use torch\.as_tensor\(mask\) > 0, if"),
+        (
+            lambda: Mask([0, 1, 2]),
+            r"mask\) > 0; or, if these are indices, .*mask\[indices\] = True",
+        ),
+        (lambda: Mask(torch.ones(2) * 1j), r"boolean mask, got torch\.complex64"),
         (lambda: FourierMask(torch.ones(3)), r"boolean mask, got torch\.float32"),
         (lambda: Crop((4,), (slice(4, 4),)), "selects nothing"),
         (lambda: Crop((4,), (slice(1), slice(1))), "selects nothing"),

@@ -499,6 +499,10 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[], dict[str, Any]]]] = 
     ),
     "short strip": (ShapeError, "at least 8", lambda: {"strip": 4}),
     "shape": (ShapeError, "at least 8", lambda: {"shape": (1, 4)}),
+    "another axis": (
+        ShapeError, r"got \(1, 40, 12\)\. Strips run along axis 1 .* windows in the graph \(2\)",
+        lambda: {"graph": tiles((12, 12), 8, 4), "shape": (1, 40, 12)},
+    ),
     "channels": (ShapeError, "expected shape", lambda: {"shape": (1, 2, 16)}),
     "array": (ShapeError, "an array of shape", lambda: {"out": np.zeros((2, 16))}),
     "integers": (

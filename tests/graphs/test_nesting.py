@@ -183,6 +183,22 @@ def test_a_condition_is_not_lost_by_expanding() -> None:
     assert "counts_sum_to_one" in assert_lawful(nested, only="counts_sum_to_one").passed
 
 
+def test_conditions_are_given_to_the_regions_of_a_nested_node() -> None:
+    """Of one that is nested once, and of one whose inner graph is itself nested."""
+    inner, condition = chain(3), {"c": torch.zeros(())}
+    outer = FactorGraph.from_scopes({"sound": ("a", "b"), "move": ("b", "c", "d")})
+    middle = FactorGraph.from_scopes({"all": ("p", "q", "r")}).nest({"all": inner})
+    for graph in (outer.nest({"move": inner}), outer.nest({"move": middle})):
+        words = r"compose: .* 'move', which is nested\. Give .* such as 'f0'\."
+        with pytest.raises(GraphError, match=words):
+            compose(graph, lambda x, sigma, c=None: -x, conditions={"move": condition})
+        for name in ("f0", "sound"):
+            told = {name: condition}
+            assert compose(graph, lambda x, sigma, c=None: -x, conditions=told).regions.conditions
+    with pytest.raises(GraphError, match="'other', which is no region"):
+        compose(graph, lambda x, sigma, c=None: -x, conditions={"other": condition})
+
+
 def test_a_nested_report_knows_what_is_exact_level_by_level() -> None:
     outer = FactorGraph.from_scopes(
         {"f": ("a", "b"), "g": ("b", "c")}, {"a": (2,), "b": (3,), "c": (2,)}

@@ -114,7 +114,8 @@ def test_covariances_without_a_completion_are_refused_and_the_region_is_named() 
         for name in windows.names
     }
     blocks = {name: f @ f.T + 0.01 * torch.eye(len(f)) for name, f in factors.items()}
-    with pytest.raises(GraphError, match=r"found in 1 sweep; a correlation of region '\["):
+    words = r"found in 1 sweep; a correlation of region '\[.* without shared=True\).* such as 0\.01"
+    with pytest.raises(GraphError, match=words):
         completed(windows, Dense(blocks))
 
 

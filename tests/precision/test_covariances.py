@@ -85,6 +85,21 @@ def test_windows_whose_shared_parts_differ_are_told() -> None:
             ComposedPrecision(graph, fitted).dense()
 
 
+def test_stationary_covariances_of_few_states_are_told_a_ridge_that_suffices() -> None:
+    """Not to fit form='stationary', which was done."""
+    generator, graph = torch.Generator().manual_seed(0), tiles((8, 8), (4, 4), (2, 2))
+    states = torch.randn(2, 8, 8, generator=generator).cumsum(1).cumsum(2)
+
+    def fitted(ridge: float = 1e-6) -> Covariances:
+        return fit_covariances(graph, states, form="stationary", ridge=ridge)
+
+    words = r"form='stationary'; if that was done, give more states, or ridge=0\.\d+\.$"
+    with pytest.raises(GraphError, match=words) as raised:
+        ComposedPrecision(graph, fitted()).dense()
+    ridge = float(str(raised.value).split("ridge=")[1][:-1])
+    ComposedPrecision(graph, fitted(ridge)).dense()
+
+
 def test_regions_that_contradict_one_another_are_named() -> None:
     graph, score = chain(4), lambda x, sigma: -x
     unit = {name: torch.eye(2 if name[0] == "f" else 1) for name in graph.regions.names}

@@ -290,8 +290,11 @@ def test_wrong_input_is_named() -> None:
         crops(graph, torch.randn(5, 3), half=2)
     with pytest.raises(GraphError, match="'f9'"):
         crops(graph, torch.randn(5, 3), conditions={"f9": {"y": torch.zeros(())}})
-    with pytest.raises(ScoreError, match="needs the model 'f1'"):
+    words = r"crops: node 'f1' needs the model 'f1', .* networks \['f0', 'x1'\].* of another id"
+    with pytest.raises(ScoreError, match=words):
         fit(graph, {"f0": network, "x1": network}, torch.randn(5, 3), steps=1)
+    with pytest.raises(ScoreError, match=r"the model \(2,\), .* networks \[\(4,\)\]\. Add one"):
+        fit(tiles((6,), 4, 2), {(4,): network}, torch.randn(5, 6), steps=1)
     with pytest.raises(ScoreError, match=r"no network for crops of shape \(2,\)"):
         fit([(3,), (2,)], {(3,): network}, torch.randn(5, 4), steps=1)
 

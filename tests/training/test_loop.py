@@ -500,3 +500,15 @@ def test_channels_of_other_units_are_told() -> None:
     fit([(2, 4)], Network(), data / data.std(dim=(0, 2))[:, None], steps=1, generator=0)
     with pytest.warns(UserWarning, match=r"fit: the elements have .* from 0\.\d+ to [45]"):
         fit([(2,)], OfElements(), data[:, :, 0], steps=1, generator=0)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions take notes from Python 3.11 on")
+def test_what_a_network_raises_comes_with_the_labels_that_it_was_given() -> None:
+    class Moody(nn.Linear):
+        def forward(self, x: Tensor, noise: Tensor, mood: Tensor) -> Tensor:
+            return super().forward(torch.cat([x, mood], dim=1))
+
+    with pytest.raises(RuntimeError, match="same number of dimensions") as raised:
+        fit([(3,)], Moody(4, 3), torch.randn(9, 3), steps=1, batch=5, labels={"mood": [0] * 9})
+    (note,) = raised.value.__notes__
+    assert "on crops [5, 3], with mood [5] int64: labels [n, ...] arrive as [batch, ...]" in note
