@@ -744,10 +744,12 @@ def test_a_start_around_the_mean_leaves_no_bias() -> None:
     assert abs(met - 40) < 0.03
     with pytest.raises(ShapeError, match="Add it to x instead"):
         s.sample(far.score, [1.0, 0.0], x=torch.zeros(1, N), mean=1.0)
-    point = s.sample(lambda x, sigma: (3 - x) / sigma[:, None] ** 2, [9.0, 0.0], shape=(4, N))
+    score = lambda x, sigma: (3 - x) / sigma[:, None] ** 2  # noqa: E731
+    point = s.sample(score, [9.0, 0.0], shape=(4, N), generator=0)
     torch.testing.assert_close(point, torch.full((4, N), 3.0))  # without spread nothing is missed
     for shape in ((4,), (4, 0), (0, 3)):
-        found = s.sample(lambda x, sigma: -x / (1 + 81), [9.0, 0.0], shape=shape, mean=0.5)
+        score = lambda x, sigma: -x / (1 + 81)  # noqa: E731
+        found = s.sample(score, [9.0, 0.0], shape=shape, mean=0.5, generator=0)
         assert found.shape == shape
     for wrong in ([N + 1], [2, N], [1, 1, N]):  # none makes more samples, or axes
         with pytest.raises(ShapeError, match="expected mean= as one number"):
