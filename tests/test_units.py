@@ -840,10 +840,10 @@ def test_samples_with_means_of_their_own_do_not_raise_the_alarm(n: int) -> None:
         def own(x: Tensor, sigma: Tensor, means: Tensor = means) -> Tensor:
             return (means - x) / (0.25 + sigma[:, None] ** 2)
 
-        s.sample(own, levels, shape=(n, size), dtype=torch.float64)
+        s.sample(own, levels, shape=(n, size), dtype=torch.float64, generator=0)
         joint = compose(graphs.tiles((size,), 8, 4), lambda x, c: ar1(x.shape[1], 0.5)(x, c))
         given = conditioning.replacement(joint, means, torch.arange(size) % 2 == 0)
-        s.sample(given, levels, shape=(n, size), dtype=torch.float64)
+        s.sample(given, levels, shape=(n, size), dtype=torch.float64, generator=0)
     modes = [Gaussian(torch.full((256,), m), torch.eye(256)) for m in (-1.0, 1.0)]
     apart = GaussianMixture(torch.tensor([0.5, 0.5]), modes)
     found = s.sample(apart, s.karras(30, 0.01, 10.0), shape=(n, 256), generator=0)

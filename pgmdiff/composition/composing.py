@@ -151,7 +151,9 @@ def _check_scores(graph: RegionGraph, scores: Mapping[Any, Any]) -> None:
 
 def _check_nested(graph: FactorGraph, regions: RegionGraph, names: Iterable[Hashable]) -> None:
     """Raises `GraphError` for the name of a nested node, which is replaced by its regions."""
-    for name in {*names} & {*graph.nested} - {*regions.names}:
+    for name in (name for name in names if name in graph.nested):
+        if name in regions.names:  # of a region within another nested node
+            continue
         within, pieces = {*graph.nodes.elements(name).flatten().tolist()}, regions.pieces
         inner = (p for p in pieces if within >= {*regions.elements(p).flatten().tolist()})
         raise GraphError(

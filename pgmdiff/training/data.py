@@ -477,8 +477,9 @@ class _Mark:
 
 def _check_networks(graph: RegionGraph, networks: Mapping[Any, Any]) -> None:
     """Raises `ScoreError` for a node, of those that are cut, without a network."""
-    for group in graph.groups:
-        for row in np.flatnonzero((group.counts != 0) | group.outer).tolist():
+    for group, weights in zip(graph.groups, Everything().weights(graph), strict=True):
+        cut = np.flatnonzero(weights)
+        for row in cut.tolist() if group.model is None else cut[:1].tolist():
             name = group.name(row)
             model = name if group.model is None else group.model
             if model not in networks:
@@ -488,8 +489,6 @@ def _check_networks(graph: RegionGraph, networks: Mapping[Any, Any]) -> None:
                     f"networks {given}.{nearest(model, networks)} Add one, which may be that of "
                     "another id, too; `compose` needs those of overlaps as well."
                 )
-            if group.model is not None:
-                break
 
 
 def _check_finite(word: str, label: Tensor) -> None:

@@ -116,10 +116,10 @@ class ConjugateGradients(Solve):
         tolerance: float = ROUNDING,
     ) -> None:
         self.precision, self.product = precision, Products(precision)
-        if most_steps is None:
-            most_steps = 150 if precision.graph.n_elements <= QUICK else 500
-            most_steps = 5_000 if self.product.sparse is None else most_steps
-        self.most_steps = most_steps
+        self.may_factor = self.product.sparse is not None
+        self.quick = self.may_factor and precision.graph.n_elements <= QUICK
+        unless_told = 150 if self.quick else 500 if self.may_factor else 5_000
+        self.most_steps = unless_told if most_steps is None else most_steps
         self.tolerance = tolerance
         self.steps = 0
         self._residual = 0.0
@@ -133,14 +133,13 @@ class ConjugateGradients(Solve):
 
     def __call__(self, b: Tensor, sigma: Tensor, start: Tensor | None = None) -> Tensor:
         def solve(right: Tensor, sigma: Tensor) -> Tensor:
-            factors = self.product.sparse is not None
-            if not (factors and self._slow(sigma)):
+            if not (self.may_factor and self._slow(sigma)):
                 found = self._iterated(right.double(), sigma.double(), start)
                 self.steps, self._residual = found.steps, found.residual
-                if found.converged or (not factors and self._close(right, found)):
+                if found.converged or (not self.may_factor and self._close(right, found)):
                     return found.x.to(right)
                 slow = found.steps == self.most_steps
-                if not (factors and slow):
+                if not (self.may_factor and slow):
                     why = "P is too large to be factorised." if slow else found.reason
                     raise ScoreError(
                         f"Joint: conjugate gradients left a relative residual of "
@@ -154,8 +153,7 @@ class ConjugateGradients(Solve):
         return symmetric(solve, b, sigma)
 
     def for_many(self) -> Solve:
-        quick = self.product.sparse is not None and self.precision.graph.n_elements <= QUICK
-        return self._factors if quick else self
+        return self._factors if self.quick else self
 
     def _close(self, b: Tensor, found: Solution) -> bool:
         """Whether x is accurate to `ACCEPTED`: ‖x - M⁻¹ b‖ ≤ ‖b - M x‖, for M is at least I."""
@@ -193,7 +191,7 @@ class ConjugateGradients(Solve):
         return SparseFactors(self.precision)
 
     def log_determinant(self, sigma: Tensor) -> Tensor:
-        if self.product.sparse is not None:
+        if self.may_factor:
             return self._factors.log_determinant(sigma)
         raise GraphError(
             f"Joint.log_density: log det(I + σ² P) of {self.precision.graph.n_elements} elements "
