@@ -133,7 +133,7 @@ def iterate_conjugate_gradients(
     *,
     tolerance: float,
     most_steps: int,
-    scale: Tensor | None = None,
+    precondition: Callable[[Tensor], Tensor] = lambda r: r,
     start: Tensor | None = None,
     indefinite: Callable[[], Exception] | None = None,
 ) -> Solution:
@@ -148,7 +148,7 @@ def iterate_conjugate_gradients(
         b: `[batch, ...]`.
         tolerance: the relative residual that every sample must reach.
         most_steps: the largest number of iterations.
-        scale: a positive diagonal preconditioner, an approximation of M⁻¹ that broadcasts to b.
+        precondition: maps r to an approximation of M⁻¹ r, linear, symmetric and positive definite.
         start: a first guess like b, used for the samples where it is nearer than 0.
         indefinite: makes the exception to raise where vᵀ M v ≤ 0 for a direction v.
     """
@@ -161,7 +161,7 @@ def iterate_conjugate_gradients(
         left = b - product(start / size)
         nearer = beside(squared_norms(left) < norms, b)
         x, r = torch.where(nearer, start / size, 0), torch.where(nearer, left, b)
-    z = r if scale is None else scale * r
+    z = precondition(r)
     p, rr, rz = z, squared_norms(r), inner(r, z)
     limits = torch.finfo(rr.dtype)
     fine = norms.isfinite() & ((norms == 0) | (sizes >= limits.tiny))
@@ -179,7 +179,7 @@ def iterate_conjugate_gradients(
         flat = active & ~(curvature > limits.tiny)
         step = torch.where(active & ~flat, rz / curvature, 0)
         x, r = x + beside(step, p) * p, r - beside(step, p) * product_p
-        z = r if scale is None else scale * r
+        z = precondition(r)
         rr, rz, before = squared_norms(r), inner(r, z), rz
         p = z + beside(torch.where(active, rz / before, 0), p) * p
         steps += 1

@@ -37,12 +37,14 @@ def test_a_first_guess_and_a_preconditioner_save_steps() -> None:
     far = torch.full_like(b, 1e6)
     options = {"tolerance": 1e-10, "most_steps": 300}
     plain = iterate_conjugate_gradients(lambda v: v @ matrix, b, **options)
-    scaled = iterate_conjugate_gradients(lambda v: v @ matrix, b, scale=1 / diagonal, **options)
+    scaled = iterate_conjugate_gradients(
+        lambda v: v @ matrix, b, precondition=lambda r: r / diagonal, **options
+    )
     started = iterate_conjugate_gradients(
-        lambda v: v @ matrix, b, scale=1 / diagonal, start=close, **options
+        lambda v: v @ matrix, b, precondition=lambda r: r / diagonal, start=close, **options
     )
     astray = iterate_conjugate_gradients(
-        lambda v: v @ matrix, b, scale=1 / diagonal, start=far, **options
+        lambda v: v @ matrix, b, precondition=lambda r: r / diagonal, start=far, **options
     )
     for found in (plain, scaled, started, astray):
         assert found.converged

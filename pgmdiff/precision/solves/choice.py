@@ -8,8 +8,9 @@ r"""The choice of a solve with I + σ² P, by structure and size: the first that
     `BlockTree`           regions in a row, such as windows along one axis, or on a tree: block
                           Cholesky factors
     `SparseFactors`       any other junction tree, with separators within separators: sparse LU
-    `ConjugateGradients`  all else: products, started from the marginal rule's score; where they
-                          do not converge, sparse LU, if P fits into memory
+    `ConjugateGradients`  all else: products, started from the marginal rule's score, and
+                          preconditioned by regions; where they do not converge, sparse LU, if P
+                          fits into memory
 
 `BlockTree` needs no copies to the CPU. On a CPU it makes the factors of a new σ two to four times
 as fast as `SparseFactors` for cliques of 16 elements and more, from 10,000 elements on, and those
