@@ -26,6 +26,7 @@ __all__ = [
     "described",
     "folded",
     "html_text",
+    "name_text",
     "paragraphs",
     "printable",
     "span",
@@ -88,6 +89,15 @@ def brief(value: object, longest: int = LONGEST) -> str:
         return text if len(text) <= longest else counted(len(value), "value")
     text = " ".join(repr(value).split())
     return text if len(text) <= longest else f"{type(value).__name__}(...)"
+
+
+def name_text(name: object) -> str:
+    """Returns the repr of a name, with the members of sets sorted: the same in every process."""
+    if type(name) is frozenset:
+        return f"frozenset({{{', '.join(sorted(map(name_text, name)))}}})"
+    if type(name) is tuple:
+        return f"({', '.join(map(name_text, name))}{',' if len(name) == 1 else ''})"
+    return repr(name)
 
 
 def array(value: "Tensor | np.ndarray") -> str:

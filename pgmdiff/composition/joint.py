@@ -34,7 +34,7 @@ from pgmdiff.scores.adapters import per_element
 from pgmdiff.scores.gradients import check_gradient
 from pgmdiff.scores.walls import copied, copies, on_copies, received
 from pgmdiff.store import fingerprint
-from pgmdiff.text import Table, brief, counted, described
+from pgmdiff.text import Table, brief, counted, described, name_text
 
 __all__ = ["Joint", "Remembering"]
 
@@ -249,8 +249,8 @@ class Joint:
         """The parts of the fingerprint by name, which says what differs if a run is refused."""
         named: dict[str, Any] = {"graph": self.graph, "regions": self.regions, "rule": self.rule}
         for batch in self.batches[:LISTED]:
-            named[f"scores[{batch.group.name(0)!r}]"] = batch.score
-            named[f"conditions[{batch.group.name(0)!r}]"] = batch.condition
+            first = name_text(batch.group.name(0))
+            named |= {f"scores[{first}]": batch.score, f"conditions[{first}]": batch.condition}
         return named
 
     def pack(self, values: Mapping[Any, Tensor]) -> Tensor:

@@ -216,7 +216,10 @@ def test_shapes_and_models_survive_the_formats_that_hold_them() -> None:
 
 VIEWS = """
 import networkx as nx
+import pgmdiff
+from pgmdiff import gaussian
 from pgmdiff.graphs import *
+from pgmdiff.store import outline
 
 G = chain(40, factor_model="pair").to_networkx()
 for a, b, data in G.edges(data=True):
@@ -233,14 +236,19 @@ for cliques in (False, True):
     print(fingerprint(graph), fingerprint(cluster_variation(graph)))
     print(fingerprint(junction_tree(graph, max_clique=9)))
 print(fingerprint(named_tree({"a": None, "b": "a", "c": "a", "d": None, "e": "d"})))
+clusters = cluster_variation([(f"x{i}", f"x{i + 1}", f"x{i + 2}") for i in range(8)])
+print(outline(pgmdiff.compose(clusters, gaussian.node_scores(clusters, gaussian.ar1(10, 0.5)))))
 """
 
 
 def test_views_have_one_order_in_every_process(capsys: pytest.CaptureFixture[str]) -> None:
-    """A view of few nodes iterates in the order of a set, which depends on the hash seed."""
+    """A view of few nodes iterates in the order of a set, which depends on the hash seed.
+
+    So does the text of a set, by which a run to be resumed names the scores of its nodes.
+    """
     exec(VIEWS, {})
     here = capsys.readouterr().out
-    assert len(here.splitlines()) == 9
+    assert len(here.splitlines()) == 10
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     elsewhere = subprocess.run(
         [sys.executable, "-c", VIEWS],

@@ -105,8 +105,8 @@ class LocalSolves(Placed):
 
     The weights W_r fall from the middle of a region to its border. At large σ a term is W_r Σ_r W_r
     up to the factor σ⁻²: the covariance, cut off where a region ends. (With domains for regions
-    it is a Neumann-Neumann preconditioner; Toselli and Widlund, "Domain decomposition methods",
-    2005, chapter 6.)
+    it is a Neumann-Neumann preconditioner; Toselli and Widlund, "Domain decomposition methods:
+    algorithms and theory", 2005, chapter 6.)
 
     Args:
         precision: P, or a completion of its graph's covariances Σ_r.
