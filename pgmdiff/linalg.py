@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pgmdiff.errors import PgmdiffError, ShapeError
-from pgmdiff.text import brief, by_field
+from pgmdiff.text import array, brief, by_field
 
 __all__ = [
     "Bools",
@@ -38,7 +38,9 @@ __all__ = [
     "is_finite",
     "iterate_conjugate_gradients",
     "keep",
+    "kind",
     "magnitudes",
+    "null_like",
     "ordinary",
     "rows",
     "squared_norms",
@@ -408,6 +410,40 @@ def tensor_of(who: str, what: str, value: Any) -> Tensor:
             f"{who}: expected {what} as a tensor, an array or a list of numbers, got "
             f"{brief(value)}."
         ) from None
+
+
+def kind(dtype: torch.dtype) -> int:
+    """0 for truth values, 1 for integers, 2 for floating-point and 3 for complex numbers."""
+    if dtype.is_complex:
+        return 3
+    return 2 if dtype.is_floating_point else int(dtype is not torch.bool)
+
+
+def null_like(who: str, what: str, null: Any, value: Tensor) -> Tensor:
+    """The null of a condition, a number or a tensor, in the condition's dtype, on its device.
+
+    Raises:
+        ShapeError: its dtype cannot hold the null, as integers no 0.5 and unsigned ones no -1.
+    """
+    dtype, number = value.dtype, isinstance(null, int | float)
+    if not number:
+        null = tensor_of(who, what, null)
+        fits = kind(null.dtype) <= kind(dtype)
+    elif kind(dtype) > 1:
+        fits = True
+    else:
+        least, most = (
+            (0, 1) if dtype is torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+        )
+        fits = float(null).is_integer() and least <= null <= most
+    if not fits:
+        raise ShapeError(
+            f"{who}: expected {what} as what {dtype}, the condition's dtype, can hold, got "
+            f"{null if number else array(null)}. Give both as integers, or both as floating-point "
+            "numbers."
+        )
+    # a number need not be copied to the device
+    return value.new_full((), null) if number else null.to(value)
 
 
 def correlations(covariances: Tensor) -> tuple[Tensor, Tensor]:

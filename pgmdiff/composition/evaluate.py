@@ -16,7 +16,7 @@ from pgmdiff.errors import ScoreError, ShapeError, shape_text
 from pgmdiff.graphs.groups import CHUNK
 from pgmdiff.graphs.regions import Condition
 from pgmdiff.graphs.spaced import SpacedWindows
-from pgmdiff.linalg import Shape
+from pgmdiff.linalg import Shape, kind
 from pgmdiff.text import brief, by_field
 
 __all__ = ["Chunk", "Evaluate", "Tilt", "flattened"]
@@ -133,7 +133,7 @@ class Chunk:
         name the keyword.
 
         Raises:
-            ShapeError: regions that are not among its nodes have nothing of this shape.
+            ShapeError: regions that are not among its nodes have nothing of this shape and dtype.
         """
         known = self.batch.told(word, given.nodes)
         if not known.some:
@@ -142,14 +142,18 @@ class Chunk:
         rows = values.index_select(1, places.clamp(min=0)).flatten(0, 1)
         if known.all:
             return rows
-        if not isinstance(own, Tensor) or own.shape != rows.shape:
+        like = isinstance(own, Tensor) and own.shape == rows.shape
+        if not (like and kind(own.dtype) <= kind(rows.dtype)):
             found = (int(mask.nonzero()[0]) for mask in (known.places >= 0, known.places < 0))
             first, other = map(self.batch.group.name, found)
-            had = f"a condition {tuple(own.shape[1:])}" if isinstance(own, Tensor) else brief(own)
+            told, had = (
+                f"{tuple(t.shape[1:])} {t.dtype}" if isinstance(t, Tensor) else brief(t)
+                for t in (rows, own)
+            )
             raise ShapeError(
-                f"Joint: the per_node condition {word!r} has values {tuple(rows.shape[1:])} for "
-                f"node {first!r}, but node {other!r}, which the same calls evaluate, has {had}. "
-                "Name that node, too, or give null_condition= to compose."
+                f"Joint: the per_node condition {word!r} has values {told} for node {first!r}, "
+                f"but node {other!r}, which the same calls evaluate, has {had}. Name that node, "
+                "too, or give its condition, or null_condition= of compose, in the same form."
             )
         named = (places >= 0).repeat(self.sizes[0]).reshape(-1, *[1] * (rows.ndim - 1))
         return torch.where(named, rows, own.to(rows.dtype))

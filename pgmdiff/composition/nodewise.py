@@ -13,6 +13,7 @@ from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.names import check_known, check_names
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.graphs.sharing import pieces_around
+from pgmdiff.linalg import null_like
 from pgmdiff.text import array, brief, counted, described
 
 __all__ = ["PerNode", "per_node"]
@@ -52,7 +53,8 @@ class PerNode:
 
         Raises:
             GraphError: a node is no region of the graph.
-            ShapeError: the null value has another shape than that of a node.
+            ShapeError: the null value has another shape than that of a node, or the values' dtype
+                cannot hold it.
 
         Example:
             >>> import torch
@@ -66,7 +68,10 @@ class PerNode:
         """
         regions = graph_of(graph, "per_node").regions
         self.check(regions)
-        empty, shape = torch.as_tensor(null).to(self.values), self.values.shape[2:]
+        empty, shape = (
+            null_like("per_node", "the null value", null, self.values),
+            self.values.shape[2:],
+        )
         if empty.shape not in (torch.Size(), shape):
             raise ShapeError(
                 f"per_node: expected the null value as a number or {tuple(shape)}, as one node "
@@ -133,6 +138,7 @@ def per_node(nodes: Iterable[Hashable], values: Tensor) -> PerNode:
     if not isinstance(values, Tensor) or tuple(values.shape[1:2]) != (len(names),):
         raise ShapeError(
             f"per_node: expected a tensor [batch, {len(names)}, ...] for as many nodes, got "
-            f"{brief(values)}. torch.stack(..., dim=1) joins tensors [batch, ...] of nodes."
+            f"{type(values).__name__} {brief(values)}. torch.stack(..., dim=1) joins tensors "
+            "[batch, ...] of nodes."
         )
     return PerNode(names, values)

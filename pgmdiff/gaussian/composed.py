@@ -28,6 +28,9 @@ __all__ = ["bethe_entropy", "composed_log_density", "composed_precision", "from_
 AGREEING = 1e-3
 """Difference of an entry, in variances, up to which regions count as agreeing."""
 
+SINGULAR = 1e-13
+"""Share of the largest eigenvalue of a covariance below which one counts as 0."""
+
 
 def composed_precision(
     graph: GraphLike,
@@ -161,20 +164,30 @@ def bethe_entropy(graph: GraphLike, gaussian: Gaussian, sigma: float = 0.0) -> f
 
         H(N(m, Σ)) = ½ log det(2 π e Σ)
 
-    At σ = 0 it is the entropy of a Gaussian that is Markov to a junction tree. For σ > 0, and on
-    loops, it is the Bethe approximation of the entropy.
+    At σ = 0 it is the entropy of a Gaussian that is Markov to a junction tree, -∞ if regions of
+    positive count have no density. For σ > 0, and on loops, it is the Bethe approximation.
 
     Args:
         graph: a graph over as many elements as the Gaussian.
         gaussian: the Gaussian of the whole state.
         sigma: the noise level.
+
+    Raises:
+        ShapeError: the sizes differ.
+        GraphError: regions without a density have counts of both signs.
     """
     graph = graph_of(graph, "bethe_entropy").regions
+    check_size("bethe_entropy", graph, gaussian)
     total = 0.0
-    for group in graph.groups:
+    for group, _, counts in weighed(graph):
         _, covariance = marginals(gaussian, group)
-        variances = torch.linalg.eigvalsh(covariance) + sigma**2
+        variances = torch.linalg.eigvalsh(covariance)
+        variances = torch.where(variances > SINGULAR * variances[:, -1:], variances, 0) + sigma**2
         entropies = 0.5 * (2 * math.pi * math.e * variances).log().sum(dim=1)
-        counts = torch.from_numpy(group.counts / graph.denominator)
         total += (counts @ entropies.cpu().double()).item()
+    if math.isnan(total):
+        raise GraphError(
+            f"bethe_entropy: regions of {gaussian!r} have no density, and their entropies of -∞ "
+            "have counts of both signs. Give sigma= above 0."
+        )
     return total

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map, tree_map_only, tree_structure
 
 from pgmdiff.errors import ScoreError, ShapeError
-from pgmdiff.linalg import beside, widest
-from pgmdiff.scores.adapters import Score, Wrapped
+from pgmdiff.linalg import beside, null_like, widest
+from pgmdiff.scores.adapters import Score, Wrapped, per_sample
 from pgmdiff.scores.walls import called, copied, on_copies
 from pgmdiff.text import brief, described
 
@@ -66,7 +66,8 @@ class Guided(Wrapped):
             w = beside(w.expand(len(x)), x)
         if hasattr(self.score, "memory"):  # each branch has its rows
             cat = lambda a, b: torch.cat([a, b]) if isinstance(a, Tensor) else a  # noqa: E731
-            x, sigma, both = tree_map(cat, (x, sigma, condition), (x, sigma, empty))
+            mine, others = ((x, per_sample(sigma, x), each) for each in (condition, empty))
+            x, sigma, both = tree_map(cat, mine, others)
             conditional, unconditional = called(self.score, x, sigma, **both).chunk(2)
         else:
             conditional = called(self.score, x, sigma, **condition)
@@ -103,7 +104,7 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
 
     Raises:
         ScoreError: a keyword of `null` is not given, or is built in another way.
-        ShapeError: a null condition does not broadcast to the condition.
+        ShapeError: a null condition does not broadcast to the condition, or does not fit its dtype.
 
     Example:
         Two nodes share a model; the first follows its condition more closely, the second avoids
@@ -146,9 +147,8 @@ def _expanded(value: Any, null: Any, per_row: bool) -> Any:
                 f"and {null!r}. Convert both to tensors."
             )
         return value
-    number = isinstance(null, int | float)  # which need not be copied to a device
-    empty = value.new_full((1,), null) if number else torch.as_tensor(null).to(value)
-    empty = empty if per_row or number else empty[None]
+    empty = null_like("guided", "the null condition", null, value)
+    empty = empty if per_row and empty.ndim else empty[None]
     try:
         ones = [1] * (value.ndim - empty.ndim)
         return empty.reshape(len(empty), *ones, *empty.shape[1:]).expand_as(value)

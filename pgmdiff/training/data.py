@@ -27,7 +27,7 @@ from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.names import check_known, check_mapping
 from pgmdiff.graphs.regions import Condition
-from pgmdiff.linalg import Ints, Shape, beside, is_finite, tensor_of
+from pgmdiff.linalg import Ints, Shape, beside, is_finite, null_like, tensor_of
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.text import brief, by_field, counted, described
 
@@ -187,7 +187,7 @@ class Crops:
         for word in condition.keys() & self.null_condition.keys():
             value = condition[word]
             what = f"null_condition {word!r}"
-            null = tensor_of("crops", what, self.null_condition[word]).to(value)
+            null = null_like("crops", what, self.null_condition[word], value)
             condition[word] = torch.where(beside(dropped.to(value.device), value), null, value)
         return CropBatch(crop.clean, crop.position, condition)
 
@@ -505,7 +505,7 @@ def warn_of_null(who: str, labels: Mapping[str, Tensor | Field], null: Condition
     for word in labels.keys() & null.keys():
         label = labels[word]
         if isinstance(label, Tensor) and not label.is_floating_point():
-            value = tensor_of(who, f"null_condition {word!r}", null[word]).to(label)
+            value = null_like(who, f"null_condition {word!r}", null[word], label)
             if (label == value)[..., None].flatten(1).all(dim=1).any():
                 warn(
                     f"{who}: some states have the {word} {value.tolist()}, which is the null "

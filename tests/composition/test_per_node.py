@@ -6,6 +6,7 @@ from copy import deepcopy
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -273,6 +274,11 @@ def test_the_null_value_has_the_shape_of_a_value() -> None:
     assert told.shared(strip, 1.0).values.shape == (2, 5, 4)
     with pytest.raises(ShapeError, match=r"the null value as a number or \(4,\), .* got \(1, 4\)"):
         told.shared(strip, torch.zeros(1, 4))
+    classes = per_node(strip.pieces, torch.zeros(2, 3, dtype=torch.uint8))
+    for null in (2.5, -1, 256, torch.tensor(2.0)):
+        with pytest.raises(ShapeError, match=r"expected the null value as what torch\.uint8"):
+            classes.shared(strip, null)
+    assert classes.shared(strip, 255.0).values.dtype == torch.uint8
     with pytest.raises(GraphError, match=r"is given for '\[0:8\]', which is no region"):
         told.shared(tiles((16,), 4, 2), 0)
 
@@ -287,6 +293,8 @@ def test_bad_values_are_named() -> None:
         per_node([], torch.zeros(1, 0))
     with pytest.raises(GraphError, match=r"\['a'\] of type list cannot be a name"):
         per_node([["a"]], torch.zeros(1, 1))
+    with pytest.raises(ShapeError, match=r"got ndarray \[2, 2\] float64"):
+        per_node(["a", "b"], np.zeros((2, 2)))
     for values in (torch.zeros(2, 3), torch.zeros(2), [[1, 2]], torch.tensor(1.0)):
         with pytest.raises(ShapeError, match=r"per_node: expected a tensor \[batch, 2, \.\.\.\]"):
             per_node(["a", "b"], values)
@@ -302,8 +310,13 @@ def test_bad_calls_are_named() -> None:
     with pytest.raises(ShapeError, match=r"for node '\[0:8\]', but node '\[4:12\]'.* has None"):
         joint(u, 1.0, c=per_node(strip.pieces[:1], torch.zeros(2, 1, 2)))
     null = compose(strip, score, conditions={n: {"c": torch.zeros(3)} for n in strip.names})
-    with pytest.raises(ShapeError, match=r"has values \(2,\) for node .* has a condition \(3,\)"):
+    words = r"has values \(2,\) torch.float32 for node .* has \(3,\) torch.float32"
+    with pytest.raises(ShapeError, match=words):
         null(u, 1.0, c=per_node(strip.pieces[:1], torch.zeros(2, 1, 2)))
+    with pytest.raises(ShapeError, match=r"\(3,\) torch.int64 for node .* \(3,\) torch.float32"):
+        null(
+            u, 1.0, c=per_node(strip.pieces[:1], torch.ones(2, 1, 3).long())
+        )  # others would be cut
     with pytest.raises(ShapeError, match=r"'c' holds PerNode\(5 nodes, .* keywords of their own"):
         joint(u, 1.0, c={"deep": every})
 

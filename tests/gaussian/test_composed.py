@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from pgmdiff import Marginal, compose, gaussian
+from pgmdiff import GraphError, Marginal, ShapeError, compose, gaussian
 from pgmdiff.gaussian import Gaussian, bethe_entropy, composed_precision, kl_divergence
 from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, grid, report, tiles
 from pgmdiff.samplers import SDE, Heun, karras, sample
@@ -29,6 +29,22 @@ def test_acyclic_graphs_are_exact_at_sigma_0(graph: FactorGraph, seed: int) -> N
     assert relative(composed_precision(graph, q), precision) < 1e-10
     assert bethe_entropy(graph, q) == pytest.approx(q.entropy(), rel=1e-10, abs=1e-10)
     assert graph.validate().junction_tree
+
+
+def test_the_bethe_entropy_of_what_has_no_density() -> None:
+    """It is that of the Gaussian, -∞, whatever rounding does to the eigenvalues."""
+    graph, generator = chain(3), torch.Generator().manual_seed(0)
+    for _ in range(20):
+        line = torch.randn(3, 1, generator=generator, dtype=torch.float64)
+        q = Gaussian(torch.zeros(3).double(), line @ line.T)
+        assert bethe_entropy(graph, q) == q.entropy() == -torch.inf
+        assert bethe_entropy(graph, q, 0.5) > -torch.inf
+    still = Gaussian(torch.zeros(3).double(), torch.diag(torch.tensor([1.0, 0, 1])).double())
+    with pytest.raises(GraphError, match=r"have no density, .* counts of both signs\. Give sigma="):
+        bethe_entropy(graph, still)
+    for other in (chain(2), chain(4)):
+        with pytest.raises(ShapeError, match=f"the graph has {other.n_elements} elements"):
+            bethe_entropy(other, q)
 
 
 @settings(max_examples=100)

@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 import torch
 
-from pgmdiff import ScoreError, ShapeError, compose
+from pgmdiff import Consistent, ScoreError, ShapeError, compose, gaussian
 from pgmdiff.graphs import chain, tiles
 from pgmdiff.scores.guidance import guided, interpolated, scheduled, slerp
-from tests.helpers import check_compiles_and_waits_for_nothing
+from tests.helpers import ar1, check_compiles_and_waits_for_nothing
 
 EMPTY = torch.zeros(2)
 X, SIGMA = torch.randn(3, 2, generator=torch.Generator().manual_seed(0)), torch.ones(3)
@@ -200,6 +200,10 @@ def test_bad_conditions_are_named() -> None:
     ("given", "words"),
     [
         ({"guidance": torch.ones(3)}, r"one for each of 5 rows, got \(3,\)"),
+        (
+            {"null": {"text": torch.ones(5, 4) * 1j}},
+            r"as what torch.float32, .* got \[5, 4\] complex",
+        ),
         ({"null": {"text": torch.ones(3, 4)}}, r"as \(5, 4\), one for each row.*got \(3, 4\)"),
     ],
 )
@@ -207,3 +211,22 @@ def test_guidance_and_nulls_for_other_rows_are_refused(given: dict[str, Any], wo
     score = guided(lambda x, sigma, text: -x, {"text": 0.0}, guidance=2.0)
     with pytest.raises(ShapeError, match=words):
         score(torch.ones(5, 2), torch.ones(5), text=torch.ones(5, 4), **given)
+
+
+@pytest.mark.parametrize("null", [0.5, torch.tensor(0.5), 2**40, float("nan")])
+def test_nulls_that_a_dtype_cannot_hold_are_refused(null: Any) -> None:
+    """They would be cut to another class, in silence."""
+    score = guided(lambda x, sigma, label: label[:, None] + 0 * x, {"label": null}, guidance=2.0)
+    with pytest.raises(ShapeError, match=r"the null condition as what torch\.int32, .* got "):
+        score(torch.ones(5, 2), torch.ones(5), label=torch.ones(5, dtype=torch.int32))
+
+
+def test_one_level_for_all_with_memory() -> None:
+    """A level without axes, as a number and `[batch]` are accepted."""
+    graph, x = tiles((6,), 4, 2), torch.linspace(-1, 1, 12).double().reshape(2, 6)
+    rule, c = Consistent(gaussian.node_covariances(graph, ar1(6, 0.5))), torch.ones(2, 1)
+    inner = compose(graph, lambda x, sigma, c: (c - x) / (1 + sigma[:, None] ** 2), rule=rule)
+    score = guided(inner, {"c": 0.0}, guidance=2.0)
+    for level in (torch.tensor(0.7), 0.7, torch.tensor([0.7, 0.7])):
+        found = score.remembering()(x, level, c=c)
+        torch.testing.assert_close(found, score.remembering()(x, 0.7, c=c))

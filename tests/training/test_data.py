@@ -224,6 +224,12 @@ def test_classes_without_labels_are_warned_of(pairs: Any) -> None:
     fit(graph, network, pairs(data) if pairs else data, steps=3, conditions=own, generator=0)
 
 
+def test_null_labels_that_a_dtype_cannot_hold_are_refused() -> None:
+    graph, data = tiles((8,), 4, 0), torch.randn(4, 8)
+    with pytest.raises(ShapeError, match=r"crops: expected null_condition 'label' as what torch"):
+        crops(graph, data, labels={"label": [0, 1, 2, 3]}, null_condition={"label": 4.5})
+
+
 def test_labels_and_null_labels_of_overlaps() -> None:
     """Overlaps have their state's label, or always the null one if it is their own condition."""
     graph, data = GRAPHS["series"], numbered(4, (12,))
