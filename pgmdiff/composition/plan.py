@@ -260,11 +260,16 @@ def _by_score(
 def _score_of(scores: Mapping[Any, Score], model: Hashable, name: Hashable) -> Score:
     if model not in scores:
         given = ", ".join(map(repr, list(scores)[:8])) + (", ..." if len(scores) > 8 else "")
+        scope = (
+            " Regions of scopes are named by their variables, unless models= of the factor graph "
+            "gives them model ids: its factors' names, for example."
+        )
+        hint = scope if isinstance(name, frozenset) else ""
         raise ScoreError(
             f"compose: node {name!r} needs the model {model!r}, which is not among the scores "
-            f"({given}).{nearest(model, scores)} Add it. If there is no model for an overlap: use "
-            "the piece's model if it accepts that size (or scores.padded), a Gaussian fitted to "
-            "overlap data (gaussian.Gaussian.fit), or rule=Average(), which needs none."
+            f"({given}).{nearest(model, scores)} Add it.{hint} If there is no model for an "
+            "overlap: use the piece's model if it accepts that size (or scores.padded), a Gaussian "
+            "fitted to overlap data (gaussian.Gaussian.fit), or rule=Average(), which needs none."
         )
     return _callable(scores[model], f"model {model!r}")
 

@@ -57,8 +57,9 @@ def cluster_variation(
     """The region graph of cluster variation: maximal pieces, and their intersections.
 
     *Of scopes*: a region is named by the frozenset of its variables, which is also its model id
-    unless the factor graph gives one. Regions list their variables in declaration order (a scope
-    whose model is given keeps its own); variables in no scope are regions of their own.
+    unless the factor graph gives one (`models={name: name for name in scopes}`, for example). A
+    scope keeps its order, as its model expects; intersections, and scopes that are sets, list their
+    variables in declaration order. Variables in no scope are regions of their own.
 
     *Of index arrays*: pieces keep their names, arrays and model ids. An intersection is named by
     the frozenset of the pieces around it (with a number, where there are several). That is also

@@ -76,10 +76,7 @@ class ScopePieces(Pieces):
     """Scopes of variables."""
 
     def region_graph(self, outer: Set[Region], counts: Mapping[Region, int]) -> RegionGraph:
-        """Regions list their variables in declaration order.
-
-        A scope whose model is given keeps its own order, as that model expects.
-        """
+        """Scopes keep their order, as their models expect; others are in declaration order."""
         graph, ordered = self.graph, self._largest_first(counts)
         factor: dict[Region, Hashable] = {}
         for name, scope in graph.scopes.items():
@@ -89,7 +86,7 @@ class ScopePieces(Pieces):
         # A factor graph of the regions lays out their indices; single variables are its variables.
         layout = FactorGraph.from_scopes(
             {
-                r: graph.scopes[factor[r]] if r in models else [graph.variables[v] for v in numbers]
+                r: graph.scopes[factor[r]] if r in factor else [graph.variables[v] for v in numbers]
                 for r, numbers in zip(ordered, numbered(graph, ordered), strict=True)
                 if len(r) > 1 or r in factor
             },
@@ -310,10 +307,15 @@ def _factor_graph(
         if single or unordered:
             raise GraphError(
                 f"{who}: the scope {scope!r} is of type {type(scope).__name__}, "
-                "expected a sequence of names: variables are declared in its order. Use a tuple, "
-                "or give shapes= in the order of declaration."
+                "expected a sequence of names, in the order in which its model sees them. Use a "
+                "tuple, or give shapes= in the order of declaration."
             )
-    return FactorGraph.from_scopes({("scope", i): tuple(s) for i, s in enumerate(listed)}, shapes)
+    declared = {name: v for v, name in enumerate(shapes or ())}
+    ordered = (
+        sorted(s, key=lambda name: declared.get(name, len(declared))) if isinstance(s, Set) else s
+        for s in listed
+    )
+    return FactorGraph.from_scopes({("scope", i): tuple(s) for i, s in enumerate(ordered)}, shapes)
 
 
 def numbered(graph: FactorGraph, regions: list[Region]) -> list[list[int]]:

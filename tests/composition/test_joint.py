@@ -25,7 +25,7 @@ from pgmdiff import (
 from pgmdiff.composition import Joint
 from pgmdiff.conditioning import moment_matching
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
-from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cycle, tiles
+from pgmdiff.graphs import FactorGraph, RegionGraph, chain, cluster_variation, cycle, tiles
 from pgmdiff.scores import guided
 from pgmdiff.testing import markov_gaussian
 from pgmdiff.testing.strategies import factor_graphs
@@ -135,6 +135,9 @@ def test_a_missing_model_is_named_with_the_ways_to_get_one() -> None:
         compose(chain(3), {"f0": nonlinear, "f1": nonlinear})
     for remedy in ("padded", "Gaussian.fit", "Average()"):
         assert remedy in str(error.value)
+    clusters = cluster_variation(FactorGraph.from_scopes({"f": ("a", "b"), "g": ("c", "b")}))
+    with pytest.raises(ScoreError, match=r"\('f', 'g'\)\. Add it\. Regions of scopes are named by"):
+        compose(clusters, {"f": nonlinear, "g": nonlinear})
     with pytest.raises(ScoreError, match="'f0' is of type int, expected a callable"):
         compose(chain(2), {"f0": 3})
     with pytest.raises(ScoreError, match="'f0' is a class, expected a callable"):
