@@ -35,6 +35,8 @@ TESTED = 5_000
 """Largest state for which P is factorised only to test whether it is definite."""
 LIGHT = 100
 """Steps up to which the diagonal is the better preconditioner, for its steps cost least."""
+TRIED = 3
+"""An iteration that is tried must find one of so many parts of the digits, in as few steps."""
 QUICK = 20_000
 """Largest state whose factors take little more than some hundred products with P."""
 ROUNDING = 20 * torch.finfo(torch.float64).eps
@@ -160,7 +162,7 @@ class ConjugateGradients(Solve):
     They are preconditioned by the diagonal where that suffices for `LIGHT` steps, else by what
     regions know (`LocalSolves`). Where they do not converge, `SparseFactors` solves, if the entries
     of P fit into memory (`SPARSE_ENTRIES`). What suits is tried once per octave of σ, on one random
-    b, so that a call does not depend on earlier ones.
+    b to a third of the digits, so that a call does not depend on earlier ones.
 
     At σ = 80, on one CPU core: of a smooth field of 24 × 24 × 32 elements in windows of 6 × 6 × 8,
     whose P is too large for factors, a solve takes 1.5 s (175 steps; over 3,000 with the diagonal);
@@ -213,7 +215,7 @@ class ConjugateGradients(Solve):
             suited = self._suited(sigma)
             if suited is not None:
                 whole = right.double(), sigma.double()
-                found = self._iterated(*whole, start, suited, self.most_steps)
+                found = self._iterated(*whole, start, suited, self.tolerance, self.most_steps)
                 self.steps, self._residual = found.steps, found.residual
                 if found.converged or (not self.may_factor and self._close(right, found)):
                     return found.x.to(right)
@@ -255,15 +257,18 @@ class ConjugateGradients(Solve):
         generator = torch.Generator().manual_seed(0)
         n = self.precision.graph.n_elements
         b = torch.randn(1, n, generator=generator, dtype=torch.float64)
+
+        def converges(preconditioner: Preconditioner, steps: int) -> bool:
+            limits = self.tolerance ** (1 / TRIED), ceil(steps / TRIED)
+            return self._iterated(b, sigma, None, preconditioner, *limits).converged
+
         light = self.most_steps if self.quick else min(LIGHT, self.most_steps)
-        if self._iterated(b, sigma, None, self._diagonal, light).converged:
+        if converges(self._diagonal, light):
             return self._diagonal
         if self.quick:
             return None
         local = self._local if self._local.cover else self._diagonal
-        if self.may_factor and not self._iterated(b, sigma, None, local, self.most_steps).converged:
-            return None
-        return local
+        return None if self.may_factor and not converges(local, self.most_steps) else local
 
     def _iterated(
         self,
@@ -271,13 +276,14 @@ class ConjugateGradients(Solve):
         sigma: Tensor,
         start: Tensor | None,
         preconditioner: Preconditioner,
+        tolerance: float,
         most_steps: int,
     ) -> Solution:
         squared = sigma[:, None] ** 2
         return iterate_conjugate_gradients(
             lambda v: v + squared * self.product(v),
             b,
-            tolerance=self.tolerance,
+            tolerance=tolerance,
             most_steps=most_steps,
             precondition=lambda r: preconditioner(r, squared),
             start=None if start is None else start.detach().to(b),
