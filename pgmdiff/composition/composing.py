@@ -58,7 +58,8 @@ def compose(
         max_batch: most rows of one model call; None if there is no limit. It bounds the memory;
             which size is fastest depends on the machine and the model. "auto" measures it in the
             first call, which costs some calls more, once; where memory is too small for a call,
-            it is halved, with a warning. Results depend on it by rounding only.
+            it is halved, with a warning. Results depend on it by rounding only (which can choose
+            between the fixed points of `Consistent`, see there).
         check_finite: whether each call checks its result for NaN and infinity (one reduction,
             which on a GPU waits for the result), and then finds the guilty node.
         checkpoint: whether, under autograd, model calls are repeated in the backward pass instead

@@ -83,8 +83,10 @@ class Consistent(Closure):
 
     It is the exact score at every σ for Gaussian data Markov to the graph, loops included, with
     true covariances and mean. For other data it is an approximation; fixed points of the messages
-    need not be unique, not even on trees. The memory of a run holds the messages and, under
-    "capped", in how many calls the trust radius cut a sample's messages.
+    need not be unique, not even on trees, and where they are several, rounding can decide which one
+    a call without memory finds: it may then depend on `max_batch` and the place in a batch. The
+    memory of a run holds the messages and, under "capped", in how many calls the trust radius cut a
+    sample's messages.
 
     On a star (several regions over the same elements, at most 64, with different covariances, whose
     counts sum to 1) messages also have a precision, and regions are evaluated at lower noise
