@@ -7,6 +7,7 @@ EDM's preconditioning, `training.EDMDenoiser`, it is a denoiser.
 import math
 from collections.abc import Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,11 @@ Model = TypeVar("Model", bound=nn.Module)
 
 CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 POOLS = {1: F.avg_pool1d, 2: F.avg_pool2d}
+SIZES = {
+    "classes": "the labels",
+    "position": "the entries of a position, one for each axis of the state",
+    "field": "the field's channels",
+}
 
 
 class Embedding(nn.Module):
@@ -47,15 +53,24 @@ class Embedding(nn.Module):
         features: Tensor = self.mlp(self.fourier(noise[:, None]))
         if self.label is not None:
             missing = torch.full_like(noise, self.classes, dtype=torch.int64)
-            if isinstance(label, int):  # of all rows, as a condition of a node
-                label = torch.full_like(missing, label)
-            features = features + self.label(missing if label is None else self.checked(label))
+            features = features + self.label(missing if label is None else self.known(label, noise))
         if self.position is not None and position is not None:
+            n = self.position.in_features // len(self.frequencies) // 2
+            if not isinstance(position, Tensor) or position.ndim != 2 or position.shape[1] != n:
+                raise ShapeError(
+                    f"position: expected a tensor [batch, {n}], got {brief(position)}. Make the "
+                    "network with as many: for fit(..., position=True) with "
+                    "position=len(event_shape), one entry for each axis of the state."
+                )
             features = features + self.position(self.fourier(position.to(noise)))
         return features
 
-    def checked(self, label: Tensor) -> Tensor:
-        """Labels, whose range is looked at only on the CPU, where it costs nothing."""
+    def known(self, label: Tensor | int, noise: Tensor) -> Tensor:
+        """Labels `[batch]`, whose range is looked at only on the CPU, where it costs nothing."""
+        if isinstance(label, int):  # of all rows, as a condition of a node
+            label = torch.full_like(noise, label, dtype=torch.int64)
+        elif isinstance(label, Tensor) and label.ndim == 0:
+            label = label.to(noise.device).expand(len(noise))
         whole = isinstance(label, Tensor) and not label.is_floating_point() and label.ndim == 1
         if whole and (
             label.device.type != "cpu" or not ((label < 0) | (label > self.classes)).any()
@@ -64,8 +79,7 @@ class Embedding(nn.Module):
         held = f", from {int(label.min())} to {int(label.max())}" if whole else ""
         raise ShapeError(
             f"label: expected integers [batch] from 0 to {self.classes}, the null class, got "
-            f"{brief(label)}{held}. Classes count from 0; a condition of a node is one number, "
-            "such as 1."
+            f"{brief(label)}{held}. Classes count from 0; one number, such as 1, is that of all."
         )
 
     def fourier(self, values: Tensor) -> Tensor:
@@ -103,6 +117,13 @@ class Conditional(nn.Module):
                 f"{type(self).__name__}: expected positive multiples of 8 as numbers of channels "
                 f"inside, got {brief(widths)}. They are normalised in 8 groups."
             )
+        given: dict[str, Any] = {"classes": classes, "position": position, "field": field}
+        for name, n in given.items():
+            if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
+                raise ShapeError(
+                    f"{type(self).__name__}: expected {name}= as a number of at least 0, got "
+                    f"{n!r}. Give that of {SIZES[name]}."
+                )
         self.channels, self.axes = channels, axes
         self.sizes = {"label": classes, "position": position, "field": field, "residual": whitened}
         self.null_condition = {"label": classes} if classes else {}  # `fit` looks for it in labels
@@ -190,14 +211,15 @@ class UNet(Conditional):
         axes: 2 for images `[batch, channels, height, width]`, 1 for series `[batch, channels, n]`.
         conditions: `classes=`, the number of classes of `label` `[batch]` (label `classes`, as no
             label, is the null class); `position=`, the number of entries of `position`
-            `[batch, position]`; `field=`, the number of channels of `field` `[batch, field,
+            `[batch, position]`, which for `fit(..., position=True)` is the number of axes of the
+            state, `len(event_shape)`; `field=`, the number of channels of `field` `[batch, field,
             *sides]`, which is 0 where none is given; `noise_field=True` for noise levels per
-            element; `whitened=True` for uncorrelated channels and the
-            residual of a linear denoiser, which `EDMDenoiser` gives.
+            element; `whitened=True` for uncorrelated channels and the residual of a linear
+            denoiser, which `EDMDenoiser` gives.
 
     Raises:
         ShapeError: widths or sides are no such multiples, x has another number of channels, or a
-            condition is given that the network was not made for.
+            condition is given that the network was not made for, or of another shape.
     """
 
     def __init__(

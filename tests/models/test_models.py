@@ -120,9 +120,17 @@ def test_networks_take_conditions(kind: type[UNet | SeriesNet]) -> None:
         kind()(x, each)
     with pytest.raises(ShapeError, match=r"expected x of torch\.float32, as its weights are"):
         kind()(x.double(), noise)
+    for word in ("classes", "position", "field"):
+        for n in (True, -1, 2.0):
+            with pytest.raises(ShapeError, match=f"expected {word}= as a number .*, got {n}"):
+                kind(**{word: n})
+    for position in (torch.rand(4, 3), torch.rand(2), 0.5):
+        with pytest.raises(ShapeError, match=r"^position: expected a tensor \[batch, 2\], got"):
+            network(x, noise, position=position)
     one = network(x, noise, label=torch.ones(4, dtype=torch.uint8))
-    torch.testing.assert_close(one, network(x, noise, label=1))  # of all, a condition of a node
-    for label in (1 + torch.arange(4), 4, 2.0):
+    for label in (1, torch.tensor(1)):  # of all, a condition of a node
+        torch.testing.assert_close(one, network(x, noise, label=label))
+    for label in (1 + torch.arange(4), 4, 2.0, torch.tensor(4), torch.tensor(1.0)):
         with pytest.raises(ShapeError, match=r"from 0 to 3, the null class, .* count from 0"):
             network(x, noise, label=label)
 
