@@ -117,7 +117,7 @@ class WienerFilter(nn.Module):
         """States `[batch, *shape]` in the basis, Bᵀ x, along all or some axes; or back from it."""
         with exactly(x.device):
             for axis in axes or range(1, x.ndim):
-                basis = getattr(self, f"basis{axis}")
+                basis = getattr(self, f"basis{axis}").to(x.dtype)  # a network says what it refuses
                 x = (x.movedim(axis, -1) @ (basis.mT if back else basis)).movedim(-1, axis)
         return x
 

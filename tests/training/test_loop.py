@@ -90,6 +90,9 @@ def test_a_wiener_filter_is_exact_for_separable_gaussians(separable: Gaussian) -
         denoise, data[:4000], sigma_data=3.0, linear_error=denoise.linear_error, generator=1
     )
     assert loss.item() == pytest.approx(1.0, abs=0.05), "1 at every σ without a network"
+    wide = denoise(x.double(), torch.full((100,), 30.0).double()).flatten(1)
+    assert wide.dtype == torch.float64, "whether the dtype fits is said by the network"
+    torch.testing.assert_close(wide - right, wrong.double(), atol=1e-3, rtol=0)
     plain = EDMDenoiser(Nothing(), 3.0, 100.0)(x, torch.full((100,), 30.0)).flatten(1) - right
     assert plain.std() > 0.1 * (right - separable.mean).std(), "EDM's c_skip does not suffice"
     with pytest.raises(ShapeError, match="one noise level per sample"):
