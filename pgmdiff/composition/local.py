@@ -25,7 +25,7 @@ class Everything(WeightedSum):
 
 def checked_states(what: str, data: Tensor, joint: Joint) -> Tensor:
     """Clean states `[n, N]`, or a `ShapeError`."""
-    if len(data) < 2 or tuple(data.shape[1:]) != joint.event_shape:
+    if data.ndim == 0 or len(data) < 2 or tuple(data.shape[1:]) != joint.event_shape:
         raise ShapeError(
             f"{what}: expected data {shape_text('n >= 2', joint.event_shape)}, got "
             f"{tuple(data.shape)}."

@@ -35,7 +35,7 @@ from pgmdiff.graphs.containment import incidence
 from pgmdiff.graphs.factor_graph import GraphLike
 from pgmdiff.graphs.regions import Condition
 from pgmdiff.graphs.report import conflict
-from pgmdiff.linalg import widened
+from pgmdiff.linalg import tensor_of, widened
 from pgmdiff.noise import CONSISTENCY, Generator, Noise
 from pgmdiff.text import Table, brief, counted, described
 
@@ -274,6 +274,7 @@ def check_consistency(
             "different conditions, which the data are no states of. Leave out conditions=, and "
             "give each state its own by keyword, such as condition=y, [n, ...]."
         )
+    data = tensor_of("check_consistency", "data", data)
     clean = checked_states("check_consistency", data, joint)
     _, _, condition = flattened(joint.event_shape, data, 1.0, condition)
     noise = Noise.of(generator, len(data))

@@ -27,11 +27,11 @@ from torch import Tensor
 
 from pgmdiff.errors import ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
-from pgmdiff.linalg import beside, correlations, is_finite, rows, widest
+from pgmdiff.linalg import beside, correlations, is_finite, rows, tensor_of, widest
 from pgmdiff.noise import Generator, torch_generator
 from pgmdiff.precision.precision import taken_blocks
 from pgmdiff.scores.adapters import Score, per_sample
-from pgmdiff.text import by_field, counted, described
+from pgmdiff.text import brief, by_field, counted, described
 
 __all__ = [
     "Distribution",
@@ -144,7 +144,7 @@ class Gaussian(Distribution):
     """N(mean, covariance) on states of any event shape; itself a score.
 
     Args:
-        mean: `[*event]`.
+        mean: `[*event]`, a tensor, an array or a list.
         covariance: `[N, N]` over the flattened event, symmetric and positive semi-definite.
 
     Raises:
@@ -164,11 +164,12 @@ class Gaussian(Distribution):
         return described(self, *_size_and_dtype(self.mean))
 
     def __post_init__(self) -> None:
-        for what, value in (("mean", self.mean), ("covariance", self.covariance)):
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        for what, given in (("mean", self.mean), ("covariance", self.covariance)):
+            value = tensor_of("Gaussian", f"the {what}", given)
+            if not value.is_floating_point():
                 raise ShapeError(
-                    f"Gaussian: expected the {what} as a floating-point tensor, got {kind}."
+                    f"Gaussian: expected the {what} as a floating-point tensor, got {value.dtype}. "
+                    "Convert it: torch.as_tensor(values).double()."
                 )
             if not value.isfinite().all():
                 raise ShapeError(f"Gaussian: the {what} holds NaN or infinity. Remove it.")
@@ -203,12 +204,19 @@ class Gaussian(Distribution):
         positive semi-definite in float64.
 
         Raises:
-            ShapeError: there are fewer than two samples, or they are not finite.
+            ShapeError: there are fewer than two samples, or they are not finite floating-point
+                numbers.
         """
+        samples = tensor_of("Gaussian.fit", "samples", samples)
+        if not samples.is_floating_point() or not samples.ndim:
+            raise ShapeError(
+                f"Gaussian.fit: expected floating-point samples [n, *event], got {brief(samples)}. "
+                "Convert them: samples.double()."
+            )
         if len(samples) < 2 or not is_finite(samples):
             got = "NaN or infinity" if len(samples) > 1 else len(samples)
             raise ShapeError(f"Gaussian.fit: expected at least 2 finite samples, got {got}.")
-        wide = samples.double() if samples.is_floating_point() else samples
+        wide = samples.double()
         mean = wide.mean(dim=0)
         flat = (wide - mean).reshape(len(samples), -1)
         covariance = flat.T @ flat / len(samples)
@@ -271,7 +279,7 @@ class Gaussian(Distribution):
         generator = torch_generator(generator, "Gaussian.sample")
         values, vectors = self._eigen
         z = torch.randn(n, len(values), generator=generator, dtype=self.mean.dtype)
-        draws = z.to(values.device) * values.clamp(min=0).sqrt() @ vectors.T
+        draws = z.to(vectors) * values.clamp(min=0).sqrt() @ vectors.T
         return self.mean + draws.reshape(n, *self.event_shape)
 
     def _score(self, u: Tensor, sigma: Tensor) -> Tensor:
@@ -343,12 +351,13 @@ class GaussianMixture(Distribution):
                 "GaussianMixture: expected at least one component and one event shape, got "
                 f"{k} components of shapes {sorted(shapes)}. Reshape their means."
             )
-        if not isinstance(self.weights, Tensor) or self.weights.shape != (k,):
+        weights = tensor_of("GaussianMixture", "the weights", self.weights)
+        if weights.shape != (k,):
             raise ShapeError(
                 f"GaussianMixture: expected a tensor of {k} weights, one per component, got "
                 f"{self.weights!r}."
             )
-        object.__setattr__(self, "weights", self.weights.clone())  # the caller may change theirs
+        object.__setattr__(self, "weights", weights.clone())  # the caller may change theirs
         total = self.weights.double().sum().item()
         if not (self.weights > 0).all() or abs(total - 1) > WEIGHT_TOLERANCE:
             raise ShapeError(

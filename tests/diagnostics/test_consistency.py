@@ -22,6 +22,10 @@ def test_true_marginals_are_consistent(seed: int) -> None:
         found = check_consistency(graph, node_scores(graph, Q), DATA, SIGMAS, generator=seed)
         assert found.consistent, str(found)
         assert [row.sigma for row in found.rows] == list(SIGMAS)
+        of_array = check_consistency(
+            graph, node_scores(graph, Q), DATA.numpy(), SIGMAS, generator=seed
+        )
+        assert str(of_array) == str(found)
         for row in found.rows:
             assert row.disagreement > 0, "pieces see more than overlaps"
             assert row.error_piece < row.error_overlap
@@ -156,8 +160,9 @@ def test_nothing_to_compare_and_bad_data() -> None:
         check_consistency(star, scores, DATA[:, :1])
     with pytest.raises(ShapeError, match="expected data"):
         check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA[:, :5])
-    with pytest.raises(ShapeError, match="expected data"):
-        check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA[:1])
+    for wrong in (DATA[:1], 1.0, {"x": DATA}):
+        with pytest.raises(ShapeError, match="expected data"):
+            check_consistency(tiles((12,), 4, 2), WINDOW.score, wrong)
     with pytest.raises(ShapeError, match=r"got torch\.int64"):
         check_consistency(tiles((12,), 4, 2), WINDOW.score, DATA.long())
     with pytest.raises(ShapeError, match="not finite"):

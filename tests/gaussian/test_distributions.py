@@ -61,8 +61,28 @@ def test_fit_recovers_a_gaussian() -> None:
     q, n = ar1(4, 0.6), 40_000
     fitted = Gaussian.fit(q.sample(n, torch.Generator().manual_seed(0)))
     assert (fitted.covariance - q.covariance).abs().max() < 5 * (2 / n) ** 0.5
+    for wrong in (torch.zeros(3, 2, dtype=torch.int64), torch.tensor(1.0)):
+        with pytest.raises(ShapeError, match=r"floating-point samples \[n, \*event\], got"):
+            Gaussian.fit(wrong)
     with pytest.raises(ShapeError, match="at least 2"):
         Gaussian.fit(torch.zeros(1, 3))
+
+
+def test_arrays_and_lists_make_distributions() -> None:
+    mean, covariance = [1.0, 2.0], [[2.0, 0.5], [0.5, 1.0]]
+    q = Gaussian(torch.tensor(mean).double(), torch.tensor(covariance).double())
+    expected = q.sample(4, 0)
+    for same in (Gaussian(mean, covariance), Gaussian(np.array(mean), np.array(covariance))):
+        assert same.sample(4, 0).equal(expected)
+    narrow = Gaussian(mean, torch.tensor(covariance))  # PyTorch's numbers are of float32
+    torch.testing.assert_close(narrow.sample(4, 0), expected, atol=1e-6, rtol=1e-6)
+    weights = np.array([0.25, 0.75])
+    mixture = GaussianMixture(weights, [q, q.noised(1.0)])
+    assert mixture.weights.equal(GaussianMixture([0.25, 0.75], [q, q]).weights)
+    samples = expected.numpy()
+    assert Gaussian.fit(samples).covariance.equal(Gaussian.fit(expected).covariance)
+    with pytest.raises(ShapeError, match="expected the mean as a tensor, an array or a list"):
+        Gaussian("zero", covariance)
 
 
 def test_bethe_entropy_is_not_the_entropy_for_sigma_above_0() -> None:
