@@ -25,7 +25,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import ShapeError, shape_text
+from pgmdiff.errors import PgmdiffError, ShapeError, shape_text
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.linalg import beside, correlations, is_finite, rows, tensor_of, widest
 from pgmdiff.noise import Generator, torch_generator
@@ -204,8 +204,7 @@ class Gaussian(Distribution):
         positive semi-definite in float64.
 
         Raises:
-            ShapeError: there are fewer than two samples, or they are not finite floating-point
-                numbers.
+            ShapeError: there are fewer than two samples, or they are no finite floats.
         """
         samples = tensor_of("Gaussian.fit", "samples", samples)
         if not samples.is_floating_point() or not samples.ndim:
@@ -276,6 +275,8 @@ class Gaussian(Distribution):
         return 0.5 * (2 * math.pi * math.e * variances).log().sum().item()
 
     def sample(self, n: int, generator: Generator = None) -> Tensor:
+        if n < 0:
+            raise PgmdiffError(f"Gaussian.sample: expected n >= 0 draws, got {n}.")
         generator = torch_generator(generator, "Gaussian.sample")
         values, vectors = self._eigen
         z = torch.randn(n, len(values), generator=generator, dtype=self.mean.dtype)
@@ -308,10 +309,15 @@ def ar1(n: int, rho: float) -> Gaussian:
         n: the number of variables.
         rho: ρ, the correlation of neighbours, from -1 to 1.
 
+    Raises:
+        PgmdiffError: n is negative, or the covariance not that of a distribution, |ρ| > 1.
+
     Example:
         >>> ar1(3, 0.5).covariance[0].tolist()
         [1.0, 0.5, 0.25]
     """
+    if n < 0:
+        raise PgmdiffError(f"ar1: expected n >= 0 variables, got {n}.")
     place = torch.arange(n)
     covariance = rho ** (place[:, None] - place).abs().double()
     return Gaussian(torch.zeros(n, dtype=torch.float64), covariance)
@@ -391,6 +397,8 @@ class GaussianMixture(Distribution):
         return GaussianMixture(self.weights, [c.noised(sigma) for c in self.components])
 
     def sample(self, n: int, generator: Generator = None) -> Tensor:
+        if n < 0:
+            raise PgmdiffError(f"GaussianMixture.sample: expected n >= 0 draws, got {n}.")
         generator = torch_generator(generator, "GaussianMixture.sample")
         drawn = max(n, 1)  # multinomial refuses 0
         weights = self.weights.cpu()  # as all draws are made there
@@ -567,12 +575,15 @@ def kl_divergence(p: Gaussian, q: Gaussian) -> float:
     other.
 
     Args:
-        p: of N elements.
-        q: of as many.
+        p, q: of N elements.
 
     Raises:
-        ShapeError: the covariances of both are singular.
+        ShapeError: the sizes differ, or the covariances of both are singular.
     """
+    if p.mean.numel() != q.mean.numel():
+        raise ShapeError(
+            f"kl_divergence: expected Gaussians of one size, got {p!r} and {q!r}. Take a marginal."
+        )
     if p._singular and q._singular:
         raise ShapeError(
             "kl_divergence: expected at most one singular covariance, got two, whose supports are "
@@ -581,7 +592,7 @@ def kl_divergence(p: Gaussian, q: Gaussian) -> float:
     if p._singular or q._singular:
         return math.inf
     dtype = widest(q.mean.device)
-    difference = (q.mean.to(dtype) - p.mean.to(dtype)).reshape(-1)
+    difference = q.mean.to(dtype).flatten() - p.mean.to(dtype).flatten()
     factor = torch.linalg.cholesky(q.covariance.to(dtype))
     ratio = torch.cholesky_solve(p.covariance.to(dtype), factor)
     shift = difference @ torch.cholesky_solve(difference[:, None], factor)[:, 0]

@@ -44,6 +44,8 @@ def test_kl_matches_torch() -> None:
     expected = torch.distributions.kl_divergence(torch_p, torch_q).item()
     assert kl_divergence(p, q) == pytest.approx(expected)
     assert kl_divergence(p, p) == pytest.approx(0, abs=1e-12)
+    column = Gaussian(q.mean[:, None], q.covariance)
+    assert kl_divergence(p, column) == pytest.approx(expected), "elements count, not their shape"
 
 
 def test_marginals_and_denoiser() -> None:
@@ -283,6 +285,13 @@ WRONG = {
     "a mean of integers": (
         lambda: Gaussian(torch.ones(3, dtype=torch.int64), torch.eye(3)),
         "mean as a floating-point",
+    ),
+    "fewer draws than none": (lambda: PAIR.sample(-1, 0), "n >= 0 draws, got -1"),
+    "a mixture's": (lambda: MIXTURE.sample(-1, 0), r"Mixture\.sample: expected n >= 0 draws"),
+    "fewer variables than none": (lambda: gaussian.ar1(-1, 0.5), "ar1: expected n >= 0 variables"),
+    "a divergence of other sizes": (
+        lambda: kl_divergence(gaussian.ar1(3, 0.5), gaussian.ar1(1, 0.5)),
+        "kl_divergence: expected Gaussians of one size, got .*d=3, float64. and Gaussian.d=1, ",
     ),
     "a seed of a string": (lambda: PAIR.sample(3, "seed"), "Gaussian.sample: expected generator="),
 }
