@@ -253,12 +253,17 @@ def _ended(levels: "np.ndarray", sigma_min: float, sigma_max: float) -> list[flo
 
 
 def _check(steps: int, sigma_min: float, sigma_max: float) -> None:
-    numbers = all(isinstance(number, Real) for number in (sigma_min, sigma_max))
-    whole = isinstance(steps, int | np.integer)
-    swapped = numbers and 0 < sigma_max < sigma_min
-    if not whole or not numbers or steps < 1 or not 0 < sigma_min < sigma_max < float("inf"):
+    if not isinstance(steps, int | np.integer) or steps < 1:
         raise PgmdiffError(
-            "schedule: expected an integer steps >= 1 and numbers 0 < sigma_min < sigma_max, got "
-            f"steps={steps!r}, sigma_min={sigma_min!r}, sigma_max={sigma_max!r}."
+            "schedule: expected an integer steps >= 1 as the first argument, got "
+            f"steps={steps!r}, sigma_min={sigma_min!r}, sigma_max={sigma_max!r}. Write "
+            "karras(20, sigma_min, sigma_max)."
+        )
+    numbers = all(isinstance(number, Real) for number in (sigma_min, sigma_max))
+    swapped = numbers and 0 < sigma_max < sigma_min
+    if not numbers or not 0 < sigma_min < sigma_max < float("inf"):
+        raise PgmdiffError(
+            f"schedule: expected numbers 0 < sigma_min < sigma_max, got sigma_min={sigma_min!r}, "
+            f"sigma_max={sigma_max!r}."
             + (" Did you swap sigma_min and sigma_max?" if swapped else "")
         )

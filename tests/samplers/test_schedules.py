@@ -104,6 +104,7 @@ def test_time_travel() -> None:
     ("arguments", "message"),
     [
         ((18.5, 0.1, 1.0), "integer steps >= 1"),
+        ((0.03, 20.0, 10), r"steps >= 1 as the first argument, got steps=0\.03, .*\)\.$"),
         (("a", 0.1, 1.0), "steps='a'"),
         ((18, 80.0, 0.002), "sigma_min < sigma_max.*Did you swap sigma_min and sigma_max"),
     ],
