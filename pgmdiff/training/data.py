@@ -72,11 +72,11 @@ class Regions:
         together = isinstance(states, Tensor)
         found = {tuple(each.shape) for each in (states[:1] if together else states)}
         if found != {self.event_shape}:
+            got = ", ".join(shape_text("n", shape) for shape in sorted(found))
             raise ShapeError(
                 f"crops: expected states {shape_text('n', self.event_shape)}, as the graph's, got "
-                f"{', '.join(map(str, sorted(found)))}. Of states of other sizes, such as single "
-                "pieces, give the shapes of all regions in place of the graph: "
-                f"[{tuple(self.batch.group.shape)}, ...]."
+                f"{got}. Of states of other sizes, such as single pieces, give the shapes of all "
+                f"regions in place of the graph: [{tuple(self.batch.group.shape)}, ...]."
             )
         flat = (states if together else torch.stack(states)).flatten(1)
         chosen = torch.randint(len(self.rows), (len(owners),), generator=stream)

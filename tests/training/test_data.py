@@ -268,7 +268,9 @@ def test_arrays_are_data() -> None:
 
 def test_wrong_input_is_named() -> None:
     graph, network = chain(3), torch.nn.Linear(1, 1)
-    with pytest.raises(ShapeError, match=r"expected states \[n, 3\], as the graph's, got \(4,\)"):
+    with pytest.raises(
+        ShapeError, match=r"expected states \[n, 3\], as the graph's, got \[n, 4\]\."
+    ):
         crops(graph, torch.randn(5, 4)).draw(2)
     with pytest.raises(ShapeError, match=r"no smaller than a crop \(5,\)"):
         crops([(5,)], torch.randn(5, 4)).draw(2)
