@@ -89,28 +89,42 @@ def _spatial(shape: Shape, axes: Sequence[int] | None) -> tuple[int, ...]:
 
 
 def block_average(
-    event_shape: Sequence[int], factor: int, axes: Sequence[int] | None = None
+    event_shape: Sequence[int],
+    factor: int | Sequence[int],
+    axes: Sequence[int] | None = None,
 ) -> PerAxis:
     """Means of blocks along each axis: the observation of super-resolution.
 
     Args:
         event_shape: the shape of a state.
-        factor: the length of a block.
+        factor: the length of a block, or one for each axis, without `axes` of the last ones: (2, 4)
+            makes blocks of 2 × 4.
         axes: the axes to average along; None for all but the first, the channels, or the only one.
 
     Raises:
-        ShapeError: the blocks do not fit an axis.
+        ShapeError: the blocks do not fit an axis, or there are not as many factors as axes.
     """
     shape = tuple(event_shape)
+    if isinstance(factor, Sequence):
+        factors, last = tuple(factor), range(len(shape))[-len(factor) :]
+        chosen = tuple(last if axes is None else axes)
+    else:
+        chosen = _spatial(shape, axes)
+        factors = (factor,) * len(chosen)
+    if len(factors) != len(chosen):
+        raise ShapeError(
+            f"block_average: expected a factor for each of the axes {chosen} of the state {shape}, "
+            f"got {factors}. Give as many, or one number for all."
+        )
     matrices = {}
-    for axis in _spatial(shape, axes):
-        if factor < 1 or shape[axis] % factor:
+    for axis, side in zip(chosen, factors, strict=True):
+        if side < 1 or shape[axis] % side:
             raise ShapeError(
-                f"block_average: blocks of {factor} do not fit axis {axis} of size {shape[axis]}. "
+                f"block_average: blocks of {side} do not fit axis {axis} of size {shape[axis]}. "
                 "Choose a divisor of the size."
             )
-        eye = torch.eye(shape[axis] // factor, dtype=torch.float64)
-        matrices[axis] = eye.repeat_interleave(factor, dim=1) / factor
+        eye = torch.eye(shape[axis] // side, dtype=torch.float64)
+        matrices[axis] = eye.repeat_interleave(side, dim=1) / side
     return PerAxis(shape, matrices)
 
 

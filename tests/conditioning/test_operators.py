@@ -41,6 +41,7 @@ OPERATORS: dict[str, Operator] = {
     "crop": Crop((3, 4, 8), (slice(None), slice(1, 3), slice(2, 7, 2))),
     "block average": COARSE,
     "block average of a series": block_average((12,), 3),
+    "block average of other sides": block_average((2, 4, 6), (2, 3)),
     "blur": blur((2, 6, 5), KERNEL),
     "periodic blur": blur((7,), KERNEL, periodic=True),
     "singular blur": blur((8,), torch.tensor([0.25, 0.5, 0.25]), periodic=True),
@@ -180,6 +181,13 @@ def test_bad_operators_are_named() -> None:
         (lambda: PerAxis((4,), {1: torch.eye(4)}), "for axis 1"),
         (lambda: PerAxis((4,), {0: torch.eye(3)}), r"got \(3, 3\) for axis 0"),
         (lambda: block_average((3, 10), 4), "blocks of 4 do not fit axis 1 of size 10"),
+        (lambda: block_average((3, 10), (3, 4)), "blocks of 4 do not fit axis 1 of size 10"),
+        (
+            lambda: block_average((4, 4), (2, 2, 2)),
+            r"each of the axes \(0, 1\) of the state \(4, 4\), got \(2, 2, 2\)",
+        ),
+        (lambda: block_average((4, 4), (2, 2), (0,)), r"axes \(0,\) .*, got \(2, 2\)"),
+        (lambda: block_average((4, 4), ()), r"axes \(0, 1\) .*, got \(\)"),
         (lambda: blur((1, 8), torch.ones(4)), "odd length"),
         (lambda: DenseOperator(torch.ones(2, 5), (2, 2)), r"\[M, 4\]"),
         (lambda: DenseOperator(torch.fft.fft(torch.eye(4)), (4,)), "real matrix .*complex64"),
@@ -195,6 +203,29 @@ def test_bad_operators_are_named() -> None:
     ]:
         with pytest.raises(ShapeError, match=message):
             make()
+
+
+def test_block_averages_of_one_side_per_axis() -> None:
+    """The last axes, unless others are given; against the dense matrix of mean pixels."""
+    shape = (2, 4, 6)
+    x = random(5, *shape)
+    for factor, axes, sides in (
+        ((2, 3), None, (1, 2, 3)),
+        ([3], None, (1, 1, 3)),
+        ((2, 4, 2), None, (2, 4, 2)),
+        ((2, 3), (1, 2), (1, 2, 3)),
+        ((3, 2), (2, 0), (2, 1, 3)),
+        (2, None, (1, 2, 2)),
+    ):
+        blocks = [torch.arange(n) // side for n, side in zip(shape, sides, strict=True)]
+        observed = [n // side for n, side in zip(shape, sides, strict=True)]
+        place = (blocks[0][:, None, None] * observed[1] + blocks[1][:, None]) * observed[2]
+        dense = torch.zeros(prod(observed), prod(shape), dtype=torch.float64)
+        dense[(place + blocks[2]).flatten(), torch.arange(prod(shape))] = 1 / prod(sides)
+        h = block_average(shape, factor, axes)
+        assert h.observed_shape == tuple(observed)
+        torch.testing.assert_close(h.A(x).flatten(1), x.flatten(1) @ dense.T)
+        torch.testing.assert_close(matrix(h.A_dagger, h.observed_shape), torch.linalg.pinv(dense))
 
 
 def test_bad_observations_are_named() -> None:
