@@ -61,8 +61,9 @@ class Observation:
     def of(
         cls, what: str, y: Any, operator: Any, noise: Any, *, project: bool = True
     ) -> "Observation":
-        """A checked observation `[*observed]` or `[batch, *observed]`; of a mask also one number.
+        """A checked observation `[*observed]` or `[batch, *observed]`.
 
+        Of a mask it may be one number, and of a stack a list of those of its operators.
         A noiseless one of an operator must lie in the range of H, and becomes H H⁺ y: rounding
         moves most out of the range, and no solve could meet that part of them. Without `project`
         that is left out, and the noise may be None.
@@ -89,21 +90,10 @@ class Observation:
                 f"{what}: expected an operator or a function, got {type(h).__name__}. See "
                 "pgmdiff.conditioning for operators."
             )
-        y = tensor_of(what, "the observation", y)
-        if isinstance(h, Mask) and y.ndim == 0:
-            y = y.expand(h.event_shape)
         shape = getattr(linear, "observed_shape", None)
-        if shape is not None:
-            y = y[None] if tuple(y.shape) == tuple(shape) else y
-            if tuple(y.shape[1:]) != tuple(shape):
-                raise ShapeError(
-                    f"{what}: expected an observation {list(shape)}, or a batch of them, got "
-                    f"{tuple(y.shape)}.{_in_place(h, y) if isinstance(h, InPlace) else ''}"
-                )
-        elif linear is not None and y.ndim < 2:
+        y = tensor_of(what, "the observation", y) if shape is None else _shaped(what, y, h)
+        if shape is None and linear is not None and y.ndim < 2:
             y = y.reshape(1, -1)  # one vector; what has more axes has a batch axis, too
-        if isinstance(h, InPlace):
-            y = y.where(h.mask.to(y.device), 0)  # values that are not seen may be anything
         if not y.isfinite().all():
             raise ShapeError(f"{what}: an observed value is not finite. Mask what is missing.")
         y = y.clone()  # the caller may change theirs
@@ -317,6 +307,60 @@ class Conditioned:
                 "too early (most_steps=), the operator is too far from linear (reconstruction may "
                 "then do better), or the models hold these values for unlikely."
             )
+
+
+def _shaped(what: str, y: Any, h: Any) -> Tensor:
+    """An observation `[n or 1, *observed]`; 0 where masks do not see: values may be anything there.
+
+    Raises:
+        ShapeError: it has another shape.
+    """
+    if isinstance(h, Stacked) and _by_operator(y, h):
+        return _stacked(what, y, h)
+    values = tensor_of(what, "the observation", y)
+    if isinstance(h, Mask) and values.ndim == 0:
+        values = values.expand(h.event_shape)
+    values = values[None] if tuple(values.shape) == tuple(h.observed_shape) else values
+    if tuple(values.shape[1:]) != tuple(h.observed_shape):
+        raise ShapeError(
+            f"{what}: expected an observation {list(h.observed_shape)}, or a batch of them, got "
+            f"{tuple(values.shape)}.{_in_place(h, values) if isinstance(h, InPlace) else ''}"
+        )
+    if isinstance(h, Stacked):
+        pairs = zip(h.operators, values.split(h.sizes, dim=1), strict=True)
+        parts = [part.reshape(len(part), *operator.observed_shape) for operator, part in pairs]
+        return _stacked(what, parts, h)
+    return values.where(h.mask.to(values.device), 0) if isinstance(h, InPlace) else values
+
+
+def _by_operator(y: Any, h: Stacked) -> bool:
+    """Whether these are observations of a stack's operators, and not numbers or flat ones."""
+    if not isinstance(y, list | tuple):
+        return False
+    try:
+        shapes = {tuple(np.shape(part)) for part in y}
+    except ValueError:  # one of them is such a list itself
+        return True
+    return not shapes <= {(), tuple(h.observed_shape)}
+
+
+def _stacked(what: str, parts: Sequence[Any], h: Stacked) -> Tensor:
+    """Observations of a stack's operators as one, `[n or 1, N]`."""
+    if len(parts) != len(h.operators):
+        raise ShapeError(
+            f"{what}: expected an observation of each of {len(h.operators)} operators, got "
+            f"{len(parts)}. Give them in their order."
+        )
+    pairs = enumerate(zip(parts, h.operators, strict=True))
+    own = [rows(_shaped(f"{what}, operator {k} of the stack", y, each)) for k, (y, each) in pairs]
+    sizes = {len(part) for part in own} - {1}
+    if len(sizes) > 1:
+        raise ShapeError(
+            f"{what}: expected observations of as many samples of each operator, got "
+            f"{[len(part) for part in own]}. Give one, or one for each sample."
+        )
+    n = max(sizes, default=1)
+    return torch.cat([part.expand(n, part.shape[1]) for part in own], dim=1)
 
 
 def _in_place(h: InPlace, y: Tensor) -> str:

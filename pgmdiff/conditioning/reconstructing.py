@@ -85,8 +85,9 @@ def reconstruction(
 
     Args:
         score: the score of states `[batch, *event]`, differentiable.
-        observed: y, `[*observed]` or one per sample. For an operator without `observed_shape`, of
-            another library, it is one vector, or has a batch axis.
+        observed: y, `[*observed]` or one per sample; of a `Stacked` operator also a list of those
+            of its operators. For an operator without `observed_shape`, of another library, it is
+            one vector, or has a batch axis.
         operator: H; a boolean mask `[*event]` as for `replacement`; or a differentiable function
             of batches.
         weight: λ: `dps(scale, data_std=...)`, or another function of σ and ‖r‖.

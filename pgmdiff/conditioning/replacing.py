@@ -33,7 +33,8 @@ def replacement(score: Score, observed: Tensor, operator: LinearOperator | Tenso
 
     Args:
         score: the score of states `[batch, *event]`.
-        observed: y, `[*observed]` or one per sample.
+        observed: y, `[*observed]` or one per sample; of a `Stacked` operator also a list of those
+            of its operators.
         operator: H; or a boolean mask `[*event]`, true where the state is observed: `observed` then
             has the shape of a state, or is one number, and is ignored where the mask is false.
 

@@ -126,6 +126,53 @@ def test_axes_of_1_stand_for_all_of_theirs() -> None:
         moment_matching(q, y, mask, noise=noise.reshape(1, 2, 1))
 
 
+@pytest.mark.parametrize("h", [BOTH, MIXED, Stacked((BOTH, MASK))])
+def test_a_stack_accepts_what_each_of_its_operators_sees(h: Stacked) -> None:
+    """One sample or several, in any kind of list; masks, in stacks too, ignore what they mask."""
+    u, seen = random(3, N), h.A(random(3, N, seed=1))
+    for y in (seen[:1], seen):
+        expected = moment_matching(JOINT, y, h, noise=0.3)(u, 1.0)
+        parts = [each.A(random(3, N, seed=1))[: len(y)] for each in h.operators]
+        single = [part[0] for part in parts] if len(y) == 1 else parts
+        for given in (parts, single, tuple(part.numpy() for part in parts)):
+            assert torch.equal(moment_matching(JOINT, given, h, noise=0.3)(u, 1.0), expected)
+        mixed = [*parts[:-1], parts[-1][:1]]
+        same = torch.cat(
+            [y[:, : -parts[-1][0].numel()], parts[-1][:1].flatten(1).expand(len(y), -1)], 1
+        )
+        found, expected = (
+            moment_matching(JOINT, each, h, noise=0.3)(u, 1.0) for each in (mixed, same)
+        )
+        assert torch.equal(found, expected), "one serves all samples"
+
+
+def test_a_stack_ignores_what_its_masks_do_not_see() -> None:
+    u, x = random(3, N), random(1, N, seed=1)
+    for noise in (0.0, 0.3):
+        score = moment_matching(JOINT, BOTH.A(x), BOTH, noise=noise)
+        for unseen in (torch.nan, 7.0):
+            whole = x.where(SEEN, unseen)
+            flat = torch.cat([whole, BLOCKS.A(x)], dim=1)
+            for y in (
+                flat,
+                flat[0].tolist(),
+                [whole, BLOCKS.A(x)],
+                [whole[0].tolist(), [*BLOCKS.A(x)[0]]],
+            ):
+                found = moment_matching(JOINT, y, BOTH, noise=noise)
+                assert torch.equal(found(u, 1.0), score(u, 1.0))
+    with pytest.raises(ShapeError, match="value is not finite"):
+        moment_matching(JOINT, [x, BLOCKS.A(x) * torch.nan], BOTH, noise=0.1)
+    for y, message in [
+        ([x], r"each of 2 operators, got 1\."),
+        ([x, x], r"operator 1 of the stack: expected an observation \[3\], .* got \(1, 6\)"),
+        ([torch.zeros(2, N), torch.zeros(5, 3)], r"as many samples .*, got \[2, 5\]"),
+        ([x, "a"], "operator 1 of the stack: expected the observation as a tensor"),
+    ]:
+        with pytest.raises(ShapeError, match=message):
+            moment_matching(JOINT, y, BOTH, noise=0.1)
+
+
 def test_functions_and_operators_without_shapes_have_noise_for_each_value() -> None:
     class Halves:  # another library's
         A = staticmethod(lambda x: x[:, :3])
