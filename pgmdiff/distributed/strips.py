@@ -160,7 +160,8 @@ class Strips:
 
         for word, given in (("conditions", own), ("null_condition", options.get("null_condition"))):
             options[word] = tree_map(crop, given, is_leaf=lambda v: isinstance(v, Field))
-        return keep(self.joints, key, compose(graph, scores, **options), KEPT)
+        made = replace(compose(graph, scores, **options), _untold="")  # said once, of the canvas
+        return keep(self.joints, key, made, KEPT)
 
 
 def strips_of(
@@ -233,10 +234,30 @@ def strips_of(
     options["conditions"] = merged(graph.conditions, composing.get("conditions") or {})
     strips = Strips(axis, tuple(sides), windows, width, halo, evaluations, options)
     named = [name for name, value in options["conditions"].items() if not isinstance(value, Field)]
-    whole = strips.graph(0, strips.length) if named else graph
-    for name in named:
-        whole.elements(name)  # or it is no region
+    _check_named(strips.graph(0, strips.length) if named else graph, named, options["conditions"])
     return strips
+
+
+def _check_named(
+    whole: RegionGraph, named: Sequence[Hashable], conditions: Mapping[Hashable, Any]
+) -> None:
+    """Warns of a window without a condition beside others that have some.
+
+    Raises:
+        GraphError: one that is named is none of the canvas.
+    """
+    shapes = {name: tuple(whole.elements(name).shape) for name in named}
+    given = {name for name in named if isinstance(conditions[name], Mapping) and conditions[name]}
+    told = {shape: name for name, shape in shapes.items() if name in given}
+    for group in whole.groups:
+        pieces = map(group.name, group.outer.nonzero()[0].tolist())
+        bare = next((name for name in pieces if name not in given), None)
+        if bare is not None and (other := told.get(tuple(group.shape))) is not None:
+            warn(
+                f"stream: window {bare!r} gets no condition, but {other!r}, of the same model, "
+                f"gets {sorted(conditions[other])}. Name every window of the canvas in "
+                "conditions=, if only with the null condition; a field serves all."
+            )
 
 
 def _windows_of(graph: RegionGraph) -> tuple[tuple[tuple[int, int, bool], ...], list[int]]:

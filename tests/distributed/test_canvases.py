@@ -286,6 +286,11 @@ def test_messages_of_pieces_with_and_without_conditions() -> None:
     options["null_condition"] = {"mean": torch.zeros(())}
     with pytest.warns(UserWarning, match="gets no condition"):
         strips, whole = both(graph, told, halo=32, strip=84, **options)
+    with pytest.warns(
+        UserWarning, match=r"stream: window '\[0:8\]' gets no condition, but"
+    ) as said:
+        stream(graph, told, LEVELS, out=np.zeros((1, 204)), halo=32, strip=84, **options)
+    assert len(said) == 1, "not once per level"
     torch.testing.assert_close(strips, whole, rtol=0, atol=1e-3)
 
 
@@ -517,6 +522,9 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[], dict[str, Any]]]] = 
     "no array": (ShapeError, "path of a zarr array", lambda: {"out": 3}),
     "levels": (PgmdiffError, "fall at the end", lambda: {"sigmas": [1.0, 2.0]}),
     "half": (PgmdiffError, "float32 or float64", lambda: {"dtype": torch.float16}),
+    "a condition that is none": (
+        GraphError, "is of type int, expected a mapping", lambda: {"conditions": {"[0:8]": 1}}
+    ),
     "a name": (GraphError, "no region is named", lambda: {"conditions": {"[1:9]": {}}}),
     "a short field": (
         ShapeError, "over the whole canvas",
