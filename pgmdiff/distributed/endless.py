@@ -27,6 +27,7 @@ from torch import Tensor
 from pgmdiff.composition import Joint, Marginal, compose
 from pgmdiff.composition.plan import Scores
 from pgmdiff.composition.rules import Rule, WeightedSum
+from pgmdiff.distributed.strips import check_of_windows
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError, required
 from pgmdiff.graphs import tiles
 from pgmdiff.noise import START, Generator, Noise, seed_of
@@ -278,6 +279,8 @@ class Endless:
             )
             weight = (weights[0] * factor).reshape(shape).to(self._like)
             pieces.append((joint, weight, size, stride))
+        groups = [group for joint, *_ in pieces for group in joint.regions.groups]
+        check_of_windows("Endless", scores, {tuple(group.shape) for group in groups})
         return pieces
 
     def _start(self, places: Context) -> list[Tensor]:

@@ -1,7 +1,8 @@
 """The strips of a canvas, for `stream`: the windows around columns, and their joints."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
@@ -17,6 +18,7 @@ from pgmdiff.composition.consistent import MESSAGES
 from pgmdiff.composition.joint import Remembering
 from pgmdiff.composition.plan import RegionScores, Scores
 from pgmdiff.composition.rules import WeightedSum
+from pgmdiff.conditioning.observations import Conditioned
 from pgmdiff.errors import GraphError, ScoreError, ShapeError, warn
 from pgmdiff.graphs import RegionGraph, tiles
 from pgmdiff.graphs.groups import RegionGroup, WindowGroup
@@ -24,10 +26,10 @@ from pgmdiff.linalg import Shape, keep
 from pgmdiff.precision.covariances import Covariances, Dense, Separable, Stationary
 from pgmdiff.precision.forms import RegionCovariances
 from pgmdiff.samplers import State
-from pgmdiff.scores.adapters import begun
+from pgmdiff.scores.adapters import Around, begun
 from pgmdiff.text import array, brief
 
-__all__ = ["Strips", "strips_of"]
+__all__ = ["Strips", "check_of_windows", "strips_of"]
 
 WINDOWS = 16
 """Strides in a strip, unless it must be longer: one in 16 windows is evaluated twice."""
@@ -161,7 +163,38 @@ class Strips:
         for word, given in (("conditions", own), ("null_condition", options.get("null_condition"))):
             options[word] = tree_map(crop, given, is_leaf=lambda v: isinstance(v, Field))
         made = replace(compose(graph, scores, **options), _untold="")  # said once, of the canvas
+        check_of_windows("stream", scores, {tuple(group.shape) for group in graph.groups})
         return keep(self.joints, key, made, KEPT)
+
+
+def check_of_windows(who: str, scores: Scores, shapes: Collection[Shape]) -> None:
+    """Raises `ScoreError` for a score of the whole state in place of one of windows.
+
+    Those that can be told are joints, and scores conditioned on observations of the state.
+    """
+    for given in scores.values() if isinstance(scores, Mapping) else [scores]:
+        score: Any = given
+        observed = False
+        while isinstance(score, partial | Around | Joint):
+            network = getattr(score, "network", None)
+            known: Any = score if isinstance(score, Joint) else None
+            if isinstance(network, Conditioned):
+                observed, known = True, network.observation.operator
+            event = getattr(known, "event_shape", None)
+            if event is not None and tuple(event) not in shapes:
+                what, remedy = "a joint", f"Give the scores of its windows, which {who} composes."
+                if observed:
+                    what = "one that is conditioned on an observation"
+                    remedy = (
+                        f"{who} knows no observations: draw with sample, whose state "
+                        "distributed.Slab divides among ranks, or give networks what is known as a "
+                        "condition, such as a field."
+                    )
+                raise ScoreError(
+                    f"{who}: expected scores of windows, {brief(sorted(shapes))}, got {what} of "
+                    f"the whole state {tuple(event)}: {brief(given)}. {remedy}"
+                )
+            score = score.func if isinstance(score, partial) else getattr(score, "score", None)
 
 
 def strips_of(

@@ -34,6 +34,7 @@ from pgmdiff import (
     tiles,
 )
 from pgmdiff.composition import Rule
+from pgmdiff.conditioning import Mask, moment_matching
 from pgmdiff.distributed import stream
 from pgmdiff.gaussian import Gaussian, node_scores
 from pgmdiff.graphs import chain
@@ -468,6 +469,7 @@ def test_what_a_run_reports_is_counted_once(strip: int, tmp_path: Path) -> None:
 RING = tiles((16,), 8, 4, periodic=True)
 PLAIN = tiles((16,), 8, 4)
 LINE = Gaussian(torch.zeros(16), torch.eye(16))
+LEFT = torch.zeros(16), Mask(torch.arange(16) < 2)
 
 
 class Whole(Rule):
@@ -483,6 +485,24 @@ REFUSED: dict[str, tuple[type[Exception], str, Callable[[], dict[str, Any]]]] = 
     "one window": (GraphError, "a single window", lambda: {"graph": tiles((8,), 8)}),
     "a chain": (GraphError, "windows of one tensor", lambda: {"graph": chain(16)}),
     "region scores": (ScoreError, "of one graph", lambda: {"scores": node_scores(PLAIN, LINE)}),
+    "a score of an observation": (
+        ScoreError, r"on an observation of the whole state \(16,\): .*distributed.Slab",
+        lambda: {"scores": partial(moment_matching(pixels, *LEFT, noise=0.1), mean=0.0)},
+    ),
+    "a conditioned joint": (
+        ScoreError, "stream knows no observations: draw with sample",
+        lambda: {"scores": moment_matching(compose(PLAIN, pixels), *LEFT, noise=0.1)},
+    ),
+    "a function of the whole": (
+        ScoreError, "conditioned on an observation of the whole state",
+        lambda: {"scores": moment_matching(
+            compose(PLAIN, pixels), torch.ones(1), lambda u: u[:, :1] ** 3, noise=0.1
+        )},
+    ),
+    "a joint": (
+        ScoreError, r"a joint of the whole state .*Give the scores of its windows",
+        lambda: {"scores": {(8,): compose(PLAIN, pixels), (4,): pixels}},
+    ),
     "adaptive": (PgmdiffError, "elementwise", lambda: {"solver": Adaptive()}),
     "corrector": (
         PgmdiffError, "elementwise", lambda: {"solver": PredictorCorrector(SDE(), Langevin())}

@@ -166,6 +166,10 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "two evaluations": (PgmdiffError, "once per step", {"solver": Heun()}),
     "adaptive": (PgmdiffError, "once per step", {"solver": Adaptive()}),
     "rising levels": (PgmdiffError, "falling", {"sigmas": [1.0, 0.5, 0.7, 0.0]}),
+    "a joint": (
+        ScoreError, "Endless: .* got a joint of the whole state .* which Endless composes",
+        {"scores": compose(tiles((2, 32), (2, 8), (0, 4)), pixels)},
+    ),
     "rule": (ScoreError, "Marginal", {"rule": Consistent({})}),
     "generators": (PgmdiffError, "one generator", {"generator": [1]}),
 }  # fmt: skip
