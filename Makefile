@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint types docs wheel fuzz soak clean install
+.PHONY: demo test lint types docs wheel fuzz soak oldest clean install
 
 install: $(STAMP)
 
@@ -53,6 +53,14 @@ wheel: $(STAMP)
 	build/wheel/bin/pip install -q --disable-pip-version-check $(TORCH)
 	build/wheel/bin/pip install -q --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd build/wheel && bin/python -I $(CURDIR)/scripts/smoke_test.py
+
+# The tests with the oldest versions that pyproject.toml allows: make PYTHON=python3.10 oldest. By
+# hand: that PyTorch has only builds of gigabytes, and its torch.compile fails in a few tests.
+oldest:
+	$(PYTHON) -m venv build/oldest
+	build/oldest/bin/pip install -q -e '.[demo,test]' \
+	  $$(sed -n '/^dependencies/,/^]/s/^ *"\(.*\)>=\(.*\)",/\1==\2/p' pyproject.toml)
+	build/oldest/bin/python -m pytest -n 2 -o filterwarnings=default tests
 
 soak: $(STAMP)
 	$(BIN)/python -m scripts.soak

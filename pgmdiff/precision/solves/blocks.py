@@ -61,9 +61,9 @@ def nodes_of(precision: ComposedPrecision) -> Nodes | None:
     into = np.repeat(np.arange(len(lengths)), lengths)
 
     def linked(groups: Ints, n_groups: int) -> Any:
-        """The graph of elements and some groups of them."""
-        ones = np.ones(len(held), dtype=np.int8)
-        return sparse.csr_array((ones, (held, n + groups)), (n + n_groups,) * 2)
+        """The graph of elements and some groups of them, by int32, which SciPy 1.14 needs."""
+        pairs = held.astype(np.int32), (n + groups).astype(np.int32)
+        return sparse.csr_array((np.ones(len(held), np.int8), pairs), (n + n_groups,) * 2)
 
     graph = linked(into, len(lengths))
 
