@@ -428,7 +428,7 @@ def multimodal_distance(samples: Tensor, conditions: Tensor) -> float:
             f"and {tuple(conditions.shape)}."
         )
     check_finite("multimodal_distance", "embeddings", samples, conditions)
-    return float((samples - conditions).double().norm(dim=1).mean())
+    return float((samples.double() - conditions.double()).norm(dim=1).mean())
 
 
 def r_precision(samples: Tensor, conditions: Tensor, *, top: int = 3, pool: int = 32) -> float:

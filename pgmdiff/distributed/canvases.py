@@ -19,6 +19,7 @@ trust radius acts on all messages together, and here on those of a strip and its
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from math import ceil, prod
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ __all__ = ["Streamed", "stream"]
 
 OTHERS = (".h5", ".hdf5", ".npy", ".npz", ".png", ".pt", ".safetensors", ".tif", ".tiff")
 """Endings of files, which no zarr array is."""
+UNTOLD = ("max_batch", "check_finite")
+"""Arguments of `compose` that a resumed run may have others of."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def stream(
         ShapeError: the shape, the strip or the array does not fit, or, under `Consistent`, windows
             do not end where the canvas does.
         ScoreError: the scores or the rule belong to the whole graph.
-        PgmdiffError: the solver, the schedule or the folder does not fit, or the array exists.
+        PgmdiffError: the solver, the schedule or the folder does not fit, the array exists, or it
+            does not hold what the run has written.
         ImportError: zarr is not installed.
 
     Example:
@@ -163,7 +167,8 @@ def stream(
     facts |= {"sigmas": [*levels], "shape": list(given), "seeds": list(noise.keys)}
     facts |= {"dtype": str(dtype), "strip": strips.width, "halo": strips.halo}
     if run is not None:
-        parts = {"scores": scores, "conditions of the graph": graph.conditions, **composing}
+        told = {word: part for word, part in composing.items() if word not in UNTOLD}
+        parts = {"scores": scores, "conditions of the graph": graph.conditions, **told}
         facts["score"] = {name: outline(part) for name, part in parts.items()}
         facts["mean"] = fingerprint(tensor_of("stream", "mean", mean).double())[:16]
         facts["windows"] = fingerprint(strips.windows)[:16]
@@ -179,6 +184,12 @@ def stream(
     written = front.wave >= len(levels)
     opened = _opening(out, given, tuple(chunks), dtype, bool(found), written)
     target = opened() if written else None
+    if target is not None and front.written not in (None, front.digest(target)):
+        raise PgmdiffError(
+            f"stream: expected out= to hold what the run has written, but its latest strip, "
+            f"{front.latest[-1].start}:{front.latest[-1].stop} on axis {strips.axis}, is another. "
+            "Give the array with which the run began, or another folder (run=)."
+        )
     waves = range(front.wave, front.n_waves)
     for wave in tqdm(waves, disable=not progress, desc="sampling strips"):
         made = front.advance()
@@ -187,6 +198,7 @@ def stream(
         if made is not None:
             target = opened() if target is None else target
             target[made[0]] = made[1]
+            front.written = None if run is None else front.digest(target)
         if run is not None and wave:
             run.save(wave + 1, *front.parts(facts), last=wave + 1 == front.n_waves)
     return Streamed(target, tuple(front.truncation), front.capped)
@@ -206,6 +218,7 @@ class _Front:
         self.strips, self.levels, self.solver, self.noise = strips, levels, solver, noise
         self.mean, self.wave, self.held = mean, 0, dict[int, tuple[int, State]]()
         self.truncation, self.capped = list[float](), 0
+        self.written: str | None = None
         self.number = ceil(strips.length / strips.width)
         self.dim, self.n_waves = strips.axis + 1, self.number + len(levels) - 1
 
@@ -232,6 +245,17 @@ class _Front:
                 self.held[k - 1] = kept, _cut(before, dim, kept - begin, before.x.shape[dim])
         self.wave += 1
         return done
+
+    @property
+    def latest(self) -> tuple[slice, ...]:
+        """Where the strip stands that was written last."""
+        first = (self.wave - len(self.levels)) * self.strips.width
+        last = min(first + self.strips.width, self.strips.length)
+        return (*[slice(None)] * self.dim, slice(first, last))
+
+    def digest(self, target: Any) -> str:
+        """SHA-256 of that strip, in the array's dtype."""
+        return sha256(np.ascontiguousarray(target[self.latest]).tobytes()).hexdigest()
 
     def _start(self, first: int, last: int) -> State:
         mean = self.mean.narrow(self.dim, first, last - first)
@@ -295,12 +319,12 @@ class _Front:
             values, about = state.parts()
             tensors |= {f"{k}.{name}": value for name, value in values.items()}
             states[str(k)] = {"begin": begin, **about}
-        found = {"truncation": [*self.truncation], "capped": self.capped}
+        found = {"truncation": [*self.truncation], "capped": self.capped, "written": self.written}
         return tensors, {"run": facts, "wave": self.wave, "states": states, **found}
 
     def restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Takes up what `parts` gave."""
-        self.wave, self.capped = facts["wave"], facts["capped"]
+        self.wave, self.capped, self.written = facts["wave"], facts["capped"], facts.get("written")
         self.truncation = list(facts["truncation"])
         for k, about in facts["states"].items():
             own = {n[len(k) + 1 :]: t for n, t in tensors.items() if n.startswith(f"{k}.")}

@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import pad
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pgmdiff.composition import Consistent, Field, Joint, Marginal, Posterior, compose
 from pgmdiff.composition.composing import merged
@@ -134,7 +134,9 @@ class Strips:
         options = {**self.options}
         conditions, mean = options["conditions"], getattr(options.get("rule"), "mean", None)
         whole = isinstance(mean, Tensor) and mean.shape[self.axis] == self.length
-        key = (first, last) if conditions or whole else last - first
+        null = tree_leaves(options.get("null_condition"), is_leaf=lambda v: isinstance(v, Field))
+        placed = conditions or whole or any(isinstance(leaf, Field) for leaf in null)
+        key = (first, last) if placed else last - first
         if key in self.joints:
             return self.joints[key]
         graph, scores = self.graph(first, last), options.pop("scores")

@@ -64,7 +64,8 @@ def cluster_variation(
     *Of index arrays*: pieces keep their names, arrays and model ids. An intersection is named by
     the frozenset of the pieces around it (with a number, where there are several). That is also
     its model id, unless those pieces share a model: then its shape is. It is laid out as in the
-    first piece around it where it fills a sub-array of that piece, and flattened otherwise.
+    first piece around it, of the dict or of the graph's `pieces`, where it fills a sub-array of
+    that piece, and flattened otherwise.
 
     Regions of count 0 are left out. Exact at σ = 0, for data Markov to the pieces, if these are
     α-acyclic; otherwise the Kikuchi approximation, on tiles far better than Bethe's on pixels.

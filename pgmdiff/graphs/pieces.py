@@ -137,13 +137,19 @@ class ArrayPieces(Pieces):
     labels: Ints
 
     @classmethod
-    def of(cls, source: RegionGraph, who: str, *, split: bool) -> "ArrayPieces":
+    def of(
+        cls, source: RegionGraph, who: str, declared: Iterable[Hashable], *, split: bool
+    ) -> "ArrayPieces":
         """The outer regions of a region graph; `split` counts unconnected parts on their own.
+
+        They are in the order of `declared`, as far as that names them, and of the graph.
 
         Raises:
             GraphError: an element is in no piece.
         """
-        arrays = {name: source.elements(name).numpy() for name in source.pieces}
+        outer = dict.fromkeys(source.pieces)
+        order = [*(name for name in declared if name in outer), *outer]
+        arrays = {name: source.elements(name).numpy() for name in dict.fromkeys(order)}
         shared = (g for g in source.groups if g.model is not None)
         models = {name: g.model for g in shared for name in g.names if name in arrays}
         pieces = list(arrays.values())
@@ -250,13 +256,14 @@ def pieces_of(
             f"{who}: expected disconnected='one' or 'several', got {disconnected!r}. "
             "Choose how to count an intersection in several parts."
         )
+    regions: dict[Any, Any] = {}
     if event_shape is not None:
         if not isinstance(scopes, Mapping) or shapes is not None:
             raise GraphError(
                 f"{who}: with event_shape= expected a dict of index arrays, and no "
                 f"shapes=, got {type(scopes).__name__}. Leave event_shape out for scopes."
             )
-        regions: Mapping[Any, Any] = scopes
+        regions.update(scopes)
         scopes = RegionGraph.from_regions(regions, event_shape=event_shape, models=models)
     elif models is not None:
         raise GraphError(
@@ -267,7 +274,7 @@ def pieces_of(
         scopes = FactorGraph.from_networkx(scopes)
     split = disconnected == "several"
     if isinstance(scopes, RegionGraph):
-        return ArrayPieces.of(scopes, who, split=split)
+        return ArrayPieces.of(scopes, who, regions, split=split)
     graph = _factor_graph(scopes, shapes, who)
     if not split:
         return ScopePieces(graph, None)

@@ -236,6 +236,13 @@ def test_diversity_and_distances_of_embeddings() -> None:
     assert diversity(x) == pytest.approx(2 / math.sqrt(math.pi), rel=0.03)
     assert diversity(torch.tensor([[0.0], [1.0], [3.0]])) == pytest.approx(2)
     assert multimodal_distance(x, x + 3) == pytest.approx(3)
+    pixels = (
+        torch.tensor([[0, 255]], dtype=torch.uint8),
+        torch.tensor([[1, 254]], dtype=torch.uint8),
+    )
+    assert multimodal_distance(*pixels) == pytest.approx(
+        2**0.5
+    )  # which in their dtype wraps around
 
 
 def test_r_precision_is_the_mean_over_all_pools() -> None:

@@ -576,3 +576,49 @@ def test_without_zarr_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "zarr", None)
     with pytest.raises(ImportError, match=r"pgmdiff\[zarr\]"):
         stream(PLAIN, pixels, LEVELS, out=tmp_path / "canvas")
+
+
+def test_a_null_condition_that_is_a_field_is_that_of_its_place() -> None:
+    """Also where nothing else tells one strip from another."""
+    graph, null = tiles((200,), 8, 4), field(torch.linspace(0, 9, 200).double())
+    options: dict[str, Any] = {"null_condition": {"c": null}}
+
+    def score(x: Tensor, sigma: Tensor, c: Any = 0.0) -> Tensor:
+        return (c - x) / (1 + sigma[:, None] ** 2)
+
+    levels, out = karras(6, 0.01, 10.0), np.zeros((1, 200))
+    stream(graph, score, levels, out=out, strip=16, generator=0, dtype=torch.float64, **options)
+    joint = compose(graph, score, **options)
+    whole = sample(joint, levels, shape=(1, 200), generator=0, dtype=torch.float64)
+    np.testing.assert_allclose(out, whole.numpy(), atol=1e-10)
+
+
+def test_a_run_goes_on_in_the_array_that_it_has_written_alone(tmp_path: Path) -> None:
+    """In a fresh array what was written before would be missing."""
+
+    def score(x: Tensor, sigma: Tensor) -> Tensor:
+        return -x / (1 + sigma[:, None] ** 2)
+
+    def call(out: Any, **options: Any) -> None:
+        levels, run = karras(8, 0.01, 10.0), Run(tmp_path, every=0)
+        stream(
+            tiles((16,), 8, 4), score, levels, out=out, shape=(1, 400), strip=32, run=run, **options
+        )
+
+    class Dying(np.ndarray):
+        def __setitem__(self, where: Any, values: Any) -> None:
+            if where[-1].start >= 128:
+                raise KeyboardInterrupt
+            super().__setitem__(where, values)
+
+    out = np.zeros((1, 400), np.float16)  # in which values are rounded
+    with pytest.raises(KeyboardInterrupt):
+        call(out.view(Dying))
+    for fresh in (np.zeros_like(out), out + 1):
+        with pytest.raises(PgmdiffError, match=r"latest strip, 96:128 on axis 0, is another"):
+            call(fresh)
+    call(out, max_batch=3)  # how many rows a call has may be another
+    assert (out != 0).mean() > 0.99
+    call(out)  # it is finished
+    with pytest.raises(PgmdiffError, match=r"latest strip, 384:400"):
+        call(np.zeros_like(out))

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -272,3 +273,14 @@ def test_cycles_of_cliques_are_triangulated() -> None:
     tree = junction_tree(ring, max_clique=3)
     assert tree.validate().junction_tree
     assert np.array_equal(cycle(5).degrees, ring.degrees)
+
+
+@pytest.mark.parametrize("make", [cluster_variation, junction_tree])
+def test_what_arrays_share_is_laid_out_as_in_the_first_that_is_declared(make: Any) -> None:
+    """Also where a piece of another shape comes before them, with which regions are grouped."""
+    pieces = {"a": np.arange(3), "b": np.array([6, 5, 4, 3, 2]), "c": np.array([5, 6, 7])}
+    for names in ("abc", "bca", "bac"):
+        graph = make({name: pieces[name] for name in names}, event_shape=(8,))
+        assert graph.elements(frozenset("bc")).tolist() == [6, 5]
+    graph = make({name: pieces[name] for name in "acb"}, event_shape=(8,))
+    assert graph.elements(frozenset("bc")).tolist() == [5, 6]
