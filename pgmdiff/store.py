@@ -58,6 +58,8 @@ UNSET = CellType()
 """The cell of a variable that has no value yet."""
 
 PLAIN = (type(None), Number, str, bytes, torch.dtype, Path, np.generic)
+VALUES = (*PLAIN, Tensor, np.ndarray, Mapping, list, tuple)
+"""Objects of which the value counts and, where a user's class adds some, the attributes."""
 
 
 def save(
@@ -276,6 +278,8 @@ def _digest(thing: Any, known: dict[int, tuple[bytes, object]]) -> bytes:
 def _parts(thing: Any) -> Iterator[Any]:
     """What an object consists of: bytes, or objects in turn."""
     named = None if isinstance(thing, type) else getattr(thing, "fingerprint", None)
+    if isinstance(thing, VALUES) and _root(thing) not in OTHERS and not isinstance(named, str):
+        yield dict(getattr(thing, "__dict__", {}))
     if isinstance(named, str):
         yield named.encode()
     elif isinstance(thing, PLAIN):

@@ -389,3 +389,39 @@ def test_globals_count_and_names_stand_for_their_objects(monkeypatch: pytest.Mon
         loop = [loop]
     with pytest.raises(PgmdiffError, match="nested too deeply"):
         fingerprint(loop)
+
+
+class Named(dict):
+    pass
+
+
+class Row(list):
+    pass
+
+
+class Word(str):
+    pass
+
+
+class Amount(float):
+    pass
+
+
+class Grid(np.ndarray):
+    pass
+
+
+class Marked(Tensor):
+    pass
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Named, Row, lambda: Word("a"), lambda: Amount(1), lambda: np.ones(2).view(Grid),
+     lambda: torch.ones(2).as_subclass(Marked)],
+)  # fmt: skip
+def test_attributes_of_values_of_a_users_class_count(make: Callable[[], Any]) -> None:
+    one, same, other = make(), make(), make()
+    for thing, k in ((one, 1), (same, 1), (other, 2)):
+        thing.k = torch.tensor(k)
+    assert fingerprint(one) == fingerprint(same) != fingerprint(other)
