@@ -310,7 +310,7 @@ def ar1(n: int, rho: float) -> Gaussian:
         rho: ρ, the correlation of neighbours, from -1 to 1.
 
     Raises:
-        PgmdiffError: n is negative, or the covariance not that of a distribution, |ρ| > 1.
+        PgmdiffError: n is negative, or ρ is not from -1 to 1.
 
     Example:
         >>> ar1(3, 0.5).covariance[0].tolist()
