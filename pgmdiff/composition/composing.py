@@ -1,6 +1,6 @@
 """`compose`: a graph, the scores of its nodes and a rule make one joint score."""
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -194,9 +194,13 @@ def _untold(batches: Iterable[Batch]) -> str:
     for found in pieces.values():
         if len(found) == 2:
             (bare, _), (other, words) = found[False], found[True]
-            both = f"node {bare!r} gets no condition, but {other!r}, of the same model"
-            return f"{both}, gets {words}"
+            return untold_text("node", bare, other, words)
     return ""
+
+
+def untold_text(what: str, bare: Hashable, other: Hashable, words: Sequence[str]) -> str:
+    """Says that one has no condition beside another, which has some."""
+    return f"{what} {bare!r} gets no condition, but {other!r}, of the same model, gets {words}"
 
 
 def _warn_in_train_mode(batches: Iterable[Batch]) -> None:

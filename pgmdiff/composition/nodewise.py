@@ -68,10 +68,8 @@ class PerNode:
         """
         regions = graph_of(graph, "per_node").regions
         self.check(regions)
-        empty, shape = (
-            null_like("per_node", "the null value", null, self.values),
-            self.values.shape[2:],
-        )
+        empty = null_like("per_node", "the null value", null, self.values)
+        shape = self.values.shape[2:]
         if empty.shape not in (torch.Size(), shape):
             raise ShapeError(
                 f"per_node: expected the null value as a number or {tuple(shape)}, as one node "

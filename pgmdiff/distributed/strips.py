@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pgmdiff.composition import Consistent, Field, Joint, Marginal, Posterior, compose
-from pgmdiff.composition.composing import merged
+from pgmdiff.composition.composing import merged, untold_text
 from pgmdiff.composition.consistent import MESSAGES
 from pgmdiff.composition.joint import Remembering
 from pgmdiff.composition.plan import RegionScores, Scores
@@ -288,11 +288,9 @@ def _check_named(
         pieces = map(group.name, group.outer.nonzero()[0].tolist())
         bare = next((name for name in pieces if name not in given), None)
         if bare is not None and (other := told.get(tuple(group.shape))) is not None:
-            warn(
-                f"stream: window {bare!r} gets no condition, but {other!r}, of the same model, "
-                f"gets {sorted(conditions[other])}. Name every window of the canvas in "
-                "conditions=, if only with the null condition; a field serves all."
-            )
+            said = untold_text("window", bare, other, sorted(conditions[other]))
+            remedy = "if only with the null condition; a field serves all."
+            warn(f"stream: {said}. Name every window of the canvas in conditions=, {remedy}")
 
 
 def _windows_of(graph: RegionGraph) -> tuple[tuple[tuple[int, int, bool], ...], list[int]]:

@@ -20,6 +20,7 @@ from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.report import check_counts
 from pgmdiff.linalg import rows
 from pgmdiff.precision import Covariances, completed, provider_of
+from pgmdiff.precision.forms import NEGLIGIBLE
 from pgmdiff.precision.precision import add_blocks, taken_blocks, weighed
 from pgmdiff.scores.adapters import per_sample
 
@@ -27,9 +28,6 @@ __all__ = ["bethe_entropy", "composed_log_density", "composed_precision", "from_
 
 AGREEING = 1e-3
 """Difference of an entry, in variances, up to which regions count as agreeing."""
-
-SINGULAR = 1e-13
-"""Share of the largest eigenvalue of a covariance below which one counts as 0."""
 
 
 def composed_precision(
@@ -182,7 +180,7 @@ def bethe_entropy(graph: GraphLike, gaussian: Gaussian, sigma: float = 0.0) -> f
     for group, _, counts in weighed(graph):
         _, covariance = marginals(gaussian, group)
         variances = torch.linalg.eigvalsh(covariance)
-        variances = torch.where(variances > SINGULAR * variances[:, -1:], variances, 0) + sigma**2
+        variances = torch.where(variances > NEGLIGIBLE * variances[:, -1:], variances, 0) + sigma**2
         entropies = 0.5 * (2 * math.pi * math.e * variances).log().sum(dim=1)
         total += (counts @ entropies.cpu().double()).item()
     if math.isnan(total):

@@ -142,14 +142,14 @@ class ArrayPieces(Pieces):
     ) -> "ArrayPieces":
         """The outer regions of a region graph; `split` counts unconnected parts on their own.
 
-        They are in the order of `declared`, as far as that names them, and of the graph.
+        They are in the order of `declared` if it names them, else in that of the graph.
 
         Raises:
             GraphError: an element is in no piece.
         """
-        outer = dict.fromkeys(source.pieces)
-        order = [*(name for name in declared if name in outer), *outer]
-        arrays = {name: source.elements(name).numpy() for name in dict.fromkeys(order)}
+        rank = {name: number for number, name in enumerate(declared)}
+        order = sorted(source.pieces, key=lambda name: rank.get(name, 0))
+        arrays = {name: source.elements(name).numpy() for name in order}
         shared = (g for g in source.groups if g.model is not None)
         models = {name: g.model for g in shared for name in g.names if name in arrays}
         pieces = list(arrays.values())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pgmdiff import Consistent, GraphError, Posterior, ScoreError, compose
 from pgmdiff.composition.rules import bound
-from pgmdiff.gaussian import node_covariances, node_scores
+from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
 from pgmdiff.graphs import RegionGraph, tiles, torus
 from pgmdiff.precision import (
     Channelwise,
@@ -248,20 +248,32 @@ def test_what_regions_know_on_their_own_is_a_preconditioner() -> None:
         n, local = one.graph.n_elements, LocalSolves(one)
         assert local.cover
         for level in squared:
-            matrix = local(torch.eye(n).double(), level.expand(n, 1))
+            eye = torch.eye(n).double()
+            matrix = local(eye, level.expand(n, 1))(eye)
             torch.testing.assert_close(matrix, matrix.T, rtol=1e-12, atol=1e-15)
             assert torch.linalg.eigvalsh(matrix)[0] > 0
-            whole = torch.eye(n).double() + level * one.dense()
+            whole = eye + level * one.dense()
             ours, diagonal = (
                 torch.linalg.eigvals(m @ whole).real
                 for m in (matrix, (1 / whole.diagonal()).diag())
             )
             condition = ours.max() / ours.min()
             assert condition < (1 + 1e-8 if exact else diagonal.max() / diagonal.min() / 10)
-        together = local(states(n)[:3], squared)
-        each = [local(v[None], s[None])[0] for v, s in zip(states(n)[:3], squared, strict=True)]
+        b = states(n)[:3]
+        together = local(b, squared)(b)
+        each = [local(b, s[None])(v[None])[0] for v, s in zip(b, squared, strict=True)]
         torch.testing.assert_close(together, torch.stack(each))
     assert repr(local) == "LocalSolves(20 regions)"
+
+
+def test_the_diagonal_solves_what_is_independent_in_one_step() -> None:
+    """However large or small its variances are."""
+    q = Gaussian(torch.zeros(6).double(), torch.diag(10.0 ** -torch.arange(0, 24, 4).double()))
+    graph = tiles((6,), 1, 0)
+    solve = ConjugateGradients(ComposedPrecision(graph, Dense(node_covariances(graph, q))))
+    b, level = states(6), torch.full((4,), 3.0).double()
+    torch.testing.assert_close(solve(b, level), b / (1 + 9 / q.covariance.diagonal()))
+    assert solve.steps == 1
 
 
 class OtherFloors(Covariances):

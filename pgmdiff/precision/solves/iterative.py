@@ -45,8 +45,8 @@ ACCEPTED = 1e-8
 """Largest relative error of a solution that is accepted when the iteration ends."""
 
 
-Preconditioner = Callable[[Tensor, Tensor], Tensor]
-"""Maps v `[B, N]` and σ² `[B, 1]` to an approximation of (I + σ² P)⁻¹ v."""
+Preconditioner = Callable[[Tensor, Tensor], Callable[[Tensor], Tensor]]
+"""Makes an approximation of (I + σ² P)⁻¹ for σ² `[B, 1]`, placed like b `[B, N]`."""
 
 
 class Products(Placed):
@@ -132,15 +132,22 @@ class LocalSolves(Placed):
     def __repr__(self) -> str:
         return described(self, counted(sum(len(index) for index, _, _ in self.regions), "region"))
 
-    def __call__(self, v: Tensor, squared: Tensor) -> Tensor:
-        """What becomes of v `[B, N]`, float64, at σ² `[B, 1]`."""
-        out = torch.zeros_like(v)
-        for index, weights, values, vectors in self.placed(v, self._place):
-            along = by_region(v[:, index] * weights, vectors) / (1 + squared[:, :, None] * values)
-            out.index_add_(
-                1, index.reshape(-1), (by_region(along, vectors.mT) * weights).flatten(1)
-            )
-        return out
+    def __call__(self, b: Tensor, squared: Tensor) -> Callable[[Tensor], Tensor]:
+        """Maps v to z, both `[B, N]` and float64, for σ² `[B, 1]`; placed like b."""
+        regions = [
+            (index, weights, vectors, 1 / (1 + squared[:, :, None] * values))
+            for index, weights, values, vectors in self.placed(b, self._place)
+        ]
+
+        def blended(v: Tensor) -> Tensor:
+            out = torch.zeros_like(v)
+            for index, weights, vectors, shares in regions:
+                along = by_region(v[:, index] * weights, vectors) * shares
+                own = by_region(along, vectors.mT) * weights
+                out.index_add_(1, index.reshape(-1), own.flatten(1))
+            return out
+
+        return blended
 
     def _place(self, device: torch.device, dtype: torch.dtype) -> list[tuple[Tensor, ...]]:
         return [
@@ -285,14 +292,15 @@ class ConjugateGradients(Solve):
             b,
             tolerance=tolerance,
             most_steps=most_steps,
-            precondition=lambda r: preconditioner(r, squared),
+            precondition=preconditioner(b, squared),
             start=None if start is None else start.detach().to(b),
             indefinite=lambda: indefinite(self.precision),
         )
 
-    def _diagonal(self, v: Tensor, squared: Tensor) -> Tensor:
-        """Every element of v `[B, N]` over 1 + σ² P_ii, for σ² `[B, 1]`."""
-        return v / (1 + squared * self.product.diagonal(v)).clamp(max=1e12)
+    def _diagonal(self, b: Tensor, squared: Tensor) -> Callable[[Tensor], Tensor]:
+        """Division by 1 + σ² P_ii, which an indefinite P may have below 0."""
+        scale = 1 / (1 + squared * self.product.diagonal(b)).clamp(min=1e-12)
+        return lambda r: scale * r
 
     @cached_property
     def _local(self) -> LocalSolves:
