@@ -8,6 +8,7 @@ metadata hold the facts as JSON and a SHA-256 of all its bytes; nothing in it is
 import copyreg
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Set
 from contextlib import suppress
@@ -18,12 +19,14 @@ from numbers import Number
 from pathlib import Path
 from random import Random
 from secrets import token_hex
-from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import ReferenceType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions.utils import lazy_property
 
 from pgmdiff.errors import PgmdiffError
 
@@ -43,10 +46,19 @@ OTHERS = {*LIBRARIES, *sys.stdlib_module_names}
 
 HOLDERS = ("argparse", "builtins", "collections", "datetime", "decimal", "enum", "fractions",
            "functools", "pathlib", "types")  # fmt: skip
-"""Packages of Python whose objects hold values: those of others, such as locks, change by use."""
+"""Packages of Python whose objects hold values, also as globals of functions."""
+
+TOOLS = ("concurrent", "logging", "multiprocessing", "queue", "threading")
+"""Packages of Python whose objects change by use: they count by their type."""
 
 OF_MODULES = {*vars(nn.Module()), "_compiled_call_impl"}
 """Attributes that every `torch.nn.Module` has."""
+
+OPEN = (torch.distributions.Distribution, type(torch.distributions.ExpTransform().inv))
+"""Classes of torch that hold what they consist of in attributes with a leading underscore."""
+
+CACHES = re.compile("_cache|^_data$|^_has_|^_moment_methods$")
+"""Names of attributes of scipy's objects that change by use."""
 
 STREAMS = (Iterator, Random, torch.Generator, np.random.Generator, np.random.RandomState)
 """Objects that change by use: they count by their type."""
@@ -60,6 +72,9 @@ UNSET = CellType()
 PLAIN = (type(None), Number, str, bytes, torch.dtype, Path, np.generic)
 VALUES = (*PLAIN, Tensor, np.ndarray, Mapping, list, tuple)
 """Objects of which the value counts and, where a user's class adds some, the attributes."""
+
+SETTINGS = (*VALUES, FunctionType, BuiltinFunctionType)
+"""What attributes of torch's own modules may be to count, such as an activation."""
 
 
 def save(
@@ -126,6 +141,7 @@ def _made_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> byte
             )
     try:
         said = json.dumps(facts)
+        _check_names(facts)
     except (TypeError, ValueError, RecursionError) as error:
         raise PgmdiffError(
             f"store: expected facts that JSON can hold, got some that it cannot ({error}). Give "
@@ -147,6 +163,19 @@ def _made_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> byte
     digest = sha256(before + BLANK.encode())
     digest.update(after)
     return b"".join([before, digest.hexdigest().encode(), after])
+
+
+def _check_names(facts: Any) -> None:
+    """Refuses names that are no text: JSON makes them text, under which another fact may be."""
+    for name in facts if isinstance(facts, Mapping) else ():
+        if not isinstance(name, str):
+            raise PgmdiffError(
+                f"store: expected text as the names of facts, got {name!r}, which JSON would write "
+                "as text. Write str(name)."
+            )
+    for each in facts.values() if isinstance(facts, Mapping) else facts:
+        if isinstance(each, Mapping | list | tuple):
+            _check_names(each)
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -186,11 +215,11 @@ def fingerprint(thing: object) -> str:
     attribute `fingerprint` that is a string stands for all of its object: set it where a model is
     too large to be hashed (one or two seconds per GB), or counts its own calls.
 
-    It does not see the code of methods of classes, hooks of networks, what compiled extensions
-    hold, the state of random generators, or files; functions of pgmdiff, torch and any other
-    package count by name. Cached properties are left out, as are attributes with
-    a leading underscore where they are caches: those of libraries, and of dataclasses whose field
-    has a default.
+    It does not see the code of methods of classes, hooks of networks, what compiled extensions and
+    torch.jit hold, the state of random generators, loggers and locks, or files; functions of
+    pgmdiff, torch and any other package count by name. Cached and lazy properties are left out, as
+    are attributes with a leading underscore where they are caches: most of libraries, and those of
+    dataclasses whose field has a default.
 
     Args:
         thing: a score, a solver, a condition, or any other object.
@@ -264,6 +293,8 @@ def captured(function: FunctionType) -> Iterator[Any]:
 
 def _digest(thing: Any, known: dict[int, tuple[bytes, object]]) -> bytes:
     """The digest of an object; known ones, by id, hold those that contain themselves."""
+    if isinstance(thing, ReferenceType):  # weak ones are for caches
+        thing = None
     if id(thing) not in known:
         known[id(thing)] = b"itself", thing
         digest = sha256(f"{type(thing).__module__}.{type(thing).__qualname__}".encode())
@@ -303,7 +334,7 @@ def _parts(thing: Any) -> Iterator[Any]:
             own = _root(module) in LIBRARIES  # which keep ids of the process and caches there
             for name, value in vars(module).items():
                 mine = not own and name not in OF_MODULES
-                if mine or (not name.startswith("_") and isinstance(value, PLAIN)):
+                if mine or (not name.startswith("_") and isinstance(value, SETTINGS)):
                     yield from (name, value)
             yield from _of_classes(module)
     elif isinstance(thing, FunctionType) and hasattr(thing, COMPILED):
@@ -313,7 +344,7 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield [thing.__defaults__, thing.__kwdefaults__]
         yield from captured(thing)
         root = _root(thing)
-        if root not in LIBRARIES:
+        if root not in OTHERS:
             yield thing.__code__
             for each in _used(thing):
                 package = _root(each)
@@ -332,18 +363,22 @@ def _parts(thing: Any) -> Iterator[Any]:
         yield from (part for item in thing.items() for part in item)
     elif isinstance(thing, list | tuple):
         yield from thing
-    else:
+    elif _root(thing) not in TOOLS:
         made = fields(thing) if is_dataclass(thing) else ()
         given = {f.name for f in made if f.default is MISSING and f.default_factory is MISSING}
-        hidden = made or _root(thing) in LIBRARIES
+        of_scipy = _root(thing) == "scipy"
+        hidden = made or (
+            _root(thing) in LIBRARIES and not of_scipy and not isinstance(thing, OPEN)
+        )
         slots = copyreg._slotnames(type(thing))  # type: ignore[attr-defined]
         held = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
         held = {**getattr(thing, "__dict__", {}), **held}
         yield from _of_classes(thing)
         bare = not isinstance(thing, (Set, *STREAMS))
         for name, value in held.items():
-            cached = isinstance(getattr(type(thing), name, None), cached_property)
-            if not cached and not (hidden and name.startswith("_") and name not in given):
+            lazy = isinstance(getattr(type(thing), name, None), cached_property | lazy_property)
+            lazy |= bool(hidden and name.startswith("_") and name not in given)
+            if not lazy and not (of_scipy and CACHES.search(name)):
                 bare = False
                 yield from (name, value)
         if bare:
@@ -369,8 +404,9 @@ def _made_of(thing: object) -> Iterator[Any]:
     if isinstance(made, str):
         yield f"{getattr(thing, '__module__', '')}.{made}".encode()
     else:
-        items = (list(each) for each in made[3:] if each)  # made[2] are attributes
-        yield from (*made[:2], *items)
+        state = () if getattr(thing, "__dict__", None) else made[2:3]  # or it is of attributes
+        items = (list(each) for each in made[3:] if each)
+        yield from (*made[:2], *state, *items)
 
 
 def _used(function: FunctionType) -> list[Any]:

@@ -3,7 +3,9 @@
 import argparse
 import errno
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 from collections import deque
@@ -17,7 +19,12 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from scipy.interpolate import CubicSpline
+from scipy.sparse import csr_array
+from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
+from torch.distributions import AffineTransform, Normal
 
 import pgmdiff
 from pgmdiff import PgmdiffError, compose, from_denoiser, gaussian
@@ -105,6 +112,8 @@ def test_what_cannot_be_saved_is_named_and_changes_nothing(tmp_path: Path) -> No
         ({"x": x}, {"y": x}, "expected facts that JSON can hold.* among the tensors"),
         ({"x": x}, {"y": np.float32(1)}, "float32 is not JSON"),
         ({"x": x}, {"y": loop}, "Circular reference"),
+        ({"x": x}, {"y": [{1: "a", "1": "b"}]}, "names of facts, got 1, which JSON would write as"),
+        ({"x": x}, {None: 1}, "names of facts, got None"),
     ]:
         with pytest.raises(PgmdiffError, match=f"store: .*{message}"):
             save(tmp_path / "file", tensors, facts)  # type: ignore[arg-type]
@@ -253,6 +262,28 @@ def observed(y: float = 0.0, noise: float = 0.1) -> Any:
     return moment_matching(joint(), y_in_place, Mask(MASK), Isotropic(), noise=noise)
 
 
+def mixture(mean: float) -> Any:
+    share = torch.distributions.Categorical(torch.ones(2))
+    return torch.distributions.MixtureSameFamily(share, Normal(mean * torch.ones(2), 1.0))
+
+
+def normal(scale: float) -> Any:
+    return torch.distributions.MultivariateNormal(torch.zeros(2), scale * torch.eye(2))
+
+
+def activated(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(4, 2, activation=function)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def scaled(scale: Tensor) -> nn.Module:
+    net = nn.Sequential(nn.ReLU())
+    net.scale = (scale,)  # type: ignore[assignment]
+    return net
+
+
 def iterative() -> Any:
     score = joint(rule="posterior")
     object.__setattr__(score.rule, "solve", ConjugateGradients(score.precision))
@@ -322,6 +353,27 @@ CASES: dict[str, Callable[[], Any]] = {
     "a graph": lambda: FactorGraph.from_scopes({"f": ("a", "b"), "g": ("b", "c")}),
     "another graph": lambda: FactorGraph.from_scopes({"f": ("a", "b"), "g": ("a", "c")}),
     "another order": lambda: FactorGraph.from_scopes({"f": ("b", "a"), "g": ("b", "c")}),
+    "a mixture": lambda: mixture(0.0),
+    "another mixture": lambda: mixture(1.0),
+    "a distribution": lambda: normal(1.0),
+    "another distribution": lambda: normal(2.0),
+    "an inverse transform": lambda: AffineTransform(0.0, 1.0).inv,
+    "another inverse": lambda: AffineTransform(1.0, 1.0).inv,
+    "a spline": lambda: CubicSpline([0, 1, 2], [0, 1, 0]),
+    "another spline": lambda: CubicSpline([0, 1, 2], [0, 2, 0]),
+    "a rotation": lambda: Rotation.from_euler("x", 1.0),
+    "another rotation": lambda: Rotation.from_euler("x", 2.0),
+    "a tree": lambda: cKDTree([[0.0], [1.0]]),
+    "another tree": lambda: cKDTree([[0.0], [2.0]]),
+    "a sparse array": lambda: csr_array(np.eye(2)),
+    "another sparse array": lambda: csr_array(2 * np.eye(2)),
+    "an activation": lambda: activated(torch.relu),
+    "another activation": lambda: activated(torch.tanh),
+    "a tensor set on a module": lambda: scaled(torch.ones(1)),
+    "another set on a module": lambda: scaled(torch.zeros(1)),
+    "a pattern": lambda: Plain(re.compile("a")),
+    "another pattern": lambda: Plain(re.compile("b")),
+    "a logger": lambda: Plain(logging.getLogger(__name__)),
 }
 FLOAT32 = "weights", "a network", "an observation", "a replacement"
 NETS = network(1.0), network(2.0)
@@ -360,6 +412,24 @@ def test_calls_do_not_change_fingerprints(name: str) -> None:
             x, sigma = torch.ones(3, 4, dtype=dtype), torch.ones(3, dtype=dtype)
             score(x) if isinstance(score, nn.Module) else score(x, sigma)
     assert fingerprint(score) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "use"),
+    [
+        ("a distribution", lambda thing: thing.precision_matrix),
+        ("a mixture", lambda thing: thing.log_prob(torch.zeros(()))),
+        ("a spline", lambda thing: thing(0.5)),
+        ("a sparse array", lambda thing: thing.has_sorted_indices),
+        ("a pattern", lambda thing: re.match("another that re keeps", "")),
+        ("a logger", lambda thing: thing.scale.debug("unseen")),
+    ],
+)
+def test_use_does_not_change_fingerprints(name: str, use: Callable[[Any], object]) -> None:
+    thing = CASES[name]()
+    before = fingerprint(thing)
+    use(thing)
+    assert fingerprint(thing) == before
 
 
 def test_globals_count_and_names_stand_for_their_objects(monkeypatch: pytest.MonkeyPatch) -> None:
