@@ -264,7 +264,7 @@ def sample_weighted(
             x, score = (_gathered(each, chosen, components) for each in (x, score))
             rates, log_weights = rates.gather(0, chosen), torch.where(low, 0, log_weights)
             if remembering is not None:
-                # Guidance calls with [x, x], whose memory has rows for each half.
+                # Guidance has the memories of both evaluations, one after the other.
                 branches = {n: t.unflatten(0, (-1, len(x))) for n, t in active.memory.items()}
                 active = remembering(
                     {n: t[:, chosen[:, 0]].flatten(0, 1) for n, t in branches.items()}

@@ -92,9 +92,7 @@ class Around:
     @property
     def remembering(self) -> Callable[..., "Around"]:
         """`remembering(memory)`, see `Joint.remembering`; missing if the score has no memory."""
-        inner = getattr(_opened(self.score), "remembering", None)
-        if inner is None:
-            raise AttributeError(f"{self!r} has no memory: the score inside has none.")
+        inner = remembering(self.score)
         return lambda memory=None: self.around(inner(memory))
 
     # See `Remembering`: they are missing if the score inside has none.
@@ -139,13 +137,24 @@ def begun(score: Score, memory: Mapping[str, Tensor] | None = None) -> Score:
         score: the score, or a `functools.partial` of it that gives conditions by keyword.
         memory: what an earlier part of the run left; nothing if None.
     """
-    remembering = getattr(_opened(score), "remembering", None)
-    if remembering is None:
+    if not hasattr(_opened(score), "remembering"):
         return score
-    run: Score = remembering(memory)
+    run: Score = remembering(score)(memory)
     if hasattr(run, "hold"):
         run.hold()
     return run
+
+
+def remembering(score: Any) -> Callable[..., Any]:
+    """The method `remembering` of a score, also one that a `functools.partial` hides.
+
+    Raises:
+        AttributeError: the score has no memory.
+    """
+    found: Callable[..., Any] | None = getattr(_opened(score), "remembering", None)
+    if found is None:
+        raise AttributeError(f"{score!r} has no memory.")
+    return found
 
 
 def _opened(score: Any) -> Any:

@@ -15,7 +15,7 @@ nodes are given to `compose(conditions=)`; overlaps have none of their own and r
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map, tree_map_only, tree_structure
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.linalg import beside, null_like, widest
-from pgmdiff.scores.adapters import Score, Wrapped, per_sample
+from pgmdiff.scores.adapters import Score, Wrapped, remembering
 from pgmdiff.scores.walls import called, copied, on_copies
 from pgmdiff.text import brief, described
 
@@ -36,11 +36,56 @@ PARALLEL = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Guided(Wrapped):
-    """A score with classifier-free guidance; see `guided`."""
+    """A score with classifier-free guidance; see `guided`.
+
+    In a run, the evaluation of the null condition has a memory of its own: that of the score
+    `other`. Both together have rows for each.
+    """
 
     null: Mapping[str, Any]
     guidance: float = 1.0
+    other: Any = None
     _nulls: dict[torch.device, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.other is None and hasattr(self.score, "memory"):
+            object.__setattr__(self, "other", remembering(self.score)())
+
+    def around(self, score: Score) -> "Guided":
+        return replace(self, score=score, other=None)
+
+    @property
+    def remembering(self) -> Callable[..., "Guided"]:
+        starts = remembering(self.score), remembering(self.other or self.score)
+
+        def begin(memory: Mapping[str, Tensor] | None = None) -> "Guided":
+            parts = [{n: t.tensor_split(2)[k] for n, t in (memory or {}).items()} for k in (0, 1)]
+            score, other = (start(part) for start, part in zip(starts, parts, strict=True))
+            return replace(self, score=score, other=other)
+
+        return begin
+
+    @property
+    def memory(self) -> dict[str, Tensor]:
+        mine: Any = self.score
+        return {n: torch.cat([t, self.other.memory[n]]) for n, t in mine.memory.items()}
+
+    @property
+    def hold(self) -> Callable[[], None]:
+        return self._both("hold")
+
+    @property
+    def commit(self) -> Callable[[], None]:
+        return self._both("commit")
+
+    def _both(self, name: str) -> Callable[[], None]:
+        calls = getattr(self.score, name), getattr(self.other, name)
+
+        def call() -> None:
+            for each in calls:
+                each()
+
+        return call
 
     def __repr__(self) -> str:
         conditions = f"null={sorted(self.null)}"
@@ -64,16 +109,10 @@ class Guided(Wrapped):
                     f"got {tuple(w.shape)}."
                 )
             w = beside(w.expand(len(x)), x)
-        if hasattr(self.score, "memory"):  # each branch has its rows
-            cat = lambda a, b: torch.cat([a, b]) if isinstance(a, Tensor) else a  # noqa: E731
-            mine, others = ((x, per_sample(sigma, x), each) for each in (condition, empty))
-            x, sigma, both = tree_map(cat, mine, others)
-            conditional, unconditional = called(self.score, x, sigma, **both).chunk(2)
-        else:
-            conditional = called(self.score, x, sigma, **condition)
-            if isinstance(w, int | float) and w == 1:
-                return conditional
-            unconditional = called(self.score, x, sigma, **empty)
+        conditional = called(self.score, x, sigma, **condition)
+        if self.other is None and isinstance(w, int | float) and w == 1:
+            return conditional
+        unconditional = called(self.other or self.score, x, sigma, **empty)
         value: Tensor = unconditional + w * (conditional - unconditional)
         return value
 
@@ -89,8 +128,8 @@ def guided(score: Score, null: Mapping[str, Any], *, guidance: float = 1.0) -> G
 
     These are `guidance`, w as one number or `[batch]`, and `null`, the empty conditions of rows, by
     keyword tensors `[batch, ...]`: per node, a scale and a negative prompt. Each of the two
-    evaluations is one call with the given batch. If w is the number 1, only the first is made;
-    around a joint with memory both share one call.
+    evaluations is one call with the given batch. If w is the number 1, only the first is made,
+    but for runs with memory, where either leaves what its next call reads.
 
     Args:
         score: the score, which accepts the keywords of `null`.

@@ -120,33 +120,41 @@ CASES = [(solver, "guided") for solver in SOLVERS] + [(Heun(), name) for name in
 START = 8.0 * Noise.of(1, 4)(0, torch.zeros(4, 3, dtype=torch.float64))
 
 
+class Frozen:
+    """A score whose calls read one memory, and all that are made of it, one after the other."""
+
+    def __init__(self, joint: Joint, memory: dict[str, Tensor], made: list["Frozen"]) -> None:
+        self.joint, self.memory, self.made = joint, memory, made
+        made.append(self)
+
+    def __call__(self, x: Tensor, sigma: Tensor, **condition: Tensor) -> Tensor:
+        self.left = dict(self.memory)
+        return self.joint.call(x, sigma, condition, self.left)
+
+    def remembering(self) -> "Frozen":
+        return Frozen(self.joint, dict(self.memory), self.made)
+
+
 def by_hand(
     joint: Joint, wrapped: Callable[[Score, int], Score], solver: Solver
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """A run in which a step's calls read one memory, and the last of them leaves the next one."""
-    noise, state = Noise.of(2, 4), solver.init(START, SIGMAS[0])
-    memory: dict[str, Tensor] = {}
+    noise, state, made = Noise.of(2, 4), solver.init(START, SIGMAS[0]), list[Frozen]()
+    inside = wrapped(Frozen(joint, {}, made), 4)
+
+    def score(x, sigma):
+        return inside(x, sigma)
+
+    score.pure = wrapped(joint, 4)
     for level in SIGMAS[1:]:
         if level > state.sigma:
             added = (level**2 - state.sigma**2) ** 0.5 * noise(RISE + state.step, state.x)
             state = solver.init(state.x + added, level, state.step + 1)
             continue
-        left: list[dict[str, Tensor]] = []
-
-        def frozen(x, sigma, *, left=left, memory=memory, **condition):
-            left.append(dict(memory))
-            return joint.call(x, sigma, condition, left[-1])
-
-        frozen.memory = memory  # it has one, whose rows guidance must not part
-        inside = wrapped(frozen, 4)
-
-        def score(x, sigma, *, inside=inside):
-            return inside(x, sigma)
-
-        score.pure = wrapped(joint, 4)
         state = solver.step(score, state, level, noise)
-        memory = left[-1]
-    return state.x, memory
+        for each in made:
+            each.memory = each.left
+    return state.x, {n: torch.cat([each.memory[n] for each in made]) for n in made[0].memory}
 
 
 @pytest.mark.parametrize(("solver", "name"), CASES, ids=str)
@@ -198,6 +206,31 @@ def test_every_branch_of_guidance_has_a_memory_of_its_own() -> None:
             x = sample(given, SIGMAS, x=START, generator=2, **options)
             ends.append((x, states[-1].memory["before"][part]))
         torch.testing.assert_close(ends[0], ends[1], rtol=1e-12, atol=1e-12)
+
+
+PER_SAMPLE: dict[str, Callable[[Score, Tensor], Score]] = {
+    "replacement": lambda score, each: replacement(score, each, MASK),
+    "reconstruction": lambda score, each: reconstruction(
+        score, MASK * each, Mask(MASK), dps(data_std=1.0)
+    ),
+    "moments": lambda score, each: moment_matching(score, MASK * each, Mask(MASK), noise=0.5),
+    "guidance": lambda score, each: partial(followed(score), guidance=each[:, 0]),
+    "a condition": lambda score, each: partial(score, away=each[:, 0]),
+}
+
+
+@pytest.mark.parametrize("name", PER_SAMPLE)
+def test_guidance_is_around_scores_that_hold_what_belongs_to_samples(name: str) -> None:
+    """Either evaluation has the rows of the batch, so that theirs are those of the samples."""
+    wrapped, each, seeds = PER_SAMPLE[name], START / 8, split_seed(2, 4)
+
+    def run(rows: slice) -> Tensor:
+        score = shifted(followed(wrapped(slow(), each[rows])), len(START[rows]))
+        return sample(score, SIGMAS, x=START[rows], solver=Heun(), generator=seeds[rows])
+
+    whole = run(slice(0, 4))
+    for n in range(4):
+        torch.testing.assert_close(run(slice(n, n + 1))[0], whole[n], rtol=1e-12, atol=1e-12)
 
 
 def test_proposals_of_metropolis_leave_no_trace() -> None:
@@ -446,7 +479,7 @@ class Weighted:
 
 
 class Twice(Weighted):
-    """It calls as guidance does, so that its memory has rows for both halves."""
+    """It calls with [x, x], so that its memory has rows for both halves, as that of guidance."""
 
     def __call__(self, u: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         score, rates = super().__call__(torch.cat([u, u]), torch.cat([sigma, sigma]))
