@@ -9,6 +9,8 @@ al., "Validating Bayesian inference algorithms with simulation-based calibration
 are exact for finite m. `bootstrap(crps, draws, truth, paired=True)` gives an interval.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -82,8 +84,8 @@ def rank_statistics(
     Args:
         draws: a statistic of every draw, `[n, m]`.
         truth: that of every truth, `[n]`.
-        bins: the most bins of the χ² test; neighbouring ranks are pooled, and each bin expects
-            at least five data sets.
+        bins: the most bins of the χ² test; neighbouring ranks are pooled, so that each bin expects
+            at least five data sets, or there are two bins.
         generator: the source of ranks among equal draws; see `pgmdiff.noise.Generator`.
 
     Raises:
@@ -91,8 +93,8 @@ def rank_statistics(
         PgmdiffError: a value is not finite.
     """
     draws, truth = _checked("rank_statistics", draws, truth)
-    (n, m), n_bins = draws.shape[:2], min(bins, draws.shape[1] + 1, len(draws) // 5)
-    if truth.ndim != 1 or n_bins < 2:
+    n, m = draws.shape[:2]
+    if truth.ndim != 1 or n < 10 or bins < 2:
         raise ShapeError(
             f"rank_statistics: expected draws [n, m] and truths [n] of at least 10 data sets and 2 "
             f"bins, got {tuple(draws.shape)} and {tuple(truth.shape)}. Reduce each to one number."
@@ -102,6 +104,7 @@ def rank_statistics(
         stream = torch_generator(generator, "rank_statistics")
         chance = torch.rand(n, generator=stream, dtype=torch.float64).to(truth.device)
         ranks = ranks + (chance * (tied + 1)).long()
+    n_bins = min(bins, max(2, (m + 1) // math.ceil(5 * (m + 1) / n)))
     bin_of = torch.arange(m + 1) * n_bins // (m + 1)
     counts = torch.bincount(bin_of[ranks.cpu()], minlength=n_bins).numpy()
     expected = torch.bincount(bin_of).double().numpy() * n / (m + 1)

@@ -248,7 +248,8 @@ def check_consistency(
         scores, conditions, null_condition, max_batch: as for `compose`. Give the null condition
             that the joint has: without it the models of overlaps get labels here that they do not
             get there, and seem to disagree.
-        data: clean states, `[n, *event_shape]`; at least tens, for the standard errors.
+        data: clean states, `[n, *event_shape]`; at least tens, for the standard errors. Of four,
+            the fewest, one right model in thirty seems wrong.
         sigmas: noise levels, in the data's units; if None, 0.1, 0.3, 1 and 3 times the root mean
             square of the elements' standard deviations.
         generator: the source of the noise, as for `sample`.
@@ -257,7 +258,8 @@ def check_consistency(
             a joint is called.
 
     Raises:
-        ShapeError: the data have another shape, or fewer than 2 states.
+        ShapeError: the data have another shape, or fewer than 4 states.
+        ScoreError: the data do not vary and no σ is given, or a σ is not a positive number.
         GraphError: pieces of the same elements have conditions of their own, such as observations.
     """
     joint = compose(
@@ -275,7 +277,7 @@ def check_consistency(
             "give each state its own by keyword, such as condition=y, [n, ...]."
         )
     data = tensor_of("check_consistency", "data", data)
-    clean = checked_states("check_consistency", data, joint)
+    clean = checked_states("check_consistency", data, joint, 4)
     _, _, condition = flattened(joint.event_shape, data, 1.0, condition)
     noise = Noise.of(generator, len(data))
     regions, alike = list(_regions(joint)), defaultdict[tuple[str, int], list[_Region]](list)
@@ -285,8 +287,14 @@ def check_consistency(
     if sigmas is None:
         scale = clean.double().var(dim=0).mean().sqrt().item()
         sigmas = [share * scale for share in (0.1, 0.3, 1.0, 3.0)]
+    sigmas = [float(sigma) for sigma in sigmas]
+    if not all(0 < sigma < math.inf for sigma in sigmas):
+        raise ScoreError(
+            f"check_consistency: expected noise levels above 0, got {sigmas}. Give sigmas=, also "
+            "where the data do not vary."
+        )
     rows, models = list[Agreement](), list[Calibration]()
-    for step, sigma in enumerate(tqdm(list(sigmas), disable=not progress, desc="consistency")):
+    for step, sigma in enumerate(tqdm(sigmas, disable=not progress, desc="consistency")):
         noisy = clean + sigma * noise(CONSISTENCY + step, clean)
         denoised = local_denoised(joint, noisy, sigma, condition)
         for (kind, _), own in alike.items():

@@ -60,6 +60,8 @@ __all__ = [
 ]
 
 CHUNK, DIRECTIONS = 2000, 64
+ROUNDED = 1e-30
+"""The share of the squares of data that the variance of constants may be, by rounding."""
 EQUAL = 1e-6
 """Distances that differ by less than this, in units of the features, count as equal."""
 
@@ -165,6 +167,7 @@ def seam_ratio(
 
     Raises:
         ShapeError: there is no seam, nothing but seams, or a seam outside the image.
+        PgmdiffError: a value is not finite, or the images are constant along the axis.
 
     Example:
         With its interval over images, as every metric of one set has it:
@@ -193,7 +196,26 @@ def seam_ratio(
             f"seam_ratio: expected some seams within 1 to {width - 1} and some other columns, got "
             f"{seams}. Column 0 is a seam only with periodic=True."
         )
+    if not (seam.any() or elsewhere.any()):
+        raise _constant("seam_ratio", axis)
     return (seam.mean() / elsewhere.mean()).item()
+
+
+def _constant(who: str, axis: int) -> PgmdiffError:
+    return PgmdiffError(
+        f"{who}: expected states that vary along axis {axis}, got one value everywhere on it. Look "
+        "at them: they may be blank, or another axis is meant."
+    )
+
+
+def _centred(who: str, x: Tensor, axis: int, *, varying: bool) -> Tensor:
+    """Data in float64 without its mean over samples and an axis, which becomes the last."""
+    check_finite(who, "data", x)
+    x = x.double().movedim(axis, -1)
+    centred = x - x.mean(dim=(0, -1), keepdim=True)
+    if varying and centred.square().mean() <= ROUNDED * x.square().mean():
+        raise _constant(who, axis)
+    return centred
 
 
 def texture_features(images: Tensor, *, least: float = 4e-4) -> Tensor:
@@ -480,11 +502,9 @@ def autocorrelation(x: Tensor, longest: int, *, axis: int = -1) -> Tensor:
 
     Raises:
         ShapeError: the lag does not fit on the axis.
-        PgmdiffError: a value is not finite.
+        PgmdiffError: a value is not finite, or the data is constant.
     """
-    check_finite("autocorrelation", "data", x)
-    x = x.double().movedim(axis, -1)
-    x = x - x.mean(dim=(0, -1), keepdim=True)
+    x = _centred("autocorrelation", x, axis, varying=True)
     length = x.shape[-1]
     if not 0 <= longest < length:
         raise ShapeError(f"autocorrelation: expected a lag below {length}, got {longest}.")
@@ -506,12 +526,16 @@ def spectrum(x: Tensor, bands: int = 24, *, axis: int = -1) -> Tensor:
         axis: the axis of x along which the data is stationary.
 
     Raises:
+        ShapeError: the data is shorter.
         PgmdiffError: a value is not finite.
     """
-    check_finite("spectrum", "data", x)
-    x = x.double().movedim(axis, -1)
-    x = x - x.mean(dim=(0, -1), keepdim=True)
+    x = _centred("spectrum", x, axis, varying=False)
     length = x.shape[-1]
+    if length < 4:
+        raise ShapeError(
+            f"spectrum: expected data at least 4 long on axis {axis}, got {length}. Give the axis "
+            "along which it is stationary."
+        )
     window = torch.hann_window(length, periodic=False, dtype=x.dtype, device=x.device)
     power = torch.fft.rfft(x * window).abs() ** 2 / (window**2).sum()
     mean = power.reshape(-1, power.shape[-1]).mean(dim=0)
@@ -524,8 +548,17 @@ def autocorrelation_distance(a: Tensor, b: Tensor, longest: int, *, axis: int = 
 
     Args:
         a, b: `[n, *event]` and `[m, *event]`, of any lengths.
-        longest, axis: as for `autocorrelation`.
+        longest, axis: as for `autocorrelation`; at least lag 1.
+
+    Raises:
+        ShapeError: the lag is 0, or does not fit on an axis.
+        PgmdiffError: a value is not finite, or the data is constant.
     """
+    if longest < 1:
+        raise ShapeError(
+            f"autocorrelation_distance: expected a longest lag of at least 1, got {longest}. At "
+            "lag 0 all autocorrelations are 1."
+        )
     found, expected = (autocorrelation(x, longest, axis=axis)[1:] for x in (a, b))
     return (found - expected).square().mean().sqrt().item()
 
@@ -538,13 +571,15 @@ def spectrum_distance(a: Tensor, b: Tensor, bands: int = 24, *, axis: int = -1) 
         bands, axis: as for `spectrum`.
 
     Raises:
-        ShapeError: the lengths differ.
-        PgmdiffError: a value is not finite.
+        ShapeError: the lengths differ, or are below 4.
+        PgmdiffError: a value is not finite, or the data is constant.
     """
     if a.shape[axis] != b.shape[axis]:
         raise ShapeError(
             f"spectrum_distance: expected data of one length on axis {axis}, got {a.shape[axis]} "
             f"and {b.shape[axis]}. Cut the longer into pieces."
         )
+    for x in (a, b):
+        _centred("spectrum_distance", x, axis, varying=True)
     ratio = spectrum(a, bands, axis=axis) / spectrum(b, bands, axis=axis)
     return (10 * ratio.log10()).square().mean().sqrt().item()

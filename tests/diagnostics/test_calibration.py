@@ -105,3 +105,18 @@ def test_p_values_are_uniform() -> None:
     torch.testing.assert_close(
         below.double().mean(dim=0), torch.tensor([0.1, 0.5]).double(), atol=0.08, rtol=0
     )
+
+
+@pytest.mark.parametrize(("n", "m", "bins"), [(25, 6, 3), (50, 10, 5), (50, 13, 7), (10, 4, 2)])
+def test_bins_expect_five_data_sets(
+    n: int, m: int, bins: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the ranks cannot be divided evenly; ten data sets are still divided by two."""
+    from scipy import stats
+
+    expected, chisquare = [], stats.chisquare
+    monkeypatch.setattr(stats, "chisquare", lambda c, e: expected.append(e) or chisquare(c, e))
+    rank_statistics(normal(n, m), normal(n))
+    assert len(expected[0]) == bins
+    assert expected[0].min() >= (5 if n > 10 else 4)
+    assert expected[0].sum() == pytest.approx(n)

@@ -107,6 +107,18 @@ def test_the_scale_of_one_model_is_right_or_wrong(wrong: str, graph: RegionGraph
     assert {model.model for model in found.models if not model.right} == set(map(str, scores))
 
 
+def test_what_says_nothing_is_refused() -> None:
+    """Two states, of which each would predict the other, data that do not vary, and no noise."""
+    graph, score = tiles((2,), 2), Gaussian(torch.zeros(2), torch.eye(2)).score
+    for data, sigmas, error, words in (
+        (torch.randn(3, 2), None, ShapeError, r"\[n >= 4, 2\], got \(3, 2\)"),
+        (torch.ones(9, 2), None, ScoreError, r"above 0, got \[0\.0, .*also where the data do not"),
+        (torch.randn(9, 2), [1.0, -1.0], ScoreError, r"above 0, got \[1\.0, -1\.0\]"),
+    ):
+        with pytest.raises(error, match=words):
+            check_consistency(graph, score, data, sigmas, generator=0)
+
+
 @pytest.mark.parametrize("n", [4, 20, 200])
 def test_right_models_raise_no_alarm(n: int) -> None:
     """Of a few states, too; and of data that are one of a few points, by rounding or a little."""

@@ -268,6 +268,21 @@ def test_r_precision_is_the_mean_over_all_pools() -> None:
 # ------------------------------------------------------------------------- curves
 
 
+@pytest.mark.parametrize(
+    ("metric", "error", "words"),
+    [
+        (lambda x: seam_ratio(x, [4]), PgmdiffError, "vary along axis -1, got one value"),
+        (lambda x: autocorrelation(x, 2), PgmdiffError, "vary along axis -1, got one value"),
+        (lambda x: spectrum_distance(x, 2 * x), PgmdiffError, "vary along axis -1, got one value"),
+        (lambda x: autocorrelation_distance(normal(3, 9), x, 0), ShapeError, "at least 1, got 0"),
+        (lambda x: spectrum(x[:, :3]), ShapeError, "at least 4 long on axis -1, got 3"),
+    ],
+)
+def test_metrics_of_what_tells_nothing_are_refused(metric, error, words: str) -> None:
+    with pytest.raises(error, match=words):
+        metric(torch.full((3, 10), 0.1))
+
+
 def test_autocorrelation_and_spectrum_of_an_ar1_series() -> None:
     rho, length = 0.8, 128
     x = ar1(length, rho).sample(4000, 0)
