@@ -79,7 +79,7 @@ class Counted(Wrapped):
 
 
 def concatenation(score: Score, graph: GraphLike, sigmas: Levels, **options: Any) -> Drawn:
-    """Independent pieces side by side.
+    """Independent pieces side by side; what pieces share is that of the first.
 
     Args:
         score: the score of a piece; give conditions by `functools.partial`.
@@ -207,6 +207,8 @@ def split_and_inpaint(
 ) -> Drawn:
     """Every piece alone, given the observed elements that lie in it (Fig. 7).
 
+    What pieces share is that of the first.
+
     Args:
         score, graph, sigmas, options: as for `concatenation`.
         observed: the observed values in their places, `[*event]` or one per sample; those where the
@@ -276,7 +278,7 @@ def _in_waves(
         alike: dict[tuple[bool, ...], list[int]] = {}  # pieces of which the same is given
         for piece in wave:
             alike.setdefault(tuple(known[index[piece]].tolist()), []).append(piece)
-        most = 0
+        most, made = 0, dict[int, Tensor]()
         for mask, some in alike.items():
             seen, calls = torch.tensor(mask).reshape(shape), counts["calls"]
             if seen.all():
@@ -294,11 +296,13 @@ def _in_waves(
                 conditioned, sigmas, shape=(len(seeds), *shape), generator=seeds, **options
             )
             u = x.new_zeros(n, len(known)) if u is None else u.to(x)
-            for piece, values in zip(some, x.flatten(1).split(n), strict=True):
-                new = ~known[index[piece]]
-                u[:, index[piece][new]] = values[:, new]
-                known[index[piece]] = True
+            made |= zip(some, x.flatten(1).split(n), strict=True)
             most = max(most, counts["calls"] - calls)
+        for piece in (piece for piece in wave if piece in made):  # the first has what they share
+            assert u is not None, "it has been drawn"
+            new = ~known[index[piece]]
+            u[:, index[piece][new]] = made[piece][:, new]
+            known[index[piece]] = True
         critical += most
     if given is None:
         _warn_of_apart(who, index, drawn)

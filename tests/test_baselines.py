@@ -243,6 +243,14 @@ def test_a_wrong_batch_is_named(method: Callable[..., Drawn], batch: Any) -> Non
         method(Windows(), STRIP, FEW, batch=batch)
 
 
+def test_what_pieces_share_is_that_of_the_first() -> None:
+    """Also where the middle one, in which something is observed, is drawn after the others."""
+    y, mask = torch.ones(14), torch.arange(14) == 6
+    three = split_and_inpaint(Windows(), tiles((14,), 6, 2), FEW, y, mask, generator=0)
+    two = split_and_inpaint(Windows(), tiles((10,), 6, 2), FEW, y[:10], mask[:10], generator=0)
+    torch.testing.assert_close(three.samples[:, :10], two.samples)
+
+
 def test_errors() -> None:
     mask = torch.ones(13, dtype=torch.bool)
     with pytest.raises(GraphError, match="are not reached by overlaps"):

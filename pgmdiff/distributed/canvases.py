@@ -353,11 +353,15 @@ def _opening(
 ) -> Callable[[], Any]:
     """Makes the array to write to: that given, a new one, or that of a run which goes on."""
     if not isinstance(out, str | Path):
-        if tuple(getattr(out, "shape", ())) != shape or not hasattr(out, "__setitem__"):
+        fixed = not getattr(getattr(out, "flags", None), "writeable", True)
+        fixed |= getattr(out, "read_only", False) is True or not hasattr(out, "__setitem__")
+        tensor = isinstance(out, torch.Tensor)
+        if tuple(getattr(out, "shape", ())) != shape or fixed or tensor:
             got = array(out) if hasattr(out, "dtype") else repr(out)
+            kind = ", which is read-only" * fixed + ", a tensor: give its numpy()" * tensor
             raise ShapeError(
                 f"stream: expected out, an array of shape {shape} that can be assigned to, or the "
-                f"path of a zarr array to be made, got {got}."
+                f"path of a zarr array to be made, got {got}{kind}."
             )
         if getattr(getattr(out, "dtype", None), "kind", "f") in "biu":
             raise ShapeError(

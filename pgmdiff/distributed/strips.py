@@ -4,7 +4,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil, prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from einops import rearrange
@@ -16,6 +16,7 @@ from pgmdiff.composition import Consistent, Field, Joint, Marginal, Posterior, c
 from pgmdiff.composition.composing import merged, untold_text
 from pgmdiff.composition.consistent import MESSAGES
 from pgmdiff.composition.joint import Remembering
+from pgmdiff.composition.loops import state_mean
 from pgmdiff.composition.plan import RegionScores, Scores
 from pgmdiff.composition.rules import WeightedSum
 from pgmdiff.conditioning.observations import Conditioned
@@ -30,6 +31,8 @@ from pgmdiff.scores.adapters import Around, begun
 from pgmdiff.text import array, brief
 
 __all__ = ["Strips", "check_of_windows", "strips_of"]
+
+Windows: TypeAlias = tuple[tuple[int, int, bool], ...]
 
 WINDOWS = 16
 """Strides in a strip, unless it must be longer: one in 16 windows is evaluated twice."""
@@ -54,7 +57,7 @@ class Strips:
 
     axis: int
     event: Shape
-    windows: tuple[tuple[int, int, bool], ...]
+    windows: Windows
     width: int
     halo: int
     evaluations: int
@@ -82,8 +85,7 @@ class Strips:
     def graph(self, first: int, last: int) -> RegionGraph:
         """The windows between two columns at which windows begin and end."""
         shape = [*self.event[: self.axis], last - first, *self.event[self.axis + 1 :]]
-        window, overlap, periodic = zip(*self.windows, strict=True)
-        return tiles(shape, window, overlap, periodic, remainder="shift")
+        return _tiled(shape, self.windows)
 
     def score(self, first: int, last: int, before: State) -> Any:
         """The score of these windows, with the memory of a state on their columns."""
@@ -167,6 +169,12 @@ class Strips:
         made = replace(compose(graph, scores, **options), _untold="")  # said once, of the canvas
         check_of_windows("stream", scores, {tuple(group.shape) for group in graph.groups})
         return keep(self.joints, key, made, KEPT)
+
+
+def _tiled(shape: Sequence[int], windows: Windows) -> RegionGraph:
+    """These windows over a shape; the last one of an axis may be shifted."""
+    window, overlap, periodic = zip(*windows, strict=True)
+    return tiles(shape, window, overlap, periodic, remainder="shift")
 
 
 def check_of_windows(who: str, scores: Scores, shapes: Collection[Shape]) -> None:
@@ -260,6 +268,9 @@ def strips_of(
             f"axis {axis}: the last one is shifted and shares {window - left} with that before it, "
             f"a shape that the graph does not have and models may not know. Use {fitting}."
         )
+    if isinstance(by_name := getattr(rule, "mean", None), Mapping):
+        found: Any = state_mean(_tiled(sides, windows), by_name)
+        rule = replace(rule, mean=found.reshape(sides))
     rule = _with_mean(rule, axis, tuple(sides))
     if solved and not _is_stationary(rule.covariances):
         mapped = isinstance(rule.covariances, Mapping)  # a strip has not all models
@@ -293,7 +304,7 @@ def _check_named(
             warn(f"stream: {said}. Name every window of the canvas in conditions=, {remedy}")
 
 
-def _windows_of(graph: RegionGraph) -> tuple[tuple[tuple[int, int, bool], ...], list[int]]:
+def _windows_of(graph: RegionGraph) -> tuple[Windows, list[int]]:
     """Window, overlap and periodic of every axis, and how many windows there are.
 
     Raises:
@@ -372,7 +383,7 @@ def _with_mean(rule: Any, axis: int, event: Shape) -> Any:
 
     That of covariances may belong to an event of another length, and is averaged along the axis.
     """
-    if isinstance(rule, WeightedSum) or isinstance(rule.mean, Mapping):
+    if isinstance(rule, WeightedSum):
         return rule
     source = rule.covariances if rule.prior is None else rule.prior
     mean = getattr(source, "mean", None) if rule.mean is None else torch.as_tensor(rule.mean)

@@ -482,6 +482,11 @@ class Padded:
 
     def __call__(self, x: Tensor, sigma: Tensor, **condition: Any) -> Tensor:
         event, shape, mode = tuple(x.shape[1:]), self.shape, self.mode
+        if len(event) != len(shape):
+            raise ShapeError(
+                f"padded: expected x [batch, *event] with an event like {shape}, which the model "
+                f"accepts, got {event}. Give the same axes, channels included."
+            )
         missing = [whole - part for whole, part in zip(shape, event, strict=True)]
         if min(missing) < 0 or (len(shape) > 1 and missing[0]):
             raise ShapeError(
@@ -513,7 +518,7 @@ def padded(score: Score, shape: Sequence[int], mode: str = "reflect") -> Padded:
         mode: the mode of `torch.nn.functional.pad`.
 
     Raises:
-        ShapeError: x is larger than `shape` on some axis, has other channels, or is too narrow to
-            be reflected.
+        ShapeError: x is larger than `shape` on some axis, has other axes or channels, or is too
+            narrow to be reflected.
     """
     return Padded(score, tuple(shape), mode)

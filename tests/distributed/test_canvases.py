@@ -331,8 +331,40 @@ def test_means_belong_to_the_canvas_or_are_the_same_everywhere() -> None:
         rule = Posterior(found, mean=given)
         stream(graph, shifted, LEVELS, out=out, rule=rule, generator=1, dtype=WIDE)
         assert abs(out.mean() - 5) < 0.5
+    ramp = torch.linspace(0, 40, 204, dtype=WIDE)
+    drawn = []
+    for given in (ramp, {name: ramp[graph.elements(name)] for name in graph.pieces}):
+        drawn.append(np.zeros((1, 204)))
+        rule = Posterior(found, mean=given)
+        stream(tiles((24,), 8, 4), shifted, LEVELS, out=drawn[-1], shape=(1, 204), rule=rule,
+               generator=1, dtype=WIDE)  # fmt: skip
+    assert np.array_equal(*drawn)
+    few = Posterior(found, mean={"[0:8]": torch.zeros(8)})
+    with pytest.raises(GraphError, match="means of regions that cover the state, got none for"):
+        stream(graph, shifted, LEVELS, out=out, rule=few)
     with pytest.raises(ShapeError, match="the mean of the rule as \\(204,\\), or as \\(1,\\)"):
         stream(graph, shifted, LEVELS, out=out, rule=Posterior(found, mean=torch.zeros(8)))
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        (lambda: np.broadcast_to(np.float32(0), (1, 400)), "which is read-only"),
+        (lambda: torch.zeros(1, 400), "a tensor: give its numpy"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_the_first_evaluation(
+    out: Callable[[], Any], words: str
+) -> None:
+    calls = []
+
+    def counted(x: Tensor, sigma: Tensor) -> Tensor:
+        calls.append(len(x))
+        return pixels(x, sigma)
+
+    with pytest.raises(ShapeError, match=rf"that can be assigned to.*{words}"):
+        stream(tiles((400,), 8, 4), counted, LEVELS, out=out(), generator=0)
+    assert not calls
 
 
 def test_the_memory_is_that_of_a_few_strips() -> None:

@@ -284,6 +284,8 @@ def test_padded_crops_what_it_pads() -> None:
     assert torch.equal(padded(score, (1, 4, 3))(crop, torch.ones(2)), -crop)
     with pytest.raises(ShapeError, match="no larger than"):
         padded(score, (1, 4, 2))(crop, torch.ones(2))
+    with pytest.raises(ShapeError, match=r"like \(4, 6\), .* got \(1, 4, 3\)"):
+        padded(score, (4, 6))(crop, torch.ones(2))
 
 
 def test_padding_a_narrow_overlap() -> None:
