@@ -356,7 +356,9 @@ class FactorGraph:
             raise GraphError(f"FactorGraph: no node is named {name!r}.{hint} See `.nodes`.")
         return self.nodes.elements(name)
 
-    def observe(self, values: Mapping[Any, Tensor | float]) -> tuple[Tensor, Tensor]:
+    def observe(
+        self, values: Mapping[Any, Tensor | float], *, batch: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """An observation of some variables: y and the mask H of y = H u.
 
         `conditioning.Mask(mask)` and the methods of conditioning accept them:
@@ -364,21 +366,23 @@ class FactorGraph:
 
         Args:
             values: variable name to its value, of the variable's shape or a number.
+            batch: how many samples have values of their own, `[batch, *shape]`; None if all have
+                the same.
 
         Returns:
-            y `[N]`, 0 where nothing is observed, in the default dtype or that of a wider array
-            given, and the mask, bool `[N]`.
+            y, `[N]` or `[batch, N]`, 0 where nothing is observed, in the default dtype or that of a
+            wider array given, and the mask, bool `[N]`.
 
         Raises:
             GraphError: a name is no variable.
-            ShapeError: a value is not real, or not of the variable's shape.
+            ShapeError: a value is not real and finite, or not of the variable's shape.
 
         Example:
             >>> from pgmdiff.graphs import chain
             >>> chain(4).observe({"x1": 1.5})
             (tensor([0.0000, 1.5000, 0.0000, 0.0000]), tensor([False,  True, False, False]))
         """
-        return self._state.observe(values, self._factor_set)
+        return self._state.observe(values, batch, self._factor_set)
 
     def mask(self, names: Collection[Hashable] | Mapping[Any, Tensor | bool]) -> Tensor:
         """The elements of the state that belong to named variables, as a mask: bool `[N]`.

@@ -128,7 +128,10 @@ class Variables:
         return mask
 
     def observe(
-        self, values: Mapping[Any, Tensor | float], factors: Collection[Hashable] = ()
+        self,
+        values: Mapping[Any, Tensor | float],
+        batch: int | None,
+        factors: Collection[Hashable] = (),
     ) -> tuple[Tensor, Tensor]:
         """See `FactorGraph.observe`; errors say so where a name is one of `factors`."""
         if not isinstance(values, Mapping):
@@ -136,26 +139,29 @@ class Variables:
                 "FactorGraph.observe: expected a mapping from name to value, got "
                 f"{type(values).__name__}. Write {{'x': 1.5}}."
             )
-        known = []
+        known, rows = [], () if batch is None else (batch,)
         for name, value in values.items():
             block, shape = self._block("observe", name, factors)
             try:
                 found = torch.as_tensor(value)
             except (TypeError, ValueError, RuntimeError):
                 found = torch.zeros(0)
-            if found.is_complex() or tuple(found.shape) not in ((), shape):
+            fits = tuple(found.shape) in ((), shape, (*rows, *shape))
+            if found.is_complex() or not fits or not found.isfinite().all():
                 got = tuple(found.shape) if isinstance(value, Tensor) else repr(value)[:60]
+                got = f"{got}, not all of it finite" if fits and not found.is_complex() else got
+                each = f", also one for each of {batch} samples" if rows else ""
                 raise ShapeError(
                     f"FactorGraph.observe: variable {name!r} has shape {shape}, got a value of "
-                    f"{got}. Give real numbers of its shape, or one real number."
+                    f"{got}. Give finite real numbers of its shape, or one such number{each}."
                 )
-            known.append((block, found.expand(shape).reshape(-1), found.ndim))
+            known.append((block, found.expand((*rows, *shape)).reshape(*rows, -1), found.ndim))
         arrays = (value.dtype for _, value, ndim in known if ndim)
         dtype = reduce(torch.promote_types, arrays, torch.get_default_dtype())
-        y = torch.zeros(self.n_elements, dtype=dtype)
+        y = torch.zeros(*rows, self.n_elements, dtype=dtype)
         mask = torch.zeros(self.n_elements, dtype=torch.bool)
         for block, value, _ in known:
-            y[block], mask[block] = value.to(y), True
+            y[..., block], mask[block] = value.to(y), True
         return y, mask
 
     def _block(

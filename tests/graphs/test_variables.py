@@ -89,6 +89,20 @@ def test_observe_is_what_pack_and_mask_say() -> None:
     assert not nothing.any()
 
 
+def test_observe_of_samples_with_readings_of_their_own() -> None:
+    graph = FactorGraph.from_scopes({"f": ("a", "b")}, {"a": (2,), "b": ()})
+    a, b = torch.arange(6.0).reshape(3, 2), torch.tensor([7.0, 8.0, 9.0])
+    y, mask = graph.observe({"a": a, "b": b}, batch=3)
+    assert torch.equal(y, torch.cat([a, b[:, None]], dim=1))
+    assert mask.all()
+    shared, part = graph.observe({"a": a[0]}, batch=3)
+    assert torch.equal(shared, torch.tensor([0.0, 1.0, 0.0]).expand(3, 3))
+    assert part.tolist() == [True, True, False]
+    for value in (a, torch.tensor([1.0, torch.nan])):
+        with pytest.raises(ShapeError, match=r"'a' has shape \(2,\).*also one for each of 4 samp"):
+            graph.observe({"a": value}, batch=4)
+
+
 def test_observe_of_nested_variables_and_other_kinds_of_numbers() -> None:
     nested = chain(3, (2,)).nest({"x1": chain(2)})
     y, mask = nested.observe({"x1": 5.0})
@@ -101,6 +115,6 @@ def test_observe_of_nested_variables_and_other_kinds_of_numbers() -> None:
     assert wide.tolist() == [0.1, 0.2, 0, 0]
     with pytest.raises(GraphError, match="expected a mapping from name to value, got list"):
         graph.observe(["x1"])
-    for value in (1j, "much", None):
-        with pytest.raises(ShapeError, match="Give real numbers of its shape"):
+    for value in (1j, "much", None, torch.nan):
+        with pytest.raises(ShapeError, match="Give finite real numbers of its shape"):
             graph.observe({"x1": value})
