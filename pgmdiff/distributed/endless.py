@@ -14,6 +14,7 @@ The engine is the library infinite-tensor, made for canvases without end by aver
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import ceil, prod
 from operator import index
@@ -24,22 +25,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgmdiff.composition import Joint, Marginal, compose
+from pgmdiff.composition import Joint, Marginal, compose, per_node
 from pgmdiff.composition.plan import Scores
 from pgmdiff.composition.rules import Rule, WeightedSum
 from pgmdiff.distributed.strips import check_of_windows
 from pgmdiff.errors import GraphError, PgmdiffError, ScoreError, ShapeError, required
 from pgmdiff.graphs import tiles
+from pgmdiff.graphs.names import check_mapping
+from pgmdiff.graphs.regions import Condition
+from pgmdiff.linalg import tensor_of
 from pgmdiff.noise import START, Generator, Noise, seed_of
 from pgmdiff.samplers import Solver, State, UniPC
 from pgmdiff.samplers.run import check_run
 from pgmdiff.samplers.start import mean_of
 from pgmdiff.samplers.store import check_dtype
-from pgmdiff.text import counted, described
+from pgmdiff.scores.walls import on_copies
+from pgmdiff.text import brief, counted, described
 
 __all__ = ["Endless"]
 
 View = int | slice | EllipsisType
+Labels = Callable[[Tensor], Condition]
 Context = Sequence[tuple[int, ...]]
 FARTHEST = 1 << 62
 """Places are int64."""
@@ -67,6 +73,11 @@ class Endless:
         shape: shape of the canvas, channels included; None for an axis without end. There are one
             or two such axes, of at most 2^62 places.
         window, overlap, periodic: as for `tiles`; windows lie at all multiples of the stride.
+        conditions: a function of the places of windows, int64 `[n, axes without end]`, where their
+            first elements are, that returns what the models of these windows receive, by keyword,
+            `[n, ...]`. It is asked again for the same places, and must answer alike. For what is
+            the same everywhere use `functools.partial(score, ...)`.
+        null_condition: what the models of overlaps receive, as for `compose`.
         rule: `Marginal()` if None, or `Average()`; others depend on the whole canvas.
         solver: `UniPC()` if None; an elementwise one that evaluates the score once per step.
         mean: that of the data, one number or of size 1 along endless axes. `sample` warns of a
@@ -81,7 +92,8 @@ class Endless:
 
     Raises:
         GraphError: a window or an overlap does not fit, or an endless axis is periodic.
-        ShapeError: no axis is endless, or more than two are.
+        ShapeError: no axis is endless, or more than two are; in a view, a condition has not a row
+            per window.
         ScoreError: the rule depends on the whole canvas.
         PgmdiffError: the schedule rises, or the solver evaluates twice or depends on the whole.
         ImportError: infinite-tensor is not installed (extra `infinite`).
@@ -105,6 +117,8 @@ class Endless:
         overlap: Sequence[int],
         periodic: Sequence[bool] | bool = False,
         *,
+        conditions: Labels | None = None,
+        null_condition: Condition | None = None,
         rule: Rule | None = None,
         solver: Solver | None = None,
         mean: Tensor | float = 0.0,
@@ -136,6 +150,11 @@ class Endless:
                 f"Endless: expected the rule Marginal() or Average(), got {rule!r}, whose score "
                 "depends on the whole canvas. See stream."
             )
+        if not (conditions is None or callable(conditions)):
+            raise ScoreError(
+                f"Endless: expected conditions, a function of the places of windows, got "
+                f"{brief(conditions)}. For what is the same everywhere use functools.partial."
+            )
         self._levels, self._solver, self._lock = levels, solver, Lock()
         self._like = torch.empty(0, dtype=dtype, device=device)
         self._seed = seed_of(generator, "Endless")
@@ -149,7 +168,8 @@ class Endless:
         closed = [periodic] * len(shape) if isinstance(periodic, bool) else [*periodic]
         if any(closed[axis] for axis in self._axes):
             raise GraphError("Endless: an axis without end cannot be periodic. Give it a size.")
-        self.states = self._recursion(scores, rule, closed, max_batch, cache)
+        pieces = self._pieces(scores, rule, closed, max_batch, null_condition)
+        self.states = self._recursion(pieces, conditions, max_batch, cache)
 
     def __repr__(self) -> str:
         pieces = f"window={self._window}, overlap={self._overlap}"
@@ -203,12 +223,11 @@ class Endless:
         return prod(size for size in self.shape if size is not None)
 
     def _recursion(
-        self, scores: Scores, rule: WeightedSum, closed: list[bool], max_batch: int, cache: int
+        self, pieces: list["_Piece"], conditions: Labels | None, max_batch: int, cache: int
     ) -> list[Any]:
         """The infinite tensors of all levels, each made from those of the level before."""
         engine = required("infinite_tensor", "Endless", "infinite")
         store = engine.MemoryTileStore(cache_size_bytes=cache)
-        pieces = self._pieces(scores, rule, closed, max_batch)
         tile, solver = self._tile, self._solver
 
         def made(
@@ -238,10 +257,11 @@ class Endless:
         states = [made(self._start, 1, tile, tile)]
         dry = solver.init(self._like.new_zeros(1, 1), self._levels[0])  # what a solver remembers
         for level in self._levels[1:]:
-            parts = [
-                made(partial(_scored, joint, weight, dry.sigma), 1, size, stride, (states[-1], 1))
-                for joint, weight, size, stride in pieces
-            ]
+            parts = []
+            for each in pieces:
+                told = partial(self._told, conditions, each) if conditions and each.outer else None
+                scored = partial(_scored, each, dry.sigma, told)
+                parts.append(made(scored, 1, each.size, each.stride, (states[-1], 1)))
             past = [sigma for sigma, _ in dry.history]
             step = partial(self._step, dry.step, dry.sigma, past, level)
             dry = solver.step(lambda x, _: 0 * x, dry, level, lambda _, x: 0 * x)
@@ -250,19 +270,21 @@ class Endless:
         return states
 
     def _pieces(
-        self, scores: Scores, rule: WeightedSum, closed: list[bool], max_batch: int
-    ) -> list[tuple[Joint, Tensor, list[int], list[int]]]:
-        """Windows and overlaps of the endless axes: joint, factors, size and stride of each kind.
-
-        The joint is that of the finite axes.
-        """
+        self,
+        scores: Scores,
+        rule: WeightedSum,
+        closed: list[bool],
+        max_batch: int,
+        null: Condition | None,
+    ) -> list["_Piece"]:
+        """The kinds of windows and overlaps of the endless axes."""
         window, overlap = (
             [own[axis] for axis in self._axes] for own in (self._window, self._overlap)
         )
         strides = [max(1, w - o) for w, o in zip(window, overlap, strict=True)]
         around = [ceil(w / s) * s for w, s in zip(window, strides, strict=True)]
         sides = [w + 2 * a for w, a in zip(window, around, strict=True)]
-        pattern, pieces = tiles(sides, window, overlap), []
+        pattern, pieces = tiles(sides, window, overlap), list[_Piece]()
         scale = rule.scale(pattern)
         factors = torch.ones(sides) if scale is None else torch.from_numpy(scale).reshape(sides)
         for group, weights in zip(pattern.groups, rule.weights(pattern), strict=True):
@@ -274,14 +296,33 @@ class Endless:
                 size[axis] = shape[axis] = group.shape[i]
                 stride[axis], factor = strides[i], factor.narrow(i, around[i], group.shape[i])
             own = [n if a in self._axes else self._window[a] for a, n in enumerate(size)]
-            joint = compose(
-                tiles(size, own, self._overlap, closed), scores, rule=rule, max_batch=max_batch
-            )
+            graph, outer = tiles(size, own, self._overlap, closed), bool(group.outer[0])
+            told = {} if outer or null is None else dict.fromkeys(graph.pieces, null)
+            options: dict[str, Any] = {"conditions": told, "null_condition": null}
+            joint = compose(graph, scores, rule=rule, max_batch=max_batch, **options)
             weight = (weights[0] * factor).reshape(shape).to(self._like)
-            pieces.append((joint, weight, size, stride))
-        groups = [group for joint, *_ in pieces for group in joint.regions.groups]
+            pieces.append(_Piece(joint, weight, size, stride, outer))
+        groups = [group for piece in pieces for group in piece.joint.regions.groups]
         check_of_windows("Endless", scores, {tuple(group.shape) for group in groups})
         return pieces
+
+    def _told(self, conditions: Labels, piece: "_Piece", windows: Context) -> dict[str, Any]:
+        """The conditions of windows at the call of their joint."""
+        first = [[at[axis + 1] * piece.stride[axis] for axis in self._axes] for at in windows]
+        places = torch.tensor(first, device=self._like.device)
+        given, names = on_copies(conditions, places), piece.joint.regions.pieces
+        check_mapping("Endless", "conditions", given, "Return keyword arguments of the scores.")
+        told = {}
+        for word, values in given.items():
+            rows = tensor_of("Endless", f"the condition {word!r}", values)
+            if rows.shape[:1] != places.shape[:1]:
+                raise ShapeError(
+                    f"Endless: expected the condition {word!r} [{len(places)}, ...], a row for "
+                    f"each of as many windows, got {tuple(rows.shape)}."
+                )
+            rows = rows[:, None].expand(len(rows), len(names), *rows.shape[1:])
+            told[word] = per_node(names, rows.to(places.device))
+        return told
 
     def _start(self, places: Context) -> list[Tensor]:
         like = self._like.new_empty(len(places), *self._tile)
@@ -318,6 +359,24 @@ class Endless:
         return torch.stack(drawn).permute(0, *(1 + order.index(a) for a in range(len(order))))
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Windows or overlaps of one kind.
+
+    Attributes:
+        joint: the joint of one of them, along the finite axes.
+        weight: the factor of its score.
+        size, stride: of one, and from one to the next, `[axes]`.
+        outer: whether they are windows.
+    """
+
+    joint: Joint
+    weight: Tensor
+    size: list[int]
+    stride: list[int]
+    outer: bool
+
+
 def _integer(v: Any) -> int:
     """An integer of any library; arrays and booleans, which tensors take for more, are none."""
     if isinstance(v, bool) or getattr(v, "ndim", None):
@@ -326,10 +385,15 @@ def _integer(v: Any) -> int:
 
 
 def _scored(
-    joint: Joint, weight: Tensor, sigma: float, _: Context, states: list[Tensor]
+    piece: _Piece,
+    sigma: float,
+    told: Callable[[Context], dict[str, Any]] | None,
+    windows: Context,
+    states: list[Tensor],
 ) -> list[Tensor]:
     """What windows of one kind contribute to the score."""
-    return _rows(weight * joint(torch.stack(states)[:, 0], sigma).unsqueeze(1))
+    given = {} if told is None else told(windows)
+    return _rows(piece.weight * piece.joint(torch.stack(states)[:, 0], sigma, **given).unsqueeze(1))
 
 
 def _rows(values: Tensor) -> list[Tensor]:

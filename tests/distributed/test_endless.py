@@ -13,7 +13,6 @@ from pgmdiff import (
     Average,
     Consistent,
     GraphError,
-    Marginal,
     PgmdiffError,
     ScoreError,
     ShapeError,
@@ -48,9 +47,19 @@ CANVASES: dict[str, tuple[Any, ...]] = {
 }
 
 
-@pytest.mark.parametrize("solver", [UniPC(), SDE()], ids=["ODE", "SDE"])
-@pytest.mark.parametrize("name", CANVASES)
-def test_inside_it_is_the_finite_canvas(name: str, solver: Any) -> None:
+def towards(x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+    """Of Gaussians with another mean per label."""
+    mean = 0 if label is None else label.to(x).reshape(-1, *[1] * (x.ndim - 1))
+    return separable(x - mean, sigma)
+
+
+def by_place(places: Tensor) -> dict[str, Tensor]:
+    """A label per window, another one for each of its neighbours."""
+    return {"label": (places // 2).sum(dim=1) % 5}
+
+
+def inside_the_finite(name: str, score: Any, solver: Any, labelled: bool, **options: Any) -> None:
+    """An endless canvas is that of `tiles` around it, with the same noise and labels."""
     shape, window, overlap, periodic = CANVASES[name]
     sizes, firsts, inner = [], [], []
     for size, w, o in zip(shape, window, overlap, strict=True):
@@ -59,39 +68,56 @@ def test_inside_it_is_the_finite_canvas(name: str, solver: Any) -> None:
         sizes.append(2 * margin + 4 * stride + o if size is None else size)
         firsts.append(-margin if size is None else 0)
         inner.append(slice(0, 4 * stride if size is None else size))
-    for rule in (Marginal(), Average()) if solver == UniPC() else (Marginal(),):
-        canvas = Endless(separable, LEVELS, shape, window, overlap, periodic, rule=rule,
-                         solver=solver, generator=3, dtype=WIDE)  # fmt: skip
-        joint = compose(tiles(sizes, window, overlap, periodic), separable, rule=rule)
+    labels = by_place if labelled else None
+    canvas = Endless(score, LEVELS, shape, window, overlap, periodic, conditions=labels,
+                     solver=solver, generator=3, dtype=WIDE, **options)  # fmt: skip
+    graph, given = tiles(sizes, window, overlap, periodic), dict[str, Any]()
+    for piece in graph.pieces if labelled else ():
+        corner = np.unravel_index(int(graph.elements(piece).flatten()[0]), sizes)
+        endless = [a for a, size in enumerate(shape) if size is None]
+        place = torch.tensor([[int(corner[a]) + firsts[a] for a in endless]])
+        given[piece] = {word: value[0] for word, value in by_place(place).items()}
+    joint = compose(graph, score, conditions=given, **options)
 
-        def noise(number: int, like: Tensor, canvas: Any = canvas) -> Tensor:
-            whole = like.new_zeros(sizes)
-            spans = [
-                range(first // t, ceil((first + n) / t))
-                for first, n, t in zip(firsts, sizes, canvas._tile, strict=True)
+    def noise(number: int, like: Tensor) -> Tensor:
+        whole = like.new_zeros(sizes)
+        spans = [
+            range(first // t, ceil((first + n) / t))
+            for first, n, t in zip(firsts, sizes, canvas._tile, strict=True)
+        ]
+        for place in product(*spans):
+            drawn = canvas._draw([(0, *place)], number, like)[0]
+            for axis, (at, t, first, n) in enumerate(
+                zip(place, canvas._tile, firsts, sizes, strict=True)
+            ):
+                low, high = max(at * t, first), min(at * t + t, first + n)
+                drawn = drawn.narrow(axis, low - at * t, high - low)
+            corner = [
+                slice(max(0, at * t - first), max(0, at * t - first) + m)
+                for at, t, first, m in zip(place, canvas._tile, firsts, drawn.shape, strict=True)
             ]
-            for place in product(*spans):
-                drawn = canvas._draw([(0, *place)], number, like)[0]
-                for axis, (at, t, first, n) in enumerate(
-                    zip(place, canvas._tile, firsts, sizes, strict=True)
-                ):
-                    low, high = max(at * t, first), min(at * t + t, first + n)
-                    drawn = drawn.narrow(axis, low - at * t, high - low)
-                corner = [
-                    slice(max(0, at * t - first), max(0, at * t - first) + m)
-                    for at, t, first, m in zip(
-                        place, canvas._tile, firsts, drawn.shape, strict=True
-                    )
-                ]
-                whole[tuple(corner)] = drawn
-            return whole[None]
+            whole[tuple(corner)] = drawn
+        return whole[None]
 
-        view = tuple(slice(f, f + n) for f, n in zip(firsts, sizes, strict=True))
-        state = solver.init(canvas.states[0][(0, *view)][None], LEVELS[0])
-        for sigma in LEVELS[1:]:
-            state = solver.step(joint, state, sigma, noise)
-        own = tuple(slice(v.start - f, v.stop - f) for v, f in zip(inner, firsts, strict=True))
-        torch.testing.assert_close(canvas[tuple(inner)], state.x[0][own], rtol=0, atol=1e-12)
+    view = tuple(slice(f, f + n) for f, n in zip(firsts, sizes, strict=True))
+    state = solver.init(canvas.states[0][(0, *view)][None], LEVELS[0])
+    for sigma in LEVELS[1:]:
+        state = solver.step(joint, state, sigma, noise)
+    own = tuple(slice(v.start - f, v.stop - f) for v, f in zip(inner, firsts, strict=True))
+    torch.testing.assert_close(canvas[tuple(inner)], state.x[0][own], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", CANVASES)
+def test_inside_it_is_the_finite_canvas(name: str) -> None:
+    inside_the_finite(name, separable, UniPC(), False, rule=Average())
+    for solver in (UniPC(), SDE()):
+        inside_the_finite(name, separable, solver, False)
+
+
+@pytest.mark.parametrize("name", CANVASES)
+def test_windows_have_the_labels_of_their_places(name: str) -> None:
+    inside_the_finite(name, towards, UniPC(), True, null_condition={"label": torch.tensor(2)})
+    inside_the_finite(name, towards, Euler(), True)
 
 
 def line(**options: Any) -> Endless:
@@ -171,6 +197,7 @@ REFUSED: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
         {"scores": compose(tiles((2, 32), (2, 8), (0, 4)), pixels)},
     ),
     "rule": (ScoreError, "Marginal", {"rule": Consistent({})}),
+    "labels by name": (ScoreError, "a function of the places", {"conditions": {"f": {}}}),
     "generators": (PgmdiffError, "one generator", {"generator": [1]}),
 }  # fmt: skip
 
@@ -183,6 +210,21 @@ def test_what_does_not_fit_is_refused_in_words(case: str) -> None:
     }  # fmt: skip
     with pytest.raises(kind, match=words):
         Endless(**{**options, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "words"),
+    [
+        (lambda at: at, GraphError, "expected conditions as a dict, got Tensor"),
+        (lambda at: {"label": 1}, ShapeError, r"'label' \[\d+, \.\.\.\], a row .* got \(\)"),
+        (lambda at: {"label": [1, 2]}, ShapeError, r"a row for each of .* got \(2,\)"),
+        (lambda at: {"label": "sea"}, ShapeError, "'label' as a tensor"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named(given: Any, kind: type[Exception], words: str) -> None:
+    canvas = Endless(towards, LEVELS, (None,), (8,), (4,), conditions=given)
+    with pytest.raises(kind, match=words):
+        _ = canvas[0:16]
 
 
 @pytest.mark.parametrize(
