@@ -132,9 +132,10 @@ def _made_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> byte
                 "store: expected text as the names of tensors, other than '__metadata__', got "
                 f"{name!r}. Rename it."
             )
-        dense = isinstance(value, Tensor) and value.layout == torch.strided
+        dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
         if not dense or value.is_meta:
             kind = f"{value.layout} on {value.device}" if isinstance(value, Tensor) else type(value)
+            kind = "a nested tensor" if getattr(value, "is_nested", False) else kind
             raise PgmdiffError(
                 f"store: expected a dense tensor with values as {name!r}, got {kind}. Use "
                 "torch.as_tensor for arrays, and to_dense() for sparse tensors."

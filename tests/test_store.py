@@ -95,6 +95,7 @@ def test_files_of_the_first_writer_are_read(tmp_path: Path) -> None:
     assert torch.equal(tensors["x"], torch.arange(4.0))
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_what_cannot_be_saved_is_named_and_changes_nothing(tmp_path: Path) -> None:
     x = torch.ones(2)
     save(tmp_path / "file", {"x": x})
@@ -107,6 +108,7 @@ def test_what_cannot_be_saved_is_named_and_changes_nothing(tmp_path: Path) -> No
         ({"x": None}, {}, "dense tensor with values as 'x', got .*NoneType"),
         ({"x": x.to_sparse()}, {}, r"got torch\.sparse_coo on cpu.*to_dense"),
         ({"x": x.to("meta")}, {}, r"got torch\.strided on meta"),
+        ({"x": torch.nested.nested_tensor([x, x[:1]])}, {}, "got a nested tensor"),
         ({"x": x.to(torch.complex128)}, {}, r"got torch\.complex128\. Convert"),
         ({"\ud800": x}, {}, "names and dtypes that safetensors can hold"),
         ({"x": x}, {"y": x}, "expected facts that JSON can hold.* among the tensors"),

@@ -17,6 +17,7 @@ import networkx as nx
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from pgmdiff.composition import compose
 from pgmdiff.composition.fields import Field, placed, respaced
@@ -278,12 +279,15 @@ class States:
         return states, rows, plain, fields
 
     def _rows(self) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
-        """The states of a loader's batches with their labels, epoch after epoch."""
-        batches = [None]
+        """The states of batches, or of a stream, with their labels, epoch after epoch."""
+        batches, single = [None], isinstance(self.data, IterableDataset)
         while batches:
             batches = []
             for batch in self.data:
                 batches, (states, labels) = [batch], _labelled(batch)
+                if single:
+                    yield self.one(states), labels
+                    continue
                 for row, state in enumerate(self.one(states)):
                     yield (
                         state,
@@ -319,9 +323,10 @@ def crops(
             sequence the first is the piece and the others are its overlaps; a mapping gives how
             often each shape is drawn.
         data: clean states `[n, *event_shape]`: images, a stack of images, series; or a tensor per
-            variable of the graph, `{variable: [n, *shape]}`; or a `Dataset` (or a list) of single
-            states; or a `DataLoader` of batches of them. Those of the last two may be pairs
-            `(state, labels)`, with labels by keyword, or one that is called `label`.
+            variable of the graph, `{variable: [n, *shape]}`; or a `Dataset` (also an
+            `IterableDataset`, or a list) of single states; or a `DataLoader` of batches of them.
+            Those of the last two may be pairs `(state, labels)`, with labels by keyword, or one
+            that is called `label`.
         networks: a mapping from model id (of crops: from shape) to network, for a mapping from
             model id to `Crops`; ids with the same network share their crops.
         half: how often overlaps are drawn in place of pieces.

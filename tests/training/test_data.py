@@ -1,6 +1,7 @@
 """Crops are the regions of a graph in data, or windows anywhere, with the conditions of both."""
 
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pgmdiff import GraphError, PgmdiffError, ScoreError, ShapeError, compose, field
 from pgmdiff.composition.fields import placed
@@ -111,6 +112,16 @@ def test_named_variables_are_packed() -> None:
     assert torch.equal(crops(graph, items).draw(7, 0).clean, packed)
 
 
+class Stream(IterableDataset[Any]):
+    """Single states, one after the other."""
+
+    def __init__(self, data: Tensor, label: Tensor | None) -> None:
+        self.data, self.label = data, label
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data if self.label is None else zip(self.data, self.label, strict=True))
+
+
 def test_datasets_and_loaders() -> None:
     """They give the crops and labels of the tensors that they hold."""
     data, label = torch.randn(6, 1, 8), torch.arange(6)
@@ -125,6 +136,12 @@ def test_datasets_and_loaders() -> None:
         crop = cut.draw(3, 0)
         assert torch.equal(crop.clean, data[rows])
         assert crop.condition["label"].tolist() == rows
+    for pairs in (True, False):
+        stream = crops([(1, 8)], Stream(data, label if pairs else None))
+        for rows in ([0, 1, 2, 3], [4, 5, 0, 1]):
+            crop = stream.draw(4, 0)
+            assert torch.equal(crop.clean, data[rows])
+            assert not pairs or crop.condition["label"].tolist() == rows
     cut = crops([(1, 8)], DataLoader(TensorDataset(data, label), batch_size=6))
     drawn = [cut.draw(2, 0).condition["label"].tolist() for _ in range(6)]
     assert drawn == [[0, 1], [2, 3], [4, 5]] * 2, "a batch that is larger is used up"
