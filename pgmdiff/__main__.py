@@ -42,7 +42,7 @@ def main() -> None:
 
     command = commands.add_parser("explore", help="look at an endless strip of gravel, anywhere")
     command.add_argument("--at", type=int, default=0, help="the first column, of 10^17 either way")
-    command.add_argument("--width", type=int, default=256)
+    command.add_argument("--width", type=_columns, default=256, help="columns to draw (256)")
     command.add_argument("--out", type=Path, default=Path("explore.png"), help="picture to write")
     command.add_argument("--seed", type=int, default=0)
     command.set_defaults(run=explore)
@@ -54,6 +54,12 @@ def main() -> None:
         print(f"pgmdiff {arguments.command}: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
     sys.exit(code)
+
+
+def _columns(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
+    return number
 
 
 def demo(arguments: argparse.Namespace) -> int:
