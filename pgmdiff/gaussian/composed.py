@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgmdiff.composition.rules import Marginal, Rule, WeightedSum
 from pgmdiff.errors import GraphError, ShapeError
-from pgmdiff.gaussian.distributions import Distribution, Gaussian, Stack, marginals
+from pgmdiff.gaussian.distributions import Distribution, Gaussian, Stack, eigen, marginals
 from pgmdiff.gaussian.marginals import check_size
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.report import check_counts
@@ -53,7 +53,8 @@ def composed_precision(
 
     Raises:
         ShapeError: the sizes differ.
-        GraphError: the rule is no weighted sum of scores.
+        GraphError: the rule is no weighted sum of scores; a region's covariance is singular and
+            sigma is 0.
     """
     graph = graph_of(graph, "composed_precision").regions
     rule = Marginal() if rule is None else rule
@@ -67,6 +68,12 @@ def composed_precision(
     total = torch.zeros_like(gaussian.covariance)
     for group, index, weights in weighed(graph, rule.weights(graph)):
         _, covariance = marginals(gaussian, group)
+        if (without := (eigen(covariance)[0] + sigma**2 <= 0).any(dim=1)).any():
+            name = group.name(int(without.nonzero()[0]))
+            raise GraphError(
+                f"composed_precision: the covariance of region {name!r} is singular, and has no "
+                f"precision at sigma={sigma:g}. Give sigma > 0, or data that vary everywhere."
+            )
         precisions = torch.linalg.inv(covariance + sigma**2 * torch.eye(index.shape[1]).to(total))
         add_blocks(total, index, weights.to(total)[:, None, None] * precisions)
     scale = rule.scale(graph)

@@ -234,7 +234,7 @@ class Gaussian(Distribution):
     @cached_property
     @torch.inference_mode(False)  # what is kept must serve autograd later
     def _eigen(self) -> tuple[Tensor, Tensor]:
-        return _eigh(self.covariance)
+        return eigen(self.covariance)
 
     @property
     def _singular(self) -> bool:
@@ -437,7 +437,7 @@ def _log_normal(rotated: Tensor, variances: Tensor) -> Tensor:
     return total.masked_fill(distance.isinf(), -torch.inf)
 
 
-def _eigh(covariance: Tensor) -> tuple[Tensor, Tensor]:
+def eigen(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues and eigenvectors of covariances `[..., N, N]`.
 
     Values are those of float64. They are not above 0 where vᵀ Σ v is lost in its rounding.
@@ -488,7 +488,7 @@ class Stack:
         mean = torch.stack([m.reshape(len(group), -1) for m, _ in parts], dim=1)
         covariance = torch.stack([c for _, c in parts], dim=1)
         log_weights = weights.to(mean).log().expand(len(group), -1)
-        return cls(log_weights, mean, *_eigh(covariance))
+        return cls(log_weights, mean, *eigen(covariance))
 
     def like(self, x: Tensor) -> "Stack":
         """The same stack on x's device, in the wider dtype of both."""

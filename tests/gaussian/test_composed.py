@@ -181,3 +181,12 @@ def test_loops_are_approximate_even_at_sigma_0() -> None:
     error = relative(composed_precision(grid(3, 3), q), torch.linalg.inv(q.covariance))
     assert error > 1e-3
     assert not grid(3, 3).validate().junction_tree
+
+
+def test_singular_regions_have_no_precision_without_noise() -> None:
+    """Two variables that are always equal."""
+    q = Gaussian(torch.zeros(3), torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]]).double())
+    noised = torch.linalg.inv(q.covariance + 0.01 * torch.eye(3).double())
+    assert relative(composed_precision(chain(3), q, 0.1)[:1, :1], noised[:1, :1]) < 1e-12
+    with pytest.raises(GraphError, match=r"region 'f0' is singular, .* Give sigma > 0"):
+        composed_precision(chain(3), q)
