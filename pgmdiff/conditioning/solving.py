@@ -110,7 +110,10 @@ def conjugate_residuals(
     ‖r‖ is never above ‖b‖.
 
     Each step adds the direction p = r, made such that M p is orthogonal to those of the directions
-    before it, and the share of p that makes the residual r smallest. It is differentiable.
+    before it, and the share of p that makes the residual r smallest. A sample is done where
+    |M p| / |p| is below the rounding of its largest value so far: there rounding, of which |p| has
+    its share, is as large as what the step would gain. So it is where M is singular, as of
+    observations that say the same twice, and b leaves its range by rounding. It is differentiable.
 
     Args:
         product: maps v to M v, both `[batch, ...]`; M need not be symmetric.
@@ -122,9 +125,10 @@ def conjugate_residuals(
     x, r = torch.zeros_like(b), b
     directions: list[tuple[Tensor, Tensor]] = []
     goal = tolerance**2 * squared_norms(b)
+    done, largest = torch.zeros_like(goal, dtype=torch.bool), torch.zeros_like(goal)
     for _ in range(most_steps):
         rr = squared_norms(r)
-        active = ~(rr <= goal)  # NaN is not convergence
+        active = ~(rr <= goal) & ~done  # NaN is not convergence
         if not active.any():
             break
         p = r / beside(rr.where(active, 1).sqrt(), r)
@@ -133,6 +137,10 @@ def conjugate_residuals(
             share = beside(inner(q_before, q), q)
             p, q = p - share * p_before, q - share * q_before
         qq = squared_norms(q)
+        ratio = (qq / squared_norms(p)).detach()
+        largest = largest.maximum(ratio.nan_to_num(0.0))
+        done = done | (ratio <= torch.finfo(ratio.dtype).eps ** 2 * largest)
+        active = active & ~done
         length = beside(qq.where(qq > 0, 1).sqrt(), q)
         p, q = p / length, q / length
         step = beside(inner(q, r).where(active, 0), r)

@@ -14,6 +14,7 @@ from pgmdiff.conditioning import (
     Composed,
     Isotropic,
     Mask,
+    Stacked,
     Tweedie,
     block_average,
     choose_covariance,
@@ -149,6 +150,43 @@ def test_residuals_never_grow_for_any_matrix(kept: int) -> None:
         if m is not matrices and kept == 6:
             assert (residual <= 1e-6 * squared_norms(b)).all()
             assert relative(x, torch.linalg.lstsq(m, b[..., None]).solution[..., 0]) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_left_is_left_where_the_matrix_is_singular(dtype: torch.dtype) -> None:
+    """Also of b outside its range by rounding; without a stop x grew without bound there."""
+    generator = torch.Generator().manual_seed(0)
+    halves = torch.randn(200, 8, 4, generator=generator, dtype=dtype)
+    m, eps = halves @ halves.mT, torch.finfo(dtype).eps
+    b = torch.einsum("bij,bj->bi", m, torch.randn(200, 8, generator=generator, dtype=dtype))
+    size = b.norm(dim=1, keepdim=True)
+    b = b + eps * size * torch.randn(b.shape, generator=generator, dtype=dtype)
+    for kept in (1, 8):
+        x, left = conjugate_residuals(
+            lambda v: torch.einsum("bij,bj->bi", m, v),
+            b, tolerance=eps / 10, most_steps=30, kept=kept,
+        )  # fmt: skip
+        true = b - torch.einsum("bij,bj->bi", m, x)
+        assert ((true - left).norm(dim=1) < 1e3 * eps * size[:, 0]).all()
+        assert kept == 1 or (true.norm(dim=1) < 1e4 * eps * size[:, 0]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("far", [0.0, 1000.0])
+def test_what_is_observed_twice_is_observed_once(far: float, dtype: torch.dtype) -> None:
+    """Known values and their averages: H V Hᵀ is singular, and y in its range up to rounding."""
+    q = Gaussian(torch.full((8,), far).double(), ar1(8, 0.9).covariance)
+    rule = Posterior(node_covariances(chain(8), q))
+    joint = compose(chain(8), node_scores(chain(8), q), rule=rule)
+    known, u = torch.arange(8) < 6, q.sample(1, 0)
+    both = Stacked((Mask(known), block_average((8,), 2)))
+    for covariance in (None, Tweedie()):
+        once = moment_matching(joint, both.A(u)[0].to(dtype), both, covariance)
+        options = {"shape": (50, 8), "mean": far, "generator": 0, "dtype": dtype}
+        x = sample(once, karras(12, 0.002, 20.0), **options)
+        limit = 1e-9 if dtype == torch.float64 else 1e-5 + 1e-6 * far
+        assert (both.A(x - u).abs() < limit).all()
+        assert ((x - far).abs() < 6).all()
 
 
 def test_as_many_steps_as_values_are_exact() -> None:
