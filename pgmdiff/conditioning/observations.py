@@ -162,6 +162,12 @@ class Observation:
                 f"{self.what}: expected one observation {list(seen.shape[1:])}, or one for each of "
                 f"{len(seen)} samples, got {tuple(self.y.shape)}."
             )
+        n = seen.shape[1:].numel()
+        if self.covariance is not None and self.covariance.shape[-1] != n:
+            raise ShapeError(
+                f"{self.what}: got a covariance of the noise of {self.covariance.shape[-1]} values "
+                f"for {n}. If it is a deviation per value, give y[None], one observation."
+            )
         if y.is_complex() and not seen.is_complex():
             raise ShapeError(
                 f"{self.what}: the observation is complex, but the operator returns real values. "
@@ -398,6 +404,7 @@ def _spread(
         noise = torch.cat([part.flatten() for part in parts])
     value = tensor_of(what, "the noise", noise).detach()
     given = value.real.double().cpu()
+    either = shape is None and given.ndim == 2 and given.shape == y.shape
     if shape is None:
         inner = tuple(y.shape[1:])
         own = given.ndim == len(inner) or tuple(given.shape) == inner * 2
@@ -408,8 +415,9 @@ def _spread(
         given = covariance.diagonal().reshape(shape)
     elif given.ndim:
         given = _deviations(what, given, shape)
-    if isinstance(h, InPlace) and given.ndim:
-        mask = h.mask.cpu()
+    if isinstance(h, InPlace | Stacked) and given.ndim:
+        seen = _shaped(what, torch.ones(h.observed_shape), h) > 0
+        mask = seen[0] if len(seen) == 1 else seen
         given = given.where(mask, 0)
         if covariance is not None:
             flat = mask.reshape(-1, len(covariance))
@@ -423,6 +431,8 @@ def _spread(
         raise PgmdiffError(
             f"{what}: expected finite noise of at least 0, got {brief(noise)}. Give its standard "
             "deviation, or a real, symmetric and positive semi-definite covariance matrix."
+            + " For a deviation per value give y[None], one observation."
+            * either
         )
     deviations = given if covariance is None else given.sqrt()
     largest = deviations.max().item() if deviations.numel() else 0.0

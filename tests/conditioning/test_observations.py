@@ -57,7 +57,8 @@ def posterior_mean(h: Operator, u: Tensor, sigma: float, y: Tensor, r: Tensor) -
     """E[u_0 | u_σ = u, y] for noise of covariance r, real and imaginary parts independent."""
     y = y.expand(len(u), *y.shape[1:])
     matrix, seen = real(h.A(torch.eye(N, dtype=torch.float64))).T, real(y)
-    mask = getattr(h, "mask", torch.ones(len(r)) > 0)  # elsewhere nothing is observed, not 0
+    mask = SEEN if h is BOTH else getattr(h, "mask", torch.ones(0) > 0)
+    mask = torch.cat([mask, torch.ones(len(r) - len(mask)) > 0])  # elsewhere is nothing, not 0
     kept = mask.repeat(len(matrix) // len(r))
     r = torch.block_diag(*[r] * (len(matrix) // len(r)))
     gain = torch.linalg.solve(r[kept][:, kept], matrix[kept]).T
@@ -86,6 +87,7 @@ CASES = {
         [0.1, 3.0],
         torch.tensor([0.01, 9.0]).double().diag(),
     ),
+    "a matrix of a stack": (BOTH, covariance(N + 3), covariance(N + 3)),
     "complex": (WAVES, 0.3, 0.09 * torch.eye(N)),
     "complex, a matrix": (WAVES, covariance(N), covariance(N)),
     "complex and real": (
@@ -191,6 +193,26 @@ def test_functions_and_operators_without_shapes_have_noise_for_each_value() -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         exact.finish(torch.cat([y.expand(3, 3), u[:, 3:]], dim=1))
+
+
+def test_noise_of_square_observations_of_functions() -> None:
+    """A matrix like y is the covariance of vectors, y samples of them; of one y it is y[None]."""
+
+    def squares(x: Tensor) -> Tensor:
+        return x[:, :4].reshape(-1, 2, 2)
+
+    u, y, each = random(3, N), random(2, 2, seed=1), EACH[:4].reshape(2, 2)
+    crop = moment_matching(JOINT, y.flatten(), Crop((N,), (slice(4),)), noise=EACH[:4])(u, 1.0)
+    found = moment_matching(JOINT, y[None], squares, noise=each)(u, 1.0)
+    torch.testing.assert_close(found, crop)
+    with pytest.raises(
+        PgmdiffError, match=r"symmetric .* For a deviation per value give y\[None\]"
+    ):
+        moment_matching(JOINT, y, squares, noise=each)
+    with pytest.raises(
+        ShapeError, match=r"covariance of the noise of 2 values for 4\. .* y\[None\]"
+    ):
+        moment_matching(JOINT, y, squares, noise=0.3 * torch.ones(2, 2))(u, 1.0)
 
 
 def test_masks_for_each_sample_and_for_all_channels() -> None:
