@@ -138,6 +138,10 @@ def blur(
 ) -> PerAxis:
     """Convolution with one kernel along each axis; outside an open axis the state counts as 0.
 
+        y_i = Σ_j k_j u_{i + j - half}
+
+    as in PyTorch's convolutions: the kernel is not mirrored.
+
     Args:
         event_shape, axes: as for `block_average`.
         kernel: the kernel, `[odd]`, centred.

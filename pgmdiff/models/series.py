@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgmdiff.linalg import rows
-from pgmdiff.models.unet import Conditional, ResidualBlock
+from pgmdiff.models.unet import Conditional, ResidualBlock, zero
 
 __all__ = ["SeriesNet"]
 
@@ -43,7 +43,7 @@ class SeriesNet(Conditional):
             ResidualBlock(width, width, features, 1, dilation=2**level) for level in range(depth)
         )
         self.leave = nn.Conv1d(width, channels, 1)
-        nn.init.zeros_(self.leave.weight)
+        zero(self.leave)
 
     def forward(self, x: Tensor, noise: Tensor, **condition: Tensor | None) -> Tensor:
         series = rows(x)[:, None] if x.ndim < 3 and self.channels == 1 else x

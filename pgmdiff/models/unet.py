@@ -34,6 +34,19 @@ SIZES = {
 }
 
 
+class GroupNorm(nn.GroupNorm):
+    """That of PyTorch, which refuses a single value per group, of a batch of one sample only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+
+def zero(layer: nn.Module) -> None:
+    """Sets all parameters of a layer to 0."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class Embedding(nn.Module):
     """Fourier features of the noise level and of a position, and a vector for each class."""
 
@@ -181,10 +194,10 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         convolution = partial(CONVOLUTIONS[axes], padding=dilation, dilation=dilation)
-        self.norm_in = nn.GroupNorm(8, channels_in)
+        self.norm_in = GroupNorm(8, channels_in)
         self.conv_in = convolution(channels_in, channels_out, 3)
         self.modulation = nn.Linear(features, 2 * channels_out)
-        self.norm_out = nn.GroupNorm(8, channels_out)
+        self.norm_out = GroupNorm(8, channels_out)
         self.conv_out = convolution(channels_out, channels_out, 3)
         alike = channels_in == channels_out
         self.skip = nn.Identity() if alike else CONVOLUTIONS[axes](channels_in, channels_out, 1)
@@ -241,9 +254,9 @@ class UNet(Conditional):
         self.up = nn.ModuleList(
             ResidualBlock(2 * w, a, features, axes) for a, w in zip(above, widths, strict=True)
         )
-        self.norm = nn.GroupNorm(8, widths[0])
+        self.norm = GroupNorm(8, widths[0])
         self.leave = CONVOLUTIONS[axes](widths[0], channels, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
+        zero(self.leave)
 
     def forward(self, x: Tensor, noise: Tensor, **condition: Tensor | None) -> Tensor:
         if any(side % self.multiple for side in x.shape[2:]):

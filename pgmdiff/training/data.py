@@ -91,7 +91,8 @@ class Regions:
             given = placed(f"crops: {word!r}", field, self.event_shape, field.values.shape[:1])
             places = respaced(f"crops: {word!r}", shaped, self.event_shape, given)
             values = given.values.flatten(-len(self.event_shape)).movedim(-1, 1)
-            rows, elements = (t.to(values.device) for t in (owners, places.flatten(1)))
+            flat = places.reshape(len(places), -1)
+            rows, elements = (t.to(values.device) for t in (owners, flat))
             part = values[rows[:, None], elements].movedim(1, -1)
             condition[word] = part.reshape(*part.shape[:-1], *places.shape[1:])
         own = map_tensors(itemgetter(chosen), self.batch.condition)
@@ -227,6 +228,10 @@ class States:
                     "pairs (state, labels)."
                 )
         self._loaded: Iterator[tuple[Tensor, Mapping[str, Any]]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, and of one in another process, a loader begins anew."""
+        return {**vars(self), "_loaded": None}
 
     def one(self, state: Any) -> Tensor:
         """A state, or several, as a tensor."""

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -237,7 +238,7 @@ def train(
 
     Args:
         denoiser: the denoiser, which is copied.
-        crops: what it is trained on.
+        crops: what it is trained on; a `DataLoader` is read from its beginning.
         steps, batch: number of steps, and of crops in each.
         lr, warmup: learning rate, which rises linearly over the first steps (if None, a tenth of
             all and at most 200), and falls to 0 at the last as half a cosine.
@@ -256,13 +257,16 @@ def train(
         PgmdiffError: the loss is not finite; the folder of the run belongs to another run; or the
             denoiser has no parameters.
     """
-    run, parameters, crops = Run.of(run), list(denoiser.parameters()), _warning(crops, denoiser)
-    if not parameters or steps < 1 or batch < 1:
-        raise PgmdiffError(
-            f"fit: expected a network with parameters, and at least one step of one crop, got "
-            f"{len(parameters)} parameters, steps={steps} and batch={batch}."
-        )
+    run, parameters = Run.of(run), list(denoiser.parameters())
     warmup = min(200, steps // 10) if warmup is None else warmup
+    whole = all(isinstance(n, int | np.integer) for n in (steps, batch, warmup))
+    if not parameters or not whole or min(steps, batch) < 1 or warmup < 0:
+        raise PgmdiffError(
+            f"fit: expected a network with parameters, and at least one step of one crop, all of "
+            f"them and the warmup in whole numbers, got {len(parameters)} parameters, "
+            f"steps={steps}, batch={batch} and warmup={warmup}."
+        )
+    crops = replace(_warning(crops, denoiser), states=copy.copy(crops.states))
     place = parameters[0].device if device is None else torch.device(device)
     dtype, on_gpu = parameters[0].dtype, place.type == "cuda"
     rounded = on_gpu if bf16 is None else bf16

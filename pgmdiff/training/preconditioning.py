@@ -56,6 +56,10 @@ SEEN = 0.005
 smaller ones are rare in training, and exact observations have none."""
 
 
+NUMBER = "number"
+"""The name of the filter of single numbers."""
+
+
 def exactly(device: torch.device) -> AbstractContextManager[Any]:
     """Within it autocast rounds nothing: sums that cancel lose the digits of half precision."""
     kind = device.type
@@ -93,12 +97,13 @@ class WienerFilter(nn.Module):
             like: another filter, whose basis of the first axis is taken.
 
         Raises:
-            ShapeError: there are fewer than two states.
+            ShapeError: there are fewer than two states, or all are the same.
         """
-        if len(states) < 2:
+        if len(states) < 2 or bool((states == states[0]).all()):
             raise ShapeError(
-                f"WienerFilter: expected several states [n, *shape], got {tuple(states.shape)}. "
-                "Variances need at least two."
+                f"WienerFilter: expected several states [n, *shape] that differ, got "
+                f"{tuple(states.shape)}. Variances need at least two; of one state alone train "
+                "without wiener=True."
             )
         result, wide = cls(tuple(states.shape[1:])).to(torch.float64), states.double()
         result.mean = wide.mean(dim=0)
@@ -203,6 +208,13 @@ class EDMDenoiser(nn.Module):
             )
         if not isinstance(sigma, Tensor) or sigma.ndim == 0:
             sigma = per_sample(sigma, x)
+        if sigma.shape not in (x.shape[:1], (1,), x.shape):
+            raise ShapeError(
+                f"EDMDenoiser: expected sigma as one number, [{len(x)}] or {tuple(x.shape)}, like "
+                f"x, got {tuple(sigma.shape)}."
+            )
+        if not sigma.is_floating_point() or sigma.dtype.itemsize > max(x.dtype.itemsize, 4):
+            sigma = sigma.to(x.dtype)
         least = max(LEAST * self.sigma_data, torch.finfo(sigma.dtype).tiny)  # at σ = 0 D is x
         sigma = sigma.clamp(min=least)
         s = beside(sigma, x)
@@ -216,12 +228,12 @@ class EDMDenoiser(nn.Module):
         else:
             gain, by_channel = own.gain(s), self.whitened and x.ndim > 2
             axes = tuple(range(1 + by_channel, x.ndim))
-            linear, c_out = own(centred, gain), s * gain.square().mean(axes, True).sqrt()
+            linear, c_out = own(centred, gain), s * _mean(gain.square(), axes).sqrt()
             if by_channel:
-                c_in = (own.variance[None].mean(axes, True) + s**2).rsqrt()
+                c_in = (_mean(own.variance[None], axes) + s**2).rsqrt()
                 turned = partial(own.turned, axes=[1])
             if self.whitened:
-                lost = (s**2 / (own.variance + s**2)).mean(axes, True)
+                lost = _mean(s**2 / (own.variance + s**2), axes)
                 condition["residual"] = turned(centred - linear) / (s * lost.sqrt())
         each = self.per_element and sigma.shape == x.shape
         who, told = named(self.network), sigma.clamp(min=SEEN * self.sigma_data) if each else sigma
@@ -242,7 +254,7 @@ class EDMDenoiser(nn.Module):
         own = self._filter(shape, s)
         if own is None:
             return _white_error(s, self.sigma_data)
-        return (own.gain(s) * s**2).mean(tuple(range(1, s.ndim)), keepdim=True)
+        return _mean(own.gain(s) * s**2, tuple(range(1, s.ndim)))
 
     def _filter(self, shape: Shape, s: Tensor) -> WienerFilter | None:
         if _key(shape) not in self.filters:
@@ -290,7 +302,7 @@ class EDMDenoiser(nn.Module):
         }
         order = [*(key for key in self.filters if key in keys), *sorted(keys - {*self.filters})]
         like = next(self.network.parameters(), torch.ones(()))
-        filters = {key: WienerFilter(tuple(map(int, key.split("x")))).to(like) for key in order}
+        filters = {key: WienerFilter(_shape(key)).to(like) for key in order}
         self.filters = nn.ModuleDict(filters)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
@@ -304,8 +316,18 @@ def _white_error(s: Tensor, sigma_data: float) -> Tensor:
     return (s * sigma_data) ** 2 / (s**2 + sigma_data**2)
 
 
+def _mean(t: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The mean over some axes, which stay; `Tensor.mean` takes none for all."""
+    return t.mean(axes, keepdim=True) if axes else t
+
+
 def _key(shape: Shape) -> str:
-    return "x".join(map(str, shape))
+    """The name of the filter of a shape."""
+    return "x".join(map(str, shape)) or NUMBER
+
+
+def _shape(key: str) -> Shape:
+    return () if key == NUMBER else tuple(map(int, key.split("x")))
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

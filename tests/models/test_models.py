@@ -224,3 +224,23 @@ def test_widths_are_multiples_of_8() -> None:
 def test_a_network_without_a_place_for_the_noise_is_refused() -> None:
     with pytest.raises(ScoreError, match=r"got Conv1d\(input.* Wrap it in a module"):
         EDMDenoiser(torch.nn.Conv1d(1, 1, 3), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"), [(UNet(widths=(8, 8, 8)), (1, 4, 4)), (SeriesNet(width=8), (1,))]
+)
+def test_one_value_per_group_is_no_matter_of_the_batch(
+    network: torch.nn.Module, shape: tuple[int, ...]
+) -> None:
+    """PyTorch's normalisation refuses a single value, of one sample only."""
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, generator=generator())
+    x, noise = torch.randn(2, *shape, generator=generator()), torch.zeros(2)
+    torch.testing.assert_close(network(x[:1], noise[:1]), network(x, noise)[:1])
+
+
+@pytest.mark.parametrize("network", [UNet(), SeriesNet()])
+def test_networks_begin_as_zero(network: torch.nn.Module) -> None:
+    """So that a denoiser begins as its linear part."""
+    x = torch.randn(2, 1, *([8] * (2 if isinstance(network, UNet) else 1)))
+    assert not network(x, torch.zeros(2)).any()

@@ -378,3 +378,17 @@ def test_windows_anywhere_crop_fields_at_the_same_place() -> None:
         crops([(3, 4, 4)], states, labels={"map": field(maps[:, :, :8])}).draw(5, 0)
     with pytest.raises(ShapeError, match="one entry per state"):
         crops([(3, 4, 4)], states, labels={"map": field(maps[:1])})
+
+
+def test_fields_of_graphs_with_single_variables() -> None:
+    """A single variable gets the field's value in its place."""
+    states, f = torch.randn(3, 6), torch.randn(3, 2, 6)
+    cut, seen = crops(chain(6), states, labels={"f": field(f)}), set()
+    for seed in range(8):
+        crop = cut.draw(5, seed)
+        for clean, given in zip(crop.clean.reshape(5, -1), crop.condition["f"], strict=True):
+            for value, own in zip(clean, given.reshape(2, -1).T, strict=True):
+                sample, place = (states == value).nonzero()[0]
+                assert torch.equal(own, f[sample, :, place])
+        seen.add(crop.clean.ndim)
+    assert seen == {1, 2}

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from pgmdiff import PgmdiffError, ShapeError, compose, field, from_denoiser
 from pgmdiff.gaussian import Gaussian
@@ -262,8 +263,37 @@ def test_without_noise_a_state_is_its_own_denoised_value(wiener: bool, whitened:
 
 
 def test_one_state_has_no_variance() -> None:
-    with pytest.raises(ShapeError, match="expected several states"):
-        WienerFilter.of(torch.randn(1, 2, 3))
+    for states in (torch.randn(1, 2, 3), torch.randn(1, 2, 3).expand(9, 2, 3)):
+        with pytest.raises(ShapeError, match=r"expected several states .* that differ"):
+            WienerFilter.of(states)
+
+
+def test_single_numbers_have_a_filter() -> None:
+    """Each sample its own, not one of the batch's mean; it is saved, too."""
+    x = 3 + 2 * torch.randn(5000, generator=torch.Generator().manual_seed(0))
+    denoise = EDMDenoiser(Nothing(), 2.0, 3.0, filters=[WienerFilter.of(x)])
+    sigma = torch.linspace(0.1, 9, 5000)
+    expected = 3 + 4 / (4 + sigma**2) * (x - 3)
+    torch.testing.assert_close(denoise(x, sigma), expected, atol=0.2, rtol=0)
+    for n in (1, 7):
+        torch.testing.assert_close(denoise(x[:n], sigma[:n]), denoise(x, sigma)[:n])
+    error = denoise.linear_error((), sigma)
+    torch.testing.assert_close(error, 4 * sigma**2 / (4 + sigma**2), atol=0, rtol=0.1)
+    other = EDMDenoiser(Nothing(), 1.0)
+    other.load_state_dict(denoise.state_dict())
+    assert torch.equal(other(x, sigma), denoise(x, sigma))
+    series = SeriesNet(width=8, depth=1)
+    found = fit(chain(3), series, x[:4998].reshape(-1, 3), steps=2, wiener=True, generator=0)
+    assert {*found.filters} == {"2", "number"}
+
+
+def test_noise_levels_that_do_not_fit_are_named() -> None:
+    denoise, x = EDMDenoiser(UNet(1, (8, 8), 8, axes=1), 2.0), torch.randn(2, 1, 4)
+    for sigma in (torch.ones(3), torch.ones(2, 1)):
+        with pytest.raises(ShapeError, match=r"expected sigma as one number, \[2\] or \(2, 1, 4\)"):
+            denoise(x, sigma)
+    for sigma in (torch.ones(2, dtype=torch.int64), torch.ones(2).double(), torch.ones(1)):
+        assert torch.equal(denoise(x, sigma), denoise(x, torch.ones(2)))
 
 
 def test_a_noise_level_per_element() -> None:
@@ -328,16 +358,17 @@ def test_affine_networks_learn_gaussians_in_any_units(unit: float) -> None:
     assert further["pair"].sigma_data == found["pair"].sigma_data
 
 
-def test_networks_in_processes_of_their_own() -> None:
-    """They are what one process makes of them, bit for bit."""
+@pytest.mark.parametrize("loader", [False, True])
+def test_networks_in_processes_of_their_own(loader: bool) -> None:
+    """They are what one process makes of them, bit for bit; a loader begins anew for each."""
+    data: Any = torch.randn(64, 3, generator=torch.Generator().manual_seed(0))
+    data = DataLoader(data, batch_size=16) if loader else data
     graph = chain(3, shape=(1,), factor_model="pair", variable_model="one")
     networks = {"pair": Affine(2), "one": Affine(1)}
     options: Any = {"steps": 3, "generator": 0, "wiener": True}
     alone, together = (
-        fit(graph, networks, torch.randn(64, 3, generator=torch.Generator().manual_seed(0)),
-            processes=processes, **options)
-        for processes in (1, 2)
-    )  # fmt: skip
+        fit(graph, networks, data, processes=processes, **options) for processes in (1, 2)
+    )
     for name in networks:
         assert together[name].state_dict().keys() == alone[name].state_dict().keys()
         for key, value in alone[name].state_dict().items():
@@ -462,6 +493,9 @@ def test_wrong_options_are_named() -> None:
     network = SeriesNet()
     with pytest.raises(PgmdiffError, match="network with parameters, and at least one step"):
         fit([(4,)], network, torch.randn(5, 8), steps=0)
+    for given in ({"batch": 8.0}, {"warmup": -1}):
+        with pytest.raises(PgmdiffError, match="warmup in whole numbers, got"):
+            fit([(4,)], network, torch.randn(5, 8), steps=1, **given)
     with pytest.raises(PgmdiffError, match="expected a positive sigma_data"):
         fit([(4,)], network, torch.zeros(5, 8), steps=1)
     data = 1e30 * torch.randn(5, 8)
