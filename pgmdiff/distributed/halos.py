@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import replace
 from functools import cache, partial
-from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -138,13 +137,18 @@ class Slab:
         firsts = [along(group.firsts()) for group in groups]
         pairs = zip(firsts, groups, strict=True)
         outer = torch.cat([each[group.outer.nonzero()] for each, group in pairs]).sort().values
-        cuts = [int(outer[k * len(outer) // self.ranks.size]) for k in range(1, self.ranks.size)]
-        self.bounds = [0, *cuts, event[axis]]
-        if any(low >= high for low, high in pairwise(self.bounds)):
+        starts, n_ranks = outer.unique(), self.ranks.size
+        if len(starts) < n_ranks:
             raise GraphError(
-                f"Slab: expected outer regions that begin at {self.ranks.size} or more places of "
-                f"axis {axis}, one per rank, got {len(outer.unique())}. Divide another axis."
+                f"Slab: expected outer regions that begin at {n_ranks} or more places of axis "
+                f"{axis}, one per rank, got {len(starts)}. Use fewer ranks"
+                f"{', or divide another axis' * (len(event) > 1)}."
             )
+        cuts = [0]  # of the places, which many regions may share
+        for k in range(1, n_ranks):
+            even = int(torch.searchsorted(starts, outer[k * len(outer) // n_ranks]))
+            cuts.append(min(max(even, cuts[-1] + 1), len(starts) - n_ranks + k))
+        self.bounds = [0, *starts[cuts[1:]].tolist(), event[axis]]
         places = torch.zeros((), dtype=torch.int64)
         for each, size in enumerate(event, -len(event)):
             low, high = self.bounds[rank : rank + 2] if each == axis else (0, size)

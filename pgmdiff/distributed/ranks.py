@@ -128,6 +128,9 @@ class SharedRun(Run):
         folder, every: see `Run`; the clock is that of rank 0.
         ranks: the processes.
         part: the slab of this rank, if the state is divided.
+
+    Raises:
+        PgmdiffError: when it starts: ranks see other files, as of a folder of each machine.
     """
 
     ranks: Ranks = field(kw_only=True)
@@ -139,7 +142,18 @@ class SharedRun(Run):
         return bool(self.ranks.agree(None, super().due)[0, 0])
 
     def latest(self) -> tuple[dict[str, Tensor], Facts] | None:
-        found = super().latest()
+        found, error = None, None
+        try:
+            found = super().latest()
+        except Exception as failure:
+            error = failure
+        steps = self.ranks.agree(error, -1 if found is None else found[1]["step"])[:, 0]
+        if (steps != steps[0]).any():
+            seen = (f"step {step:.0f}" if step >= 0 else "none" for step in steps.tolist())
+            raise PgmdiffError(
+                f"{self}: expected the same files on all ranks, got, from rank 0 on, "
+                f"{', '.join(seen)}. Give a folder that all machines share."
+            )
         if found is None or self.part is None:
             return found
         return {name: self.part.cut(t, name) for name, t in found[0].items()}, found[1]

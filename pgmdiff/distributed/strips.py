@@ -80,6 +80,8 @@ class Strips:
         stride, final = window - overlap, self.length - window  # the last one may be shifted
         first, last = max(0, first - halo), min(self.length, last + halo)
         start = min(max(0, ((first - window) // stride + 1) * stride), final)
+        if halo and last > final and start == final:  # messages are laid out over two windows
+            start = max(0, start - stride)
         return start, self.length if last > final else (last - 1) // stride * stride + window
 
     def graph(self, first: int, last: int) -> RegionGraph:
@@ -94,7 +96,7 @@ class Strips:
             return joint
         if memory:
             laid, (places, size) = memory[MESSAGES].flatten(1), self._places(joint)
-            messages = laid.new_empty(len(laid), size + 1)
+            messages = laid.new_zeros(len(laid), size + 1)
             messages[:, places.to(laid.device)] = laid
             memory[MESSAGES] = messages[:, :size].contiguous()
         return begun(joint, memory)
@@ -117,9 +119,11 @@ class Strips:
             assert isinstance(group, WindowGroup), "tiles has windows alone"
             sizes = *(len(each.starts) for each in group.axes), *group.shape
             own = torch.full((len(group), prod(group.shape)), -1)
+            firsts = group.firsts()
+            order = firsts.argsort()  # the last one of a periodic axis may begin first
             for batch in joint.batches:  # several if conditions differ
                 if batch.group.shape == group.shape:
-                    rows = torch.searchsorted(group.firsts(), batch.group.firsts())
+                    rows = order[torch.searchsorted(firsts[order], batch.group.firsts())]
                     values = torch.arange(len(rows) * own.shape[1]).reshape(len(rows), -1)
                     own[rows], number = batch.offset + values, number + values.numel()
             own = own.reshape(sizes).movedim((axis, len(group.axes) + axis), (0, 1))

@@ -133,6 +133,9 @@ def equal_to_one_process() -> None:
     compared("open windows", windows(), axis=0)
     data, lattice = ar1(20, 0.9), grid(4, 5)
     compared("grid of variables", compose(lattice, node_scores(lattice, data)), axis=0)
+    hub = {f"h{k}": ("hub", f"n{k}") for k in range(6)} | {"t0": ("n5", "m0"), "t1": ("m0", "m1")}
+    star = pgmdiff.FactorGraph.from_scopes(hub)  # most regions begin at one place
+    compared("hub", compose(star, node_scores(star, ar1(9, 0.9))), axis=0)
     shifts = {n: {"shift": torch.tensor(float(k))} for k, n in enumerate(strip().regions.pieces)}
     conditioned = strip(conditions=shifts, null_condition={"shift": torch.tensor(0.5)})
     compared("conditions of nodes", conditioned, axis=-1)
@@ -315,6 +318,11 @@ def stored(folder: Path) -> None:
         u = sample(score, LEVELS, callback=calls.append, **own)
         assert len(calls) == 3
         found[f"{name} goes on"] = difference(u, whole)
+
+    own = given | {"shape": (2, *slab.event_shape), "run": Run(folder / f"of {rank}", every=0)}
+    with suppress(Stopped):
+        sample(slab, LEVELS, callback=stop, **own)  # rank 0 has written to its own folder
+    refused("other folders", lambda: sample(slab, LEVELS, **own))
 
     def die(step: Any) -> None:
         if rank == 1 and step["i"] == 3:

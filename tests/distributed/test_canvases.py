@@ -259,19 +259,28 @@ def agreeing(graph: Any, trust: float = 1e3) -> Consistent:
         ((302,), 8, 5, SDE(), 60),  # a stride divides no window; three windows on an element
         ((322, 3), (6, 3), (2, 0), Heun(), 120),  # along the first axis
         ((2, 3, 202), (1, 3, 6), (0, 0, 2), DPMSolver2M(eta=1.0), 60),  # two lines
+        ((122, 6), (6, 3), (2, 1), UniPC(), 60),  # around a cylinder
     ],
 )
 def test_messages_go_with_the_strips(
     shape: Any, window: Any, overlap: Any, solver: Any, strip: int
 ) -> None:
     """What the truncated solve loses decays with the halo, and nothing else is lost."""
-    graph, errors = tiles(shape, window, overlap), []
+    closed = (False, shape == (122, 6))[-len(shape) :] if len(shape) == 2 else False
+    graph, errors = tiles(shape, window, overlap, closed), []
     sigmas = time_travel(LEVELS, 2, 2) if solver == UniPC() else LEVELS
     options: dict[str, Any] = {"rule": agreeing(graph), "dtype": WIDE, "solver": solver}
     for halo in (8, 24):
         strips, whole = both(graph, bent, sigmas, halo=halo, strip=strip, **options)
         errors.append(float((strips - whole).abs().max()))
     assert errors[0] > 10 * errors[1]
+
+
+def test_the_last_strip_may_see_few_windows() -> None:
+    """Messages are laid out as in the strip before, also where a narrow halo sees one window."""
+    graph = tiles((28,), 4, 1)
+    strips, whole = both(graph, bent, halo=1, strip=9, rule=agreeing(graph), dtype=WIDE)
+    assert float((strips - whole).abs().max()) < 0.1
 
 
 def test_messages_of_pieces_with_and_without_conditions() -> None:

@@ -66,7 +66,7 @@ def test_results_are_those_of_one_process(found: list[dict[str, Any]]) -> None:
             "goes on",
         } <= names
         assert "conditions of nodes and samples" in names
-        assert {"field", "field of a call", "mask", "crop", "isotropic"} <= names
+        assert {"hub", "field", "field of a call", "mask", "crop", "isotropic"} <= names
         assert {"known", "known each", "known none", "known to messages"} <= names
     for name, difference in differences(found):
         assert difference < (1e-5 if "float32" in name else 1e-6), name
@@ -91,6 +91,7 @@ ERRORS = {
     "operator": "replacement: on a state that is divided among ranks, expected .* got PerAxis",
     "pure": "a call without memory requires the whole state",
     "too many ranks": "one per rank, got 1",
+    "other folders": r"same files on all ranks, got, from rank 0 on, step 3, none\. Give a folder",
     "seeds": "on different states.*Give sample the same seed",
     "sigmas": "with different batches or σ",
     "shared fails": "rank 1 of 2 failed, RuntimeError: the disk of this model is gone",
