@@ -54,6 +54,12 @@ OPERATORS: dict[str, Operator] = {
     "composition": channel_mix((3, 2, 4), GREY) @ COARSE,
     "stack": Stacked((COARSE, Crop((3, 4, 8), (slice(1),)))),
     "complex and real": Stacked((FourierMask(random(5) > 0), DenseOperator(random(2, 5), (5,)))),
+    "complex composition and real": Stacked(
+        (
+            FourierMask(random(5) > 0) @ blur((5,), KERNEL, periodic=True),
+            DenseOperator(random(2, 5), (5,)),
+        )
+    ),
     "function": Linear(lambda x: x.cumsum(-1)[:, ::2], (6,)),
 }
 
@@ -102,6 +108,15 @@ def test_adjoints_and_pseudo_inverses(name: str) -> None:
         assert (inverse - torch.linalg.pinv(h, rtol=1e-6)).abs().max() < 1e-6
         project = h @ inverse
         torch.testing.assert_close(project, project.T, rtol=0, atol=1e-6)
+
+
+def test_what_a_matrix_has_all_but_removed_counts_as_removed() -> None:
+    turned = torch.linalg.qr(random(3, 3)).Q
+    h = turned @ torch.diag(torch.tensor([1.0, 0.1, 1e-5])).double() @ turned.T
+    for tolerance, rank in ((1e-3, 2), (1e-6, 3)):
+        inverse = matrix(DenseOperator(h, (3,), tolerance=tolerance).A_dagger, (3,))
+        assert torch.linalg.matrix_rank(inverse @ h) == rank
+        torch.testing.assert_close(inverse, torch.linalg.pinv(h, rtol=tolerance))
 
 
 def test_dtypes_stay() -> None:
