@@ -117,6 +117,8 @@ def test_what_a_matrix_has_all_but_removed_counts_as_removed() -> None:
         inverse = matrix(DenseOperator(h, (3,), tolerance=tolerance).A_dagger, (3,))
         assert torch.linalg.matrix_rank(inverse @ h) == rank
         torch.testing.assert_close(inverse, torch.linalg.pinv(h, rtol=tolerance))
+        alike = matrix(PerAxis((3,), {0: h}, tolerance=tolerance).A_dagger, (3,))
+        torch.testing.assert_close(alike, inverse)
 
 
 def test_dtypes_stay() -> None:

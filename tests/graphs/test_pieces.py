@@ -136,6 +136,11 @@ def test_models_and_conditions_of_pieces_are_kept() -> None:
         cluster_variation(lost)
 
 
+def test_regions_of_single_variables_have_the_model_of_variables() -> None:
+    found = cluster_variation(chain(4, variable_model="one", factor_model="pair"))
+    assert [(group.model, len(group)) for group in found.groups] == [("pair", 3), ("one", 2)]
+
+
 def test_equal_models_are_absorbed_different_ones_never() -> None:
     scopes = {"f": ("a", "b"), "g": ("a", "b")}
     same = FactorGraph.from_scopes(scopes, models={"f": "m", "g": "m"})

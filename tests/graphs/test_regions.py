@@ -148,3 +148,9 @@ def test_a_state_without_names_is_not_unpacked() -> None:
             graph.pack({})
     with pytest.raises(GraphError, match="variables have 3 elements, but the state has 8"):
         replace(tiles((8,), 4, 2), variables=chain(3).regions.variables)
+
+
+def test_regions_that_share_nothing_need_no_counts() -> None:
+    apart = RegionGraph.from_regions({"a": [0, 1], "b": [2]}, event_shape=(3,))
+    assert apart.validate().valid
+    assert not RegionGraph.from_regions({"a": [0, 1], "b": [1]}, event_shape=(2,)).validate().valid
