@@ -39,12 +39,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from pgmdiff.errors import GraphError
+from pgmdiff.errors import GraphError, warn
 from pgmdiff.graphs.atoms import atoms
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
-from pgmdiff.linalg import Ints
+from pgmdiff.linalg import Ints, correlations
 from pgmdiff.precision.covariances import Covariances
 from pgmdiff.precision.precision import add_blocks, on_junction_tree, taken_blocks, weighed
 from pgmdiff.text import by_field, counted, described
@@ -57,6 +57,13 @@ STALLED = 1e-8
 """Misfit of a correlation that counts as rounding where sweeps no longer lower it."""
 EXTRAPOLATED = 5
 """Sweeps from one extrapolation to the next."""
+APART = (
+    "Covariances: regions disagree so far on what they share that the means of their entries "
+    "belong to no distribution; the means of variances and of correlations are used. Give more "
+    "samples. If there are many, parts of windows that should be alike are not, as of clips that "
+    "begin alike: cut clips at random places, or fit form='stationary'."
+)
+"""A warning."""
 WIDE = 8
 """Elements per region from which regions are scaled one by one."""
 AT_ONCE = 2**24
@@ -116,7 +123,9 @@ def completed(
     """The maximum-entropy completion of the covariances of a graph's outer regions; see the module.
 
     Where regions disagree on an entry that they share, as independent estimates do, its mean over
-    them is used. The matrices are dense: it is meant for up to some thousand elements.
+    them is used; or, with a warning, the means of variances and of correlations apart, where a mean
+    variance beside a covariance of one region alone made a correlation of more than 1. The matrices
+    are dense: it is meant for up to some thousand elements.
 
     Args:
         graph: every counted region lies inside an outer one.
@@ -137,6 +146,11 @@ def completed(
     scale = deviations[:, None] * deviations
     known = known / scale
     if on_junction_tree(graph):
+        for group, index in outer_regions(graph):
+            least = torch.linalg.eigvalsh(taken_blocks(known, index))[:, 0]
+            if not (least > 0).all():
+                row = int(least.argmin())
+                raise without(0, group.name(row), -least[row].item(), "give more samples")
         k = torch.zeros_like(known)
         for _, index, counts in weighed(graph):
             inverses = torch.linalg.inv(taken_blocks(known, index))
@@ -286,12 +300,25 @@ def _averaged(graph: RegionGraph, covariances: Covariances) -> tuple[Tensor, flo
         add_blocks(sums, index, matrices)
         add_blocks(times, index, torch.ones_like(matrices))
     mean = sums / times
+    if not all(_sound(taken_blocks(mean, index)) for index, _ in outer):
+        warn(APART)
+        sums.zero_()
+        for index, matrices in outer:
+            own = matrices.diagonal(dim1=1, dim2=2).sqrt()
+            add_blocks(sums, index, matrices / own[:, :, None] / own[:, None])
+        units = mean.diagonal().sqrt()
+        mean = sums / times * units[:, None] * units
     deviations, distance = mean.diagonal().sqrt(), 0.0
     for index, matrices in outer:
         gap = matrices - taken_blocks(mean, index)
         of_pairs = deviations[index][:, :, None] * deviations[index][:, None]
         distance = max(distance, float((gap / of_pairs).abs().max()))
     return mean, distance
+
+
+def _sound(matrices: Tensor) -> bool:
+    """Whether all are positive definite."""
+    return not torch.linalg.cholesky_ex(correlations(matrices)[0]).info.any()
 
 
 def _steps(graph: RegionGraph) -> list["_Step"]:

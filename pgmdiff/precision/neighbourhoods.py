@@ -29,12 +29,12 @@ from scipy import sparse
 from torch import Tensor
 from tqdm import tqdm
 
-from pgmdiff.errors import ScoreError
+from pgmdiff.errors import ScoreError, warn
 from pgmdiff.graphs.atoms import atoms, first_elements
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Bools, Floats, Ints
-from pgmdiff.precision.completing import outer_regions, scaled
+from pgmdiff.precision.completing import APART, outer_regions, scaled
 from pgmdiff.precision.covariances import Covariances
 from pgmdiff.precision.forms import DensePrecisions
 from pgmdiff.precision.precision import Assembled, Block, ComposedPrecision
@@ -245,9 +245,11 @@ class _Pattern:
         for (group, _), index in zip(self.outer, self.indices, strict=True):
             form = covariances.form(group)
             form.inverse(group.name)  # its error names a region whose covariance cannot be used
-            keys = self._keys(index)
-            parts.append((keys.ravel(), np.broadcast_to(form.dense().numpy(), keys.shape).ravel()))
-        every, given = (np.concatenate(each) for each in zip(*parts, strict=True))
+            keys, matrices = self._keys(index), form.dense().numpy()
+            own = np.sqrt(matrices.diagonal(axis1=1, axis2=2))
+            several = matrices, own[:, :, None] * own[:, None]
+            parts.append((keys.ravel(), *(np.broadcast_to(x, keys.shape).ravel() for x in several)))
+        every, given, scales = (np.concatenate(each) for each in zip(*parts, strict=True))
         self.keys, at = np.unique(every, return_inverse=True)
         self.times = np.bincount(at)
         mean = np.bincount(at, given) / self.times
@@ -256,7 +258,10 @@ class _Pattern:
         self.deviations[i[i == j]] = np.sqrt(mean[i == j])
         units = self.deviations[i] * self.deviations[j]
         self.values = mean / units
-        self.distance = float(np.abs((given - mean[at]) / units[at]).max())
+        if not all(self._definite(index) for index in self.indices):
+            warn(APART)
+            self.values = np.bincount(at, given / scales) / self.times
+        self.distance = float(np.abs(given / units[at] - self.values[at]).max())
         self.tree = np.zeros(len(self.keys))
         for index in self.indices:
             self._add_inverses(index, np.ones(len(index)))
@@ -265,6 +270,13 @@ class _Pattern:
             index = self.members[some].indices.reshape(-1, size).astype(np.int64)
             self._add_inverses(index, 1.0 - self.degrees[some])
         self._number()
+
+    def _definite(self, index: Ints) -> bool:
+        try:
+            np.linalg.cholesky(self.values[self.at(index)])
+        except np.linalg.LinAlgError:
+            return False
+        return True
 
     def _number(self) -> None:
         """Numbers regions by kind."""

@@ -1,10 +1,12 @@
 """The maximum-entropy completion: (K⁻¹)_r = Σ_r on every outer region, K_ij = 0 elsewhere."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
-from pgmdiff import GraphError, gaussian, graphs
+from pgmdiff import GraphError, fit_covariances, gaussian, graphs
 from pgmdiff.gaussian import Gaussian
 from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.precision import ComposedPrecision, Dense
@@ -101,6 +103,7 @@ def test_estimates_that_disagree_are_averaged_and_the_distance_is_reported() -> 
         )
 
 
+@pytest.mark.filterwarnings("ignore:.*regions disagree so far")
 def test_covariances_without_a_completion_are_refused_and_the_region_is_named() -> None:
     """A ring with correlations 0.9, 0.9, 0.9 and -0.9."""
     graph = graphs.cycle(4)
@@ -117,6 +120,36 @@ def test_covariances_without_a_completion_are_refused_and_the_region_is_named() 
     words = r"found in 1 sweep; a correlation of region '\[.* without shared=True\).* such as 0\.01"
     with pytest.raises(GraphError, match=words):
         completed(windows, Dense(blocks))
+
+
+@pytest.mark.parametrize("kind", [graphs.chain, graphs.cycle])
+def test_independent_estimates_of_strong_correlations_are_completed(kind: Any) -> None:
+    """Means of entries are none: a variance of two regions, beside a covariance of one of them."""
+    graph, rng = kind(8), torch.Generator().manual_seed(0)
+    root = torch.linalg.cholesky(torch.tensor([[1.0, 0.99], [0.99, 1.0]]).double())
+    own = {f: torch.randn(200, 2, generator=rng).double() @ root.T for f in graph.factors}
+    with pytest.warns(UserWarning, match="regions disagree so far on what they share"):
+        fitted = fit_covariances(graph, own)
+    whole = fitted.whole
+    assert (torch.linalg.eigvalsh(whole) > 0).all()
+    for name, x in own.items():
+        first, second = graph.regions.elements(name).tolist()
+        r = (x - x.mean(0)).T @ (x - x.mean(0))
+        r = r[0, 1] / (r[0, 0] * r[1, 1]) ** 0.5
+        found = whole[first, second] / (whole[first, first] * whole[second, second]) ** 0.5
+        assert found.item() == pytest.approx(r.item(), abs=1e-5)  # of the ridge
+
+
+def test_blocks_that_no_average_makes_definite_are_refused_and_named() -> None:
+    graph = graphs.FactorGraph.from_scopes({"f": [*"abc"], "g": [*"bcd"], "h": [*"bcx"]})
+
+    eye = torch.eye(3).double()
+    blocks = {name: eye + r * (1 - eye) for name, r in {"f": 0.99, "g": -0.4, "h": -0.4}.items()}
+    with (
+        pytest.warns(UserWarning, match="regions disagree so far"),
+        pytest.raises(GraphError, match="a correlation of region 'f' is off by"),
+    ):
+        completed(graph.regions, Dense(blocks))
 
 
 def test_the_refusal_names_the_loop_that_conflicts_and_the_ridge_that_would_do() -> None:

@@ -80,9 +80,9 @@ def test_windows_whose_shared_parts_differ_are_told() -> None:
     clips = clips + 0.5 * torch.randn(5000, 8, generator=stream).cumsum(dim=1)
     graph = tiles((20,), 8, 4)
     for ridge in (1e-6, 1e-2):
-        fitted = fit_covariances(graph, {(8,): clips}, ridge=ridge)
-        with pytest.raises(GraphError, match="No samples have such a covariance: if windows share"):
-            ComposedPrecision(graph, fitted).dense()
+        with pytest.warns(UserWarning, match=r"that should be alike are not, as of clips that beg"):
+            fitted = fit_covariances(graph, {(8,): clips}, ridge=ridge)
+        ComposedPrecision(graph, fitted).dense()
 
 
 def test_stationary_covariances_of_few_states_are_told_a_ridge_that_suffices() -> None:

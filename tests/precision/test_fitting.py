@@ -219,6 +219,7 @@ def test_windows_that_share_an_estimate_are_solved_by_fourier_transforms_on_a_ri
         assert relative(Circulant(precision, periods)(b, levels), expected) < 1e-9
 
 
+@pytest.mark.filterwarnings("ignore:.*regions disagree so far")
 def test_too_few_states_are_told() -> None:
     graph, data = tiles((12,), 6, 3), states(12, 1, 6).reshape(6, 12)
     with pytest.warns(UserWarning, match=r"with rank 5 at most, of 6.*shared=True"):

@@ -11,6 +11,7 @@ from pgmdiff import GraphError, gaussian, graphs
 from pgmdiff.graphs import FactorGraph, RegionGraph
 from pgmdiff.precision import Circulant, Covariances, Dense, Stationary, completed, nearby
 from pgmdiff.precision import neighbourhoods as module
+from tests.helpers import relative
 from tests.precision.examples import markov
 
 
@@ -214,6 +215,7 @@ def test_patches_that_differ_have_fewer_hops_where_they_would_take_long(
     assert hops == [3, 2]
 
 
+@pytest.mark.filterwarnings("ignore:.*regions disagree so far")
 def test_estimates_from_few_states_that_have_no_completion_are_refused_and_named() -> None:
     """Averages of shared entries need not be definite, and scaling of them diverges."""
     graph, states = graphs.tiles((12, 12), (2, 2), (1, 1)), torch.Generator().manual_seed(0)
@@ -224,3 +226,17 @@ def test_estimates_from_few_states_that_have_no_completion_are_refused_and_named
         blocks[name] = x @ x.T / 6 + 0.2 * torch.eye(size)
     with pytest.raises(GraphError, match=r"sweeps; a correlation of region '\[.* is off by"):
         nearby(graph, Dense(blocks))
+
+
+def test_independent_estimates_of_strong_correlations_are_completed_as_the_dense_ones() -> None:
+    """Variances and correlations are averaged apart, as `completed` does."""
+    graph, rng = graphs.cycle(200), torch.Generator().manual_seed(0)
+    root = torch.linalg.cholesky(torch.tensor([[1.0, 0.95], [0.95, 1.0]]).double())
+    own = {f: (torch.randn(60, 2, generator=rng).double() @ root.T).T for f in graph.factors}
+    blocks = Dense({name: x @ x.T / 60 for name, x in own.items()})
+    with pytest.warns(UserWarning, match="regions disagree so far on what they share"):
+        found = nearby(graph.regions, blocks)
+    with pytest.warns(UserWarning, match="regions disagree so far on what they share"):
+        dense = completed(graph.regions, blocks).precision
+    assert found is not None
+    assert relative(found.precision.dense(), dense) < 1e-4
