@@ -298,7 +298,7 @@ def _in_waves(
             u = x.new_zeros(n, len(known)) if u is None else u.to(x)
             made |= zip(some, x.flatten(1).split(n), strict=True)
             most = max(most, counts["calls"] - calls)
-        for piece in (piece for piece in wave if piece in made):  # the first has what they share
+        for piece in filter(made.__contains__, wave):  # the first has what they share
             assert u is not None, "it has been drawn"
             new = ~known[index[piece]]
             u[:, index[piece][new]] = made[piece][:, new]

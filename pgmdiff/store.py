@@ -57,10 +57,14 @@ OF_MODULES = {*vars(nn.Module()), "_compiled_call_impl"}
 OPEN = (torch.distributions.Distribution, type(torch.distributions.ExpTransform().inv))
 """Classes of torch that hold what they consist of in attributes with a leading underscore."""
 
-CACHES = re.compile("_cache|^_data$|^_has_|^_moment_methods$")
+CACHES = re.compile("_cache|__adj$|^_(data|transform|tree|moment_methods)$|^_(has|vertex)_")
 """Names of attributes of scipy's objects that change by use."""
 
-STREAMS = (Iterator, Random, torch.Generator, np.random.Generator, np.random.RandomState)
+TREE = "data", "leafsize", "boxsize"
+"""What a k-d tree of scipy is made of."""
+
+STREAMS = (Iterator, Random, torch.Generator, np.random.Generator, np.random.RandomState,
+           np.random.BitGenerator, np.random.SeedSequence)  # fmt: skip
 """Objects that change by use: they count by their type."""
 
 COMPILED = "_torchdynamo_orig_callable"
@@ -138,16 +142,17 @@ def _made_bytes(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> byte
             kind = "a nested tensor" if getattr(value, "is_nested", False) else kind
             raise PgmdiffError(
                 f"store: expected a dense tensor with values as {name!r}, got {kind}. Use "
-                "torch.as_tensor for arrays, and to_dense() for sparse tensors."
+                "torch.as_tensor for arrays, to_dense() for sparse tensors, and to_padded_tensor() "
+                "for nested ones."
             )
     try:
         said = json.dumps(facts)
-        _check_names(facts)
     except (TypeError, ValueError, RecursionError) as error:
         raise PgmdiffError(
             f"store: expected facts that JSON can hold, got some that it cannot ({error}). Give "
             "tensors and arrays among the tensors, and numbers as int or float."
         ) from error
+    _check_names(facts)
     place = token_hex(32)  # no fact holds that
     try:
         apart = {
@@ -406,6 +411,8 @@ def _made_of(thing: object) -> Iterator[Any]:
         yield f"{getattr(thing, '__module__', '')}.{made}".encode()
     else:
         state = () if getattr(thing, "__dict__", None) else made[2:3]  # or it is of attributes
+        if all(hasattr(thing, name) for name in TREE):  # whose state has addresses
+            state = tuple(getattr(thing, name) for name in TREE)
         items = (list(each) for each in made[3:] if each)
         yield from (*made[:2], *state, *items)
 

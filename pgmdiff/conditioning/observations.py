@@ -416,7 +416,7 @@ def _spread(
     elif given.ndim:
         given = _deviations(what, given, shape)
     if isinstance(h, InPlace | Stacked) and given.ndim:
-        seen = _shaped(what, torch.ones(h.observed_shape), h) > 0
+        seen = _shaped(what, torch.ones(h.observed_shape, device="cpu"), h) > 0
         mask = seen[0] if len(seen) == 1 else seen
         given = given.where(mask, 0)
         if covariance is not None:

@@ -259,7 +259,7 @@ def check_consistency(
 
     Raises:
         ShapeError: the data have another shape, or fewer than 4 states.
-        ScoreError: the data do not vary and no σ is given, or a σ is not a positive number.
+        ScoreError: the data do not vary and no σ is given, or a σ is not positive and finite.
         GraphError: pieces of the same elements have conditions of their own, such as observations.
     """
     joint = compose(
@@ -290,8 +290,8 @@ def check_consistency(
     sigmas = [float(sigma) for sigma in sigmas]
     if not all(0 < sigma < math.inf for sigma in sigmas):
         raise ScoreError(
-            f"check_consistency: expected noise levels above 0, got {sigmas}. Give sigmas=, also "
-            "where the data do not vary."
+            f"check_consistency: expected finite noise levels above 0, got {sigmas}. Give sigmas=, "
+            "also where the data do not vary."
         )
     rows, models = list[Agreement](), list[Calibration]()
     for step, sigma in enumerate(tqdm(sigmas, disable=not progress, desc="consistency")):

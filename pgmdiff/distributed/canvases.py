@@ -354,9 +354,9 @@ def _opening(
     """Makes the array to write to: that given, a new one, or that of a run which goes on."""
     if not isinstance(out, str | Path):
         fixed = not getattr(getattr(out, "flags", None), "writeable", True)
-        fixed |= getattr(out, "read_only", False) is True or not hasattr(out, "__setitem__")
-        tensor = isinstance(out, torch.Tensor)
-        if tuple(getattr(out, "shape", ())) != shape or fixed or tensor:
+        fixed |= getattr(out, "read_only", False) is True
+        tensor, bare = isinstance(out, torch.Tensor), not hasattr(out, "__setitem__")
+        if tuple(getattr(out, "shape", ())) != shape or fixed or tensor or bare:
             got = array(out) if hasattr(out, "dtype") else repr(out)
             kind = ", which is read-only" * fixed + ", a tensor: give its numpy()" * tensor
             raise ShapeError(

@@ -91,9 +91,10 @@ class Endless:
         states: the states of all levels, infinite tensors `[1 + values of history, *shape]`.
 
     Raises:
-        GraphError: a window or an overlap does not fit, or an endless axis is periodic.
-        ShapeError: no axis is endless, or more than two are; in a view, a condition has not a row
-            per window.
+        GraphError: a window or an overlap does not fit, or an endless axis is periodic; in a view,
+            conditions are no mapping.
+        ShapeError: no axis is endless, or more than two are; in a view, a condition does not have
+            one row per window.
         ScoreError: the rule depends on the whole canvas.
         PgmdiffError: the schedule rises, or the solver evaluates twice or depends on the whole.
         ImportError: infinite-tensor is not installed (extra `infinite`).

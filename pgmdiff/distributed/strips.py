@@ -72,7 +72,8 @@ class Strips:
     @property
     def reach(self) -> int:
         """Columns beside a strip that a step may need."""
-        return self.evaluations * (2 * self.halo + self.windows[self.axis][0])
+        window, overlap, _ = self.windows[self.axis]
+        return self.evaluations * (2 * self.halo + window) + bool(self.halo) * (window - overlap)
 
     def around(self, first: int, last: int, halo: int) -> tuple[int, int]:
         """Where the windows that touch columns and a halo begin and end."""
@@ -80,8 +81,8 @@ class Strips:
         stride, final = window - overlap, self.length - window  # the last one may be shifted
         first, last = max(0, first - halo), min(self.length, last + halo)
         start = min(max(0, ((first - window) // stride + 1) * stride), final)
-        if halo and last > final and start == final:  # messages are laid out over two windows
-            start = max(0, start - stride)
+        if halo and last > final and start == final and not final % stride:
+            start = max(0, start - stride)  # messages are laid out over two windows
         return start, self.length if last > final else (last - 1) // stride * stride + window
 
     def graph(self, first: int, last: int) -> RegionGraph:

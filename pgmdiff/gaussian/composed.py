@@ -54,7 +54,7 @@ def composed_precision(
     Raises:
         ShapeError: the sizes differ.
         GraphError: the rule is no weighted sum of scores; a region's covariance is singular and
-            sigma is 0.
+            sigma 0 or nearly so.
     """
     graph = graph_of(graph, "composed_precision").regions
     rule = Marginal() if rule is None else rule
@@ -68,13 +68,14 @@ def composed_precision(
     total = torch.zeros_like(gaussian.covariance)
     for group, index, weights in weighed(graph, rule.weights(graph)):
         _, covariance = marginals(gaussian, group)
-        if (without := (eigen(covariance)[0] + sigma**2 <= 0).any(dim=1)).any():
+        noised = covariance + sigma**2 * torch.eye(index.shape[1]).to(total)
+        if (without := (eigen(noised)[0] <= 0).any(dim=1)).any():
             name = group.name(int(without.nonzero()[0]))
             raise GraphError(
                 f"composed_precision: the covariance of region {name!r} is singular, and has no "
-                f"precision at sigma={sigma:g}. Give sigma > 0, or data that vary everywhere."
+                f"precision at sigma={sigma:g}. Give a larger sigma, or data that vary everywhere."
             )
-        precisions = torch.linalg.inv(covariance + sigma**2 * torch.eye(index.shape[1]).to(total))
+        precisions = torch.linalg.inv(noised)
         add_blocks(total, index, weights.to(total)[:, None, None] * precisions)
     scale = rule.scale(graph)
     return total if scale is None else torch.from_numpy(scale).to(total)[:, None] * total

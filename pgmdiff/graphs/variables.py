@@ -140,6 +140,10 @@ class Variables:
                 f"{type(values).__name__}. Write {{'x': 1.5}}."
             )
         known, rows = [], () if batch is None else (batch,)
+        if rows and not (isinstance(batch, int) and not isinstance(batch, bool) and batch >= 0):
+            raise ShapeError(
+                f"FactorGraph.observe: expected batch as a number of samples, got {batch!r}."
+            )
         for name, value in values.items():
             block, shape = self._block("observe", name, factors)
             try:
@@ -150,12 +154,14 @@ class Variables:
             if found.is_complex() or not fits or not found.isfinite().all():
                 got = tuple(found.shape) if isinstance(value, Tensor) else repr(value)[:60]
                 got = f"{got}, not all of it finite" if fits and not found.is_complex() else got
-                each = f", also one for each of {batch} samples" if rows else ""
+                each = f", or one of these for each of {batch} samples" if rows else ""
                 raise ShapeError(
                     f"FactorGraph.observe: variable {name!r} has shape {shape}, got a value of "
                     f"{got}. Give finite real numbers of its shape, or one such number{each}."
                 )
-            known.append((block, found.expand((*rows, *shape)).reshape(*rows, -1), found.ndim))
+            known.append(
+                (block, found.expand((*rows, *shape)).reshape(*rows, prod(shape)), found.ndim)
+            )
         arrays = (value.dtype for _, value, ndim in known if ndim)
         dtype = reduce(torch.promote_types, arrays, torch.get_default_dtype())
         y = torch.zeros(*rows, self.n_elements, dtype=dtype)

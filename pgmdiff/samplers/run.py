@@ -28,7 +28,7 @@ from pgmdiff.samplers.start import (
     mean_of,
 )
 from pgmdiff.samplers.store import ELSEWHERE, Run, check_dtype, check_same, noise_of
-from pgmdiff.scores.adapters import Score, begun, spread_part
+from pgmdiff.scores.adapters import Score, begun, memory_of, spread_part
 from pgmdiff.scores.walls import check_score, train_mode_layers, train_mode_text
 from pgmdiff.store import fingerprint, outline
 
@@ -224,7 +224,7 @@ def sample(
             callback(step)
         if hasattr(score, "commit"):
             score.commit()
-        state = replace(after, memory=dict(getattr(score, "memory", {})), run=facts)
+        state = replace(after, memory=memory_of(score), run=facts)
         if run is not None:
             run.save(state.step, *state.parts(), last=state.step == len(levels) - 1)
     if shape is not None:

@@ -47,7 +47,7 @@ from pgmdiff.linalg import is_finite, rows
 from pgmdiff.noise import LAST, PARTICLES, RESAMPLE, Generator, Noise
 from pgmdiff.samplers.start import check_hidden, mean_of
 from pgmdiff.samplers.store import ELSEWHERE, Facts, Run, check_dtype, check_same, noise_of
-from pgmdiff.scores.adapters import per_sample
+from pgmdiff.scores.adapters import memory_of, per_sample
 from pgmdiff.scores.walls import on_copies, received
 from pgmdiff.store import fingerprint, outline
 from pgmdiff.text import array, counted, described
@@ -222,8 +222,7 @@ def sample_weighted(
             sizes = torch.stack(effective) if effective else rates[:0]
             values = {"x": x, "score": score, "rates": rates}
             values |= {"log_weights": log_weights, "effective": sizes}
-            carried = getattr(active, "memory", {})
-            values |= {f"memory.{name}": value for name, value in carried.items()}
+            values |= {f"memory.{name}": value for name, value in memory_of(active).items()}
             known = {"step": step, "whole": whole, "n_resampled": n_resampled, "run": facts}
             run.save(step, values, known, last=step == len(pairs))
 

@@ -145,6 +145,16 @@ def begun(score: Score, memory: Mapping[str, Tensor] | None = None) -> Score:
     return run
 
 
+def has_memory(score: Any) -> bool:
+    """Whether a score carries a memory; a network may have an attribute of that name."""
+    return hasattr(score, "memory") and hasattr(score, "remembering")
+
+
+def memory_of(score: Any) -> dict[str, Tensor]:
+    """What it remembers now; nothing if it has no memory."""
+    return dict(score.memory) if has_memory(score) else {}
+
+
 def remembering(score: Any) -> Callable[..., Any]:
     """The method `remembering` of a score, also one that a `functools.partial` hides.
 

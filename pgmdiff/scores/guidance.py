@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map, tree_map_only, tree_structure
 
 from pgmdiff.errors import ScoreError, ShapeError
 from pgmdiff.linalg import beside, null_like, widest
-from pgmdiff.scores.adapters import Score, Wrapped, remembering
+from pgmdiff.scores.adapters import Score, Wrapped, has_memory, remembering
 from pgmdiff.scores.walls import called, copied, on_copies
 from pgmdiff.text import brief, described
 
@@ -38,8 +38,8 @@ PARALLEL = 1e-4
 class Guided(Wrapped):
     """A score with classifier-free guidance; see `guided`.
 
-    In a run, the evaluation of the null condition has a memory of its own: that of the score
-    `other`. Both together have rows for each.
+    In a run, the evaluation of the null condition has a memory of its own, that of the score
+    `other`; `memory` holds the rows of both, one after the other.
     """
 
     null: Mapping[str, Any]
@@ -48,15 +48,19 @@ class Guided(Wrapped):
     _nulls: dict[torch.device, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.other is None and hasattr(self.score, "memory"):
+        if self.other is None and has_memory(self.score):
             object.__setattr__(self, "other", remembering(self.score)())
 
     def around(self, score: Score) -> "Guided":
         return replace(self, score=score, other=None)
 
     @property
+    def _for_null(self) -> Any:
+        return self.score if self.other is None else self.other
+
+    @property
     def remembering(self) -> Callable[..., "Guided"]:
-        starts = remembering(self.score), remembering(self.other or self.score)
+        starts = remembering(self.score), remembering(self._for_null)
 
         def begin(memory: Mapping[str, Tensor] | None = None) -> "Guided":
             parts = [{n: t.tensor_split(2)[k] for n, t in (memory or {}).items()} for k in (0, 1)]
@@ -112,7 +116,7 @@ class Guided(Wrapped):
         conditional = called(self.score, x, sigma, **condition)
         if self.other is None and isinstance(w, int | float) and w == 1:
             return conditional
-        unconditional = called(self.other or self.score, x, sigma, **empty)
+        unconditional = called(self._for_null, x, sigma, **empty)
         value: Tensor = unconditional + w * (conditional - unconditional)
         return value
 

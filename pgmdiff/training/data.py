@@ -254,7 +254,8 @@ class States:
         if isinstance(states, Tensor):
             rows = torch.randint(len(states), (n,), generator=stream)
         else:
-            if hasattr(states, "__getitem__") and hasattr(states, "__len__"):
+            whole = hasattr(states, "__getitem__") and hasattr(states, "__len__")
+            if whole and not isinstance(states, IterableDataset):
                 if not len(states):
                     raise PgmdiffError(f"crops: expected some states, got {brief(states)}, empty.")
                 numbers = torch.randint(len(states), (n,), generator=stream).tolist()

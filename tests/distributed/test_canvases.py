@@ -276,10 +276,15 @@ def test_messages_go_with_the_strips(
     assert errors[0] > 10 * errors[1]
 
 
-def test_the_last_strip_may_see_few_windows() -> None:
+@pytest.mark.parametrize(("length", "window", "overlap", "strip"), [(28, 4, 1, 9), (38, 8, 2, 12)])
+@pytest.mark.parametrize("rule", [Posterior, Consistent])
+def test_the_last_strip_may_see_few_windows(
+    length: int, window: int, overlap: int, strip: int, rule: Any
+) -> None:
     """Messages are laid out as in the strip before, also where a narrow halo sees one window."""
-    graph = tiles((28,), 4, 1)
-    strips, whole = both(graph, bent, halo=1, strip=9, rule=agreeing(graph), dtype=WIDE)
+    graph = tiles((length,), window, overlap)
+    known = rule(agreeing(graph).covariances, mean=torch.zeros(length))
+    strips, whole = both(graph, bent, halo=1, strip=strip, rule=known, dtype=WIDE)
     assert float((strips - whole).abs().max()) < 0.1
 
 

@@ -188,5 +188,7 @@ def test_singular_regions_have_no_precision_without_noise() -> None:
     q = Gaussian(torch.zeros(3), torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]]).double())
     noised = torch.linalg.inv(q.covariance + 0.01 * torch.eye(3).double())
     assert relative(composed_precision(chain(3), q, 0.1)[:1, :1], noised[:1, :1]) < 1e-12
-    with pytest.raises(GraphError, match=r"region 'f0' is singular, .* Give sigma > 0"):
+    with pytest.raises(GraphError, match=r"region 'f0' is singular, .* Give a larger sigma"):
         composed_precision(chain(3), q)
+    with pytest.raises(GraphError, match="at sigma=1e-09"):
+        composed_precision(chain(3), q, 1e-9)

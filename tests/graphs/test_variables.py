@@ -98,8 +98,14 @@ def test_observe_of_samples_with_readings_of_their_own() -> None:
     shared, part = graph.observe({"a": a[0]}, batch=3)
     assert torch.equal(shared, torch.tensor([0.0, 1.0, 0.0]).expand(3, 3))
     assert part.tolist() == [True, True, False]
+    assert graph.observe({"a": a[:0]}, batch=0)[0].shape == (0, 3)
+    for batch in (-1, True, 2.0):
+        with pytest.raises(ShapeError, match="expected batch as a number of samples"):
+            graph.observe({"a": 1.0}, batch=batch)  # type: ignore[arg-type]
     for value in (a, torch.tensor([1.0, torch.nan])):
-        with pytest.raises(ShapeError, match=r"'a' has shape \(2,\).*also one for each of 4 samp"):
+        with pytest.raises(
+            ShapeError, match=r"'a' has shape \(2,\).*or one of these for each of 4"
+        ):
             graph.observe({"a": value}, batch=4)
 
 

@@ -1,11 +1,14 @@
 import math
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from pgmdiff import Consistent, ScoreError, ShapeError, compose, gaussian
 from pgmdiff.graphs import chain, tiles
+from pgmdiff.samplers import sample
 from pgmdiff.scores.guidance import guided, interpolated, scheduled, slerp
 from tests.helpers import ar1, check_compiles_and_waits_for_nothing
 
@@ -230,3 +233,17 @@ def test_one_level_for_all_with_memory() -> None:
     for level in (torch.tensor(0.7), 0.7, torch.tensor([0.7, 0.7])):
         found = score.remembering()(x, level, c=c)
         torch.testing.assert_close(found, score.remembering()(x, 0.7, c=c))
+
+
+def test_a_network_may_have_an_attribute_memory() -> None:
+    class Attending(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory = torch.nn.Parameter(torch.ones(2))
+
+        def forward(self, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+            return text * self.memory - x
+
+    pair = guided(Attending().eval(), {"text": torch.zeros(2)}, guidance=2.0)
+    x = sample(partial(pair, text=torch.ones(3, 2)), [1.0, 0.5, 0.0], shape=(3, 2), generator=0)
+    assert x.isfinite().all()

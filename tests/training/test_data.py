@@ -118,6 +118,9 @@ class Stream(IterableDataset[Any]):
     def __init__(self, data: Tensor, label: Tensor | None) -> None:
         self.data, self.label = data, label
 
+    def __len__(self) -> int:
+        return len(self.data)
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self.data if self.label is None else zip(self.data, self.label, strict=True))
 
