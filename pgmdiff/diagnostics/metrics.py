@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgmdiff.errors import PgmdiffError, ShapeError, warn
-from pgmdiff.linalg import is_finite
+from pgmdiff.linalg import is_finite, widest
 from pgmdiff.noise import Generator, torch_generator
 
 __all__ = [
@@ -182,6 +182,7 @@ def seam_ratio(
     """
     images, seams = images.movedim(axis, -1), [*map(index, seams)]
     check_finite("seam_ratio", "images", images)
+    images = images.to(widest(images.device))
     width = images.shape[-1]
     if not all(0 <= seam < width for seam in seams):
         raise ShapeError(f"seam_ratio: expected seams within 0 to {width - 1}, got {seams}.")
@@ -242,6 +243,7 @@ def texture_features(images: Tensor, *, least: float = 4e-4) -> Tensor:
             "texture_features: expected images [n, channels, height >= 8, width >= 8] or series "
             f"[n, channels, length >= 8], got {tuple(images.shape)}."
         )
+    images = images.to(widest(images.device))  # small contrasts may be far from 0
 
     def cosines(n: int) -> Tensor:
         wave = torch.arange(n, dtype=images.dtype, device=images.device)

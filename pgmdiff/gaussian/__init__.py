@@ -11,8 +11,8 @@ from pgmdiff.gaussian.distributions import (
     Gaussian,
     GaussianMixture,
     ar1,
-    kl_divergence,
 )
+from pgmdiff.gaussian.divergence import kl_divergence
 from pgmdiff.gaussian.marginals import NodeCovariances, NodeScores, node_covariances, node_scores
 
 __all__ = [

@@ -18,7 +18,7 @@ from pgmdiff.gaussian.distributions import Distribution, Gaussian, Stack, eigen,
 from pgmdiff.gaussian.marginals import check_size
 from pgmdiff.graphs.factor_graph import GraphLike, graph_of
 from pgmdiff.graphs.report import check_counts
-from pgmdiff.linalg import rows
+from pgmdiff.linalg import correlations, rows
 from pgmdiff.precision import Covariances, completed, provider_of
 from pgmdiff.precision.forms import NEGLIGIBLE
 from pgmdiff.precision.precision import add_blocks, taken_blocks, weighed
@@ -53,8 +53,8 @@ def composed_precision(
 
     Raises:
         ShapeError: the sizes differ.
-        GraphError: the rule is no weighted sum of scores; a region's covariance is singular and
-            sigma 0 or nearly so.
+        GraphError: it is no Gaussian; the rule is no weighted sum of scores; a region's covariance
+            is singular, and sigma 0 or nearly so.
     """
     graph = graph_of(graph, "composed_precision").regions
     rule = Marginal() if rule is None else rule
@@ -64,6 +64,7 @@ def composed_precision(
             "Under posterior composition the precision is that of N(m, K⁻¹) noised: see "
             "precision.completed."
         )
+    _check_gaussian("composed_precision", gaussian)
     check_size("composed_precision", graph, gaussian)
     total = torch.zeros_like(gaussian.covariance)
     for group, index, weights in weighed(graph, rule.weights(graph)):
@@ -79,6 +80,14 @@ def composed_precision(
         add_blocks(total, index, weights.to(total)[:, None, None] * precisions)
     scale = rule.scale(graph)
     return total if scale is None else torch.from_numpy(scale).to(total)[:, None] * total
+
+
+def _check_gaussian(who: str, gaussian: object) -> None:
+    if not isinstance(gaussian, Gaussian):
+        raise GraphError(
+            f"{who}: expected a Gaussian, got {type(gaussian).__name__}. Use composed_log_density, "
+            "or Gaussian(q.mean, q.covariance)."
+        )
 
 
 def composed_log_density(
@@ -161,7 +170,8 @@ def from_region_covariances(
             )
     dtype = torch.float32
     if isinstance(covariances, Mapping):
-        dtype = reduce(torch.promote_types, (c.dtype for c in covariances.values()), dtype)
+        given = (torch.as_tensor(c).dtype for c in covariances.values())
+        dtype = reduce(torch.promote_types, given, dtype)
     return Gaussian(torch.zeros(graph.event_shape, dtype=dtype), ((whole + whole.T) / 2).to(dtype))
 
 
@@ -180,16 +190,21 @@ def bethe_entropy(graph: GraphLike, gaussian: Gaussian, sigma: float = 0.0) -> f
 
     Raises:
         ShapeError: the sizes differ.
-        GraphError: regions without a density have counts of both signs.
+        GraphError: it is no Gaussian; regions without a density have counts of both signs.
     """
     graph = graph_of(graph, "bethe_entropy").regions
+    _check_gaussian("bethe_entropy", gaussian)
     check_size("bethe_entropy", graph, gaussian)
     total = 0.0
     for group, _, counts in weighed(graph):
         _, covariance = marginals(gaussian, group)
-        variances = torch.linalg.eigvalsh(covariance)
+        scaled, units = covariance, torch.ones_like(covariance[:, 0])
+        if not sigma:  # small variances of other units are none of noise
+            scaled, units = correlations(covariance)
+        variances = torch.linalg.eigvalsh(scaled)
         variances = torch.where(variances > NEGLIGIBLE * variances[:, -1:], variances, 0) + sigma**2
         entropies = 0.5 * (2 * math.pi * math.e * variances).log().sum(dim=1)
+        entropies = entropies - units.log().sum(dim=1)
         total += (counts @ entropies.cpu().double()).item()
     if math.isnan(total):
         raise GraphError(

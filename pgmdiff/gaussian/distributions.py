@@ -39,7 +39,6 @@ __all__ = [
     "GaussianMixture",
     "Stack",
     "ar1",
-    "kl_divergence",
     "marginals",
 ]
 
@@ -131,6 +130,8 @@ class Distribution(ABC):
                 f"{who}: expected states {shape_text('batch', event)}, got {tuple(u.shape)}. "
                 "Reshape them, or add a batch axis to a single state: u[None]."
             )
+        if not u.is_floating_point():
+            raise ShapeError(f"{who}: expected floating-point states, got {u.dtype}. Convert them.")
         if isinstance(sigma, Tensor) and sigma.ndim and sigma.shape != u.shape[:1]:
             raise ShapeError(
                 f"{who}: expected sigma as one number or one for each of {len(u)} samples, got "
@@ -566,35 +567,3 @@ def marginals(q: Distribution, group: RegionGroup) -> tuple[Tensor, Tensor]:
     index = group.indices(0, len(group))
     covariances = taken_blocks(q.covariance, index.reshape(len(group), -1))
     return q.mean.reshape(-1)[index], covariances
-
-
-def kl_divergence(p: Gaussian, q: Gaussian) -> float:
-    """KL(p ‖ q) = ½ (tr Σ_q⁻¹Σ_p + |m_q - m_p|²_{Σ_q⁻¹} - log det Σ_q⁻¹Σ_p - N), in nats.
-
-    It is computed in float64, and ∞ if one of both is singular: its support has measure 0 for the
-    other.
-
-    Args:
-        p, q: of N elements.
-
-    Raises:
-        ShapeError: the sizes differ, or the covariances of both are singular.
-    """
-    if p.mean.numel() != q.mean.numel():
-        raise ShapeError(
-            f"kl_divergence: expected Gaussians of one size, got {p!r} and {q!r}. Take a marginal."
-        )
-    if p._singular and q._singular:
-        raise ShapeError(
-            "kl_divergence: expected at most one singular covariance, got two, whose supports are "
-            "equal or not by their rounding. Add noise to both: p.noised(σ), q.noised(σ)."
-        )
-    if p._singular or q._singular:
-        return math.inf
-    dtype = widest(q.mean.device)
-    difference = q.mean.to(dtype).flatten() - p.mean.to(dtype).flatten()
-    factor = torch.linalg.cholesky(q.covariance.to(dtype))
-    ratio = torch.cholesky_solve(p.covariance.to(dtype), factor)
-    shift = difference @ torch.cholesky_solve(difference[:, None], factor)[:, 0]
-    log_det = torch.linalg.slogdet(ratio).logabsdet
-    return float(0.5 * (ratio.trace() + shift - log_det - len(difference)))

@@ -405,3 +405,10 @@ def test_the_floor_is_of_sets_of_equal_sizes() -> None:
         ):
             with_floor(metric, normal(n, 5), normal(n_real, 5), generator=0)
     assert with_floor(lambda a, b: 0.0, normal(4, 5), normal(8, 5), generator=0)[1].value == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.uint8])
+def test_features_are_those_of_the_values_whatever_their_dtype(dtype: torch.dtype) -> None:
+    images = (100 + 20 * normal(9, 1, 16, 16)).to(dtype)
+    assert torch.equal(texture_features(images), texture_features(images.double()))
+    assert seam_ratio(images, [8]) == seam_ratio(images.double(), [8])

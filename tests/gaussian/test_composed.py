@@ -3,6 +3,7 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -192,3 +193,28 @@ def test_singular_regions_have_no_precision_without_noise() -> None:
         composed_precision(chain(3), q)
     with pytest.raises(GraphError, match="at sigma=1e-09"):
         composed_precision(chain(3), q, 1e-9)
+
+
+def test_mixtures_are_refused_by_what_is_known_of_gaussians() -> None:
+    parts = [Gaussian(torch.full((3,), m), torch.eye(3)) for m in (-3.0, 3.0)]
+    mixture: Any = gaussian.GaussianMixture(torch.ones(2) / 2, parts)
+    for function in (bethe_entropy, composed_precision):
+        with pytest.raises(GraphError, match="expected a Gaussian, got GaussianMixture"):
+            function(chain(3), mixture)
+    with pytest.raises(ShapeError, match="expected Gaussians of one size"):
+        kl_divergence(mixture, parts[0])
+
+
+def test_entropies_do_not_depend_on_units() -> None:
+    q, units = ar1(4, 0.5), torch.tensor([1e-5, 1.0, 1e5, 1e-3]).double()
+    other = Gaussian(q.mean, units[:, None] * q.covariance * units)
+    expected = bethe_entropy(chain(4), q) + float(units.log().sum())
+    assert bethe_entropy(chain(4), other) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", [lambda c: c.numpy(), lambda c: c.tolist()])
+def test_region_covariances_may_be_arrays(kind: Any) -> None:
+    q = ar1(3, 0.5)
+    given = {name: kind(c) for name, c in gaussian.node_covariances(chain(3), q).items()}
+    found = gaussian.from_region_covariances(chain(3), given)
+    assert relative(found.covariance.double(), q.covariance) < 1e-6

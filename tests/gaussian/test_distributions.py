@@ -333,3 +333,13 @@ def test_node_scores_are_also_a_mapping() -> None:
     torch.testing.assert_close(
         scores["[2:6]"](x, 0.5), q.marginal(torch.arange(2, 6)).score(x, 0.5)
     )
+
+
+def test_integer_states_are_refused() -> None:
+    """Their scores were cut to integers."""
+    q, u = Gaussian(torch.zeros(2), torch.eye(2)), torch.tensor([[1, 3]])
+    mixture = GaussianMixture(torch.ones(1), [q])
+    for each in (q, mixture):
+        for function in (each.score, each.denoise, each.log_density):
+            with pytest.raises(ShapeError, match=r"floating-point states, got torch\.int64"):
+                function(u, 1.0)
