@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pgmdiff.errors import ShapeError
+from pgmdiff.errors import PgmdiffError, ShapeError
 from pgmdiff.noise import Generator, torch_generator
 
 __all__ = ["Interval", "bootstrap", "with_floor"]
@@ -42,12 +42,14 @@ def bootstrap(
         metric: `metric(*sets)`, a number.
         sets: tensors whose first axis is that of independent samples, at least four in each.
         paired: whether the samples of all sets belong together and are drawn together.
-        level: the coverage of the interval.
-        resamples: number of halves.
+        level: the coverage of the interval, between 0 and 1. Of few samples it covers less: 0.74 of
+            4, 0.82 of 6 and 0.87 of 10, where 0.9 is asked for.
+        resamples: number of halves, at least 2.
         generator: the source of the halves; see `pgmdiff.noise.Generator`.
 
     Raises:
         ShapeError: there are too few samples, or sets that are not pairs.
+        PgmdiffError: the level or the number of halves is out of range.
 
     Example:
         >>> import torch
@@ -62,6 +64,11 @@ def bootstrap(
         raise ShapeError(
             f"bootstrap: expected at least four samples in every set, and equally many in pairs, "
             f"got {sizes}."
+        )
+    if not 0 < level < 1 or resamples < 2:
+        raise PgmdiffError(
+            "bootstrap: expected a level between 0 and 1, such as 0.9, and at least 2 resamples, "
+            f"got level={level} and resamples={resamples}."
         )
     # Of an odd number the smaller half varies more than the whole does.
     shares = [(n // 2 / (n - n // 2)) ** 0.5 for n in sizes]

@@ -474,9 +474,9 @@ def r_precision(samples: Tensor, conditions: Tensor, *, top: int = 3, pool: int 
         PgmdiffError: an embedding is not finite.
     """
     n = len(samples)
-    if samples.ndim != 2 or samples.shape != conditions.shape or not top <= pool <= n:
+    if samples.ndim != 2 or samples.shape != conditions.shape or not 1 <= top <= pool <= n:
         raise ShapeError(
-            f"r_precision: expected pairs of embeddings [n >= pool, d] and top <= pool, got "
+            f"r_precision: expected pairs of embeddings [n >= pool, d] and 1 <= top <= pool, got "
             f"{tuple(samples.shape)} and {tuple(conditions.shape)}, top={top} and pool={pool}."
         )
     a, b = _features("r_precision", samples, conditions)

@@ -103,8 +103,9 @@ class Distribution(ABC):
         return self._score(u, self._levels(u, sigma))
 
     def denoise(self, u: Tensor, sigma: Tensor | float) -> Tensor:
-        """E[u_0 | u_σ = u] for u `[batch, *event]`."""
-        return u + beside(per_sample(sigma, u), u) ** 2 * self.score(u, sigma)
+        """E[u_0 | u_σ = u] for u `[batch, *event]`; u at σ = 0."""
+        s = beside(self._levels(u, sigma), u)
+        return u + (s**2 * self.score(u, sigma)).where(s > 0, 0)  # a score may be infinite there
 
     def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
         """The log-density log q_σ(u) for u `[batch, *event]`: `[batch]`, in nats, in u's dtype.
@@ -257,6 +258,11 @@ class Gaussian(Distribution):
             ShapeError: the state does not have one of the elements.
         """
         flat = torch.as_tensor(elements).reshape(-1)
+        if flat.dtype == torch.bool or flat.is_floating_point():
+            raise ShapeError(
+                f"Gaussian.marginal: expected elements as integers, got {flat.dtype}. Of a mask "
+                "give mask.flatten().nonzero()[:, 0]."
+            )
         if len(flat) and not 0 <= int(flat.min()) <= int(flat.max()) < self.mean.numel():
             raise ShapeError(
                 f"Gaussian.marginal: elements {int(flat.min())} to {int(flat.max())} leave the "

@@ -412,3 +412,11 @@ def test_features_are_those_of_the_values_whatever_their_dtype(dtype: torch.dtyp
     images = (100 + 20 * normal(9, 1, 16, 16)).to(dtype)
     assert torch.equal(texture_features(images), texture_features(images.double()))
     assert seam_ratio(images, [8]) == seam_ratio(images.double(), [8])
+
+
+@pytest.mark.parametrize("given", [{"level": 90}, {"level": -0.5}, {"resamples": 0}])
+def test_intervals_that_mean_nothing_are_refused(given: dict[str, float]) -> None:
+    with pytest.raises(PgmdiffError, match="a level between 0 and 1, such as"):
+        bootstrap(lambda x: x.mean().item(), normal(9), **given)
+    with pytest.raises(ShapeError, match="1 <= top <= pool"):
+        r_precision(normal(40, 3), normal(40, 3), top=0)

@@ -343,3 +343,12 @@ def test_integer_states_are_refused() -> None:
         for function in (each.score, each.denoise, each.log_density):
             with pytest.raises(ShapeError, match=r"floating-point states, got torch\.int64"):
                 function(u, 1.0)
+
+
+def test_without_noise_a_state_of_a_singular_gaussian_is_its_own_denoised_value() -> None:
+    q, u = Gaussian(torch.zeros(2), torch.ones(2, 2)), torch.tensor([[1.0, 1.0], [2.0, -1.0]])
+    assert torch.equal(q.denoise(u, 0.0), u)
+    mixed = q.denoise(u, torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(mixed, torch.stack([u[0], torch.full((2,), 1 / 3)]))
+    with pytest.raises(ShapeError, match=r"elements as integers, got torch\.bool"):
+        q.marginal(torch.tensor([True, False]))
