@@ -108,7 +108,7 @@ def fit_covariances(
 
     Returns:
         A provider for `Posterior(covariances)` or `Consistent(covariances)`, with the mean of the
-        data as its `mean`.
+        data as its `mean`, place by place; of windows in the stationary form one for all places.
 
     Raises:
         ShapeError: there are fewer than two states; states have another shape, are complex or not
