@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,8 +74,8 @@ def test_a_library_that_fails_by_itself_says_so(
             r"seam_ratio: .*seams as Iterable\[int\]",
         ),
         (
-            lambda: spectrum(torch.ones(4, 1)),
-            r"spectrum: it failed .*x as Tensor .*\[4, 1\]",
+            lambda: spectrum(torch.ones(4, 9), -3),
+            r"spectrum: it failed .*x as Tensor .*\[4, 9\]",
         ),
         (lambda: graphs.grid(2, "3"), r"grid: it failed .*sizes as int"),
         (
@@ -123,7 +124,7 @@ def test_raw_errors_name_the_argument(call: Callable[[], object], words: str) ->
             r"argument 'seed'. bootstrap accepts .* generator\. with_floor accepts metric, ",
         ),
         (
-            lambda: stream(TILES, LINE, [1.0, 0.0], out=torch.ones(1, 8), shape=(1, 8), seed=0),
+            lambda: stream(TILES, LINE, [1.0, 0.0], out=np.ones((1, 8)), shape=(1, 8), seed=0),
             r"argument 'seed'. compose accepts .* stream accepts graph, .* generator, .* device\.$",
         ),
         *(
@@ -203,7 +204,7 @@ def needs(x: Tensor, sigma: Tensor, mood: Tensor) -> Tensor:
         (lambda: sample(needs, [2.0, 1.0], shape=(2, 3)), "sample", "'mood'"),
         (lambda: compose(graphs.chain(3), needs)(X, S), "Joint", "'mood'"),
         (lambda: sample(from_eps(needs), [2.0, 1.0], shape=(2, 3)), "sample", "'mood'"),
-        (lambda: stream(TILES, needs, [2.0, 1.0], out=torch.ones(1, 8)), "stream", "'mood'"),
+        (lambda: stream(TILES, needs, [2.0, 1.0], out=np.ones((1, 8))), "stream", "'mood'"),
         (lambda: compose(TILES, lambda x: -x)(torch.ones(1, 8), 1.0), "Joint", "takes 1 pos"),
         (lambda: compose(TILES, lambda x, s: -x)(torch.ones(1, 8), 1.0, mood=X[:1]), "Joint",
          "unexpected keyword argument 'mood'"),

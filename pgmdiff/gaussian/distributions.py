@@ -104,7 +104,7 @@ class Distribution(ABC):
 
     def denoise(self, u: Tensor, sigma: Tensor | float) -> Tensor:
         """E[u_0 | u_σ = u] for u `[batch, *event]`; u at σ = 0."""
-        s = beside(self._levels(u, sigma), u)
+        s = beside(per_sample(sigma, u), u)
         return u + (s**2 * self.score(u, sigma)).where(s > 0, 0)  # a score may be infinite there
 
     def log_density(self, u: Tensor, sigma: Tensor | float = 0.0) -> Tensor:
