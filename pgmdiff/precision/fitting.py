@@ -322,7 +322,8 @@ def _checked(batch: Tensor, graph: RegionGraph) -> Tensor:
         expected = shape_text("n", graph.event_shape)
         raise ShapeError(
             f"fit_covariances: expected a tensor of states {expected}, got {got}. Reshape them; of "
-            "an array make a tensor by torch.from_numpy, of named variables by graph.pack."
+            "an array make a tensor by torch.from_numpy, of named variables by graph.pack; of a "
+            "loader of lists give (batch[0] for batch in loader)."
         )
     return _finite(batch)
 

@@ -6,6 +6,7 @@ from math import prod
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from pgmdiff import GraphError, PgmdiffError, Posterior, ShapeError, compose
 from pgmdiff.gaussian import Gaussian, node_covariances, node_scores
@@ -308,3 +309,13 @@ def test_one_tensor_for_regions_of_two_models_is_pooled_with_each() -> None:
     same = fit_covariances(graph, {"f": one, "g": one, "h": 9 * other}, shared=True)
     for group in graph.regions.groups:
         torch.testing.assert_close(same.of(group), apart.of(group))
+
+
+def test_a_loader_of_lists_is_told_how_to_give_states() -> None:
+    data = torch.randn(8, 12, generator=torch.Generator().manual_seed(0))
+    loader = DataLoader(TensorDataset(data), batch_size=4)
+    with pytest.raises(ShapeError, match=r"got list\. .* give \(batch\[0\] for batch in loader\)"):
+        fit_covariances(tiles((12,), 6, 3), loader, shared=True)
+    found = fit_covariances(tiles((12,), 6, 3), (batch[0] for batch in loader), shared=True)
+    assert found.mean is not None
+    torch.testing.assert_close(found.mean, data.double().mean(dim=0))
