@@ -373,9 +373,7 @@ def _parts(thing: Any) -> Iterator[Any]:
         made = fields(thing) if is_dataclass(thing) else ()
         given = {f.name for f in made if f.default is MISSING and f.default_factory is MISSING}
         of_scipy = _root(thing) == "scipy"
-        hidden = made or (
-            _root(thing) in LIBRARIES and not of_scipy and not isinstance(thing, OPEN)
-        )
+        opaque = _root(thing) in LIBRARIES and not (of_scipy or isinstance(thing, OPEN))
         slots = copyreg._slotnames(type(thing))  # type: ignore[attr-defined]
         held = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
         held = {**getattr(thing, "__dict__", {}), **held}
@@ -383,8 +381,8 @@ def _parts(thing: Any) -> Iterator[Any]:
         bare = not isinstance(thing, (Set, *STREAMS))
         for name, value in held.items():
             lazy = isinstance(getattr(type(thing), name, None), cached_property | lazy_property)
-            lazy |= bool(hidden and name.startswith("_") and name not in given)
-            if not lazy and not (of_scipy and CACHES.search(name)):
+            hidden = (made or opaque) and name.startswith("_") and name not in given
+            if not (lazy or hidden or (of_scipy and CACHES.search(name))):
                 bare = False
                 yield from (name, value)
         if bare:

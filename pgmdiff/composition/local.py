@@ -23,11 +23,11 @@ class Everything(WeightedSum):
         return [((g.counts != 0) | g.outer).astype(float) for g in graph.groups]
 
 
-def checked_states(what: str, data: Tensor, joint: Joint, least: int) -> Tensor:
+def checked_states(what: str, data: Tensor, joint: Joint) -> Tensor:
     """Clean states `[n, N]`, or a `ShapeError`."""
-    if data.ndim == 0 or len(data) < least or tuple(data.shape[1:]) != joint.event_shape:
+    if data.ndim == 0 or len(data) < 4 or tuple(data.shape[1:]) != joint.event_shape:
         raise ShapeError(
-            f"{what}: expected data {shape_text(f'n >= {least}', joint.event_shape)}, got "
+            f"{what}: expected data {shape_text('n >= 4', joint.event_shape)}, got "
             f"{tuple(data.shape)}."
         )
     if not data.is_floating_point() or not data.isfinite().all():

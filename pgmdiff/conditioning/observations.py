@@ -428,11 +428,10 @@ def _spread(
         size = 1e-6 * covariance.abs().max()
         sound = bool(low >= -size and ((covariance - covariance.mT).abs() <= size).all())
     if not sound:
+        more = " For a deviation per value give y[None], one observation." if either else ""
         raise PgmdiffError(
             f"{what}: expected finite noise of at least 0, got {brief(noise)}. Give its standard "
-            "deviation, or a real, symmetric and positive semi-definite covariance matrix."
-            + " For a deviation per value give y[None], one observation."
-            * either
+            f"deviation, or a real, symmetric and positive semi-definite covariance matrix.{more}"
         )
     deviations = given if covariance is None else given.sqrt()
     largest = deviations.max().item() if deviations.numel() else 0.0

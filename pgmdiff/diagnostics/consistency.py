@@ -277,7 +277,7 @@ def check_consistency(
             "give each state its own by keyword, such as condition=y, [n, ...]."
         )
     data = tensor_of("check_consistency", "data", data)
-    clean = checked_states("check_consistency", data, joint, 4)
+    clean = checked_states("check_consistency", data, joint)
     _, _, condition = flattened(joint.event_shape, data, 1.0, condition)
     noise = Noise.of(generator, len(data))
     regions, alike = list(_regions(joint)), defaultdict[tuple[str, int], list[_Region]](list)

@@ -531,7 +531,11 @@ def spectrum(x: Tensor, bands: int = 24, *, axis: int = -1) -> Tensor:
         ShapeError: the data is shorter.
         PgmdiffError: a value is not finite.
     """
-    x = _centred("spectrum", x, axis, varying=False)
+    return _power(_centred("spectrum", x, axis, varying=False), bands, axis)
+
+
+def _power(x: Tensor, bands: int, axis: int) -> Tensor:
+    """The spectrum of centred data, whose axis is the last now."""
     length = x.shape[-1]
     if length < 4:
         raise ShapeError(
@@ -581,7 +585,6 @@ def spectrum_distance(a: Tensor, b: Tensor, bands: int = 24, *, axis: int = -1) 
             f"spectrum_distance: expected data of one length on axis {axis}, got {a.shape[axis]} "
             f"and {b.shape[axis]}. Cut the longer into pieces."
         )
-    for x in (a, b):
-        _centred("spectrum_distance", x, axis, varying=True)
-    ratio = spectrum(a, bands, axis=axis) / spectrum(b, bands, axis=axis)
-    return (10 * ratio.log10()).square().mean().sqrt().item()
+    each = (_centred("spectrum_distance", x, axis, varying=True) for x in (a, b))
+    one, other = (_power(x, bands, axis) for x in each)
+    return (10 * (one / other).log10()).square().mean().sqrt().item()

@@ -150,10 +150,10 @@ class Variables:
                 found = torch.as_tensor(value)
             except (TypeError, ValueError, RuntimeError):
                 found = torch.zeros(0)
-            fits = tuple(found.shape) in ((), shape, (*rows, *shape))
-            if found.is_complex() or not fits or not found.isfinite().all():
+            fits = tuple(found.shape) in ((), shape, (*rows, *shape)) and not found.is_complex()
+            if not (fits and found.isfinite().all()):
                 got = tuple(found.shape) if isinstance(value, Tensor) else repr(value)[:60]
-                got = f"{got}, not all of it finite" if fits and not found.is_complex() else got
+                got = f"{got}, not all of it finite" if fits else got
                 each = f", or one of these for each of {batch} samples" if rows else ""
                 raise ShapeError(
                     f"FactorGraph.observe: variable {name!r} has shape {shape}, got a value of "

@@ -300,7 +300,7 @@ def _averaged(graph: RegionGraph, covariances: Covariances) -> tuple[Tensor, flo
         add_blocks(sums, index, matrices)
         add_blocks(times, index, torch.ones_like(matrices))
     mean = sums / times
-    if not all(_sound(taken_blocks(mean, index)) for index, _ in outer):
+    if not all(sound(taken_blocks(mean, index)) for index, _ in outer):
         warn(APART)
         sums.zero_()
         for index, matrices in outer:
@@ -316,7 +316,7 @@ def _averaged(graph: RegionGraph, covariances: Covariances) -> tuple[Tensor, flo
     return mean, distance
 
 
-def _sound(matrices: Tensor) -> bool:
+def sound(matrices: Tensor) -> bool:
     """Whether all are positive definite."""
     return not torch.linalg.cholesky_ex(correlations(matrices)[0]).info.any()
 

@@ -34,7 +34,7 @@ from pgmdiff.graphs.atoms import atoms, first_elements
 from pgmdiff.graphs.groups import RegionGroup
 from pgmdiff.graphs.regions import RegionGraph
 from pgmdiff.linalg import Bools, Floats, Ints
-from pgmdiff.precision.completing import APART, outer_regions, scaled
+from pgmdiff.precision.completing import APART, outer_regions, scaled, sound
 from pgmdiff.precision.covariances import Covariances
 from pgmdiff.precision.forms import DensePrecisions
 from pgmdiff.precision.precision import Assembled, Block, ComposedPrecision
@@ -258,7 +258,7 @@ class _Pattern:
         self.deviations[i[i == j]] = np.sqrt(mean[i == j])
         units = self.deviations[i] * self.deviations[j]
         self.values = mean / units
-        if not all(self._definite(index) for index in self.indices):
+        if not all(sound(torch.from_numpy(self.values[self.at(index)])) for index in self.indices):
             warn(APART)
             self.values = np.bincount(at, given / scales) / self.times
         self.distance = float(np.abs(given / units[at] - self.values[at]).max())
@@ -270,13 +270,6 @@ class _Pattern:
             index = self.members[some].indices.reshape(-1, size).astype(np.int64)
             self._add_inverses(index, 1.0 - self.degrees[some])
         self._number()
-
-    def _definite(self, index: Ints) -> bool:
-        try:
-            np.linalg.cholesky(self.values[self.at(index)])
-        except np.linalg.LinAlgError:
-            return False
-        return True
 
     def _number(self) -> None:
         """Numbers regions by kind."""
